@@ -1,0 +1,114 @@
+//! Finding the files: the main file, then drop-ins, later directories overriding earlier ones by file name.
+
+use super::ini;
+use super::keys::{Config, Problem, SECTION};
+use crate::wire::paths::Root;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+/// Vendor, administrator's vendor, volatile, administrator: systemd's order of precedence.
+const BASES: [&str; 4] = ["usr/lib", "usr/local/lib", "run", "etc"];
+
+/// The configuration in force, and what in the files is not.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// In force.
+    pub config: Config,
+    /// Not in force.
+    pub problems: Vec<Problem>,
+    /// The files that were read, in the order of rising precedence.
+    pub files: Vec<PathBuf>,
+}
+
+/// Reads `coreward.conf` (the one of highest precedence) and every `coreward.conf.d/*.conf`.
+pub fn load(root: &Root) -> Loaded {
+    let mut loaded = Loaded::default();
+    let bases: Vec<PathBuf> = BASES.iter().map(|base| root.join(base)).collect();
+    let main = bases.iter().rev().map(|base| base.join("coreward/coreward.conf")).find(|path| path.exists());
+    let drop_ins = liboverdrop::scan(&bases, "coreward/coreward.conf.d", &["conf"], true);
+    for file in main.into_iter().chain(drop_ins.into_values()) {
+        read(&file, &mut loaded);
+        loaded.files.push(file);
+    }
+    loaded
+}
+
+fn read(file: &Path, loaded: &mut Loaded) {
+    let problem = |line, message: String| Problem { file: file.to_owned(), line, message };
+    let text = match std::fs::read_to_string(file) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => return,
+        Err(error) => return loaded.problems.push(problem(0, format!("not read, the defaults stand: {error}"))),
+    };
+    for line in ini::parse(&text) {
+        let failed = match line {
+            Ok(line) if line.section != SECTION => {
+                Some((line.line, format!("{}= is in section [{}], not in [{SECTION}]: ignored", line.key, line.section)))
+            }
+            Ok(line) => loaded.config.set(&line.key, &line.value).err().map(|message| (line.line, message)),
+            Err(bad) => Some((bad.line, format!("\"{}\" is neither a section nor Key=value: ignored", bad.text))),
+        };
+        loaded.problems.extend(failed.map(|(line, message)| problem(line, message)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Storage;
+    use super::*;
+
+    fn tree(files: &[(&str, &str)]) -> (tempfile::TempDir, Loaded) {
+        let dir = tempfile::tempdir().unwrap();
+        for (path, text) in files {
+            let path = dir.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        let loaded = load(&Root::new(dir.path()));
+        (dir, loaded)
+    }
+
+    #[test]
+    fn no_file_means_the_defaults() {
+        let (_dir, loaded) = tree(&[]);
+        assert_eq!((loaded.config, loaded.problems.len()), (Config::default(), 0));
+    }
+
+    #[test]
+    fn drop_ins_override_by_name_and_order() {
+        let (_dir, loaded) = tree(&[
+            ("usr/lib/coreward/coreward.conf", "[Coreward]\nMaxUse=1G\n"),
+            ("etc/coreward/coreward.conf", "[Coreward]\nMaxUse=2G\nKeepFree=1M\nStorage=none\n"),
+            ("usr/lib/coreward/coreward.conf.d/10-a.conf", "[Coreward]\nMaxUse=3G\n"),
+            ("etc/coreward/coreward.conf.d/10-a.conf", "[Coreward]\nKeepFree=5M\n"),
+            ("run/coreward/coreward.conf.d/20-b.conf", "[Coreward]\nStorage=\n"),
+            ("etc/coreward/coreward.conf.d/30-c.txt", "[Coreward]\nMaxUse=9G\n"),
+        ]);
+        assert_eq!(loaded.problems, []);
+        assert_eq!((loaded.config.max_use, loaded.config.keep_free), (Some(2 << 30), Some(5 << 20)));
+        assert_eq!(loaded.config.storage, Storage::External, "an empty value puts the default back");
+    }
+
+    #[test]
+    fn every_wrong_line_is_named_and_the_right_ones_stay() {
+        let (dir, loaded) = tree(&[(
+            "etc/coreward/coreward.conf",
+            "MaxUse=1\n[Coreward]\nMaxUze=1G\nKeepFree=lots\nStormBurst=7\nwhat\nStorage=internal\n[Other]\nA=b\n",
+        )]);
+        let file = dir.path().join("etc/coreward/coreward.conf");
+        let said: Vec<String> = loaded.problems.iter().map(ToString::to_string).collect();
+        let expected = [
+            (1, "MaxUse= is in section []"),
+            (3, "unknown key MaxUze="),
+            (4, "KeepFree=lots is not a size"),
+            (6, "\"what\" is neither"),
+            (7, "Storage=internal is not"),
+            (9, "A= is in section [Other]"),
+        ];
+        assert_eq!(said.len(), expected.len(), "{said:?}");
+        for (said, (line, text)) in said.iter().zip(expected) {
+            assert!(said.starts_with(&format!("{}:{line}: {text}", file.display())), "{said}");
+        }
+        assert_eq!(loaded.config, Config { storm: crate::policy::storm::Rule { burst: 7, ..Config::default().storm }, ..Config::default() });
+    }
+}

@@ -1,0 +1,10 @@
+//! Configuration: keys, drop-ins, defaults. systemd's form and precedence, a wrong line never stops the daemon.
+
+mod ini;
+mod keys;
+mod load;
+mod value;
+
+pub use keys::{Config, Problem, Storage};
+pub use load::{Loaded, load};
+pub use value::parse_duration;

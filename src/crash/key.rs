@@ -1,0 +1,78 @@
+//! What tells one crash from every other.
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::fmt;
+
+/// A process crashes at most once: the boot, the PID and the start of the process name one crash on all machines,
+/// however often it is offered.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct CrashKey {
+    /// Boot id, 32 hexadecimal digits (boot_id in random(4)).
+    pub boot_id: String,
+    /// PID in the initial namespace, 0 where the kernel's arguments were unreadable.
+    pub pid: u32,
+    /// Start of the process in clock ticks since boot (proc_pid_stat(5)).
+    pub start_time: u64,
+}
+
+/// The name of a crash for people and files: 16 hexadecimal digits made from its key.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct CrashId(String);
+
+impl CrashKey {
+    /// The id: the first 64 bits of a SHA-256 over the key, the same for every offer of the crash.
+    pub fn id(&self) -> CrashId {
+        let mut hash = Sha256::new();
+        hash.update(self.boot_id.as_bytes());
+        hash.update(self.pid.to_le_bytes());
+        hash.update(self.start_time.to_le_bytes());
+        CrashId(hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect())
+    }
+}
+
+impl CrashId {
+    /// The id in a text, if it is one.
+    pub fn parse(text: &str) -> Option<Self> {
+        let valid = text.len() == 16 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        valid.then(|| Self(text.to_owned()))
+    }
+
+    /// The digits.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for CrashId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_id_is_the_same_for_every_offer_and_differs_with_each_part_of_the_key() {
+        let key = CrashKey { boot_id: "0".repeat(32), pid: 7, start_time: 99 };
+        assert_eq!(key.id(), key.clone().id());
+        assert!(CrashId::parse(key.id().as_str()).is_some());
+        for other in [
+            CrashKey { boot_id: "1".repeat(32), ..key.clone() },
+            CrashKey { pid: 8, ..key.clone() },
+            CrashKey { start_time: 100, ..key.clone() },
+        ] {
+            assert_ne!(other.id(), key.id());
+        }
+    }
+
+    #[test]
+    fn an_id_cannot_smuggle_a_path() {
+        for text in ["", "../../etc/passwd", "0123456789ABCDEF", "0123456789abcde", "0123456789abcdef0"] {
+            assert_eq!(CrashId::parse(text), None);
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! The record: what is known of one crash, as it stands in the catalog and in front of its core.
+
+use super::cgroup::Place;
+use super::{CrashId, CrashKey};
+use serde::{Deserialize, Serialize};
+
+/// One crash. Text comes from the crashed process and is hostile: escape it wherever it is shown
+/// ([`super::text::printable`]).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Layout of this record; readers take what they know.
+    pub format: u32,
+    /// The crash's name.
+    pub id: CrashId,
+    /// The crash's identity.
+    #[serde(flatten)]
+    pub key: CrashKey,
+    /// When the kernel began the dump, microseconds since 1970.
+    pub time_us: u64,
+    /// The thread that crashed.
+    pub tid: Option<u32>,
+    /// Real uid, in the initial user namespace.
+    pub uid: Option<u32>,
+    /// Real gid, in the initial user namespace.
+    pub gid: Option<u32>,
+    /// Signal number.
+    pub signal: Option<u32>,
+    /// Signal name without `SIG`.
+    pub signal_name: String,
+    /// Name of the process.
+    pub comm: String,
+    /// Path of the executable, as its own mount namespace names it.
+    pub exe: String,
+    /// Build-id of the executable (`NT_GNU_BUILD_ID`), hexadecimal.
+    pub exe_build_id: Option<String>,
+    /// Command line, arguments separated by spaces.
+    pub cmdline: String,
+    /// Working directory.
+    pub cwd: String,
+    /// Root directory; `/` outside of containers and chroots.
+    pub root: String,
+    /// Host name of the process' UTS namespace.
+    pub hostname: String,
+    /// Where in the cgroup tree it ran: unit, slice, container.
+    #[serde(flatten)]
+    pub place: Place,
+    /// It ran in another PID, user or mount namespace than the host's.
+    pub in_namespace: bool,
+    /// It changed its privilege (`%d` is not 1, or AT_SECURE): its core is root's alone.
+    pub privileged: bool,
+    /// RLIMIT_CORE in bytes.
+    pub core_limit: u64,
+    /// `/proc/PID/status`.
+    pub status: String,
+    /// `/proc/PID/limits`.
+    pub limits: String,
+    /// Open descriptors, a line each; only where a core is kept.
+    pub open_fds: String,
+    /// Release of the kernel.
+    pub kernel: String,
+    /// Architecture, as uname(2) names it.
+    pub machine: String,
+    /// How it reached the daemon.
+    pub origin: Origin,
+    /// The number of the offer that was recorded.
+    pub attempt: u32,
+    /// From the shim's start to the release of the process, microseconds.
+    pub held_us: u64,
+    /// What became of the core.
+    pub core: CoreReport,
+    /// What went wrong on the way, in words.
+    pub trouble: Vec<String>,
+}
+
+/// How a crash reached the daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Origin {
+    /// Offered by a shim that held the process.
+    Live,
+    /// Taken in from the spool, where a shim had saved it alone.
+    Spool,
+}
+
+/// What became of a core.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CoreReport {
+    /// Stored, or why not.
+    #[serde(flatten)]
+    pub outcome: CoreOutcome,
+    /// Bytes of core that are in the file, uncompressed.
+    pub bytes: u64,
+    /// Bytes that the core's own headers announce; 0 where they could not be read.
+    pub expected: u64,
+    /// Bytes that the file takes.
+    pub stored: u64,
+    /// Why the core is not whole; `None`: it is.
+    pub truncated: Option<Cut>,
+}
+
+/// Whether a core was stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", content = "reason", rename_all = "kebab-case")]
+pub enum CoreOutcome {
+    /// There is a file.
+    Stored,
+    /// There is none.
+    None(NoCore),
+}
+
+/// Why no core was stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NoCore {
+    /// Enough of the same were stored in this window (`StormBurst=`).
+    Storm,
+    /// `Storage=none`.
+    Configured,
+    /// The process' own RLIMIT_CORE is 0, and `EnforceCoreLimit=` is set.
+    Limit,
+    /// The stream was empty.
+    Empty,
+    /// The stream is not an ELF core.
+    NotElf,
+    /// No room within the quota, and nothing left to evict.
+    Quota,
+    /// The disk, or a kernel quota, is full.
+    DiskFull,
+    /// The file could not be written.
+    WriteError,
+    /// The process was gone when the crash was offered (again).
+    Gone,
+}
+
+/// Why a stored core is not whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cut {
+    /// The stream ended before the core did: the process was killed while it was dumped.
+    EndedEarly,
+    /// `ProcessSizeMax=` was reached.
+    ProcessSizeMax,
+    /// `ExternalSizeMax=` was reached.
+    ExternalSizeMax,
+    /// The process' own RLIMIT_CORE was reached, and `EnforceCoreLimit=` is set.
+    CoreLimit,
+    /// The quota was reached.
+    Quota,
+    /// The disk, or a kernel quota, filled up.
+    DiskFull,
+    /// An earlier daemon had taken the beginning of the stream with it.
+    Resumed,
+    /// The shim had to cut it when it saved it alone.
+    Spool,
+}
+
+impl NoCore {
+    /// The reason as it stands in records, labels and tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Storm => "storm",
+            Self::Configured => "configured",
+            Self::Limit => "limit",
+            Self::Empty => "empty",
+            Self::NotElf => "not-elf",
+            Self::Quota => "quota",
+            Self::DiskFull => "disk-full",
+            Self::WriteError => "write-error",
+            Self::Gone => "gone",
+        }
+    }
+}
+
+impl Cut {
+    /// The reason as it stands in records, labels and tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::EndedEarly => "ended-early",
+            Self::ProcessSizeMax => "process-size-max",
+            Self::ExternalSizeMax => "external-size-max",
+            Self::CoreLimit => "core-limit",
+            Self::Quota => "quota",
+            Self::DiskFull => "disk-full",
+            Self::Resumed => "resumed",
+            Self::Spool => "spool",
+        }
+    }
+}
+
+impl CoreReport {
+    /// The report of a crash that left no core.
+    pub fn none(reason: NoCore) -> Self {
+        Self { outcome: CoreOutcome::None(reason), bytes: 0, expected: 0, stored: 0, truncated: None }
+    }
+
+    /// Whether there is a file.
+    pub fn is_stored(&self) -> bool {
+        self.outcome == CoreOutcome::Stored
+    }
+}
+
+impl Record {
+    /// The layout that this program writes.
+    pub const FORMAT: u32 = 1;
+
+    /// What the crash is counted under: the executable's path, else the process' name in brackets, as ps(1) shows it.
+    pub fn program(&self) -> String {
+        match (self.exe.is_empty(), self.comm.is_empty()) {
+            (false, _) => self.exe.strip_suffix(" (deleted)").unwrap_or(&self.exe).to_owned(),
+            (true, false) => format!("[{}]", self.comm),
+            (true, true) => "unknown".to_owned(),
+        }
+    }
+}

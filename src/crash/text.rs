@@ -1,0 +1,49 @@
+//! Text from a crashed process: kept as it is, shown escaped.
+
+/// Bytes from `/proc` as text: what is not UTF-8 becomes U+FFFD.
+pub fn from_bytes(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// `text` so that it can't move a cursor, end a line, or pose as something else on a terminal or in a log: control
+/// characters, and the Unicode characters that change direction or are invisible, are written as escapes.
+pub fn printable(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character == '\\' || character.is_control() || is_deceptive(character) {
+            shown.extend(character.escape_default());
+        } else {
+            shown.push(character);
+        }
+    }
+    shown
+}
+
+/// Bidirectional controls, zero-width characters, line and paragraph separators, the byte order mark.
+fn is_deceptive(character: char) -> bool {
+    matches!(character,
+        '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}' | '\u{61c}')
+}
+
+/// At most `limit` bytes of `text`, cut between characters.
+pub fn cut(text: &str, limit: usize) -> &str {
+    &text[..text.floor_char_boundary(limit)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_hostile_reaches_a_terminal() {
+        let shown = printable("a\nb\x1b[31m\u{202e}gpj.exe\\\u{7f}");
+        assert_eq!(shown, r"a\nb\u{1b}[31m\u{202e}gpj.exe\\\u{7f}");
+        assert_eq!(printable("/usr/bin/naïve-プログラム"), "/usr/bin/naïve-プログラム");
+    }
+
+    #[test]
+    fn cutting_never_splits_a_character() {
+        assert_eq!(cut("aé", 2), "a");
+        assert_eq!(cut("aé", 3), "aé");
+    }
+}

@@ -1,0 +1,9 @@
+//! ELF: hostile bytes in, plain data out. Bounded, no panics, no I/O.
+
+mod core;
+mod image;
+mod notes;
+
+pub use self::core::{CoreHead, ElfError, MAX_HEADERS, inspect};
+pub use image::{NoteRange, build_id, note_ranges};
+pub use notes::{ProcessNotes, process_notes};

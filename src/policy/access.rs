@@ -1,0 +1,69 @@
+//! Who may read a core besides root and the administrators.
+
+/// What the decision rests on.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts {
+    /// Real uid of the process, in the initial user namespace.
+    pub uid: Option<u32>,
+    /// `%d` of core_pattern.
+    pub dumpable: Option<u32>,
+    /// AT_SECURE.
+    pub secure: Option<bool>,
+    /// uid is euid and gid is egid, by the auxiliary vector.
+    pub same_ids: Option<bool>,
+    /// The process was in the host's PID and user namespace, for sure.
+    pub on_host: bool,
+}
+
+/// Below this are system accounts (SYS_UID_MAX of login.defs(5)): a web server's uid must not read its siblings' memory.
+const FIRST_USER: u32 = 1000;
+/// `nobody`, shared by everybody.
+const NOBODY: u32 = 65534;
+/// Not a uid.
+const INVALID: u32 = u32::MAX;
+
+/// Whether the process changed its privilege, or may have (CVE-2025-4598): its core is root's alone.
+pub fn is_privileged(facts: &Facts) -> bool {
+    !(facts.dumpable == Some(1) && facts.secure == Some(false) && facts.same_ids == Some(true))
+}
+
+/// The user who gets read access. A container's uid 1000 is not the host's: nobody there.
+pub fn reader(facts: &Facts) -> Option<u32> {
+    let uid = facts.uid?;
+    let is_person = uid >= FIRST_USER && uid != NOBODY && uid != INVALID;
+    (is_person && facts.on_host && !is_privileged(facts)).then_some(uid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALICE: Facts =
+        Facts { uid: Some(1000), dumpable: Some(1), secure: Some(false), same_ids: Some(true), on_host: true };
+
+    #[test]
+    fn a_users_plain_process_is_the_users_own() {
+        assert_eq!(reader(&ALICE), Some(1000));
+    }
+
+    #[test]
+    fn every_doubt_takes_it_away() {
+        for doubtful in [
+            Facts { uid: None, ..ALICE },
+            Facts { uid: Some(0), ..ALICE },
+            Facts { uid: Some(33), ..ALICE },
+            Facts { uid: Some(65534), ..ALICE },
+            Facts { uid: Some(u32::MAX), ..ALICE },
+            Facts { dumpable: Some(2), ..ALICE },
+            Facts { dumpable: Some(0), ..ALICE },
+            Facts { dumpable: None, ..ALICE },
+            Facts { secure: Some(true), ..ALICE },
+            Facts { secure: None, ..ALICE },
+            Facts { same_ids: Some(false), ..ALICE },
+            Facts { same_ids: None, ..ALICE },
+            Facts { on_host: false, ..ALICE },
+        ] {
+            assert_eq!(reader(&doubtful), None, "{doubtful:?}");
+        }
+    }
+}

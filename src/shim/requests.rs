@@ -1,0 +1,58 @@
+//! What the daemon may ask for: what only root may open, and just that.
+
+use crate::wire::{MAX_TEXT, Reply, Wanted};
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat, readlinkat};
+use nix::sys::stat::Mode;
+use std::fmt::Write;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+/// The executable may lie on a mount whose server is dead, where open(2) never returns.
+const OPEN_WITHIN: Duration = Duration::from_secs(2);
+/// How many descriptors of a process are listed.
+const MAX_LISTED: usize = 256;
+
+/// The reply to a request about the process behind `dir` (`/proc/PID`).
+pub(super) fn answer(wanted: Wanted, dir: Option<&OwnedFd>) -> (Reply, Option<OwnedFd>) {
+    let answered = match (dir, wanted) {
+        (None, _) => Err(Errno::ESRCH),
+        (Some(dir), Wanted::Exe) => open_in_time(dir).map(|fd| (Reply::default(), Some(fd))),
+        (Some(dir), Wanted::OpenFds) => list_fds(dir.as_fd()).map(|data| (Reply { errno: 0, data }, None)),
+    };
+    answered.unwrap_or_else(|errno| (Reply { errno: errno as u32, data: Vec::new() }, None))
+}
+
+/// Opens the executable in a thread of its own; one that hangs is left behind.
+fn open_in_time(dir: &OwnedFd) -> nix::Result<OwnedFd> {
+    let dir = dir.try_clone().map_err(|_| Errno::EMFILE)?;
+    let (sender, receiver) = mpsc::channel();
+    let opener = thread::Builder::new().spawn(move || {
+        let _ = sender.send(openat(&dir, "exe", OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOCTTY, Mode::empty()));
+    });
+    opener.map_err(|_| Errno::EAGAIN)?;
+    receiver.recv_timeout(OPEN_WITHIN).map_err(|_| Errno::ETIMEDOUT)?
+}
+
+/// A line a descriptor: `3 -> socket:[1234]`. Links are read, never followed.
+fn list_fds(dir: BorrowedFd<'_>) -> nix::Result<Vec<u8>> {
+    let mut list = Dir::openat(dir, "fd", OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+    let mut numbers: Vec<u32> = list
+        .iter()
+        .filter_map(|entry| entry.ok()?.file_name().to_str().ok()?.parse().ok())
+        .take(MAX_LISTED)
+        .collect();
+    numbers.sort_unstable();
+    let mut text = String::new();
+    for number in numbers {
+        let Ok(target) = readlinkat(dir, format!("fd/{number}").as_str()) else { continue };
+        let target = target.as_bytes();
+        let _ = writeln!(text, "{number} -> {}", target[..target.len().min(MAX_TEXT / 8)].escape_ascii());
+    }
+    text.truncate(8 * MAX_TEXT);
+    Ok(text.into_bytes())
+}

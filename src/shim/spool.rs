@@ -1,0 +1,128 @@
+//! Saving a crash that no daemon took: bounded, whole or not at all, in a directory that user `coreward` may read
+//! and empty but through which it can't lead root anywhere.
+
+use super::Crash;
+use crate::sys::{tree, unnamed};
+use crate::wire::FdKind;
+use crate::wire::paths::{Root, SPOOL, SPOOL_SUFFIX};
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, SpliceFFlags, splice};
+use nix::sys::stat::{Mode, fchmod, fstat, fstatat, mkdirat};
+use nix::sys::statvfs::fstatvfs;
+use nix::unistd::{Gid, Uid, fchown};
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+/// The most that one core may take.
+const CORE_MAX: u64 = 1 << 30;
+/// The most that the spool may take.
+const TOTAL_MAX: u64 = 4 << 30;
+/// Of the free space a core may take this part, so that the spool alone never fills a disk.
+const FREE_PART: u64 = 4;
+
+/// Saves the crash; returns in words what became of it.
+pub(super) fn save(crash: &mut Crash, root: &Root) -> io::Result<String> {
+    let state = root.state_dir();
+    let with_core = Spool::open(&state).and_then(|spool| spool.write(crash, true));
+    let Err(error) = with_core else { return Ok(saved_as(&state, crash)) };
+    // Without room for the core there may still be room for the few hundred bytes that say it happened; and where
+    // the disk takes nothing at all, /run is memory.
+    crash.release();
+    for dir in [state, root.run_dir()] {
+        if Spool::open(&dir).and_then(|spool| spool.write(crash, false)).is_ok() {
+            return Ok(format!("{}, without its core: {error}", saved_as(&dir, crash)));
+        }
+    }
+    Err(error)
+}
+
+fn saved_as(dir: &Path, crash: &Crash) -> String {
+    let cut = if crash.offer.cut { " (cut)" } else { "" };
+    format!("saved{cut} as {}", dir.join(SPOOL).join(name_of(crash)).display())
+}
+
+fn name_of(crash: &Crash) -> String {
+    let offer = &crash.offer;
+    // Without a PID only the moment tells two crashes apart.
+    let start = if offer.pid.is_some() { u128::from(offer.start_time) } else { offer.started.as_nanos() };
+    format!("{:.8}-{}-{start}{SPOOL_SUFFIX}", offer.boot_id, offer.pid.unwrap_or_default())
+}
+
+struct Spool {
+    dir: OwnedFd,
+    group: Gid,
+}
+
+impl Spool {
+    /// Opens `parent/spool`, making it where it is missing. The way to `parent` is root's; `parent` is not.
+    fn open(parent: &Path) -> io::Result<Self> {
+        let parent = OwnedFd::from(File::open(parent)?);
+        let group = Gid::from_raw(fstat(&parent)?.st_gid);
+        let made = mkdirat(&parent, SPOOL, Mode::from_bits_truncate(0o770));
+        let dir = tree::open_dir_below(parent.as_fd(), Path::new(SPOOL))?;
+        if made.is_ok() {
+            fchown(&dir, None, Some(group))?;
+            fchmod(&dir, Mode::from_bits_truncate(0o770))?;
+        }
+        let stat = fstat(&dir)?;
+        if stat.st_uid != Uid::effective().as_raw() || stat.st_mode & 0o002 != 0 {
+            return Err(io::Error::other("the spool directory is not root's own: not written to"));
+        }
+        Ok(Self { dir, group: Gid::from_raw(stat.st_gid) })
+    }
+
+    fn write(&self, crash: &mut Crash, with_core: bool) -> io::Result<()> {
+        let limit = if with_core { self.room()? } else { 0 };
+        let mut file = File::from(unnamed::create(self.dir.as_fd(), Mode::from_bits_truncate(0o640))?);
+        fchown(&file, None, Some(self.group))?;
+        file.write_all(&crash.offer.encode(&[FdKind::Core]))?;
+        crash.offer.cut = match &crash.core {
+            Some(core) if with_core => drain(core.as_fd(), &file, limit)?,
+            _ => true,
+        };
+        // The process may go now: what is left to do takes nothing from it.
+        crash.release();
+        // The same fields with the same lengths: only now is it known whether the core was cut.
+        file.write_all_at(&crash.offer.encode(&[FdKind::Core]), 0)?;
+        match unnamed::publish(file.as_fd(), self.dir.as_fd(), Path::new(&name_of(crash))) {
+            // An earlier shim of the same crash was here.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            published => published,
+        }
+    }
+
+    /// How many bytes of core may be written.
+    fn room(&self) -> io::Result<u64> {
+        let mut used = 0;
+        for entry in Dir::from_fd(self.dir.try_clone()?)?.iter() {
+            let entry = entry?;
+            if let Ok(stat) = fstatat(&self.dir, entry.file_name(), AtFlags::AT_SYMLINK_NOFOLLOW) {
+                used += u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
+            }
+        }
+        let volume = fstatvfs(&self.dir)?;
+        let free = volume.blocks_available() as u64 * volume.fragment_size() as u64;
+        Ok(CORE_MAX.min(TOTAL_MAX.saturating_sub(used)).min(free / FREE_PART))
+    }
+}
+
+/// Moves the pipe into the file; returns whether something had to be left behind.
+fn drain(core: BorrowedFd<'_>, file: &File, limit: u64) -> io::Result<bool> {
+    let mut left = limit;
+    while left > 0 {
+        let step = usize::try_from(left.min(1 << 20)).unwrap_or(1 << 20);
+        match splice(core, None, file, None, step, SpliceFFlags::empty()) {
+            Ok(0) => return Ok(false),
+            Ok(count) => left -= count as u64,
+            Err(Errno::EINTR) => {}
+            // What is in the file is still the beginning of the core.
+            Err(Errno::ENOSPC | Errno::EDQUOT) => return Ok(true),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(true)
+}

@@ -1,0 +1,13 @@
+//! Small typed wrappers over system calls: the only room with `unsafe`. It knows no other room.
+//!
+//! What `nix` offers safely is called directly where it is needed; here stands what it lacks, or what takes
+//! several calls that only make sense together.
+
+pub mod clock;
+pub mod datagram;
+pub mod fdpass;
+pub mod pidfd;
+pub mod pipe;
+pub mod tree;
+pub mod unnamed;
+pub mod xattr;

@@ -1,0 +1,29 @@
+//! Files that have no name until they are whole: O_TMPFILE, then linkat(2). A writer that is killed leaves nothing.
+
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
+use nix::sys::stat::Mode;
+use nix::unistd::{fsync, linkat};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+/// Creates a nameless file in `dir`.
+///
+/// # Errors
+/// `EOPNOTSUPP` where the file system has no O_TMPFILE, otherwise what openat(2) says.
+pub fn create(dir: BorrowedFd<'_>, mode: Mode) -> io::Result<OwnedFd> {
+    Ok(openat(dir, ".", OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC, mode)?)
+}
+
+/// Makes `file` durable, gives it `name` in `dir`, and makes the name durable.
+///
+/// # Errors
+/// `EEXIST` where the name is taken: nothing is ever replaced. Otherwise what fsync(2) or linkat(2) say.
+pub fn publish(file: BorrowedFd<'_>, dir: BorrowedFd<'_>, name: &Path) -> io::Result<()> {
+    fsync(file)?;
+    // Linking through /proc/self/fd needs no capability; AT_EMPTY_PATH needs CAP_DAC_READ_SEARCH before Linux 6.10.
+    let by_descriptor = format!("/proc/self/fd/{}", file.as_raw_fd());
+    linkat(AT_FDCWD, by_descriptor.as_str(), dir, name, AtFlags::AT_SYMLINK_FOLLOW)?;
+    fsync(dir)?;
+    Ok(())
+}
