@@ -17,3 +17,11 @@ pub mod crash;
 pub mod elf;
 #[cfg(feature = "full")]
 pub mod policy;
+#[cfg(feature = "full")]
+pub mod capture;
+#[cfg(feature = "full")]
+pub mod store;
+#[cfg(feature = "full")]
+pub mod report;
+#[cfg(feature = "full")]
+pub mod daemon;

@@ -1,2 +1,5 @@
-//! x
-fn main(){}
+//! The daemon that systemd starts.
+
+fn main() -> std::process::ExitCode {
+    coreward::daemon::main()
+}

@@ -128,7 +128,7 @@ pub enum NoCore {
     DiskFull,
     /// The file could not be written.
     WriteError,
-    /// The process was gone when the crash was offered (again).
+    /// There was nothing to capture: the process was gone, or the shim that saved the crash alone had no room for a core.
     Gone,
 }
 
@@ -202,6 +202,17 @@ impl CoreReport {
 impl Record {
     /// The layout that this program writes.
     pub const FORMAT: u32 = 1;
+
+    /// Fills in what the kernel's arguments did not tell from what the core's notes do.
+    pub fn complete_from_notes(&mut self, signal: Option<u32>, uid: Option<u32>, gid: Option<u32>, comm: Option<Vec<u8>>) {
+        self.signal = self.signal.or(signal);
+        self.signal_name = super::signal::name(self.signal);
+        self.uid = self.uid.or(uid);
+        self.gid = self.gid.or(gid);
+        if self.comm.is_empty() {
+            self.comm = super::text::from_bytes(&comm.unwrap_or_default());
+        }
+    }
 
     /// What the crash is counted under: the executable's path, else the process' name in brackets, as ps(1) shows it.
     pub fn program(&self) -> String {

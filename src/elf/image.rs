@@ -1,8 +1,8 @@
 //! An executable as it lies in memory: where its notes are, and the build-id among them.
 
 use super::notes::notes;
-use object::elf::{PT_NOTE, PT_PHDR, ProgramHeader32, ProgramHeader64};
-use object::read::elf::ProgramHeader;
+use object::elf::{FileHeader32, FileHeader64, PT_NOTE, PT_PHDR, ProgramHeader32, ProgramHeader64};
+use object::read::elf::{FileHeader, ProgramHeader};
 use object::{Endianness, ReadRef};
 
 /// A stretch of notes in memory.
@@ -40,6 +40,21 @@ fn ranges<Header: ProgramHeader<Endian = Endianness>>(table: &[u8], address: u64
         .collect()
 }
 
+/// The build-id of an ELF file, from its first bytes.
+pub fn build_id_of_file(head: &[u8]) -> Option<String> {
+    match FileHeader64::<Endianness>::parse(head) {
+        Ok(header) => file_notes(header, head),
+        Err(_) => file_notes(FileHeader32::<Endianness>::parse(head).ok()?, head),
+    }
+}
+
+fn file_notes<Elf: FileHeader<Endian = Endianness>>(header: &Elf, head: &[u8]) -> Option<String> {
+    let endian = header.endian().ok()?;
+    let headers = header.program_headers(endian, head).ok()?;
+    let notes = headers.iter().filter(|header| header.p_type(endian) == PT_NOTE);
+    notes.filter_map(|header| header.data(endian, head).ok()).find_map(build_id)
+}
+
 /// The build-id among the notes in `bytes`, hexadecimal.
 pub fn build_id(bytes: &[u8]) -> Option<String> {
     let id = notes(bytes).find(|(kind, name, _)| *kind == NT_GNU_BUILD_ID && *name == b"GNU").map(|(_, _, id)| id);
@@ -66,7 +81,10 @@ mod tests {
         let file = std::fs::read("/proc/self/exe").unwrap();
         let file = object::File::parse(file.as_slice()).unwrap();
         let expected = object::Object::build_id(&file).unwrap().unwrap();
-        assert_eq!(found.unwrap(), expected.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+        let expected: String = expected.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(found.as_deref(), Some(expected.as_str()));
+        let head = std::fs::read("/proc/self/exe").unwrap()[..65536].to_vec();
+        assert_eq!(build_id_of_file(&head).as_deref(), Some(expected.as_str()));
     }
 
     #[test]

@@ -5,5 +5,5 @@ mod image;
 mod notes;
 
 pub use self::core::{CoreHead, ElfError, MAX_HEADERS, inspect};
-pub use image::{NoteRange, build_id, note_ranges};
+pub use image::{NoteRange, build_id, build_id_of_file, note_ranges};
 pub use notes::{ProcessNotes, process_notes};

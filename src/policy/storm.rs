@@ -64,11 +64,6 @@ impl Storms {
         Verdict::Store
     }
 
-    /// Takes up a window that an earlier daemon opened: `kept` cores in it, the first at `began`.
-    pub fn resume(&mut self, rule: Rule, kind: Kind, began: Duration, kept: u32, now: Duration) {
-        self.open(rule, kind, Window { began, kept }, now);
-    }
-
     fn open(&mut self, rule: Rule, kind: Kind, window: Window, now: Duration) {
         if self.windows.len() >= MAX_KINDS {
             self.windows.retain(|_, window| now.saturating_sub(window.began) < rule.interval);
@@ -106,7 +101,10 @@ mod tests {
     #[test]
     fn a_restart_of_the_daemon_does_not_open_a_new_window() {
         let mut storms = Storms::default();
-        storms.resume(RULE, kind("/a"), Duration::from_secs(100), 3, Duration::from_secs(110));
+        // What was stored is decided again, at the times when it was.
+        for second in [100, 105, 109] {
+            storms.decide(RULE, &kind("/a"), Duration::from_secs(second));
+        }
         assert_eq!(storms.decide(RULE, &kind("/a"), Duration::from_secs(120)), Verdict::RecordOnly);
         assert_eq!(storms.decide(RULE, &kind("/a"), Duration::from_secs(160)), Verdict::Store);
     }

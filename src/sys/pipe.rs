@@ -1,12 +1,11 @@
-//! The core pipe: looking without taking (tee(2)), growing (F_SETPIPE_SZ), waiting with a limit.
+//! The core pipe: growing it (F_SETPIPE_SZ), waiting for it with a limit.
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, tee};
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{SFlag, fstat};
-use nix::unistd::{pipe2, read};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 /// How a wait for data ended.
@@ -35,33 +34,6 @@ pub fn stdin_pipe() -> Option<OwnedFd> {
 /// `EPERM` above the limit, `EBUSY` where more than `bytes` are waiting in the pipe.
 pub fn set_size(pipe: BorrowedFd<'_>, bytes: i32) -> io::Result<usize> {
     Ok(fcntl(pipe, FcntlArg::F_SETPIPE_SZ(bytes))? as usize)
-}
-
-/// Copies up to `limit` bytes from the head of `pipe` and leaves them in it. Does not wait.
-///
-/// # Errors
-/// What pipe2(2), tee(2) or read(2) say. An empty pipe is an empty answer, not an error.
-pub fn peek(pipe: BorrowedFd<'_>, limit: usize) -> io::Result<Vec<u8>> {
-    let (out, into) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
-    // Best effort: without it the copy is as long as a default pipe holds.
-    let _ = set_size(into.as_fd(), i32::try_from(limit).unwrap_or(i32::MAX));
-    let copied = match tee(pipe, &into, limit, SpliceFFlags::SPLICE_F_NONBLOCK) {
-        Ok(copied) => copied,
-        Err(Errno::EAGAIN) => 0,
-        Err(error) => return Err(error.into()),
-    };
-    let mut bytes = vec![0; copied];
-    let mut filled = 0;
-    while filled < copied {
-        match read(&out, &mut bytes[filled..]) {
-            Ok(0) => break,
-            Ok(count) => filled += count,
-            Err(Errno::EINTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    bytes.truncate(filled);
-    Ok(bytes)
 }
 
 /// Waits until `fd` can be read, or has ended, at most `limit`.

@@ -1,0 +1,59 @@
+//! Where the bytes of a core come from: the kernel's pipe, or a file of the spool.
+
+use super::progress::Beat;
+use crate::sys::pipe::{self, Ready};
+use std::fs::File;
+use std::io::{self, ErrorKind, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// A stream of core bytes that can be called off.
+#[derive(Debug)]
+pub struct Source {
+    file: File,
+    cancelled: Arc<AtomicBool>,
+}
+
+/// How often a wait for the kernel looks whether it was called off.
+const LOOK: Duration = Duration::from_millis(250);
+/// What an unprivileged pipe may grow to (fs.pipe-max-size); fewer turns for the same bytes.
+const PIPE_SIZE: i32 = 1 << 20;
+
+impl Source {
+    /// A stream from `core`, until `cancelled` is set.
+    pub fn new(core: OwnedFd, cancelled: Arc<AtomicBool>) -> Self {
+        // Best effort: it fails for a file of the spool, and where the user's pipes have used up their share.
+        let _ = pipe::set_size(core.as_fd(), PIPE_SIZE);
+        Self { file: File::from(core), cancelled }
+    }
+
+    /// Fills `buffer` from the stream; less than its length only at the end.
+    ///
+    /// # Errors
+    /// `Interrupted` when the stream was called off, otherwise what read(2) says.
+    pub fn fill(&mut self, buffer: &mut [u8], beat: &Beat) -> io::Result<usize> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            // The kernel writes at its own pace: a page may have to come from a slow disk. That is not this worker's fault.
+            beat.rest();
+            while pipe::wait_readable(self.file.as_fd(), LOOK)? == Ready::TimedOut {
+                self.check()?;
+            }
+            self.check()?;
+            beat.work();
+            match self.file.read(&mut buffer[filled..]) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(filled)
+    }
+
+    fn check(&self) -> io::Result<()> {
+        if self.cancelled.load(Ordering::Relaxed) { Err(ErrorKind::Interrupted.into()) } else { Ok(()) }
+    }
+}

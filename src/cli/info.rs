@@ -1,0 +1,180 @@
+//! `coreward info`.
+
+use super::{CliError, Which, human, json, time, words};
+use crate::crash::text::printable;
+use crate::crash::{CoreOutcome, Origin, Record, signal};
+use crate::store::{self, Listed};
+use crate::wire::paths::Root;
+use clap::Args;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+/// Options of `info`.
+#[derive(Args, Debug)]
+pub(super) struct Options {
+    #[command(flatten)]
+    which: Which,
+    /// Show the whole record as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(root: &Root, options: &Options, out: &mut dyn Write) -> Result<ExitCode, CliError> {
+    let listed = store::find(root, options.which.name.as_deref())?;
+    if options.json {
+        json::write(out, &listed)?;
+    } else {
+        show(&listed, out)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show(listed: &Listed, out: &mut dyn Write) -> io::Result<()> {
+    let lines = lines(listed);
+    let width = lines.iter().map(|(label, _)| label.len()).max().unwrap_or(0);
+    for (label, text) in &lines {
+        writeln!(out, "{label:>width$}: {text}")?;
+    }
+    if words::why_no_core(listed).is_none() {
+        writeln!(out, "\nOpen it with: coreward debug {}", listed.id())?;
+    }
+    Ok(())
+}
+
+/// Label and text. What is not known has no line.
+fn lines(listed: &Listed) -> Vec<(&'static str, String)> {
+    let Listed { record, .. } = listed;
+    let place = &record.place;
+    let text = |text: &str| (!text.is_empty()).then(|| printable(text));
+    let maybe = |text: &Option<String>| text.as_deref().map(printable);
+    let lines = [
+        ("ID", Some(record.id.to_string())),
+        ("PID", Some(format!("{} ({})", record.key.pid, printable(&record.comm)))),
+        ("TID", record.tid.filter(|tid| *tid != record.key.pid).map(|tid| tid.to_string())),
+        ("UID", record.uid.map(human::user)),
+        ("GID", record.gid.map(human::group)),
+        ("Signal", Some(signal_line(record))),
+        ("Timestamp", Some(time::long(record.time_us))),
+        ("Command Line", text(&record.cmdline)),
+        ("Executable", executable(record)),
+        ("Control Group", text(&place.cgroup)),
+        ("Unit", maybe(&place.unit)),
+        ("User Unit", maybe(&place.user_unit)),
+        ("Slice", maybe(&place.slice)),
+        ("Container", maybe(&place.container)),
+        ("Pod", maybe(&place.pod)),
+        ("Root", text(&record.root).filter(|root| root != "/")),
+        ("Directory", text(&record.cwd)),
+        ("Hostname", text(&record.hostname)),
+        ("Boot ID", text(&record.key.boot_id)),
+        ("Kernel", text(&record.kernel).map(|kernel| format!("{kernel} ({})", printable(&record.machine)))),
+        ("Held", Some(format!("{} from the crash to the release of the process", human::time(record.held_us)))),
+        ("Origin", Some(origin(record).to_owned())),
+        ("Attempt", (record.attempt > 1).then(|| format!("{} (earlier offers of this crash were not answered)", record.attempt))),
+        ("Privileged", record.privileged.then(|| "it changed its privilege: only root may read the core".to_owned())),
+        ("Storage", Some(storage(listed))),
+        ("Size", record.core.is_stored().then(|| sizes(record))),
+        ("Truncated", record.core.truncated.map(|cut| format!("{} ({})", words::truncated(cut), cut.name()))),
+    ];
+    let known = lines.into_iter().filter_map(|(label, text)| Some((label, text?)));
+    let trouble = record.trouble.iter().map(|trouble| ("Trouble", printable(trouble)));
+    known.chain(trouble).collect()
+}
+
+fn signal_line(record: &Record) -> String {
+    let name = printable(&record.signal_name);
+    let Some(number) = record.signal else { return name };
+    match signal::meaning(record.signal) {
+        "" => format!("{number} ({name})"),
+        meaning => format!("{number} ({name}: {meaning})"),
+    }
+}
+
+fn executable(record: &Record) -> Option<String> {
+    let build_id = record.exe_build_id.as_ref().map(|id| format!(" (build-id {})", printable(id)));
+    (!record.exe.is_empty()).then(|| printable(&record.exe) + build_id.as_deref().unwrap_or_default())
+}
+
+fn origin(record: &Record) -> &'static str {
+    match record.origin {
+        Origin::Live => "live, while the process was held",
+        Origin::Spool => "spool: no daemon took it at the time",
+    }
+}
+
+fn storage(listed: &Listed) -> String {
+    let state = words::core_state(listed);
+    match (&listed.core_file, words::why_no_core(listed)) {
+        (Some(file), None) => format!("{} ({state})", printable(&file.display().to_string())),
+        (_, Some(why)) => format!("{state}: {why}"),
+        (None, None) => state,
+    }
+}
+
+fn sizes(record: &Record) -> String {
+    let core = &record.core;
+    let announced = match core.outcome {
+        CoreOutcome::Stored if core.truncated.is_some() && core.expected > core.bytes => {
+            format!(" of {}", human::size(core.expected))
+        }
+        _ => String::new(),
+    };
+    let tenths = if core.stored == 0 { 10 } else { u128::from(core.bytes) * 10 / u128::from(core.stored) };
+    let (bytes, stored) = (human::size(core.bytes), human::size(core.stored));
+    format!("{bytes}{announced} of core, {stored} on disk ({}.{}:1)", tenths / 10, tenths % 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::list::tests::crash;
+    use super::*;
+    use crate::crash::{CoreReport, Cut, NoCore};
+    use crate::store::CoreState;
+
+    fn shown(listed: &Listed) -> String {
+        let mut out = Vec::new();
+        show(listed, &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_stored_crash() {
+        let text = shown(&crash(7));
+        for line in [
+            "          PID: 7 (segv)\n",
+            "          UID: 0 (root)\n",
+            "       Signal: 11 (SEGV: invalid memory reference)\n",
+            "Control Group:",
+            "      Storage: /cores/x (stored)\n",
+            "         Size: 8.0K of core, 2.0K on disk (4.0:1)\n",
+        ] {
+            assert_eq!(text.contains(line), line != "Control Group:", "{line:?} in {text}");
+        }
+        assert!(text.ends_with(&format!("\n\nOpen it with: coreward debug {}\n", crash(7).id())));
+    }
+
+    #[test]
+    fn a_crash_without_core_says_why_and_a_cut_one_how_much_there_is() {
+        let mut listed = crash(7);
+        listed.record.core.truncated = Some(Cut::Quota);
+        listed.record.core.expected = 1 << 20;
+        assert!(shown(&listed).contains("8.0K of 1.0M of core"));
+        assert!(shown(&listed).contains("Truncated: the quota was reached"));
+        (listed.core_state, listed.core_file) = (CoreState::None, None);
+        listed.record.core = CoreReport::none(NoCore::Configured);
+        let text = shown(&listed);
+        assert!(text.contains("Storage: none:configured: Storage=none is configured\n") && !text.contains("Open it"), "{text}");
+    }
+
+    #[test]
+    fn hostile_text_adds_no_line() {
+        let mut listed = crash(7);
+        let lines = shown(&listed).lines().count();
+        listed.record.cmdline = "a\n     Storage: /etc/passwd".to_owned();
+        listed.record.comm = "\x1b[1A".to_owned();
+        listed.record.exe = "/a\u{202e}".to_owned();
+        let text = shown(&listed);
+        assert_eq!(text.lines().count(), lines);
+        assert!(!text.contains(['\x1b', '\u{202e}']));
+    }
+}

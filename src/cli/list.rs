@@ -1,0 +1,187 @@
+//! `coreward list`.
+
+use super::{CliError, Which, human, json, say, table, time, words};
+use crate::crash::text::printable;
+use crate::store::{self, CoreState, Filter, Listed};
+use crate::wire::paths::Root;
+use clap::Args;
+use jiff::Timestamp;
+use nix::unistd::{Uid, gethostname};
+use std::io::Write;
+use std::process::ExitCode;
+
+/// Options of `list`.
+#[derive(Args, Debug)]
+pub(super) struct Options {
+    #[command(flatten)]
+    which: Which,
+    /// Only crashes at this time or later
+    ///
+    /// A TIME is written as journalctl(1) takes it: "2026-01-02", "2026-01-02 10:00", "10:00", "today", "yesterday", "-1h",
+    /// "2 days ago", "@1767348000", "2026-01-02T10:00:00Z", "2026-01-02 10:00 UTC".
+    #[arg(long, short = 'S', value_name = "TIME", value_parser = time::argument, allow_hyphen_values = true)]
+    since: Option<Timestamp>,
+    /// Only crashes at this time or earlier
+    #[arg(long, short = 'U', value_name = "TIME", value_parser = time::argument, allow_hyphen_values = true)]
+    until: Option<Timestamp>,
+    /// Only the newest N crashes
+    #[arg(long, short = 'n', value_name = "N")]
+    limit: Option<usize>,
+    /// Show no line with the names of the columns
+    #[arg(long)]
+    no_legend: bool,
+    /// Show the whole records as one JSON array
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(root: &Root, options: Options, out: &mut dyn Write) -> Result<ExitCode, CliError> {
+    let filter = Filter {
+        matches: options.which.name,
+        since_us: options.since.map(microseconds),
+        until_us: options.until.map(microseconds),
+        limit: options.limit,
+    };
+    let listed = store::list(root, &filter)?;
+    if options.json {
+        json::write(out, &listed)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if listed.is_empty() {
+        // Not a failure: "no crash since yesterday" is a good answer. Standard output stays empty for who counts lines.
+        let whose = if Uid::effective().is_root() { "" } else { " (root and group adm see the crashes of all users)" };
+        say(&format!("No crash.{whose}"));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let here = gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let (header, rows) = columns(&listed, &here);
+    for line in table::lines((!options.no_legend).then_some(header.as_slice()), &rows) {
+        writeln!(out, "{line}")?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn microseconds(time: Timestamp) -> u64 {
+    u64::try_from(time.as_microsecond()).unwrap_or(0)
+}
+
+/// Header and rows. What only a few machines have to tell apart has a column where one of the rows needs it.
+fn columns(listed: &[Listed], here: &str) -> (Vec<&'static str>, Vec<Vec<String>>) {
+    let with_container = listed.iter().any(|listed| listed.record.place.container.is_some());
+    let elsewhere = |listed: &Listed| !listed.record.hostname.is_empty() && listed.record.hostname != here;
+    let with_host = listed.iter().any(elsewhere);
+    let mut header = vec!["TIME", "PID", "UID", "SIG", "CORE", "SIZE", "ID", "EXE", "UNIT"];
+    header.extend(with_container.then_some("CONTAINER"));
+    header.extend(with_host.then_some("HOST"));
+    let rows = listed.iter().map(|listed| {
+        let mut row = row(listed);
+        row.extend(with_container.then(|| container(listed)));
+        row.extend(with_host.then(|| printable(&listed.record.hostname)));
+        row
+    });
+    (header, rows.collect())
+}
+
+fn row(listed: &Listed) -> Vec<String> {
+    let record = &listed.record;
+    let is_there = matches!(listed.core_state, CoreState::Stored | CoreState::Truncated);
+    let unit = record.place.user_unit.as_ref().or(record.place.unit.as_ref());
+    vec![
+        time::short(record.time_us),
+        record.key.pid.to_string(),
+        record.uid.map(|uid| uid.to_string()).unwrap_or_default(),
+        printable(&record.signal_name),
+        words::core_state(listed),
+        if is_there { human::size(record.core.stored) } else { String::new() },
+        record.id.to_string(),
+        printable(&record.program()),
+        unit.map(|unit| printable(unit)).unwrap_or_default(),
+    ]
+}
+
+/// Name, or as much of an id as `docker ps` shows.
+fn container(listed: &Listed) -> String {
+    let name = listed.record.place.container.as_deref().unwrap_or_default();
+    let is_id = name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+    printable(if is_id { &name[..12] } else { name })
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::crash::cgroup::Place;
+    use crate::crash::{CoreOutcome, CoreReport, CrashKey, NoCore, Origin, Record};
+
+    /// A crash for the tests of this room.
+    pub(crate) fn crash(pid: u32) -> Listed {
+        let key = CrashKey { boot_id: "0".repeat(32), pid, start_time: 1 };
+        let record = Record {
+            format: Record::FORMAT,
+            id: key.id(),
+            key,
+            time_us: 1_767_348_000_000_000,
+            tid: Some(pid),
+            uid: Some(0),
+            gid: Some(0),
+            signal: Some(11),
+            signal_name: "SEGV".to_owned(),
+            comm: "segv".to_owned(),
+            exe: "/usr/bin/segv".to_owned(),
+            exe_build_id: None,
+            cmdline: "segv -x".to_owned(),
+            cwd: "/".to_owned(),
+            root: "/".to_owned(),
+            hostname: "here".to_owned(),
+            place: Place { unit: Some("a.service".to_owned()), ..Place::default() },
+            in_namespace: false,
+            privileged: false,
+            core_limit: u64::MAX,
+            status: String::new(),
+            limits: String::new(),
+            open_fds: String::new(),
+            kernel: "6.12.0".to_owned(),
+            machine: "x86_64".to_owned(),
+            origin: Origin::Live,
+            attempt: 1,
+            held_us: 1500,
+            core: CoreReport { outcome: CoreOutcome::Stored, bytes: 8192, expected: 8192, stored: 2048, truncated: None },
+            trouble: Vec::new(),
+        };
+        Listed { record, core_state: CoreState::Stored, core_file: Some("/cores/x".into()) }
+    }
+
+    #[test]
+    fn a_row_tells_what_became_of_the_core() {
+        let mut listed = crash(7);
+        assert_eq!(row(&listed)[1..6], ["7", "0", "SEGV", "stored", "2.0K"]);
+        listed.core_state = CoreState::Evicted;
+        assert_eq!(row(&listed)[4..6], ["evicted", ""]);
+        listed.core_state = CoreState::None;
+        listed.record.core = CoreReport::none(NoCore::Storm);
+        assert_eq!(row(&listed)[4..6], ["none:storm", ""]);
+    }
+
+    #[test]
+    fn hostile_text_stays_on_its_line() {
+        let mut listed = crash(7);
+        listed.record.exe = "/tmp/a\nb\x1b[2J".to_owned();
+        listed.record.place.unit = Some("x\ty".to_owned());
+        listed.record.hostname = "h\r".to_owned();
+        let (header, rows) = columns(&[listed], "here");
+        let shown = table::lines(Some(&header), &rows);
+        assert_eq!(shown.len(), 2, "{shown:?}");
+        assert!(shown[1].ends_with(r"/tmp/a\nb\u{1b}[2J  x\ty       h\r"), "{shown:?}");
+    }
+
+    #[test]
+    fn containers_and_hosts_have_a_column_where_there_are_any() {
+        let (header, rows) = columns(&[crash(7)], "here");
+        assert_eq!((header.len(), rows[0].len()), (9, 9));
+        let mut other = crash(8);
+        other.record.place.container = Some("4f5c".repeat(16));
+        other.record.hostname = "pod-1".to_owned();
+        let (header, rows) = columns(&[crash(7), other], "here");
+        assert_eq!(header[9..], ["CONTAINER", "HOST"]);
+        assert_eq!((rows[0][9].as_str(), &rows[1][9..]), ("", ["4f5c4f5c4f5c".to_owned(), "pod-1".to_owned()].as_slice()));
+    }
+}

@@ -1,0 +1,162 @@
+//! From a stored core to the core as the kernel wrote it.
+
+use super::CliError;
+use super::interrupt::Interrupts;
+use crate::store::{Layout, Listed, file_name};
+use crate::sys::tree;
+use crate::wire::paths::Root;
+use indicatif::{ProgressBar, ProgressStyle};
+use std::fs::File;
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use thiserror::Error;
+
+/// Read and written at once.
+const CHUNK: usize = 1 << 20;
+/// What is zero in units of this is not written: the blocks of nearly every file system.
+const BLOCK: usize = 4096;
+
+/// Why there is no core at the end.
+#[derive(Debug, Error)]
+pub(super) enum UnpackError {
+    #[error("crash {id} has no core: {why}")]
+    NoCore { id: String, why: &'static str },
+    #[error("{path}: {error}")]
+    Open { path: PathBuf, error: io::Error },
+    #[error("{path}: this core may be read by root, group adm and its owner only")]
+    Denied { path: PathBuf },
+    #[error("{path}: damaged: {error}; `zstd -t` tells more")]
+    Damaged { path: PathBuf, error: io::Error },
+    #[error("{path}: damaged: it has {found} bytes of core, its record says {expected}")]
+    Length { path: PathBuf, found: u64, expected: u64 },
+    #[error("{to}: {error}")]
+    Write { to: PathBuf, error: io::Error },
+}
+
+/// A stored core, open.
+pub(super) struct Stored {
+    pub(super) file: File,
+    path: PathBuf,
+    /// Bytes of core in it.
+    bytes: u64,
+}
+
+impl Stored {
+    /// Opens the core of a crash. Root is not led elsewhere by a link that the daemon's user could have made.
+    pub(super) fn open(root: &Root, listed: &Listed) -> Result<Self, UnpackError> {
+        let id = listed.id();
+        let layout = Layout::of(root);
+        let path = layout.cores.join(file_name(id));
+        if let Some(why) = super::words::why_no_core(listed) {
+            return Err(UnpackError::NoCore { id: id.to_string(), why });
+        }
+        let opened = layout.open_cores().and_then(|dir| tree::open_file_below(dir.as_fd(), &file_name(id)));
+        match opened.map(File::from).and_then(|file| Ok((file.metadata()?.is_file(), file))) {
+            Ok((true, file)) => Ok(Self { file, path, bytes: listed.record.core.bytes }),
+            Ok((false, _)) => Err(UnpackError::Open { path, error: io::Error::other("not a regular file") }),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                Err(UnpackError::NoCore { id: id.to_string(), why: "its file was deleted a moment ago" })
+            }
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => Err(UnpackError::Denied { path }),
+            Err(error) => Err(UnpackError::Open { path, error }),
+        }
+    }
+
+    /// Decompresses the core into `to` (shown as `name`), leaving holes where it is zero.
+    pub(super) fn unpack_to(&self, to: &File, name: &PathBuf, interrupts: &Interrupts) -> Result<(), CliError> {
+        let failed = |error| UnpackError::Write { to: name.clone(), error };
+        let mut at = 0;
+        self.unpack(|chunk| {
+            if let Some(signal) = interrupts.arrived() {
+                return Err(CliError::Interrupted(signal));
+            }
+            write_sparse(to, chunk, at).map_err(failed)?;
+            at += chunk.len() as u64;
+            Ok(())
+        })?;
+        Ok(to.set_len(at).map_err(failed)?)
+    }
+
+    /// Decompresses the core into a stream.
+    pub(super) fn stream_to(&self, out: &mut dyn Write) -> Result<(), CliError> {
+        self.unpack(|chunk| Ok(out.write_all(chunk)?))
+    }
+
+    fn unpack(&self, mut take: impl FnMut(&[u8]) -> Result<(), CliError>) -> Result<(), CliError> {
+        let damaged = |error| UnpackError::Damaged { path: self.path.clone(), error };
+        let wrong_length = |found| UnpackError::Length { path: self.path.clone(), found, expected: self.bytes };
+        // The frames of record and seek table are skipped by every zstd (RFC 8878, 3.1.2), and frames simply follow each other.
+        let mut core = zstd::stream::read::Decoder::new(&self.file).map_err(damaged)?;
+        let bar = progress(self.bytes);
+        let mut chunk = vec![0; CHUNK];
+        let mut found = 0;
+        loop {
+            let count = fill(&mut core, &mut chunk).map_err(damaged)?;
+            found += count as u64;
+            // Of a file that would unpack without an end no more is written than the record allows.
+            if found > self.bytes {
+                return Err(wrong_length(found).into());
+            }
+            take(&chunk[..count])?;
+            bar.set_position(found);
+            if count < chunk.len() {
+                break;
+            }
+        }
+        bar.finish_and_clear();
+        if found == self.bytes { Ok(()) } else { Err(wrong_length(found).into()) }
+    }
+
+    /// Copies the file as it is.
+    pub(super) fn copy(&self, mut take: impl FnMut(&[u8]) -> Result<(), CliError>) -> Result<(), CliError> {
+        let failed = |error| UnpackError::Open { path: self.path.clone(), error };
+        let bar = progress(self.file.metadata().map_err(failed)?.len());
+        let mut chunk = vec![0; CHUNK];
+        loop {
+            let count = fill(&mut &self.file, &mut chunk).map_err(failed)?;
+            take(&chunk[..count])?;
+            bar.inc(count as u64);
+            if count < chunk.len() {
+                bar.finish_and_clear();
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// A bar on standard error; on anything but a terminal it is not drawn.
+fn progress(total: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template("{bar:30} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left");
+    ProgressBar::new(total).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+/// Reads until `buffer` is full or the source ends.
+fn fill(from: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut count = 0;
+    while count < buffer.len() {
+        match from.read(&mut buffer[count..]) {
+            Ok(0) => break,
+            Ok(more) => count += more,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(count)
+}
+
+/// Writes the blocks of `chunk` that are not zero to where they belong.
+fn write_sparse(to: &File, chunk: &[u8], at: u64) -> io::Result<()> {
+    const ZERO: [u8; BLOCK] = [0; BLOCK];
+    let is_zero = |block: &[u8]| *block == ZERO[..block.len()];
+    let mut begin = 0;
+    for run in chunk.chunks(BLOCK).collect::<Vec<_>>().chunk_by(|left, right| is_zero(left) == is_zero(right)) {
+        let end = begin + run.iter().map(|block| block.len()).sum::<usize>();
+        if !is_zero(run[0]) {
+            to.write_all_at(&chunk[begin..end], at + begin as u64)?;
+        }
+        begin = end;
+    }
+    Ok(())
+}

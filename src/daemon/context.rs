@@ -1,0 +1,227 @@
+//! What every conversation shares.
+
+use crate::capture::Progress;
+use crate::config::{self, Config};
+use crate::crash::CrashId;
+use crate::policy::storm::{Kind, Rule, Storms, Verdict};
+use crate::report::{ErrorKind, Metrics};
+use crate::store::{Catalog, Layout, Ledger, OpenReport};
+use crate::sys::clock;
+use crate::wire::paths::Root;
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, SystemTime};
+use tokio::sync::{Semaphore, watch};
+
+pub(super) struct Context {
+    pub(super) root: Root,
+    pub(super) metrics: Metrics,
+    pub(super) ledger: Arc<Ledger>,
+    pub(super) catalog: Catalog,
+    pub(super) progress: Progress,
+    /// Captures at once: one a processor, the others wait with their processes parked.
+    pub(super) workers: Semaphore,
+    /// Reads of crashed processes' memory at once. One of them may hang for ever on a dead mount; when all do, crashes are
+    /// recorded without what those reads would have told.
+    pub(super) probes: Arc<Semaphore>,
+    pub(super) config: Mutex<Config>,
+    storms: Mutex<Storms>,
+    turns: Mutex<HashMap<CrashId, Weak<tokio::sync::Mutex<()>>>>,
+    cancels: Mutex<Vec<Weak<AtomicBool>>>,
+    stopping: watch::Sender<bool>,
+    recorded: AtomicU64,
+    /// Evictions that the metrics know of.
+    evictions: AtomicU64,
+}
+
+const PROBES: usize = 16;
+
+impl Context {
+    /// Opens the store and starts the catalog's writer. A catalog that can't be opened stops nobody: crashes stay in the
+    /// spool until it can.
+    pub(super) fn start(root: Root, layout: &Layout, metrics: Metrics) -> io::Result<Arc<Self>> {
+        let ledger = Arc::new(Ledger::new(open_cores(layout)?));
+        let progress = Progress::default();
+        let beat = progress.join("the catalog's writer");
+        let (opened, open_reports) = std::sync::mpsc::channel();
+        let counted = metrics.clone();
+        let on_open = move |report: OpenReport| {
+            counted.restore(&report.counts);
+            counted.catalog_up.set(1);
+            tell(&report, &counted);
+            let _ = opened.send(report.recent);
+        };
+        let catalog = Catalog::start(layout.catalog.clone(), Arc::clone(&ledger), Box::new(on_open), Box::new(move || beat.work()));
+        let (catalog, failed) = catalog?;
+        if let Some(error) = failed {
+            tracing::error!("{error}: crashes stay in the spool until it can be opened");
+            metrics.error(ErrorKind::Catalog);
+        }
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let context = Self {
+            root,
+            metrics,
+            ledger,
+            catalog,
+            progress,
+            workers: Semaphore::new(processors),
+            probes: Arc::new(Semaphore::new(PROBES)),
+            config: Mutex::default(),
+            storms: Mutex::default(),
+            turns: Mutex::default(),
+            cancels: Mutex::default(),
+            stopping: watch::Sender::new(false),
+            recorded: AtomicU64::new(0),
+            evictions: AtomicU64::new(0),
+        };
+        context.reload();
+        context.replay(open_reports.try_recv().unwrap_or_default());
+        Ok(Arc::new(context))
+    }
+
+    /// Reads the configuration and puts it in force; what is wrong in it is said, line by line.
+    pub(super) fn reload(&self) {
+        let loaded = config::load(&self.root);
+        for problem in &loaded.problems {
+            tracing::warn!("{problem}");
+        }
+        self.metrics.config_problems.set(i64::try_from(loaded.problems.len()).unwrap_or(i64::MAX));
+        self.ledger.set_limits(loaded.config.max_use, loaded.config.keep_free);
+        *lock(&self.config) = loaded.config;
+        self.refresh();
+    }
+
+    /// The storm rule's word on a crash of this kind, now.
+    pub(super) fn storm(&self, rule: Rule, kind: &Kind) -> Verdict {
+        lock(&self.storms).decide(rule, kind, clock::since_boot())
+    }
+
+    /// Lets the storm rule see again what an earlier daemon stored: a restart opens no new windows.
+    fn replay(&self, recent: Vec<(u64, String, Option<u32>)>) {
+        let rule = self.config().storm;
+        let (now, wall) = (clock::since_boot(), SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default());
+        let mut storms = lock(&self.storms);
+        for (time_us, program, signal) in recent {
+            let age = wall.saturating_sub(Duration::from_micros(time_us));
+            if let Some(at) = now.checked_sub(age).filter(|_| age < rule.interval) {
+                storms.decide(rule, &Kind { program, signal }, at);
+            }
+        }
+    }
+
+    pub(super) fn config(&self) -> Config {
+        lock(&self.config).clone()
+    }
+
+    /// One conversation about a crash at a time: who offers it again waits for the one before.
+    pub(super) fn turn(&self, id: &CrashId) -> Arc<tokio::sync::Mutex<()>> {
+        let mut turns = lock(&self.turns);
+        if let Some(turn) = turns.get(id).and_then(Weak::upgrade) {
+            return turn;
+        }
+        turns.retain(|_, turn| turn.strong_count() > 0);
+        let turn = Arc::new(tokio::sync::Mutex::new(()));
+        turns.insert(id.clone(), Arc::downgrade(&turn));
+        turn
+    }
+
+    /// A switch that calls a capture off, and that [`Self::cancel_all`] throws as well.
+    pub(super) fn cancel_switch(&self) -> Arc<AtomicBool> {
+        let switch = Arc::new(AtomicBool::new(false));
+        let mut cancels = lock(&self.cancels);
+        cancels.retain(|switch| switch.strong_count() > 0);
+        cancels.push(Arc::downgrade(&switch));
+        switch
+    }
+
+    pub(super) fn cancel_all(&self) {
+        for switch in lock(&self.cancels).iter().filter_map(Weak::upgrade) {
+            switch.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// From now on nothing new is begun.
+    pub(super) fn stop(&self) {
+        self.stopping.send_replace(true);
+    }
+
+    /// Returns when the daemon stops.
+    pub(super) async fn stopped(&self) {
+        let mut stopping = self.stopping.subscribe();
+        // The sender lives as long as this context.
+        let _ = stopping.wait_for(|stopping| *stopping).await;
+    }
+
+    pub(super) fn recorded_one(&self) {
+        self.recorded.fetch_add(1, Ordering::Relaxed);
+        self.refresh();
+    }
+
+    /// Brings the gauges up to date.
+    pub(super) fn refresh(&self) {
+        let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        let (bytes, cores) = self.ledger.usage();
+        let limits = self.ledger.limits();
+        self.metrics.stored_bytes.set(gauge(bytes));
+        self.metrics.stored_cores.set(gauge(cores as u64));
+        self.metrics.quota_max_use.set(gauge(limits.max_use));
+        self.metrics.quota_keep_free.set(gauge(limits.keep_free));
+        let evictions = self.ledger.evictions();
+        let known = self.evictions.swap(evictions, Ordering::Relaxed);
+        self.metrics.evicted.inc_by(evictions.saturating_sub(known));
+    }
+
+    /// The line for `systemctl status`.
+    pub(super) fn status(&self) -> String {
+        let (bytes, cores) = self.ledger.usage();
+        let problems = match self.metrics.config_problems.get() {
+            0 => String::new(),
+            count => format!("; {count} lines of the configuration are not in force (see the log)"),
+        };
+        format!(
+            "{} crashes since the start, {cores} cores stored ({} MiB of {} MiB){problems}",
+            self.recorded.load(Ordering::Relaxed),
+            bytes >> 20,
+            self.ledger.limits().max_use >> 20,
+        )
+    }
+
+    /// The directories that shims may have saved crashes in.
+    pub(super) fn spools(&self) -> [PathBuf; 2] {
+        [self.root.state_dir(), self.root.run_dir()]
+    }
+}
+
+fn tell(report: &OpenReport, metrics: &Metrics) {
+    if let Some(aside) = &report.put_aside {
+        tracing::error!("the catalog was damaged: put aside as {} and rebuilt from the cores", aside.display());
+        metrics.error(ErrorKind::Catalog);
+    }
+    if report.restored > 0 {
+        tracing::info!("{} cores had no row in the catalog: they have one again", report.restored);
+    }
+    if report.missing > 0 {
+        tracing::warn!("{} cores of the catalog are gone", report.missing);
+    }
+}
+
+fn open_cores(layout: &Layout) -> io::Result<OwnedFd> {
+    use std::os::unix::fs::DirBuilderExt;
+    let at = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", layout.cores.display()));
+    match std::fs::DirBuilder::new().mode(0o755).create(&layout.cores) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        // Read-only: there may still be a directory.
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {}
+        made => made.map_err(at)?,
+    }
+    layout.open_cores().map_err(at)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing in here is left half changed by a panic.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

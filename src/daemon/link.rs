@@ -1,0 +1,140 @@
+//! The daemon's end of a conversation with a shim.
+
+use crate::sys::fdpass;
+use crate::wire::{Answer, FdKind, HEADER_LEN, Header, Kind, Offer, Reply, Wanted, WireError};
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+use thiserror::Error;
+use tokio::io::{AsyncWriteExt, Interest};
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+/// A shim reads what it is told at once; one that does not has been stopped.
+const SEND_WITHIN: Duration = Duration::from_secs(5);
+
+#[derive(Debug, Error)]
+pub(super) enum LinkError {
+    /// Not one of our messages.
+    #[error("{0}")]
+    Wire(#[from] WireError),
+    /// The stream broke, or the shim has gone.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// The shim said nothing in time.
+    #[error("the shim said nothing for {} s", .0.as_secs())]
+    Silent(Duration),
+}
+
+/// One message of a shim.
+pub(super) enum Message {
+    Offer(Box<Offer>, Vec<(FdKind, OwnedFd)>),
+    Reply(Reply, Option<OwnedFd>),
+    Released,
+}
+
+pub(super) struct Link {
+    stream: UnixStream,
+    bytes: Vec<u8>,
+    fds: VecDeque<OwnedFd>,
+}
+
+impl Link {
+    pub(super) fn new(stream: UnixStream) -> Self {
+        Self { stream, bytes: Vec::new(), fds: VecDeque::new() }
+    }
+
+    /// The next message. May be dropped and called again: what has arrived is kept.
+    pub(super) async fn receive(&mut self) -> Result<Message, LinkError> {
+        loop {
+            if let Some(message) = self.take()? {
+                return Ok(message);
+            }
+            let mut buffer = [0; 16 * 1024];
+            let stream = &self.stream;
+            let received = stream
+                .async_io(Interest::READABLE, || fdpass::recv_with_fds(stream.as_fd(), &mut buffer))
+                .await;
+            let (count, fds) = received.map_err(|error| match error.kind() {
+                ErrorKind::InvalidData => LinkError::Wire(WireError::Descriptors { announced: 0, arrived: fdpass::SCM_MAX_FD }),
+                _ => LinkError::Io(error),
+            })?;
+            if count == 0 {
+                return Err(LinkError::Io(ErrorKind::UnexpectedEof.into()));
+            }
+            self.bytes.extend_from_slice(&buffer[..count]);
+            self.fds.extend(fds);
+        }
+    }
+
+    /// The next message, within `limit`.
+    pub(super) async fn receive_within(&mut self, limit: Duration) -> Result<Message, LinkError> {
+        timeout(limit, self.receive()).await.map_err(|_| LinkError::Silent(limit))?
+    }
+
+    /// A whole message out of what has arrived.
+    fn take(&mut self) -> Result<Option<Message>, LinkError> {
+        let Some(header) = self.bytes.first_chunk::<HEADER_LEN>() else { return Ok(None) };
+        let header = Header::decode(header)?;
+        let end = HEADER_LEN + header.payload_len;
+        if self.bytes.len() < end {
+            return Ok(None);
+        }
+        let rest = self.bytes.split_off(end);
+        let message = std::mem::replace(&mut self.bytes, rest);
+        // Descriptors arrive with the first byte of their message. A shim never sends two messages without an answer
+        // between them, so what is here belongs to this one.
+        let arrived = self.fds.len();
+        if arrived != header.fds {
+            return Err(WireError::Descriptors { announced: header.fds, arrived }.into());
+        }
+        let fds: Vec<OwnedFd> = self.fds.drain(..).collect();
+        let payload = &message[HEADER_LEN..];
+        match header.kind {
+            Kind::Offer => {
+                let (offer, kinds) = Offer::decode(payload)?;
+                if kinds.len() != fds.len() {
+                    return Err(WireError::Descriptors { announced: kinds.len(), arrived }.into());
+                }
+                Ok(Some(Message::Offer(Box::new(offer), kinds.into_iter().zip(fds).collect())))
+            }
+            Kind::Reply => Ok(Some(Message::Reply(Reply::decode(payload)?, fds.into_iter().next()))),
+            Kind::Released => Ok(Some(Message::Released)),
+            other => Err(WireError::Unexpected(other).into()),
+        }
+    }
+
+    pub(super) async fn send(&mut self, answer: &Answer) -> Result<(), LinkError> {
+        let message = answer.encode();
+        timeout(SEND_WITHIN, self.stream.write_all(&message)).await.map_err(|_| LinkError::Silent(SEND_WITHIN))??;
+        Ok(())
+    }
+
+    /// Asks the shim for something. `Ok(None)`: it could not get it.
+    pub(super) async fn ask(&mut self, wanted: Wanted) -> Result<Option<(Reply, Option<OwnedFd>)>, LinkError> {
+        const ANSWER_WITHIN: Duration = Duration::from_secs(4);
+        self.send(&Answer::Request(wanted)).await?;
+        match self.receive_within(ANSWER_WITHIN).await? {
+            Message::Reply(reply, fd) => Ok((reply.errno == 0).then_some((reply, fd))),
+            Message::Offer(..) => Err(WireError::Unexpected(Kind::Offer).into()),
+            Message::Released => Err(WireError::Unexpected(Kind::Released).into()),
+        }
+    }
+
+    /// Lets the process go, and makes sure that the shim is still this crash's keeper: one that has turned to another daemon
+    /// never answers, and then what was captured here must not be published.
+    pub(super) async fn release(&mut self) -> Result<(), LinkError> {
+        self.send(&Answer::Release).await?;
+        match self.receive_within(SEND_WITHIN).await? {
+            Message::Released => Ok(()),
+            Message::Offer(..) => Err(WireError::Unexpected(Kind::Offer).into()),
+            Message::Reply(..) => Err(WireError::Unexpected(Kind::Reply).into()),
+        }
+    }
+
+    /// Whether root is at the other end.
+    pub(super) fn peer_is_root(&self) -> bool {
+        self.stream.peer_cred().is_ok_and(|peer| peer.uid() == 0)
+    }
+}

@@ -1,0 +1,153 @@
+//! From an offer to a record: who crashed, where, and who may see it.
+
+use super::context::Context;
+use super::probe::probe;
+use crate::crash::text::from_bytes;
+use crate::crash::{CoreReport, CrashKey, NoCore, Origin, Record, auxv, cgroup, signal};
+use crate::elf;
+use crate::policy::access::{self, Facts};
+use crate::sys::clock;
+use crate::wire::{FdKind, MAX_TEXT, Offer};
+use nix::sys::utsname::uname;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, SystemTime};
+
+/// A record without its end, and what goes beside it.
+pub(super) struct Triaged {
+    pub(super) record: Record,
+    /// The user who may read the core.
+    pub(super) reader: Option<u32>,
+}
+
+/// What only the process' own memory tells.
+#[derive(Default)]
+struct FromMemory {
+    cmdline: Vec<u8>,
+    auxv: auxv::Auxv,
+    exe_build_id: Option<String>,
+}
+
+/// The key of the crash that is offered. Without a PID, the shim's own start is what tells it from others.
+pub(super) fn key(offer: &Offer) -> CrashKey {
+    let nameless = u64::try_from(offer.started.as_nanos()).unwrap_or(u64::MAX);
+    CrashKey {
+        boot_id: offer.boot_id.clone(),
+        pid: offer.pid.unwrap_or(0),
+        start_time: if offer.pid.is_some() { offer.start_time } else { nameless },
+    }
+}
+
+/// The record as far as it can be written before the core is read.
+pub(super) async fn triage(context: &Context, offer: &Offer, fds: &[(FdKind, OwnedFd)], origin: Origin) -> Triaged {
+    let mut trouble = offer.trouble.clone();
+    let copy = |wanted: FdKind| fds.iter().find(|(kind, _)| *kind == wanted).and_then(|(_, fd)| fd.try_clone().ok());
+    let (cmdline, auxv, memory) = (copy(FdKind::Cmdline), copy(FdKind::Auxv), copy(FdKind::Mem));
+    let from_memory = match probe(context, move || read_memory(cmdline, auxv, memory)).await {
+        Some(read) => read,
+        None => {
+            trouble.push("the process' memory did not answer in time".to_owned());
+            FromMemory::default()
+        }
+    };
+    let facts = Facts {
+        uid: offer.uid,
+        dumpable: offer.dumpable,
+        secure: from_memory.auxv.secure,
+        same_ids: from_memory.auxv.same_ids,
+        on_host: !offer.namespaces.pid && !offer.namespaces.user && !offer.namespaces.unknown,
+    };
+    let key = key(offer);
+    let host = uname();
+    let host = |of: fn(&nix::sys::utsname::UtsName) -> &std::ffi::OsStr| {
+        host.as_ref().map(|host| of(host).to_string_lossy().into_owned()).unwrap_or_default()
+    };
+    let record = Record {
+        format: Record::FORMAT,
+        id: key.id(),
+        key,
+        time_us: time_us(offer, origin),
+        tid: offer.tid,
+        uid: offer.uid,
+        gid: offer.gid,
+        signal: offer.signal,
+        signal_name: signal::name(offer.signal),
+        comm: from_bytes(&offer.comm),
+        exe: from_bytes(&offer.exe),
+        exe_build_id: from_memory.exe_build_id,
+        cmdline: from_bytes(&from_memory.cmdline),
+        cwd: from_bytes(&offer.cwd),
+        root: from_bytes(&offer.root),
+        hostname: from_bytes(&offer.hostname),
+        place: cgroup::parse(&from_bytes(&offer.cgroup)),
+        in_namespace: offer.namespaces.pid || offer.namespaces.user,
+        privileged: access::is_privileged(&facts),
+        core_limit: offer.core_limit,
+        status: from_bytes(&offer.status),
+        limits: from_bytes(&offer.limits),
+        open_fds: String::new(),
+        kernel: host(nix::sys::utsname::UtsName::release),
+        machine: host(nix::sys::utsname::UtsName::machine),
+        origin,
+        attempt: offer.attempt,
+        held_us: 0,
+        core: CoreReport::none(NoCore::Gone),
+        trouble,
+    };
+    Triaged { record, reader: access::reader(&facts) }
+}
+
+/// When the dump began. `%t` has whole seconds; a live offer is better placed by how long ago its shim started.
+fn time_us(offer: &Offer, origin: Origin) -> u64 {
+    let wall = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    let began = match origin {
+        Origin::Live => wall.saturating_sub(clock::since_boot().saturating_sub(offer.started)),
+        Origin::Spool if offer.time > 0 => Duration::from_secs(offer.time),
+        Origin::Spool => wall,
+    };
+    u64::try_from(began.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// The build-id of an executable's file.
+pub(super) async fn build_id_of(context: &Context, exe: OwnedFd) -> Option<String> {
+    /// Linkers put the notes into the first page.
+    const HEAD: u64 = 64 * 1024;
+    let read = move || {
+        let mut head = Vec::new();
+        File::from(exe).take(HEAD).read_to_end(&mut head).ok()?;
+        elf::build_id_of_file(&head)
+    };
+    probe(context, read).await.flatten()
+}
+
+fn read_memory(cmdline: Option<OwnedFd>, auxv: Option<OwnedFd>, memory: Option<OwnedFd>) -> FromMemory {
+    let read = |fd: Option<OwnedFd>| {
+        let mut bytes = Vec::new();
+        // What can't be read is missing from the record; the crash counts all the same.
+        let _ = fd.map(|fd| File::from(fd).take(MAX_TEXT as u64).read_to_end(&mut bytes));
+        bytes
+    };
+    let mut cmdline = read(cmdline);
+    cmdline.truncate(cmdline.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1));
+    cmdline.iter_mut().filter(|byte| **byte == 0).for_each(|byte| *byte = b' ');
+    let auxv = auxv::parse(&read(auxv));
+    let exe_build_id = memory.and_then(|memory| exe_build_id(&File::from(memory), auxv));
+    FromMemory { cmdline, auxv, exe_build_id }
+}
+
+/// The build-id of the executable as it is mapped: true also when the file was deleted or replaced since.
+fn exe_build_id(memory: &File, auxv: auxv::Auxv) -> Option<String> {
+    /// No linker makes more program headers than a page holds.
+    const MAX_TABLE: u64 = 4096;
+    let read = |address: u64, length: u64| {
+        let mut bytes = vec![0; usize::try_from(length).ok()?];
+        memory.read_exact_at(&mut bytes, address).ok()?;
+        Some(bytes)
+    };
+    let size = if auxv.is_64bit { 56 } else { 32 };
+    let table = read(auxv.phdr?, (auxv.phnum? * size).min(MAX_TABLE))?;
+    let ranges = elf::note_ranges(&table, auxv.phdr?, auxv.is_64bit);
+    ranges.into_iter().take(8).find_map(|range| elf::build_id(&read(range.address, range.length)?))
+}

@@ -1,0 +1,97 @@
+//! The journal's entry for a crash, with the fields that coredumpctl(1), journalctl(1) and systemctl(1) look for.
+//!
+//! Coreward says so under its own name: `SYSLOG_IDENTIFIER=coreward`. The MESSAGE_ID is the well-known one for "a process
+//! dumped core", which coredumpctl lists whoever sent it.
+
+use crate::crash::text::{cut, printable};
+use crate::crash::{CoreOutcome, Record, signal};
+use crate::wire::journal::{MAX_ENTRY, push_field};
+use std::path::Path;
+
+/// "Process PID (COMM) of user UID dumped core" (sd-messages.h).
+const MESSAGE_ID: &str = "fc2e22bc6ee647b6b90729ab34a250b1";
+/// Critical, as every crash of a service is to somebody (syslog(3)).
+const PRIORITY: &str = "2";
+/// Longest value of one field.
+const MAX_VALUE: usize = 8192;
+
+/// The entry as a datagram of the native protocol; `core` is the file, where one was stored.
+pub fn entry(record: &Record, core: Option<&Path>) -> Vec<u8> {
+    let number = |value: Option<u32>| value.map(|value| value.to_string()).unwrap_or_default();
+    let path = core.map(|path| path.display().to_string()).unwrap_or_default();
+    let pid = record.key.pid.to_string();
+    let place = &record.place;
+    let fields = [
+        ("MESSAGE_ID", MESSAGE_ID),
+        ("PRIORITY", PRIORITY),
+        ("SYSLOG_IDENTIFIER", "coreward"),
+        ("MESSAGE", &message(record)),
+        ("COREDUMP_PID", &pid),
+        ("COREDUMP_TID", &number(record.tid)),
+        ("COREDUMP_UID", &number(record.uid)),
+        ("COREDUMP_GID", &number(record.gid)),
+        ("COREDUMP_SIGNAL", &number(record.signal)),
+        ("COREDUMP_SIGNAL_NAME", &format!("SIG{}", record.signal_name)),
+        ("COREDUMP_TIMESTAMP", &record.time_us.to_string()),
+        ("COREDUMP_COMM", &record.comm),
+        ("COREDUMP_EXE", record.exe.strip_suffix(" (deleted)").unwrap_or(&record.exe)),
+        ("COREDUMP_FILENAME", &path),
+        ("COREDUMP_TRUNCATED", if record.core.truncated.is_some() { "1" } else { "" }),
+        ("COREDUMP_HOSTNAME", &record.hostname),
+        ("COREDUMP_BOOT_ID", &record.key.boot_id),
+        ("COREDUMP_RLIMIT", &record.core_limit.to_string()),
+        ("COREDUMP_CMDLINE", &record.cmdline),
+        ("COREDUMP_CGROUP", &place.cgroup),
+        ("COREDUMP_UNIT", place.unit.as_deref().unwrap_or_default()),
+        ("COREDUMP_USER_UNIT", place.user_unit.as_deref().unwrap_or_default()),
+        ("COREDUMP_SLICE", place.slice.as_deref().unwrap_or_default()),
+        ("COREDUMP_CWD", &record.cwd),
+        ("COREDUMP_ROOT", &record.root),
+        ("COREDUMP_PROC_STATUS", &record.status),
+        ("COREDUMP_PROC_LIMITS", &record.limits),
+        ("COREDUMP_OPEN_FDS", &record.open_fds),
+        ("COREWARD_ID", record.id.as_str()),
+        ("COREWARD_CORE", outcome(record)),
+        ("COREWARD_CONTAINER", place.container.as_deref().unwrap_or_default()),
+        ("COREWARD_POD", place.pod.as_deref().unwrap_or_default()),
+        ("COREWARD_EXE_BUILD_ID", record.exe_build_id.as_deref().unwrap_or_default()),
+    ];
+    let mut entry = Vec::new();
+    for (name, value) in fields.into_iter().filter(|(_, value)| !value.is_empty()) {
+        let value = cut(value, MAX_VALUE);
+        // The fields that must be there stand in front: what would make the entry too long is left out.
+        if entry.len() + name.len() + value.len() + 16 <= MAX_ENTRY {
+            push_field(&mut entry, name, value.as_bytes());
+        }
+    }
+    entry
+}
+
+fn message(record: &Record) -> String {
+    let comm = printable(&record.comm);
+    let uid = record.uid.map_or_else(|| "unknown".to_owned(), |uid| uid.to_string());
+    let what = match record.core.outcome {
+        CoreOutcome::Stored => "dumped core".to_owned(),
+        CoreOutcome::None(reason) => format!("crashed, no core was kept ({})", reason.name()),
+    };
+    let truncated = record.core.truncated.map(|cut| format!(", truncated ({})", cut.name())).unwrap_or_default();
+    let meaning = match signal::meaning(record.signal) {
+        "" => String::new(),
+        meaning => format!(": {meaning}"),
+    };
+    format!(
+        "Process {} ({comm}) of user {uid} {what}{truncated}.\nSignal {}{meaning}\nExecutable: {}\nDetails: coreward info {}",
+        record.key.pid,
+        record.signal_name,
+        printable(&record.program()),
+        record.id,
+    )
+}
+
+fn outcome(record: &Record) -> &'static str {
+    match (record.core.outcome, record.core.truncated) {
+        (CoreOutcome::Stored, None) => "stored",
+        (CoreOutcome::Stored, Some(_)) => "truncated",
+        (CoreOutcome::None(_), _) => "none",
+    }
+}

@@ -1,0 +1,11 @@
+//! Journal entries, metrics, the log: what others see of a crash.
+
+mod http;
+mod journal;
+mod log;
+mod metrics;
+
+pub use http::serve;
+pub use journal::entry;
+pub use log::{LogGuard, start as start_log};
+pub use metrics::{ErrorKind, Metrics};

@@ -1,0 +1,50 @@
+//! Files, catalog, accounting, eviction, recovery, access.
+
+mod acl;
+mod catalog;
+mod core_file;
+pub mod format;
+mod ledger;
+mod query;
+mod recover;
+mod schema;
+
+pub use catalog::{Catalog, CatalogError, Inserted, OpenReport};
+pub use core_file::{CoreFile, file_name};
+pub use ledger::{Grant, Ledger};
+pub use query::{CoreState, Filter, Listed, QueryError, find, list, listed_count};
+pub use schema::Count;
+
+use crate::sys::tree;
+use crate::wire::paths::Root;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+/// Where things are below the state directory.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    /// `catalog.db`.
+    pub catalog: PathBuf,
+    /// `cores/`.
+    pub cores: PathBuf,
+    /// Taken by the daemon that is at work.
+    pub lock: PathBuf,
+}
+
+impl Layout {
+    /// The layout of a tree.
+    pub fn of(root: &Root) -> Self {
+        let state = root.state_dir();
+        Self { catalog: state.join("catalog.db"), cores: state.join("cores"), lock: state.join("lock") }
+    }
+
+    /// Opens the directory of the cores.
+    ///
+    /// # Errors
+    /// What openat2(2) says; a symbolic link in the last component is one the daemon's own user could have made.
+    pub fn open_cores(&self) -> io::Result<OwnedFd> {
+        let parent = std::fs::File::open(self.cores.parent().unwrap_or(&self.cores))?;
+        tree::open_dir_below(std::os::fd::AsFd::as_fd(&parent), std::path::Path::new("cores"))
+    }
+}

@@ -1,0 +1,240 @@
+//! Reading the catalog from outside of the daemon, and the core files where the catalog may not be read.
+
+use super::{Layout, file_name, format, recover};
+use crate::crash::{CrashId, Record};
+use crate::wire::paths::Root;
+use rusqlite::{Connection, ErrorCode, OpenFlags, ToSql};
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use thiserror::Error;
+
+/// A crash as it is listed.
+#[derive(Clone, Debug, Serialize)]
+pub struct Listed {
+    /// The record.
+    #[serde(flatten)]
+    pub record: Record,
+    /// What became of the core since.
+    pub core_state: CoreState,
+    /// The core file, where there is one.
+    pub core_file: Option<PathBuf>,
+}
+
+/// Whether a core is there now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CoreState {
+    /// Whole.
+    Stored,
+    /// A part of it.
+    Truncated,
+    /// There never was one.
+    None,
+    /// Deleted to make room.
+    Evicted,
+    /// Deleted by somebody else.
+    Missing,
+}
+
+/// Which crashes.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// An id, a prefix of one, a PID, an executable's path, a unit, a process' name.
+    pub matches: Option<String>,
+    /// Not older, microseconds since 1970.
+    pub since_us: Option<u64>,
+    /// Not newer, microseconds since 1970.
+    pub until_us: Option<u64>,
+    /// At most this many, the newest.
+    pub limit: Option<usize>,
+}
+
+/// Why nothing can be listed.
+#[derive(Debug, Error)]
+pub enum QueryError {
+    /// No catalog.
+    #[error("{0}: there is no catalog: has coreward.service ever run? (systemctl status coreward.socket)")]
+    NoCatalog(PathBuf),
+    /// SQLite's word.
+    #[error("{path}: {error}")]
+    Sqlite {
+        /// The catalog.
+        path: PathBuf,
+        /// What happened.
+        error: rusqlite::Error,
+    },
+    /// A row that can't be understood.
+    #[error("crash {id}: the record can't be understood: {error}")]
+    Record {
+        /// Whose.
+        id: String,
+        /// What happened.
+        error: serde_json::Error,
+    },
+    /// Nothing matches.
+    #[error("no crash matches \"{0}\": `coreward list` shows what there is")]
+    NoMatch(String),
+    /// There is nothing yet.
+    #[error("no crash has been recorded")]
+    Nothing,
+    /// A prefix of several ids.
+    #[error("\"{prefix}\" is the beginning of {count} ids: name more of it")]
+    Ambiguous {
+        /// The prefix.
+        prefix: String,
+        /// How many.
+        count: usize,
+    },
+}
+
+/// The crashes that match, oldest first.
+///
+/// # Errors
+/// No catalog, or one that can't be read.
+pub fn list(root: &Root, filter: &Filter) -> Result<Vec<Listed>, QueryError> {
+    let layout = Layout::of(root);
+    match open(&layout.catalog) {
+        Ok(db) => rows(&db, &layout, filter),
+        // Only root and the administrators may read the catalog. A user sees the cores that are theirs.
+        Err(QueryError::Sqlite { error, .. })
+            if error.sqlite_error_code() == Some(ErrorCode::CannotOpen) && layout.catalog.exists() =>
+        {
+            Ok(readable_cores(&layout, filter))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// How many crashes the catalog has.
+///
+/// # Errors
+/// As [`list`].
+pub fn listed_count(root: &Root) -> Result<u64, QueryError> {
+    let layout = Layout::of(root);
+    let db = open(&layout.catalog)?;
+    let count: i64 = db.query_row("SELECT count(*) FROM crashes", [], |row| row.get(0)).map_err(|error| sqlite(&layout.catalog, error))?;
+    Ok(count.unsigned_abs())
+}
+
+/// The one crash that `name` means; the newest where several do, or where there is no name.
+///
+/// # Errors
+/// None, or a prefix of several ids.
+pub fn find(root: &Root, name: Option<&str>) -> Result<Listed, QueryError> {
+    let filter = Filter { matches: name.map(str::to_owned), ..Filter::default() };
+    let found = list(root, &filter)?;
+    if let Some(name) = name {
+        let is_prefix = found.iter().all(|listed| listed.record.id.as_str().starts_with(name));
+        if is_prefix && found.len() > 1 {
+            return Err(QueryError::Ambiguous { prefix: name.to_owned(), count: found.len() });
+        }
+    }
+    found.into_iter().next_back().ok_or_else(|| name.map_or(QueryError::Nothing, |name| QueryError::NoMatch(name.to_owned())))
+}
+
+fn open(path: &Path) -> Result<Connection, QueryError> {
+    if path.try_exists().is_ok_and(|exists| !exists) {
+        return Err(QueryError::NoCatalog(path.to_owned()));
+    }
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+    let probe = |db: &Connection| db.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()));
+    let opened = Connection::open_with_flags(path, flags).and_then(|db| {
+        db.busy_timeout(Duration::from_secs(5))?;
+        probe(&db).map(|()| db)
+    });
+    let journal = PathBuf::from(format!("{}-wal", path.display()));
+    match opened {
+        // Without a journal nobody writes, and a reader who may not create one can do without it.
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::CannotOpen) && !journal.exists() => {
+            let uri = format!("file:{}?immutable=1", path.display());
+            let db = Connection::open_with_flags(uri, flags).map_err(|error| sqlite(path, error))?;
+            probe(&db).map_err(|error| sqlite(path, error))?;
+            Ok(db)
+        }
+        opened => opened.map_err(|error| sqlite(path, error)),
+    }
+}
+
+fn sqlite(path: &Path, error: rusqlite::Error) -> QueryError {
+    QueryError::Sqlite { path: path.to_owned(), error }
+}
+
+fn rows(db: &Connection, layout: &Layout, filter: &Filter) -> Result<Vec<Listed>, QueryError> {
+    let mut conditions = Vec::new();
+    let mut values: Vec<Box<dyn ToSql>> = Vec::new();
+    if let Some(text) = &filter.matches {
+        conditions.push("(substr(id, 1, length(?)) = ? OR CAST(pid AS TEXT) = ? OR program = ? OR comm = ? OR unit = ? OR unit = ? || '.service')");
+        values.extend((0..7).map(|_| Box::new(text.clone()) as Box<dyn ToSql>));
+    }
+    for (condition, time) in [("time_us >= ?", filter.since_us), ("time_us <= ?", filter.until_us)] {
+        if let Some(time) = time {
+            conditions.push(condition);
+            values.push(Box::new(i64::try_from(time).unwrap_or(i64::MAX)));
+        }
+    }
+    let condition = if conditions.is_empty() { String::new() } else { format!("WHERE {}", conditions.join(" AND ")) };
+    let limit = filter.limit.map_or(-1, |limit| i64::try_from(limit).unwrap_or(i64::MAX));
+    let query = format!("SELECT id, core, record FROM crashes {condition} ORDER BY time_us DESC, id LIMIT {limit}");
+    let read = || -> rusqlite::Result<Vec<(String, String, String)>> {
+        let mut query = db.prepare(&query)?;
+        let parameters: Vec<&dyn ToSql> = values.iter().map(AsRef::as_ref).collect();
+        query.query_map(parameters.as_slice(), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect()
+    };
+    let rows = read().map_err(|error| sqlite(&layout.catalog, error))?;
+    let listed = rows.into_iter().rev().map(|(id, core, record)| {
+        let record: Record = serde_json::from_str(&record).map_err(|error| QueryError::Record { id, error })?;
+        Ok(listed(record, &core, layout))
+    });
+    listed.collect()
+}
+
+fn listed(record: Record, core: &str, layout: &Layout) -> Listed {
+    let file = layout.cores.join(file_name(&record.id));
+    let core_state = match core {
+        "evicted" => CoreState::Evicted,
+        "missing" => CoreState::Missing,
+        "none" => CoreState::None,
+        // A file may be gone since the row was written; it may also be one that this user must not see.
+        _ if file.try_exists().is_ok_and(|exists| !exists) => CoreState::Missing,
+        _ if record.core.truncated.is_some() => CoreState::Truncated,
+        _ => CoreState::Stored,
+    };
+    let core_file = matches!(core_state, CoreState::Stored | CoreState::Truncated).then_some(file);
+    Listed { record, core_state, core_file }
+}
+
+fn readable_cores(layout: &Layout, filter: &Filter) -> Vec<Listed> {
+    let entries = std::fs::read_dir(&layout.cores).into_iter().flatten().flatten();
+    let mut found: Vec<Listed> = entries
+        .filter(|entry| recover::id_of(&entry.path()).is_some())
+        .filter_map(|entry| format::read_record(&mut File::open(entry.path()).ok()?).ok())
+        .filter(|record| matches(record, filter))
+        .map(|record| listed(record, "stored", layout))
+        .collect();
+    found.sort_by_key(|listed| listed.record.time_us);
+    let surplus = filter.limit.map_or(0, |limit| found.len().saturating_sub(limit));
+    found.split_off(surplus)
+}
+
+fn matches(record: &Record, filter: &Filter) -> bool {
+    let named = filter.matches.as_ref().is_none_or(|text| {
+        let unit = record.place.unit.as_deref();
+        record.id.as_str().starts_with(text.as_str())
+            || record.key.pid.to_string() == *text
+            || record.program() == *text
+            || record.comm == *text
+            || unit.is_some_and(|unit| unit == text || unit.strip_suffix(".service") == Some(text.as_str()))
+    });
+    named
+        && filter.since_us.is_none_or(|since| record.time_us >= since)
+        && filter.until_us.is_none_or(|until| record.time_us <= until)
+}
+
+impl Listed {
+    /// The crash's id.
+    pub fn id(&self) -> &CrashId {
+        &self.record.id
+    }
+}

@@ -1,0 +1,68 @@
+//! Setting catalog and files right with each other after any kind of end.
+
+use super::catalog::CatalogError;
+use super::core_file::file_name;
+use super::ledger::Ledger;
+use super::{format, schema};
+use crate::crash::CrashId;
+use crate::sys::tree;
+use nix::dir::Dir;
+use rusqlite::Connection;
+use std::collections::HashSet;
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+/// What was set right.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Recovered {
+    /// Cores without a row: they have one again.
+    pub(super) restored: usize,
+    /// Rows whose core is gone.
+    pub(super) missing: usize,
+}
+
+/// Enters every core file in the ledger, gives a row to those that have none, and marks rows whose file is gone.
+pub(super) fn recover(db: &mut Connection, ledger: &Ledger) -> Result<Recovered, CatalogError> {
+    let mut recovered = Recovered::default();
+    let mut known: HashSet<String> = {
+        let mut query = db.prepare("SELECT id FROM crashes WHERE core = 'stored'")?;
+        query.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?
+    };
+    let adding = db.transaction()?;
+    for id in core_ids(ledger.dir())? {
+        let Ok(file) = tree::open_file_below(ledger.dir().as_fd(), &file_name(&id)) else { continue };
+        let mut file = File::from(file);
+        let (size, changed) = file.metadata().map(|data| (data.len(), data.mtime()))?;
+        let mut time_us = u64::try_from(changed).unwrap_or(0) * 1_000_000;
+        if !known.remove(id.as_str()) {
+            match format::read_record(&mut file) {
+                Ok(record) if record.id == id => {
+                    time_us = record.time_us;
+                    recovered.restored += usize::from(schema::insert(&adding, &record)?.is_some());
+                }
+                Ok(record) => tracing::warn!("{}: its record is that of crash {}", file_name(&id).display(), record.id),
+                Err(error) => tracing::warn!("{}: {error}", file_name(&id).display()),
+            }
+        }
+        ledger.settle(0, id, time_us, size);
+    }
+    for id in known.iter().filter_map(|id| CrashId::parse(id)) {
+        schema::mark(&adding, &id, "missing")?;
+        recovered.missing += 1;
+    }
+    adding.commit()?;
+    Ok(recovered)
+}
+
+fn core_ids(dir: &OwnedFd) -> Result<Vec<CrashId>, CatalogError> {
+    let mut listing = Dir::from_fd(dir.try_clone()?).map_err(std::io::Error::from)?;
+    let names = listing.iter().filter_map(|entry| Some(entry.ok()?.file_name().to_str().ok()?.to_owned()));
+    Ok(names.filter_map(|name| id_of(Path::new(&name))).collect())
+}
+
+/// The crash whose core has this file name.
+pub(super) fn id_of(path: &Path) -> Option<CrashId> {
+    path.file_name()?.to_str()?.strip_suffix(".core.zst").and_then(CrashId::parse)
+}

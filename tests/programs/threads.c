@@ -1,0 +1,30 @@
+/* THREADS threads (argument, 8 by default) that wait in a named function; the last one dies of SIGSEGV. */
+#include <pthread.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+static int *volatile nowhere;
+static pthread_barrier_t barrier;
+
+__attribute__((noinline)) void wait_for_ever(void) { for (;;) pause(); }
+__attribute__((noinline)) void crash_here(void) { *nowhere = 1; }
+
+static void *run(void *last) {
+    pthread_barrier_wait(&barrier);
+    if (last) { usleep(50000); crash_here(); }
+    wait_for_ever();
+    return 0;
+}
+
+int main(int argc, char **argv) {
+    long count = argc > 1 ? atol(argv[1]) : 8;
+    pthread_attr_t attributes;
+    pthread_attr_init(&attributes);
+    pthread_attr_setstacksize(&attributes, 128 * 1024);
+    pthread_barrier_init(&barrier, 0, (unsigned)count);
+    for (long i = 0; i < count; i++) {
+        pthread_t thread;
+        if (pthread_create(&thread, &attributes, run, i == count - 1 ? &barrier : 0)) return 2;
+    }
+    wait_for_ever();
+}

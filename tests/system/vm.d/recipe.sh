@@ -1,0 +1,130 @@
+#!/bin/bash
+# What a base image is made of: recipe.sh SUITE DIR INIT leaves root.img,
+# vmlinuz and initrd in DIR. Run by image.sh; the text of this file and of INIT
+# are the cache key.
+set -euo pipefail
+export PATH=$PATH:/usr/sbin:/sbin
+
+# Beside what the scenarios call: busybox for the initrd and for containers that
+# have nothing else, libcap2-bin for programs with file capabilities. Not
+# systemd-coredump: its package conflicts with ours. The kernel comes later.
+packages=(
+    systemd-sysv udev dbus systemd-container procps curl jq zstd acl attr libcap2-bin
+    gcc libc6-dev gdb python3 busybox-static prometheus
+)
+
+main() { # SUITE DIR INIT
+    local suite=$1 dir=$2 init=$3 base=${1%-backports} root=$2/root uri
+    mkdir "$root"
+    apt_options >"$dir/apt.conf"
+    uri=$(mirror)
+    mmdebstrap --mode=root --format=directory --variant=apt \
+        --include="$(IFS=,; echo "${packages[*]}")" \
+        --aptopt="$dir/apt.conf" --aptopt='Acquire::Languages "none"' \
+        --dpkgopt='path-exclude=/usr/share/doc/*' \
+        --dpkgopt='path-exclude=/usr/share/man/*' \
+        --dpkgopt='path-exclude=/usr/share/locale/*' \
+        --setup-hook="'$0' --sources '$suite' \"\$1\"" \
+        --customize-hook="'$0' --customize '$suite' \"\$1\"" \
+        "$base" "$root" ${uri:+"$uri"}
+    finish_root "$root"
+    cp "$root"/boot/vmlinuz-* "$dir/vmlinuz"
+    make_initrd "$root" "$dir/initrd" "$init"
+    rm -rf "${root:?}"/boot/*
+    # Sparse; what is not used costs nothing. No journal and no reserve: the
+    # image is never written to, each run writes to a snapshot and drops it.
+    truncate -s 6G "$dir/root.img"
+    mkfs.ext4 -q -O ^has_journal -m 0 -d "$root" "$dir/root.img"
+    rm -rf --one-file-system "$root" "$dir/apt.conf"
+}
+
+# No name of a mirror here: what this machine's apt takes Debian from is used, and
+# when it takes Debian from nowhere, mmdebstrap's own default.
+mirror() {
+    command -v apt-get >/dev/null || return 0
+    # shellcheck disable=SC2016 # the variables are apt's
+    apt-get indextargets --format '$(LABEL)|$(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
+        awk -F'|' '$1 == "Debian" && !n++ { print $2 }'
+}
+
+# Proxies and the like of this machine's apt.
+apt_options() {
+    command -v apt-config >/dev/null || return 0
+    apt-config dump --format '%F "%v";%n' Acquire |
+        { grep -E '^Acquire::(https?::|Check-|Retries)' || true; } | { grep -v '""' || true; }
+}
+
+# Hook, before apt reads its sources: adds the backports beside the base suite.
+sources() { # SUITE ROOT
+    local suite=$1 list=$2/etc/apt/sources.list base=${1%-backports}
+    if [[ $suite == *-backports ]]; then
+        sed -n "s/ $base / $suite /p" "$list" >"$list.d/backports.list"
+    fi
+}
+
+# Hook, while the root still has its package lists, /proc and a network.
+customize() { # SUITE ROOT
+    local suite=$1 root=$2
+    # INITRD=No: the kernel's own hook would spend half a minute on an initrd
+    # with all of udev in it; ours has one shell script.
+    INITRD=No chroot "$root" apt-get install -y --no-install-recommends -t "$suite" linux-image-cloud-amd64
+    # coredumpctl without the package around it, to see our crashes through it.
+    # shellcheck disable=SC2016 # for the inner shell
+    chroot "$root" sh -euc '
+        cd /tmp
+        apt-get download systemd-coredump
+        dpkg-deb -x systemd-coredump_*.deb /opt/systemd-coredump
+        if ldd /opt/systemd-coredump/usr/bin/coredumpctl | grep "not found"; then exit 1; fi
+        python3 -c "import ctypes, faulthandler"
+        useradd --uid 1000 --create-home --shell /bin/bash alice
+        useradd --uid 1001 --create-home --shell /bin/bash bob
+    '
+}
+
+# The system as it should be found at each boot: known names, nothing that
+# happens only at a first boot, nothing that starts by the clock.
+finish_root() { # ROOT
+    local root=$1 unit
+    echo guest >"$root/etc/hostname"
+    printf '127.0.0.1 localhost guest\n' >"$root/etc/hosts"
+    : >"$root/etc/resolv.conf"
+    # A constant: an empty one means first boot, and that enables every unit anew.
+    echo c0fe9a2d5b0e4c2f8a3d41d0c0ffee42 >"$root/etc/machine-id"
+    touch "$root/etc/.updated" "$root/var/.updated"
+    # apt in the guest works from files alone; what the build set is not its own.
+    rm -f "$root"/etc/apt/sources.list "$root"/etc/apt/sources.list.d/* \
+        "$root"/etc/apt/apt.conf.d/99mmdebstrap "$root"/etc/dpkg/dpkg.cfg.d/99mmdebstrap
+    rm -f "$root"/etc/systemd/system/timers.target.wants/*
+    rm -f "$root"/etc/systemd/system/multi-user.target.wants/prometheus*
+    for unit in getty.target systemd-tmpfiles-clean.timer e2scrub_reap.service; do
+        ln -sf /dev/null "$root/etc/systemd/system/$unit"
+    done
+}
+
+# busybox, the modules between the kernel and its root, and our init.
+make_initrd() { # ROOT FILE INIT
+    local root=$1 file=$2 tree=$1/tmp/initrd version n=10 module path
+    version=$(basename "$root"/lib/modules/*)
+    mkdir -p "$tree"/{bin,dev,modules,root}
+    cp "$root/usr/bin/busybox" "$tree/bin/" 2>/dev/null || cp "$root/bin/busybox" "$tree/bin/"
+    install -m 755 "$3" "$tree/init"
+    # crc32c is what ext4 asks the kernel's crypto for by name. Some kernels have
+    # some of these built in: modprobe prints no insmod for them.
+    for module in virtio_pci virtio_blk virtio_console crc32c_generic ext4; do
+        while read -r path; do
+            n=$((n + 1))
+            cp "$root$path" "$tree/modules/$n-$(basename "$path")"
+        done < <(chroot "$root" modprobe -S "$version" --show-depends "$module" | awk '$1 == "insmod" { print $2 }')
+    done
+    find "$tree/modules" -name '*.xz' -exec xz -d {} +
+    # The guest's cpio: this machine needs none. Modules named twice are skipped by init.
+    # shellcheck disable=SC2016
+    chroot "$root" sh -c 'cd /tmp/initrd && find . | busybox cpio -o -H newc' | gzip -1 >"$file"
+    rm -rf "$tree"
+}
+
+case $1 in
+    --sources) sources "$2" "$3" ;;
+    --customize) customize "$2" "$3" ;;
+    *) main "$@" ;;
+esac
