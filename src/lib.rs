@@ -25,3 +25,5 @@ pub mod store;
 pub mod report;
 #[cfg(feature = "full")]
 pub mod daemon;
+#[cfg(feature = "full")]
+pub mod cli;

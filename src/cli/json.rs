@@ -20,7 +20,7 @@ impl Formatter for Careful {
             let mut room = [0; 4];
             let text = character.encode_utf8(&mut room);
             // serde_json has taken the backslash and what is below U+0020 out of its fragments.
-            if (character.is_ascii() && character != '\u{7f}') || printable(text) == text {
+            if (character.is_ascii() && character != '\u{7f}') || printable(text) == *text {
                 out.write_all(text.as_bytes())?;
             } else {
                 for unit in character.encode_utf16(&mut [0; 2]) {

@@ -1,20 +1,22 @@
 //! `coreward list`.
 
-use super::{CliError, Which, human, json, say, table, time, words};
+use super::{CliError, human, json, say, table, time, words};
 use crate::crash::text::printable;
 use crate::store::{self, CoreState, Filter, Listed};
 use crate::wire::paths::Root;
 use clap::Args;
 use jiff::Timestamp;
-use nix::unistd::{Uid, gethostname};
+use nix::sys::utsname::uname;
+use nix::unistd::Uid;
 use std::io::Write;
 use std::process::ExitCode;
 
 /// Options of `list`.
 #[derive(Args, Debug)]
 pub(super) struct Options {
-    #[command(flatten)]
-    which: Which,
+    /// Only crashes of this id or its beginning, PID, path of an executable, unit, or name of a process [default: all]
+    #[arg(value_name = "MATCH")]
+    name: Option<String>,
     /// Only crashes at this time or later
     ///
     /// A TIME is written as journalctl(1) takes it: "2026-01-02", "2026-01-02 10:00", "10:00", "today", "yesterday", "-1h",
@@ -37,7 +39,7 @@ pub(super) struct Options {
 
 pub(super) fn run(root: &Root, options: Options, out: &mut dyn Write) -> Result<ExitCode, CliError> {
     let filter = Filter {
-        matches: options.which.name,
+        matches: options.name,
         since_us: options.since.map(microseconds),
         until_us: options.until.map(microseconds),
         limit: options.limit,
@@ -53,7 +55,7 @@ pub(super) fn run(root: &Root, options: Options, out: &mut dyn Write) -> Result<
         say(&format!("No crash.{whose}"));
         return Ok(ExitCode::SUCCESS);
     }
-    let here = gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let here = uname().map(|names| names.nodename().to_string_lossy().into_owned()).unwrap_or_default();
     let (header, rows) = columns(&listed, &here);
     for line in table::lines((!options.no_legend).then_some(header.as_slice()), &rows) {
         writeln!(out, "{line}")?;
@@ -144,7 +146,13 @@ pub(super) mod tests {
             origin: Origin::Live,
             attempt: 1,
             held_us: 1500,
-            core: CoreReport { outcome: CoreOutcome::Stored, bytes: 8192, expected: 8192, stored: 2048, truncated: None },
+            core: CoreReport {
+                outcome: CoreOutcome::Stored,
+                bytes: 8192,
+                expected: 8192,
+                stored: 2048,
+                truncated: None,
+            },
             trouble: Vec::new(),
         };
         Listed { record, core_state: CoreState::Stored, core_file: Some("/cores/x".into()) }
@@ -170,7 +178,7 @@ pub(super) mod tests {
         let (header, rows) = columns(&[listed], "here");
         let shown = table::lines(Some(&header), &rows);
         assert_eq!(shown.len(), 2, "{shown:?}");
-        assert!(shown[1].ends_with(r"/tmp/a\nb\u{1b}[2J  x\ty       h\r"), "{shown:?}");
+        assert!(shown[1].ends_with(r"/tmp/a\nb\u{1b}[2J  x\ty  h\r"), "{shown:?}");
     }
 
     #[test]
@@ -182,6 +190,9 @@ pub(super) mod tests {
         other.record.hostname = "pod-1".to_owned();
         let (header, rows) = columns(&[crash(7), other], "here");
         assert_eq!(header[9..], ["CONTAINER", "HOST"]);
-        assert_eq!((rows[0][9].as_str(), &rows[1][9..]), ("", ["4f5c4f5c4f5c".to_owned(), "pod-1".to_owned()].as_slice()));
+        assert_eq!(
+            (rows[0][9].as_str(), &rows[1][9..]),
+            ("", ["4f5c4f5c4f5c".to_owned(), "pod-1".to_owned()].as_slice())
+        );
     }
 }

@@ -14,6 +14,7 @@ mod part;
 mod register;
 mod saved;
 mod status;
+mod status_text;
 mod sysctl;
 mod table;
 mod time;

@@ -15,7 +15,9 @@ pub(super) enum PartError {
     #[error("{0} is there already: --force replaces it")]
     Exists(PathBuf),
     /// A device, a directory, a link: nothing to be replaced by a core.
-    #[error("{0} is there already and is not a regular file: name another one, or leave -o away and redirect standard output")]
+    #[error(
+        "{0} is there already and is not a regular file: name another one, or leave -o away and redirect standard output"
+    )]
     NotAFile(PathBuf),
     /// The system's word.
     #[error("{path}: {error}")]

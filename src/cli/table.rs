@@ -25,7 +25,8 @@ mod tests {
     #[test]
     fn columns_align_and_nothing_is_cut() {
         let long = "x".repeat(500);
-        let rows = [vec!["1".to_owned(), String::new(), "é".to_owned()], vec!["22".to_owned(), "b".to_owned(), long.clone()]];
+        let rows =
+            [vec!["1".to_owned(), String::new(), "é".to_owned()], vec!["22".to_owned(), "b".to_owned(), long.clone()]];
         let shown = lines(Some(&["A", "B", "C"]), &rows);
         assert_eq!(shown, ["A   B  C".to_owned(), "1   -  é".to_owned(), format!("22  b  {long}")]);
         assert_eq!(lines(None, &rows).len(), 2);

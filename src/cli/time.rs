@@ -8,7 +8,8 @@ use std::time::Duration;
 
 /// `clap`'s parser of `--since` and `--until`.
 pub(super) fn argument(text: &str) -> Result<Timestamp, String> {
-    let expected = "not a time: write \"2026-01-02 10:00\", \"10:00\", today, yesterday, -1h, \"2 days ago\" or @SECONDS";
+    let expected =
+        "not a time: write \"2026-01-02 10:00\", \"10:00\", today, yesterday, -1h, \"2 days ago\" or @SECONDS";
     parse(text, &Zoned::now()).ok_or_else(|| expected.to_owned())
 }
 
@@ -117,9 +118,10 @@ fn rough(time: Duration) -> String {
 mod tests {
     use super::*;
 
-    /// Berlin: UTC+1 in winter.
+    /// By the clock of Berlin, on a machine that need not know of Berlin.
     fn now() -> Zoned {
-        "2026-01-02T10:30:00+01:00[Europe/Berlin]".parse().unwrap()
+        let zone = TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").unwrap();
+        "2026-01-02T09:30:00Z".parse::<Timestamp>().unwrap().to_zoned(zone)
     }
 
     #[test]
@@ -134,7 +136,6 @@ mod tests {
             ("2026-01-02T10:00:07.5+02:00", "2026-01-02T08:00:07.5Z"),
             ("2026-01-02 10:00:07+02:00", "2026-01-02T08:00:07Z"),
             ("2026-01-02 10:00 UTC", "2026-01-02T10:00:00Z"),
-            ("2026-01-02 10:00 America/New_York", "2026-01-02T15:00:00Z"),
             ("Fri 2026-01-02 10:00:00 CET", "2026-01-02T09:00:00Z"),
             ("09:00", "2026-01-02T08:00:00Z"),
             ("09:00:01", "2026-01-02T08:00:01Z"),
@@ -155,9 +156,25 @@ mod tests {
 
     #[test]
     fn what_nobody_can_mean() {
-        for text in ["", "soon", "-", "ago", " ago", "1h", "2026", "2026-13-01", "2026-01-02 25:00", "2026-01-02 10:00 EST", "@", "@x",
-            "-1 parsec", "infinity ago", "-infinity", "@1e300", "10:00 10:00"]
-        {
+        for text in [
+            "",
+            "soon",
+            "-",
+            "ago",
+            " ago",
+            "1h",
+            "2026",
+            "2026-13-01",
+            "2026-01-02 25:00",
+            "2026-01-02 10:00 XYZ",
+            "@",
+            "@x",
+            "-1 parsec",
+            "infinity ago",
+            "-infinity",
+            "@1e300",
+            "10:00 10:00",
+        ] {
             assert_eq!(parse(text, &now()), None, "{text}");
         }
     }

@@ -7,10 +7,10 @@ use crate::sys::tree;
 use crate::wire::paths::Root;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::fs::File;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Seek, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 /// Read and written at once.
@@ -65,11 +65,11 @@ impl Stored {
     }
 
     /// Decompresses the core into `to` (shown as `name`), leaving holes where it is zero.
-    pub(super) fn unpack_to(&self, to: &File, name: &PathBuf, interrupts: &Interrupts) -> Result<(), CliError> {
-        let failed = |error| UnpackError::Write { to: name.clone(), error };
+    pub(super) fn unpack_to(&self, to: &File, name: &Path, interrupts: Option<&Interrupts>) -> Result<(), CliError> {
+        let failed = |error| UnpackError::Write { to: name.to_owned(), error };
         let mut at = 0;
         self.unpack(|chunk| {
-            if let Some(signal) = interrupts.arrived() {
+            if let Some(signal) = interrupts.and_then(Interrupts::arrived) {
                 return Err(CliError::Interrupted(signal));
             }
             write_sparse(to, chunk, at).map_err(failed)?;
@@ -88,6 +88,7 @@ impl Stored {
         let damaged = |error| UnpackError::Damaged { path: self.path.clone(), error };
         let wrong_length = |found| UnpackError::Length { path: self.path.clone(), found, expected: self.bytes };
         // The frames of record and seek table are skipped by every zstd (RFC 8878, 3.1.2), and frames simply follow each other.
+        (&self.file).rewind().map_err(damaged)?;
         let mut core = zstd::stream::read::Decoder::new(&self.file).map_err(damaged)?;
         let bar = progress(self.bytes);
         let mut chunk = vec![0; CHUNK];
@@ -112,6 +113,7 @@ impl Stored {
     /// Copies the file as it is.
     pub(super) fn copy(&self, mut take: impl FnMut(&[u8]) -> Result<(), CliError>) -> Result<(), CliError> {
         let failed = |error| UnpackError::Open { path: self.path.clone(), error };
+        (&self.file).rewind().map_err(failed)?;
         let bar = progress(self.file.metadata().map_err(failed)?.len());
         let mut chunk = vec![0; CHUNK];
         loop {
@@ -159,4 +161,110 @@ fn write_sparse(to: &File, chunk: &[u8], at: u64) -> io::Result<()> {
         begin = end;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::list::tests::crash;
+    use super::*;
+    use crate::store::{CoreState, format};
+    use std::os::unix::fs::MetadataExt;
+
+    struct Fixture {
+        dir: tempfile::TempDir,
+        root: Root,
+        listed: Listed,
+        core: Vec<u8>,
+    }
+
+    /// A core of several frames with a hole in it, in a file as the daemon writes it.
+    fn fixture() -> Fixture {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path());
+        let mut core = vec![7; 3 * CHUNK + 5];
+        core[BLOCK..2 * CHUNK].fill(0);
+        let mut listed = crash(7);
+        listed.record.core.bytes = core.len() as u64;
+        let fixture = Fixture { dir, root, listed, core };
+        fixture.store(&fixture.core);
+        fixture
+    }
+
+    impl Fixture {
+        fn file(&self) -> PathBuf {
+            Layout::of(&self.root).cores.join(file_name(self.listed.id()))
+        }
+
+        fn store(&self, core: &[u8]) {
+            let room = format::record_room(&self.listed.record).unwrap();
+            let mut file = format::record_frame(&self.listed.record, room).unwrap();
+            let mut frames = vec![(u32::try_from(room).unwrap(), 0)];
+            for part in core.chunks(CHUNK + 3) {
+                let frame = zstd::encode_all(part, 1).unwrap();
+                frames.push((u32::try_from(frame.len()).unwrap(), u32::try_from(part.len()).unwrap()));
+                file.extend(frame);
+            }
+            file.extend(format::seek_table(&frames));
+            std::fs::create_dir_all(self.file().parent().unwrap()).unwrap();
+            std::fs::write(self.file(), file).unwrap();
+        }
+
+        fn stream(&self) -> Result<Vec<u8>, CliError> {
+            let mut out = Vec::new();
+            Stored::open(&self.root, &self.listed)?.stream_to(&mut out).map(|()| out)
+        }
+    }
+
+    #[test]
+    fn all_frames_come_out_and_zeros_are_holes() {
+        let it = fixture();
+        assert!(it.stream().unwrap() == it.core);
+        let path = it.dir.path().join("core");
+        let file = File::create(&path).unwrap();
+        let core = Stored::open(&it.root, &it.listed).unwrap();
+        core.unpack_to(&file, &path, None).unwrap();
+        assert!(std::fs::read(&path).unwrap() == it.core);
+        assert!(file.metadata().unwrap().blocks() * 512 <= CHUNK as u64 + 4 * BLOCK as u64, "{:?}", file.metadata());
+        let mut copy = Vec::new();
+        core.copy(|chunk| Ok(copy.write_all(chunk)?)).unwrap();
+        assert!(copy == std::fs::read(it.file()).unwrap());
+    }
+
+    #[test]
+    fn a_core_that_ends_in_zeros_has_its_length() {
+        let mut it = fixture();
+        it.core = vec![0; 2 * CHUNK + 1];
+        it.listed.record.core.bytes = it.core.len() as u64;
+        it.store(&it.core);
+        let path = it.dir.path().join("core");
+        let core = Stored::open(&it.root, &it.listed).unwrap();
+        core.unpack_to(&File::create(&path).unwrap(), &path, None).unwrap();
+        assert!(std::fs::read(&path).unwrap() == it.core);
+    }
+
+    #[test]
+    fn a_damaged_file_is_called_that() {
+        let it = fixture();
+        let mut short = std::fs::read(it.file()).unwrap();
+        short.truncate(short.len() - 60);
+        std::fs::write(it.file(), &short).unwrap();
+        assert!(matches!(it.stream(), Err(CliError::Unpack(UnpackError::Damaged { .. }))));
+        for length in [1, it.core.len() - 1, it.core.len() + 1] {
+            let mut core = it.core.clone();
+            core.resize(length, 0);
+            it.store(&core);
+            assert!(matches!(it.stream(), Err(CliError::Unpack(UnpackError::Length { .. }))), "{length}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_there_is_said_with_its_reason() {
+        let mut it = fixture();
+        std::fs::remove_file(it.file()).unwrap();
+        assert!(it.stream().unwrap_err().to_string().ends_with("its file was deleted a moment ago"));
+        std::os::unix::fs::symlink("/etc/hostname", it.file()).unwrap();
+        assert!(matches!(it.stream(), Err(CliError::Unpack(UnpackError::Open { .. }))), "a link is not followed");
+        it.listed.core_state = CoreState::Evicted;
+        assert!(it.stream().unwrap_err().to_string().contains("deleted to make room"));
+    }
 }

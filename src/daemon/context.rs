@@ -51,7 +51,6 @@ impl Context {
         let counted = metrics.clone();
         let on_open = move |report: OpenReport| {
             counted.restore(&report.counts);
-            counted.catalog_up.set(1);
             tell(&report, &counted);
             let _ = opened.send(report.recent);
         };
@@ -170,6 +169,7 @@ impl Context {
         self.metrics.stored_cores.set(gauge(cores as u64));
         self.metrics.quota_max_use.set(gauge(limits.max_use));
         self.metrics.quota_keep_free.set(gauge(limits.keep_free));
+        self.metrics.catalog_up.set(i64::from(self.catalog.is_open()));
         let evictions = self.ledger.evictions();
         let known = self.evictions.swap(evictions, Ordering::Relaxed);
         self.metrics.evicted.inc_by(evictions.saturating_sub(known));

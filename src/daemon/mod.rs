@@ -78,8 +78,6 @@ fn finish(ended: Result<(), StartError>, log: LogGuard) -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<(), StartError> {
-    // A collector that crashes must not be readable by whoever made it crash, nor be dumped into itself.
-    let _ = nix::sys::prctl::set_dumpable(false);
     // The order matters: names before listenfd takes the variables, everything before threads.
     let sockets = Sockets::inherit()?;
     let watchdog = sd_notify::watchdog_enabled();

@@ -4,68 +4,108 @@ use crate::capture::Progress;
 use crate::crash::text::printable;
 use sd_notify::NotifyState;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+/// How long a stop waits for its own word to be heard.
+const HEARD_WITHIN: Duration = Duration::from_millis(300);
+
+/// What there is to say.
+enum Word {
+    Ready,
+    Reloading,
+    Status(String),
+    Stopping(Sender<()>),
+}
+
+/// The way to the thread that speaks. A manager that does not listen (its queue is full) makes that thread wait, and
+/// nobody else.
 pub(super) struct Notifier {
-    status: Arc<Mutex<Option<String>>>,
+    words: Sender<Word>,
 }
 
 impl Notifier {
-    /// Starts the keeper of the watchdog: a thread of its own, so that a runtime that stands still is found out too.
+    /// Starts the thread: one of its own, so that a runtime that stands still is found out too.
     pub(super) fn start(watchdog: Option<Duration>, progress: Progress) -> io::Result<Self> {
-        let status = Arc::new(Mutex::new(None));
-        let waiting = Arc::clone(&status);
-        thread::Builder::new().name("watchdog".to_owned()).spawn(move || keep(watchdog, &progress, &waiting))?;
-        Ok(Self { status })
+        let (words, said) = channel();
+        thread::Builder::new().name("watchdog".to_owned()).spawn(move || keep(watchdog, &progress, &said))?;
+        Ok(Self { words })
     }
 
     pub(super) fn ready(&self) {
-        send(&[NotifyState::Ready]);
+        self.say(Word::Ready);
+    }
+
+    pub(super) fn reloading(&self) {
+        self.say(Word::Reloading);
     }
 
     pub(super) fn stopping(&self) {
-        send(&[NotifyState::Stopping]);
-    }
-
-    /// `RELOADING=1` with the time that systemd 253 and newer ask for.
-    pub(super) fn reloading(&self) {
-        match NotifyState::monotonic_usec_now() {
-            Ok(now) => send(&[NotifyState::Reloading, now]),
-            Err(_) => send(&[NotifyState::Reloading]),
-        }
+        let (heard, answer) = channel();
+        self.say(Word::Stopping(heard));
+        let _ = answer.recv_timeout(HEARD_WITHIN);
     }
 
     /// The line that `systemctl status` shows. A newline in it would begin another assignment, so it is escaped.
     pub(super) fn status(&self, text: &str) {
-        *self.status.lock().unwrap_or_else(PoisonError::into_inner) = Some(printable(text));
+        self.say(Word::Status(printable(text)));
+    }
+
+    fn say(&self, word: Word) {
+        // The thread ends with the daemon only.
+        let _ = self.words.send(word);
     }
 }
 
-fn keep(watchdog: Option<Duration>, progress: &Progress, status: &Mutex<Option<String>>) {
-    // Three chances in each period; stuck is who has not moved for half of it.
-    let pause = watchdog.map_or(Duration::from_secs(1), |period| (period / 3).min(Duration::from_secs(1)));
+fn keep(watchdog: Option<Duration>, progress: &Progress, words: &Receiver<Word>) {
+    // Three chances in each period.
+    let pause = watchdog.map_or(Duration::from_secs(60), |period| (period / 3).min(Duration::from_secs(1)));
+    let mut next = Instant::now();
     let mut told = None;
+    let mut status = String::new();
     loop {
-        if let Some(text) = status.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            send(&[NotifyState::Status(&text)]);
-        }
-        if let Some(period) = watchdog {
-            match progress.stuck(period / 2) {
-                None => {
-                    told = None;
-                    send(&[NotifyState::Watchdog]);
-                }
-                Some(who) => {
-                    if told.as_ref() != Some(&who) {
-                        tracing::error!("{who} has not moved for {} ms: no keepalive", (period / 2).as_millis());
-                        told = Some(who);
-                    }
+        match words.recv_timeout(next.saturating_duration_since(Instant::now())) {
+            Ok(Word::Ready) => send(&[NotifyState::Ready]),
+            Ok(Word::Reloading) => reloading(),
+            Ok(Word::Status(text)) if text == status => {}
+            Ok(Word::Status(text)) => {
+                send(&[NotifyState::Status(&text)]);
+                status = text;
+            }
+            Ok(Word::Stopping(heard)) => {
+                send(&[NotifyState::Stopping]);
+                let _ = heard.send(());
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                next = Instant::now() + pause;
+                if let Some(period) = watchdog {
+                    keepalive(period, progress, &mut told);
                 }
             }
+            Err(RecvTimeoutError::Disconnected) => return,
         }
-        thread::sleep(pause);
+    }
+}
+
+/// `WATCHDOG=1`, unless somebody at work has not moved for half of the period.
+fn keepalive(period: Duration, progress: &Progress, told: &mut Option<String>) {
+    let stuck = progress.stuck(period / 2);
+    match &stuck {
+        None => send(&[NotifyState::Watchdog]),
+        Some(who) if *told != stuck => {
+            tracing::error!("{who} has not moved for {} ms: no keepalive", (period / 2).as_millis());
+        }
+        Some(_) => {}
+    }
+    *told = stuck;
+}
+
+/// `RELOADING=1` with the time that systemd 253 and newer ask for.
+fn reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => send(&[NotifyState::Reloading, now]),
+        Err(_) => send(&[NotifyState::Reloading]),
     }
 }
 

@@ -41,22 +41,38 @@ pub(super) enum RoadError {
 pub(super) enum Giver {
     /// A shim that holds the process.
     Shim(Link),
-    /// A file.
-    Spool,
+    /// A file of the spool, at the first byte of its core, if there is one.
+    Spool(Option<OwnedFd>),
 }
 
 impl Giver {
     fn origin(&self) -> Origin {
         match self {
             Self::Shim(_) => Origin::Live,
-            Self::Spool => Origin::Spool,
+            Self::Spool(_) => Origin::Spool,
         }
     }
 
     async fn tell(&mut self, answer: &Answer) -> Result<(), LinkError> {
         match self {
             Self::Shim(link) => link.send(answer).await,
-            Self::Spool => Ok(()),
+            Self::Spool(_) => Ok(()),
+        }
+    }
+
+    /// Whether there may be a core.
+    fn has_core(&self, offer: &Offer) -> bool {
+        match self {
+            Self::Shim(_) => !offer.released,
+            Self::Spool(core) => core.is_some(),
+        }
+    }
+
+    /// The core, once.
+    async fn core(&mut self) -> Result<Option<OwnedFd>, LinkError> {
+        match self {
+            Self::Shim(link) => Ok(link.ask(Wanted::Core).await?.and_then(|(_, core)| core)),
+            Self::Spool(core) => Ok(core.take()),
         }
     }
 
@@ -64,7 +80,7 @@ impl Giver {
     async fn release(&mut self) -> Result<(), LinkError> {
         match self {
             Self::Shim(link) => link.release().await,
-            Self::Spool => Ok(()),
+            Self::Spool(_) => Ok(()),
         }
     }
 }
@@ -120,15 +136,15 @@ pub(super) async fn record(
     }
     let mut triaged = triage::triage(context, &offer, &fds, giver.origin()).await;
     let config = context.config();
-    let core = fds.into_iter().find(|(kind, _)| *kind == FdKind::Core).map(|(_, fd)| fd);
-    triaged.record.core = match verdict(context, &config, &triaged.record, core.is_some()) {
+    // What was opened of the process for triage is not needed any more, and must not outlive it here.
+    drop(fds);
+    triaged.record.core = match verdict(context, &config, &triaged.record, giver.has_core(&offer)) {
         Some(reason) => {
-            drop(core);
             giver.tell(&Answer::Release).await?;
             triaged.record.held_us = held_us(&offer, giver);
             CoreReport::none(reason)
         }
-        None => store(context, giver, &offer, &mut triaged, core, &config).await?,
+        None => store(context, giver, &offer, &mut triaged, &config).await?,
     };
     finish(context, giver, triaged.record).await
 }
@@ -154,10 +170,8 @@ async fn store(
     giver: &mut Giver,
     offer: &Offer,
     triaged: &mut Triaged,
-    core: Option<OwnedFd>,
     config: &Config,
 ) -> Result<CoreReport, RoadError> {
-    let Some(core) = core else { return Ok(CoreReport::none(NoCore::Gone)) };
     if let Giver::Shim(link) = giver {
         if let Some((reply, _)) = link.ask(Wanted::OpenFds).await? {
             triaged.record.open_fds = from_bytes(&reply.data);
@@ -169,6 +183,7 @@ async fn store(
             triaged.record.exe_build_id = triage::build_id_of(context, exe).await;
         }
     }
+    let Some(core) = giver.core().await? else { return Ok(CoreReport::none(NoCore::Gone)) };
     let captured = match captured(context, giver, offer, &triaged.record, core, config).await {
         // The process stays parked: its shim offers what is left to the next daemon.
         Err(Failure::Cancelled) => return Err(RoadError::Stopping),
@@ -201,7 +216,6 @@ async fn captured(
         () = stay_in_touch(giver) => return Err(Failure::Cancelled),
     };
     let cancelled = context.cancel_switch();
-    let file = CoreFile::create(context.ledger.dir().as_fd(), record).map_err(Failure::from)?;
     let source = Source::new(core, Arc::clone(&cancelled));
     let limits = Limits {
         process_size_max: config.process_size_max,
@@ -212,8 +226,12 @@ async fn captured(
     let resumed = offer.attempt > 1;
     let ledger = Arc::clone(&context.ledger);
     let beat = context.progress.join(&format!("the capture of process {}", record.key.pid));
-    let mut capture =
-        spawn_blocking(move || capture::capture(Order { source, file, ledger: &ledger, limits, beat: &beat, parse, resumed }));
+    let empty = record.clone();
+    let mut capture = spawn_blocking(move || {
+        beat.work();
+        let file = CoreFile::create(ledger.dir().as_fd(), &empty)?;
+        capture::capture(Order { source, file, ledger: &ledger, limits, beat: &beat, parse, resumed })
+    });
     tokio::select! {
         done = &mut capture => return done.unwrap_or_else(|error| Err(Failure::Read(std::io::Error::other(error)))),
         () = stay_in_touch(giver) => {}

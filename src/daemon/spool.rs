@@ -5,7 +5,7 @@ use super::road::{self, Giver, RoadError};
 use crate::report::ErrorKind;
 use crate::sys::{datagram, tree};
 use crate::wire::paths::{SPOOL, SPOOL_SUFFIX};
-use crate::wire::{FdKind, HEADER_LEN, Header, Kind, Offer, WireError};
+use crate::wire::{HEADER_LEN, Header, Kind, Offer, WireError};
 use nix::dir::Dir;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use std::fs::File;
@@ -72,7 +72,7 @@ async fn take_in_all(context: &Arc<Context>, parent: &Path) -> io::Result<()> {
 async fn take_in_one(context: &Arc<Context>, dir: &OwnedFd, path: &Path, name: &str) {
     let (stem, attempt) = attempt_of(name);
     let path = path.join(name);
-    let aside = |why: &str| {
+    let aside = |name: &str, why: &str| {
         tracing::error!("{}: {why}: put aside as {stem}{ASIDE}", path.display());
         context.metrics.error(ErrorKind::Spool);
         if let Err(error) = rename(dir, name, &format!("{stem}{ASIDE}")) {
@@ -80,7 +80,7 @@ async fn take_in_one(context: &Arc<Context>, dir: &OwnedFd, path: &Path, name: &
         }
     };
     if attempt >= ATTEMPTS {
-        return aside(&format!("{ATTEMPTS} daemons could not take it in"));
+        return aside(name, &format!("{ATTEMPTS} daemons could not take it in"));
     }
     // The name counts the attempts: should this one end the daemon, the next knows of it.
     let name = match attempt_name(stem, attempt + 1) {
@@ -89,12 +89,11 @@ async fn take_in_one(context: &Arc<Context>, dir: &OwnedFd, path: &Path, name: &
     };
     let (mut offer, core) = match open(dir, &name) {
         Ok(opened) => opened,
-        Err(error) => return aside(&error.to_string()),
+        Err(error) => return aside(&name, &error.to_string()),
     };
     // A shim whose daemons died has only the rest of the stream; a file that killed daemons is not parsed.
     offer.attempt = offer.attempt.max(attempt + 1);
-    let core = core.map(|core| (FdKind::Core, core)).into_iter().collect();
-    match road::record(context, &mut Giver::Spool, offer, core).await {
+    match road::record(context, &mut Giver::Spool(core), offer, Vec::new()).await {
         Ok(entry) => {
             if let Err(error) = unlinkat(dir, name.as_str(), UnlinkatFlags::NoRemoveDir) {
                 tracing::error!("{}: it is recorded, but can't be removed: {error}", path.display());

@@ -5,7 +5,7 @@ use super::link::Link;
 use super::{Crash, requests};
 use crate::sys::datagram;
 use crate::wire::paths::Root;
-use crate::wire::{Answer, FdKind, journal, released_message};
+use crate::wire::{Answer, journal, released_message};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd, RawFd};
 use std::thread::sleep;
@@ -14,6 +14,9 @@ use std::time::{Duration, Instant};
 /// How long an offer may stand untaken. A daemon answers in milliseconds, and systemd starts one in a second or two;
 /// a service that waits for its restart should not wait longer than this for a collector that is not there.
 const TAKE_WITHIN: Duration = Duration::from_secs(15);
+/// systemd holds the socket while a daemon starts, restarts or is upgraded. Where there is none, it is only missing for the
+/// moment in which a package is replaced, or for good.
+const SOCKET_WITHIN: Duration = Duration::from_secs(4);
 /// A daemon that has taken a crash says "busy" every two seconds. Silence for this long is a hang.
 const SILENCE: Duration = Duration::from_secs(20);
 /// The third attempt is stored without being parsed; a daemon that dies of that as well won't survive a sixth.
@@ -42,6 +45,7 @@ enum Ended {
 /// Offers `crash` to one daemon after the other.
 pub(super) fn deliver(crash: &mut Crash, root: &Root, kmsg: &Kmsg) -> Delivery {
     let mut give_up = Instant::now() + TAKE_WITHIN;
+    let mut unreachable_since = None;
     loop {
         match converse(crash, root, kmsg, give_up) {
             Ended::Done => return Delivery::Done,
@@ -51,13 +55,16 @@ pub(super) fn deliver(crash: &mut Crash, root: &Root, kmsg: &Kmsg) -> Delivery {
             }
             Ended::Broken(_) => {
                 crash.offer.attempt += 1;
+                unreachable_since = None;
                 give_up = Instant::now() + TAKE_WITHIN;
             }
-            Ended::Unreachable(error) if Instant::now() >= give_up => {
-                let socket = root.intake_socket();
-                return Delivery::NotTaken(format!("no daemon at {}: {error}", socket.display()));
+            Ended::Unreachable(error) => {
+                let since: Instant = *unreachable_since.get_or_insert_with(Instant::now);
+                if since.elapsed() >= SOCKET_WITHIN || Instant::now() >= give_up {
+                    let socket = root.intake_socket();
+                    return Delivery::NotTaken(format!("no daemon at {}: {error}", socket.display()));
+                }
             }
-            Ended::Unreachable(_) => {}
         }
         sleep(PAUSE);
     }
@@ -87,7 +94,7 @@ fn converse(crash: &mut Crash, root: &Root, kmsg: &Kmsg, give_up: Instant) -> En
         let sent = match answer {
             Answer::Taken | Answer::Busy => Ok(()),
             Answer::Request(wanted) => {
-                let (reply, fd) = requests::answer(wanted, crash.process.dir.as_ref());
+                let (reply, fd) = requests::answer(wanted, crash);
                 let raw: Vec<RawFd> = fd.iter().map(AsRawFd::as_raw_fd).collect();
                 link.send(&reply.encode(raw.len()), &raw)
             }
@@ -109,9 +116,7 @@ fn converse(crash: &mut Crash, root: &Root, kmsg: &Kmsg, give_up: Instant) -> En
 }
 
 fn offer_message(crash: &Crash) -> (Vec<u8>, Vec<RawFd>) {
-    let core = crash.core.iter().map(|fd| (FdKind::Core, fd.as_raw_fd()));
-    let rest = crash.process.fds.iter().map(|(kind, fd)| (*kind, fd.as_raw_fd()));
-    let (kinds, fds): (Vec<_>, Vec<_>) = core.chain(rest).unzip();
+    let (kinds, fds): (Vec<_>, Vec<_>) = crash.process.fds.iter().map(|(kind, fd)| (*kind, fd.as_raw_fd())).unzip();
     (crash.offer.encode(&kinds), fds)
 }
 

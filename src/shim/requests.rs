@@ -1,5 +1,6 @@
 //! What the daemon may ask for: what only root may open, and just that.
 
+use super::Crash;
 use crate::wire::{MAX_TEXT, Reply, Wanted};
 use nix::dir::Dir;
 use nix::errno::Errno;
@@ -17,14 +18,19 @@ const OPEN_WITHIN: Duration = Duration::from_secs(2);
 /// How many descriptors of a process are listed.
 const MAX_LISTED: usize = 256;
 
-/// The reply to a request about the process behind `dir` (`/proc/PID`).
-pub(super) fn answer(wanted: Wanted, dir: Option<&OwnedFd>) -> (Reply, Option<OwnedFd>) {
-    let answered = match (dir, wanted) {
+/// The reply to a request.
+pub(super) fn answer(wanted: Wanted, crash: &Crash) -> (Reply, Option<OwnedFd>) {
+    let answered = match (&crash.process.dir, wanted) {
+        (_, Wanted::Core) => copy(crash.core.as_ref()).map(|fd| (Reply::default(), Some(fd))),
         (None, _) => Err(Errno::ESRCH),
         (Some(dir), Wanted::Exe) => open_in_time(dir).map(|fd| (Reply::default(), Some(fd))),
         (Some(dir), Wanted::OpenFds) => list_fds(dir.as_fd()).map(|data| (Reply { errno: 0, data }, None)),
     };
     answered.unwrap_or_else(|errno| (Reply { errno: errno as u32, data: Vec::new() }, None))
+}
+
+fn copy(core: Option<&OwnedFd>) -> nix::Result<OwnedFd> {
+    core.ok_or(Errno::EPIPE)?.try_clone().map_err(|_| Errno::EMFILE)
 }
 
 /// Opens the executable in a thread of its own; one that hangs is left behind.

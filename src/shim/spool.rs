@@ -3,7 +3,6 @@
 
 use super::Crash;
 use crate::sys::{tree, unnamed};
-use crate::wire::FdKind;
 use crate::wire::paths::{Root, SPOOL, SPOOL_SUFFIX};
 use nix::dir::Dir;
 use nix::errno::Errno;
@@ -79,7 +78,7 @@ impl Spool {
         let limit = if with_core { self.room()? } else { 0 };
         let mut file = File::from(unnamed::create(self.dir.as_fd(), Mode::from_bits_truncate(0o640))?);
         fchown(&file, None, Some(self.group))?;
-        file.write_all(&crash.offer.encode(&[FdKind::Core]))?;
+        file.write_all(&crash.offer.encode(&[]))?;
         crash.offer.cut = match &crash.core {
             Some(core) if with_core => drain(core.as_fd(), &file, limit)?,
             _ => true,
@@ -87,7 +86,7 @@ impl Spool {
         // The process may go now: what is left to do takes nothing from it.
         crash.release();
         // The same fields with the same lengths: only now is it known whether the core was cut.
-        file.write_all_at(&crash.offer.encode(&[FdKind::Core]), 0)?;
+        file.write_all_at(&crash.offer.encode(&[]), 0)?;
         match unnamed::publish(file.as_fd(), self.dir.as_fd(), Path::new(&name_of(crash))) {
             // An earlier shim of the same crash was here.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),

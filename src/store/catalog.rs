@@ -28,6 +28,9 @@ pub enum CatalogError {
     /// SQLite's own check failed.
     #[error("catalog is damaged: {0}")]
     Damaged(String),
+    /// The file can be read but not written.
+    #[error("catalog can't be written: read-only")]
+    ReadOnly,
     /// Written by a newer Coreward.
     #[error("catalog has layout {0}, which a newer Coreward wrote; install that version again")]
     Version(i64),
@@ -227,8 +230,9 @@ impl Writer {
                         return Err(error.into());
                     }
                 }
-                Err(CatalogError::Sqlite(error)) if is_damage(&error) => {
-                    // Opened anew, the damage is found, and the catalog rebuilt from the cores.
+                Err(CatalogError::Sqlite(error)) if is_damage(&error) || is_broken(&error) => {
+                    // Opened anew, damage is found and the catalog rebuilt from the cores; and a volume that has become
+                    // read-only may be writable again.
                     self.db = None;
                     self.set_closed(Some(error.to_string()));
                     return Err(error.into());
@@ -307,6 +311,10 @@ impl CatalogError {
 
 fn is_damage(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+}
+
+fn is_broken(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::ReadOnly | ErrorCode::SystemIoFailure | ErrorCode::CannotOpen))
 }
 
 /// Moves a damaged catalog out of the way, its journal with it: somebody may want to look.

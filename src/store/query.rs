@@ -123,7 +123,8 @@ pub fn listed_count(root: &Root) -> Result<u64, QueryError> {
 /// # Errors
 /// None, or a prefix of several ids.
 pub fn find(root: &Root, name: Option<&str>) -> Result<Listed, QueryError> {
-    let filter = Filter { matches: name.map(str::to_owned), ..Filter::default() };
+    // Without a name only the newest is read; a name may be the beginning of several ids.
+    let filter = Filter { matches: name.map(str::to_owned), limit: name.is_none().then_some(1), ..Filter::default() };
     let found = list(root, &filter)?;
     if let Some(name) = name {
         let is_prefix = found.iter().all(|listed| listed.record.id.as_str().starts_with(name));

@@ -32,6 +32,10 @@ pub struct Count {
 /// Opens the file, making it and its tables where they are missing.
 pub(super) fn open(path: &Path) -> Result<Connection, CatalogError> {
     let db = Connection::open(path)?;
+    // SQLite falls back to reading where it may not write, and would never try again.
+    if db.is_readonly("main")? {
+        return Err(CatalogError::ReadOnly);
+    }
     db.busy_timeout(Duration::from_secs(5))?;
     // Readers never stop the writer (WAL), and an answer "done" survives a power cut (FULL).
     db.pragma_update(None, "journal_mode", "WAL")?;

@@ -1,38 +1,42 @@
 //! Opening below a directory that somebody else may write to, without being led out of it.
+//!
+//! Names here have one component, and O_NOFOLLOW refuses a symbolic link in the last one: that is all there is to follow.
+//! (openat2(2) would say the same of whole paths, but systemd's `RestrictSUIDSGID=` takes it away from the daemon.)
 
-use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
+use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::Mode;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Component, Path};
 
-/// Opens the directory `path`; no component of it may be a symbolic link (openat2(2), RESOLVE_NO_SYMLINKS).
+/// Opens the directory `path`, not through a symbolic link in its last component.
 ///
 /// # Errors
-/// `ELOOP` where a symbolic link stands in the way, otherwise what openat2(2) says.
+/// `ELOOP` or `ENOTDIR` where it is a symbolic link, otherwise what open(2) says.
 pub fn open_dir(path: &Path) -> io::Result<OwnedFd> {
-    Ok(openat2(AT_FDCWD, path, no_links(OFlag::O_DIRECTORY | OFlag::O_RDONLY, ResolveFlag::empty()))?)
+    Ok(open(path, OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?)
 }
 
-/// Opens the directory `name` below `dir`, never leaving `dir`.
+/// Opens the directory `name` in `dir`.
 ///
 /// # Errors
-/// As [`open_dir`]; `EXDEV` where the name leads out of `dir`.
+/// As [`open_dir`]; `InvalidInput` where the name has more than one component.
 pub fn open_dir_below(dir: BorrowedFd<'_>, name: &Path) -> io::Result<OwnedFd> {
-    Ok(openat2(dir, name, no_links(OFlag::O_DIRECTORY | OFlag::O_RDONLY, ResolveFlag::RESOLVE_BENEATH))?)
+    below(dir, name, OFlag::O_DIRECTORY)
 }
 
-/// Opens the regular file `name` below `dir` for reading. A FIFO that somebody planted does not make it wait.
+/// Opens the regular file `name` in `dir` for reading. A FIFO that somebody planted does not make it wait.
 ///
 /// # Errors
 /// As [`open_dir_below`].
 pub fn open_file_below(dir: BorrowedFd<'_>, name: &Path) -> io::Result<OwnedFd> {
-    Ok(openat2(dir, name, no_links(OFlag::O_RDONLY | OFlag::O_NONBLOCK, ResolveFlag::RESOLVE_BENEATH))?)
+    below(dir, name, OFlag::O_NONBLOCK | OFlag::O_NOCTTY)
 }
 
-fn no_links(flags: OFlag, resolve: ResolveFlag) -> OpenHow {
-    OpenHow::new()
-        .flags(flags | OFlag::O_CLOEXEC)
-        .mode(Mode::empty())
-        .resolve(resolve | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS)
+fn below(dir: BorrowedFd<'_>, name: &Path, flags: OFlag) -> io::Result<OwnedFd> {
+    let mut components = name.components();
+    let (Some(Component::Normal(_)), None) = (components.next(), components.next()) else {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{}: not a plain name", name.display())));
+    };
+    Ok(openat(dir, name, flags | OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?)
 }

@@ -13,6 +13,9 @@ const DATA: u16 = 5;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Wanted {
+    /// The read end of the core pipe. Asked for only by a daemon that will read it: while anybody else holds it, be it in
+    /// an offer that nobody has received yet, the kernel does not let the process go.
+    Core = 3,
     /// `/proc/PID/exe`, open for reading.
     Exe = 1,
     /// The targets of `/proc/PID/fd/*` as text, a line each.
@@ -67,7 +70,7 @@ impl Answer {
             match field.tag {
                 WHAT => {
                     let number = field.number()?;
-                    wanted = [Wanted::Exe, Wanted::OpenFds]
+                    wanted = [Wanted::Core, Wanted::Exe, Wanted::OpenFds]
                         .into_iter()
                         .find(|wanted| u64::from(*wanted as u8) == number)
                         .ok_or_else(|| field.invalid());

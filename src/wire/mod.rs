@@ -7,7 +7,7 @@
 //!  Offer (+ descriptors)  ------------>          who crashed; attempt N
 //!                         <------------ Taken    a daemon is at work: the shim's patience starts anew
 //!                         <------------ Busy     still at work, every few seconds
-//!                         <------------ Request  open this for me        (any number)
+//!                         <------------ Request  open this for me, give me the core pipe (any number)
 //!  Reply (+ descriptor)   ------------>
 //!                         <------------ Release  close the core pipe: the process may go
 //!  Released               ------------>

@@ -8,8 +8,6 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum FdKind {
-    /// The read end of the core pipe (or, for a spooled crash, the file).
-    Core = 1,
     /// The crashed process.
     Pidfd = 2,
     /// `/proc/PID/mem`.
@@ -26,8 +24,8 @@ pub enum FdKind {
 
 impl FdKind {
     fn from_number(number: u8) -> Option<Self> {
-        use FdKind::{Auxv, Cmdline, Core, Maps, Mem, Pagemap, Pidfd};
-        [Core, Pidfd, Mem, Maps, Pagemap, Auxv, Cmdline].into_iter().find(|kind| *kind as u8 == number)
+        use FdKind::{Auxv, Cmdline, Maps, Mem, Pagemap, Pidfd};
+        [Pidfd, Mem, Maps, Pagemap, Auxv, Cmdline].into_iter().find(|kind| *kind as u8 == number)
     }
 }
 

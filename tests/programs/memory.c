@@ -21,6 +21,7 @@ int main(int argc, char **argv) {
             }
         }
     }
+    __asm__ volatile("" : : "r"(memory) : "memory"); /* the compiler must not think that nobody looks */
     *(volatile int *)0 = 1;
     return 0;
 }

@@ -33,18 +33,20 @@ note() { head -c 4000 | sed 's/^/         | /'; }
 
 # Runs the command; ok or fail by its status, its output is shown on failure.
 check() { # TITLE CMD...
-    local title=$1 output
+    local title=$1 output status=0
     shift
-    if output=$("$@" 2>&1); then
+    output=$("$@" 2>&1) || status=$?
+    if ((status == 0)); then
         ok "$title"
     else
         fail "$title"
-        printf '%s (status %s)\n%s\n' "$*" "$?" "$output" | note
+        printf '%s (status %s)\n%s\n' "$*" "$status" "$output" | note
         return 1
     fi
 }
 
-# For what the rest of the scenario stands on: ends it on failure.
+# For what the rest of the scenario stands on: ends it on failure. Not in a
+# subshell, which is all that it could end.
 must() { # CMD...
     local output
     if output=$("$@" 2>&1); then return 0; fi

@@ -60,6 +60,9 @@ echo "$before" >/proc/sys/kernel/core_pattern
 
 step "helpers"
 assert_eq 1 "$(eventually 1 false; echo $?)" "eventually gives up"
+verdict=$(passed=0 failed=0; ok one >/dev/null; fail "on purpose"; finish)
+assert_eq 1 $? "finish fails if a check has"
+assert_eq "1 passed, 1 failed" "${verdict##*$'\n'}" "finish counts"
 
 step "the way back"
 echo "arguments: $*" >/run/vm/out/selftest.txt

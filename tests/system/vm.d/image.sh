@@ -4,7 +4,7 @@
 #
 # KEY is a hash of everything the image is made from, so that a changed recipe
 # builds anew and an unchanged one never does.
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2154 # here and cache are set in ../vm
 
 image_key() { # SUITE
     { echo "$1"; cat "$here/vm.d/recipe.sh" "$here/vm.d/init"; } | sha256sum | cut -c1-16

@@ -3,7 +3,7 @@
 # Nothing of a run outlives it, even if this process is killed with SIGKILL:
 # its disks are files without a name, reached through this shell's descriptors,
 # and qemu is tied to its parent's life (PR_SET_PDEATHSIG).
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2154 # here, cache and image are set in ../vm and image.sh
 
 run_main() {
     local suite=trixie timeout=900 out='' arg
@@ -115,7 +115,10 @@ make_disks() {
 
 on_exit() {
     # timeout(1) hands the signal on to qemu, which gives up at once.
-    if [[ ${machine-} ]]; then kill -TERM "$machine" 2>/dev/null && wait "$machine" || true; fi
+    if [[ ${machine-} ]]; then
+        kill -TERM "$machine" 2>/dev/null || true
+        wait "$machine" || true
+    fi
     rm -rf "${stage:?}"
 }
 
@@ -125,6 +128,7 @@ boot() { # TIMEOUT
     exec {lines}> >(exec tee "$out/output.log")
     copier=$!
     began=$EPOCHREALTIME
+    # shellcheck disable=SC2054 # the commas are qemu's
     # svm and la57 off: the guest needs neither, one loads modules and the other
     # adds a level to each walk of emulated page tables.
     local -a qemu=(

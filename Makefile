@@ -1,0 +1,65 @@
+# Everything that is built, installed, shown and checked. `make help` lists it.
+SHELL := /bin/bash
+PREFIX ?= /usr
+DESTDIR ?=
+CARGO ?= cargo
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
+SHIM := $(TARGET_DIR)/$(HOST)/shim/coreward-shim
+
+.PHONY: help demo check test system release shim deb install lint deny bench clean
+
+help: ## This list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+demo: ## Crashes real programs under a socket-activated daemon and shows what became of them
+	scripts/install-deps demo
+	$(MAKE) --no-print-directory release
+	scripts/demo
+
+check: ## Everything that must pass
+	scripts/check
+
+release: shim ## The three programs, optimised
+	$(CARGO) build --release --locked --bin coreward --bin corewardd
+
+# A static program starts faster, and depends on nothing that a broken system could lack.
+shim: ## The program that runs as root, static and alone
+	RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=pie" $(CARGO) build --locked --profile shim --no-default-features --bin coreward-shim --target $(HOST)
+
+deb: ## The Debian package, in ..
+	dpkg-buildpackage -us -uc -b
+
+install: ## Puts what `make release` built below DESTDIR
+	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin $(TARGET_DIR)/release/coreward
+	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/libexec/coreward $(TARGET_DIR)/release/corewardd $(SHIM)
+	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system systemd/*.service systemd/*.socket
+	install -D -m 0644 systemd/sysusers.d/coreward.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/coreward.conf
+	install -D -m 0644 systemd/tmpfiles.d/coreward.conf $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/coreward.conf
+	install -D -m 0644 systemd/coreward.conf $(DESTDIR)/etc/coreward/coreward.conf
+	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/doc/coreward/monitoring monitoring/*
+	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/man/man8 man/*.8
+	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/man/man5 man/*.5
+	install -d $(DESTDIR)$(PREFIX)/share/man/man1
+	$(TARGET_DIR)/release/coreward generate man $(DESTDIR)$(PREFIX)/share/man/man1
+	$(TARGET_DIR)/release/coreward generate completions $(TARGET_DIR)/completions
+	install -D -m 0644 $(TARGET_DIR)/completions/coreward.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/coreward
+	install -D -m 0644 $(TARGET_DIR)/completions/_coreward $(DESTDIR)$(PREFIX)/share/zsh/vendor-completions/_coreward
+	install -D -m 0644 $(TARGET_DIR)/completions/coreward.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/coreward.fish
+
+test: ## Unit, property and kernel tests
+	$(CARGO) test --locked
+
+system: ## The package in a virtual machine with a real systemd
+	tests/system/run
+
+lint: ## Format, clippy, units, shell
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) clippy --locked --no-default-features --bin coreward-shim -- -D warnings
+
+deny: ## Licences, sources, duplicates of dependencies
+	cargo-deny check bans licenses sources
+
+clean:
+	$(CARGO) clean

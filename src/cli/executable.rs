@@ -1,0 +1,168 @@
+//! Which file a debugger needs beside a core.
+
+use crate::crash::Record;
+use crate::crash::text::printable;
+use crate::elf::build_id_of_file;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// Notes stand near the beginning of an executable.
+const HEAD: u64 = 64 * 1024;
+
+/// The executable, and what the user should know about the choice.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Choice {
+    pub(super) path: Option<PathBuf>,
+    pub(super) notes: Vec<String>,
+}
+
+/// Chooses: what the user says, else the file of the record's name where it is the one that crashed.
+pub(super) fn choose(record: &Record, given: Option<&Path>, sysroot: Option<&Path>) -> Choice {
+    if let Some(given) = given {
+        return named(record, given);
+    }
+    let program = record.program();
+    if record.exe.is_empty() {
+        return note("the executable is not known: name it with --executable PATH".to_owned());
+    }
+    let path = match sysroot {
+        Some(sysroot) => sysroot.join(program.trim_start_matches('/')),
+        None => PathBuf::from(&program),
+    };
+    let shown = printable(&path.display().to_string());
+    let elsewhere = elsewhere(record).filter(|_| sysroot.is_none());
+    match (identity(record, &path), &elsewhere) {
+        (Identity::Same, _) => Choice { path: Some(path), notes: Vec::new() },
+        // The same path in a container is another file, until a build-id says otherwise.
+        (_, Some(place)) => note(format!(
+            "the process ran in {place}, and its {shown} is not at hand here. For names of functions give its root directory \
+            with --sysroot DIR (an unpacked image, or /proc/PID/root of a process in there), or its program with --executable PATH"
+        )),
+        (Identity::Missing, None) => note(format!(
+            "{shown} is not there (any more). For names of functions give the same build of it with --executable PATH{}",
+            known_build(record)
+        )),
+        (Identity::Other, None) => note(format!(
+            "{shown} is not the program that crashed: it has been replaced since, as an upgrade does. The core is opened \
+            without it. Give the old build with --executable PATH{}; for this file nonetheless: --executable {shown}",
+            known_build(record)
+        )),
+        (Identity::Unknown, None) => Choice {
+            path: Some(path),
+            notes: vec![format!(
+                "{shown} has no build-id to compare: if it was replaced since the crash, names are wrong"
+            )],
+        },
+    }
+}
+
+fn note(note: String) -> Choice {
+    Choice { path: None, notes: vec![note] }
+}
+
+fn named(record: &Record, given: &Path) -> Choice {
+    let shown = given.display();
+    let notes = match identity(record, given) {
+        Identity::Other => {
+            vec![format!("{shown} is another build than the one that crashed: names and lines may be wrong")]
+        }
+        Identity::Missing => vec![format!("{shown} can't be read")],
+        Identity::Same | Identity::Unknown => Vec::new(),
+    };
+    Choice { path: Some(given.to_owned()), notes }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Identity {
+    Same,
+    Other,
+    Unknown,
+    Missing,
+}
+
+fn identity(record: &Record, path: &Path) -> Identity {
+    // A FIFO in its place would make this wait for ever.
+    if !path.metadata().is_ok_and(|data| data.is_file()) {
+        return Identity::Missing;
+    }
+    let mut head = Vec::new();
+    if File::open(path).and_then(|file| file.take(HEAD).read_to_end(&mut head)).is_err() {
+        return Identity::Missing;
+    }
+    match (build_id_of_file(&head), &record.exe_build_id) {
+        (Some(found), Some(crashed)) if found == *crashed => Identity::Same,
+        (Some(_), Some(_)) => Identity::Other,
+        _ => Identity::Unknown,
+    }
+}
+
+/// Where the process ran, if its paths are not this machine's.
+fn elsewhere(record: &Record) -> Option<String> {
+    match &record.place.container {
+        Some(container) => Some(format!("container {}", printable(container))),
+        None => (record.in_namespace || record.root != "/").then(|| "namespaces of its own".to_owned()),
+    }
+}
+
+fn known_build(record: &Record) -> String {
+    record.exe_build_id.as_ref().map(|id| format!(" (build-id {})", printable(id))).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::list::tests::crash;
+    use super::*;
+
+    fn this_program() -> (PathBuf, Option<String>) {
+        let path = std::env::current_exe().unwrap();
+        let head = std::fs::read(&path).unwrap();
+        (path, build_id_of_file(&head[..65536]))
+    }
+
+    fn crash_of(exe: &Path, build_id: Option<String>) -> Record {
+        Record { exe: exe.display().to_string(), exe_build_id: build_id, ..crash(7).record }
+    }
+
+    #[test]
+    fn the_same_build_needs_no_words() {
+        let (exe, build_id) = this_program();
+        assert!(build_id.is_some());
+        let mut record = crash_of(&exe, build_id);
+        let expected = Choice { path: Some(exe), notes: Vec::new() };
+        assert_eq!(choose(&record, None, None), expected);
+        record.exe.push_str(" (deleted)");
+        assert_eq!(choose(&record, None, None), expected, "it may have been put back");
+        record.place.container = Some("web".to_owned());
+        assert_eq!(choose(&record, None, None), expected, "a build-id is the same everywhere");
+    }
+
+    #[test]
+    fn another_build_is_said_and_not_taken_unless_it_is_asked_for() {
+        let (exe, _) = this_program();
+        let record = crash_of(&exe, Some("00".repeat(20)));
+        let choice = choose(&record, None, None);
+        assert_eq!(choice.path, None);
+        assert!(choice.notes[0].contains("replaced since"), "{choice:?}");
+        let choice = choose(&record, Some(&exe), None);
+        assert_eq!(choice.path, Some(exe));
+        assert!(choice.notes[0].contains("another build"), "{choice:?}");
+    }
+
+    #[test]
+    fn a_containers_program_is_looked_for_below_the_sysroot() {
+        let mut record = crash_of(Path::new("/bin/sh"), None);
+        record.place.container = Some("we\nb".to_owned());
+        let choice = choose(&record, None, None);
+        assert_eq!(choice.path, None);
+        assert!(choice.notes[0].contains(r"container we\nb") && choice.notes[0].contains("--sysroot"), "{choice:?}");
+        assert_eq!(choose(&record, None, Some(Path::new("/"))).path, Some("/bin/sh".into()));
+    }
+
+    #[test]
+    fn what_is_gone_or_unknown_leaves_the_core_alone() {
+        let choice = choose(&crash_of(Path::new("/nowhere/x"), Some("ab".to_owned())), None, None);
+        assert!(choice.path.is_none() && choice.notes[0].contains("(build-id ab)"), "{choice:?}");
+        assert_eq!(choose(&crash_of(Path::new(""), None), None, None).path, None);
+    }
+}

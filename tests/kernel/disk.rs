@@ -1,0 +1,194 @@
+//! The disk never fills: quotas, a full volume, a read-only one.
+
+use crate::stage::{Ended, Stage, eventually, program};
+use coreward::crash::{CoreOutcome, Cut, NoCore};
+use coreward::store::CoreState;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+/// A small ext4 of its own in place of the state directory.
+pub struct Volume {
+    mounted: PathBuf,
+}
+
+fn run(command: &str, arguments: &[&str]) {
+    let output = Command::new(command).args(arguments).output().unwrap_or_else(|error| panic!("{command}: {error}"));
+    assert!(output.status.success(), "{command} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+impl Volume {
+    pub fn new(stage: &Stage, size: &str) -> Self {
+        let (image, mounted) = (stage.path("volume"), stage.root.state_dir());
+        run("truncate", &["-s", size, image.to_str().unwrap()]);
+        run("mkfs.ext4", &["-q", "-m", "0", image.to_str().unwrap()]);
+        let volume = Self::mount(stage);
+        for dir in ["cores", "spool"] {
+            std::fs::create_dir_all(mounted.join(dir)).unwrap();
+        }
+        volume
+    }
+
+    /// Mounts the volume that is there.
+    fn mount(stage: &Stage) -> Self {
+        let (image, mounted) = (stage.path("volume"), stage.root.state_dir());
+        run("mount", &["-o", "loop", image.to_str().unwrap(), mounted.to_str().unwrap()]);
+        Self { mounted }
+    }
+
+    pub fn freeze(&self, frozen: bool) {
+        run("fsfreeze", &[if frozen { "-f" } else { "-u" }, self.mounted.to_str().unwrap()]);
+    }
+
+    fn remount(&self, mode: &str) {
+        run("mount", &["-o", &format!("remount,{mode}"), self.mounted.to_str().unwrap()]);
+    }
+}
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        let _ = Command::new("fsfreeze").arg("-u").arg(&self.mounted).quiet().status();
+        // Lazily: a daemon of a failed test may still be on it.
+        run("umount", &["-l", self.mounted.to_str().unwrap()]);
+    }
+}
+
+#[test]
+fn max_use_evicts_the_oldest_and_its_record_stays() {
+    let Some(stage) = Stage::new() else { return };
+    stage.configure("[Coreward]\nMaxUse=20M\nKeepFree=0\nStormBurst=0\n");
+    let daemon = stage.daemon();
+    for _ in 0..6 {
+        Command::new(program("memory")).arg("16").end();
+    }
+    eventually(Duration::from_secs(20), || daemon.metric("coreward_evicted_total", "") >= 1.0);
+    let crashes = stage.wait_for(6);
+    eventually(Duration::from_secs(5), || stage.crashes().iter().any(|listed| listed.core_state == CoreState::Evicted));
+    let states: Vec<CoreState> = stage.crashes().iter().map(|listed| listed.core_state).collect();
+    assert_eq!(states[0], CoreState::Evicted, "{states:?}");
+    assert_eq!(states[5], CoreState::Stored, "{states:?}");
+    let total: u64 = stage.names("var/lib/coreward/cores").iter().map(|name| stage.path("var/lib/coreward/cores").join(name).metadata().unwrap().len()).sum();
+    assert!(total <= 20 << 20, "{total}");
+    assert_eq!(daemon.metric("coreward_stored_bytes", ""), total as f64);
+    assert_eq!(daemon.metric("coredump_process_count", "core_exists=\"true\""), 6.0, "evicting takes no count back");
+    drop(crashes);
+}
+
+#[test]
+fn sizes_cut_a_core_and_say_so() {
+    let Some(stage) = Stage::new() else { return };
+    stage.configure("[Coreward]\nProcessSizeMax=5M\n");
+    let daemon = stage.daemon();
+    Command::new(program("memory")).arg("16").end();
+    let record = stage.wait_for(1)[0].record.clone();
+    assert_eq!((record.core.truncated, record.core.bytes), (Some(Cut::ProcessSizeMax), 5 << 20));
+    stage.configure("[Coreward]\nExternalSizeMax=4M\n");
+    daemon.signal(nix::sys::signal::Signal::SIGHUP);
+    daemon.wait_for_word("RELOADING=1");
+    daemon.wait_for_word("READY=1");
+    Command::new(program("memory")).arg("16").end();
+    let record = stage.wait_for(2)[1].record.clone();
+    assert_eq!(record.core.truncated, Some(Cut::ExternalSizeMax));
+    assert!(record.core.stored <= 4 << 20, "{:?}", record.core);
+    assert_eq!(daemon.metric("coreward_truncated_total", ""), 2.0);
+    assert!(String::from_utf8_lossy(&stage.journal()[1]).contains("COREDUMP_TRUNCATED=1\n"));
+}
+
+#[test]
+fn storage_none_records_and_lets_go() {
+    let Some(stage) = Stage::new() else { return };
+    stage.configure("[Coreward]\nStorage=none\n");
+    let _daemon = stage.daemon();
+    Command::new(program("memory")).arg("200").end();
+    let record = stage.wait_for(1)[0].record.clone();
+    assert_eq!(record.core.outcome, CoreOutcome::None(NoCore::Configured));
+}
+
+#[test]
+fn a_full_disk_is_an_ordinary_outcome() {
+    let Some(stage) = Stage::new() else { return };
+    stage.configure("[Coreward]\nMaxUse=infinity\nKeepFree=0\nStormBurst=0\n");
+    let _volume = Volume::new(&stage, "32M");
+    let daemon = stage.daemon();
+    // Somebody else fills the disk, all but a few MiB.
+    let free = nix::sys::statvfs::statvfs(&stage.root.state_dir()).unwrap();
+    let free = free.blocks_available() as u64 * free.fragment_size() as u64;
+    let ballast = stage.path("var/lib/coreward/ballast");
+    run("fallocate", &["-l", &(free - (6 << 20)).to_string(), ballast.to_str().unwrap()]);
+    for _ in 0..3 {
+        Command::new(program("memory")).arg("48").end();
+    }
+    let crashes = stage.wait_for(3);
+    for listed in &crashes {
+        let core = &listed.record.core;
+        let said = core.truncated.is_some_and(|cut| matches!(cut, Cut::DiskFull | Cut::Quota))
+            || matches!(core.outcome, CoreOutcome::None(NoCore::DiskFull | NoCore::Quota));
+        assert!(said, "{core:?}");
+    }
+    assert_eq!(daemon.metric("coredump_process_count", ""), 3.0);
+    assert_eq!(stage.crashes().len(), 3);
+}
+
+#[test]
+fn a_disk_that_turns_read_only_loses_no_count() {
+    let Some(stage) = Stage::new() else { return };
+    let volume = Volume::new(&stage, "32M");
+    let daemon = stage.daemon();
+    Command::new(program("segv")).end();
+    stage.wait_for(1);
+    // As ext4 does by itself when it meets an error.
+    volume.remount("abort");
+    Command::new(program("segv")).end();
+    eventually(Duration::from_secs(20), || stage.names("run/coreward/spool").len() == 1);
+    assert!(daemon.metric("coreward_errors_total", "kind=\"catalog\"") >= 1.0);
+    assert!(stage.kmsg().contains("without its core"), "{}", stage.kmsg());
+    daemon.stop();
+    drop(volume);
+    let volume = Volume::mount(&stage);
+    stage.clear_sockets();
+
+    // And a daemon that finds it read-only collects, and needs no restart when it is writable again.
+    volume.remount("ro");
+    let daemon = stage.daemon();
+    Command::new(program("segv")).end();
+    eventually(Duration::from_secs(20), || stage.names("run/coreward/spool").len() == 2);
+    assert_eq!(daemon.metric("coreward_catalog_up", ""), 0.0);
+    volume.remount("rw");
+    let crashes = stage.wait_for(3);
+    assert_eq!(crashes.iter().filter(|listed| listed.record.core.outcome == CoreOutcome::None(NoCore::Gone)).count(), 2);
+    eventually(Duration::from_secs(5), || stage.names("run/coreward/spool").is_empty());
+    assert_eq!(daemon.metric("coredump_process_count", ""), 3.0);
+    eventually(Duration::from_secs(10), || daemon.metric("coreward_catalog_up", "") == 1.0);
+    daemon.stop();
+}
+
+#[test]
+fn a_lost_or_damaged_catalog_is_rebuilt_from_the_cores() {
+    let Some(stage) = Stage::new() else { return };
+    for damage in ["lost", "garbage", "cut"] {
+        let daemon = stage.daemon();
+        let before = stage.crashes().len();
+        Command::new(program("segv")).end();
+        stage.wait_for(before + 1);
+        daemon.stop();
+        let catalog = stage.path("var/lib/coreward/catalog.db");
+        for journal in ["-wal", "-shm"] {
+            let _ = std::fs::remove_file(format!("{}{journal}", catalog.display()));
+        }
+        match damage {
+            "lost" => std::fs::remove_file(&catalog).unwrap(),
+            "garbage" => std::fs::write(&catalog, vec![0x41; 20000]).unwrap(),
+            _ => {
+                let bytes = std::fs::read(&catalog).unwrap();
+                std::fs::write(&catalog, &bytes[..bytes.len() / 2 + 100]).unwrap();
+            }
+        }
+        stage.clear_sockets();
+        let daemon = stage.daemon();
+        let crashes = stage.wait_for(before + 1);
+        assert!(crashes.iter().all(|listed| listed.core_state == CoreState::Stored), "{damage}");
+        assert_eq!(daemon.metric("coredump_process_count", "core_exists=\"true\""), (before + 1) as f64, "{damage}");
+        daemon.stop();
+        stage.clear_sockets();
+    }
+}

@@ -1,0 +1,16 @@
+//! The whole road: the real kernel hands real crashes of real programs to the built shim and daemon, below a `--root`.
+//!
+//! They need root, and core_pattern is the whole machine's: every test takes it for itself and puts it back. Without root
+//! each says that it is skipped.
+
+mod stage;
+
+mod access;
+mod config;
+mod disk;
+mod faults;
+mod hostile;
+mod road;
+mod spool;
+mod storm;
+mod survive;

@@ -1,0 +1,120 @@
+//! One crash, all the way: counted, stored, in the journal, readable by gdb.
+
+use crate::stage::{Ended, Stage, gdb, program};
+use coreward::crash::CoreOutcome;
+use coreward::store::CoreState;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
+use std::process::Command;
+
+#[test]
+fn a_segfault_is_counted_stored_and_told() {
+    let Some(stage) = Stage::new() else { return };
+    let daemon = stage.daemon();
+    let segv = program("segv");
+    let status = Command::new(&segv).arg("an argument").end();
+    assert!(status.core_dumped(), "the parent sees what it always saw: {status}");
+
+    let crashes = stage.wait_for(1);
+    let (listed, record) = (&crashes[0], &crashes[0].record);
+    assert_eq!((record.signal_name.as_str(), record.signal), ("SEGV", Some(11)));
+    assert_eq!(record.exe, segv.to_str().unwrap());
+    assert_eq!((record.comm.as_str(), record.uid, record.attempt), ("segv", Some(0), 1));
+    assert_eq!(record.cmdline, format!("{} an argument", segv.display()));
+    assert_eq!(record.hostname, nix::unistd::gethostname().unwrap().to_str().unwrap());
+    assert!(record.open_fds.contains("/dev/null"), "{}", record.open_fds);
+    assert_eq!(record.trouble, [] as [String; 0]);
+    assert!(record.exe_build_id.as_ref().is_some_and(|id| id.len() == 40), "{:?}", record.exe_build_id);
+    assert_eq!(record.core.outcome, CoreOutcome::Stored);
+    assert_eq!((record.core.truncated, record.core.bytes), (None, record.core.expected));
+    assert_eq!(listed.core_state, CoreState::Stored);
+    let file = listed.core_file.as_ref().unwrap().metadata().unwrap();
+    assert_eq!((file.permissions().mode() & 0o777, file.len()), (0o640, record.core.stored));
+
+    let trace = gdb(&segv, &stage.core(listed), &["bt"]);
+    for function in ["innermost", "middle", "outermost", "main"] {
+        assert!(trace.contains(&format!(" {function} (")), "{function} is missing in:\n{trace}");
+    }
+    assert!(!trace.contains("warning: core file may not match"), "{trace}");
+
+    let labels = format!("core_exists=\"true\",hostname=\"{}\",program=\"{}\",signal=\"SEGV\"", record.hostname, record.exe);
+    assert_eq!(daemon.metric("coredump_process_count", &labels), 1.0);
+    assert_eq!(daemon.metric("coreward_stored_cores", ""), 1.0);
+    assert_eq!(daemon.metric("coreward_held_seconds_count", ""), 1.0);
+
+    let entries: Vec<String> = stage.journal().iter().map(|entry| String::from_utf8_lossy(entry).into_owned()).collect();
+    assert_eq!(entries.len(), 1, "{entries:?}");
+    for field in [
+        "MESSAGE_ID=fc2e22bc6ee647b6b90729ab34a250b1\n".to_owned(),
+        format!("COREDUMP_PID={}\n", record.key.pid),
+        "COREDUMP_UID=0\n".to_owned(),
+        "COREDUMP_GID=0\n".to_owned(),
+        "COREDUMP_SIGNAL=11\n".to_owned(),
+        "COREDUMP_COMM=segv\n".to_owned(),
+        format!("COREDUMP_EXE={}\n", segv.display()),
+        format!("COREDUMP_FILENAME={}\n", listed.core_file.as_ref().unwrap().display()),
+    ] {
+        assert!(entries[0].contains(&field), "{field} is missing in {}", entries[0]);
+    }
+    assert_eq!(stage.kmsg(), "", "the shim has nothing to say to the kernel's log");
+}
+
+#[test]
+fn every_thread_of_three_hundred_is_in_the_core() {
+    let Some(stage) = Stage::new() else { return };
+    let _daemon = stage.daemon();
+    let threads = program("threads");
+    Command::new(&threads).arg("300").end();
+    let crashes = stage.wait_for(1);
+    let core = stage.core(&crashes[0]);
+    let trace = gdb(&threads, &core, &["thread apply all bt"]);
+    assert_eq!(trace.matches("wait_for_ever (").count(), 300, "299 threads and main");
+    assert!(trace.contains("crash_here ("), "{trace}");
+}
+
+#[test]
+fn memory_comes_back_byte_for_byte() {
+    let Some(stage) = Stage::new() else { return };
+    let _daemon = stage.daemon();
+    Command::new(program("memory")).arg("64").end();
+    let crashes = stage.wait_for(1);
+    let record = &crashes[0].record;
+    assert!(record.core.bytes > 64 << 20 && record.core.stored < record.core.bytes / 2, "{:?}", record.core);
+    let core = stage.core(&crashes[0]);
+    assert_eq!(core.metadata().unwrap().len(), record.core.bytes);
+    // The structured pages hold their own offset plus a multiple of eight: gdb must find the last words of the block.
+    let trace = gdb(&program("memory"), &core, &["frame 0", "p ((unsigned long*)memory)[512 * 5 + 1] == 4096 * 5 + 8"]);
+    assert!(trace.contains("$1 = 1"), "{trace}");
+}
+
+#[test]
+fn abort_and_python_have_their_own_names() {
+    let Some(stage) = Stage::new() else { return };
+    let daemon = stage.daemon();
+    Command::new(program("abrt")).end();
+    Command::new("python3").args(["-c", "import ctypes; ctypes.string_at(0)"]).end();
+    let crashes = stage.wait_for(2);
+    assert_eq!(crashes[0].record.signal_name, "ABRT");
+    assert_eq!(crashes[1].record.signal_name, "SEGV");
+    assert!(crashes[1].record.program().contains("python3"), "{}", crashes[1].record.program());
+    assert_eq!(daemon.metric("coredump_process_count", "signal=\"ABRT\""), 1.0);
+}
+
+#[test]
+fn the_counters_survive_a_restart() {
+    let Some(stage) = Stage::new() else { return };
+    let daemon = stage.daemon();
+    for _ in 0..3 {
+        Command::new(program("segv")).end();
+    }
+    stage.wait_for(3);
+    let before = daemon.metric("coredump_process_count", "signal=\"SEGV\"");
+    daemon.signal(nix::sys::signal::Signal::SIGTERM);
+    daemon.wait_for_word("STOPPING=1");
+    daemon.wait_for_word("READY=1");
+    assert_eq!(before, 3.0);
+    assert_eq!(daemon.metric("coredump_process_count", "signal=\"SEGV\""), 3.0);
+    Command::new(program("segv")).end();
+    stage.wait_for(4);
+    assert_eq!(daemon.metric("coredump_process_count", "signal=\"SEGV\""), 4.0);
+}

@@ -1,0 +1,52 @@
+# Installed on a fresh system, the package works without a further step.
+# shellcheck shell=bash disable=SC2154 # the variables of package.sh and lib.sh
+step "install"
+pattern_before=$(cat /proc/sys/kernel/core_pattern)
+limit_before=$(cat /proc/sys/kernel/core_pipe_limit)
+note <<<"found: core_pattern=$pattern_before core_pipe_limit=$limit_before suid_dumpable=$(cat /proc/sys/fs/suid_dumpable) $(uname -r), systemd $(systemctl --version | head -n 1)"
+# Debian's systemd writes |/bin/false or nothing; tests of "as found" need a value to know again.
+pattern_before='core.%p' limit_before=3
+echo "$pattern_before" >/proc/sys/kernel/core_pattern
+echo "$limit_before" >/proc/sys/kernel/core_pipe_limit
+export DEBIAN_FRONTEND=noninteractive
+
+must apt-get install --yes "$deb"
+check "dpkg calls it installed" prints "install ok installed" dpkg --status coreward
+
+step "after the install"
+pattern=$(cat /proc/sys/kernel/core_pattern)
+note <<<"core_pattern=$pattern core_pipe_limit=$(cat /proc/sys/kernel/core_pipe_limit) suid_dumpable=$(cat /proc/sys/fs/suid_dumpable)"
+assert_eq '|/usr/libexec/coreward/coreward-shim' "${pattern%% *}" "core_pattern starts the shim"
+check "core_pattern is within the kernel's limit" test "${#pattern}" -le 127
+if (($(cat /proc/sys/kernel/core_pipe_limit) == limit_before)); then
+    fail "core_pipe_limit is still $limit_before"
+else
+    ok "core_pipe_limit is set"
+fi
+for unit in coreward.socket coreward-metrics.socket coreward-register.service; do
+    check "$unit is active" systemctl is-active "$unit"
+    check "$unit is enabled" systemctl is-enabled "$unit"
+done
+# Started by its socket: it may wait for the first crash. It must not have failed.
+assert_eq success "$(systemctl show -P Result coreward.service)" "coreward.service has not failed"
+check "the daemon starts and says it is ready" systemctl start coreward.service
+check "systemctl status coreward.service is fine" systemctl status coreward.service
+check "coreward status is fine" coreward status
+assert_eq coreward "$(systemctl show -P User coreward.service)" "the daemon is not root"
+assert_eq coreward "$(stat -c %U "/proc/$(systemctl show -P MainPID coreward.service)")" "and its process neither"
+check "no unit has failed" no_failed_unit
+# It speaks of other units too, which are not ours to mend.
+said=$(systemd-analyze verify coreward.service coreward.socket coreward-metrics.socket coreward-register.service 2>&1 | grep -i coreward)
+assert_eq "" "$said" "systemd-analyze verify finds no fault with the units"
+
+step "exposure"
+systemd-analyze security --no-pager coreward.service >/run/vm/out/security.txt
+tail -n 1 /run/vm/out/security.txt | note
+exposure=$(tail -n 1 /run/vm/out/security.txt | grep -o '[0-9]\+\.[0-9]' | head -n 1)
+check "systemd-analyze security is below 2.0, it is $exposure" awk -v e="$exposure" 'BEGIN { exit !(e != "" && e < 2.0) }'
+
+step "metrics before the first crash"
+check "the metrics are served" scrape
+assert_eq 0 "$(processes)" "no crash is counted yet"
+listen=$(systemctl show -P Listen coreward-metrics.socket)
+assert_contains "$listen" 127.0.0.1: "the metrics are served to this machine only"

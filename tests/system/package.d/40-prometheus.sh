@@ -1,0 +1,56 @@
+# What Prometheus makes of the metrics.
+# shellcheck shell=bash disable=SC2154 # the variables of package.sh and lib.sh
+
+step "the text format"
+check "promtool check metrics" metrics_are_well_formed
+headers=$(curl --silent --head "$(metrics_url)")
+assert_contains "${headers,,}" "content-type: text/plain; version=0.0.4" "with the format's content type"
+assert_eq 404 "$(curl --silent -o /dev/null -w '%{http_code}' "$(metrics_url)s")" "other paths are not found"
+
+step "the rules that come with the package"
+shipped=0
+for file in $(dpkg -L coreward | grep -E '(rules|alerts)[^/]*\.ya?ml$'); do
+    check "promtool check rules $file" promtool check rules "$file"
+    shipped=1
+done
+((shipped)) || fail "the package ships no alert rules"
+
+step "Prometheus scrapes and an alert fires"
+mkdir -p /tmp/prometheus
+cat >/tmp/prometheus/prometheus.yml <<END
+global: { scrape_interval: 1s, evaluation_interval: 1s }
+rule_files: [ rules.yml ]
+scrape_configs:
+  - job_name: coreward
+    honor_labels: true
+    static_configs: [ targets: [ "$(metrics_url | cut -d/ -f3)" ] ]
+END
+cat >/tmp/prometheus/rules.yml <<'END'
+groups:
+  - name: crashes
+    rules:
+      - alert: ProcessCrashed
+        expr: coredump_process_count{signal=~"SEGV|ABRT"} > 0
+      - alert: ProcessCrashedAnew
+        expr: increase(coredump_process_count{program="/opt/t/alert"}[1m]) > 0
+END
+check "promtool takes the configuration" promtool check config /tmp/prometheus/prometheus.yml
+systemd-run --quiet --unit=test-prometheus prometheus --config.file=/tmp/prometheus/prometheus.yml \
+    --storage.tsdb.path=/tmp/prometheus/data --web.listen-address=127.0.0.1:19090
+ask() { curl --silent --fail --get "http://127.0.0.1:19090/api/v1/$1" "${@:2}"; }
+target_is_up() { ask targets | jq -e '.data.activeTargets[0].health == "up"'; }
+check "the target is up" eventually 60 target_is_up
+
+program segv alert
+crash "$exe"
+is_firing() { ask alerts | jq -e --arg p "$exe" '.data.alerts[] | select(.labels.program == $p and .labels.signal == "SEGV" and .state == "firing")'; }
+check "the alert for the new crash fires" eventually 60 is_firing
+value() { ask query --data-urlencode "query=coredump_process_count{program=\"$exe\"}" | jq -r '.data.result[0].value[1]'; }
+assert_eq 1 "$(value)" "Prometheus has the count"
+hostname_there=$(ask query --data-urlencode "query=coredump_process_count{program=\"$exe\"}" | jq -r '.data.result[0].metric.hostname')
+assert_eq "$host" "$hostname_there" "and the hostname"
+# increase() does not see a series that begins at 1: it is the second crash that it shows.
+crash "$exe"
+rises() { ask alerts | jq -e '.data.alerts[] | select(.labels.alertname == "ProcessCrashedAnew" and .state == "firing")'; }
+check "an alert on the increase fires at the second" eventually 60 rises
+systemctl stop test-prometheus.service
