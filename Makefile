@@ -7,7 +7,7 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 SHIM := $(TARGET_DIR)/$(HOST)/shim/coreward-shim
 
-.PHONY: help demo check test system release shim deb install lint deny bench clean
+.PHONY: help demo check test system release shim deb install lint clean
 
 help: ## This list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -58,8 +58,9 @@ lint: ## Format, clippy, units, shell
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	$(CARGO) clippy --locked --no-default-features --bin coreward-shim -- -D warnings
 
-deny: ## Licences, sources, duplicates of dependencies
-	cargo-deny check bans licenses sources
-
 clean:
 	$(CARGO) clean
+
+.PHONY: deny-advisories
+deny-advisories: ## Known vulnerabilities of dependencies; needs the network
+	cargo-deny check advisories

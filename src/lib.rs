@@ -10,20 +10,20 @@ pub mod wire;
 
 // What the shim does not use is not in its build.
 #[cfg(feature = "full")]
+pub mod capture;
+#[cfg(feature = "full")]
+pub mod cli;
+#[cfg(feature = "full")]
 pub mod config;
 #[cfg(feature = "full")]
 pub mod crash;
+#[cfg(feature = "full")]
+pub mod daemon;
 #[cfg(feature = "full")]
 pub mod elf;
 #[cfg(feature = "full")]
 pub mod policy;
 #[cfg(feature = "full")]
-pub mod capture;
-#[cfg(feature = "full")]
-pub mod store;
-#[cfg(feature = "full")]
 pub mod report;
 #[cfg(feature = "full")]
-pub mod daemon;
-#[cfg(feature = "full")]
-pub mod cli;
+pub mod store;

@@ -61,11 +61,14 @@ mod tests {
         let assignment = |line, section: &str, key: &str, value: &str| {
             Ok(Assignment { line, section: section.into(), key: key.into(), value: value.into() })
         };
-        assert_eq!(parsed, [
-            assignment(3, "A", "X", "1"),
-            assignment(6, "A", "Y", "a  b"),
-            Err(BadLine { line: 10, text: "nonsense".into() }),
-            assignment(11, "B", "Z", ""),
-        ]);
+        assert_eq!(
+            parsed,
+            [
+                assignment(3, "A", "X", "1"),
+                assignment(6, "A", "Y", "a  b"),
+                Err(BadLine { line: 10, text: "nonsense".into() }),
+                assignment(11, "B", "Z", ""),
+            ]
+        );
     }
 }

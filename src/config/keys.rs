@@ -76,7 +76,8 @@ impl Config {
     pub(super) fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
         let default = Self::default();
         let empty = value.is_empty();
-        let size = |default: u64| if empty { Ok(default) } else { parse_size(value).ok_or("a size such as 512M or infinity") };
+        let size =
+            |default: u64| if empty { Ok(default) } else { parse_size(value).ok_or("a size such as 512M or infinity") };
         let result = match key {
             "Storage" => match value {
                 "external" | "" => Ok(self.storage = Storage::External),
@@ -90,7 +91,9 @@ impl Config {
             "KeepFree" if empty => Ok(self.keep_free = None),
             "KeepFree" => size(0).map(|size| self.keep_free = Some(size)),
             "StormBurst" if empty => Ok(self.storm.burst = default.storm.burst),
-            "StormBurst" => value.parse().map(|burst| self.storm.burst = burst).map_err(|_| "a number; 0 keeps every core"),
+            "StormBurst" => {
+                value.parse().map(|burst| self.storm.burst = burst).map_err(|_| "a number; 0 keeps every core")
+            }
             "StormIntervalSec" if empty => Ok(self.storm.interval = default.storm.interval),
             "StormIntervalSec" => {
                 parse_duration(value).map(|time| self.storm.interval = time).ok_or("a time such as 10min")

@@ -42,9 +42,10 @@ fn read(file: &Path, loaded: &mut Loaded) {
     };
     for line in ini::parse(&text) {
         let failed = match line {
-            Ok(line) if line.section != SECTION => {
-                Some((line.line, format!("{}= is in section [{}], not in [{SECTION}]: ignored", line.key, line.section)))
-            }
+            Ok(line) if line.section != SECTION => Some((
+                line.line,
+                format!("{}= is in section [{}], not in [{SECTION}]: ignored", line.key, line.section),
+            )),
             Ok(line) => loaded.config.set(&line.key, &line.value).err().map(|message| (line.line, message)),
             Err(bad) => Some((bad.line, format!("\"{}\" is neither a section nor Key=value: ignored", bad.text))),
         };
@@ -109,6 +110,9 @@ mod tests {
         for (said, (line, text)) in said.iter().zip(expected) {
             assert!(said.starts_with(&format!("{}:{line}: {text}", file.display())), "{said}");
         }
-        assert_eq!(loaded.config, Config { storm: crate::policy::storm::Rule { burst: 7, ..Config::default().storm }, ..Config::default() });
+        assert_eq!(
+            loaded.config,
+            Config { storm: crate::policy::storm::Rule { burst: 7, ..Config::default().storm }, ..Config::default() }
+        );
     }
 }

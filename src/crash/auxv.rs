@@ -52,7 +52,16 @@ mod tests {
 
     #[test]
     fn both_word_sizes_are_read() {
-        let entries = [(33, 0x7ff0), (AT_PHDR, 0x4040), (AT_PHNUM, 9), (AT_UID, 5), (AT_EUID, 5), (AT_GID, 6), (AT_EGID, 6), (AT_SECURE, 0)];
+        let entries = [
+            (33, 0x7ff0),
+            (AT_PHDR, 0x4040),
+            (AT_PHNUM, 9),
+            (AT_UID, 5),
+            (AT_EUID, 5),
+            (AT_GID, 6),
+            (AT_EGID, 6),
+            (AT_SECURE, 0),
+        ];
         for word in [4, 8] {
             let auxv = parse(&vector(&entries, word));
             assert_eq!((auxv.phdr, auxv.phnum, auxv.is_64bit), (Some(0x4040), Some(9), word == 8));
@@ -62,7 +71,8 @@ mod tests {
 
     #[test]
     fn a_set_uid_program_shows() {
-        let auxv = parse(&vector(&[(33, 1), (AT_UID, 1000), (AT_EUID, 0), (AT_GID, 1), (AT_EGID, 1), (AT_SECURE, 1)], 8));
+        let auxv =
+            parse(&vector(&[(33, 1), (AT_UID, 1000), (AT_EUID, 0), (AT_GID, 1), (AT_EGID, 1), (AT_SECURE, 1)], 8));
         assert_eq!((auxv.secure, auxv.same_ids), (Some(true), Some(false)));
     }
 

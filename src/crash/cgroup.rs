@@ -43,7 +43,10 @@ pub fn parse(text: &str) -> Place {
 /// Below a unit the tree is the unit's own: what looks like a unit in there is not one of this manager.
 fn outermost_unit(parts: &[&str]) -> Option<String> {
     const KINDS: [&str; 5] = [".service", ".scope", ".mount", ".swap", ".socket"];
-    parts.iter().find(|part| KINDS.iter().any(|kind| part.len() > kind.len() && part.ends_with(kind))).map(|part| unescape(part))
+    parts
+        .iter()
+        .find(|part| KINDS.iter().any(|kind| part.len() > kind.len() && part.ends_with(kind)))
+        .map(|part| unescape(part))
 }
 
 /// A unit whose name would look like a file of the kernel's has an underscore in front of it (cg_escape).
@@ -58,7 +61,10 @@ fn container(part: &str) -> Option<String> {
     if bare.len() == 64 && bare.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Some(bare.to_owned());
     }
-    name.strip_prefix("systemd-nspawn@").or_else(|| name.strip_prefix("machine-")).filter(|_| name != part).map(unescape_unit)
+    name.strip_prefix("systemd-nspawn@")
+        .or_else(|| name.strip_prefix("machine-"))
+        .filter(|_| name != part)
+        .map(unescape_unit)
 }
 
 fn lxc(parts: &[&str]) -> Option<String> {
@@ -100,7 +106,10 @@ mod tests {
         let place = of("/system.slice/nginx.service");
         assert_eq!((place.unit.as_deref(), place.slice.as_deref()), (Some("nginx.service"), Some("system.slice")));
         let place = of("/user.slice/user-1000.slice/user@1000.service/app.slice/foo.service");
-        assert_eq!((place.unit.as_deref(), place.user_unit.as_deref()), (Some("user@1000.service"), Some("foo.service")));
+        assert_eq!(
+            (place.unit.as_deref(), place.user_unit.as_deref()),
+            (Some("user@1000.service"), Some("foo.service"))
+        );
         let place = of("/user.slice/user-1000.slice/session-2.scope");
         assert_eq!((place.unit.as_deref(), place.user_unit), (Some("session-2.scope"), None));
         assert_eq!(of("/system.slice/a.service/sub/b.service").unit.as_deref(), Some("a.service"));
@@ -123,7 +132,9 @@ mod tests {
         assert_eq!(of("/machine.slice/machine-web.scope").container.as_deref(), Some("web"));
         assert_eq!(of("/lxc.payload.web/init.scope").container.as_deref(), Some("web"));
         assert_eq!(of("/system.slice/cron.service").container, None);
-        let place = of("/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod0a1b2c3d_0000_1111_2222_333344445555.slice/x");
+        let place = of(
+            "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod0a1b2c3d_0000_1111_2222_333344445555.slice/x",
+        );
         assert_eq!(place.pod.as_deref(), Some("0a1b2c3d-0000-1111-2222-333344445555"));
     }
 

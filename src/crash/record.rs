@@ -204,7 +204,13 @@ impl Record {
     pub const FORMAT: u32 = 1;
 
     /// Fills in what the kernel's arguments did not tell from what the core's notes do.
-    pub fn complete_from_notes(&mut self, signal: Option<u32>, uid: Option<u32>, gid: Option<u32>, comm: Option<Vec<u8>>) {
+    pub fn complete_from_notes(
+        &mut self,
+        signal: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        comm: Option<Vec<u8>>,
+    ) {
         self.signal = self.signal.or(signal);
         self.signal_name = super::signal::name(self.signal);
         self.uid = self.uid.or(uid);

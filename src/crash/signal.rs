@@ -42,7 +42,8 @@ mod tests {
 
     #[test]
     fn names_are_those_of_alert_rules() {
-        let cases = [(Some(11), "SEGV"), (Some(6), "ABRT"), (Some(31), "SYS"), (Some(34), "RTMIN"), (Some(64), "RTMIN+30")];
+        let cases =
+            [(Some(11), "SEGV"), (Some(6), "ABRT"), (Some(31), "SYS"), (Some(34), "RTMIN"), (Some(64), "RTMIN+30")];
         for (number, expected) in cases {
             assert_eq!(name(number), expected);
         }

@@ -54,7 +54,12 @@ impl Context {
             tell(&report, &counted);
             let _ = opened.send(report.recent);
         };
-        let catalog = Catalog::start(layout.catalog.clone(), Arc::clone(&ledger), Box::new(on_open), Box::new(move || beat.work()));
+        let catalog = Catalog::start(
+            layout.catalog.clone(),
+            Arc::clone(&ledger),
+            Box::new(on_open),
+            Box::new(move || beat.work()),
+        );
         let (catalog, failed) = catalog?;
         if let Some(error) = failed {
             tracing::error!("{error}: crashes stay in the spool until it can be opened");

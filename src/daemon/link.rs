@@ -53,11 +53,12 @@ impl Link {
             }
             let mut buffer = [0; 16 * 1024];
             let stream = &self.stream;
-            let received = stream
-                .async_io(Interest::READABLE, || fdpass::recv_with_fds(stream.as_fd(), &mut buffer))
-                .await;
+            let received =
+                stream.async_io(Interest::READABLE, || fdpass::recv_with_fds(stream.as_fd(), &mut buffer)).await;
             let (count, fds) = received.map_err(|error| match error.kind() {
-                ErrorKind::InvalidData => LinkError::Wire(WireError::Descriptors { announced: 0, arrived: fdpass::SCM_MAX_FD }),
+                ErrorKind::InvalidData => {
+                    LinkError::Wire(WireError::Descriptors { announced: 0, arrived: fdpass::SCM_MAX_FD })
+                }
                 _ => LinkError::Io(error),
             })?;
             if count == 0 {

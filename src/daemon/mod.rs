@@ -128,7 +128,10 @@ async fn serve_until_stopped(sockets: Sockets, context: Arc<Context>, notifier: 
     context.stop();
     let begun = Instant::now();
     if timeout(GRACE, all_done.recv()).await.is_err() {
-        tracing::warn!("captures are still running after {} s: the shims offer them to the next daemon", GRACE.as_secs());
+        tracing::warn!(
+            "captures are still running after {} s: the shims offer them to the next daemon",
+            GRACE.as_secs()
+        );
         context.cancel_all();
         let _ = timeout(Duration::from_secs(2), all_done.recv()).await;
     }
@@ -146,7 +149,9 @@ fn lock(state: &Path) -> Result<File, StartError> {
     loop {
         match dir.try_lock() {
             Ok(()) => return Ok(dir),
-            Err(TryLockError::WouldBlock) if begun.elapsed() < LOCK_WITHIN => std::thread::sleep(Duration::from_millis(50)),
+            Err(TryLockError::WouldBlock) if begun.elapsed() < LOCK_WITHIN => {
+                std::thread::sleep(Duration::from_millis(50))
+            }
             Err(TryLockError::WouldBlock) => return Err(StartError::Locked(state.to_owned())),
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         }

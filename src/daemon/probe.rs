@@ -11,7 +11,10 @@ const ANSWER_WITHIN: Duration = Duration::from_millis(500);
 
 /// Runs `read` in a thread of its own and waits a little for it. `None`: it hangs, and its thread with it, or too many
 /// others hang already.
-pub(super) async fn probe<T: Send + 'static>(context: &Context, read: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+pub(super) async fn probe<T: Send + 'static>(
+    context: &Context,
+    read: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
     let place = Arc::clone(&context.probes).try_acquire_owned().ok();
     let place = match place {
         Some(place) => place,

@@ -331,7 +331,9 @@ fn core_path(context: &Context, record: &Record) -> Option<PathBuf> {
 
 fn held_us(offer: &Offer, giver: &Giver) -> u64 {
     match giver.origin() {
-        Origin::Live => u64::try_from(clock::since_boot().saturating_sub(offer.started).as_micros()).unwrap_or(u64::MAX),
+        Origin::Live => {
+            u64::try_from(clock::since_boot().saturating_sub(offer.started).as_micros()).unwrap_or(u64::MAX)
+        }
         Origin::Spool => 0,
     }
 }

@@ -16,8 +16,10 @@ const METRICS: &str = "metrics";
 /// Why the inherited sockets can't be used.
 #[derive(Debug, Error)]
 pub(super) enum SocketError {
-    #[error("no socket named \"{INTAKE}\" was handed over: start the daemon through systemd (systemctl start coreward.socket), \
-        or through systemd-socket-activate --fdname={INTAKE}:{METRICS}")]
+    #[error(
+        "no socket named \"{INTAKE}\" was handed over: start the daemon through systemd (systemctl start coreward.socket), \
+        or through systemd-socket-activate --fdname={INTAKE}:{METRICS}"
+    )]
     NoIntake,
     #[error("the socket named \"{0}\" is not a listening socket of its kind: {1}")]
     WrongKind(&'static str, io::Error),
@@ -46,8 +48,9 @@ impl Sockets {
             None => None,
         };
         match &metrics {
-            Some(metrics) => listening(std::os::fd::AsFd::as_fd(metrics))
-                .map_err(|error| SocketError::WrongKind(METRICS, error))?,
+            Some(metrics) => {
+                listening(std::os::fd::AsFd::as_fd(metrics)).map_err(|error| SocketError::WrongKind(METRICS, error))?
+            }
             None => tracing::warn!("no socket named \"{METRICS}\" was handed over: there are no metrics"),
         }
         Ok(Self { intake, metrics })

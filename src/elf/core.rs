@@ -54,7 +54,11 @@ pub fn inspect(bytes: &[u8]) -> Result<CoreHead, ElfError> {
     }
 }
 
-fn head<Elf: FileHeader<Endian = Endianness>>(header: &Elf, bytes: &[u8], is_64bit: bool) -> Result<CoreHead, ElfError> {
+fn head<Elf: FileHeader<Endian = Endianness>>(
+    header: &Elf,
+    bytes: &[u8],
+    is_64bit: bool,
+) -> Result<CoreHead, ElfError> {
     let endian = header.endian().map_err(|_| ElfError::NotElf)?;
     let kind = header.e_type(endian);
     if kind != ET_CORE {

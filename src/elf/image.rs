@@ -20,7 +20,11 @@ const MAX_RANGE: u64 = 64 * 1024;
 
 /// Where the notes of an image lie whose program headers (AT_PHDR) are `table`, found at `address`.
 pub fn note_ranges(table: &[u8], address: u64, is_64bit: bool) -> Vec<NoteRange> {
-    if is_64bit { ranges::<ProgramHeader64<Endianness>>(table, address) } else { ranges::<ProgramHeader32<Endianness>>(table, address) }
+    if is_64bit {
+        ranges::<ProgramHeader64<Endianness>>(table, address)
+    } else {
+        ranges::<ProgramHeader32<Endianness>>(table, address)
+    }
 }
 
 fn ranges<Header: ProgramHeader<Endian = Endianness>>(table: &[u8], address: u64) -> Vec<NoteRange> {

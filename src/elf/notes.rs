@@ -34,7 +34,8 @@ pub fn process_notes(bytes: &[u8], head: &CoreHead) -> ProcessNotes {
             NT_PRPSINFO => {
                 facts.uid = number(data, 16);
                 facts.gid = number(data, 20);
-                facts.comm = data.get(40..56).map(|name| name.split(|byte| *byte == 0).next().unwrap_or_default().to_vec());
+                facts.comm =
+                    data.get(40..56).map(|name| name.split(|byte| *byte == 0).next().unwrap_or_default().to_vec());
             }
             _ => {}
         }

@@ -69,7 +69,8 @@ impl Storms {
             self.windows.retain(|_, window| now.saturating_sub(window.began) < rule.interval);
         }
         if self.windows.len() >= MAX_KINDS
-            && let Some(oldest) = self.windows.iter().min_by_key(|(_, window)| window.began).map(|(kind, _)| kind.clone())
+            && let Some(oldest) =
+                self.windows.iter().min_by_key(|(_, window)| window.began).map(|(kind, _)| kind.clone())
         {
             self.windows.remove(&oldest);
         }

@@ -25,7 +25,8 @@ pub fn start() -> LogGuard {
     let (writer, worker) =
         NonBlockingBuilder::default().lossy(true).buffered_lines_limit(WAITING).finish(std::io::stderr());
     let lines = Lines { in_journal: libsystemd::logging::connected_to_journal() };
-    let subscriber = tracing_subscriber::fmt().with_writer(writer).event_format(lines).with_max_level(Level::INFO).finish();
+    let subscriber =
+        tracing_subscriber::fmt().with_writer(writer).event_format(lines).with_max_level(Level::INFO).finish();
     // A second subscriber can only be there in a test that starts two daemons; the first then logs for both.
     let _ = tracing::subscriber::set_global_default(subscriber);
     LogGuard { _worker: worker }

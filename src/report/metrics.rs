@@ -120,27 +120,34 @@ impl Metrics {
                 "Crashes recorded by this daemon, by how they came and what became of the core.",
                 &["origin", "core", "reason"],
             )?,
-            truncated: make.counters("coreward_truncated_total", "Stored cores that are not whole, by reason.", &["reason"])?,
+            truncated: make.counters(
+                "coreward_truncated_total",
+                "Stored cores that are not whole, by reason.",
+                &["reason"],
+            )?,
             errors: make.counters("coreward_errors_total", "What went wrong, by kind.", &["kind"])?,
             in_flight: make.gauge("coreward_inflight_crashes", "Crashes between offer and record.")?,
             repeated_offers: make.counter(
                 "coreward_repeated_offers_total",
                 "Offers of crashes that an earlier daemon or connection had taken and not finished.",
             )?,
-            storm_suppressed: make.counter("coreward_storm_suppressed_total", "Crashes whose core the storm rule let go.")?,
+            storm_suppressed: make
+                .counter("coreward_storm_suppressed_total", "Crashes whose core the storm rule let go.")?,
             held: make.histogram(
                 "coreward_held_seconds",
                 "From the start of the shim to the release of the crashed process.",
                 &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0],
             )?,
-            captured_bytes: make.counter("coreward_captured_bytes_total", "Bytes of core taken in, before compression.")?,
+            captured_bytes: make
+                .counter("coreward_captured_bytes_total", "Bytes of core taken in, before compression.")?,
             written_bytes: make.counter("coreward_written_bytes_total", "Bytes of core files written.")?,
             stored_bytes: make.gauge("coreward_stored_bytes", "Bytes that stored cores take.")?,
             stored_cores: make.gauge("coreward_stored_cores", "Stored cores.")?,
             quota_max_use: make.gauge("coreward_quota_max_use_bytes", "MaxUse= in force.")?,
             quota_keep_free: make.gauge("coreward_quota_keep_free_bytes", "KeepFree= in force.")?,
             evicted: make.counter("coreward_evicted_total", "Cores deleted to make room.")?,
-            config_problems: make.gauge("coreward_config_problems", "Lines of the configuration that are not in force.")?,
+            config_problems: make
+                .gauge("coreward_config_problems", "Lines of the configuration that are not in force.")?,
             catalog_up: make.gauge("coreward_catalog_up", "1 while the catalog can be written.")?,
             registry: registry.clone(),
         };
@@ -184,7 +191,8 @@ impl Metrics {
 
     fn add(&self, count: &Count) {
         let core_exists = if count.core_exists { "true" } else { "false" };
-        let labels = [printable(&count.hostname), printable(&count.program), count.signal.clone(), core_exists.to_owned()];
+        let labels =
+            [printable(&count.hostname), printable(&count.program), count.signal.clone(), core_exists.to_owned()];
         self.processes.with_label_values(&labels).inc_by(count.count);
     }
 
@@ -233,7 +241,8 @@ impl Maker<'_> {
     }
 
     fn build_info(&self) -> Result<(), prometheus::Error> {
-        let metric = IntGaugeVec::new(Opts::new("coreward_build_info", "Always 1; the labels say what runs."), &["version"])?;
+        let metric =
+            IntGaugeVec::new(Opts::new("coreward_build_info", "Always 1; the labels say what runs."), &["version"])?;
         metric.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         self.registry.register(Box::new(metric))
     }
@@ -252,7 +261,8 @@ mod tests {
         let metrics = Metrics::new().unwrap();
         metrics.restore(&[count("/usr/bin/a", 7)]);
         let text = String::from_utf8(metrics.render().unwrap()).unwrap();
-        let line = "coredump_process_count{core_exists=\"true\",hostname=\"h\",program=\"/usr/bin/a\",signal=\"SEGV\"} 7";
+        let line =
+            "coredump_process_count{core_exists=\"true\",hostname=\"h\",program=\"/usr/bin/a\",signal=\"SEGV\"} 7";
         assert!(text.lines().any(|found| found == line), "{text}");
         assert!(text.contains("# TYPE coredump_process_count counter"));
         assert!(text.contains("coreward_errors_total{kind=\"disk_full\"} 0"), "every kind is there from the start");

@@ -75,9 +75,8 @@ mod tests {
 
     #[test]
     fn a_full_line_gives_every_fact() {
-        let args = parsed(&[
-            "shim", "--root", "/r", "10", "11", "1000", "1001", "11", "1700000000", "0", "1", "web-1", "3",
-        ]);
+        let args =
+            parsed(&["shim", "--root", "/r", "10", "11", "1000", "1001", "11", "1700000000", "0", "1", "web-1", "3"]);
         assert_eq!(args.root, Root::new("/r"));
         assert_eq!((args.offer.pid, args.offer.tid), (Some(10), Some(11)));
         assert_eq!((args.offer.uid, args.offer.gid, args.offer.signal), (Some(1000), Some(1001), Some(11)));
@@ -88,7 +87,9 @@ mod tests {
 
     #[test]
     fn a_kernel_without_pidfd_leaves_the_last_argument_empty_or_away() {
-        for line in [vec!["1", "1", "0", "0", "6", "1", "0", "1", "h", ""], vec!["1", "1", "0", "0", "6", "1", "0", "1", "h"]] {
+        for line in
+            [vec!["1", "1", "0", "0", "6", "1", "0", "1", "h", ""], vec!["1", "1", "0", "0", "6", "1", "0", "1", "h"]]
+        {
             let args = parsed(&[&["shim"], line.as_slice()].concat());
             assert_eq!(args.pidfd, None);
             assert!(args.offer.trouble.is_empty(), "{:?}", args.offer.trouble);

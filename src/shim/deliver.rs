@@ -51,7 +51,9 @@ pub(super) fn deliver(crash: &mut Crash, root: &Root, kmsg: &Kmsg) -> Delivery {
             Ended::Done => return Delivery::Done,
             Ended::GiveUp(reason) => return Delivery::NotTaken(reason),
             Ended::Broken(error) if crash.offer.attempt >= ATTEMPTS => {
-                return Delivery::NotTaken(format!("{ATTEMPTS} daemons took the crash and did not finish it ({error})"));
+                return Delivery::NotTaken(format!(
+                    "{ATTEMPTS} daemons took the crash and did not finish it ({error})"
+                ));
             }
             Ended::Broken(_) => {
                 crash.offer.attempt += 1;

@@ -77,7 +77,8 @@ fn read_texts(offer: &mut Offer, dir: BorrowedFd<'_>) {
     let mut text = |name: &str| {
         let read = openat(dir, name, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty());
         let mut bytes = Vec::new();
-        let read = read.map_err(io::Error::from).and_then(|fd| File::from(fd).take(MAX_TEXT as u64).read_to_end(&mut bytes));
+        let read =
+            read.map_err(io::Error::from).and_then(|fd| File::from(fd).take(MAX_TEXT as u64).read_to_end(&mut bytes));
         if let Err(error) = read {
             trouble.push(format!("{name} can't be read: {error}"));
         }

@@ -47,11 +47,8 @@ fn open_in_time(dir: &OwnedFd) -> nix::Result<OwnedFd> {
 /// A line a descriptor: `3 -> socket:[1234]`. Links are read, never followed.
 fn list_fds(dir: BorrowedFd<'_>) -> nix::Result<Vec<u8>> {
     let mut list = Dir::openat(dir, "fd", OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
-    let mut numbers: Vec<u32> = list
-        .iter()
-        .filter_map(|entry| entry.ok()?.file_name().to_str().ok()?.parse().ok())
-        .take(MAX_LISTED)
-        .collect();
+    let mut numbers: Vec<u32> =
+        list.iter().filter_map(|entry| entry.ok()?.file_name().to_str().ok()?.parse().ok()).take(MAX_LISTED).collect();
     numbers.sort_unstable();
     let mut text = String::new();
     for number in numbers {

@@ -6,8 +6,8 @@ use super::schema::{self, Count};
 use crate::crash::{CrashId, Record};
 use rusqlite::{Connection, ErrorCode, OptionalExtension};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use std::{io, thread};
 use thiserror::Error;
@@ -220,7 +220,8 @@ impl Writer {
             let db = self.ready()?;
             let attempt = (|| {
                 let adding = db.transaction()?;
-                let inserted = records.iter().map(|record| schema::insert(&adding, record)).collect::<Result<_, _>>()?;
+                let inserted =
+                    records.iter().map(|record| schema::insert(&adding, record)).collect::<Result<_, _>>()?;
                 adding.commit()?;
                 Ok(inserted)
             })();

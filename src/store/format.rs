@@ -98,7 +98,8 @@ pub fn read_record(file: &mut (impl Read + Seek)) -> Result<Record, FormatError>
     file.read_exact(&mut head).map_err(|_| FormatError::NoRecord)?;
     let [m0, m1, m2, m3, l0, l1, l2, l3, tag @ ..] = head;
     let length = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
-    if u32::from_le_bytes([m0, m1, m2, m3]) != RECORD_FRAME || tag != *RECORD_TAG || !(8..=MAX_RECORD).contains(&length) {
+    if u32::from_le_bytes([m0, m1, m2, m3]) != RECORD_FRAME || tag != *RECORD_TAG || !(8..=MAX_RECORD).contains(&length)
+    {
         return Err(FormatError::NoRecord);
     }
     let mut json = vec![0; length - 8];

@@ -114,7 +114,9 @@ pub fn list(root: &Root, filter: &Filter) -> Result<Vec<Listed>, QueryError> {
 pub fn listed_count(root: &Root) -> Result<u64, QueryError> {
     let layout = Layout::of(root);
     let db = open(&layout.catalog)?;
-    let count: i64 = db.query_row("SELECT count(*) FROM crashes", [], |row| row.get(0)).map_err(|error| sqlite(&layout.catalog, error))?;
+    let count: i64 = db
+        .query_row("SELECT count(*) FROM crashes", [], |row| row.get(0))
+        .map_err(|error| sqlite(&layout.catalog, error))?;
     Ok(count.unsigned_abs())
 }
 
@@ -132,7 +134,10 @@ pub fn find(root: &Root, name: Option<&str>) -> Result<Listed, QueryError> {
             return Err(QueryError::Ambiguous { prefix: name.to_owned(), count: found.len() });
         }
     }
-    found.into_iter().next_back().ok_or_else(|| name.map_or(QueryError::Nothing, |name| QueryError::NoMatch(name.to_owned())))
+    found
+        .into_iter()
+        .next_back()
+        .ok_or_else(|| name.map_or(QueryError::Nothing, |name| QueryError::NoMatch(name.to_owned())))
 }
 
 fn open(path: &Path) -> Result<Connection, QueryError> {

@@ -75,21 +75,23 @@ fn create(db: &Connection) -> Result<(), CatalogError> {
 pub(super) fn insert(db: &Transaction<'_>, record: &Record) -> Result<Option<Count>, CatalogError> {
     let core = if record.core.is_stored() { "stored" } else { "none" };
     let program = record.program();
-    let added = db.prepare_cached(
-        "INSERT OR IGNORE INTO crashes (id, time_us, pid, uid, signal, program, comm, unit, core, record)
+    let added = db
+        .prepare_cached(
+            "INSERT OR IGNORE INTO crashes (id, time_us, pid, uid, signal, program, comm, unit, core, record)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
-    )?.execute(params![
-        record.id.as_str(),
-        i64::try_from(record.time_us).unwrap_or(i64::MAX),
-        record.key.pid,
-        record.uid,
-        record.signal,
-        program,
-        record.comm,
-        record.place.unit,
-        core,
-        serde_json::to_string(record)?,
-    ])?;
+        )?
+        .execute(params![
+            record.id.as_str(),
+            i64::try_from(record.time_us).unwrap_or(i64::MAX),
+            record.key.pid,
+            record.uid,
+            record.signal,
+            program,
+            record.comm,
+            record.place.unit,
+            core,
+            serde_json::to_string(record)?,
+        ])?;
     if added == 0 {
         return Ok(None);
     }

@@ -67,7 +67,11 @@ fn max_use_evicts_the_oldest_and_its_record_stays() {
     let states: Vec<CoreState> = stage.crashes().iter().map(|listed| listed.core_state).collect();
     assert_eq!(states[0], CoreState::Evicted, "{states:?}");
     assert_eq!(states[5], CoreState::Stored, "{states:?}");
-    let total: u64 = stage.names("var/lib/coreward/cores").iter().map(|name| stage.path("var/lib/coreward/cores").join(name).metadata().unwrap().len()).sum();
+    let total: u64 = stage
+        .names("var/lib/coreward/cores")
+        .iter()
+        .map(|name| stage.path("var/lib/coreward/cores").join(name).metadata().unwrap().len())
+        .sum();
     assert!(total <= 20 << 20, "{total}");
     assert_eq!(daemon.metric("coreward_stored_bytes", ""), total as f64);
     assert_eq!(daemon.metric("coredump_process_count", "core_exists=\"true\""), 6.0, "evicting takes no count back");
@@ -155,7 +159,10 @@ fn a_disk_that_turns_read_only_loses_no_count() {
     assert_eq!(daemon.metric("coreward_catalog_up", ""), 0.0);
     volume.remount("rw");
     let crashes = stage.wait_for(3);
-    assert_eq!(crashes.iter().filter(|listed| listed.record.core.outcome == CoreOutcome::None(NoCore::Gone)).count(), 2);
+    assert_eq!(
+        crashes.iter().filter(|listed| listed.record.core.outcome == CoreOutcome::None(NoCore::Gone)).count(),
+        2
+    );
     eventually(Duration::from_secs(5), || stage.names("run/coreward/spool").is_empty());
     assert_eq!(daemon.metric("coredump_process_count", ""), 3.0);
     eventually(Duration::from_secs(10), || daemon.metric("coreward_catalog_up", "") == 1.0);

@@ -78,7 +78,9 @@ fn a_descriptor_too_many_is_an_error() {
     let mut stream = connect(&stage);
     let null = std::fs::File::open("/dev/null").unwrap();
     fdpass::send_with_fds(stream.as_fd(), &offer().encode(&[]), &[null.as_raw_fd(); 3]).unwrap();
-    assert!(matches!(answer(&mut stream), Some(Answer::Rejected { reason }) if reason.contains("3 descriptors arrived")));
+    assert!(
+        matches!(answer(&mut stream), Some(Answer::Rejected { reason }) if reason.contains("3 descriptors arrived"))
+    );
     assert_eq!(daemon.metric("coreward_errors_total", "kind=\"message\""), 1.0);
 }
 
@@ -93,7 +95,9 @@ fn offer_stream(stage: &Stage, offer: &Offer, bytes: &[u8]) {
         match answer(&mut stream).expect("an answer") {
             Answer::Done { .. } => return,
             Answer::Request(Wanted::Core) => {
-                fdpass::send_with_fds(stream.as_fd(), &Reply::default().encode(1), &[core.as_raw_fd()]).map(drop).unwrap();
+                fdpass::send_with_fds(stream.as_fd(), &Reply::default().encode(1), &[core.as_raw_fd()])
+                    .map(drop)
+                    .unwrap();
             }
             Answer::Request(_) => stream.write_all(&Reply { errno: 2, data: Vec::new() }.encode(0)).unwrap(),
             Answer::Release => stream.write_all(&coreward::wire::released_message()).unwrap(),
@@ -137,8 +141,13 @@ fn only_root_is_heard() {
     let daemon = stage.daemon();
     std::fs::set_permissions(stage.root.intake_socket(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
     let socket = stage.root.intake_socket();
-    let script = format!("import socket; s=socket.socket(socket.AF_UNIX); s.connect('{}'); s.send(b'x'*16); s.recv(1)", socket.display());
-    Command::new("setpriv").args(["--reuid=65534", "--regid=65534", "--clear-groups", "/usr/bin/python3", "-c", &script]).end();
+    let script = format!(
+        "import socket; s=socket.socket(socket.AF_UNIX); s.connect('{}'); s.send(b'x'*16); s.recv(1)",
+        socket.display()
+    );
+    Command::new("setpriv")
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups", "/usr/bin/python3", "-c", &script])
+        .end();
     assert_eq!(daemon.metric("coreward_errors_total", "kind=\"peer\""), 1.0);
 }
 
@@ -203,8 +212,16 @@ fn a_rude_scraper_costs_its_own_connection() {
     let Some(stage) = Stage::new() else { return };
     let daemon = stage.daemon();
     assert!(daemon.http("GET /nothing HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").starts_with("HTTP/1.1 404"));
-    assert!(daemon.http("POST /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n").starts_with("HTTP/1.1 405"));
-    assert!(daemon.http("GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").contains("text/plain; version=0.0.4"));
+    assert!(
+        daemon
+            .http("POST /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+            .starts_with("HTTP/1.1 405")
+    );
+    assert!(
+        daemon
+            .http("GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            .contains("text/plain; version=0.0.4")
+    );
     // One that sends half a request is answered, or hung up on, in seconds, while others are served.
     let begun = std::time::Instant::now();
     let slow = std::thread::scope(|scope| {

@@ -37,12 +37,14 @@ fn a_segfault_is_counted_stored_and_told() {
     }
     assert!(!trace.contains("warning: core file may not match"), "{trace}");
 
-    let labels = format!("core_exists=\"true\",hostname=\"{}\",program=\"{}\",signal=\"SEGV\"", record.hostname, record.exe);
+    let labels =
+        format!("core_exists=\"true\",hostname=\"{}\",program=\"{}\",signal=\"SEGV\"", record.hostname, record.exe);
     assert_eq!(daemon.metric("coredump_process_count", &labels), 1.0);
     assert_eq!(daemon.metric("coreward_stored_cores", ""), 1.0);
     assert_eq!(daemon.metric("coreward_held_seconds_count", ""), 1.0);
 
-    let entries: Vec<String> = stage.journal().iter().map(|entry| String::from_utf8_lossy(entry).into_owned()).collect();
+    let entries: Vec<String> =
+        stage.journal().iter().map(|entry| String::from_utf8_lossy(entry).into_owned()).collect();
     assert_eq!(entries.len(), 1, "{entries:?}");
     for field in [
         "MESSAGE_ID=fc2e22bc6ee647b6b90729ab34a250b1\n".to_owned(),

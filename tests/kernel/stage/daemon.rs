@@ -17,7 +17,7 @@ pub struct Daemon {
     shared: Arc<Shared>,
     keeper: Option<JoinHandle<()>>,
     metrics: SocketAddr,
-    words: Receiver<String>,
+    words: Mutex<Receiver<String>>,
 }
 
 struct Shared {
@@ -81,7 +81,7 @@ impl Daemon {
                 std::thread::sleep(Duration::from_millis(10));
             }
         });
-        let daemon = Self { shared, keeper: Some(keeper), metrics: address, words };
+        let daemon = Self { shared, keeper: Some(keeper), metrics: address, words: Mutex::new(words) };
         daemon.wait_for_word("READY=1");
         daemon
     }
@@ -89,9 +89,10 @@ impl Daemon {
     /// Waits until the daemon says something to its manager.
     #[track_caller]
     pub fn wait_for_word(&self, word: &str) -> String {
+        let words = self.words.lock().expect("the words");
         let begun = Instant::now();
         while let Some(left) = Duration::from_secs(20).checked_sub(begun.elapsed()) {
-            match self.words.recv_timeout(left) {
+            match words.recv_timeout(left) {
                 Ok(said) if said.contains(word) => return said,
                 _ => {}
             }
@@ -101,9 +102,10 @@ impl Daemon {
 
     /// What the daemon says within `time`, from now on.
     pub fn words(&self, time: Duration) -> Vec<String> {
-        self.words.try_iter().for_each(drop);
+        let words = self.words.lock().expect("the words");
+        words.try_iter().for_each(drop);
         std::thread::sleep(time);
-        self.words.try_iter().collect()
+        words.try_iter().collect()
     }
 
     pub fn pid(&self) -> i32 {

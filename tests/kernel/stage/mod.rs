@@ -34,7 +34,14 @@ impl Stage {
         let dir = tempfile::Builder::new().prefix("cw").rand_bytes(4).tempdir_in("/tmp").expect("a directory in /tmp");
         fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
         let root = Root::new(dir.path());
-        for path in ["run/coreward/spool", "var/lib/coreward/cores", "var/lib/coreward/spool", "run/systemd/journal", "dev", "usr/libexec/coreward"] {
+        for path in [
+            "run/coreward/spool",
+            "var/lib/coreward/cores",
+            "var/lib/coreward/spool",
+            "run/systemd/journal",
+            "dev",
+            "usr/libexec/coreward",
+        ] {
             fs::create_dir_all(dir.path().join(path)).expect("the tree");
         }
         fs::write(root.join("/dev/kmsg"), "").expect("a kernel log of its own");

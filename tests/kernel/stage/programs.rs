@@ -18,7 +18,12 @@ pub fn program(name: &str) -> PathBuf {
     std::fs::create_dir_all(&dir).expect("a directory");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/programs/{name}.c"));
     let path = dir.join(name);
-    let status = Command::new("gcc").args(["-g", "-O1", "-pthread", "-Wall", "-o"]).arg(&path).arg(source).status().expect("gcc");
+    let status = Command::new("gcc")
+        .args(["-g", "-O1", "-pthread", "-Wall", "-o"])
+        .arg(&path)
+        .arg(source)
+        .status()
+        .expect("gcc");
     assert!(status.success(), "gcc {name}.c");
     built.insert(name.to_owned(), path.clone());
     path
