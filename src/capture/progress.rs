@@ -9,9 +9,12 @@ use std::time::Duration;
 /// Everybody whose standstill is the daemon's.
 #[derive(Clone, Debug, Default)]
 pub struct Progress {
-    beats: Arc<Mutex<HashMap<u64, (String, Arc<AtomicU64>)>>>,
+    beats: Arc<Mutex<Beats>>,
     next: Arc<AtomicU64>,
 }
+
+/// Who beats, and when they last did, by number.
+type Beats = HashMap<u64, (String, Arc<AtomicU64>)>;
 
 /// One worker's pulse. Waiting for others is not work: a worker that rests is never late.
 #[derive(Debug)]
@@ -41,7 +44,7 @@ impl Progress {
         self.lock().values().find(|(_, at)| late(at.load(Ordering::Relaxed))).map(|(name, _)| name.clone())
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, (String, Arc<AtomicU64>)>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Beats> {
         self.beats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

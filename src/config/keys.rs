@@ -74,35 +74,47 @@ impl Config {
     /// # Errors
     /// In words, what is wrong; the key keeps the value it had.
     pub(super) fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
+        const SIZE: &str = "a size such as 512M or infinity";
         let default = Self::default();
-        let empty = value.is_empty();
-        let size =
-            |default: u64| if empty { Ok(default) } else { parse_size(value).ok_or("a size such as 512M or infinity") };
         let result = match key {
-            "Storage" => match value {
-                "external" | "" => Ok(self.storage = Storage::External),
-                "none" => Ok(self.storage = Storage::None),
-                _ => Err("\"external\" or \"none\""),
-            },
-            "ProcessSizeMax" => size(default.process_size_max).map(|size| self.process_size_max = size),
-            "ExternalSizeMax" => size(default.external_size_max).map(|size| self.external_size_max = size),
-            "MaxUse" if empty => Ok(self.max_use = None),
-            "MaxUse" => size(0).map(|size| self.max_use = Some(size)),
-            "KeepFree" if empty => Ok(self.keep_free = None),
-            "KeepFree" => size(0).map(|size| self.keep_free = Some(size)),
-            "StormBurst" if empty => Ok(self.storm.burst = default.storm.burst),
+            "Storage" => put(&mut self.storage, value, default.storage, parse_storage, "\"external\" or \"none\""),
+            "ProcessSizeMax" => put(&mut self.process_size_max, value, default.process_size_max, parse_size, SIZE),
+            "ExternalSizeMax" => put(&mut self.external_size_max, value, default.external_size_max, parse_size, SIZE),
+            "MaxUse" => put(&mut self.max_use, value, default.max_use, |text| parse_size(text).map(Some), SIZE),
+            "KeepFree" => put(&mut self.keep_free, value, default.keep_free, |text| parse_size(text).map(Some), SIZE),
             "StormBurst" => {
-                value.parse().map(|burst| self.storm.burst = burst).map_err(|_| "a number; 0 keeps every core")
+                let burst = |text: &str| text.parse().ok();
+                put(&mut self.storm.burst, value, default.storm.burst, burst, "a number; 0 keeps every core")
             }
-            "StormIntervalSec" if empty => Ok(self.storm.interval = default.storm.interval),
             "StormIntervalSec" => {
-                parse_duration(value).map(|time| self.storm.interval = time).ok_or("a time such as 10min")
+                put(&mut self.storm.interval, value, default.storm.interval, parse_duration, "a time such as 10min")
             }
-            "EnforceCoreLimit" if empty => Ok(self.enforce_core_limit = default.enforce_core_limit),
-            "EnforceCoreLimit" => parse_bool(value).map(|yes| self.enforce_core_limit = yes).ok_or("yes or no"),
+            "EnforceCoreLimit" => {
+                put(&mut self.enforce_core_limit, value, default.enforce_core_limit, parse_bool, "yes or no")
+            }
             _ => return Err(format!("unknown key {key}=, ignored; the keys are described in coreward.conf(5)")),
         };
         result.map_err(|expected| format!("{key}={value} is not {expected}; the line is ignored"))
+    }
+}
+
+/// Puts a value into its place; an empty one means the default.
+fn put<T>(
+    place: &mut T,
+    value: &str,
+    default: T,
+    parse: impl Fn(&str) -> Option<T>,
+    expected: &'static str,
+) -> Result<(), &'static str> {
+    *place = if value.is_empty() { default } else { parse(value).ok_or(expected)? };
+    Ok(())
+}
+
+fn parse_storage(text: &str) -> Option<Storage> {
+    match text {
+        "external" => Some(Storage::External),
+        "none" => Some(Storage::None),
+        _ => None,
     }
 }
 

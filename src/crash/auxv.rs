@@ -25,7 +25,7 @@ const AT_SECURE: u64 = 23;
 
 /// Reads a vector of either word size: a 64-bit one read as 32-bit words has a zero in every second word.
 pub fn parse(bytes: &[u8]) -> Auxv {
-    let is_64bit = bytes.len() >= 8 && bytes.len() % 16 == 0 && bytes[4..8] == [0; 4];
+    let is_64bit = bytes.len() >= 8 && bytes.len().is_multiple_of(16) && bytes[4..8] == [0; 4];
     let word = if is_64bit { 8 } else { 4 };
     let number = |bytes: &[u8]| bytes.iter().rev().fold(0_u64, |value, byte| value << 8 | u64::from(*byte));
     let entries: Vec<(u64, u64)> =

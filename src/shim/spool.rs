@@ -104,7 +104,7 @@ impl Spool {
             }
         }
         let volume = fstatvfs(&self.dir)?;
-        let free = volume.blocks_available() as u64 * volume.fragment_size() as u64;
+        let free = volume.blocks_available() * volume.fragment_size();
         Ok(CORE_MAX.min(TOTAL_MAX.saturating_sub(used)).min(free / FREE_PART))
     }
 }

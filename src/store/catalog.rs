@@ -94,6 +94,9 @@ const REOPEN: Duration = Duration::from_secs(2);
 /// How long the storm rule may look back at start-up.
 const RECENT: Duration = Duration::from_secs(86400);
 
+/// A row to be written, and who waits for it.
+type Row = (Box<Record>, oneshot::Sender<Result<Inserted, String>>);
+
 struct Writer {
     path: PathBuf,
     ledger: Arc<Ledger>,
@@ -199,7 +202,7 @@ impl Writer {
         }
     }
 
-    fn write(&mut self, rows: Vec<(Box<Record>, oneshot::Sender<Result<Inserted, String>>)>) {
+    fn write(&mut self, rows: Vec<Row>) {
         if rows.is_empty() {
             return;
         }

@@ -33,7 +33,7 @@ impl CoreFile {
     /// What openat(2) says.
     pub fn create(dir: BorrowedFd<'_>, record: &Record) -> Result<Self, FormatError> {
         let record_room = format::record_room(record)?;
-        let file = File::from(unnamed::create(dir, Mode::from_bits_truncate(0o640)).map_err(io::Error::from)?);
+        let file = File::from(unnamed::create(dir, Mode::from_bits_truncate(0o640))?);
         Ok(Self { file, record_room, frames: vec![(record_room as u32, 0)], length: record_room as u64, content: 0 })
     }
 

@@ -130,7 +130,7 @@ impl Ledger {
     }
 
     fn limits_of(&self, books: &Books) -> Limits {
-        let volume = fstatvfs(&self.dir).map_or(0, |volume| volume.blocks() as u64 * volume.fragment_size() as u64);
+        let volume = fstatvfs(&self.dir).map_or(0, |volume| volume.blocks() * volume.fragment_size());
         Limits {
             max_use: books.max_use.unwrap_or_else(|| quota::default_max_use(volume)),
             keep_free: books.keep_free.unwrap_or_else(|| quota::default_keep_free(volume)),
@@ -139,7 +139,7 @@ impl Ledger {
 
     fn free(&self) -> u64 {
         let volume = fstatvfs(self.dir.as_fd());
-        volume.map_or(0, |volume| volume.blocks_available() as u64 * volume.fragment_size() as u64)
+        volume.map_or(0, |volume| volume.blocks_available() * volume.fragment_size())
     }
 
     fn books(&self) -> MutexGuard<'_, Books> {
