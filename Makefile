@@ -1,6 +1,7 @@
 # Everything that is built, installed, shown and checked. `make help` lists it.
 SHELL := /bin/bash
 PREFIX ?= /usr
+UNITDIR ?= $(PREFIX)/lib/systemd/system
 DESTDIR ?=
 CARGO ?= cargo
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
@@ -33,7 +34,7 @@ deb: ## The Debian package, in ..
 install: ## Puts what `make release` built below DESTDIR
 	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin $(TARGET_DIR)/release/coreward
 	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/libexec/coreward $(TARGET_DIR)/release/corewardd $(SHIM)
-	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system systemd/*.service systemd/*.socket
+	install -D -m 0644 -t $(DESTDIR)$(UNITDIR) systemd/*.service systemd/*.socket
 	install -D -m 0644 systemd/sysusers.d/coreward.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/coreward.conf
 	install -D -m 0644 systemd/tmpfiles.d/coreward.conf $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/coreward.conf
 	install -D -m 0644 systemd/coreward.conf $(DESTDIR)/etc/coreward/coreward.conf

@@ -18,7 +18,8 @@ done
 step "Prometheus scrapes and an alert fires"
 mkdir -p /tmp/prometheus
 cat >/tmp/prometheus/prometheus.yml <<END
-global: { scrape_interval: 1s, evaluation_interval: 1s }
+# The timeout of a scrape is at most its interval, and this machine is slow.
+global: { scrape_interval: 4s, evaluation_interval: 2s }
 rule_files: [ rules.yml ]
 scrape_configs:
   - job_name: coreward
@@ -32,7 +33,7 @@ groups:
       - alert: ProcessCrashed
         expr: coredump_process_count{signal=~"SEGV|ABRT"} > 0
       - alert: ProcessCrashedAnew
-        expr: increase(coredump_process_count{program="/opt/t/alert"}[1m]) > 0
+        expr: increase(coredump_process_count{program="/opt/t/alert"}[2m]) > 0
 END
 check "promtool takes the configuration" promtool check config /tmp/prometheus/prometheus.yml
 systemd-run --quiet --unit=test-prometheus prometheus --config.file=/tmp/prometheus/prometheus.yml \
@@ -45,12 +46,10 @@ program segv alert
 crash "$exe"
 is_firing() { ask alerts | jq -e --arg p "$exe" '.data.alerts[] | select(.labels.program == $p and .labels.signal == "SEGV" and .state == "firing")'; }
 check "the alert for the new crash fires" eventually 60 is_firing
-value() { ask query --data-urlencode "query=coredump_process_count{program=\"$exe\"}" | jq -r '.data.result[0].value[1]'; }
-assert_eq 1 "$(value)" "Prometheus has the count"
-hostname_there=$(ask query --data-urlencode "query=coredump_process_count{program=\"$exe\"}" | jq -r '.data.result[0].metric.hostname')
-assert_eq "$host" "$hostname_there" "and the hostname"
+samples() { ask query --data-urlencode "query=coredump_process_count{program=\"$exe\"}" | jq -r '.data.result[] | "\(.metric.hostname) \(.value[1])"'; }
+check "Prometheus has the hostname and the count" eventually 60 prints "$host 1" samples
 # increase() does not see a series that begins at 1: it is the second crash that it shows.
 crash "$exe"
 rises() { ask alerts | jq -e '.data.alerts[] | select(.labels.alertname == "ProcessCrashedAnew" and .state == "firing")'; }
-check "an alert on the increase fires at the second" eventually 60 rises
+check "an alert on the increase fires at the second" eventually 90 rises
 systemctl stop test-prometheus.service
