@@ -65,3 +65,9 @@ clean:
 .PHONY: deny-advisories
 deny-advisories: ## Known vulnerabilities of dependencies; needs the network
 	cargo-deny check advisories
+
+.PHONY: bench
+bench: ## What a crash costs the crashed service, beside a helper that exits at once
+	scripts/install-deps demo
+	$(MAKE) --no-print-directory release
+	scripts/bench

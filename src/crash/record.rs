@@ -46,7 +46,7 @@ pub struct Record {
     pub place: Place,
     /// It ran in another PID, user or mount namespace than the host's.
     pub in_namespace: bool,
-    /// It changed its privilege (`%d` is not 1, or AT_SECURE): its core is root's alone.
+    /// It changed its privilege (`%d` is not 1, or AT_SECURE): its core is for root and the administrators.
     pub privileged: bool,
     /// RLIMIT_CORE in bytes.
     pub core_limit: u64,

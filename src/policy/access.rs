@@ -22,7 +22,7 @@ const NOBODY: u32 = 65534;
 /// Not a uid.
 const INVALID: u32 = u32::MAX;
 
-/// Whether the process changed its privilege, or may have (CVE-2025-4598): its core is root's alone.
+/// Whether the process changed its privilege, or may have (CVE-2025-4598): its core is for root and the administrators.
 pub fn is_privileged(facts: &Facts) -> bool {
     !(facts.dumpable == Some(1) && facts.secure == Some(false) && facts.same_ids == Some(true))
 }

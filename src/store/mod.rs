@@ -28,21 +28,19 @@ pub struct Layout {
     pub catalog: PathBuf,
     /// `cores/`.
     pub cores: PathBuf,
-    /// Taken by the daemon that is at work.
-    pub lock: PathBuf,
 }
 
 impl Layout {
     /// The layout of a tree.
     pub fn of(root: &Root) -> Self {
         let state = root.state_dir();
-        Self { catalog: state.join("catalog.db"), cores: state.join("cores"), lock: state.join("lock") }
+        Self { catalog: state.join("catalog.db"), cores: state.join("cores") }
     }
 
     /// Opens the directory of the cores.
     ///
     /// # Errors
-    /// What openat2(2) says; a symbolic link in the last component is one the daemon's own user could have made.
+    /// What openat(2) says; a symbolic link in the last component is one that the daemon's own user could have made.
     pub fn open_cores(&self) -> io::Result<OwnedFd> {
         let parent = std::fs::File::open(self.cores.parent().unwrap_or(&self.cores))?;
         tree::open_dir_below(std::os::fd::AsFd::as_fd(&parent), std::path::Path::new("cores"))
