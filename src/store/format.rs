@@ -106,3 +106,34 @@ pub fn read_record(file: &mut (impl Read + Seek)) -> Result<Record, FormatError>
     file.read_exact(&mut json)?;
     Ok(serde_json::from_slice(&json)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Cursor;
+
+    #[test]
+    fn the_seek_table_adds_up_for_every_reader_of_the_seekable_format() {
+        let table = seek_table(&[(4096, 0), (100, FRAME_LEN as u32), (50, 7)]);
+        assert_eq!(table.len(), 8 + 3 * 8 + 9);
+        assert_eq!(table[0..4], SEEK_FRAME.to_le_bytes());
+        assert_eq!(u32::from_le_bytes(table[4..8].try_into().unwrap()) as usize, table.len() - 8);
+        assert_eq!(table[table.len() - 4..], SEEK_FOOTER.to_le_bytes());
+        assert_eq!(table[table.len() - 9..table.len() - 5], 3_u32.to_le_bytes());
+    }
+
+    #[test]
+    fn what_has_no_record_says_so() {
+        for bytes in [&b""[..], b"\x28\xb5\x2f\xfd plain zstd", &[0; 64], &record_head(u32::MAX)] {
+            assert!(matches!(read_record(&mut Cursor::new(bytes)), Err(FormatError::NoRecord)), "{bytes:?}");
+        }
+        assert!(matches!(read_record(&mut Cursor::new(record_head(1000))), Err(FormatError::Io(_))), "cut");
+        let mut garbage = record_head(16);
+        garbage.extend_from_slice(b"{nonsens");
+        assert!(matches!(read_record(&mut Cursor::new(garbage)), Err(FormatError::Json(_))));
+    }
+
+    fn record_head(length: u32) -> Vec<u8> {
+        [&RECORD_FRAME.to_le_bytes()[..], &length.to_le_bytes(), RECORD_TAG].concat()
+    }
+}

@@ -24,6 +24,8 @@ mod header;
 pub mod journal;
 mod offer;
 pub mod paths;
+#[cfg(test)]
+mod tests;
 
 pub use answer::{Answer, Reply, Wanted, released_message};
 pub use header::{HEADER_LEN, Header, Kind};

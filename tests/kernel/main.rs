@@ -8,6 +8,7 @@
 mod stage;
 
 mod access;
+mod cli;
 mod config;
 mod disk;
 mod faults;

@@ -1,0 +1,149 @@
+//! Messages survive the way, and nothing that arrives makes a reader panic.
+
+use super::journal::{MAX_ENTRY, is_about_a_crash, push_field};
+use super::*;
+use proptest::prelude::*;
+use std::time::Duration;
+
+fn payload(message: &[u8]) -> (Header, &[u8]) {
+    let header = Header::decode(message.first_chunk().unwrap()).unwrap();
+    assert_eq!(message.len(), HEADER_LEN + header.payload_len);
+    (header, &message[HEADER_LEN..])
+}
+
+fn offers() -> impl Strategy<Value = Offer> {
+    let text = || prop::collection::vec(any::<u8>(), 0..200);
+    let numbers =
+        (any::<u32>(), prop::option::of(any::<u32>()), prop::option::of(any::<u32>()), any::<u64>(), any::<u64>());
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
+    (numbers, flags, "[0-9a-f]{32}", text(), text(), text(), prop::collection::vec("\\PC{0,40}", 0..5)).prop_map(
+        |(
+            (attempt, pid, signal, time, start_time),
+            (released, cut, pid_ns, user_ns),
+            boot_id,
+            hostname,
+            exe,
+            cgroup,
+            trouble,
+        )| Offer {
+            attempt,
+            released,
+            cut,
+            started: Duration::from_nanos(time),
+            boot_id,
+            pid,
+            signal,
+            time,
+            start_time,
+            hostname,
+            exe,
+            cgroup,
+            namespaces: Namespaces { pid: pid_ns, user: user_ns, ..Namespaces::default() },
+            trouble,
+            ..Offer::default()
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn an_offer_arrives_as_it_was_sent(offer in offers()) {
+        let kinds = [FdKind::Mem, FdKind::Pidfd];
+        let message = offer.encode(&kinds);
+        let (header, payload) = payload(&message);
+        prop_assert_eq!((header.kind, header.fds), (Kind::Offer, 2));
+        prop_assert_eq!(Offer::decode(payload), Ok((offer, kinds.to_vec())));
+    }
+
+    #[test]
+    fn an_entry_for_the_journal_is_told_from_a_forged_one(values in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..99), 1..9)) {
+        let mut entry = Vec::new();
+        for value in &values {
+            push_field(&mut entry, "COREDUMP_COMM", value);
+        }
+        prop_assert!(is_about_a_crash(&entry));
+        push_field(&mut entry, "OBJECT_PID", b"1");
+        prop_assert!(!is_about_a_crash(&entry));
+    }
+
+    #[test]
+    fn no_bytes_make_a_reader_panic(bytes in prop::collection::vec(any::<u8>(), 0..300), at in 0..300_usize, byte: u8) {
+        let _ = Offer::decode(&bytes);
+        let _ = Reply::decode(&bytes);
+        let _ = Answer::decode(Kind::Request, &bytes);
+        let _ = is_about_a_crash(&bytes);
+        if let Some(header) = bytes.first_chunk() {
+            let _ = Header::decode(header);
+        }
+        // And a true message with one byte changed.
+        let offer = Offer { boot_id: "0".repeat(32), exe: b"/usr/bin/x".to_vec(), ..Offer::default() };
+        let mut message = offer.encode(&[]);
+        let place = at % message.len();
+        message[place] = byte;
+        let _ = Header::decode(message.first_chunk().unwrap());
+        let _ = Offer::decode(&message[HEADER_LEN..]);
+    }
+}
+
+#[test]
+fn the_largest_offer_is_within_the_limit() {
+    let text = vec![b'x'; 100_000];
+    let offer = Offer {
+        boot_id: "0".repeat(32),
+        hostname: text.clone(),
+        comm: text.clone(),
+        exe: text.clone(),
+        cwd: text.clone(),
+        root: text.clone(),
+        cgroup: text.clone(),
+        status: text.clone(),
+        limits: text,
+        trouble: vec!["é".repeat(10_000); 100],
+        ..Offer::default()
+    };
+    let message = offer.encode(&[FdKind::Mem; 7]);
+    assert!(message.len() <= 40 * 1024, "{}", message.len());
+    let (_, payload) = payload(&message);
+    assert_eq!(Offer::decode(payload).unwrap().0.exe.len(), MAX_TEXT);
+}
+
+#[test]
+fn answers_and_replies_arrive_as_they_were_sent() {
+    for answer in [
+        Answer::Taken,
+        Answer::Busy,
+        Answer::Request(Wanted::Core),
+        Answer::Request(Wanted::OpenFds),
+        Answer::Release,
+        Answer::Done { journal: vec![1, 2, 3] },
+        Answer::Rejected { reason: "because".to_owned() },
+    ] {
+        let message = answer.encode();
+        let (header, payload) = payload(&message);
+        assert_eq!(Answer::decode(header.kind, payload), Ok(answer));
+    }
+    let reply = Reply { errno: 13, data: b"3 -> pipe:[1]\n".to_vec() };
+    assert_eq!(Reply::decode(payload(&reply.encode(1)).1), Ok(reply));
+}
+
+#[test]
+fn fields_of_a_newer_version_are_skipped_and_a_newer_layout_is_refused() {
+    let mut message = Offer { boot_id: "0".repeat(32), pid: Some(7), ..Offer::default() }.encode(&[]);
+    message.extend_from_slice(&[0xff, 0x7f, 2, 0, 0, 0, 1, 2]);
+    assert_eq!(Offer::decode(&message[HEADER_LEN..]).unwrap().0.pid, Some(7));
+    message[4] = 2;
+    assert_eq!(Header::decode(message.first_chunk().unwrap()), Err(WireError::Version(2)));
+}
+
+#[test]
+fn an_entry_that_is_too_long_or_cut_is_none() {
+    let mut entry = Vec::new();
+    push_field(&mut entry, "MESSAGE", &vec![b'x'; MAX_ENTRY]);
+    assert!(!is_about_a_crash(&entry));
+    let mut entry = Vec::new();
+    push_field(&mut entry, "COREDUMP_CMDLINE", b"a\nb");
+    assert!(is_about_a_crash(&entry));
+    for end in 1..entry.len() {
+        assert!(!is_about_a_crash(&entry[..end]), "{end}");
+    }
+}
