@@ -7,7 +7,7 @@ use std::io::{self, ErrorKind, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A stream of core bytes that can be called off.
 #[derive(Debug)]
@@ -16,6 +16,18 @@ pub struct Source {
     cancelled: Arc<AtomicBool>,
 }
 
+/// What came.
+#[derive(Clone, Copy, Debug)]
+pub struct Filled {
+    /// How many bytes.
+    pub bytes: usize,
+    /// The stream has stood still for so long that no more is waited for.
+    pub stalled: bool,
+}
+
+/// A page from a disk takes milliseconds. Where none comes for this long, the kernel waits for a mount that is dead, or
+/// that a user made to stand still; neither the worker nor the other crashes may wait with it.
+const STALL: Duration = Duration::from_secs(20);
 /// How often a wait for the kernel looks whether it was called off.
 const LOOK: Duration = Duration::from_millis(250);
 /// What an unprivileged pipe may grow to (fs.pipe-max-size); fewer turns for the same bytes.
@@ -29,17 +41,21 @@ impl Source {
         Self { file: File::from(core), cancelled }
     }
 
-    /// Fills `buffer` from the stream; less than its length only at the end.
+    /// Fills `buffer` from the stream; less than its length only at the end, or where it stands still.
     ///
     /// # Errors
     /// `Interrupted` when the stream was called off, otherwise what read(2) says.
-    pub fn fill(&mut self, buffer: &mut [u8], beat: &Beat) -> io::Result<usize> {
+    pub fn fill(&mut self, buffer: &mut [u8], beat: &Beat) -> io::Result<Filled> {
         let mut filled = 0;
         while filled < buffer.len() {
             // The kernel writes at its own pace: a page may have to come from a slow disk. That is not this worker's fault.
             beat.rest();
+            let since = Instant::now();
             while pipe::wait_readable(self.file.as_fd(), LOOK)? == Ready::TimedOut {
                 self.check()?;
+                if since.elapsed() >= STALL {
+                    return Ok(Filled { bytes: filled, stalled: true });
+                }
             }
             self.check()?;
             beat.work();
@@ -50,7 +66,7 @@ impl Source {
                 Err(error) => return Err(error),
             }
         }
-        Ok(filled)
+        Ok(Filled { bytes: filled, stalled: false })
     }
 
     fn check(&self) -> io::Result<()> {

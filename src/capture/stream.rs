@@ -69,6 +69,9 @@ pub enum Failure {
     /// Not a byte came.
     #[error("the stream was empty")]
     Empty,
+    /// Nothing came for too long.
+    #[error("the stream stood still")]
+    Stalled,
     /// Something else than a core came.
     #[error("the stream is not a core: {0}")]
     NotACore(ElfError),
@@ -134,16 +137,17 @@ fn fill(captured: &mut Captured, mut source: Source, ledger: &Ledger, terms: &Te
             captured.cut = at_limit.filter(|_| captured.expected == 0 || captured.file.content() < captured.expected);
             return Ok(());
         }
-        let read = match source.fill(&mut content[..allowed], beat) {
+        let filled = match source.fill(&mut content[..allowed], beat) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(Failure::Cancelled),
-            read => read.map_err(Failure::Read)?,
+            filled => filled.map_err(Failure::Read)?,
         };
+        let (read, stalled) = (filled.bytes, filled.stalled);
         let first = captured.file.content() == 0;
         if read == 0 {
-            return end(captured, first);
+            return end(captured, first, stalled);
         }
-        if first && terms.parse {
-            look(captured, &content[..read], terms.resumed)?;
+        if first {
+            look(captured, &content[..read], terms)?;
         }
         let length = compressor.compress_to_buffer(&content[..read], frame.as_mut_slice()).map_err(Failure::Write)?;
         let after = captured.file.length() + captured.file.overhead() + length as u64;
@@ -166,13 +170,18 @@ fn fill(captured: &mut Captured, mut source: Source, ledger: &Ledger, terms: &Te
             Err(error) => return Err(Failure::Write(error)),
         }
         if read < allowed {
-            return end(captured, false);
+            return end(captured, false, stalled);
         }
     }
 }
 
 /// Looks at the first frame: is it a core, how long will it be, whose is it?
-fn look(captured: &mut Captured, bytes: &[u8], resumed: bool) -> Result<(), Failure> {
+fn look(captured: &mut Captured, bytes: &[u8], terms: &Terms<'_>) -> Result<(), Failure> {
+    if !terms.parse {
+        // Four bytes are no parsing: they tell a beginning from what an earlier daemon left.
+        captured.cut = (terms.resumed && !bytes.starts_with(b"\x7fELF")).then_some(Cut::Resumed);
+        return Ok(());
+    }
     match elf::inspect(bytes) {
         Ok(head) => {
             captured.expected = head.expected.unwrap_or(0);
@@ -180,7 +189,7 @@ fn look(captured: &mut Captured, bytes: &[u8], resumed: bool) -> Result<(), Fail
             Ok(())
         }
         // An earlier daemon took the beginning with it. The rest may still tell something to somebody.
-        Err(_) if resumed => {
+        Err(_) if terms.resumed => {
             captured.cut = Some(Cut::Resumed);
             Ok(())
         }
@@ -188,11 +197,13 @@ fn look(captured: &mut Captured, bytes: &[u8], resumed: bool) -> Result<(), Fail
     }
 }
 
-fn end(captured: &mut Captured, empty: bool) -> Result<(), Failure> {
+fn end(captured: &mut Captured, empty: bool, stalled: bool) -> Result<(), Failure> {
     if empty {
-        return Err(Failure::Empty);
+        return Err(if stalled { Failure::Stalled } else { Failure::Empty });
     }
-    if captured.file.content() < captured.expected {
+    if stalled {
+        captured.cut = Some(Cut::Stalled);
+    } else if captured.file.content() < captured.expected {
         captured.cut = Some(Cut::EndedEarly);
     }
     Ok(())

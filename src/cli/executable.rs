@@ -23,7 +23,8 @@ pub(super) fn choose(record: &Record, given: Option<&Path>, sysroot: Option<&Pat
         return named(record, given);
     }
     let program = record.program();
-    if record.exe.is_empty() {
+    // A path of the kernel's is absolute. Anything else is forged, and could pose as an option of the debugger.
+    if !record.exe.starts_with('/') {
         return note("the executable is not known: name it with --executable PATH".to_owned());
     }
     let path = match sysroot {

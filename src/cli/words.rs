@@ -38,6 +38,7 @@ fn not_stored(reason: NoCore) -> &'static str {
         NoCore::Quota => "there was no room for it within the quota (MaxUse=, KeepFree=)",
         NoCore::DiskFull => "the disk was full",
         NoCore::WriteError => "it could not be written; the log of coreward.service says why",
+        NoCore::Stalled => "the stream stood still, as it does on a dead mount, or too many others did",
         NoCore::Gone => "there was nothing left to store: the process was gone, or there was no room in the spool",
     }
 }
@@ -46,6 +47,7 @@ fn not_stored(reason: NoCore) -> &'static str {
 pub(super) fn truncated(cut: Cut) -> &'static str {
     match cut {
         Cut::EndedEarly => "the process was killed while it was dumped",
+        Cut::Stalled => "the stream stood still, as it does on a dead mount",
         Cut::ProcessSizeMax => "it was longer than ProcessSizeMax=",
         Cut::ExternalSizeMax => "its file reached ExternalSizeMax=",
         Cut::CoreLimit => "the process' own RLIMIT_CORE was reached (EnforceCoreLimit=yes is configured)",

@@ -128,6 +128,9 @@ pub enum NoCore {
     DiskFull,
     /// The file could not be written.
     WriteError,
+    /// The stream stood still, as it does where the kernel waits for a page from a dead mount; or all workers were
+    /// taken by such streams.
+    Stalled,
     /// There was nothing to capture: the process was gone, or the shim that saved the crash alone had no room for a core.
     Gone,
 }
@@ -138,6 +141,8 @@ pub enum NoCore {
 pub enum Cut {
     /// The stream ended before the core did: the process was killed while it was dumped.
     EndedEarly,
+    /// The stream stood still for too long.
+    Stalled,
     /// `ProcessSizeMax=` was reached.
     ProcessSizeMax,
     /// `ExternalSizeMax=` was reached.
@@ -166,6 +171,7 @@ impl NoCore {
             Self::Quota => "quota",
             Self::DiskFull => "disk-full",
             Self::WriteError => "write-error",
+            Self::Stalled => "stalled",
             Self::Gone => "gone",
         }
     }
@@ -176,6 +182,7 @@ impl Cut {
     pub fn name(self) -> &'static str {
         match self {
             Self::EndedEarly => "ended-early",
+            Self::Stalled => "stalled",
             Self::ProcessSizeMax => "process-size-max",
             Self::ExternalSizeMax => "external-size-max",
             Self::CoreLimit => "core-limit",

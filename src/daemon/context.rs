@@ -39,6 +39,8 @@ pub(super) struct Context {
 }
 
 const PROBES: usize = 16;
+/// Each capture has some 10 MiB of buffers, and the unit's MemoryMax= is 256 MiB on every machine.
+const MAX_WORKERS: usize = 8;
 
 impl Context {
     /// Opens the store and starts the catalog's writer. A catalog that can't be opened stops nobody: crashes stay in the
@@ -65,7 +67,7 @@ impl Context {
             tracing::error!("{error}: crashes stay in the spool until it can be opened");
             metrics.error(ErrorKind::Catalog);
         }
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let processors = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_WORKERS);
         let context = Self {
             root,
             metrics,

@@ -19,10 +19,12 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use thiserror::Error;
 use tokio::task::spawn_blocking;
-use tokio::time::interval;
+use tokio::time::{interval, timeout};
 
 /// From this attempt on the bytes of the core are not looked at: something in them may have killed the daemons before.
 const UNPARSED_FROM: u32 = 3;
+/// How long a crash waits for a worker before it is recorded without its core.
+const WORKER_WITHIN: Duration = Duration::from_secs(60);
 /// How often a shim hears that its crash is being worked on.
 const BUSY: Duration = Duration::from_secs(2);
 
@@ -142,6 +144,11 @@ pub(super) async fn record(
         Some(reason) => {
             giver.tell(&Answer::Release).await?;
             triaged.record.held_us = held_us(&offer, giver);
+            if reason == NoCore::Storm {
+                // The first of the kind have them; ten thousand times the same would only fill the catalog.
+                triaged.record.status.clear();
+                triaged.record.limits.clear();
+            }
             CoreReport::none(reason)
         }
         None => store(context, giver, &offer, &mut triaged, &config).await?,
@@ -211,7 +218,10 @@ async fn captured(
     config: &Config,
 ) -> Result<Captured, Failure> {
     let _place = tokio::select! {
-        place = context.workers.acquire() => place.map_err(|_| Failure::Cancelled)?,
+        place = timeout(WORKER_WITHIN, context.workers.acquire()) => match place {
+            Ok(place) => place.map_err(|_| Failure::Cancelled)?,
+            Err(_) => return Err(Failure::Stalled),
+        },
         () = context.stopped() => return Err(Failure::Cancelled),
         () = stay_in_touch(giver) => return Err(Failure::Cancelled),
     };
@@ -266,6 +276,7 @@ fn failed(context: &Context, record: &mut Record, failure: &Failure) -> CoreRepo
     let (reason, kind) = match failure {
         Failure::Empty => (NoCore::Empty, ErrorKind::NotACore),
         Failure::NotACore(_) => (NoCore::NotElf, ErrorKind::NotACore),
+        Failure::Stalled => (NoCore::Stalled, ErrorKind::Capture),
         Failure::Quota => (NoCore::Quota, ErrorKind::Quota),
         Failure::DiskFull(_) => (NoCore::DiskFull, ErrorKind::DiskFull),
         Failure::Cancelled | Failure::Write(_) | Failure::Read(_) => (NoCore::WriteError, ErrorKind::Capture),

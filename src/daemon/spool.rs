@@ -16,12 +16,15 @@ use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
 use tokio::time::interval;
 
 /// How often the spool is looked at; the first time is at once.
 const LOOK: Duration = Duration::from_secs(10);
 /// A crash that so many daemons could not take in is put aside for somebody to look at.
 const ATTEMPTS: u32 = 5;
+/// How long a journal that is behind is waited for.
+const JOURNAL_WITHIN: Duration = Duration::from_secs(2);
 /// Ending of what was put aside.
 const ASIDE: &str = ".bad";
 
@@ -79,28 +82,41 @@ async fn take_in_one(context: &Arc<Context>, dir: &OwnedFd, path: &Path, name: &
             tracing::error!("{}: {error}", path.display());
         }
     };
-    if attempt >= ATTEMPTS {
-        return aside(name, &format!("{ATTEMPTS} daemons could not take it in"));
-    }
     // The name counts the attempts: should this one end the daemon, the next knows of it.
-    let name = match attempt_name(stem, attempt + 1) {
-        next if rename(dir, name, &next).is_ok() => next,
-        _ => name.to_owned(),
-    };
-    let (mut offer, core) = match open(dir, &name) {
+    let next = attempt_name(stem, attempt + 1);
+    if let Err(error) = rename(dir, name, &next) {
+        // Without the count a file that ends daemons would do so for ever.
+        tracing::error!("{}: {error}: not taken in", path.display());
+        return context.metrics.error(ErrorKind::Spool);
+    }
+    let name = next;
+    let (mut offer, mut core) = match open(dir, &name) {
         Ok(opened) => opened,
+        Err(SpoolError::Io(error)) if is_passing(&error) => {
+            tracing::error!("{}: {error}", path.display());
+            let _ = rename(dir, &name, &attempt_name(stem, attempt));
+            return context.metrics.error(ErrorKind::Spool);
+        }
         Err(error) => return aside(&name, &error.to_string()),
     };
+    let given_up = attempt >= ATTEMPTS;
+    if given_up {
+        // It is counted all the same, and the file stays for somebody to look at.
+        core = None;
+    }
     // A shim whose daemons died has only the rest of the stream; a file that killed daemons is not parsed.
     offer.attempt = offer.attempt.max(attempt + 1);
     match road::record(context, &mut Giver::Spool(core), offer, Vec::new()).await {
+        Ok(_) if given_up => aside(&name, &format!("{ATTEMPTS} daemons could not take in its core")),
         Ok(entry) => {
             if let Err(error) = unlinkat(dir, name.as_str(), UnlinkatFlags::NoRemoveDir) {
                 tracing::error!("{}: it is recorded, but can't be removed: {error}", path.display());
                 context.metrics.error(ErrorKind::Spool);
             }
             // No shim is there to send it as root.
-            if let Err(error) = datagram::send_to(&context.root.journal_socket(), &entry) {
+            let socket = context.root.journal_socket();
+            let sent = spawn_blocking(move || datagram::send_patiently(&socket, &entry, JOURNAL_WITHIN)).await;
+            if let Ok(Err(error)) = sent {
                 tracing::warn!("journal: {error}");
                 context.metrics.error(ErrorKind::Journal);
             }
@@ -134,6 +150,13 @@ fn open(dir: &OwnedFd, name: &str) -> Result<(Offer, Option<OwnedFd>), SpoolErro
     let without_core = file.metadata()?.len() == (HEADER_LEN + header.payload_len) as u64;
     let core = if without_core && offer.cut { None } else { Some(file.into()) };
     Ok((offer, core))
+}
+
+/// Whether the same file may be read later: it was not the file that was at fault.
+fn is_passing(error: &io::Error) -> bool {
+    use nix::errno::Errno;
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(errno, Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::EIO | Errno::EACCES))
 }
 
 /// `NAME.spool` has not been tried, `NAME.2.spool` was tried twice.

@@ -30,13 +30,13 @@ struct FromMemory {
     exe_build_id: Option<String>,
 }
 
-/// The key of the crash that is offered. Without a PID, the shim's own start is what tells it from others.
+/// The key of the crash that is offered. Where the start of the process is not known, that of the shim tells it from others.
 pub(super) fn key(offer: &Offer) -> CrashKey {
     let nameless = u64::try_from(offer.started.as_nanos()).unwrap_or(u64::MAX);
     CrashKey {
         boot_id: offer.boot_id.clone(),
         pid: offer.pid.unwrap_or(0),
-        start_time: if offer.pid.is_some() { offer.start_time } else { nameless },
+        start_time: if offer.start_time > 0 { offer.start_time } else { nameless },
     }
 }
 

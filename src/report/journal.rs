@@ -5,13 +5,9 @@
 
 use crate::crash::text::{cut, printable};
 use crate::crash::{CoreOutcome, Record, signal};
-use crate::wire::journal::{MAX_ENTRY, push_field};
+use crate::wire::journal::{IDENTIFIER, MAX_ENTRY, MESSAGE_ID, PRIORITY, push_field};
 use std::path::Path;
 
-/// "Process PID (COMM) of user UID dumped core" (sd-messages.h).
-const MESSAGE_ID: &str = "fc2e22bc6ee647b6b90729ab34a250b1";
-/// Critical, as every crash of a service is to somebody (syslog(3)).
-const PRIORITY: &str = "2";
 /// Longest value of one field.
 const MAX_VALUE: usize = 8192;
 
@@ -24,7 +20,7 @@ pub fn entry(record: &Record, core: Option<&Path>) -> Vec<u8> {
     let fields = [
         ("MESSAGE_ID", MESSAGE_ID),
         ("PRIORITY", PRIORITY),
-        ("SYSLOG_IDENTIFIER", "coreward"),
+        ("SYSLOG_IDENTIFIER", IDENTIFIER),
         ("MESSAGE", &message(record)),
         ("COREDUMP_PID", &pid),
         ("COREDUMP_TID", &number(record.tid)),

@@ -21,6 +21,8 @@ const SOCKET_WITHIN: Duration = Duration::from_secs(4);
 const SILENCE: Duration = Duration::from_secs(20);
 /// The third attempt is stored without being parsed; a daemon that dies of that as well won't survive a sixth.
 const ATTEMPTS: u32 = 5;
+/// How long a journal that is behind is waited for. The process has long gone then.
+const JOURNAL_WITHIN: Duration = Duration::from_secs(10);
 /// Pause before the socket is tried again.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -133,11 +135,10 @@ fn send_to_journal(entry: &[u8], root: &Root, kmsg: &Kmsg) {
         return;
     }
     // The journal's queue is short and a storm is long: wait a little for it, holding nobody.
-    for _ in 0..40 {
-        match datagram::send_to(&root.journal_socket(), entry) {
-            Err(error) if error.kind() == ErrorKind::WouldBlock => sleep(PAUSE),
-            _ => return,
-        }
+    if let Err(error) = datagram::send_patiently(&root.journal_socket(), entry, JOURNAL_WITHIN)
+        && error.kind() != ErrorKind::NotFound
+    {
+        kmsg.say(&format!("the journal did not take an entry: {error}"));
     }
 }
 

@@ -82,6 +82,8 @@ fn number(value: Option<u32>) -> String {
 fn is_the_daemon(offer: &Offer, root: &Root) -> bool {
     use std::os::unix::ffi::OsStrExt;
     let exe = offer.exe.strip_suffix(b" (deleted)").unwrap_or(&offer.exe);
-    // The same path in a container is somebody else's program.
-    !offer.namespaces.pid && exe == root.daemon_exe().as_os_str().as_bytes()
+    let elsewhere = offer.namespaces.pid || offer.namespaces.user || offer.namespaces.unknown;
+    // A path can be imitated with a mount of one's own; a place in the cgroup tree of the system can't.
+    let in_its_unit = !root.is_system() || offer.cgroup.windows(17).any(|part| part == b"/coreward.service");
+    !elsewhere && in_its_unit && exe == root.daemon_exe().as_os_str().as_bytes()
 }

@@ -64,12 +64,20 @@ fn open_files(offer: &mut Offer, dir: BorrowedFd<'_>) -> Vec<(FdKind, OwnedFd)> 
     ];
     let mut fds = Vec::new();
     for (kind, name) in wanted {
-        match openat(dir, name, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()) {
+        let open = |name: &str| openat(dir, name, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty());
+        // A main thread that has ended has no memory any more; the one that crashed has.
+        let opened = open(name).or_else(|error| open(&of_thread(offer, name).ok_or(error)?));
+        match opened {
             Ok(fd) => fds.push((kind, fd)),
             Err(error) => offer.trouble.push(format!("{name} can't be opened: {error}")),
         }
     }
     fds
+}
+
+/// The same file of the thread that crashed.
+fn of_thread(offer: &Offer, name: &str) -> Option<String> {
+    Some(format!("task/{}/{name}", offer.tid?))
 }
 
 fn read_texts(offer: &mut Offer, dir: BorrowedFd<'_>) {
@@ -93,7 +101,10 @@ fn read_texts(offer: &mut Offer, dir: BorrowedFd<'_>) {
         trouble.push("stat has no start time".to_owned());
         0
     });
-    let mut link = |name: &str| match readlinkat(dir, name) {
+    let tid = offer.clone();
+    let mut link = |name: &str| match readlinkat(dir, name)
+        .or_else(|error| readlinkat(dir, of_thread(&tid, name).ok_or(error)?.as_str()))
+    {
         Ok(target) => target.into_vec(),
         Err(error) => {
             trouble.push(format!("{name} can't be read: {error}"));

@@ -22,17 +22,22 @@ const CORE_MAX: u64 = 1 << 30;
 const TOTAL_MAX: u64 = 4 << 30;
 /// Of the free space a core may take this part, so that the spool alone never fills a disk.
 const FREE_PART: u64 = 4;
+/// This part of the volume stays free of cores, looked at again with every step: other shims write too.
+const FLOOR_PART: u64 = 10;
+/// Crashes that are saved without their core take at most this, so that a storm without a daemon fills no inodes and
+/// no /run: some thousand crashes, each a few KiB.
+const OFFERS_MAX: u64 = 16 << 20;
 
 /// Saves the crash; returns in words what became of it.
 pub(super) fn save(crash: &mut Crash, root: &Root) -> io::Result<String> {
     let state = root.state_dir();
-    let with_core = Spool::open(&state).and_then(|spool| spool.write(crash, true));
+    let with_core = Spool::open(&state).and_then(|spool| spool.write(crash, Content::Core));
     let Err(error) = with_core else { return Ok(saved_as(&state, crash)) };
     // Without room for the core there may still be room for the few hundred bytes that say it happened; and where
     // the disk takes nothing at all, /run is memory.
     crash.release();
-    for dir in [state, root.run_dir()] {
-        if Spool::open(&dir).and_then(|spool| spool.write(crash, false)).is_ok() {
+    for (dir, spool_max) in [(state, TOTAL_MAX + OFFERS_MAX), (root.run_dir(), OFFERS_MAX)] {
+        if Spool::open(&dir).and_then(|spool| spool.write(crash, Content::Offer { spool_max })).is_ok() {
             return Ok(format!("{}, without its core: {error}", saved_as(&dir, crash)));
         }
     }
@@ -46,9 +51,18 @@ fn saved_as(dir: &Path, crash: &Crash) -> String {
 
 fn name_of(crash: &Crash) -> String {
     let offer = &crash.offer;
-    // Without a PID only the moment tells two crashes apart.
-    let start = if offer.pid.is_some() { u128::from(offer.start_time) } else { offer.started.as_nanos() };
+    // Where the start of the process is not known, only the moment tells two crashes apart.
+    let start = if offer.start_time > 0 { u128::from(offer.start_time) } else { offer.started.as_nanos() };
     format!("{:.8}-{}-{start}{SPOOL_SUFFIX}", offer.boot_id, offer.pid.unwrap_or_default())
+}
+
+/// What of a crash is saved.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Content {
+    /// The offer and as much of the core as there is room for.
+    Core,
+    /// The offer alone, unless the spool takes more than `spool_max` bytes.
+    Offer { spool_max: u64 },
 }
 
 struct Spool {
@@ -74,13 +88,20 @@ impl Spool {
         Ok(Self { dir, group: Gid::from_raw(stat.st_gid) })
     }
 
-    fn write(&self, crash: &mut Crash, with_core: bool) -> io::Result<()> {
-        let limit = if with_core { self.room()? } else { 0 };
+    fn write(&self, crash: &mut Crash, content: Content) -> io::Result<()> {
+        let used = self.used()?;
+        let limit = match content {
+            Content::Core => self.room(used)?,
+            Content::Offer { spool_max } if used > spool_max => {
+                return Err(io::Error::new(io::ErrorKind::QuotaExceeded, "the spool is full"));
+            }
+            Content::Offer { .. } => 0,
+        };
         let mut file = File::from(unnamed::create(self.dir.as_fd(), Mode::from_bits_truncate(0o640))?);
         fchown(&file, None, Some(self.group))?;
         file.write_all(&crash.offer.encode(&[]))?;
         crash.offer.cut = match &crash.core {
-            Some(core) if with_core => drain(core.as_fd(), &file, limit)?,
+            Some(core) if content == Content::Core => drain(core.as_fd(), &file, limit)?,
             _ => true,
         };
         // The process may go now: what is left to do takes nothing from it.
@@ -94,8 +115,8 @@ impl Spool {
         }
     }
 
-    /// How many bytes of core may be written.
-    fn room(&self) -> io::Result<u64> {
+    /// Bytes that the spool takes.
+    fn used(&self) -> io::Result<u64> {
         let mut used = 0;
         for entry in Dir::from_fd(self.dir.try_clone()?)?.iter() {
             let entry = entry?;
@@ -103,16 +124,30 @@ impl Spool {
                 used += u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
             }
         }
+        Ok(used)
+    }
+
+    /// How many bytes of core may be written where the spool takes `used`.
+    fn room(&self, used: u64) -> io::Result<u64> {
         let volume = fstatvfs(&self.dir)?;
         let free = volume.blocks_available() * volume.fragment_size();
         Ok(CORE_MAX.min(TOTAL_MAX.saturating_sub(used)).min(free / FREE_PART))
     }
 }
 
+/// Whether the volume of `file` has less free than its floor.
+fn at_floor(file: &File) -> io::Result<bool> {
+    let volume = fstatvfs(file)?;
+    Ok(volume.blocks_available() < volume.blocks() / FLOOR_PART)
+}
+
 /// Moves the pipe into the file; returns whether something had to be left behind.
 fn drain(core: BorrowedFd<'_>, file: &File, limit: u64) -> io::Result<bool> {
     let mut left = limit;
     while left > 0 {
+        if at_floor(file)? {
+            return Ok(true);
+        }
         let step = usize::try_from(left.min(1 << 20)).unwrap_or(1 << 20);
         match splice(core, None, file, None, step, SpliceFFlags::empty()) {
             Ok(0) => return Ok(false),

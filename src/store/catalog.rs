@@ -219,18 +219,22 @@ impl Writer {
 
     /// All rows in one transaction; on a full disk the oldest core makes way, as often as there is one.
     fn insert_all(&mut self, records: &[&Record]) -> Result<Vec<Option<Count>>, CatalogError> {
+        let mut evictions = 0;
         loop {
             let db = self.ready()?;
             let attempt = (|| {
                 let adding = db.transaction()?;
                 let inserted =
                     records.iter().map(|record| schema::insert(&adding, record)).collect::<Result<_, _>>()?;
+                schema::forget_oldest(&adding)?;
                 adding.commit()?;
                 Ok(inserted)
             })();
             match attempt {
                 Err(CatalogError::Sqlite(error)) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => {
-                    if !self.ledger.evict_one() {
+                    // A row needs some pages, not the disk: where a few cores do not make the room, more won't.
+                    evictions += 1;
+                    if evictions > 4 || !self.ledger.evict_one() {
                         return Err(error.into());
                     }
                 }

@@ -6,7 +6,7 @@ use crate::policy::quota::{self, Limits, Room, Usage};
 use nix::errno::Errno;
 use nix::sys::statvfs::fstatvfs;
 use nix::unistd::{UnlinkatFlags, unlinkat};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -21,6 +21,8 @@ pub struct Ledger {
 struct Books {
     /// Oldest first.
     cores: BTreeMap<(u64, CrashId), u64>,
+    /// When each was, to find it again.
+    times: HashMap<CrashId, u64>,
     stored: u64,
     reserved: u64,
     max_use: Option<u64>,
@@ -68,20 +70,25 @@ impl Ledger {
 
     /// Reserves `bytes` for a capture, evicting the oldest cores where that makes room.
     pub fn reserve(&self, bytes: u64) -> Grant {
-        let mut books = self.books();
         loop {
-            let usage = Usage { used: books.stored + books.reserved, free: self.free() };
-            match quota::room(self.limits_of(&books), usage, bytes) {
-                Room::Fits => {
-                    books.reserved += bytes;
-                    return Grant::Granted;
-                }
-                // One after the other, looking again each time: how much a deleted file frees is the volume's affair.
-                Room::AfterEvicting(_) => {
-                    if !self.evict_oldest(&mut books) {
-                        return Grant::Full;
+            let free = self.free();
+            {
+                let mut books = self.books();
+                let usage = Usage { used: books.stored + books.reserved, free };
+                match quota::room(self.limits_of(&books), usage, bytes) {
+                    Room::Fits => {
+                        books.reserved += bytes;
+                        return Grant::Granted;
                     }
+                    // Where even all cores together would not make the room, somebody else has filled the volume:
+                    // throwing evidence away would help nobody.
+                    Room::AfterEvicting(needed) if needed > books.stored => return Grant::Full,
+                    Room::AfterEvicting(_) => {}
                 }
+            }
+            // One after the other, looking again each time: how much a deleted file frees is the volume's affair.
+            if !self.evict_one() {
+                return Grant::Full;
             }
         }
     }
@@ -96,15 +103,30 @@ impl Ledger {
     pub fn settle(&self, reserved: u64, id: CrashId, time_us: u64, stored: u64) {
         let mut books = self.books();
         books.reserved = books.reserved.saturating_sub(reserved);
-        if let Some(before) = books.cores.insert((time_us, id), stored) {
-            books.stored -= before;
-        }
+        // The same core may be entered again, when the catalog is opened again.
+        books.remove(&id);
+        books.times.insert(id.clone(), time_us);
+        books.cores.insert((time_us, id), stored);
         books.stored += stored;
     }
 
     /// Deletes the oldest core, whatever the limits say: the catalog needs room. `false`: there is none.
     pub fn evict_one(&self) -> bool {
-        self.evict_oldest(&mut self.books())
+        let Some((time_us, id, bytes)) = self.books().take_oldest() else { return false };
+        // Deleting a large file takes its time: nobody waits for the books meanwhile.
+        match unlinkat(&self.dir, &file_name(&id), UnlinkatFlags::NoRemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => {
+                let mut books = self.books();
+                books.evicted.push(id);
+                books.evictions += 1;
+                true
+            }
+            Err(error) => {
+                tracing::error!("core {id} can't be evicted: {error}");
+                self.settle(0, id, time_us, bytes);
+                false
+            }
+        }
     }
 
     /// Cores evicted since the daemon began.
@@ -115,18 +137,6 @@ impl Ledger {
     /// The cores evicted since the last call, for the catalog.
     pub fn take_evicted(&self) -> Vec<CrashId> {
         std::mem::take(&mut self.books().evicted)
-    }
-
-    fn evict_oldest(&self, books: &mut Books) -> bool {
-        let Some(((_, id), bytes)) = books.cores.pop_first() else { return false };
-        books.stored -= bytes;
-        match unlinkat(&self.dir, &file_name(&id), UnlinkatFlags::NoRemoveDir) {
-            Ok(()) | Err(Errno::ENOENT) => {}
-            Err(error) => tracing::error!("core {id} can't be evicted: {error}"),
-        }
-        books.evicted.push(id);
-        books.evictions += 1;
-        true
     }
 
     fn limits_of(&self, books: &Books) -> Limits {
@@ -145,6 +155,23 @@ impl Ledger {
     fn books(&self) -> MutexGuard<'_, Books> {
         // Every change of the books is whole before anything in it can panic.
         self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Books {
+    fn remove(&mut self, id: &CrashId) {
+        if let Some(time_us) = self.times.remove(id)
+            && let Some(bytes) = self.cores.remove(&(time_us, id.clone()))
+        {
+            self.stored -= bytes;
+        }
+    }
+
+    fn take_oldest(&mut self) -> Option<(u64, CrashId, u64)> {
+        let ((time_us, id), bytes) = self.cores.pop_first()?;
+        self.times.remove(&id);
+        self.stored -= bytes;
+        Some((time_us, id, bytes))
     }
 }
 
@@ -175,11 +202,22 @@ mod tests {
     }
 
     #[test]
-    fn what_can_never_fit_is_refused_after_all_is_gone_and_keep_free_counts() {
+    fn a_core_that_is_entered_twice_is_counted_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = Ledger::new(std::fs::File::open(dir.path()).unwrap().into());
+        ledger.settle(0, id(1), 5, 100);
+        ledger.settle(0, id(1), 9, 120);
+        assert_eq!(ledger.usage(), (120, 1));
+    }
+
+    #[test]
+    fn what_can_never_fit_is_refused_and_costs_no_evidence() {
         let dir = tempfile::tempdir().unwrap();
         let ledger = Ledger::new(std::fs::File::open(dir.path()).unwrap().into());
         ledger.set_limits(Some(1000), Some(0));
+        ledger.settle(0, id(1), 5, 100);
         assert_eq!(ledger.reserve(1001), Grant::Full);
+        assert_eq!(ledger.usage(), (100, 1));
         ledger.set_limits(Some(u64::MAX), Some(u64::MAX));
         assert_eq!(ledger.reserve(1), Grant::Full);
     }

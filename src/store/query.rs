@@ -2,10 +2,12 @@
 
 use super::{Layout, file_name, format, recover};
 use crate::crash::{CrashId, Record};
+use crate::sys::tree;
 use crate::wire::paths::Root;
 use rusqlite::{Connection, ErrorCode, OpenFlags, ToSql};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use thiserror::Error;
@@ -57,6 +59,9 @@ pub enum QueryError {
     /// No catalog.
     #[error("{0}: there is no catalog: has coreward.service ever run? (systemctl status coreward.socket)")]
     NoCatalog(PathBuf),
+    /// Something else lies where the catalog should be.
+    #[error("{0}: not a regular file, not opened")]
+    NotAFile(PathBuf),
     /// SQLite's word.
     #[error("{path}: {error}")]
     Sqlite {
@@ -144,6 +149,10 @@ fn open(path: &Path) -> Result<Connection, QueryError> {
     if path.try_exists().is_ok_and(|exists| !exists) {
         return Err(QueryError::NoCatalog(path.to_owned()));
     }
+    // The directory is the daemon's: what it could put there in place of the file is not opened by root.
+    if path.symlink_metadata().is_ok_and(|found| !found.is_file()) {
+        return Err(QueryError::NotAFile(path.to_owned()));
+    }
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
     let probe = |db: &Connection| db.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()));
     let opened = Connection::open_with_flags(path, flags).and_then(|db| {
@@ -212,10 +221,13 @@ fn listed(record: Record, core: &str, layout: &Layout) -> Listed {
 }
 
 fn readable_cores(layout: &Layout, filter: &Filter) -> Vec<Listed> {
+    let Ok(dir) = layout.open_cores() else { return Vec::new() };
     let entries = std::fs::read_dir(&layout.cores).into_iter().flatten().flatten();
     let mut found: Vec<Listed> = entries
-        .filter(|entry| recover::id_of(&entry.path()).is_some())
-        .filter_map(|entry| format::read_record(&mut File::open(entry.path()).ok()?).ok())
+        .filter_map(|entry| recover::id_of(&entry.path()))
+        .filter_map(|id| tree::open_file_below(dir.as_fd(), &file_name(&id)).ok().map(File::from))
+        .filter(|file| file.metadata().is_ok_and(|found| found.is_file()))
+        .filter_map(|mut file| format::read_record(&mut file).ok())
         .filter(|record| matches(record, filter))
         .map(|record| listed(record, "stored", layout))
         .collect();

@@ -8,7 +8,7 @@ use crate::crash::CrashId;
 use crate::sys::tree;
 use nix::dir::Dir;
 use rusqlite::Connection;
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
@@ -26,9 +26,9 @@ pub(super) struct Recovered {
 /// Enters every core file in the ledger, gives a row to those that have none, and marks rows whose file is gone.
 pub(super) fn recover(db: &mut Connection, ledger: &Ledger) -> Result<Recovered, CatalogError> {
     let mut recovered = Recovered::default();
-    let mut known: HashSet<String> = {
-        let mut query = db.prepare("SELECT id FROM crashes WHERE core = 'stored'")?;
-        query.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?
+    let mut known: HashMap<String, i64> = {
+        let mut query = db.prepare("SELECT id, time_us FROM crashes WHERE core = 'stored'")?;
+        query.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?
     };
     let adding = db.transaction()?;
     for id in core_ids(ledger.dir())? {
@@ -36,7 +36,9 @@ pub(super) fn recover(db: &mut Connection, ledger: &Ledger) -> Result<Recovered,
         let mut file = File::from(file);
         let (size, changed) = file.metadata().map(|data| (data.len(), data.mtime()))?;
         let mut time_us = u64::try_from(changed).unwrap_or(0) * 1_000_000;
-        if !known.remove(id.as_str()) {
+        if let Some(time) = known.remove(id.as_str()) {
+            time_us = time.unsigned_abs();
+        } else {
             match format::read_record(&mut file) {
                 Ok(record) if record.id == id => {
                     time_us = record.time_us;
@@ -48,7 +50,7 @@ pub(super) fn recover(db: &mut Connection, ledger: &Ledger) -> Result<Recovered,
         }
         ledger.settle(0, id, time_us, size);
     }
-    for id in known.iter().filter_map(|id| CrashId::parse(id)) {
+    for id in known.keys().filter_map(|id| CrashId::parse(id)) {
         schema::mark(&adding, &id, "missing")?;
         recovered.missing += 1;
     }

@@ -14,6 +14,9 @@ const MAX_LABEL: usize = 256;
 /// is counted under "other", so that a scrape stays bounded.
 const MAX_COUNTERS: i64 = 2000;
 
+/// Rows that are kept. A row takes one to ten KiB.
+const MAX_ROWS: i64 = 500_000;
+
 /// One counter of `coredump_process_count`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Count {
@@ -124,6 +127,13 @@ fn count(db: &Transaction<'_>, record: &Record, program: &str) -> Result<Count, 
     )?
     .execute(params![counted.hostname, counted.program, counted.signal, counted.core_exists])?;
     Ok(counted)
+}
+
+/// Keeps the number of rows bounded: the oldest go, those whose core is still there apart. The counters stay.
+pub(super) fn forget_oldest(db: &Transaction<'_>) -> Result<(), CatalogError> {
+    db.prepare_cached("DELETE FROM crashes WHERE core != 'stored' AND rowid <= (SELECT max(rowid) FROM crashes) - ?1")?
+        .execute([MAX_ROWS])?;
+    Ok(())
 }
 
 /// All counters.

@@ -58,12 +58,16 @@ proptest! {
     #[test]
     fn an_entry_for_the_journal_is_told_from_a_forged_one(values in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..99), 1..9)) {
         let mut entry = Vec::new();
+        push_field(&mut entry, "MESSAGE_ID", journal::MESSAGE_ID.as_bytes());
         for value in &values {
             push_field(&mut entry, "COREDUMP_COMM", value);
         }
         prop_assert!(is_about_a_crash(&entry));
-        push_field(&mut entry, "OBJECT_PID", b"1");
-        prop_assert!(!is_about_a_crash(&entry));
+        for (name, value) in [("OBJECT_PID", "1"), ("SYSLOG_IDENTIFIER", "sshd"), ("PRIORITY", "0"), ("MESSAGE_ID", "x")] {
+            let mut forged = entry.clone();
+            push_field(&mut forged, name, value.as_bytes());
+            prop_assert!(!is_about_a_crash(&forged));
+        }
     }
 
     #[test]
@@ -141,9 +145,12 @@ fn an_entry_that_is_too_long_or_cut_is_none() {
     push_field(&mut entry, "MESSAGE", &vec![b'x'; MAX_ENTRY]);
     assert!(!is_about_a_crash(&entry));
     let mut entry = Vec::new();
+    push_field(&mut entry, "MESSAGE_ID", journal::MESSAGE_ID.as_bytes());
+    let first = entry.len();
     push_field(&mut entry, "COREDUMP_CMDLINE", b"a\nb");
     assert!(is_about_a_crash(&entry));
-    for end in 1..entry.len() {
+    assert!(!is_about_a_crash(&entry[first..]), "without a kind");
+    for end in first + 1..entry.len() {
         assert!(!is_about_a_crash(&entry[..end]), "{end}");
     }
 }
