@@ -3,7 +3,7 @@
 use super::progress::Beat;
 use crate::sys::pipe::{self, Ready};
 use std::fs::File;
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, ErrorKind, Read, Seek};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 /// A stream of core bytes that can be called off.
 #[derive(Debug)]
 pub struct Source {
+    /// What was taken out of the stream before, to be read first.
+    before: Option<File>,
     file: File,
     cancelled: Arc<AtomicBool>,
 }
@@ -34,11 +36,12 @@ const LOOK: Duration = Duration::from_millis(250);
 const PIPE_SIZE: i32 = 1 << 20;
 
 impl Source {
-    /// A stream from `core`, until `cancelled` is set.
-    pub fn new(core: OwnedFd, cancelled: Arc<AtomicBool>) -> Self {
+    /// A stream from `core`, `before` in front of it, until `cancelled` is set.
+    pub fn new(core: OwnedFd, before: Option<OwnedFd>, cancelled: Arc<AtomicBool>) -> Self {
+        let before = before.map(File::from).and_then(|mut before| before.rewind().ok().map(|()| before));
         // Best effort: it fails for a file of the spool, and where the user's pipes have used up their share.
         let _ = pipe::set_size(core.as_fd(), PIPE_SIZE);
-        Self { file: File::from(core), cancelled }
+        Self { before, file: File::from(core), cancelled }
     }
 
     /// Fills `buffer` from the stream; less than its length only at the end, or where it stands still.
@@ -47,6 +50,12 @@ impl Source {
     /// `Interrupted` when the stream was called off, otherwise what read(2) says.
     pub fn fill(&mut self, buffer: &mut [u8], beat: &Beat) -> io::Result<Filled> {
         let mut filled = 0;
+        while let Some(before) = self.before.as_mut().filter(|_| filled < buffer.len()) {
+            match before.read(&mut buffer[filled..])? {
+                0 => self.before = None,
+                count => filled += count,
+            }
+        }
         while filled < buffer.len() {
             // The kernel writes at its own pace: a page may have to come from a slow disk. That is not this worker's fault.
             beat.rest();

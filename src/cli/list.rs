@@ -109,7 +109,7 @@ fn container(listed: &Listed) -> String {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::crash::cgroup::Place;
     use crate::crash::{CoreOutcome, CoreReport, CrashKey, NoCore, Origin, Record};

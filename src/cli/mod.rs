@@ -8,7 +8,7 @@ mod human;
 mod info;
 mod interrupt;
 mod json;
-mod list;
+pub(crate) mod list;
 mod man;
 mod part;
 mod register;

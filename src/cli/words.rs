@@ -53,6 +53,8 @@ pub(super) fn truncated(cut: Cut) -> &'static str {
         Cut::CoreLimit => "the process' own RLIMIT_CORE was reached (EnforceCoreLimit=yes is configured)",
         Cut::Quota => "the quota was reached (MaxUse=, KeepFree=)",
         Cut::DiskFull => "the disk filled up",
+        Cut::MaxHold => "the process could not be held any longer (MaxHold=)",
+        Cut::Stacks => "only stacks were to be stored (Storage=stacks)",
         Cut::Resumed => "the daemon ended while it took the core in, and the next one got the rest",
         Cut::Spool => "no daemon was there, and it was longer than the spool takes",
     }

@@ -6,6 +6,12 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// Levels above need more memory than the unit has.
+const LEVELS: std::ops::RangeInclusive<i32> = -7..=19;
+
+/// More would need more memory than the unit has, and read no faster.
+pub const THREADS_MAX: usize = 8;
+
 /// The one section.
 pub(super) const SECTION: &str = "Coreward";
 
@@ -24,6 +30,14 @@ pub struct Config {
     pub keep_free: Option<u64>,
     /// `StormBurst=` and `StormIntervalSec=`.
     pub storm: Rule,
+    /// `Compress=`: whether frames are compressed for size; otherwise only as far as it costs nothing.
+    pub compress: bool,
+    /// `CompressLevel=`: zstd's level.
+    pub compress_level: i32,
+    /// `CompressThreads=`: how many compress at once; 0: one a processor.
+    pub compress_threads: usize,
+    /// `MaxHold=`: how long a crashed process may be held.
+    pub max_hold: Duration,
     /// `EnforceCoreLimit=`: whether the process' own RLIMIT_CORE cuts its core.
     pub enforce_core_limit: bool,
 }
@@ -33,6 +47,8 @@ pub struct Config {
 pub enum Storage {
     /// Files of their own.
     External,
+    /// Files of their own, with notes and stacks only.
+    Stacks,
     /// Nowhere: crashes are only recorded.
     None,
 }
@@ -63,12 +79,21 @@ impl Default for Config {
             max_use: None,
             keep_free: None,
             storm: Rule { burst: 5, interval: Duration::from_secs(600) },
+            compress: true,
+            compress_level: 1,
+            compress_threads: 0,
+            max_hold: Duration::from_secs(30),
             enforce_core_limit: false,
         }
     }
 }
 
 impl Config {
+    /// The level that frames are compressed with.
+    pub fn level(&self) -> i32 {
+        if self.compress { self.compress_level } else { *zstd::compression_level_range().start() }
+    }
+
     /// Puts one key in force. An empty value puts its default back.
     ///
     /// # Errors
@@ -77,7 +102,9 @@ impl Config {
         const SIZE: &str = "a size such as 512M or infinity";
         let default = Self::default();
         let result = match key {
-            "Storage" => put(&mut self.storage, value, default.storage, parse_storage, "\"external\" or \"none\""),
+            "Storage" => {
+                put(&mut self.storage, value, default.storage, parse_storage, "\"external\", \"stacks\" or \"none\"")
+            }
             "ProcessSizeMax" => put(&mut self.process_size_max, value, default.process_size_max, parse_size, SIZE),
             "ExternalSizeMax" => put(&mut self.external_size_max, value, default.external_size_max, parse_size, SIZE),
             "MaxUse" => put(&mut self.max_use, value, default.max_use, |text| parse_size(text).map(Some), SIZE),
@@ -88,6 +115,24 @@ impl Config {
             }
             "StormIntervalSec" => {
                 put(&mut self.storm.interval, value, default.storm.interval, parse_duration, "a time such as 10min")
+            }
+            "Compress" => put(&mut self.compress, value, default.compress, parse_bool, "yes or no"),
+            "CompressLevel" => {
+                let level = |text: &str| text.parse().ok().filter(|level| LEVELS.contains(level));
+                put(&mut self.compress_level, value, default.compress_level, level, "a level of zstd from -7 to 19")
+            }
+            "CompressThreads" => {
+                let threads = |text: &str| text.parse().ok().filter(|threads| *threads <= THREADS_MAX);
+                put(
+                    &mut self.compress_threads,
+                    value,
+                    default.compress_threads,
+                    threads,
+                    "a number up to 8; 0: one a processor",
+                )
+            }
+            "MaxHold" => {
+                put(&mut self.max_hold, value, default.max_hold, parse_duration, "a time such as 30s or infinity")
             }
             "EnforceCoreLimit" => {
                 put(&mut self.enforce_core_limit, value, default.enforce_core_limit, parse_bool, "yes or no")
@@ -113,6 +158,7 @@ fn put<T>(
 fn parse_storage(text: &str) -> Option<Storage> {
     match text {
         "external" => Some(Storage::External),
+        "stacks" => Some(Storage::Stacks),
         "none" => Some(Storage::None),
         _ => None,
     }
@@ -154,6 +200,10 @@ mod tests {
                 max_use: Some(1),
                 keep_free: Some(1),
                 storm: Rule { burst: 1, interval: Duration::ZERO },
+                compress: false,
+                compress_level: 7,
+                compress_threads: 3,
+                max_hold: Duration::ZERO,
                 enforce_core_limit: true,
             };
             for (key, value) in &said {

@@ -5,6 +5,6 @@ mod keys;
 mod load;
 mod value;
 
-pub use keys::{Config, Problem, Storage};
+pub use keys::{Config, Problem, Storage, THREADS_MAX};
 pub use load::{Loaded, load};
 pub use value::parse_duration;

@@ -153,7 +153,11 @@ pub enum Cut {
     Quota,
     /// The disk, or a kernel quota, filled up.
     DiskFull,
-    /// An earlier daemon had taken the beginning of the stream with it.
+    /// `MaxHold=`: the process could not be held any longer.
+    MaxHold,
+    /// `Storage=stacks`: notes, stacks and what a debugger needs to read them, on purpose.
+    Stacks,
+    /// An earlier daemon had taken a part of the core with it.
     Resumed,
     /// The shim had to cut it when it saved it alone.
     Spool,
@@ -188,6 +192,8 @@ impl Cut {
             Self::CoreLimit => "core-limit",
             Self::Quota => "quota",
             Self::DiskFull => "disk-full",
+            Self::MaxHold => "max-hold",
+            Self::Stacks => "stacks",
             Self::Resumed => "resumed",
             Self::Spool => "spool",
         }

@@ -1,7 +1,7 @@
 //! What every conversation shares.
 
-use crate::capture::Progress;
-use crate::config::{self, Config};
+use crate::capture::{Allowance, Benches, Progress, Tools};
+use crate::config::{self, Config, THREADS_MAX};
 use crate::crash::CrashId;
 use crate::policy::storm::{Kind, Rule, Storms, Verdict};
 use crate::report::{ErrorKind, Metrics};
@@ -23,8 +23,9 @@ pub(super) struct Context {
     pub(super) ledger: Arc<Ledger>,
     pub(super) catalog: Catalog,
     pub(super) progress: Progress,
-    /// Captures at once: one a processor, the others wait with their processes parked.
-    pub(super) workers: Semaphore,
+    /// Captures at once; they share their tools. The others wait with their processes parked.
+    pub(super) captures: Semaphore,
+    pub(super) tools: Tools,
     /// Reads of crashed processes' memory at once. One of them may hang for ever on a dead mount; when all do, crashes are
     /// recorded without what those reads would have told.
     pub(super) probes: Arc<Semaphore>,
@@ -39,8 +40,12 @@ pub(super) struct Context {
 }
 
 const PROBES: usize = 16;
-/// Each capture has some 10 MiB of buffers, and the unit's MemoryMax= is 256 MiB on every machine.
-const MAX_WORKERS: usize = 8;
+/// Small crashes must not wait for a large one that holds all places.
+const CAPTURES: usize = 16;
+/// What keeps a disk busy.
+const CARRIERS: usize = 2;
+/// Of the unit's MemoryMax=256M so much may hold what is copied and not compressed yet.
+const STAGED: u64 = 96 << 20;
 
 impl Context {
     /// Opens the store and starts the catalog's writer. A catalog that can't be opened stops nobody: crashes stay in the
@@ -67,14 +72,18 @@ impl Context {
             tracing::error!("{error}: crashes stay in the spool until it can be opened");
             metrics.error(ErrorKind::Catalog);
         }
-        let processors = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_WORKERS);
         let context = Self {
             root,
             metrics,
             ledger,
             catalog,
             progress,
-            workers: Semaphore::new(processors),
+            captures: Semaphore::new(CAPTURES),
+            tools: Tools {
+                benches: Benches::new(1),
+                carriers: Benches::new(CARRIERS),
+                allowance: Allowance::new(STAGED),
+            },
             probes: Arc::new(Semaphore::new(PROBES)),
             config: Mutex::default(),
             storms: Mutex::default(),
@@ -97,6 +106,9 @@ impl Context {
         }
         self.metrics.config_problems.set(i64::try_from(loaded.problems.len()).unwrap_or(i64::MAX));
         self.ledger.set_limits(loaded.config.max_use, loaded.config.keep_free);
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = if loaded.config.compress_threads == 0 { processors } else { loaded.config.compress_threads };
+        self.tools.benches.set_limit(threads.min(THREADS_MAX));
         *lock(&self.config) = loaded.config;
         self.refresh();
     }

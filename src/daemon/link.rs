@@ -4,7 +4,7 @@ use crate::sys::fdpass;
 use crate::wire::{Answer, FdKind, HEADER_LEN, Header, Kind, Offer, Reply, Wanted, WireError};
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 use thiserror::Error;
 use tokio::io::{AsyncWriteExt, Interest};
@@ -107,8 +107,20 @@ impl Link {
     }
 
     pub(super) async fn send(&mut self, answer: &Answer) -> Result<(), LinkError> {
+        self.send_with(answer, &[]).await
+    }
+
+    /// Sends a message, its descriptors with the first byte.
+    async fn send_with(&mut self, answer: &Answer, fds: &[OwnedFd]) -> Result<(), LinkError> {
         let message = answer.encode();
-        timeout(SEND_WITHIN, self.stream.write_all(&message)).await.map_err(|_| LinkError::Silent(SEND_WITHIN))??;
+        let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+        let send = async {
+            let stream = &self.stream;
+            let begin = || fdpass::send_with_fds(stream.as_fd(), &message, &raw);
+            let sent = stream.async_io(Interest::WRITABLE, begin).await?;
+            self.stream.write_all(&message[sent..]).await
+        };
+        timeout(SEND_WITHIN, send).await.map_err(|_| LinkError::Silent(SEND_WITHIN))??;
         Ok(())
     }
 
@@ -125,8 +137,9 @@ impl Link {
 
     /// Lets the process go, and makes sure that the shim is still this crash's keeper: one that has turned to another daemon
     /// never answers, and then what was captured here must not be published.
-    pub(super) async fn release(&mut self) -> Result<(), LinkError> {
-        self.send(&Answer::Release).await?;
+    pub(super) async fn release(&mut self, kept: Vec<u8>, fds: Vec<(FdKind, OwnedFd)>) -> Result<(), LinkError> {
+        let (kinds, fds): (Vec<_>, Vec<_>) = fds.into_iter().unzip();
+        self.send_with(&Answer::Release { kept, fds: kinds }, &fds).await?;
         match self.receive_within(SEND_WITHIN).await? {
             Message::Released => Ok(()),
             Message::Offer(..) => Err(WireError::Unexpected(Kind::Offer).into()),

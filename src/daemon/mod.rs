@@ -1,8 +1,10 @@
 //! Start-up order, the inherited sockets, admission, watchdog, reload, shutdown: the room that knows everybody.
 
 mod context;
+mod core;
 mod intake;
 mod link;
+mod memo;
 mod notify;
 mod probe;
 mod road;

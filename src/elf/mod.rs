@@ -2,8 +2,12 @@
 
 mod core;
 mod image;
+mod layout;
 mod notes;
+mod trim;
 
 pub use self::core::{CoreHead, ElfError, MAX_HEADERS, inspect};
 pub use image::{NoteRange, build_id, build_id_of_file, note_ranges};
+pub use layout::{CoreLayout, HEADER_LEN, Load, head_length};
 pub use notes::{ProcessNotes, process_notes};
+pub use trim::{Part, Trimmed, trimmed};

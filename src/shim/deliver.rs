@@ -5,9 +5,9 @@ use super::link::Link;
 use super::{Crash, requests};
 use crate::sys::datagram;
 use crate::wire::paths::Root;
-use crate::wire::{Answer, journal, released_message};
+use crate::wire::{Answer, FdKind, journal, released_message};
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -86,7 +86,7 @@ fn converse(crash: &mut Crash, root: &Root, kmsg: &Kmsg, give_up: Instant) -> En
     let mut deadline = give_up;
     let mut taken = false;
     loop {
-        let answer = match link.receive(deadline) {
+        let (answer, fds) = match link.receive(deadline) {
             Ok(answer) => answer,
             Err(error) if error.kind() == ErrorKind::TimedOut && !taken => {
                 return Ended::GiveUp(format!("no daemon took the crash within {} s", TAKE_WITHIN.as_secs()));
@@ -102,8 +102,9 @@ fn converse(crash: &mut Crash, root: &Root, kmsg: &Kmsg, give_up: Instant) -> En
                 let raw: Vec<RawFd> = fd.iter().map(AsRawFd::as_raw_fd).collect();
                 link.send(&reply.encode(raw.len()), &raw)
             }
-            Answer::Release => {
+            Answer::Release { kept, fds: kinds } => {
                 crash.release();
+                crash.keep(kept, kinds, fds);
                 link.send(&released_message(), &[])
             }
             Answer::Done { journal } => {
@@ -147,5 +148,13 @@ impl Crash {
     pub(super) fn release(&mut self) {
         self.core = None;
         self.offer.released = true;
+    }
+
+    /// Keeps what the daemon took of the process, for the next daemon: it is all that is left of it.
+    fn keep(&mut self, kept: Vec<u8>, kinds: Vec<FdKind>, fds: Vec<OwnedFd>) {
+        if kinds.len() == fds.len() {
+            self.offer.kept = kept;
+            self.process.fds = kinds.into_iter().zip(fds).collect();
+        }
     }
 }

@@ -2,16 +2,18 @@
 
 use crate::sys::fdpass;
 use crate::wire::paths::Root;
-use crate::wire::{Answer, HEADER_LEN, Header};
+use crate::wire::{Answer, HEADER_LEN, Header, WireError};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt};
 use nix::sys::time::TimeVal;
-use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::io::{self, ErrorKind, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 pub(super) struct Link {
     stream: UnixStream,
+    /// Descriptors that came with the message being read.
+    fds: Vec<OwnedFd>,
 }
 
 impl Link {
@@ -22,7 +24,7 @@ impl Link {
         setsockopt(&socket, sockopt::SendTimeout, &limit)?;
         let address = UnixAddr::new(&root.intake_socket())?;
         connect(socket.as_raw_fd(), &address)?;
-        Ok(Self { stream: UnixStream::from(socket) })
+        Ok(Self { stream: UnixStream::from(socket), fds: Vec::new() })
     }
 
     /// Sends a whole message, its descriptors with the first byte.
@@ -31,14 +33,19 @@ impl Link {
         self.stream.write_all(&message[sent..])
     }
 
-    /// Waits for the daemon's next word until `deadline`. `TimedOut`: it said nothing.
-    pub(super) fn receive(&mut self, deadline: Instant) -> io::Result<Answer> {
+    /// Waits for the daemon's next word until `deadline`. `TimedOut`: it said nothing. Descriptors come with a release only.
+    pub(super) fn receive(&mut self, deadline: Instant) -> io::Result<(Answer, Vec<OwnedFd>)> {
+        self.fds.clear();
         let mut header = [0; HEADER_LEN];
         self.fill(&mut header, deadline)?;
         let header = Header::decode(&header).map_err(invalid)?;
         let mut payload = vec![0; header.payload_len];
         self.fill(&mut payload, deadline)?;
-        Answer::decode(header.kind, &payload).map_err(invalid)
+        let answer = Answer::decode(header.kind, &payload).map_err(invalid)?;
+        if self.fds.len() != header.fds {
+            return Err(invalid(WireError::Descriptors { announced: header.fds, arrived: self.fds.len() }));
+        }
+        Ok((answer, std::mem::take(&mut self.fds)))
     }
 
     fn fill(&mut self, mut buffer: &mut [u8], deadline: Instant) -> io::Result<()> {
@@ -48,9 +55,12 @@ impl Link {
                 return Err(ErrorKind::TimedOut.into());
             }
             self.stream.set_read_timeout(Some(left))?;
-            match self.stream.read(buffer) {
-                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
-                Ok(count) => buffer = &mut buffer[count..],
+            match fdpass::recv_with_fds(self.stream.as_fd(), buffer) {
+                Ok((0, _)) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok((count, fds)) => {
+                    self.fds.extend(fds);
+                    buffer = &mut buffer[count..];
+                }
                 Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => {}
                 Err(error) => return Err(error),
             }
@@ -59,6 +69,6 @@ impl Link {
     }
 }
 
-fn invalid(error: crate::wire::WireError) -> io::Error {
+fn invalid(error: WireError) -> io::Error {
     io::Error::new(ErrorKind::InvalidData, error)
 }

@@ -5,7 +5,7 @@ use crate::wire::{FdKind, MAX_TEXT, Namespaces, Offer};
 use nix::fcntl::{OFlag, openat, readlinkat};
 use nix::sys::stat::Mode;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
@@ -17,6 +17,16 @@ pub(super) struct Process {
     pub(super) dir: Option<OwnedFd>,
     /// What goes along with the offer, the core pipe apart.
     pub(super) fds: Vec<(FdKind, OwnedFd)>,
+}
+
+impl Process {
+    /// The beginning of the core where it was taken out of the pipe, from its first byte.
+    pub(super) fn head(&self) -> Option<File> {
+        let (_, head) = self.fds.iter().find(|(kind, _)| *kind == FdKind::Head)?;
+        let mut head = File::from(head.try_clone().ok()?);
+        head.rewind().ok()?;
+        Some(head)
+    }
 }
 
 /// Pins the process, opens its files, and completes the offer. Whatever is missing is said in the offer's trouble.

@@ -1,32 +1,70 @@
 //! What the daemon may ask for: what only root may open, and just that.
 
 use super::Crash;
-use crate::wire::{MAX_TEXT, Reply, Wanted};
+use crate::sys::pipe;
+use crate::wire::{FdKind, MAX_TEXT, Reply, Wanted};
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat, readlinkat};
+use nix::fcntl::{OFlag, SpliceFFlags, openat, readlinkat, splice};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::Mode;
 use std::fmt::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The executable may lie on a mount whose server is dead, where open(2) never returns.
 const OPEN_WITHIN: Duration = Duration::from_secs(2);
+/// Headers and notes are not longer: a million mappings, or some thousand threads with all their registers.
+const HEAD_MAX: u64 = 64 << 20;
+/// The kernel writes them out of its own memory.
+const HEAD_WITHIN: Duration = Duration::from_secs(3);
 /// How many descriptors of a process are listed.
 const MAX_LISTED: usize = 256;
 
 /// The reply to a request.
-pub(super) fn answer(wanted: Wanted, crash: &Crash) -> (Reply, Option<OwnedFd>) {
+pub(super) fn answer(wanted: Wanted, crash: &mut Crash) -> (Reply, Option<OwnedFd>) {
     let answered = match (&crash.process.dir, wanted) {
         (_, Wanted::Core) => copy(crash.core.as_ref()).map(|fd| (Reply::default(), Some(fd))),
+        (_, Wanted::Head(bytes)) => head(crash, bytes).map(|fd| (Reply::default(), Some(fd))),
         (None, _) => Err(Errno::ESRCH),
         (Some(dir), Wanted::Exe) => open_in_time(dir).map(|fd| (Reply::default(), Some(fd))),
         (Some(dir), Wanted::OpenFds) => list_fds(dir.as_fd()).map(|data| (Reply { errno: 0, data }, None)),
     };
     answered.unwrap_or_else(|errno| (Reply { errno: errno as u32, data: Vec::new() }, None))
+}
+
+/// Takes the first `bytes` of the core out of the pipe, once, into memory that goes along with every later offer.
+fn head(crash: &mut Crash, bytes: u64) -> nix::Result<OwnedFd> {
+    let core = crash.core.as_ref().ok_or(Errno::EPIPE)?;
+    let held = crash.process.fds.iter().find(|(kind, _)| *kind == FdKind::Head);
+    if let Some((_, held)) = held {
+        return copy(Some(held));
+    }
+    if bytes > HEAD_MAX {
+        return Err(Errno::EFBIG);
+    }
+    let head = memfd_create("coreward-head", MFdFlags::MFD_CLOEXEC)?;
+    let mut left = usize::try_from(bytes).map_err(|_| Errno::EFBIG)?;
+    let begun = Instant::now();
+    while left > 0 && begun.elapsed() < HEAD_WITHIN {
+        // Whoever holds the other end is the kernel, and headers and notes are all its own: no page of a mount is among them.
+        if pipe::wait_readable(core.as_fd(), Duration::from_millis(250)).is_err() {
+            break;
+        }
+        match splice(core, None, &head, None, left, SpliceFFlags::SPLICE_F_NONBLOCK) {
+            Ok(0) => break,
+            Ok(count) => left -= count,
+            Err(Errno::EAGAIN | Errno::EINTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    // What was taken out must be kept, however it ended.
+    let kept = copy(Some(&head));
+    crash.process.fds.push((FdKind::Head, head));
+    kept
 }
 
 fn copy(core: Option<&OwnedFd>) -> nix::Result<OwnedFd> {

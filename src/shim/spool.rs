@@ -11,7 +11,7 @@ use nix::sys::stat::{Mode, fchmod, fstat, fstatat, mkdirat};
 use nix::sys::statvfs::fstatvfs;
 use nix::unistd::{Gid, Uid, fchown};
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -101,7 +101,12 @@ impl Spool {
         fchown(&file, None, Some(self.group))?;
         file.write_all(&crash.offer.encode(&[]))?;
         crash.offer.cut = match &crash.core {
-            Some(core) if content == Content::Core => drain(core.as_fd(), &file, limit)?,
+            Some(core) if content == Content::Core => {
+                if let Some(head) = crash.process.head() {
+                    io::copy(&mut head.take(limit), &mut file)?;
+                }
+                drain(core.as_fd(), &file, limit)?
+            }
             _ => true,
         };
         // The process may go now: what is left to do takes nothing from it.

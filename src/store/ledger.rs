@@ -93,6 +93,20 @@ impl Ledger {
         }
     }
 
+    /// Reserves `bytes` only if nothing has to make way for them, nor for `margin` bytes more that are still to come.
+    pub fn reserve_spare(&self, bytes: u64, margin: u64) -> Grant {
+        let free = self.free();
+        let mut books = self.books();
+        let usage = Usage { used: books.stored + books.reserved, free };
+        match quota::room(self.limits_of(&books), usage, bytes.saturating_add(margin)) {
+            Room::Fits => {
+                books.reserved += bytes;
+                Grant::Granted
+            }
+            Room::AfterEvicting(_) => Grant::Full,
+        }
+    }
+
     /// Gives a reservation back.
     pub fn cancel(&self, bytes: u64) {
         let mut books = self.books();

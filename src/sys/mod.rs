@@ -5,7 +5,9 @@
 
 pub mod clock;
 pub mod datagram;
+pub mod extent;
 pub mod fdpass;
+pub mod pagemap;
 pub mod pidfd;
 pub mod pipe;
 pub mod tree;

@@ -1,11 +1,14 @@
-//! The core pipe: growing it (F_SETPIPE_SZ), waiting for it with a limit.
+//! The core pipe: growing it (F_SETPIPE_SZ), looking into it without taking anything out (tee(2)), waiting for it with a
+//! limit.
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, fcntl};
+use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, tee};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{SFlag, fstat};
-use std::io;
-use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
+use nix::unistd::pipe2;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 /// How a wait for data ended.
@@ -48,4 +51,47 @@ pub fn wait_readable(fd: BorrowedFd<'_>, limit: Duration) -> io::Result<Ready> {
         Ok(_) => Ok(Ready::Yes),
         Err(error) => Err(error.into()),
     }
+}
+
+/// What a pipe can hold, bytes (F_GETPIPE_SZ).
+///
+/// # Errors
+/// `EBADF` for what is no pipe.
+pub fn size(pipe: BorrowedFd<'_>) -> io::Result<usize> {
+    Ok(fcntl(pipe, FcntlArg::F_GETPIPE_SZ)? as usize)
+}
+
+/// What is waiting in a pipe, bytes (FIONREAD, pipe(7)).
+///
+/// # Errors
+/// `ENOTTY` for what is no pipe.
+pub fn waiting(pipe: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut count: libc::c_int = 0;
+    // SAFETY: FIONREAD writes one int to where the pointer shows.
+    Errno::result(unsafe { libc::ioctl(pipe.as_raw_fd(), libc::FIONREAD, &raw mut count) })?;
+    Ok(count as usize)
+}
+
+/// Whether the writer is gone: nothing more will come than what is waiting.
+pub fn ended(pipe: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::new(pipe, PollFlags::empty())];
+    matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1))
+}
+
+/// A copy of the first bytes that wait in `pipe`, at most `length`; nothing is taken out (tee(2)).
+///
+/// # Errors
+/// What pipe2(2) and tee(2) say.
+pub fn peek(pipe: BorrowedFd<'_>, length: usize) -> io::Result<Vec<u8>> {
+    let (end, begin) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+    // The copy takes as many buffers as the original.
+    let _ = set_size(begin.as_fd(), i32::try_from(size(pipe)?).unwrap_or(i32::MAX));
+    match tee(pipe, &begin, length, SpliceFFlags::SPLICE_F_NONBLOCK) {
+        Ok(_) | Err(Errno::EAGAIN) => {}
+        Err(error) => return Err(error.into()),
+    }
+    drop(begin);
+    let mut bytes = Vec::new();
+    File::from(end).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }

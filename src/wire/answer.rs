@@ -1,25 +1,41 @@
 //! Everything but the offer: what the daemon says, and what the shim says back.
 
 use super::field::{Fields, Writer};
-use super::{Kind, WireError};
+use super::{FdKind, Kind, MAX_KEPT, WireError};
 
 const WHAT: u16 = 1;
 const JOURNAL: u16 = 2;
 const REASON: u16 = 3;
 const ERRNO: u16 = 4;
 const DATA: u16 = 5;
+const BYTES: u16 = 6;
+const KEPT: u16 = 7;
+const FDS: u16 = 8;
 
 /// What the daemon may ask the shim to open or look up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
 pub enum Wanted {
     /// The read end of the core pipe. Asked for only by a daemon that will read it: while anybody else holds it, be it in
     /// an offer that nobody has received yet, the kernel does not let the process go.
-    Core = 3,
+    Core,
     /// `/proc/PID/exe`, open for reading.
-    Exe = 1,
+    Exe,
     /// The targets of `/proc/PID/fd/*` as text, a line each.
-    OpenFds = 2,
+    OpenFds,
+    /// The first bytes of the core, so many of them, in a file that the shim keeps as well: for headers and notes that are
+    /// longer than the pipe can be made. The pipe goes on behind them.
+    Head(u64),
+}
+
+impl Wanted {
+    fn number(self) -> u64 {
+        match self {
+            Self::Exe => 1,
+            Self::OpenFds => 2,
+            Self::Core => 3,
+            Self::Head(_) => 4,
+        }
+    }
 }
 
 /// What the daemon says.
@@ -31,8 +47,14 @@ pub enum Answer {
     Busy,
     /// Open this for me.
     Request(Wanted),
-    /// Close the core pipe.
-    Release,
+    /// Close the core pipe, and keep what comes along: it is given back with the next offer, should this daemon end before
+    /// it says "done".
+    Release {
+        /// What the daemon knows of the crash, in its own form; the shim does not look into it.
+        kept: Vec<u8>,
+        /// What the descriptors of the message are, in their order.
+        fds: Vec<FdKind>,
+    },
     /// The record is durable; send this entry to the journal (empty: there is none).
     Done {
         /// A datagram of the journal's native protocol.
@@ -52,8 +74,17 @@ impl Answer {
         match self {
             Self::Taken => writer.message(Kind::Taken, 0),
             Self::Busy => writer.message(Kind::Busy, 0),
-            Self::Request(wanted) => writer.number(WHAT, u64::from(*wanted as u8)).message(Kind::Request, 0),
-            Self::Release => writer.message(Kind::Release, 0),
+            Self::Request(Wanted::Head(bytes)) => {
+                writer.number(WHAT, Wanted::Head(0).number()).number(BYTES, *bytes).message(Kind::Request, 0)
+            }
+            Self::Request(wanted) => writer.number(WHAT, wanted.number()).message(Kind::Request, 0),
+            Self::Release { kept, fds } => {
+                let kinds: Vec<u8> = fds.iter().map(|kind| *kind as u8).collect();
+                writer
+                    .bytes(KEPT, &kept[..kept.len().min(MAX_KEPT)])
+                    .bytes(FDS, &kinds)
+                    .message(Kind::Release, fds.len())
+            }
             Self::Done { journal } => writer.bytes(JOURNAL, journal).message(Kind::Done, 0),
             Self::Rejected { reason } => writer.bytes(REASON, reason.as_bytes()).message(Kind::Rejected, 0),
         }
@@ -65,26 +96,33 @@ impl Answer {
     /// A kind that only the shim sends, or a field that is cut or invalid.
     pub fn decode(kind: Kind, payload: &[u8]) -> Result<Self, WireError> {
         let (mut wanted, mut journal, mut reason) = (Err(WireError::Missing(WHAT)), Vec::new(), String::new());
+        let (mut bytes, mut kept, mut fds) = (0, Vec::new(), Vec::new());
         for field in Fields::of(payload) {
             let field = field?;
             match field.tag {
                 WHAT => {
                     let number = field.number()?;
-                    wanted = [Wanted::Core, Wanted::Exe, Wanted::OpenFds]
+                    wanted = [Wanted::Core, Wanted::Exe, Wanted::OpenFds, Wanted::Head(0)]
                         .into_iter()
-                        .find(|wanted| u64::from(*wanted as u8) == number)
+                        .find(|wanted| wanted.number() == number)
                         .ok_or_else(|| field.invalid());
                 }
                 JOURNAL => journal = field.value.to_vec(),
                 REASON => reason = field.text()?,
+                BYTES => bytes = field.number()?,
+                KEPT => kept = field.value.to_vec(),
+                FDS => fds = FdKind::list(&field)?,
                 _ => {}
             }
         }
         match kind {
             Kind::Taken => Ok(Self::Taken),
             Kind::Busy => Ok(Self::Busy),
-            Kind::Request => wanted.map(Self::Request),
-            Kind::Release => Ok(Self::Release),
+            Kind::Request => wanted.map(|wanted| match wanted {
+                Wanted::Head(_) => Self::Request(Wanted::Head(bytes)),
+                other => Self::Request(other),
+            }),
+            Kind::Release => Ok(Self::Release { kept, fds }),
             Kind::Done => Ok(Self::Done { journal }),
             Kind::Rejected => Ok(Self::Rejected { reason }),
             Kind::Offer | Kind::Reply | Kind::Released => Err(WireError::Unexpected(kind)),

@@ -9,7 +9,7 @@
 //!                         <------------ Busy     still at work, every few seconds
 //!                         <------------ Request  open this for me, give me the core pipe (any number)
 //!  Reply (+ descriptor)   ------------>
-//!                         <------------ Release  close the core pipe: the process may go
+//!                         <------------ Release  close the core pipe: the process may go; keep this (+ descriptors)
 //!  Released               ------------>
 //!                         <------------ Done     the record is durable (+ a journal entry to send as root)
 //! ```
@@ -35,8 +35,10 @@ use thiserror::Error;
 
 /// Raised when a field changes its meaning; a new field needs no new version.
 pub const VERSION: u16 = 1;
-/// No payload is longer. An offer with every field at its own limit has under 40 KiB.
-pub const MAX_PAYLOAD: usize = 64 * 1024;
+/// No payload is longer. An offer with every field at its own limit has under 40 KiB, and what was kept with it.
+pub const MAX_PAYLOAD: usize = MAX_KEPT + 64 * 1024;
+/// The most that a shim keeps for a daemon.
+pub const MAX_KEPT: usize = 128 * 1024;
 /// No message carries more descriptors (far below the kernel's 253).
 pub const MAX_FDS: usize = 32;
 

@@ -1,7 +1,7 @@
 //! The offer of a crash: what the kernel told the shim, and what the shim read where nothing can hang.
 
-use super::field::{Fields, Writer};
-use super::{Kind, WireError};
+use super::field::{Field, Fields, Writer};
+use super::{Kind, MAX_KEPT, WireError};
 use std::time::Duration;
 
 /// What a descriptor of an offer is. The list in the payload has the order of the SCM_RIGHTS message.
@@ -20,12 +20,28 @@ pub enum FdKind {
     Auxv = 6,
     /// `/proc/PID/cmdline`: process memory, so reading it may wait for a dead mount. Never read by the shim.
     Cmdline = 7,
+    /// The first bytes of the core, taken out of the pipe for an earlier daemon ([`super::Wanted::Head`]).
+    Head = 8,
+    /// Kept for an earlier daemon: the core's file, as far as it was written when the process was released.
+    KeptFile = 9,
+    /// Kept for an earlier daemon: what of the core is in memory.
+    KeptMemory = 10,
+    /// Kept for an earlier daemon: what of the core is on disk, uncompressed.
+    KeptRaw = 11,
 }
 
 impl FdKind {
     fn from_number(number: u8) -> Option<Self> {
-        use FdKind::{Auxv, Cmdline, Maps, Mem, Pagemap, Pidfd};
-        [Pidfd, Mem, Maps, Pagemap, Auxv, Cmdline].into_iter().find(|kind| *kind as u8 == number)
+        use FdKind::{Auxv, Cmdline, Head, KeptFile, KeptMemory, KeptRaw, Maps, Mem, Pagemap, Pidfd};
+        [Pidfd, Mem, Maps, Pagemap, Auxv, Cmdline, Head, KeptFile, KeptMemory, KeptRaw]
+            .into_iter()
+            .find(|kind| *kind as u8 == number)
+    }
+
+    /// The kinds in a field.
+    pub(super) fn list(field: &Field<'_>) -> Result<Vec<Self>, WireError> {
+        let kinds = field.value.iter().map(|number| Self::from_number(*number));
+        kinds.collect::<Option<_>>().ok_or_else(|| field.invalid())
     }
 }
 
@@ -103,6 +119,8 @@ pub struct Offer {
     pub namespaces: Namespaces,
     /// What the shim could not get, in words.
     pub trouble: Vec<String>,
+    /// What an earlier daemon knew when it let the process go ([`super::Answer::Release`]); empty: none got so far.
+    pub kept: Vec<u8>,
 }
 
 /// Longest value of one text field; `/proc` texts and paths are cut to it (PATH_MAX).
@@ -133,6 +151,7 @@ const STATUS: u16 = 22;
 const LIMITS: u16 = 23;
 const NAMESPACES: u16 = 24;
 const TROUBLE: u16 = 25;
+const KEPT: u16 = 26;
 
 impl Offer {
     /// The message, for descriptors of these kinds in this order.
@@ -172,6 +191,9 @@ impl Offer {
             let end = trouble.floor_char_boundary(256);
             writer = writer.bytes(TROUBLE, &trouble.as_bytes()[..end]);
         }
+        if !self.kept.is_empty() {
+            writer = writer.bytes(KEPT, &self.kept[..self.kept.len().min(MAX_KEPT)]);
+        }
         writer.message(Kind::Offer, fds.len())
     }
 
@@ -185,10 +207,7 @@ impl Offer {
         for field in Fields::of(payload) {
             let field = field?;
             match field.tag {
-                FDS => {
-                    let kinds = field.value.iter().map(|number| FdKind::from_number(*number));
-                    fds = kinds.collect::<Option<_>>().ok_or_else(|| field.invalid())?;
-                }
+                FDS => fds = FdKind::list(&field)?,
                 ATTEMPT => offer.attempt = field.number32()?,
                 RELEASED => offer.released = field.number()? != 0,
                 CUT => offer.cut = field.number()? != 0,
@@ -213,6 +232,7 @@ impl Offer {
                 LIMITS => offer.limits = field.value.to_vec(),
                 NAMESPACES => offer.namespaces = Namespaces::from_bits(field.number()?),
                 TROUBLE => offer.trouble.push(field.text()?),
+                KEPT => offer.kept = field.value.to_vec(),
                 _ => {}
             }
         }

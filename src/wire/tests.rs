@@ -118,7 +118,9 @@ fn answers_and_replies_arrive_as_they_were_sent() {
         Answer::Busy,
         Answer::Request(Wanted::Core),
         Answer::Request(Wanted::OpenFds),
-        Answer::Release,
+        Answer::Request(Wanted::Head(123_456)),
+        Answer::Release { kept: Vec::new(), fds: Vec::new() },
+        Answer::Release { kept: vec![7; MAX_KEPT], fds: vec![FdKind::KeptFile, FdKind::KeptMemory] },
         Answer::Done { journal: vec![1, 2, 3] },
         Answer::Rejected { reason: "because".to_owned() },
     ] {

@@ -100,7 +100,7 @@ fn offer_stream(stage: &Stage, offer: &Offer, bytes: &[u8]) {
                     .unwrap();
             }
             Answer::Request(_) => stream.write_all(&Reply { errno: 2, data: Vec::new() }.encode(0)).unwrap(),
-            Answer::Release => stream.write_all(&coreward::wire::released_message()).unwrap(),
+            Answer::Release { .. } => stream.write_all(&coreward::wire::released_message()).unwrap(),
             Answer::Taken | Answer::Busy => {}
             Answer::Rejected { reason } => panic!("{reason}"),
         }

@@ -13,6 +13,7 @@ mod config;
 mod disk;
 mod faults;
 mod hostile;
+mod identity;
 mod road;
 mod spool;
 mod storm;

@@ -26,6 +26,18 @@ pub struct Stage {
 impl Stage {
     /// `None`, and a word why, where this can't be: the test is skipped.
     pub fn new() -> Option<Self> {
+        Self::with_shim("shim")
+    }
+
+    /// A stage on which the kernel's own core of every crash is written to `kernel/PID` as well.
+    pub fn beside_the_kernel() -> Option<Self> {
+        let stage = Self::with_shim("shim.both")?;
+        fs::create_dir(stage.path("kernel")).expect("a directory");
+        fs::copy(program("both"), stage.dir.path().join("shim.both")).expect("a helper");
+        Some(stage)
+    }
+
+    fn with_shim(helper: &str) -> Option<Self> {
         if !nix::unistd::geteuid().is_root() {
             eprintln!("SKIPPED: only root may set kernel.core_pattern");
             return None;
@@ -51,7 +63,7 @@ impl Stage {
         journal.set_nonblocking(true).expect("a journal that does not wait");
         let short = dir.path().join("shim");
         std::os::unix::fs::symlink(root.shim_exe(), &short).expect("a short name");
-        let pattern = Pattern::set(&root.core_pattern(&short).expect("a pattern that fits"));
+        let pattern = Pattern::set(&root.core_pattern(&dir.path().join(helper)).expect("a pattern that fits"));
         Some(Self { root, _pattern: pattern, dir, journal })
     }
 
@@ -89,6 +101,13 @@ impl Stage {
         let crashes = self.crashes();
         assert_eq!(crashes.len(), count, "kernel log: {}", self.kmsg());
         crashes
+    }
+
+    /// The kernel's own core of a crash ([`Self::beside_the_kernel`]).
+    pub fn kernels_core(&self, listed: &Listed) -> PathBuf {
+        let path = self.path("kernel").join(listed.record.key.pid.to_string());
+        eventually(Duration::from_secs(120), || path.with_extension("done").exists());
+        path
     }
 
     /// What shims said to the kernel's log.

@@ -1,0 +1,191 @@
+//! Workbenches: the buffers and compressors that all captures share. Who has one works, who has none waits, so many captures
+//! at once need no more memory and no more processors than one.
+
+use crate::store::format::FRAME_LEN;
+use std::io;
+use std::ops::{Deref, DerefMut, Range};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use zstd::bulk::Compressor;
+use zstd::zstd_safe::CParameter;
+
+/// What O_DIRECT asks of buffers.
+const ALIGNMENT: usize = 4096;
+
+/// A buffer for one frame, and what compresses it.
+pub struct Bench {
+    /// Longer than a frame, so that an aligned part of it can be used.
+    bytes: Vec<u8>,
+    begin: usize,
+    packed: Vec<u8>,
+    compressor: Option<(i32, Compressor<'static>)>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let bytes = vec![0; FRAME_LEN + ALIGNMENT];
+        let begin = bytes.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
+        Self { bytes, begin, packed: Vec::new(), compressor: None }
+    }
+
+    /// The buffer, aligned for O_DIRECT.
+    pub fn buffer(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.begin..self.begin + FRAME_LEN]
+    }
+
+    /// A frame with a checksum of `range` of the buffer.
+    ///
+    /// # Errors
+    /// What zstd says.
+    pub fn compress(&mut self, range: Range<usize>, level: i32) -> io::Result<&[u8]> {
+        let content = &self.bytes[self.begin + range.start..self.begin + range.end];
+        let compressor = match &mut self.compressor {
+            Some((current, compressor)) if *current == level => compressor,
+            _ => {
+                let mut compressor = Compressor::new(level)?;
+                compressor.set_parameter(CParameter::ChecksumFlag(true))?;
+                &mut self.compressor.insert((level, compressor)).1
+            }
+        };
+        self.packed.resize(zstd::zstd_safe::compress_bound(FRAME_LEN), 0);
+        let length = compressor.compress_to_buffer(content, self.packed.as_mut_slice())?;
+        Ok(&self.packed[..length])
+    }
+}
+
+/// All benches of one kind.
+#[derive(Clone)]
+pub struct Benches {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    freed: Condvar,
+}
+
+struct State {
+    idle: Vec<Bench>,
+    lent: usize,
+    limit: usize,
+}
+
+/// A bench on loan.
+pub struct Lease {
+    bench: Option<Bench>,
+    shared: Arc<Shared>,
+}
+
+impl Benches {
+    /// At most `limit` at once; each is made when it is first needed.
+    pub fn new(limit: usize) -> Self {
+        let state = Mutex::new(State { idle: Vec::new(), lent: 0, limit });
+        Self { shared: Arc::new(Shared { state, freed: Condvar::new() }) }
+    }
+
+    /// How many there may be from now on.
+    pub fn set_limit(&self, limit: usize) {
+        let mut state = self.shared.lock();
+        state.limit = limit;
+        state.idle.truncate(limit);
+        self.shared.freed.notify_all();
+    }
+
+    /// How many there may be.
+    pub fn limit(&self) -> usize {
+        self.shared.lock().limit
+    }
+
+    /// Waits for a bench.
+    pub fn take(&self) -> Lease {
+        let mut state = self.shared.lock();
+        while state.lent >= state.limit {
+            state = self.shared.freed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.lent += 1;
+        let bench = state.idle.pop().unwrap_or_else(Bench::new);
+        Lease { bench: Some(bench), shared: Arc::clone(&self.shared) }
+    }
+
+    /// The workers of so many benches hang, perhaps for ever: others take their places.
+    pub fn replace(&self, count: usize) {
+        self.shared.lock().limit += count;
+        self.shared.freed.notify_all();
+    }
+
+    /// They came back after all.
+    pub fn take_back(&self, count: usize) {
+        let mut state = self.shared.lock();
+        state.limit = state.limit.saturating_sub(count).max(1);
+        let most = state.limit;
+        state.idle.truncate(most);
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Deref for Lease {
+    type Target = Bench;
+
+    fn deref(&self) -> &Bench {
+        self.bench.as_ref().expect("a lease has its bench until it is dropped")
+    }
+}
+
+impl DerefMut for Lease {
+    fn deref_mut(&mut self) -> &mut Bench {
+        self.bench.as_mut().expect("a lease has its bench until it is dropped")
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.lent -= 1;
+        if let Some(bench) = self.bench.take()
+            && state.idle.len() + state.lent < state.limit
+        {
+            state.idle.push(bench);
+        }
+        self.shared.freed.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn no_more_are_lent_than_there_are() {
+        let benches = Benches::new(2);
+        let (one, two) = (benches.take(), benches.take());
+        let third = std::thread::spawn({
+            let benches = benches.clone();
+            move || drop(benches.take())
+        });
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(!third.is_finished());
+        drop(one);
+        third.join().unwrap();
+        drop(two);
+    }
+
+    #[test]
+    fn the_buffer_is_aligned_and_comes_back_out_of_its_frame() {
+        let benches = Benches::new(1);
+        let mut bench = benches.take();
+        assert_eq!(bench.buffer().as_ptr().align_offset(ALIGNMENT), 0);
+        for (index, byte) in bench.buffer().iter_mut().enumerate() {
+            *byte = (index / 7) as u8;
+        }
+        let expected = bench.buffer()[64..9000].to_vec();
+        for level in [1, -5, 3] {
+            let frame = bench.compress(64..9000, level).unwrap();
+            assert_eq!(zstd::decode_all(frame).unwrap(), expected);
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! A core out of a parked process: taken while it waits, sealed when it has gone.
+
+use super::chunk;
+use super::engine::{self, Aside, Job};
+use super::memory::{Memory, Parked};
+use super::plan::Plan;
+use super::progress::Beat;
+use super::sink::{Failure, Sink, Stop, whole_chunks};
+use super::stage::Stage;
+use super::trim::trim;
+use super::{Captured, Tools};
+use crate::crash::Cut;
+use crate::elf::{self, CoreLayout, ProcessNotes};
+use crate::store::Ledger;
+use crate::sys::{extent, unnamed};
+use nix::sys::stat::Mode;
+use std::fs::File;
+use std::ops::Range;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+/// A core of at most so many bytes that are not zero is copied into memory, which takes a fraction of the time that compressing
+/// takes, however far its pages lie apart.
+const IN_MEMORY: u64 = 64 << 20;
+/// What comes first is read in this time, or not at all.
+const FIRST_WITHIN: Duration = Duration::from_secs(5);
+
+/// What to take, and under what circumstances.
+pub struct Order<'a> {
+    /// Headers and notes of the core.
+    pub head: Vec<u8>,
+    /// The process' memory.
+    pub memory: Memory,
+    /// Its `/proc/PID/maps`.
+    pub maps: String,
+    /// Where to.
+    pub sink: Sink,
+    /// Who grants room for what is put aside.
+    pub ledger: Arc<Ledger>,
+    /// Notes, stacks and what a debugger needs, and no more.
+    pub stacks_only: bool,
+    /// Until when the process may be held.
+    pub deadline: Instant,
+    /// Level of compression.
+    pub level: i32,
+    /// Pulse of this worker.
+    pub beat: &'a Beat,
+    /// Whether it was called off.
+    pub cancelled: &'a AtomicBool,
+}
+
+/// A core that needs its process no more.
+pub struct Taken {
+    pub(super) sink: Sink,
+    pub(super) stage: Arc<Stage>,
+    pub(super) plan: Arc<Plan>,
+    /// The first chunk that is not in the file yet.
+    pub(super) turn: u64,
+    /// Behind the last chunk to be stored.
+    pub(super) end: u64,
+    /// Chunks that were put aside whole, where it was cut.
+    pub(super) aside: Vec<Range<u64>>,
+    pub(super) cut: Option<Cut>,
+    pub(super) notes: ProcessNotes,
+    pub(super) level: i32,
+}
+
+/// Why the memory can't be taken this way.
+pub enum Refused {
+    /// The pipe may still have it: the sink is given back.
+    Unusable(Sink),
+    /// Nothing can be kept.
+    Failed(Failure),
+}
+
+/// Copies the core out of the process; when this returns, the process may go.
+///
+/// # Errors
+/// The memory can't be used, or nothing can be kept.
+pub fn take(order: Order<'_>, tools: &Tools) -> Result<Taken, Refused> {
+    let Order { head, memory, maps, sink, ledger, .. } = order;
+    let Ok(layout) = CoreLayout::read(&head) else { return Err(Refused::Unusable(sink)) };
+    let useful = Vec::new();
+    let planned = Plan::new(layout, &maps, &useful, |range, found| memory.runs(range, found));
+    let Ok(plan) = planned.map(Arc::new) else { return Err(Refused::Unusable(sink)) };
+    let notes = process_notes(&head);
+    let (end, mut cut) =
+        if order.stacks_only { (0, Some(Cut::Stacks)) } else { whole_chunks(plan.layout.total, &sink.limits()) };
+    let small = plan.present <= IN_MEMORY && end > 0;
+    let first: u64 = plan.first.iter().map(|range| range.end - range.start).sum();
+    let allowed = if small { tools.allowance.take(plan.present) } else { None };
+    let small = allowed.is_some();
+    let stage = match allowed.or_else(|| tools.allowance.take(first + head.len() as u64)) {
+        Some(allowed) => extent::in_memory("coreward-stage")
+            .map(|memory| Stage::new(Arc::new(memory), Arc::clone(&ledger), Some(allowed))),
+        // So many at once that memory is short: on disk then, through the cache.
+        None => unnamed::create(ledger.dir().as_fd(), Mode::from_bits_truncate(0o600))
+            .map(|file| Stage::new(Arc::new(File::from(file)), Arc::clone(&ledger), None)),
+    };
+    let failed = |error| Refused::Failed(Failure::Write(error));
+    let mut stage = stage.map_err(failed)?;
+    stage.memory.write_all_at(&head, 0).map_err(failed)?;
+    let tail = plan.tail_range();
+    stage.memory.write_all_at(&plan.layout.tail, tail.start).map_err(failed)?;
+    // The file is as long as the core, though most of it may be a hole.
+    if stage.memory.metadata().is_ok_and(|data| data.len() < plan.layout.total) {
+        stage.memory.set_len(plan.layout.total).map_err(failed)?;
+    }
+    if !small && end > 1 {
+        // Without it all is compressed while the process waits.
+        if let Err(error) = stage.add_raw() {
+            tracing::warn!("nothing can be put aside on disk: {error}");
+        }
+    }
+    let (parked, stage) =
+        (Arc::new(Parked { plan: Arc::clone(&plan), memory, head: Arc::clone(&stage.memory) }), Arc::new(stage));
+    match take_first(&parked, &stage, tools, order.beat) {
+        Ok(()) => {}
+        Err(Failure::Empty) => return Err(Refused::Unusable(sink)),
+        Err(failure) => return Err(Refused::Failed(failure)),
+    }
+    let job = Job {
+        source: Arc::clone(&parked) as Arc<dyn chunk::Fill>,
+        compress: !small,
+        aside: (small || stage.has_raw()).then(|| Aside { parked: Arc::clone(&parked), stage: Arc::clone(&stage) }),
+        done_with: None,
+        chunks: 0..end,
+        total: plan.layout.total,
+        level: order.level,
+        deadline: Some(order.deadline),
+    };
+    let ended = engine::run(job, sink, tools, order.beat, order.cancelled);
+    if stage.has_raw() {
+        stage.set_raw_from(ended.back * chunk::CHUNK);
+    }
+    match ended.stop {
+        Some(Stop::Failed(failure)) => return Err(Refused::Failed(failure)),
+        Some(Stop::Cut(why)) => cut = Some(why),
+        None => {}
+    }
+    let whole = |number: &u64| !ended.lost.contains(number);
+    let aside = if ended.lost.is_empty() && ended.turn >= ended.back.min(end) && cut.is_none() {
+        Vec::new()
+    } else {
+        (ended.back..end).filter(whole).map(|number| chunk::range(number, plan.layout.total)).collect()
+    };
+    Ok(Taken { sink: ended.sink, stage, plan, turn: ended.turn, end, aside, cut, notes, level: order.level })
+}
+
+/// Copies what comes first, in a thread of its own that may be left behind.
+fn take_first(parked: &Arc<Parked>, stage: &Arc<Stage>, tools: &Tools, beat: &Beat) -> Result<(), Failure> {
+    let (sender, receiver) = mpsc::channel();
+    let (parked, stage, carriers) = (Arc::clone(parked), Arc::clone(stage), tools.carriers.clone());
+    let copy = move || {
+        let mut bench = carriers.take();
+        let ranges = parked.plan.first.iter();
+        let copied = ranges.clone().try_for_each(|range| stage.put_in_memory(&parked, range.clone(), bench.buffer()));
+        let _ = sender.send(copied);
+    };
+    beat.rest();
+    std::thread::Builder::new().name("stacks".to_owned()).spawn(copy).map_err(Failure::Read)?;
+    let copied = receiver.recv_timeout(FIRST_WITHIN);
+    beat.work();
+    match copied {
+        Ok(copied) => Ok(copied?),
+        // A stack on a dead mount. The others may be there already, and the rest is tried all the same.
+        Err(_) => {
+            tools.carriers.replace(1);
+            Ok(())
+        }
+    }
+}
+
+fn process_notes(head: &[u8]) -> ProcessNotes {
+    elf::inspect(head).map(|found| elf::process_notes(head, &found)).unwrap_or_default()
+}
+
+/// Makes the file out of what was taken.
+///
+/// # Errors
+/// Nothing can be kept.
+pub fn seal(taken: Taken, tools: &Tools, beat: &Beat, cancelled: &AtomicBool) -> Result<Captured, Failure> {
+    let Taken { mut sink, stage, plan, turn, end, mut aside, mut cut, notes, level } = taken;
+    let by_limit = cut.is_some_and(|cut| matches!(cut, Cut::ProcessSizeMax | Cut::CoreLimit));
+    if turn < end && (cut.is_none() || by_limit) {
+        let job = Job {
+            source: Arc::clone(&stage) as Arc<dyn chunk::Fill>,
+            compress: true,
+            aside: None,
+            done_with: Some(Arc::clone(&stage)),
+            chunks: turn..end,
+            total: plan.layout.total,
+            level,
+            deadline: None,
+        };
+        let ended = engine::run(job, sink, tools, beat, cancelled);
+        sink = ended.sink;
+        match ended.stop {
+            Some(Stop::Failed(failure)) => return Err(failure),
+            Some(Stop::Cut(why)) => {
+                cut = Some(why);
+                aside = (ended.turn..end).map(|number| chunk::range(number, plan.layout.total)).collect();
+            }
+            None => {}
+        }
+    }
+    beat.work();
+    if let Some(why) = cut {
+        trim(&mut sink, &plan, &stage, &aside, why, tools, level)?;
+    }
+    Ok(Captured { sink, expected: plan.layout.total, cut, notes: Some(notes) })
+}

@@ -1,0 +1,321 @@
+//! Chunks through many hands: from the front they are compressed into the file, in order; from the back they are put aside
+//! uncompressed, until both meet.
+//!
+//! Compressing keeps the processors busy and putting aside keeps the disk busy, so the process is held for less time than either
+//! alone would take, and no more is put aside than compressing could not do meanwhile.
+
+use super::bench::Benches;
+use super::chunk::{self, CHUNK, Fill, Filled, SourceError};
+use super::memory::Parked;
+use super::progress::Beat;
+use super::sink::{Failure, Sink, Stop};
+use super::stage::Stage;
+use crate::crash::Cut;
+use crate::store::format::HEADER_LEN;
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// What a run of the engine is to do.
+pub struct Job {
+    /// Where the bytes are.
+    pub source: Arc<dyn Fill>,
+    /// Whether chunks are compressed from the front.
+    pub compress: bool,
+    /// Where chunks from the back go; `None`: all are compressed.
+    pub aside: Option<Aside>,
+    /// What is to be told when a chunk is in the file.
+    pub done_with: Option<Arc<Stage>>,
+    /// The chunks.
+    pub chunks: Range<u64>,
+    /// Bytes of the whole core.
+    pub total: u64,
+    /// Level of compression.
+    pub level: i32,
+    /// When to stop at the latest, and what that means.
+    pub deadline: Option<Instant>,
+}
+
+/// Putting aside.
+#[derive(Clone)]
+pub struct Aside {
+    /// Out of this process,
+    pub parked: Arc<Parked>,
+    /// to here.
+    pub stage: Arc<Stage>,
+}
+
+/// What the workers share.
+struct Run {
+    job: Job,
+    state: Mutex<State>,
+    changed: Condvar,
+    /// The same for every chunk of zeros of one length.
+    zeros: Mutex<HashMap<usize, Arc<Vec<u8>>>>,
+}
+
+struct State {
+    sink: Option<Sink>,
+    /// The next chunk to be compressed, and the first that was taken from the back.
+    front: u64,
+    back: u64,
+    /// The next to be written to the file.
+    turn: u64,
+    /// Those from the back that have not arrived.
+    under_way: Vec<u64>,
+    stop: Option<Stop>,
+    active: usize,
+    moved: Instant,
+}
+
+/// How it ended.
+pub struct Ended {
+    /// The file.
+    pub sink: Sink,
+    /// The first chunk that is not in the file.
+    pub turn: u64,
+    /// The first chunk of those put aside.
+    pub back: u64,
+    /// Chunks behind `back` that did not arrive.
+    pub lost: Vec<u64>,
+    /// Why it ended before the chunks did.
+    pub stop: Option<Stop>,
+}
+
+/// No byte for so long: a page of a mount that is dead, or that somebody keeps waiting.
+const STALL: Duration = Duration::from_secs(20);
+/// After so long without a byte the workers' benches are lent to others.
+const SLOW: Duration = Duration::from_secs(2);
+/// How often the run is looked after.
+const LOOK: Duration = Duration::from_millis(250);
+/// How long workers may take to notice that it is over.
+const END_WITHIN: Duration = Duration::from_secs(1);
+
+/// Puts the chunks through. Workers that hang in a read are left behind.
+pub fn run(job: Job, sink: Sink, tools: &super::Tools, beat: &Beat, cancelled: &AtomicBool) -> Ended {
+    let (front, back) = (job.chunks.start, job.chunks.end);
+    let chunks = usize::try_from(back - front).unwrap_or(usize::MAX);
+    let asides = if job.aside.is_some() { tools.carriers.limit().min(chunks) } else { 0 };
+    let compressors = if job.compress { tools.benches.limit().min(chunks) } else { 0 };
+    let state = State {
+        sink: Some(sink),
+        front,
+        back,
+        turn: front,
+        under_way: Vec::new(),
+        stop: None,
+        active: 0,
+        moved: Instant::now(),
+    };
+    let run =
+        Arc::new(Run { job, state: Mutex::new(state), changed: Condvar::new(), zeros: Mutex::new(HashMap::new()) });
+    if chunks == 1 && run.job.deadline.is_none() && run.job.compress {
+        // The smallest cores are the most frequent ones, and a thread costs as much as they do.
+        run.lock().active = 1;
+        compress(&run, &tools.benches);
+    }
+    for worker in 0..compressors + asides {
+        if run.is_over() {
+            break;
+        }
+        run.lock().active += 1;
+        let (kept, benches, carriers) = (Arc::clone(&run), tools.benches.clone(), tools.carriers.clone());
+        let work = move || if worker < compressors { compress(&kept, &benches) } else { put_aside(&kept, &carriers) };
+        if std::thread::Builder::new().name("capture".to_owned()).spawn(work).is_err() {
+            let mut state = run.lock();
+            state.active -= 1;
+            // One is enough to go on.
+            if state.active == 0 {
+                state.stop = Some(Stop::Failed(Failure::Read(std::io::Error::other("no thread can be started"))));
+            }
+        }
+    }
+    let replaced = wait(&run, beat, cancelled, || {
+        tools.benches.replace(compressors);
+        tools.carriers.replace(asides);
+    });
+    let mut state = run.lock();
+    if replaced && state.active == 0 {
+        tools.benches.take_back(compressors);
+        tools.carriers.take_back(asides);
+    }
+    let sink = state.sink.take().expect("only this function takes the sink, once");
+    let lost = std::mem::take(&mut state.under_way);
+    Ended { sink, turn: state.turn, back: state.back, lost, stop: state.stop.take() }
+}
+
+/// Waits for the workers; returns whether they were so slow that `replace` was called.
+fn wait(run: &Run, beat: &Beat, cancelled: &AtomicBool, replace: impl Fn()) -> bool {
+    let mut state = run.lock();
+    let mut stopped_at = None;
+    let mut replaced = false;
+    while state.active > 0 {
+        // What takes long in here is the disk's fault, unless the source is the process: then it may be a page's.
+        if run.job.deadline.is_some() {
+            beat.rest()
+        } else {
+            beat.work()
+        }
+        state = run.changed.wait_timeout(state, LOOK).unwrap_or_else(PoisonError::into_inner).0;
+        if state.stop.is_none() {
+            state.stop = if cancelled.load(Ordering::Relaxed) {
+                Some(Stop::Failed(Failure::Cancelled))
+            } else if run.job.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                Some(Stop::Cut(Cut::MaxHold))
+            } else if state.moved.elapsed() >= STALL {
+                Some(Stop::Cut(Cut::Stalled))
+            } else {
+                None
+            };
+        }
+        if !replaced && run.job.deadline.is_some() && state.moved.elapsed() >= SLOW {
+            replaced = true;
+            replace();
+        }
+        if state.stop.is_some() {
+            run.changed.notify_all();
+            if stopped_at.get_or_insert_with(Instant::now).elapsed() > END_WITHIN {
+                if !replaced {
+                    replaced = true;
+                    replace();
+                }
+                break;
+            }
+        }
+    }
+    beat.work();
+    replaced
+}
+
+impl Run {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_over(&self) -> bool {
+        let state = self.lock();
+        state.stop.is_some() || state.front >= state.back
+    }
+
+    fn leave(&self) {
+        self.lock().active -= 1;
+        self.changed.notify_all();
+    }
+
+    /// The frame of so many zeros.
+    fn zeros(&self, length: usize, level: i32) -> std::io::Result<Arc<Vec<u8>>> {
+        let mut known = self.zeros.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(frame) = known.get(&length) {
+            return Ok(Arc::clone(frame));
+        }
+        let mut compressor = zstd::bulk::Compressor::new(level)?;
+        compressor.set_parameter(zstd::zstd_safe::CParameter::ChecksumFlag(true))?;
+        let frame = Arc::new(compressor.compress(&vec![0; length])?);
+        known.insert(length, Arc::clone(&frame));
+        Ok(frame)
+    }
+}
+
+/// Compresses chunks from the front until there are none left.
+fn compress(run: &Run, benches: &Benches) {
+    loop {
+        // First the bench and then the chunk: who has a chunk can always finish it, whoever else is waiting.
+        let mut bench = benches.take();
+        let number = {
+            let mut state = run.lock();
+            if state.stop.is_some() || state.front >= state.back {
+                break;
+            }
+            state.front += 1;
+            state.front - 1
+        };
+        let range = chunk::range(number, run.job.total);
+        let part = chunk::framed(&range);
+        let length = (part.end - part.start) as u32;
+        let source = &run.job.source;
+        let zeros;
+        let packed = match source.fill(range.clone(), bench.buffer()) {
+            Ok(Filled::Zeros) => match run.zeros(part.end - part.start, run.job.level) {
+                Ok(frame) => {
+                    zeros = frame;
+                    Ok(zeros.as_slice())
+                }
+                Err(error) => Err(Stop::Failed(Failure::Write(error))),
+            },
+            Ok(Filled::Data) if number == 0 => {
+                let header = bench.buffer()[..HEADER_LEN.min(range.end as usize)].to_vec();
+                if let Some(sink) = &mut run.lock().sink {
+                    sink.file.set_header(header);
+                }
+                bench.compress(part, run.job.level).map_err(|error| Stop::Failed(Failure::Write(error)))
+            }
+            Ok(Filled::Data) => {
+                bench.compress(part, run.job.level).map_err(|error| Stop::Failed(Failure::Write(error)))
+            }
+            Err(SourceError::Gone) => Err(Stop::Cut(Cut::EndedEarly)),
+            Err(error) => Err(Stop::Failed(error.into())),
+        };
+        let mut state = run.lock();
+        while state.stop.is_none() && state.turn != number {
+            state = run.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        if state.stop.is_some() {
+            break;
+        }
+        let appended = match (packed, &mut state.sink) {
+            (Ok(frame), Some(sink)) => sink.append(frame, length),
+            (Err(stop), _) => Err(stop),
+            (_, None) => break,
+        };
+        match appended {
+            Ok(()) => {
+                state.turn += 1;
+                state.moved = Instant::now();
+            }
+            Err(stop) => state.stop = Some(stop),
+        }
+        run.changed.notify_all();
+        drop(state);
+        if let Some(stage) = &run.job.done_with {
+            stage.done_with(range, run.job.total);
+        }
+    }
+    run.leave();
+}
+
+/// Puts chunks from the back aside until there are none left, or no room.
+fn put_aside(run: &Run, carriers: &Benches) {
+    let Some(Aside { parked, stage }) = &run.job.aside else { return run.leave() };
+    loop {
+        let mut bench = carriers.take();
+        let number = {
+            let mut state = run.lock();
+            if state.stop.is_some() || state.front >= state.back {
+                break;
+            }
+            if stage.has_raw() && !stage.reserve(CHUNK, (state.back - state.turn) * CHUNK) {
+                break;
+            }
+            state.back -= 1;
+            let number = state.back;
+            state.under_way.push(number);
+            number
+        };
+        let range = chunk::range(number, run.job.total);
+        let put = stage.put(parked, range, bench.buffer());
+        let mut state = run.lock();
+        match put {
+            Ok(()) => {
+                state.moved = Instant::now();
+                state.under_way.retain(|other| *other != number);
+            }
+            Err(_) if state.stop.is_some() => break,
+            Err(SourceError::Gone) => state.stop = Some(Stop::Cut(Cut::EndedEarly)),
+            Err(error) => state.stop = Some(Stop::Failed(error.into())),
+        }
+        run.changed.notify_all();
+    }
+    run.leave();
+}

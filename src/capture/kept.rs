@@ -1,0 +1,118 @@
+//! What a shim keeps of a core whose process has gone, so that the next daemon can go on where this one was killed.
+
+use super::chunk;
+use super::direct::Taken;
+use super::plan::Plan;
+use super::sink::{Failure, Limits, Sink};
+use super::stage::Stage;
+use crate::crash::Cut;
+use crate::elf::{self, CoreLayout};
+use crate::store::{CoreFile, Ledger};
+use serde::{Deserialize, Serialize};
+use std::convert::Infallible;
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+/// What the files alone do not tell.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// Bytes kept for the record in front of the core.
+    record_room: usize,
+    /// Bytes of headers and notes.
+    head: usize,
+    /// Behind the last chunk to be stored.
+    end: u64,
+    /// From here on the core is on disk.
+    raw_from: u64,
+    /// Chunks that were put aside where it was cut.
+    aside: Vec<(u64, u64)>,
+    cut: Option<Cut>,
+    level: i32,
+}
+
+/// The files.
+#[derive(Debug)]
+pub struct KeptFiles {
+    /// The core's own.
+    pub file: OwnedFd,
+    /// The stage in memory.
+    pub memory: OwnedFd,
+    /// The stage on disk.
+    pub raw: Option<OwnedFd>,
+}
+
+impl Taken {
+    /// What the shim has to keep.
+    ///
+    /// # Errors
+    /// No descriptor left.
+    pub fn keep(&self) -> io::Result<(Kept, KeptFiles)> {
+        let (memory, raw) = self.stage.share()?;
+        let kept = Kept {
+            record_room: self.sink.file.record_room(),
+            head: usize::try_from(self.plan.layout.notes.end).unwrap_or(usize::MAX),
+            end: self.end,
+            raw_from: self.stage.raw_from(),
+            aside: merged(&self.aside),
+            cut: self.cut,
+            level: self.level,
+        };
+        Ok((kept, KeptFiles { file: self.sink.file.share()?, memory, raw }))
+    }
+}
+
+/// Neighbouring ranges as one, so that few words tell of many.
+fn merged(ranges: &[Range<u64>]) -> Vec<(u64, u64)> {
+    let mut merged: Vec<(u64, u64)> = Vec::new();
+    for range in ranges {
+        match merged.last_mut() {
+            Some((_, end)) if *end == range.start => *end = range.end,
+            _ => merged.push((range.start, range.end)),
+        }
+    }
+    merged
+}
+
+/// The chunks that lie in `range`.
+fn chunks(range: Range<u64>, total: u64) -> impl Iterator<Item = Range<u64>> {
+    (range.start / chunk::CHUNK..chunk::count(range.end.min(total))).map(move |number| chunk::range(number, total))
+}
+
+impl Kept {
+    /// Goes on with what a shim kept.
+    ///
+    /// # Errors
+    /// The files are not what they were, or there is no room.
+    pub fn resume(self, files: KeptFiles, ledger: &Arc<Ledger>, limits: Limits) -> Result<Taken, Failure> {
+        let raw = files.raw.map(|raw| (File::from(raw), self.raw_from));
+        let stage = Stage::kept(File::from(files.memory), raw, Arc::clone(ledger));
+        let mut head = vec![0; self.head.min(elf::MAX_HEADERS)];
+        stage.memory.read_exact_at(&mut head, 0).map_err(Failure::Read)?;
+        let layout = CoreLayout::read(&head).map_err(Failure::NotACore)?;
+        let total = layout.total;
+        let Ok(plan) = Plan::new(layout, "", &[], |_, _| Ok::<(), Infallible>(()));
+        let expected = |number: u64| {
+            let part = chunk::framed(&chunk::range(number, total));
+            (number < self.end).then_some((part.end - part.start) as u32)
+        };
+        let header = plan.layout.header.to_vec();
+        let file = CoreFile::resume(File::from(files.file), self.record_room, header, expected)?;
+        let turn = file.frames();
+        let (mut cut, mut aside): (_, Vec<_>) =
+            (self.cut, self.aside.iter().flat_map(|(from, to)| chunks(*from..*to, total)).collect());
+        let gone = stage.gone_before(total);
+        if gone > turn * chunk::CHUNK && cut.is_none() {
+            // Frames had been taken away again to make room, and what they came from is gone.
+            cut = Some(Cut::Resumed);
+            aside = chunks(gone..self.end * chunk::CHUNK, total).collect();
+        }
+        let notes = elf::inspect(&head).map(|found| elf::process_notes(&head, &found)).unwrap_or_default();
+        let sink = Sink::new(file, Arc::clone(ledger), limits)?;
+        let (stage, plan) = (Arc::new(stage), Arc::new(plan));
+        Ok(Taken { sink, stage, plan, turn, end: self.end, aside, cut, notes, level: self.level })
+    }
+}

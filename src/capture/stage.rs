@@ -1,0 +1,271 @@
+//! What was copied out of a process before it was let go, every byte at its place in the core: in memory, and on disk where that
+//! is not enough. The shim holds both files as well, so a daemon that is killed loses neither.
+
+use super::chunk::{Fill, Filled, SourceError};
+use super::memory::Parked;
+use crate::store::{Grant, Ledger};
+use crate::sys::{extent, unnamed};
+use nix::sys::stat::Mode;
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// What O_DIRECT moves.
+const PAGE: usize = 4096;
+
+/// Memory that all stages together may take, counted to the unit's MemoryMax= though not to the daemon's resident size.
+#[derive(Clone, Debug)]
+pub struct Allowance {
+    left: Arc<AtomicU64>,
+}
+
+/// Memory that one stage may take, given back when it is dropped.
+#[derive(Debug)]
+pub struct Allowed {
+    bytes: u64,
+    left: Arc<AtomicU64>,
+}
+
+impl Allowance {
+    /// So many bytes in all.
+    pub fn new(bytes: u64) -> Self {
+        Self { left: Arc::new(AtomicU64::new(bytes)) }
+    }
+
+    /// `bytes` of it, if they are left.
+    pub fn take(&self, bytes: u64) -> Option<Allowed> {
+        let taken = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes));
+        taken.ok().map(|_| Allowed { bytes, left: Arc::clone(&self.left) })
+    }
+}
+
+impl Drop for Allowed {
+    fn drop(&mut self) {
+        self.left.fetch_add(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// The two files.
+#[derive(Debug)]
+pub struct Stage {
+    /// Headers and notes, and what comes first; the whole core if it is small.
+    pub memory: Arc<File>,
+    /// Whole chunks.
+    raw: Option<File>,
+    /// From here on the core is in `raw`; before it, it is in memory or nowhere.
+    raw_from: AtomicU64,
+    /// Up to here what was in `raw` is in the core's file.
+    gone: Mutex<u64>,
+    /// Bytes reserved for what is in `raw`.
+    reserved: Mutex<u64>,
+    ledger: Arc<Ledger>,
+    _allowed: Option<Allowed>,
+}
+
+impl Stage {
+    /// A stage in memory.
+    pub fn new(memory: Arc<File>, ledger: Arc<Ledger>, allowed: Option<Allowed>) -> Self {
+        let raw_from = AtomicU64::new(u64::MAX);
+        Self {
+            memory,
+            raw: None,
+            raw_from,
+            gone: Mutex::default(),
+            reserved: Mutex::default(),
+            ledger,
+            _allowed: allowed,
+        }
+    }
+
+    /// What another daemon staged.
+    pub fn kept(memory: File, raw: Option<(File, u64)>, ledger: Arc<Ledger>) -> Self {
+        let mut stage = Self::new(Arc::new(memory), ledger, None);
+        if let Some((raw, from)) = raw {
+            extent::past_the_cache(&raw);
+            stage.raw = Some(raw);
+            stage.raw_from = AtomicU64::new(from);
+        }
+        stage
+    }
+
+    /// Lets chunks be put on disk as well.
+    ///
+    /// # Errors
+    /// What open(2) says.
+    pub fn add_raw(&mut self) -> io::Result<()> {
+        let raw = File::from(unnamed::create(self.ledger.dir().as_fd(), Mode::from_bits_truncate(0o600))?);
+        extent::past_the_cache(&raw);
+        self.raw = Some(raw);
+        Ok(())
+    }
+
+    /// Whether chunks may be put on disk.
+    pub fn has_raw(&self) -> bool {
+        self.raw.is_some()
+    }
+
+    /// Reserves disk for a chunk of `bytes` if that costs nobody anything, with `to_come` bytes of the same core not yet compressed.
+    pub fn reserve(&self, bytes: u64, to_come: u64) -> bool {
+        let granted = self.ledger.reserve_spare(bytes, to_come) == Grant::Granted;
+        if granted {
+            *self.reserved.lock().unwrap_or_else(PoisonError::into_inner) += bytes;
+        }
+        granted
+    }
+
+    fn unreserve(&self, bytes: u64) {
+        let mut reserved = self.reserved.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes = bytes.min(*reserved);
+        *reserved -= bytes;
+        self.ledger.cancel(bytes);
+    }
+
+    /// Puts `range` of the core of a parked process aside: on disk, or in memory where there is none or the disk refuses it.
+    ///
+    /// # Errors
+    /// The process is gone, or nothing takes it.
+    pub fn put(&self, parked: &Parked, range: Range<u64>, buffer: &mut [u8]) -> Result<(), SourceError> {
+        let Some(raw) = &self.raw else { return self.put_in_memory(parked, range, buffer) };
+        let length = (range.end - range.start) as usize;
+        // O_DIRECT writes whole pages.
+        let pages = length.next_multiple_of(PAGE);
+        match parked.fill(range.clone(), buffer)? {
+            Filled::Zeros => Ok(()),
+            Filled::Data => {
+                buffer[length..pages].fill(0);
+                let put = raw.write_all_at(&buffer[..pages], range.start);
+                put.or_else(|_| self.memory.write_all_at(&buffer[..length], range.start)).map_err(SourceError::Write)
+            }
+        }
+    }
+
+    /// Puts what is not zero in `range` of the core aside in memory.
+    ///
+    /// # Errors
+    /// The process is gone, or there is no memory.
+    pub fn put_in_memory(&self, parked: &Parked, range: Range<u64>, buffer: &mut [u8]) -> Result<(), SourceError> {
+        parked.copy(range, buffer, |at, bytes| write_data(&self.memory, at, bytes))
+    }
+
+    /// Says from where on the core is on disk.
+    pub fn set_raw_from(&self, offset: u64) {
+        self.raw_from.store(offset, Ordering::Relaxed);
+    }
+
+    /// Where the part on disk begins.
+    pub fn raw_from(&self) -> u64 {
+        self.raw_from.load(Ordering::Relaxed)
+    }
+
+    /// Gives back the disk of a chunk that was compressed into a core of `total` bytes.
+    pub fn done_with(&self, range: Range<u64>, total: u64) {
+        let Some(raw) = self.raw.as_ref().filter(|_| range.start >= self.raw_from()) else { return };
+        let mut gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
+        *gone = (*gone).max(range.end);
+        // Should this daemon be killed, its successor must not take what was given back for zeros.
+        if self.memory.write_all_at(&gone.to_le_bytes(), total.next_multiple_of(PAGE as u64)).is_err() {
+            return;
+        }
+        drop(gone);
+        let bytes = range.end - range.start;
+        extent::punch(raw, range);
+        self.unreserve(bytes);
+    }
+
+    /// Up to where the daemon before gave the disk back of what it had compressed.
+    pub fn gone_before(&self, total: u64) -> u64 {
+        let mut bytes = [0; 8];
+        match self.memory.read_exact_at(&mut bytes, total.next_multiple_of(PAGE as u64)) {
+            Ok(()) => u64::from_le_bytes(bytes),
+            // It did not get that far.
+            Err(_) => 0,
+        }
+    }
+
+    /// Descriptors for the shim to keep: memory, disk.
+    ///
+    /// # Errors
+    /// No descriptor left.
+    pub fn share(&self) -> io::Result<(OwnedFd, Option<OwnedFd>)> {
+        let raw = self.raw.as_ref().map(File::try_clone).transpose()?;
+        Ok((self.memory.try_clone()?.into(), raw.map(OwnedFd::from)))
+    }
+
+    /// Reads what is there of `range`; returns whether there was any data.
+    fn read(&self, file: &File, range: Range<u64>, buffer: &mut [u8]) -> Result<bool, SourceError> {
+        let (mut at, mut any) = (range.start, false);
+        let place = |offset: u64| (offset - range.start) as usize;
+        while let Some(run) = extent::next_data(file, at..range.end).map_err(SourceError::Io)? {
+            if !any {
+                buffer[..place(run.start)].fill(0);
+                any = true;
+            } else {
+                buffer[place(at)..place(run.start)].fill(0);
+            }
+            read_whole(file, run.start, &mut buffer[place(run.start)..place(run.end)])?;
+            at = run.end;
+        }
+        if any {
+            buffer[place(at)..place(range.end)].fill(0);
+        }
+        Ok(any)
+    }
+}
+
+/// Writes the pages that are not zero.
+fn write_data(file: &File, at: u64, bytes: &[u8]) -> io::Result<()> {
+    let is_zero = |page: &[u8]| *page == [0; PAGE][..page.len()];
+    let mut from = 0;
+    while from < bytes.len() {
+        let zero = is_zero(&bytes[from..bytes.len().min(from + PAGE)]);
+        let same = |page: &&[u8]| is_zero(page) == zero;
+        let length: usize = bytes[from..].chunks(PAGE).take_while(same).map(<[u8]>::len).sum();
+        if !zero {
+            file.write_all_at(&bytes[from..from + length], at + from as u64)?;
+        }
+        from += length;
+    }
+    Ok(())
+}
+
+/// A file's end may lie within the last page that is asked for.
+fn read_whole(file: &File, from: u64, buffer: &mut [u8]) -> Result<(), SourceError> {
+    let mut at = 0;
+    while at < buffer.len() {
+        match file.read_at(&mut buffer[at..], from + at as u64) {
+            Ok(0) => {
+                buffer[at..].fill(0);
+                break;
+            }
+            Ok(count) => at += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(SourceError::Io(error)),
+        }
+    }
+    Ok(())
+}
+
+impl Fill for Stage {
+    fn fill(&self, range: Range<u64>, buffer: &mut [u8]) -> Result<Filled, SourceError> {
+        let from_disk = match &self.raw {
+            // O_DIRECT reads whole pages: the last chunk may end within one.
+            Some(raw) if range.start >= self.raw_from() => {
+                let pages = range.start..range.end.next_multiple_of(PAGE as u64);
+                self.read(raw, pages, buffer)?
+            }
+            _ => false,
+        };
+        if from_disk || self.read(&self.memory, range, buffer)? { Ok(Filled::Data) } else { Ok(Filled::Zeros) }
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        let reserved = *self.reserved.lock().unwrap_or_else(PoisonError::into_inner);
+        self.ledger.cancel(reserved);
+    }
+}

@@ -1,0 +1,161 @@
+//! A core that could not be kept whole: as much of its beginning as there is room for, behind that what comes first in the plan,
+//! what had been put aside, and headers that say so.
+
+use super::Tools;
+use super::bench::Bench;
+use super::chunk::Fill;
+use super::plan::Plan;
+use super::sink::{Failure, Sink, Stop};
+use super::stage::Stage;
+use crate::crash::Cut;
+use crate::elf::{self, Part};
+use crate::store::format::{self, FRAME_LEN, HEADER_LEN};
+use std::ops::Range;
+
+const PAGE: u64 = 4096;
+/// How often less room is tried.
+const TRIES: u32 = 8;
+
+/// Ranges of the core as frames.
+struct Packed {
+    whole: Range<u64>,
+    frames: Vec<(Vec<u8>, u32)>,
+}
+
+impl Packed {
+    fn bytes(&self) -> u64 {
+        self.frames.iter().map(|(frame, _)| frame.len() as u64 + 8).sum()
+    }
+
+    fn content(&self) -> u64 {
+        self.frames.iter().map(|(_, content)| u64::from(*content)).sum()
+    }
+}
+
+/// Makes a core of what `sink` has, its beginning without a gap, and of what is in `stage`. `aside`: the chunks that are whole there.
+///
+/// # Errors
+/// Not even headers and notes can be stored.
+pub fn trim(
+    sink: &mut Sink,
+    plan: &Plan,
+    stage: &Stage,
+    aside: &[Range<u64>],
+    why: Cut,
+    tools: &Tools,
+    level: i32,
+) -> Result<(), Failure> {
+    let mut bench = tools.benches.take();
+    let mut first = Vec::new();
+    for range in &plan.first {
+        first.push(pack(stage, range.clone(), &mut bench, level)?);
+    }
+    // Where there was no more room for a frame, there is room for what is taken away again.
+    let full = matches!(why, Cut::Quota | Cut::DiskFull);
+    let mut most = if full { sink.file.length() + sink.file.overhead() } else { u64::MAX };
+    for _ in 0..TRIES {
+        sink.file.set_header(plan.layout.header.to_vec());
+        match compose(sink, plan, stage, &first, aside, most, &mut bench, level) {
+            Ok(()) => return Ok(()),
+            Err(Stop::Failed(failure)) => return Err(failure),
+            Err(Stop::Cut(_)) => {
+                most = most.min(sink.file.length() + sink.file.overhead()) / 4 * 3;
+            }
+        }
+    }
+    Err(Failure::Quota)
+}
+
+#[expect(clippy::too_many_arguments, reason = "one step of trim, which has them all at hand")]
+fn compose(
+    sink: &mut Sink,
+    plan: &Plan,
+    stage: &Stage,
+    first: &[Packed],
+    aside: &[Range<u64>],
+    most: u64,
+    bench: &mut Bench,
+    level: i32,
+) -> Result<(), Stop> {
+    let failed = |error: std::io::Error| Stop::Failed(Failure::Write(error));
+    let table = (plan.layout.loads.len() + 2 * (first.len() + aside.len()) + 4) as u64 * 56 + 64;
+    let missing = |prefix: u64| first.iter().filter(move |packed| packed.whole.end > prefix);
+    while sink.file.frames() > 0 {
+        let prefix = sink.file.content();
+        let bytes: u64 = missing(prefix).map(Packed::bytes).sum();
+        let content: u64 = missing(prefix).map(Packed::content).sum();
+        if sink.fits(bytes + table, content + table, most) {
+            break;
+        }
+        sink.file.pop().map_err(failed)?;
+    }
+    // Should this daemon be killed now, its successor sees where the core's own frames end.
+    sink.append(&format::trim_mark(), 0)?;
+    let prefix = sink.file.content();
+    let mut parts = vec![Part { whole: 0..prefix, at: 0 }];
+    if prefix < PAGE {
+        // Memory begins on a page in every core.
+        append_zeros(sink, (PAGE - prefix) as usize, bench, level)?;
+    }
+    for (index, packed) in first.iter().enumerate().filter(|(_, packed)| packed.whole.end > prefix) {
+        if !sink.fits(packed.bytes() + table, packed.content() + table, most) {
+            // Without its notes it is not a core.
+            if index == 0 {
+                return Err(Stop::Failed(Failure::Quota));
+            }
+            continue;
+        }
+        parts.push(Part { whole: packed.whole.clone(), at: sink.file.content() });
+        for (frame, content) in &packed.frames {
+            sink.append(frame, *content)?;
+        }
+    }
+    for range in aside.iter().filter(|range| range.start >= prefix) {
+        let packed = pack(stage, range.clone(), bench, level).map_err(Stop::Failed)?;
+        if !sink.fits(packed.bytes() + table, packed.content() + table, most) {
+            break;
+        }
+        parts.push(Part { whole: packed.whole.clone(), at: sink.file.content() });
+        for (frame, content) in &packed.frames {
+            sink.append(frame, *content)?;
+        }
+    }
+    let notes = &plan.layout.notes;
+    let notes_at = parts.iter().find(|part| part.whole.start <= notes.start && notes.end <= part.whole.end);
+    let Some(part) = notes_at else { return Err(Stop::Failed(Failure::Quota)) };
+    let notes_at = part.at + (notes.start - part.whole.start);
+    let trimmed = elf::trimmed(&plan.layout, &parts, notes_at, sink.file.content());
+    for piece in trimmed.table.chunks(FRAME_LEN) {
+        bench.buffer()[..piece.len()].copy_from_slice(piece);
+        let frame = bench.compress(0..piece.len(), level).map_err(failed)?;
+        sink.append(frame, piece.len() as u32)?;
+    }
+    sink.file.set_header(trimmed.header.to_vec());
+    Ok(())
+}
+
+fn append_zeros(sink: &mut Sink, length: usize, bench: &mut Bench, level: i32) -> Result<(), Stop> {
+    bench.buffer()[..length].fill(0);
+    let frame = bench.compress(0..length, level).map_err(|error| Stop::Failed(Failure::Write(error)))?;
+    sink.append(frame, length as u32)
+}
+
+/// `range` as frames, filled up to whole pages, so that what follows begins on one.
+fn pack(stage: &Stage, range: Range<u64>, bench: &mut Bench, level: i32) -> Result<Packed, Failure> {
+    let mut frames = Vec::new();
+    let mut at = range.start;
+    while at < range.end {
+        let end = range.end.min(at + FRAME_LEN as u64);
+        let length = (end - at) as usize;
+        let padded = length.next_multiple_of(PAGE as usize).min(FRAME_LEN);
+        if stage.fill(at..end, bench.buffer()).map_err(Failure::from)? == super::chunk::Filled::Zeros {
+            bench.buffer()[..length].fill(0);
+        }
+        bench.buffer()[length..padded].fill(0);
+        let frame = bench.compress(0..padded, level).map_err(Failure::Write)?;
+        frames.push((frame.to_vec(), padded as u32));
+        at = end;
+    }
+    debug_assert!(range.start == HEADER_LEN as u64 || range.start.is_multiple_of(PAGE), "{range:?}");
+    Ok(Packed { whole: range, frames })
+}

@@ -1,0 +1,391 @@
+//! The core of one crash: taken while its process waits, sealed and published when it has gone.
+
+use super::context::Context;
+use super::link::Link;
+use super::memo::Memo;
+use super::road::{Giver, RoadError, held_us};
+use super::triage::{self, Triaged};
+use crate::capture::{
+    self, Beat, Captured, Failure, Head, Kept, KeptFiles, Limits, Memory, Order, Refused, Sink, Source, Stream, Taken,
+};
+use crate::config::{Config, Storage};
+use crate::crash::text::from_bytes;
+use crate::crash::{CoreOutcome, CoreReport, Cut, NoCore, Record};
+use crate::report::ErrorKind;
+use crate::store::CoreFile;
+use crate::sys::clock;
+use crate::wire::{Answer, FdKind, Offer, Wanted};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use tokio::task::spawn_blocking;
+use tokio::time::{interval, timeout};
+
+/// From this attempt on the bytes of the core are not looked at: something in them may have killed the daemons before.
+const UNPARSED_FROM: u32 = 3;
+/// How long a crash waits for its turn before it is recorded without its core.
+const TURN_WITHIN: Duration = Duration::from_secs(60);
+/// How often a shim hears that its crash is being worked on.
+const BUSY: Duration = Duration::from_secs(2);
+/// `/proc/PID/maps` of vm.max_map_count mappings is shorter.
+const MAPS_MAX: usize = 16 << 20;
+
+/// What the process left behind.
+enum Got {
+    /// It can be sealed when the process has gone.
+    Taken(Box<Taken>),
+    /// It is in its file already.
+    Captured(Captured),
+}
+
+/// Everything that a capture in a thread of its own needs.
+struct Call {
+    context: Arc<Context>,
+    beat: Beat,
+    cancelled: Arc<AtomicBool>,
+    record: Record,
+    limits: Limits,
+    level: i32,
+    stacks_only: bool,
+    deadline: Instant,
+}
+
+impl Call {
+    fn new(context: &Arc<Context>, offer: &Offer, giver: &Giver, record: &Record, config: &Config) -> Self {
+        Self {
+            context: Arc::clone(context),
+            beat: context.progress.join(&format!("the capture of process {}", record.key.pid)),
+            cancelled: context.cancel_switch(),
+            record: record.clone(),
+            limits: limits(config, record),
+            level: config.level(),
+            stacks_only: config.storage == Storage::Stacks,
+            deadline: deadline(offer, giver, config),
+        }
+    }
+
+    fn sink(&self) -> Result<Sink, Failure> {
+        let ledger = Arc::clone(&self.context.ledger);
+        let file = CoreFile::create(ledger.dir().as_fd(), &self.record)?;
+        Sink::new(file, ledger, self.limits)
+    }
+}
+
+fn limits(config: &Config, record: &Record) -> Limits {
+    Limits {
+        process_size_max: config.process_size_max,
+        external_size_max: config.external_size_max,
+        core_limit: config.enforce_core_limit.then_some(record.core_limit),
+    }
+}
+
+/// Until when the process may be held; what the spool has holds nobody.
+fn deadline(offer: &Offer, giver: &Giver, config: &Config) -> Instant {
+    /// Longer than any machine runs.
+    const NEVER: Duration = Duration::from_secs(1 << 30);
+    let hold = if matches!(giver, Giver::Shim(_)) { config.max_hold.min(NEVER) } else { NEVER };
+    let held = clock::since_boot().saturating_sub(offer.started);
+    Instant::now() + hold.saturating_sub(held)
+}
+
+/// Takes, seals and publishes the core; what goes wrong with it is a reason in the report, not an end of the road.
+pub(super) async fn store(
+    context: &Arc<Context>,
+    giver: &mut Giver,
+    offer: &Offer,
+    triaged: &mut Triaged,
+    config: &Config,
+    fds: Vec<(FdKind, OwnedFd)>,
+) -> Result<CoreReport, RoadError> {
+    if let Giver::Shim(link) = giver {
+        complete(context, link, &mut triaged.record).await?;
+    }
+    let Some(core) = giver.core().await? else { return Ok(CoreReport::none(NoCore::Gone)) };
+    let call = Call::new(context, offer, giver, &triaged.record, config);
+    let place = match place(context, giver, call.deadline).await {
+        Ok(place) => Ok(place),
+        Err(Failure::Cancelled) => return Err(RoadError::Stopping),
+        Err(failure) => Err(failure),
+    };
+    let got = match &place {
+        Ok(_) => get(giver, offer, call, core, fds).await?,
+        Err(_) => {
+            drop((core, fds));
+            Err(Failure::Stalled)
+        }
+    };
+    if matches!(got, Err(Failure::Cancelled)) {
+        // The process stays parked: its shim offers it to the next daemon.
+        return Err(RoadError::Stopping);
+    }
+    // Whatever became of the core, the process has waited long enough; and nothing is published unless its shim agrees.
+    triaged.record.held_us = held_us(offer, giver);
+    let (kept, files) = keep(triaged, &got);
+    giver.release(kept, files).await?;
+    let captured = match got {
+        Ok(Got::Taken(taken)) => seal(context, giver, *taken).await,
+        Ok(Got::Captured(captured)) => Ok(captured),
+        Err(failure) => Err(failure),
+    };
+    drop(place);
+    match captured {
+        Ok(captured) => Ok(publish(context, offer, triaged, captured).await),
+        Err(Failure::Cancelled) => Err(RoadError::Stopping),
+        Err(failure) => Ok(failed(context, &mut triaged.record, &failure)),
+    }
+}
+
+/// Goes on where an earlier daemon was killed after it had let the process go.
+pub(super) async fn go_on(
+    context: &Arc<Context>,
+    giver: &mut Giver,
+    offer: &Offer,
+    memo: Memo,
+    fds: Vec<(FdKind, OwnedFd)>,
+) -> Result<Record, RoadError> {
+    let Memo { mut record, reader, core } = memo;
+    record.attempt = offer.attempt;
+    let Some(kept) = core else { return Ok(record) };
+    let mut fds = fds;
+    let mut take = |wanted| Some(fds.swap_remove(fds.iter().position(|(kind, _)| *kind == wanted)?).1);
+    let (file, memory, raw) = (take(FdKind::KeptFile), take(FdKind::KeptMemory), take(FdKind::KeptRaw));
+    let (Some(file), Some(memory)) = (file, memory) else {
+        // A shim that saved the crash alone could not save these.
+        record.core = CoreReport::none(NoCore::Gone);
+        return Ok(record);
+    };
+    let (ledger, limits) = (Arc::clone(&context.ledger), limits(&context.config(), &record));
+    let files = KeptFiles { file, memory, raw };
+    let resumed = spawn_blocking(move || kept.resume(files, &ledger, limits)).await;
+    let captured = match resumed.unwrap_or_else(|error| Err(Failure::Read(io::Error::other(error)))) {
+        Ok(taken) => seal(context, giver, taken).await,
+        Err(failure) => Err(failure),
+    };
+    let mut triaged = Triaged { record, reader };
+    triaged.record.core = match captured {
+        Ok(captured) => publish(context, offer, &mut triaged, captured).await,
+        Err(Failure::Cancelled) => return Err(RoadError::Stopping),
+        Err(failure) => failed(context, &mut triaged.record, &failure),
+    };
+    Ok(triaged.record)
+}
+
+/// What only the shim can still tell of the process.
+async fn complete(context: &Context, link: &mut Link, record: &mut Record) -> Result<(), RoadError> {
+    if let Some((reply, _)) = link.ask(Wanted::OpenFds).await? {
+        record.open_fds = from_bytes(&reply.data);
+    }
+    // Where memory can't be read (Yama's ptrace_scope=3), the file still tells which build it was.
+    if record.exe_build_id.is_none()
+        && let Some((_, Some(exe))) = link.ask(Wanted::Exe).await?
+    {
+        record.exe_build_id = triage::build_id_of(context, exe).await;
+    }
+    Ok(())
+}
+
+/// Waits for a place among the captures.
+async fn place<'a>(
+    context: &'a Context,
+    giver: &mut Giver,
+    deadline: Instant,
+) -> Result<tokio::sync::SemaphorePermit<'a>, Failure> {
+    let within = TURN_WITHIN.min(deadline.saturating_duration_since(Instant::now()));
+    tokio::select! {
+        place = timeout(within, context.captures.acquire()) => match place {
+            Ok(place) => place.map_err(|_| Failure::Cancelled),
+            Err(_) => Err(Failure::Stalled),
+        },
+        () = context.stopped() => Err(Failure::Cancelled),
+        () = stay_in_touch(giver) => Err(Failure::Cancelled),
+    }
+}
+
+/// Gets the core out of the process, or out of the stream where the process' memory can't be used.
+async fn get(
+    giver: &mut Giver,
+    offer: &Offer,
+    call: Call,
+    core: OwnedFd,
+    mut fds: Vec<(FdKind, OwnedFd)>,
+) -> Result<Result<Got, Failure>, RoadError> {
+    let mut take = |wanted| Some(fds.swap_remove(fds.iter().position(|(kind, _)| *kind == wanted)?).1);
+    let (mem, pagemap, maps) = (take(FdKind::Mem), take(FdKind::Pagemap), take(FdKind::Maps));
+    let mut before = take(FdKind::Head);
+    drop(fds);
+    let parse = offer.attempt < UNPARSED_FROM;
+    let mut head = None;
+    if let (true, Giver::Shim(link), Some(_)) = (parse, &mut *giver, &mem) {
+        if before.is_none() {
+            let (pipe, cancelled) = (core.try_clone(), Arc::clone(&call.cancelled));
+            let looked = spawn_blocking(move || capture::peek(pipe.map_err(Failure::Read)?.as_fd(), &cancelled)).await;
+            match looked.unwrap_or_else(|error| Err(Failure::Read(io::Error::other(error)))) {
+                Ok(Head::Whole(bytes)) => head = Some(bytes),
+                Ok(Head::Long(bytes)) => before = link.ask(Wanted::Head(bytes)).await?.and_then(|(_, head)| head),
+                Ok(Head::Other(_) | Head::Nothing) => {}
+                Err(failure) => return Ok(Err(failure)),
+            }
+        }
+        if let Some(before) = &before {
+            head = read_all(before);
+        }
+    }
+    let cancelled = Arc::clone(&call.cancelled);
+    let resumed = offer.attempt > 1;
+    let mut work = spawn_blocking(move || {
+        call.beat.work();
+        let sink = call.sink()?;
+        let sink = match (head, mem) {
+            (Some(head), Some(mem)) => {
+                let memory = Memory::new(File::from(mem), pagemap.map(File::from));
+                let maps = maps.and_then(|maps| read_maps(&File::from(maps))).unwrap_or_default();
+                let order = Order {
+                    head,
+                    memory,
+                    maps,
+                    sink,
+                    ledger: Arc::clone(&call.context.ledger),
+                    stacks_only: call.stacks_only,
+                    deadline: call.deadline,
+                    level: call.level,
+                    beat: &call.beat,
+                    cancelled: &call.cancelled,
+                };
+                match capture::take(order, &call.context.tools) {
+                    Ok(taken) => return Ok(Got::Taken(Box::new(taken))),
+                    Err(Refused::Failed(failure)) => return Err(failure),
+                    Err(Refused::Unusable(sink)) => sink,
+                }
+            }
+            _ => sink,
+        };
+        let source = Source::new(core, before, Arc::clone(&call.cancelled));
+        let deadline = Some(call.deadline);
+        let stream = Stream { source, sink, beat: &call.beat, parse, resumed, level: call.level, deadline };
+        capture::drain(stream, &call.context.tools).map(Got::Captured)
+    });
+    tokio::select! {
+        done = &mut work => return Ok(done.unwrap_or_else(|error| Err(Failure::Read(io::Error::other(error))))),
+        () = stay_in_touch(giver) => {}
+    }
+    // The shim has gone: either it offers the crash to another daemon, or it was killed and took the process with it.
+    cancelled.store(true, Ordering::Relaxed);
+    let _ = work.await;
+    Ok(Err(Failure::Cancelled))
+}
+
+/// All of a file whose position may be anywhere.
+fn read_all(file: &OwnedFd) -> Option<Vec<u8>> {
+    let file = File::from(file.try_clone().ok()?);
+    let mut bytes = vec![0; usize::try_from(file.metadata().ok()?.len()).ok()?];
+    file.read_exact_at(&mut bytes, 0).ok().map(|()| bytes)
+}
+
+/// The text of `maps`, from its beginning: the descriptor shares its position with that of the shim, and of daemons before.
+fn read_maps(maps: &File) -> Option<String> {
+    let mut text = Vec::new();
+    let mut buffer = vec![0; 64 << 10];
+    while text.len() < MAPS_MAX {
+        match maps.read_at(&mut buffer, text.len() as u64) {
+            Ok(0) => break,
+            Ok(count) => text.extend_from_slice(&buffer[..count]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return None,
+        }
+    }
+    Some(String::from_utf8_lossy(&text).into_owned())
+}
+
+/// What the shim is to keep while the core is sealed.
+fn keep(triaged: &Triaged, got: &Result<Got, Failure>) -> (Vec<u8>, Vec<(FdKind, OwnedFd)>) {
+    let Ok(Got::Taken(taken)) = got else { return Default::default() };
+    let (kept, files): (Kept, KeptFiles) = match taken.keep() {
+        Ok(both) => both,
+        Err(error) => {
+            tracing::warn!("crash {}: its shim can't keep the core: {error}", triaged.record.id);
+            return Default::default();
+        }
+    };
+    let memo = Memo { record: triaged.record.clone(), reader: triaged.reader, core: Some(kept) };
+    let mut fds = vec![(FdKind::KeptFile, files.file), (FdKind::KeptMemory, files.memory)];
+    fds.extend(files.raw.map(|raw| (FdKind::KeptRaw, raw)));
+    (memo.write(), fds)
+}
+
+/// Seals what was taken, whether or not its shim is still there: the core is all here.
+async fn seal(context: &Arc<Context>, giver: &mut Giver, taken: Taken) -> Result<Captured, Failure> {
+    let cancelled = context.cancel_switch();
+    let (tools, beat) = (context.tools.clone(), context.progress.join("the sealing of a core"));
+    let mut work = spawn_blocking(move || capture::seal(taken, &tools, &beat, &cancelled));
+    let done = tokio::select! {
+        done = &mut work => done,
+        () = stay_in_touch(giver) => work.await,
+    };
+    done.unwrap_or_else(|error| Err(Failure::Write(io::Error::other(error))))
+}
+
+/// Says "busy" now and then; returns when the shim has gone.
+async fn stay_in_touch(giver: &mut Giver) {
+    let Giver::Shim(link) = giver else { return std::future::pending().await };
+    let mut busy = interval(BUSY);
+    loop {
+        tokio::select! {
+            // A shim has nothing to say now: a word is as good as an end.
+            _ = link.receive() => return,
+            _ = busy.tick() => {
+                if link.send(&Answer::Busy).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// What a failed capture means for the record, and for the metrics.
+fn failed(context: &Context, record: &mut Record, failure: &Failure) -> CoreReport {
+    let (reason, kind) = match failure {
+        Failure::Empty => (NoCore::Empty, ErrorKind::NotACore),
+        Failure::NotACore(_) => (NoCore::NotElf, ErrorKind::NotACore),
+        Failure::Stalled => (NoCore::Stalled, ErrorKind::Capture),
+        Failure::Quota => (NoCore::Quota, ErrorKind::Quota),
+        Failure::DiskFull(_) => (NoCore::DiskFull, ErrorKind::DiskFull),
+        Failure::Cancelled | Failure::Write(_) | Failure::Read(_) => (NoCore::WriteError, ErrorKind::Capture),
+    };
+    tracing::error!("crash {} of process {} ({}): no core: {failure}", record.id, record.key.pid, record.comm);
+    context.metrics.error(kind);
+    record.trouble.push(failure.to_string());
+    CoreReport::none(reason)
+}
+
+async fn publish(context: &Arc<Context>, offer: &Offer, triaged: &mut Triaged, captured: Captured) -> CoreReport {
+    let Captured { sink, expected, cut, notes } = captured;
+    let Sink { file, booking, .. } = sink;
+    if let Some(notes) = notes.filter(|_| offer.pid.is_none()) {
+        triaged.record.complete_from_notes(notes.signal, notes.uid, notes.gid, notes.comm);
+    }
+    let truncated = cut.or(offer.cut.then_some(Cut::Spool));
+    let content = file.content();
+    triaged.record.core = CoreReport { outcome: CoreOutcome::Stored, bytes: content, expected, stored: 0, truncated };
+    let (mut record, reader, ledger) = (triaged.record.clone(), triaged.reader, Arc::clone(&context.ledger));
+    let beat = context.progress.join(&format!("the file of process {}", record.key.pid));
+    let published = spawn_blocking(move || {
+        beat.work();
+        let published = file.publish(&mut record, ledger.dir().as_fd(), reader);
+        (published, record)
+    });
+    match published.await {
+        Ok((Ok(stored), record)) => {
+            booking.settle(record.id.clone(), record.time_us, stored);
+            context.metrics.captured_bytes.inc_by(content);
+            context.metrics.written_bytes.inc_by(stored);
+            triaged.record = record;
+            triaged.record.core.clone()
+        }
+        Ok((Err(error), _)) => failed(context, &mut triaged.record, &Failure::from(error)),
+        Err(error) => failed(context, &mut triaged.record, &Failure::Write(io::Error::other(error))),
+    }
+}

@@ -1,0 +1,85 @@
+//! Files that are written past the page cache, and files with holes: O_DIRECT, sync_file_range(2), SEEK_DATA.
+
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, OFlag, PosixFadviseAdvice, fallocate, fcntl, posix_fadvise};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::unistd::{Whence, lseek};
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::fd::AsRawFd;
+
+/// A file that is memory.
+///
+/// # Errors
+/// What memfd_create(2) says.
+pub fn in_memory(name: &str) -> io::Result<File> {
+    Ok(File::from(memfd_create(name, MFdFlags::MFD_CLOEXEC)?))
+}
+
+/// From now on transfers of `file` go past the page cache, where the file system can do that; buffers, offsets and lengths
+/// then are multiples of 4096.
+pub fn past_the_cache(file: &File) {
+    let _ = fcntl(file, nix::fcntl::FcntlArg::F_GETFL)
+        .map(OFlag::from_bits_retain)
+        .and_then(|flags| fcntl(file, nix::fcntl::FcntlArg::F_SETFL(flags | OFlag::O_DIRECT)));
+}
+
+/// The next run of data in `file` within `range`; `None`: the rest is a hole. A file system without holes has data everywhere.
+///
+/// # Errors
+/// What lseek(2) says.
+pub fn next_data(file: &File, range: Range<u64>) -> io::Result<Option<Range<u64>>> {
+    let at = |offset: u64| i64::try_from(offset).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput));
+    let begin = match lseek(file, at(range.start)?, Whence::SeekData) {
+        // Behind the last data.
+        Err(Errno::ENXIO) => return Ok(None),
+        begin => begin? as u64,
+    };
+    if begin >= range.end {
+        return Ok(None);
+    }
+    let end = lseek(file, at(begin)?, Whence::SeekHole)? as u64;
+    Ok(Some(begin..end.min(range.end)))
+}
+
+/// Gives the blocks of `range` back to the volume; what is there reads as zeros then.
+pub fn punch(file: &File, range: Range<u64>) {
+    let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    // A file system that can't do it gives them back when the file is closed.
+    let _ = fallocate(file, flags, range.start as i64, (range.end - range.start) as i64);
+}
+
+/// Begins to write `fresh` to the disk and takes `old`, which was begun before, out of the page cache: a core of many GiB
+/// must not throw out what other programs have there.
+pub fn write_behind(file: &File, old: Range<u64>, fresh: Range<u64>) {
+    let both = libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    for (range, flags) in [(&fresh, libc::SYNC_FILE_RANGE_WRITE), (&old, both)] {
+        let (offset, length) = (range.start as i64, (range.end - range.start) as i64);
+        if length > 0 {
+            // SAFETY: sync_file_range takes a descriptor that is open and three integers.
+            let _ = unsafe { libc::sync_file_range(file.as_raw_fd(), offset, length, flags) };
+        }
+    }
+    let _ =
+        posix_fadvise(file, old.start as i64, (old.end - old.start) as i64, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::FileExt;
+
+    #[test]
+    fn holes_are_told_from_data() {
+        let file = in_memory("test").unwrap();
+        file.write_all_at(&[1; 4096], 5 * 4096).unwrap();
+        file.write_all_at(&[1; 8192], 100 * 4096).unwrap();
+        assert_eq!(next_data(&file, 0..1 << 20).unwrap(), Some(5 * 4096..6 * 4096));
+        assert_eq!(next_data(&file, 6 * 4096..1 << 20).unwrap(), Some(100 * 4096..102 * 4096));
+        assert_eq!(next_data(&file, 6 * 4096..101 * 4096).unwrap(), Some(100 * 4096..101 * 4096));
+        assert_eq!(next_data(&file, 102 * 4096..1 << 20).unwrap(), None);
+        punch(&file, 5 * 4096..6 * 4096);
+        assert_eq!(next_data(&file, 0..50 * 4096).unwrap(), None);
+    }
+}
