@@ -25,6 +25,8 @@ use std::time::{Duration, Instant};
 /// A core of at most so many bytes that are not zero is copied into memory, which takes a fraction of the time that compressing
 /// takes, however far its pages lie apart.
 const IN_MEMORY: u64 = 64 << 20;
+/// The list of libraries is some hundred small reads.
+const LIBRARIES_WITHIN: Duration = Duration::from_millis(500);
 /// What comes first is read in this time, or not at all.
 const FIRST_WITHIN: Duration = Duration::from_secs(5);
 
@@ -81,9 +83,14 @@ pub enum Refused {
 /// # Errors
 /// The memory can't be used, or nothing can be kept.
 pub fn take(order: Order<'_>, tools: &Tools) -> Result<Taken, Refused> {
-    let Order { head, memory, maps, sink, ledger, .. } = order;
+    let Order { head, maps, sink, ledger, .. } = order;
+    let memory = Arc::new(order.memory);
     let Ok(layout) = CoreLayout::read(&head) else { return Err(Refused::Unusable(sink)) };
-    let useful = Vec::new();
+    let useful = layout.program.map_or_else(Vec::new, |(at, count)| {
+        let memory = Arc::clone(&memory);
+        let read = move |address, length| memory.piece(address, length);
+        guarded("libraries", LIBRARIES_WITHIN, order.beat, move || elf::link_map(at, count, read)).unwrap_or_default()
+    });
     let planned = Plan::new(layout, &maps, &useful, |range, found| memory.runs(range, found));
     let Ok(plan) = planned.map(Arc::new) else { return Err(Refused::Unusable(sink)) };
     let notes = process_notes(&head);
@@ -150,28 +157,41 @@ pub fn take(order: Order<'_>, tools: &Tools) -> Result<Taken, Refused> {
     Ok(Taken { sink: ended.sink, stage, plan, turn: ended.turn, end, aside, cut, notes, level: order.level })
 }
 
-/// Copies what comes first, in a thread of its own that may be left behind.
+/// Copies what comes first.
 fn take_first(parked: &Arc<Parked>, stage: &Arc<Stage>, tools: &Tools, beat: &Beat) -> Result<(), Failure> {
-    let (sender, receiver) = mpsc::channel();
     let (parked, stage, carriers) = (Arc::clone(parked), Arc::clone(stage), tools.carriers.clone());
     let copy = move || {
         let mut bench = carriers.take();
         let ranges = parked.plan.first.iter();
-        let copied = ranges.clone().try_for_each(|range| stage.put_in_memory(&parked, range.clone(), bench.buffer()));
-        let _ = sender.send(copied);
+        ranges.clone().try_for_each(|range| stage.put_in_memory(&parked, range.clone(), bench.buffer()))
     };
-    beat.rest();
-    std::thread::Builder::new().name("stacks".to_owned()).spawn(copy).map_err(Failure::Read)?;
-    let copied = receiver.recv_timeout(FIRST_WITHIN);
-    beat.work();
-    match copied {
-        Ok(copied) => Ok(copied?),
-        // A stack on a dead mount. The others may be there already, and the rest is tried all the same.
-        Err(_) => {
+    match guarded("stacks", FIRST_WITHIN, beat, copy) {
+        Some(copied) => Ok(copied?),
+        // A stack on a dead mount. Others may be there already, and the rest is tried all the same.
+        None => {
             tools.carriers.replace(1);
             Ok(())
         }
     }
+}
+
+/// Does what may hang in a thread of its own, which is left behind if it does.
+fn guarded<T: Send + 'static>(
+    name: &str,
+    within: Duration,
+    beat: &Beat,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    let (sender, receiver) = mpsc::channel();
+    beat.rest();
+    let thread = std::thread::Builder::new().name(name.to_owned());
+    let started = thread.spawn(move || {
+        // Nobody may be waiting any more.
+        let _ = sender.send(work());
+    });
+    let done = started.ok().and_then(|_| receiver.recv_timeout(within).ok());
+    beat.work();
+    done
 }
 
 fn process_notes(head: &[u8]) -> ProcessNotes {

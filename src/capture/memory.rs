@@ -100,7 +100,7 @@ pub struct Parked {
     /// What lies where.
     pub plan: Arc<Plan>,
     /// Its memory.
-    pub memory: Memory,
+    pub memory: Arc<Memory>,
     /// Headers and notes, at their place in the core.
     pub head: Arc<File>,
 }

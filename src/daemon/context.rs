@@ -26,6 +26,9 @@ pub(super) struct Context {
     /// Captures at once; they share their tools. The others wait with their processes parked.
     pub(super) captures: Semaphore,
     pub(super) tools: Tools,
+    /// One core is sealed at a time, by all who can: nobody waits for it but the next one, and two at once would only contend for
+    /// the same room.
+    pub(super) sealing: Semaphore,
     /// Reads of crashed processes' memory at once. One of them may hang for ever on a dead mount; when all do, crashes are
     /// recorded without what those reads would have told.
     pub(super) probes: Arc<Semaphore>,
@@ -79,6 +82,7 @@ impl Context {
             catalog,
             progress,
             captures: Semaphore::new(CAPTURES),
+            sealing: Semaphore::new(1),
             tools: Tools {
                 benches: Benches::new(1),
                 carriers: Benches::new(CARRIERS),

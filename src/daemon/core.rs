@@ -318,6 +318,10 @@ fn keep(triaged: &Triaged, got: &Result<Got, Failure>) -> (Vec<u8>, Vec<(FdKind,
 
 /// Seals what was taken, whether or not its shim is still there: the core is all here.
 async fn seal(context: &Arc<Context>, giver: &mut Giver, taken: Taken) -> Result<Captured, Failure> {
+    let _turn = tokio::select! {
+        turn = context.sealing.acquire() => turn.map_err(|_| Failure::Cancelled)?,
+        turn = async { stay_in_touch(giver).await; context.sealing.acquire().await } => turn.map_err(|_| Failure::Cancelled)?,
+    };
     let cancelled = context.cancel_switch();
     let (tools, beat) = (context.tools.clone(), context.progress.join("the sealing of a core"));
     let mut work = spawn_blocking(move || capture::seal(taken, &tools, &beat, &cancelled));

@@ -3,11 +3,13 @@
 mod core;
 mod image;
 mod layout;
+mod link_map;
 mod notes;
 mod trim;
 
 pub use self::core::{CoreHead, ElfError, MAX_HEADERS, inspect};
 pub use image::{NoteRange, build_id, build_id_of_file, note_ranges};
 pub use layout::{CoreLayout, HEADER_LEN, Load, head_length};
+pub use link_map::link_map;
 pub use notes::{ProcessNotes, process_notes};
 pub use trim::{Part, Trimmed, trimmed};

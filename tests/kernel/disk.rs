@@ -85,7 +85,8 @@ fn sizes_cut_a_core_and_say_so() {
     let daemon = stage.daemon();
     Command::new(program("memory")).arg("16").end();
     let record = stage.wait_for(1)[0].record.clone();
-    assert_eq!((record.core.truncated, record.core.bytes), (Some(Cut::ProcessSizeMax), 5 << 20));
+    assert_eq!(record.core.truncated, Some(Cut::ProcessSizeMax));
+    assert!((4 << 20..=5 << 20).contains(&record.core.bytes), "{:?}", record.core);
     stage.configure("[Coreward]\nExternalSizeMax=4M\n");
     daemon.signal(nix::sys::signal::Signal::SIGHUP);
     daemon.wait_for_word("RELOADING=1");

@@ -23,7 +23,7 @@ fn compare(stage: &Stage, command: &mut Command) -> Record {
 }
 
 #[track_caller]
-fn same(ours: &Path, kernels: &Path) {
+pub fn same(ours: &Path, kernels: &Path) {
     let output = Command::new("cmp").arg(ours).arg(kernels).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     std::fs::remove_file(ours).unwrap();

@@ -8,6 +8,7 @@
 mod stage;
 
 mod access;
+mod budget;
 mod cli;
 mod config;
 mod disk;

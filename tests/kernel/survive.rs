@@ -1,7 +1,6 @@
 //! The daemon dies, hangs, or stops amid crashes: each is recorded once.
 
 use crate::stage::{Ended, Stage, program};
-use coreward::crash::Cut;
 use nix::sys::signal::Signal;
 use std::collections::HashSet;
 use std::process::Command;
@@ -66,24 +65,52 @@ fn a_graceful_stop_amid_a_storm_loses_nothing() {
     assert_eq!(daemon.metric("coredump_process_count", ""), 160.0);
 }
 
+/// Kills in a row; more with COREWARD_KILLS=50.
+fn kills() -> u64 {
+    std::env::var("COREWARD_KILLS").ok().and_then(|count| count.parse().ok()).unwrap_or(8)
+}
+
 #[test]
-fn what_a_killed_daemon_had_read_is_missed_and_said() {
-    let Some(stage) = Stage::new() else { return };
+fn a_daemon_killed_at_any_moment_costs_not_a_byte() {
+    let Some(stage) = Stage::beside_the_kernel() else { return };
+    stage.configure("[Coreward]\nStormBurst=0\nMaxUse=4G\nKeepFree=0\n");
     let daemon = stage.daemon();
     let memory = program("memory");
-    let crashing = std::thread::spawn(move || Command::new(memory).arg("700").end());
-    // In the middle of the capture: there is a worker on it, and nothing is stored yet.
+    let crash = || {
+        std::thread::spawn({
+            let memory = memory.clone();
+            move || Command::new(memory).arg("512").end()
+        })
+    };
+    // How long it takes undisturbed, from the offer to the record.
+    let begun = Instant::now();
+    let crashing = crash();
     crate::stage::eventually(Duration::from_secs(30), || daemon.metric("coreward_inflight_crashes", "") == 1.0);
-    std::thread::sleep(Duration::from_millis(500));
-    daemon.signal(Signal::SIGKILL);
+    let offered = begun.elapsed();
+    crate::stage::eventually(Duration::from_secs(60), || stage.crashes().len() == 1);
+    let span = begun.elapsed() - offered;
     crashing.join().unwrap();
-    let crashes = stage.wait_for(1);
-    let record = &crashes[0].record;
-    assert_eq!(record.attempt, 2);
-    assert_eq!(record.core.truncated, Some(Cut::Resumed), "{:?}", record.core);
-    assert!(record.core.bytes > 0);
-    assert_eq!(stage.names("var/lib/coreward/cores").len(), 1, "the half-written file left no trace");
-    assert_eq!(daemon.metric("coreward_repeated_offers_total", ""), 1.0);
+    let mut again = 0;
+    for kill in 0..kills() {
+        let crashing = crash();
+        crate::stage::eventually(Duration::from_secs(30), || daemon.metric("coreward_inflight_crashes", "") == 1.0);
+        // Moments that lie evenly over the whole of it: before, amid and after the copying, and while the file is sealed.
+        std::thread::sleep(span * u32::try_from(kill).unwrap() / u32::try_from(kills()).unwrap());
+        daemon.signal(Signal::SIGKILL);
+        daemon.wait_for_word("READY=1");
+        let crashes = stage.wait_for(usize::try_from(kill).unwrap() + 2);
+        crashing.join().unwrap();
+        let record = &crashes.last().unwrap().record;
+        again += u64::from(record.attempt > 1);
+        assert_eq!((record.core.truncated, record.core.bytes), (None, record.core.expected), "kill {kill}: {record:?}");
+        let kernels = stage.kernels_core(crashes.last().unwrap());
+        crate::identity::same(&stage.core(crashes.last().unwrap()), &kernels);
+        std::fs::remove_file(kernels).unwrap();
+        std::fs::remove_file(crashes.last().unwrap().core_file.as_ref().unwrap()).unwrap();
+    }
+    assert!(again * 2 > kills(), "only {again} of {} were amid it", kills());
+    assert_eq!(daemon.metric("coredump_process_count", ""), (kills() + 1) as f64);
+    assert_eq!(stage.names("var/lib/coreward/cores").len(), 1, "half-written files leave no trace");
 }
 
 #[test]

@@ -1,5 +1,7 @@
-/* THREADS threads (argument, 8 by default) that wait in a named function; the last one dies of SIGSEGV. */
+/* THREADS threads (argument, 8 by default) that wait in a named function; the last one dies of SIGSEGV. With MEBIBYTES (second
+   argument) of memory that does not compress. */
 #include <pthread.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -18,6 +20,13 @@ static void *run(void *last) {
 
 int main(int argc, char **argv) {
     long count = argc > 1 ? atol(argv[1]) : 8;
+    size_t words = argc > 2 ? (strtoull(argv[2], 0, 10) << 20) / 8 : 0;
+    uint64_t *memory = malloc(words * 8 + 8), state = 88172645463325252ull;
+    for (size_t i = 0; i < words; i++) {
+        state ^= state << 13; state ^= state >> 7; state ^= state << 17;
+        memory[i] = state;
+    }
+    __asm__ volatile("" : : "r"(memory) : "memory");
     pthread_attr_t attributes;
     pthread_attr_init(&attributes);
     pthread_attr_setstacksize(&attributes, 128 * 1024);

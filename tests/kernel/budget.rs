@@ -1,0 +1,123 @@
+//! A core that could not be kept whole is a core all the same: debuggers show the stack of every thread.
+
+use crate::stage::{Daemon, Ended, Stage, eventually, gdb, program};
+use coreward::crash::{Cut, Record};
+use coreward::store::Listed;
+use nix::sys::signal::Signal;
+use std::process::Command;
+use std::time::Duration;
+
+const THREADS: &str = "39";
+const MEBIBYTES: &str = "200";
+
+fn reload(stage: &Stage, daemon: &Daemon, configuration: &str) {
+    stage.configure(&format!("[Coreward]\nStormBurst=0\nMaxUse=8G\nKeepFree=0\n{configuration}\n"));
+    daemon.signal(Signal::SIGHUP);
+    daemon.wait_for_word("RELOADING=1");
+    daemon.wait_for_word("READY=1");
+}
+
+fn crash(stage: &Stage) -> Listed {
+    let before = stage.crashes().len();
+    Command::new(program("threads")).args([THREADS, MEBIBYTES]).end();
+    stage.wait_for(before + 1).pop().unwrap()
+}
+
+/// 38 threads that wait, main, and the one that crashed: each with its functions' names.
+#[track_caller]
+fn shows_every_stack(stage: &Stage, listed: &Listed) -> Record {
+    let core = stage.core(listed);
+    let record = listed.record.clone();
+    assert_eq!(core.metadata().unwrap().len(), record.core.bytes);
+    let trace = gdb(&program("threads"), &core, &["thread apply all bt"]);
+    assert_eq!(trace.matches(" wait_for_ever (").count(), 39, "{trace}");
+    assert_eq!(trace.matches(" crash_here (").count(), 1, "{trace}");
+    assert_eq!(trace.matches(" main (").count(), 1, "{trace}");
+    for complaint in ["truncated", "not at its expected", "Cannot access memory", "corrupt"] {
+        assert!(!trace.contains(complaint), "{complaint}: {trace}");
+    }
+    record
+}
+
+#[test]
+fn a_hundredth_a_tenth_and_a_half() {
+    let Some(stage) = Stage::new() else { return };
+    let daemon = stage.daemon();
+    reload(&stage, &daemon, "");
+    let whole = shows_every_stack(&stage, &crash(&stage)).core;
+    assert_eq!(whole.truncated, None);
+    for (key, size, cut) in [
+        ("ProcessSizeMax", whole.bytes, Cut::ProcessSizeMax),
+        ("ExternalSizeMax", whole.stored, Cut::ExternalSizeMax),
+        ("MaxUse", whole.stored, Cut::Quota),
+    ] {
+        for percent in [1, 10, 50] {
+            let limit = size * percent / 100;
+            for file in stage.names("var/lib/coreward/cores") {
+                std::fs::remove_file(stage.path("var/lib/coreward/cores").join(file)).unwrap();
+            }
+            // A daemon of its own knows of no cores that were deleted behind its back.
+            daemon.signal(Signal::SIGTERM);
+            daemon.wait_for_word("STOPPING=1");
+            daemon.wait_for_word("READY=1");
+            reload(&stage, &daemon, &format!("{key}={limit}"));
+            let core = shows_every_stack(&stage, &crash(&stage)).core;
+            assert_eq!(core.truncated, Some(cut), "{key}={limit}");
+            let used = if key == "ProcessSizeMax" { core.bytes } else { core.stored };
+            assert!(used <= limit, "{key}={limit}: {core:?}");
+            // Of what is allowed little is wasted: a frame, and what comes first twice over.
+            assert!(percent == 1 || used > limit / 2, "{key}={limit}: {core:?}");
+        }
+    }
+}
+
+#[test]
+fn stacks_only_on_purpose() {
+    let Some(stage) = Stage::new() else { return };
+    let daemon = stage.daemon();
+    reload(&stage, &daemon, "Storage=stacks");
+    let core = shows_every_stack(&stage, &crash(&stage)).core;
+    assert_eq!(core.truncated, Some(Cut::Stacks));
+    assert!(core.stored < 1 << 20, "{core:?}");
+    // A program whose libraries are loaded by hand, their list on the heap.
+    Command::new("python3").args(["-c", "import ctypes, json, socket, ssl; ctypes.string_at(0)"]).end();
+    let crashes = stage.wait_for(2);
+    let trace = gdb("/proc/self/exe".as_ref(), &stage.core(&crashes[1]), &["info sharedlibrary"]);
+    assert!(trace.contains("libffi") && trace.contains("_ctypes"), "{trace}");
+}
+
+#[test]
+fn a_process_is_held_no_longer_than_allowed() {
+    let Some(stage) = Stage::new() else { return };
+    let daemon = stage.daemon();
+    reload(&stage, &daemon, "MaxHold=100ms\nCompressLevel=19");
+    let record = shows_every_stack(&stage, &crash(&stage));
+    assert_eq!(record.core.truncated, Some(Cut::MaxHold), "{:?}", record.core);
+    assert!(record.core.bytes < record.core.expected);
+    assert_eq!(daemon.metric("coreward_truncated_total", "reason=\"max-hold\""), 1.0);
+}
+
+#[test]
+fn a_process_that_is_killed_amid_it() {
+    let Some(stage) = Stage::new() else { return };
+    let daemon = stage.daemon();
+    reload(&stage, &daemon, "CompressLevel=19\nCompressThreads=1");
+    let crashing = std::thread::spawn(|| {
+        let mut child = Command::new(program("threads")).args([THREADS, "600"]).spawn().unwrap();
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+        let begun = std::time::Instant::now();
+        // It is parked when the kernel has begun to dump it.
+        eventually(Duration::from_secs(30), || {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            status.contains("CoreDumping:\t1") || begun.elapsed() > Duration::from_secs(20)
+        });
+        std::thread::sleep(Duration::from_millis(200));
+        nix::sys::signal::kill(pid, Signal::SIGKILL).unwrap();
+        child.wait().unwrap()
+    });
+    crashing.join().unwrap();
+    let crashes = stage.wait_for(1);
+    let record = shows_every_stack(&stage, &crashes[0]);
+    assert_eq!(record.core.truncated, Some(Cut::EndedEarly), "{:?}", record.core);
+    assert!(record.core.bytes < record.core.expected);
+}
