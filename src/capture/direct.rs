@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 /// A core of at most so many bytes that are not zero is copied into memory, which takes a fraction of the time that compressing
 /// takes, however far its pages lie apart.
-const IN_MEMORY: u64 = 64 << 20;
+const IN_MEMORY: u64 = 80 << 20;
 /// The list of libraries is some hundred small reads.
 const LIBRARIES_WITHIN: Duration = Duration::from_millis(500);
 /// What comes first is read in this time, or not at all.
@@ -148,7 +148,7 @@ pub fn take(order: Order<'_>, tools: &Tools) -> Result<Taken, Refused> {
         Some(Stop::Cut(why)) => cut = Some(why),
         None => {}
     }
-    let whole = |number: &u64| !ended.lost.contains(number);
+    let whole = |number: &u64| !ended.lost.iter().any(|lost| lost.contains(number));
     let aside = if ended.lost.is_empty() && ended.turn >= ended.back.min(end) && cut.is_none() {
         Vec::new()
     } else {

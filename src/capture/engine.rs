@@ -51,7 +51,10 @@ pub struct Aside {
 struct Run {
     job: Job,
     state: Mutex<State>,
-    changed: Condvar,
+    /// The next frame may be written, or no more will be.
+    turned: Condvar,
+    /// A worker has ended, or has seen that all must.
+    ended: Condvar,
     /// The same for every chunk of zeros of one length.
     zeros: Mutex<HashMap<usize, Arc<Vec<u8>>>>,
 }
@@ -64,7 +67,7 @@ struct State {
     /// The next to be written to the file.
     turn: u64,
     /// Those from the back that have not arrived.
-    under_way: Vec<u64>,
+    under_way: Vec<Range<u64>>,
     stop: Option<Stop>,
     active: usize,
     moved: Instant,
@@ -79,7 +82,7 @@ pub struct Ended {
     /// The first chunk of those put aside.
     pub back: u64,
     /// Chunks behind `back` that did not arrive.
-    pub lost: Vec<u64>,
+    pub lost: Vec<Range<u64>>,
     /// Why it ended before the chunks did.
     pub stop: Option<Stop>,
 }
@@ -88,6 +91,8 @@ pub struct Ended {
 const STALL: Duration = Duration::from_secs(20);
 /// After so long without a byte the workers' benches are lent to others.
 const SLOW: Duration = Duration::from_secs(2);
+/// So many chunks are copied into memory at once: most of them may be holes.
+const BATCH: u64 = 64;
 /// How often the run is looked after.
 const LOOK: Duration = Duration::from_millis(250);
 /// How long workers may take to notice that it is over.
@@ -97,7 +102,11 @@ const END_WITHIN: Duration = Duration::from_secs(1);
 pub fn run(job: Job, sink: Sink, tools: &super::Tools, beat: &Beat, cancelled: &AtomicBool) -> Ended {
     let (front, back) = (job.chunks.start, job.chunks.end);
     let chunks = usize::try_from(back - front).unwrap_or(usize::MAX);
-    let asides = if job.aside.is_some() { tools.carriers.limit().min(chunks) } else { 0 };
+    let asides = match &job.aside {
+        Some(aside) if aside.stage.has_raw() => tools.carriers.limit().min(chunks),
+        Some(_) => tools.carriers.limit().min(chunks.div_ceil(BATCH as usize)),
+        None => 0,
+    };
     let compressors = if job.compress { tools.benches.limit().min(chunks) } else { 0 };
     let state = State {
         sink: Some(sink),
@@ -110,7 +119,7 @@ pub fn run(job: Job, sink: Sink, tools: &super::Tools, beat: &Beat, cancelled: &
         moved: Instant::now(),
     };
     let run =
-        Arc::new(Run { job, state: Mutex::new(state), changed: Condvar::new(), zeros: Mutex::new(HashMap::new()) });
+        Arc::new(Run { job, state: Mutex::new(state), turned: Condvar::new(), ended: Condvar::new(), zeros: Mutex::new(HashMap::new()) });
     if chunks == 1 && run.job.deadline.is_none() && run.job.compress {
         // The smallest cores are the most frequent ones, and a thread costs as much as they do.
         run.lock().active = 1;
@@ -158,7 +167,7 @@ fn wait(run: &Run, beat: &Beat, cancelled: &AtomicBool, replace: impl Fn()) -> b
         } else {
             beat.work()
         }
-        state = run.changed.wait_timeout(state, LOOK).unwrap_or_else(PoisonError::into_inner).0;
+        state = run.ended.wait_timeout(state, LOOK).unwrap_or_else(PoisonError::into_inner).0;
         if state.stop.is_none() {
             state.stop = if cancelled.load(Ordering::Relaxed) {
                 Some(Stop::Failed(Failure::Cancelled))
@@ -175,7 +184,7 @@ fn wait(run: &Run, beat: &Beat, cancelled: &AtomicBool, replace: impl Fn()) -> b
             replace();
         }
         if state.stop.is_some() {
-            run.changed.notify_all();
+            run.turned.notify_all();
             if stopped_at.get_or_insert_with(Instant::now).elapsed() > END_WITHIN {
                 if !replaced {
                     replaced = true;
@@ -201,7 +210,7 @@ impl Run {
 
     fn leave(&self) {
         self.lock().active -= 1;
-        self.changed.notify_all();
+        self.ended.notify_all();
     }
 
     /// The frame of so many zeros.
@@ -259,7 +268,7 @@ fn compress(run: &Run, benches: &Benches) {
         };
         let mut state = run.lock();
         while state.stop.is_none() && state.turn != number {
-            state = run.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = run.turned.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         if state.stop.is_some() {
             break;
@@ -276,7 +285,7 @@ fn compress(run: &Run, benches: &Benches) {
             }
             Err(stop) => state.stop = Some(stop),
         }
-        run.changed.notify_all();
+        run.turned.notify_all();
         drop(state);
         if let Some(stage) = &run.job.done_with {
             stage.done_with(range, run.job.total);
@@ -288,34 +297,36 @@ fn compress(run: &Run, benches: &Benches) {
 /// Puts chunks from the back aside until there are none left, or no room.
 fn put_aside(run: &Run, carriers: &Benches) {
     let Some(Aside { parked, stage }) = &run.job.aside else { return run.leave() };
+    let batch = if stage.has_raw() { 1 } else { BATCH };
     loop {
         let mut bench = carriers.take();
-        let number = {
+        let chunks = {
             let mut state = run.lock();
             if state.stop.is_some() || state.front >= state.back {
                 break;
             }
-            if stage.has_raw() && !stage.reserve(CHUNK, (state.back - state.turn) * CHUNK) {
+            if stage.has_raw() && !stage.reserve((state.back - 1) * CHUNK, (state.back - state.turn) * CHUNK) {
                 break;
             }
-            state.back -= 1;
-            let number = state.back;
-            state.under_way.push(number);
-            number
+            let behind = state.back;
+            state.back -= batch.min(behind - state.front);
+            let chunks = state.back..behind;
+            state.under_way.push(chunks.clone());
+            chunks
         };
-        let range = chunk::range(number, run.job.total);
+        let range = chunks.start * CHUNK..run.job.total.min(chunks.end * CHUNK);
         let put = stage.put(parked, range, bench.buffer());
         let mut state = run.lock();
         match put {
             Ok(()) => {
                 state.moved = Instant::now();
-                state.under_way.retain(|other| *other != number);
+                state.under_way.retain(|other| *other != chunks);
             }
             Err(_) if state.stop.is_some() => break,
             Err(SourceError::Gone) => state.stop = Some(Stop::Cut(Cut::EndedEarly)),
             Err(error) => state.stop = Some(Stop::Failed(error.into())),
         }
-        run.changed.notify_all();
     }
+    run.turned.notify_all();
     run.leave();
 }

@@ -139,6 +139,24 @@ impl Parked {
     }
 }
 
+impl Parked {
+    /// How many bytes of `range` of the core may be something else than zeros.
+    ///
+    /// # Errors
+    /// The process is gone.
+    pub fn present(&self, range: Range<u64>) -> Result<u64, SourceError> {
+        let mut present = 0;
+        for part in self.plan.parts(range) {
+            if part.sparse {
+                self.memory.runs(part.address..part.address + part.length, |run| present += run.end - run.start)?;
+            } else {
+                present += part.length;
+            }
+        }
+        Ok(present)
+    }
+}
+
 impl Fill for Parked {
     fn fill(&self, range: Range<u64>, buffer: &mut [u8]) -> Result<Filled, SourceError> {
         if !self.plan.may_hold(range.clone()) {

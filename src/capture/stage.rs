@@ -1,18 +1,19 @@
 //! What was copied out of a process before it was let go, every byte at its place in the core: in memory, and on disk where that
 //! is not enough. The shim holds both files as well, so a daemon that is killed loses neither.
 
-use super::chunk::{Fill, Filled, SourceError};
+use super::chunk::{CHUNK, Fill, Filled, SourceError};
 use super::memory::Parked;
 use crate::store::{Grant, Ledger};
 use crate::sys::{extent, unnamed};
 use nix::sys::stat::Mode;
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What O_DIRECT moves.
 const PAGE: usize = 4096;
@@ -49,19 +50,39 @@ impl Drop for Allowed {
     }
 }
 
+/// The file on disk, opened twice.
+#[derive(Debug)]
+struct Raw {
+    /// Past the page cache, in whole chunks: as fast as the disk is.
+    direct: File,
+    /// Through the page cache, page by page: for chunks that are holes for the most part.
+    cached: File,
+}
+
+impl Raw {
+    fn new(direct: File) -> io::Result<Self> {
+        let cached = extent::through_the_cache(&direct)?;
+        extent::past_the_cache(&direct);
+        Ok(Self { direct, cached })
+    }
+}
+
+/// A chunk with less data than one part in so many is written page by page.
+const SCATTERED: u64 = 4;
+
 /// The two files.
 #[derive(Debug)]
 pub struct Stage {
     /// Headers and notes, and what comes first; the whole core if it is small.
     pub memory: Arc<File>,
-    /// Whole chunks.
-    raw: Option<File>,
+    /// Chunks on disk.
+    raw: Option<Raw>,
     /// From here on the core is in `raw`; before it, it is in memory or nowhere.
     raw_from: AtomicU64,
     /// Up to here what was in `raw` is in the core's file.
     gone: Mutex<u64>,
-    /// Bytes reserved for what is in `raw`.
-    reserved: Mutex<u64>,
+    /// Bytes reserved for what is in `raw`, by where the chunk begins.
+    reserved: Mutex<HashMap<u64, u64>>,
     ledger: Arc<Ledger>,
     _allowed: Option<Allowed>,
 }
@@ -82,14 +103,16 @@ impl Stage {
     }
 
     /// What another daemon staged.
-    pub fn kept(memory: File, raw: Option<(File, u64)>, ledger: Arc<Ledger>) -> Self {
+    ///
+    /// # Errors
+    /// No descriptor left.
+    pub fn kept(memory: File, raw: Option<(File, u64)>, ledger: Arc<Ledger>) -> io::Result<Self> {
         let mut stage = Self::new(Arc::new(memory), ledger, None);
         if let Some((raw, from)) = raw {
-            extent::past_the_cache(&raw);
-            stage.raw = Some(raw);
+            stage.raw = Some(Raw::new(raw)?);
             stage.raw_from = AtomicU64::new(from);
         }
-        stage
+        Ok(stage)
     }
 
     /// Lets chunks be put on disk as well.
@@ -98,8 +121,7 @@ impl Stage {
     /// What open(2) says.
     pub fn add_raw(&mut self) -> io::Result<()> {
         let raw = File::from(unnamed::create(self.ledger.dir().as_fd(), Mode::from_bits_truncate(0o600))?);
-        extent::past_the_cache(&raw);
-        self.raw = Some(raw);
+        self.raw = Some(Raw::new(raw)?);
         Ok(())
     }
 
@@ -108,20 +130,28 @@ impl Stage {
         self.raw.is_some()
     }
 
-    /// Reserves disk for a chunk of `bytes` if that costs nobody anything, with `to_come` bytes of the same core not yet compressed.
-    pub fn reserve(&self, bytes: u64, to_come: u64) -> bool {
-        let granted = self.ledger.reserve_spare(bytes, to_come) == Grant::Granted;
+    /// Reserves disk for the chunk at `at` if that costs nobody anything, with `to_come` bytes of the same core not yet compressed.
+    pub fn reserve(&self, at: u64, to_come: u64) -> bool {
+        let granted = self.ledger.reserve_spare(CHUNK, to_come) == Grant::Granted;
         if granted {
-            *self.reserved.lock().unwrap_or_else(PoisonError::into_inner) += bytes;
+            self.reserved().insert(at, CHUNK);
         }
         granted
     }
 
-    fn unreserve(&self, bytes: u64) {
-        let mut reserved = self.reserved.lock().unwrap_or_else(PoisonError::into_inner);
-        let bytes = bytes.min(*reserved);
-        *reserved -= bytes;
-        self.ledger.cancel(bytes);
+    /// Keeps no more than `bytes` of what was reserved for the chunk at `at`.
+    fn settle(&self, at: u64, bytes: u64) {
+        let mut reserved = self.reserved();
+        if let Some(known) = reserved.get_mut(&at)
+            && *known > bytes
+        {
+            self.ledger.cancel(*known - bytes);
+            *known = bytes;
+        }
+    }
+
+    fn reserved(&self) -> MutexGuard<'_, HashMap<u64, u64>> {
+        self.reserved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Puts `range` of the core of a parked process aside: on disk, or in memory where there is none or the disk refuses it.
@@ -131,13 +161,25 @@ impl Stage {
     pub fn put(&self, parked: &Parked, range: Range<u64>, buffer: &mut [u8]) -> Result<(), SourceError> {
         let Some(raw) = &self.raw else { return self.put_in_memory(parked, range, buffer) };
         let length = (range.end - range.start) as usize;
+        if parked.present(range.clone())? < length as u64 / SCATTERED {
+            let (at, mut written) = (range.start, 0);
+            parked.copy(range, buffer, |at, bytes| {
+                written += bytes.len() as u64;
+                write_data(&raw.cached, at, bytes).or_else(|_| write_data(&self.memory, at, bytes))
+            })?;
+            self.settle(at, written);
+            return Ok(());
+        }
         // O_DIRECT writes whole pages.
         let pages = length.next_multiple_of(PAGE);
         match parked.fill(range.clone(), buffer)? {
-            Filled::Zeros => Ok(()),
+            Filled::Zeros => {
+                self.settle(range.start, 0);
+                Ok(())
+            }
             Filled::Data => {
                 buffer[length..pages].fill(0);
-                let put = raw.write_all_at(&buffer[..pages], range.start);
+                let put = raw.direct.write_all_at(&buffer[..pages], range.start);
                 put.or_else(|_| self.memory.write_all_at(&buffer[..length], range.start)).map_err(SourceError::Write)
             }
         }
@@ -171,9 +213,9 @@ impl Stage {
             return;
         }
         drop(gone);
-        let bytes = range.end - range.start;
-        extent::punch(raw, range);
-        self.unreserve(bytes);
+        let at = range.start;
+        extent::punch(&raw.direct, range);
+        self.settle(at, 0);
     }
 
     /// Up to where the daemon before gave the disk back of what it had compressed.
@@ -191,7 +233,7 @@ impl Stage {
     /// # Errors
     /// No descriptor left.
     pub fn share(&self) -> io::Result<(OwnedFd, Option<OwnedFd>)> {
-        let raw = self.raw.as_ref().map(File::try_clone).transpose()?;
+        let raw = self.raw.as_ref().map(|raw| raw.direct.try_clone()).transpose()?;
         Ok((self.memory.try_clone()?.into(), raw.map(OwnedFd::from)))
     }
 
@@ -255,7 +297,7 @@ impl Fill for Stage {
             // O_DIRECT reads whole pages: the last chunk may end within one.
             Some(raw) if range.start >= self.raw_from() => {
                 let pages = range.start..range.end.next_multiple_of(PAGE as u64);
-                self.read(raw, pages, buffer)?
+                self.read(&raw.direct, pages, buffer)?
             }
             _ => false,
         };
@@ -265,7 +307,6 @@ impl Fill for Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        let reserved = *self.reserved.lock().unwrap_or_else(PoisonError::into_inner);
-        self.ledger.cancel(reserved);
+        self.ledger.cancel(self.reserved().values().sum());
     }
 }

@@ -48,7 +48,7 @@ const CAPTURES: usize = 16;
 /// What keeps a disk busy.
 const CARRIERS: usize = 2;
 /// Of the unit's MemoryMax=256M so much may hold what is copied and not compressed yet.
-const STAGED: u64 = 96 << 20;
+const STAGED: u64 = 128 << 20;
 
 impl Context {
     /// Opens the store and starts the catalog's writer. A catalog that can't be opened stops nobody: crashes stay in the

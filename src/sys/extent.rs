@@ -25,6 +25,14 @@ pub fn past_the_cache(file: &File) {
         .and_then(|flags| fcntl(file, nix::fcntl::FcntlArg::F_SETFL(flags | OFlag::O_DIRECT)));
 }
 
+/// A second descriptor of `file` whose transfers go through the page cache.
+///
+/// # Errors
+/// What open(2) says.
+pub fn through_the_cache(file: &File) -> io::Result<File> {
+    File::options().read(true).write(true).open(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
+
 /// The next run of data in `file` within `range`; `None`: the rest is a hole. A file system without holes has data everywhere.
 ///
 /// # Errors
