@@ -12,6 +12,7 @@ use super::sink::{Failure, Sink, Stop};
 use super::stage::Stage;
 use crate::crash::Cut;
 use crate::store::format::HEADER_LEN;
+use crate::sys::sched;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -229,6 +230,10 @@ impl Run {
 
 /// Compresses chunks from the front until there are none left.
 fn compress(run: &Run, benches: &Benches) {
+    if run.job.aside.is_some() {
+        // The disk must not wait for a processor: what goes aside goes faster than what is compressed.
+        sched::give_way();
+    }
     loop {
         // First the bench and then the chunk: who has a chunk can always finish it, whoever else is waiting.
         let mut bench = benches.take();

@@ -10,6 +10,7 @@ pub mod fdpass;
 pub mod pagemap;
 pub mod pidfd;
 pub mod pipe;
+pub mod sched;
 pub mod tree;
 pub mod unnamed;
 pub mod xattr;
