@@ -119,8 +119,13 @@ pub fn run(job: Job, sink: Sink, tools: &super::Tools, beat: &Beat, cancelled: &
         active: 0,
         moved: Instant::now(),
     };
-    let run =
-        Arc::new(Run { job, state: Mutex::new(state), turned: Condvar::new(), ended: Condvar::new(), zeros: Mutex::new(HashMap::new()) });
+    let run = Arc::new(Run {
+        job,
+        state: Mutex::new(state),
+        turned: Condvar::new(),
+        ended: Condvar::new(),
+        zeros: Mutex::new(HashMap::new()),
+    });
     if chunks == 1 && run.job.deadline.is_none() && run.job.compress {
         // The smallest cores are the most frequent ones, and a thread costs as much as they do.
         run.lock().active = 1;

@@ -50,6 +50,9 @@ impl Drop for Allowed {
     }
 }
 
+/// So much disk is made ready at once.
+const PREPARED: u64 = 32 << 20;
+
 /// The file on disk, opened twice.
 #[derive(Debug)]
 struct Raw {
@@ -77,6 +80,8 @@ pub struct Stage {
     pub memory: Arc<File>,
     /// Chunks on disk.
     raw: Option<Raw>,
+    /// From here on there are blocks for them.
+    prepared_from: Mutex<u64>,
     /// From here on the core is in `raw`; before it, it is in memory or nowhere.
     raw_from: AtomicU64,
     /// Up to here what was in `raw` is in the core's file.
@@ -94,6 +99,7 @@ impl Stage {
         Self {
             memory,
             raw: None,
+            prepared_from: Mutex::new(u64::MAX),
             raw_from,
             gone: Mutex::default(),
             reserved: Mutex::default(),
@@ -170,6 +176,7 @@ impl Stage {
             self.settle(at, written);
             return Ok(());
         }
+        self.prepare(&raw.direct, range.start);
         // O_DIRECT writes whole pages.
         let pages = length.next_multiple_of(PAGE);
         match parked.fill(range.clone(), buffer)? {
@@ -182,6 +189,16 @@ impl Stage {
                 let put = raw.direct.write_all_at(&buffer[..pages], range.start);
                 put.or_else(|_| self.memory.write_all_at(&buffer[..length], range.start)).map_err(SourceError::Write)
             }
+        }
+    }
+
+    /// Has blocks ready for the chunk at `at` and those before it: chunks come from the back.
+    fn prepare(&self, raw: &File, at: u64) {
+        let mut from = self.prepared_from.lock().unwrap_or_else(PoisonError::into_inner);
+        if at < *from {
+            let end = (at + CHUNK).min(*from);
+            *from = end.saturating_sub(PREPARED);
+            extent::prepare(raw, *from..end);
         }
     }
 

@@ -1,9 +1,11 @@
-/* How long from the faulting instruction to waitpid(2)'s return: RUNS children with MEBIBYTES of touched memory each.
-   Prints the minimum, the median and the maximum, in milliseconds. */
+/* How long from the faulting instruction to waitpid(2)'s return: RUNS children with MEBIBYTES of touched memory each, in one piece
+   or, with SPREAD, page by page over so many mebibytes. Prints the minimum, the median and the maximum, in milliseconds.
+   With GATE in the environment, a FIFO, each child waits for somebody to open it before it faults. */
 #define _GNU_SOURCE
+#include "mixed.h"
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -20,17 +22,26 @@ static int ascending(const void *left, const void *right) {
     return (difference > 0) - (difference < 0);
 }
 
+static void touch(size_t bytes, size_t spread) {
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    uint8_t *memory = mmap(0, spread ? spread : bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
+    if (memory == MAP_FAILED) _exit(2);
+    if (!spread) mix(memory, bytes);
+    size_t pages = bytes / 4096, step = spread / pages / 4096 * 4096;
+    for (size_t page = 0; spread && page < pages; page++) memset(memory + page * step, (int)(page % 255) + 1, 4096);
+}
+
 int main(int argc, char **argv) {
     size_t bytes = (argc > 1 ? strtoull(argv[1], 0, 10) : 1) << 20;
     int runs = argc > 2 ? atoi(argv[2]) : 50;
+    size_t spread = argc > 3 ? strtoull(argv[3], 0, 10) << 20 : 0;
     double *fault = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     double *took = calloc((size_t)runs, sizeof *took);
     for (int run = 0; run < runs; run++) {
         pid_t child = fork();
         if (child == 0) {
-            unsigned char *memory = malloc(bytes);
-            for (size_t at = 0; at < bytes; at++) memory[at] = (unsigned char)(at * 31 >> 3);
-            __asm__ volatile("" : : "r"(memory) : "memory");
+            touch(bytes, spread);
+            if (getenv("GATE")) close(open(getenv("GATE"), O_RDONLY));
             *fault = now();
             *(volatile int *)0 = 1;
         }
