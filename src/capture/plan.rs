@@ -212,3 +212,109 @@ impl First {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::convert::Infallible;
+
+    const MIB: u64 = 1 << 20;
+
+    /// The head of a core with these mappings (address, bytes), and a note for each thread with this stack pointer.
+    fn layout(loads: &[(u64, u64)], stack_pointers: &[u64]) -> CoreLayout {
+        let mut notes = Vec::new();
+        for pointer in stack_pointers {
+            let mut status = [0; 336];
+            status[264..272].copy_from_slice(&pointer.to_le_bytes());
+            for word in [5_u32, 336, 1] {
+                notes.extend_from_slice(&word.to_le_bytes());
+            }
+            notes.extend_from_slice(b"CORE\0\0\0\0");
+            notes.extend_from_slice(&status);
+        }
+        let loads: Vec<(u64, u64, u64)> = loads.iter().map(|(address, length)| (*address, *length, *length)).collect();
+        CoreLayout::read(&crate::elf::test_head(&loads, &notes)).unwrap()
+    }
+
+    fn plan(layout: CoreLayout, maps: &str, touched: &[Range<u64>]) -> Plan {
+        let runs = |range: Range<u64>, found: &mut dyn FnMut(Range<u64>)| {
+            for run in touched {
+                let (from, to) = (run.start.max(range.start), run.end.min(range.end));
+                if from < to {
+                    found(from..to);
+                }
+            }
+            Ok::<(), Infallible>(())
+        };
+        Plan::new(layout, maps, &[], runs).unwrap()
+    }
+
+    const MAPS: &str = "\
+10000000-14000000 rw-p 00000000 00:00 0 \n\
+20000000-24000000 rw-s 00000000 00:01 77 /dev/zero (deleted)\n\
+30000000-34000000 rw-p 00000000 fe:00 99 /srv/a file with\\040a name\n\
+7ffc0000000-7ffc4000000 rw-p 00000000 00:00 0 [stack]\n";
+
+    #[test]
+    fn only_private_memory_without_a_file_has_holes() {
+        let loads =
+            [(0x1000_0000, 64 * MIB), (0x2000_0000, 64 * MIB), (0x3000_0000, 64 * MIB), (0x7ff_c000_0000, 64 * MIB)];
+        let plan = plan(layout(&loads, &[]), MAPS, &[0x1000_5000..0x1000_6000]);
+        assert_eq!(plan.sparse, [true, false, false, true]);
+        // The head, one page, and all of the two that must be read.
+        assert!((128 * MIB..129 * MIB).contains(&plan.present), "{}", plan.present);
+        assert!(plan.may_hold(0..MIB) && !plan.may_hold(10 * MIB..20 * MIB) && plan.may_hold(70 * MIB..71 * MIB));
+    }
+
+    #[test]
+    fn without_maps_nothing_is_taken_for_a_hole() {
+        let plan = plan(layout(&[(0x1000_0000, 64 * MIB)], &[]), "", &[]);
+        assert!(plan.may_hold(30 * MIB..31 * MIB) && plan.present >= 64 * MIB);
+    }
+
+    #[test]
+    fn notes_come_first_then_the_crashed_stack_then_the_others() {
+        let stacks: Vec<(u64, u64)> = (0..20).map(|thread| (0x7000_0000_0000 + thread * 16 * MIB, 8 * MIB)).collect();
+        let mut loads = vec![(0x1000, 4096), (0x1000_0000, 64 * MIB)];
+        loads.extend(&stacks);
+        let pointers: Vec<u64> = stacks.iter().map(|(begin, length)| begin + length - 512 * 1024).collect();
+        let layout = layout(&loads, &pointers);
+        let of: Vec<u64> = pointers.iter().map(|pointer| layout.find(*pointer).unwrap().start).collect();
+        let plan = plan(layout, "", &[]);
+        assert!(plan.first[0].contains(&plan.layout.notes.start));
+        let position = |offset: &u64| plan.first.iter().position(|range| range.contains(offset)).unwrap();
+        assert_eq!(position(&of[0]), 1);
+        assert!(of[1..].is_sorted_by_key(position));
+        assert!(plan.first[1].end - plan.first[1].start > plan.first[2].end - plan.first[2].start);
+        let small = plan.layout.find(0x1000).unwrap().start;
+        assert!(position(&small) > position(&of[19]), "after every stack what a debugger needs");
+    }
+
+    proptest! {
+        #[test]
+        fn what_comes_first_is_bounded_and_nothing_twice(
+            loads in prop::collection::vec((1..64_u64, 1..4000_u64), 1..40),
+            pointers in prop::collection::vec(any::<u64>(), 0..40), inside in any::<bool>(),
+        ) {
+            let mut at = 0x10000;
+            let mut placed = Vec::new();
+            for (gap, pages) in loads {
+                at += gap * PAGE;
+                placed.push((at, pages * PAGE));
+                at += pages * PAGE;
+            }
+            let pointers: Vec<u64> = pointers.iter().map(|pointer| if inside { pointer % at } else { *pointer }).collect();
+            let plan = plan(layout(&placed, &pointers), "", &[]);
+            let total: u64 = plan.first.iter().map(|range| range.end - range.start).sum();
+            prop_assert!(total <= FIRST_MAX);
+            let mut sorted = plan.first.clone();
+            sorted.sort_by_key(|range| range.start);
+            prop_assert!(sorted.windows(2).all(|two| two[0].end <= two[1].start));
+            // The stretches of the whole core are its mappings, once each and in order.
+            let stretches: Vec<Stretch> = plan.parts(0..plan.layout.total).collect();
+            let lengths: Vec<(u64, u64)> = stretches.iter().map(|part| (part.address, part.length)).collect();
+            prop_assert_eq!(lengths, placed);
+        }
+    }
+}

@@ -182,7 +182,7 @@ fn from_notes(bytes: &[u8], machine: u16) -> (Vec<u64>, Option<(u64, u64)>) {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
 

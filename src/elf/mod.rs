@@ -9,6 +9,8 @@ mod trim;
 
 pub use self::core::{CoreHead, ElfError, MAX_HEADERS, inspect};
 pub use image::{NoteRange, build_id, build_id_of_file, note_ranges};
+#[cfg(test)]
+pub(crate) use layout::tests::head as test_head;
 pub use layout::{CoreLayout, HEADER_LEN, Load, head_length};
 pub use link_map::link_map;
 pub use notes::{ProcessNotes, process_notes};
