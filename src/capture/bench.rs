@@ -66,8 +66,14 @@ struct Shared {
 struct State {
     idle: Vec<Bench>,
     lent: usize,
-    limit: usize,
+    /// How many there are to be.
+    base: usize,
+    /// How many more, for those whose workers hang.
+    extra: usize,
 }
+
+/// More hanging workers than these are not made up for: somebody hangs them on purpose.
+const EXTRA_MAX: usize = 16;
 
 /// A bench on loan.
 pub struct Lease {
@@ -78,27 +84,27 @@ pub struct Lease {
 impl Benches {
     /// At most `limit` at once; each is made when it is first needed.
     pub fn new(limit: usize) -> Self {
-        let state = Mutex::new(State { idle: Vec::new(), lent: 0, limit });
+        let state = Mutex::new(State { idle: Vec::new(), lent: 0, base: limit, extra: 0 });
         Self { shared: Arc::new(Shared { state, freed: Condvar::new() }) }
     }
 
     /// How many there may be from now on.
     pub fn set_limit(&self, limit: usize) {
         let mut state = self.shared.lock();
-        state.limit = limit;
+        state.base = limit;
         state.idle.truncate(limit);
         self.shared.freed.notify_all();
     }
 
-    /// How many there may be.
-    pub fn limit(&self) -> usize {
-        self.shared.lock().limit
+    /// How many there are, those of workers that hang apart.
+    pub fn count(&self) -> usize {
+        self.shared.lock().base
     }
 
     /// Waits for a bench.
     pub fn take(&self) -> Lease {
         let mut state = self.shared.lock();
-        while state.lent >= state.limit {
+        while state.lent >= state.base + state.extra.min(EXTRA_MAX) {
             state = self.shared.freed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.lent += 1;
@@ -108,16 +114,14 @@ impl Benches {
 
     /// The workers of so many benches hang, perhaps for ever: others take their places.
     pub fn replace(&self, count: usize) {
-        self.shared.lock().limit += count;
+        self.shared.lock().extra += count;
         self.shared.freed.notify_all();
     }
 
-    /// They came back after all.
+    /// So many of them came back after all.
     pub fn take_back(&self, count: usize) {
         let mut state = self.shared.lock();
-        state.limit = state.limit.saturating_sub(count).max(1);
-        let most = state.limit;
-        state.idle.truncate(most);
+        state.extra = state.extra.saturating_sub(count);
     }
 }
 
@@ -146,7 +150,7 @@ impl Drop for Lease {
         let mut state = self.shared.lock();
         state.lent -= 1;
         if let Some(bench) = self.bench.take()
-            && state.idle.len() + state.lent < state.limit
+            && state.idle.len() < state.base
         {
             state.idle.push(bench);
         }
@@ -172,6 +176,25 @@ mod tests {
         drop(one);
         third.join().unwrap();
         drop(two);
+    }
+
+    #[test]
+    fn who_hangs_is_replaced_and_a_few_only() {
+        let benches = Benches::new(1);
+        let hung = benches.take();
+        benches.replace(1);
+        drop(benches.take());
+        benches.take_back(1);
+        drop(hung);
+        assert_eq!(benches.count(), 1, "as many as before");
+        benches.replace(1000);
+        let lent: Vec<Lease> = (0..=EXTRA_MAX).map(|_| benches.take()).collect();
+        let late = benches.clone();
+        let one_more = std::thread::spawn(move || drop(late.take()));
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(!one_more.is_finished());
+        drop(lent);
+        one_more.join().unwrap();
     }
 
     #[test]

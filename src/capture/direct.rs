@@ -7,16 +7,16 @@ use super::plan::Plan;
 use super::progress::Beat;
 use super::sink::{Failure, Sink, Stop, whole_chunks};
 use super::stage::Stage;
-use super::trim::trim;
+use super::trim::{Watch, trim};
 use super::{Captured, Tools};
 use crate::crash::Cut;
 use crate::elf::{self, CoreLayout, ProcessNotes};
 use crate::store::Ledger;
-use crate::sys::{extent, unnamed};
+use crate::sys::{extent, pidfd, unnamed};
 use nix::sys::stat::Mode;
 use std::fs::File;
 use std::ops::Range;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, mpsc};
@@ -44,6 +44,8 @@ pub struct Order<'a> {
     pub ledger: Arc<Ledger>,
     /// Notes, stacks and what a debugger needs, and no more.
     pub stacks_only: bool,
+    /// The process, to see whether it was killed meanwhile.
+    pub process: Option<OwnedFd>,
     /// Until when the process may be held.
     pub deadline: Instant,
     /// Level of compression.
@@ -68,6 +70,8 @@ pub struct Taken {
     pub(super) cut: Option<Cut>,
     pub(super) notes: ProcessNotes,
     pub(super) level: i32,
+    /// All of it is in the stage's memory.
+    pub(super) in_memory: bool,
 }
 
 /// Why the memory can't be taken this way.
@@ -126,7 +130,8 @@ pub fn take(order: Order<'_>, tools: &Tools) -> Result<Taken, Refused> {
         (Arc::new(Parked { plan: Arc::clone(&plan), memory, head: Arc::clone(&stage.memory) }), Arc::new(stage));
     match take_first(&parked, &stage, tools, order.beat) {
         Ok(()) => {}
-        Err(Failure::Empty) => return Err(Refused::Unusable(sink)),
+        // The pipe may still have what can't be read here.
+        Err(Failure::Empty | Failure::Read(_)) => return Err(Refused::Unusable(sink)),
         Err(failure) => return Err(Refused::Failed(failure)),
     }
     let job = Job {
@@ -144,9 +149,16 @@ pub fn take(order: Order<'_>, tools: &Tools) -> Result<Taken, Refused> {
         stage.set_raw_from(ended.back * chunk::CHUNK);
     }
     match ended.stop {
-        Some(Stop::Failed(failure)) => return Err(Refused::Failed(failure)),
+        Some(Stop::Failed(failure)) => {
+            stage.clear();
+            return Err(Refused::Failed(failure));
+        }
         Some(Stop::Cut(why)) => cut = Some(why),
         None => {}
+    }
+    if order.process.is_some_and(|process| !pidfd::is_alive(process.as_fd())) {
+        // Pages that were taken from it while it died looked like holes.
+        cut = Some(Cut::EndedEarly);
     }
     let whole = |number: &u64| !ended.lost.iter().any(|lost| lost.contains(number));
     let aside = if ended.lost.is_empty() && ended.turn >= ended.back.min(end) && cut.is_none() {
@@ -154,7 +166,18 @@ pub fn take(order: Order<'_>, tools: &Tools) -> Result<Taken, Refused> {
     } else {
         (ended.back..end).filter(whole).map(|number| chunk::range(number, plan.layout.total)).collect()
     };
-    Ok(Taken { sink: ended.sink, stage, plan, turn: ended.turn, end, aside, cut, notes, level: order.level })
+    Ok(Taken {
+        sink: ended.sink,
+        stage,
+        plan,
+        turn: ended.turn,
+        end,
+        aside,
+        cut,
+        notes,
+        level: order.level,
+        in_memory: small,
+    })
 }
 
 /// Copies what comes first.
@@ -203,9 +226,8 @@ fn process_notes(head: &[u8]) -> ProcessNotes {
 /// # Errors
 /// Nothing can be kept.
 pub fn seal(taken: Taken, tools: &Tools, beat: &Beat, cancelled: &AtomicBool) -> Result<Captured, Failure> {
-    let Taken { mut sink, stage, plan, turn, end, mut aside, mut cut, notes, level } = taken;
-    let by_limit = cut.is_some_and(|cut| matches!(cut, Cut::ProcessSizeMax | Cut::CoreLimit));
-    if turn < end && (cut.is_none() || by_limit) {
+    let Taken { mut sink, stage, plan, turn, end, mut aside, mut cut, notes, level, .. } = taken;
+    if turn < end && cut.is_none_or(Cut::is_a_size) {
         let job = Job {
             source: Arc::clone(&stage) as Arc<dyn chunk::Fill>,
             compress: true,
@@ -229,7 +251,7 @@ pub fn seal(taken: Taken, tools: &Tools, beat: &Beat, cancelled: &AtomicBool) ->
     }
     beat.work();
     if let Some(why) = cut {
-        trim(&mut sink, &plan, &stage, &aside, why, tools, level)?;
+        trim(&mut sink, &plan, &stage, &aside, why, tools, level, &Watch { beat, cancelled })?;
     }
-    Ok(Captured { sink, expected: plan.layout.total, cut, notes: Some(notes) })
+    Ok(Captured { sink, expected: plan.layout.total, cut, notes: Some(notes), stage: Some(stage) })
 }

@@ -70,8 +70,18 @@ struct State {
     /// Those from the back that have not arrived.
     under_way: Vec<Range<u64>>,
     stop: Option<Stop>,
+    /// Nobody waits for the workers any more; those that still hang give their benches' places back when they return.
+    over: bool,
     active: usize,
+    /// Workers at a chunk, by kind: compressing, putting aside.
+    busy: [usize; 2],
     moved: Instant,
+}
+
+impl State {
+    fn is_over(&self) -> bool {
+        self.over || self.stop.is_some()
+    }
 }
 
 /// How it ended.
@@ -104,11 +114,11 @@ pub fn run(job: Job, sink: Sink, tools: &super::Tools, beat: &Beat, cancelled: &
     let (front, back) = (job.chunks.start, job.chunks.end);
     let chunks = usize::try_from(back - front).unwrap_or(usize::MAX);
     let asides = match &job.aside {
-        Some(aside) if aside.stage.has_raw() => tools.carriers.limit().min(chunks),
-        Some(_) => tools.carriers.limit().min(chunks.div_ceil(BATCH as usize)),
+        Some(aside) if aside.stage.has_raw() => tools.carriers.count().min(chunks),
+        Some(_) => tools.carriers.count().min(chunks.div_ceil(BATCH as usize)),
         None => 0,
     };
-    let compressors = if job.compress { tools.benches.limit().min(chunks) } else { 0 };
+    let compressors = if job.compress { tools.benches.count().min(chunks) } else { 0 };
     let state = State {
         sink: Some(sink),
         front,
@@ -116,7 +126,9 @@ pub fn run(job: Job, sink: Sink, tools: &super::Tools, beat: &Beat, cancelled: &
         turn: front,
         under_way: Vec::new(),
         stop: None,
+        over: false,
         active: 0,
+        busy: [0; 2],
         moved: Instant::now(),
     };
     let run = Arc::new(Run {
@@ -147,31 +159,33 @@ pub fn run(job: Job, sink: Sink, tools: &super::Tools, beat: &Beat, cancelled: &
             }
         }
     }
-    let replaced = wait(&run, beat, cancelled, || {
-        tools.benches.replace(compressors);
-        tools.carriers.replace(asides);
-    });
+    let replaced = wait(&run, tools, beat, cancelled);
     let mut state = run.lock();
-    if replaced && state.active == 0 {
-        tools.benches.take_back(compressors);
-        tools.carriers.take_back(asides);
+    state.over = true;
+    let hanging = state.busy;
+    for (benches, (before, now)) in [&tools.benches, &tools.carriers].into_iter().zip(replaced.into_iter().zip(hanging))
+    {
+        benches.take_back(before);
+        benches.replace(now);
     }
+    run.turned.notify_all();
     let sink = state.sink.take().expect("only this function takes the sink, once");
     let lost = std::mem::take(&mut state.under_way);
     Ended { sink, turn: state.turn, back: state.back, lost, stop: state.stop.take() }
 }
 
-/// Waits for the workers; returns whether they were so slow that `replace` was called.
-fn wait(run: &Run, beat: &Beat, cancelled: &AtomicBool, replace: impl Fn()) -> bool {
+/// Waits for the workers; returns how many benches were replaced because their workers were slow.
+fn wait(run: &Run, tools: &super::Tools, beat: &Beat, cancelled: &AtomicBool) -> [usize; 2] {
     let mut state = run.lock();
     let mut stopped_at = None;
-    let mut replaced = false;
+    let (mut replaced, mut seen) = ([0; 2], state.turn);
     while state.active > 0 {
         // What takes long in here is the disk's fault, unless the source is the process: then it may be a page's.
         if run.job.deadline.is_some() {
-            beat.rest()
-        } else {
-            beat.work()
+            beat.rest();
+        } else if seen != state.turn {
+            seen = state.turn;
+            beat.work();
         }
         state = run.ended.wait_timeout(state, LOOK).unwrap_or_else(PoisonError::into_inner).0;
         if state.stop.is_none() {
@@ -185,17 +199,14 @@ fn wait(run: &Run, beat: &Beat, cancelled: &AtomicBool, replace: impl Fn()) -> b
                 None
             };
         }
-        if !replaced && run.job.deadline.is_some() && state.moved.elapsed() >= SLOW {
-            replaced = true;
-            replace();
+        if replaced == [0; 2] && run.job.deadline.is_some() && state.moved.elapsed() >= SLOW {
+            replaced = state.busy;
+            tools.benches.replace(replaced[0]);
+            tools.carriers.replace(replaced[1]);
         }
         if state.stop.is_some() {
             run.turned.notify_all();
             if stopped_at.get_or_insert_with(Instant::now).elapsed() > END_WITHIN {
-                if !replaced {
-                    replaced = true;
-                    replace();
-                }
                 break;
             }
         }
@@ -211,12 +222,20 @@ impl Run {
 
     fn is_over(&self) -> bool {
         let state = self.lock();
-        state.stop.is_some() || state.front >= state.back
+        state.is_over() || state.front >= state.back
     }
 
     fn leave(&self) {
         self.lock().active -= 1;
         self.ended.notify_all();
+    }
+
+    /// A worker of this kind is done with its chunk.
+    fn done(&self, state: &mut State, kind: usize, benches: &Benches) {
+        state.busy[kind] -= 1;
+        if state.over {
+            benches.take_back(1);
+        }
     }
 
     /// The frame of so many zeros.
@@ -244,9 +263,10 @@ fn compress(run: &Run, benches: &Benches) {
         let mut bench = benches.take();
         let number = {
             let mut state = run.lock();
-            if state.stop.is_some() || state.front >= state.back {
+            if state.is_over() || state.front >= state.back {
                 break;
             }
+            state.busy[0] += 1;
             state.front += 1;
             state.front - 1
         };
@@ -273,14 +293,14 @@ fn compress(run: &Run, benches: &Benches) {
             Ok(Filled::Data) => {
                 bench.compress(part, run.job.level).map_err(|error| Stop::Failed(Failure::Write(error)))
             }
-            Err(SourceError::Gone) => Err(Stop::Cut(Cut::EndedEarly)),
-            Err(error) => Err(Stop::Failed(error.into())),
+            Err(error) => Err(stop_of(error)),
         };
         let mut state = run.lock();
-        while state.stop.is_none() && state.turn != number {
+        while !state.is_over() && state.turn != number {
             state = run.turned.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        if state.stop.is_some() {
+        run.done(&mut state, 0, benches);
+        if state.is_over() {
             break;
         }
         let appended = match (packed, &mut state.sink) {
@@ -288,6 +308,7 @@ fn compress(run: &Run, benches: &Benches) {
             (Err(stop), _) => Err(stop),
             (_, None) => break,
         };
+        let is_in = appended.is_ok();
         match appended {
             Ok(()) => {
                 state.turn += 1;
@@ -297,7 +318,7 @@ fn compress(run: &Run, benches: &Benches) {
         }
         run.turned.notify_all();
         drop(state);
-        if let Some(stage) = &run.job.done_with {
+        if let Some(stage) = run.job.done_with.as_ref().filter(|_| is_in) {
             stage.done_with(range, run.job.total);
         }
     }
@@ -312,7 +333,7 @@ fn put_aside(run: &Run, carriers: &Benches) {
         let mut bench = carriers.take();
         let chunks = {
             let mut state = run.lock();
-            if state.stop.is_some() || state.front >= state.back {
+            if state.is_over() || state.front >= state.back {
                 break;
             }
             if stage.has_raw() && !stage.reserve((state.back - 1) * CHUNK, (state.back - state.turn) * CHUNK) {
@@ -321,22 +342,33 @@ fn put_aside(run: &Run, carriers: &Benches) {
             let behind = state.back;
             state.back -= batch.min(behind - state.front);
             let chunks = state.back..behind;
+            state.busy[1] += 1;
             state.under_way.push(chunks.clone());
             chunks
         };
         let range = chunks.start * CHUNK..run.job.total.min(chunks.end * CHUNK);
         let put = stage.put(parked, range, bench.buffer());
         let mut state = run.lock();
+        run.done(&mut state, 1, carriers);
         match put {
             Ok(()) => {
                 state.moved = Instant::now();
                 state.under_way.retain(|other| *other != chunks);
             }
-            Err(_) if state.stop.is_some() => break,
-            Err(SourceError::Gone) => state.stop = Some(Stop::Cut(Cut::EndedEarly)),
-            Err(error) => state.stop = Some(Stop::Failed(error.into())),
+            Err(_) if state.is_over() => break,
+            Err(error) => state.stop = Some(stop_of(error)),
         }
     }
     run.turned.notify_all();
     run.leave();
+}
+
+/// What a read that failed means: what was read before is worth keeping.
+fn stop_of(error: SourceError) -> Stop {
+    match error {
+        SourceError::Gone => {}
+        SourceError::Io(error) => tracing::warn!("a core ends where it can't be read: {error}"),
+        SourceError::Write(error) => return Stop::Failed(Failure::Write(error)),
+    }
+    Stop::Cut(Cut::EndedEarly)
 }

@@ -32,6 +32,7 @@ pub struct Kept {
     aside: Vec<(u64, u64)>,
     cut: Option<Cut>,
     level: i32,
+    in_memory: bool,
 }
 
 /// The files.
@@ -60,6 +61,7 @@ impl Taken {
             aside: merged(&self.aside),
             cut: self.cut,
             level: self.level,
+            in_memory: self.in_memory,
         };
         Ok((kept, KeptFiles { file: self.sink.file.share()?, memory, raw }))
     }
@@ -104,15 +106,18 @@ impl Kept {
         let turn = file.frames();
         let (mut cut, mut aside): (_, Vec<_>) =
             (self.cut, self.aside.iter().flat_map(|(from, to)| chunks(*from..*to, total)).collect());
-        let gone = stage.gone_before(total);
-        if gone > turn * chunk::CHUNK && cut.is_none() {
+        let (mut end, by_limit) = (self.end, cut.is_none_or(Cut::is_a_size));
+        // From here on the stage still has it all.
+        let staged = stage.gone_before(total).max(self.raw_from.min(end * chunk::CHUNK));
+        if !self.in_memory && by_limit && turn * chunk::CHUNK < staged {
             // Frames had been taken away again to make room, and what they came from is gone.
-            cut = Some(Cut::Resumed);
-            aside = chunks(gone..self.end * chunk::CHUNK, total).collect();
+            cut = cut.or(Some(Cut::Resumed));
+            aside = chunks(staged..end * chunk::CHUNK, total).collect();
+            end = turn;
         }
         let notes = elf::inspect(&head).map(|found| elf::process_notes(&head, &found)).unwrap_or_default();
         let sink = Sink::new(file, Arc::clone(ledger), limits)?;
         let (stage, plan) = (Arc::new(stage), Arc::new(plan));
-        Ok(Taken { sink, stage, plan, turn, end: self.end, aside, cut, notes, level: self.level })
+        Ok(Taken { sink, stage, plan, turn, end, aside, cut, notes, level: self.level, in_memory: self.in_memory })
     }
 }

@@ -23,11 +23,12 @@ pub use peek::{Head, peek};
 pub use progress::{Beat, Progress};
 pub use sink::{Failure, Limits, Sink};
 pub use source::Source;
-pub use stage::Allowance;
+pub use stage::{Allowance, Stage};
 pub use stream::{Stream, drain};
 
 use crate::crash::Cut;
 use crate::elf::ProcessNotes;
+use std::sync::Arc;
 
 /// What all captures share.
 #[derive(Clone)]
@@ -49,6 +50,8 @@ pub struct Captured {
     pub expected: u64,
     /// Why it is not whole.
     pub cut: Option<Cut>,
+    /// What it was made of, not needed any more when it is published.
+    pub stage: Option<Arc<Stage>>,
     /// What the notes say of the process.
     pub notes: Option<ProcessNotes>,
 }

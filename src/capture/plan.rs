@@ -204,10 +204,10 @@ impl First {
                 .collect();
         }
         for gap in missing {
-            let length = (gap.end - gap.start).min(self.left);
-            if length > 0 {
-                self.left -= length;
-                self.ranges.push(gap.start..gap.start + length);
+            let end = if gap.end - gap.start <= self.left { gap.end } else { (gap.start + self.left) / PAGE * PAGE };
+            if end > gap.start {
+                self.left -= end - gap.start;
+                self.ranges.push(gap.start..end);
             }
         }
     }

@@ -12,7 +12,7 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What O_DIRECT moves.
@@ -89,7 +89,9 @@ pub struct Stage {
     /// Bytes reserved for what is in `raw`, by where the chunk begins.
     reserved: Mutex<HashMap<u64, u64>>,
     ledger: Arc<Ledger>,
-    _allowed: Option<Allowed>,
+    /// The disk has refused a chunk.
+    refused: AtomicBool,
+    allowed: Mutex<Option<Allowed>>,
 }
 
 impl Stage {
@@ -104,7 +106,8 @@ impl Stage {
             gone: Mutex::default(),
             reserved: Mutex::default(),
             ledger,
-            _allowed: allowed,
+            refused: AtomicBool::new(false),
+            allowed: Mutex::new(allowed),
         }
     }
 
@@ -138,7 +141,8 @@ impl Stage {
 
     /// Reserves disk for the chunk at `at` if that costs nobody anything, with `to_come` bytes of the same core not yet compressed.
     pub fn reserve(&self, at: u64, to_come: u64) -> bool {
-        let granted = self.ledger.reserve_spare(CHUNK, to_come) == Grant::Granted;
+        let refused = self.refused.load(Ordering::Relaxed);
+        let granted = !refused && self.ledger.reserve_spare(CHUNK, to_come) == Grant::Granted;
         if granted {
             self.reserved().insert(at, CHUNK);
         }
@@ -169,9 +173,13 @@ impl Stage {
         let length = (range.end - range.start) as usize;
         if parked.present(range.clone())? < length as u64 / SCATTERED {
             let (at, mut written) = (range.start, 0);
+            if at >= *self.prepared() {
+                // Blocks that were made ready for whole chunks.
+                extent::punch(&raw.direct, range.clone());
+            }
             parked.copy(range, buffer, |at, bytes| {
                 written += bytes.len() as u64;
-                write_data(&raw.cached, at, bytes).or_else(|_| write_data(&self.memory, at, bytes))
+                write_data(&raw.cached, at, bytes).or_else(|_| self.instead(at, bytes))
             })?;
             self.settle(at, written);
             return Ok(());
@@ -187,19 +195,29 @@ impl Stage {
             Filled::Data => {
                 buffer[length..pages].fill(0);
                 let put = raw.direct.write_all_at(&buffer[..pages], range.start);
-                put.or_else(|_| self.memory.write_all_at(&buffer[..length], range.start)).map_err(SourceError::Write)
+                put.or_else(|_| self.instead(range.start, &buffer[..length])).map_err(SourceError::Write)
             }
         }
     }
 
     /// Has blocks ready for the chunk at `at` and those before it: chunks come from the back.
     fn prepare(&self, raw: &File, at: u64) {
-        let mut from = self.prepared_from.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut from = self.prepared();
         if at < *from {
             let end = (at + CHUNK).min(*from);
             *from = end.saturating_sub(PREPARED);
             extent::prepare(raw, *from..end);
         }
+    }
+
+    fn prepared(&self) -> MutexGuard<'_, u64> {
+        self.prepared_from.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// In memory, what the disk refused. It is not asked again: memory is for this one chunk and not for gibibytes.
+    fn instead(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        self.refused.store(true, Ordering::Relaxed);
+        write_data(&self.memory, at, bytes)
     }
 
     /// Puts what is not zero in `range` of the core aside in memory.
@@ -213,6 +231,11 @@ impl Stage {
     /// Says from where on the core is on disk.
     pub fn set_raw_from(&self, offset: u64) {
         self.raw_from.store(offset, Ordering::Relaxed);
+        // Blocks that were made ready and not needed.
+        let from = *self.prepared();
+        if let Some(raw) = self.raw.as_ref().filter(|_| from < offset) {
+            extent::punch(&raw.direct, from..offset);
+        }
     }
 
     /// Where the part on disk begins.
@@ -254,24 +277,29 @@ impl Stage {
         Ok((self.memory.try_clone()?.into(), raw.map(OwnedFd::from)))
     }
 
-    /// Reads what is there of `range`; returns whether there was any data.
-    fn read(&self, file: &File, range: Range<u64>, buffer: &mut [u8]) -> Result<bool, SourceError> {
-        let (mut at, mut any) = (range.start, false);
+    /// Lays what `file` has of `range` over what is in `buffer`, if there `is` anything; returns whether there is now.
+    fn lay_over(file: &File, range: Range<u64>, buffer: &mut [u8], mut is: bool) -> Result<bool, SourceError> {
         let place = |offset: u64| (offset - range.start) as usize;
+        let mut at = range.start;
         while let Some(run) = extent::next_data(file, at..range.end).map_err(SourceError::Io)? {
-            if !any {
-                buffer[..place(run.start)].fill(0);
-                any = true;
-            } else {
-                buffer[place(at)..place(run.start)].fill(0);
+            if !is {
+                buffer[..place(range.end)].fill(0);
+                is = true;
             }
             read_whole(file, run.start, &mut buffer[place(run.start)..place(run.end)])?;
             at = run.end;
         }
-        if any {
-            buffer[place(at)..place(range.end)].fill(0);
+        Ok(is)
+    }
+
+    /// Frees memory and disk. What is sealed and published needs neither, but a worker that hangs may hold this for long.
+    pub fn clear(&self) {
+        let _ = self.memory.set_len(0);
+        if let Some(raw) = &self.raw {
+            let _ = raw.direct.set_len(0);
         }
-        Ok(any)
+        self.ledger.cancel(self.reserved().drain().map(|(_, bytes)| bytes).sum());
+        self.allowed.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 }
 
@@ -310,20 +338,68 @@ fn read_whole(file: &File, from: u64, buffer: &mut [u8]) -> Result<(), SourceErr
 
 impl Fill for Stage {
     fn fill(&self, range: Range<u64>, buffer: &mut [u8]) -> Result<Filled, SourceError> {
-        let from_disk = match &self.raw {
+        let mut is = false;
+        if let Some(raw) = self.raw.as_ref().filter(|_| range.start >= self.raw_from()) {
             // O_DIRECT reads whole pages: the last chunk may end within one.
-            Some(raw) if range.start >= self.raw_from() => {
-                let pages = range.start..range.end.next_multiple_of(PAGE as u64);
-                self.read(&raw.direct, pages, buffer)?
-            }
-            _ => false,
-        };
-        if from_disk || self.read(&self.memory, range, buffer)? { Ok(Filled::Data) } else { Ok(Filled::Zeros) }
+            let pages = range.start..range.end.next_multiple_of(PAGE as u64);
+            is = Self::lay_over(&raw.direct, pages, buffer, is)?;
+        }
+        // What comes first, and what the disk refused, is in memory.
+        is = Self::lay_over(&self.memory, range, buffer, is)?;
+        Ok(if is { Filled::Data } else { Filled::Zeros })
     }
 }
 
 impl Drop for Stage {
     fn drop(&mut self) {
         self.ledger.cancel(self.reserved().values().sum());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ledger(dir: &std::path::Path) -> Arc<Ledger> {
+        let ledger = Ledger::new(File::open(dir).unwrap().into());
+        ledger.set_limits(Some(1 << 30), Some(0));
+        Arc::new(ledger)
+    }
+
+    #[test]
+    fn what_is_in_memory_lies_over_what_is_on_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let memory = Arc::new(extent::in_memory("test").unwrap());
+        let mut stage = Stage::new(memory, ledger(dir.path()), None);
+        stage.add_raw().unwrap();
+        stage.raw.as_ref().unwrap().cached.write_all_at(&[1; 4 * PAGE], CHUNK).unwrap();
+        stage.memory.write_all_at(&[2; PAGE], CHUNK + PAGE as u64).unwrap();
+        stage.memory.write_all_at(&[3; PAGE], 0).unwrap();
+        stage.set_raw_from(CHUNK);
+        let mut bench = super::super::bench::Benches::new(1).take();
+        let buffer = bench.buffer();
+        assert_eq!(stage.fill(CHUNK..2 * CHUNK, buffer).unwrap(), Filled::Data);
+        let pages: Vec<u8> = buffer.chunks(PAGE).map(|page| page[0]).take(6).collect();
+        assert_eq!(pages, [1, 2, 1, 1, 0, 0]);
+        assert_eq!(stage.fill(0..CHUNK, buffer).unwrap(), Filled::Data);
+        assert_eq!((buffer[0], buffer[PAGE]), (3, 0));
+        assert_eq!(stage.fill(5 * CHUNK..6 * CHUNK, buffer).unwrap(), Filled::Zeros);
+    }
+
+    #[test]
+    fn what_is_given_back_is_said_and_what_is_reserved_is_not_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = ledger(dir.path());
+        let mut stage = Stage::new(Arc::new(extent::in_memory("test").unwrap()), Arc::clone(&ledger), None);
+        stage.add_raw().unwrap();
+        assert!(stage.reserve(2 * CHUNK, 0) && stage.reserve(3 * CHUNK, 0));
+        assert!(!stage.reserve(4 * CHUNK, 1 << 30), "not at the cost of what is to come");
+        stage.set_raw_from(2 * CHUNK);
+        stage.done_with(2 * CHUNK..3 * CHUNK, 4 * CHUNK);
+        assert_eq!((ledger.usage().0, stage.gone_before(4 * CHUNK)), (CHUNK, 3 * CHUNK));
+        stage.clear();
+        assert_eq!(ledger.usage().0, 0);
+        drop(stage);
+        assert_eq!(ledger.usage().0, 0);
     }
 }

@@ -34,7 +34,7 @@ pub struct Stream<'a> {
 /// Nothing worth keeping was captured.
 pub fn drain(stream: Stream<'_>, tools: &Tools) -> Result<Captured, Failure> {
     let Stream { mut source, sink, beat, .. } = stream;
-    let mut captured = Captured { sink, expected: 0, cut: None, notes: None };
+    let mut captured = Captured { sink, expected: 0, cut: None, stage: None, notes: None };
     let mut bytes = vec![0; FRAME_LEN];
     loop {
         let content = captured.sink.file.content();

@@ -5,16 +5,33 @@ use super::Tools;
 use super::bench::Bench;
 use super::chunk::Fill;
 use super::plan::Plan;
+use super::progress::Beat;
 use super::sink::{Failure, Sink, Stop};
 use super::stage::Stage;
 use crate::crash::Cut;
 use crate::elf::{self, Part};
 use crate::store::format::{self, FRAME_LEN, HEADER_LEN};
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 const PAGE: u64 = 4096;
 /// How often less room is tried.
 const TRIES: u32 = 8;
+
+/// Who looks on.
+pub struct Watch<'a> {
+    /// Pulse of this worker.
+    pub beat: &'a Beat,
+    /// Whether it was called off.
+    pub cancelled: &'a AtomicBool,
+}
+
+impl Watch<'_> {
+    fn look(&self) -> Result<(), Failure> {
+        self.beat.work();
+        if self.cancelled.load(Ordering::Relaxed) { Err(Failure::Cancelled) } else { Ok(()) }
+    }
+}
 
 /// Ranges of the core as frames.
 struct Packed {
@@ -36,6 +53,7 @@ impl Packed {
 ///
 /// # Errors
 /// Not even headers and notes can be stored.
+#[expect(clippy::too_many_arguments, reason = "everything that a core is made of")]
 pub fn trim(
     sink: &mut Sink,
     plan: &Plan,
@@ -44,18 +62,23 @@ pub fn trim(
     why: Cut,
     tools: &Tools,
     level: i32,
+    watch: &Watch<'_>,
 ) -> Result<(), Failure> {
     let mut bench = tools.benches.take();
     let mut first = Vec::new();
     for range in &plan.first {
         first.push(pack(stage, range.clone(), &mut bench, level)?);
+        watch.look()?;
     }
     // Where there was no more room for a frame, there is room for what is taken away again.
     let full = matches!(why, Cut::Quota | Cut::DiskFull);
     let mut most = if full { sink.file.length() + sink.file.overhead() } else { u64::MAX };
+    let own = sink.file.frames();
     for _ in 0..TRIES {
+        // What the try before appended is not the core's beginning.
+        while sink.file.frames() > own && sink.file.pop().map_err(Failure::Write)? {}
         sink.file.set_header(plan.layout.header.to_vec());
-        match compose(sink, plan, stage, &first, aside, most, &mut bench, level) {
+        match compose(sink, plan, stage, &first, aside, most, &mut bench, level, watch) {
             Ok(()) => return Ok(()),
             Err(Stop::Failed(failure)) => return Err(failure),
             Err(Stop::Cut(_)) => {
@@ -76,6 +99,7 @@ fn compose(
     most: u64,
     bench: &mut Bench,
     level: i32,
+    watch: &Watch<'_>,
 ) -> Result<(), Stop> {
     let failed = |error: std::io::Error| Stop::Failed(Failure::Write(error));
     let table = (plan.layout.loads.len() + 2 * (first.len() + aside.len()) + 4) as u64 * 56 + 64;
@@ -111,6 +135,7 @@ fn compose(
         }
     }
     for range in aside.iter().filter(|range| range.start >= prefix) {
+        watch.look().map_err(Stop::Failed)?;
         let packed = pack(stage, range.clone(), bench, level).map_err(Stop::Failed)?;
         if !sink.fits(packed.bytes() + table, packed.content() + table, most) {
             break;

@@ -182,6 +182,11 @@ impl NoCore {
 }
 
 impl Cut {
+    /// A limit on the bytes of core: known before anything is read.
+    pub fn is_a_size(self) -> bool {
+        matches!(self, Self::ProcessSizeMax | Self::CoreLimit)
+    }
+
     /// The reason as it stands in records, labels and tables.
     pub fn name(self) -> &'static str {
         match self {

@@ -126,12 +126,13 @@ pub(super) async fn store(
     triaged.record.held_us = held_us(offer, giver);
     let (kept, files) = keep(triaged, &got);
     giver.release(kept, files).await?;
+    // The next one may be copied while this one is sealed.
+    drop(place);
     let captured = match got {
         Ok(Got::Taken(taken)) => seal(context, giver, *taken).await,
         Ok(Got::Captured(captured)) => Ok(captured),
         Err(failure) => Err(failure),
     };
-    drop(place);
     match captured {
         Ok(captured) => Ok(publish(context, offer, triaged, captured).await),
         Err(Failure::Cancelled) => Err(RoadError::Stopping),
@@ -160,7 +161,11 @@ pub(super) async fn go_on(
     };
     let (ledger, limits) = (Arc::clone(&context.ledger), limits(&context.config(), &record));
     let files = KeptFiles { file, memory, raw };
-    let resumed = spawn_blocking(move || kept.resume(files, &ledger, limits)).await;
+    let mut work = spawn_blocking(move || kept.resume(files, &ledger, limits));
+    let resumed = tokio::select! {
+        resumed = &mut work => resumed,
+        () = stay_in_touch(giver) => work.await,
+    };
     let captured = match resumed.unwrap_or_else(|error| Err(Failure::Read(io::Error::other(error)))) {
         Ok(taken) => seal(context, giver, taken).await,
         Err(failure) => Err(failure),
@@ -215,6 +220,7 @@ async fn get(
 ) -> Result<Result<Got, Failure>, RoadError> {
     let mut take = |wanted| Some(fds.swap_remove(fds.iter().position(|(kind, _)| *kind == wanted)?).1);
     let (mem, pagemap, maps) = (take(FdKind::Mem), take(FdKind::Pagemap), take(FdKind::Maps));
+    let process = take(FdKind::Pidfd);
     let mut before = take(FdKind::Head);
     drop(fds);
     let parse = offer.attempt < UNPARSED_FROM;
@@ -250,6 +256,7 @@ async fn get(
                     sink,
                     ledger: Arc::clone(&call.context.ledger),
                     stacks_only: call.stacks_only,
+                    process,
                     deadline: call.deadline,
                     level: call.level,
                     beat: &call.beat,
@@ -366,7 +373,7 @@ fn failed(context: &Context, record: &mut Record, failure: &Failure) -> CoreRepo
 }
 
 async fn publish(context: &Arc<Context>, offer: &Offer, triaged: &mut Triaged, captured: Captured) -> CoreReport {
-    let Captured { sink, expected, cut, notes } = captured;
+    let Captured { sink, expected, cut, stage, notes } = captured;
     let Sink { file, booking, .. } = sink;
     if let Some(notes) = notes.filter(|_| offer.pid.is_none()) {
         triaged.record.complete_from_notes(notes.signal, notes.uid, notes.gid, notes.comm);
@@ -381,7 +388,11 @@ async fn publish(context: &Arc<Context>, offer: &Offer, triaged: &mut Triaged, c
         let published = file.publish(&mut record, ledger.dir().as_fd(), reader);
         (published, record)
     });
-    match published.await {
+    let published = published.await;
+    if let Some(stage) = stage {
+        let _ = spawn_blocking(move || stage.clear()).await;
+    }
+    match published {
         Ok((Ok(stored), record)) => {
             booking.settle(record.id.clone(), record.time_us, stored);
             context.metrics.captured_bytes.inc_by(content);

@@ -4,8 +4,54 @@ use crate::stage::{Daemon, Ended, Stage, eventually, gdb, program};
 use coreward::crash::{Cut, Record};
 use coreward::store::Listed;
 use nix::sys::signal::Signal;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
+
+/// Where the mappings of a core are: (address, place in the file, bytes in the file).
+fn mappings(core: &Path) -> Vec<(u64, u64, u64)> {
+    let file = File::open(core).unwrap();
+    let number = |at: u64, length: usize| {
+        let mut bytes = [0; 8];
+        file.read_exact_at(&mut bytes[..length], at).unwrap();
+        u64::from_le_bytes(bytes)
+    };
+    let (table, count) = (number(32, 8), number(56, 2));
+    let entries = (0..count).map(|index| table + index * 56).filter(|at| number(*at, 4) == 1);
+    entries.map(|at| (number(at + 16, 8), number(at + 8, 8), number(at + 32, 8))).collect()
+}
+
+/// Whatever memory a cut core claims to have is that of the kernel's core; returns how many bytes it has.
+#[track_caller]
+fn every_byte_is_the_kernels(ours: &Path, kernels: &Path) -> u64 {
+    let theirs = mappings(kernels);
+    let (file, kernels_file) = (File::open(ours).unwrap(), File::open(kernels).unwrap());
+    let end = kernels_file.metadata().unwrap().len();
+    let mut total = 0;
+    for (address, at, length) in mappings(ours).into_iter().filter(|(_, _, length)| *length > 0) {
+        let (begin, place, _) =
+            theirs.iter().find(|(begin, _, size)| (*begin..begin + size).contains(&address)).unwrap();
+        let mut done = 0;
+        while done < length {
+            let step = usize::try_from((length - done).min(1 << 20)).unwrap();
+            let from = place + (address - begin) + done;
+            // Of a process that was killed the kernel's own core ends early.
+            let step = step.min(usize::try_from(end.saturating_sub(from)).unwrap());
+            if step == 0 {
+                break;
+            }
+            let (mut left, mut right) = (vec![0; step], vec![0; step]);
+            file.read_exact_at(&mut left, at + done).unwrap();
+            kernels_file.read_exact_at(&mut right, from).unwrap();
+            assert!(left == right, "memory at {:#x} differs", address + done);
+            done += step as u64;
+        }
+        total += length;
+    }
+    total
+}
 
 const THREADS: &str = "39";
 const MEBIBYTES: &str = "200";
@@ -29,6 +75,10 @@ fn shows_every_stack(stage: &Stage, listed: &Listed) -> Record {
     let core = stage.core(listed);
     let record = listed.record.clone();
     assert_eq!(core.metadata().unwrap().len(), record.core.bytes);
+    let kernels = stage.kernels_core(listed);
+    let there = every_byte_is_the_kernels(&core, &kernels);
+    assert!(there > 0 && there < record.core.bytes, "{there} of {:?}", record.core);
+    std::fs::remove_file(kernels).unwrap();
     let trace = gdb(&program("threads"), &core, &["thread apply all bt"]);
     assert_eq!(trace.matches(" wait_for_ever (").count(), 39, "{trace}");
     assert_eq!(trace.matches(" crash_here (").count(), 2, "once when gdb begins: {trace}");
@@ -41,7 +91,7 @@ fn shows_every_stack(stage: &Stage, listed: &Listed) -> Record {
 
 #[test]
 fn a_hundredth_a_tenth_and_a_half() {
-    let Some(stage) = Stage::new() else { return };
+    let Some(stage) = Stage::beside_the_kernel() else { return };
     let daemon = stage.daemon();
     reload(&stage, &daemon, "");
     let whole = shows_every_stack(&stage, &crash(&stage)).core;
@@ -50,8 +100,10 @@ fn a_hundredth_a_tenth_and_a_half() {
         ("ProcessSizeMax", whole.bytes, Cut::ProcessSizeMax),
         ("ExternalSizeMax", whole.stored, Cut::ExternalSizeMax),
         ("MaxUse", whole.stored, Cut::Quota),
+        // Reached while the process waits, or when it has gone and a part of the core is on disk.
+        ("CompressLevel=9\nExternalSizeMax", whole.stored, Cut::ExternalSizeMax),
     ] {
-        for percent in [1, 10, 50] {
+        for percent in if key.starts_with("Compress") { [60, 75, 90] } else { [1, 10, 50] } {
             let limit = size * percent / 100;
             for file in stage.names("var/lib/coreward/cores") {
                 std::fs::remove_file(stage.path("var/lib/coreward/cores").join(file)).unwrap();
@@ -73,7 +125,7 @@ fn a_hundredth_a_tenth_and_a_half() {
 
 #[test]
 fn stacks_only_on_purpose() {
-    let Some(stage) = Stage::new() else { return };
+    let Some(stage) = Stage::beside_the_kernel() else { return };
     let daemon = stage.daemon();
     reload(&stage, &daemon, "Storage=stacks");
     let core = shows_every_stack(&stage, &crash(&stage)).core;
@@ -88,7 +140,7 @@ fn stacks_only_on_purpose() {
 
 #[test]
 fn a_process_is_held_no_longer_than_allowed() {
-    let Some(stage) = Stage::new() else { return };
+    let Some(stage) = Stage::beside_the_kernel() else { return };
     let daemon = stage.daemon();
     reload(&stage, &daemon, "MaxHold=100ms\nCompressLevel=19");
     let record = shows_every_stack(&stage, &crash(&stage));
@@ -99,7 +151,7 @@ fn a_process_is_held_no_longer_than_allowed() {
 
 #[test]
 fn a_process_that_is_killed_amid_it() {
-    let Some(stage) = Stage::new() else { return };
+    let Some(stage) = Stage::beside_the_kernel() else { return };
     let daemon = stage.daemon();
     reload(&stage, &daemon, "CompressLevel=19\nCompressThreads=1");
     let crashing = std::thread::spawn(|| {
