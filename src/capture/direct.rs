@@ -77,7 +77,7 @@ pub struct Taken {
 /// Why the memory can't be taken this way.
 pub enum Refused {
     /// The pipe may still have it: the sink is given back.
-    Unusable(Sink),
+    Unusable(Box<Sink>),
     /// Nothing can be kept.
     Failed(Failure),
 }
@@ -89,14 +89,14 @@ pub enum Refused {
 pub fn take(order: Order<'_>, tools: &Tools) -> Result<Taken, Refused> {
     let Order { head, maps, sink, ledger, .. } = order;
     let memory = Arc::new(order.memory);
-    let Ok(layout) = CoreLayout::read(&head) else { return Err(Refused::Unusable(sink)) };
+    let Ok(layout) = CoreLayout::read(&head) else { return Err(Refused::Unusable(Box::new(sink))) };
     let useful = layout.program.map_or_else(Vec::new, |(at, count)| {
         let memory = Arc::clone(&memory);
         let read = move |address, length| memory.piece(address, length);
         guarded("libraries", LIBRARIES_WITHIN, order.beat, move || elf::link_map(at, count, read)).unwrap_or_default()
     });
     let planned = Plan::new(layout, &maps, &useful, |range, found| memory.runs(range, found));
-    let Ok(plan) = planned.map(Arc::new) else { return Err(Refused::Unusable(sink)) };
+    let Ok(plan) = planned.map(Arc::new) else { return Err(Refused::Unusable(Box::new(sink))) };
     let notes = process_notes(&head);
     let (end, mut cut) =
         if order.stacks_only { (0, Some(Cut::Stacks)) } else { whole_chunks(plan.layout.total, &sink.limits()) };
@@ -131,12 +131,16 @@ pub fn take(order: Order<'_>, tools: &Tools) -> Result<Taken, Refused> {
     match take_first(&parked, &stage, tools, order.beat) {
         Ok(()) => {}
         // The pipe may still have what can't be read here.
-        Err(Failure::Empty | Failure::Read(_)) => return Err(Refused::Unusable(sink)),
+        Err(Failure::Empty | Failure::Read(_)) => return Err(Refused::Unusable(Box::new(sink))),
         Err(failure) => return Err(Refused::Failed(failure)),
     }
+    order.beat.rest();
+    let passed = if small { Ok(None) } else { tools.gate.pass(order.deadline, order.cancelled) };
+    let _passed = passed.map_err(Refused::Failed)?;
     let job = Job {
         source: Arc::clone(&parked) as Arc<dyn chunk::Fill>,
         compress: !small,
+        gate: (!small).then(|| tools.gate.clone()),
         aside: (small || stage.has_raw()).then(|| Aside { parked: Arc::clone(&parked), stage: Arc::clone(&stage) }),
         done_with: None,
         chunks: 0..end,
@@ -231,6 +235,7 @@ pub fn seal(taken: Taken, tools: &Tools, beat: &Beat, cancelled: &AtomicBool) ->
         let job = Job {
             source: Arc::clone(&stage) as Arc<dyn chunk::Fill>,
             compress: true,
+            gate: None,
             aside: None,
             done_with: Some(Arc::clone(&stage)),
             chunks: turn..end,

@@ -6,6 +6,7 @@
 
 use super::bench::Benches;
 use super::chunk::{self, CHUNK, Fill, Filled, SourceError};
+use super::gate::Gate;
 use super::memory::Parked;
 use super::progress::Beat;
 use super::sink::{Failure, Sink, Stop};
@@ -25,6 +26,8 @@ pub struct Job {
     pub source: Arc<dyn Fill>,
     /// Whether chunks are compressed from the front.
     pub compress: bool,
+    /// Where others wait; then nothing more is put aside on disk.
+    pub gate: Option<Gate>,
     /// Where chunks from the back go; `None`: all are compressed.
     pub aside: Option<Aside>,
     /// What is to be told when a chunk is in the file.
@@ -330,6 +333,10 @@ fn put_aside(run: &Run, carriers: &Benches) {
     let Some(Aside { parked, stage }) = &run.job.aside else { return run.leave() };
     let batch = if stage.has_raw() { 1 } else { BATCH };
     loop {
+        if run.job.gate.as_ref().is_some_and(Gate::is_crowded) {
+            // Twice written is twice the disk's time, and theirs as well.
+            break;
+        }
         let mut bench = carriers.take();
         let chunks = {
             let mut state = run.lock();

@@ -4,6 +4,7 @@ mod bench;
 mod chunk;
 mod direct;
 mod engine;
+mod gate;
 mod kept;
 mod memory;
 mod peek;
@@ -17,6 +18,7 @@ mod trim;
 
 pub use bench::Benches;
 pub use direct::{Order, Refused, Taken, seal, take};
+pub use gate::Gate;
 pub use kept::{Kept, KeptFiles};
 pub use memory::Memory;
 pub use peek::{Head, peek};
@@ -37,6 +39,8 @@ pub struct Tools {
     pub benches: Benches,
     /// For copying without compressing: more than one keep a disk busy.
     pub carriers: Benches,
+    /// For cores that are too large to be copied into memory.
+    pub gate: Gate,
     /// Memory for what was copied and is not compressed yet.
     pub allowance: Allowance,
 }

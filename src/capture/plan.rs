@@ -195,7 +195,10 @@ impl First {
             return;
         }
         let end = range.end.next_multiple_of(PAGE);
-        let mut missing = vec![if range.start < PAGE { range.start } else { range.start / PAGE * PAGE }..end];
+        // Notes begin behind the ELF header, everything else on a page.
+        let begin = if range.start < PAGE { range.start } else { range.start / PAGE * PAGE };
+        let whole = begin..end;
+        let mut missing = vec![whole];
         for known in &self.ranges {
             missing = missing
                 .into_iter()
@@ -260,7 +263,8 @@ mod tests {
     fn only_private_memory_without_a_file_has_holes() {
         let loads =
             [(0x1000_0000, 64 * MIB), (0x2000_0000, 64 * MIB), (0x3000_0000, 64 * MIB), (0x7ff_c000_0000, 64 * MIB)];
-        let plan = plan(layout(&loads, &[]), MAPS, &[0x1000_5000..0x1000_6000]);
+        let touched = 0x1000_5000..0x1000_6000;
+        let plan = plan(layout(&loads, &[]), MAPS, &[touched]);
         assert_eq!(plan.sparse, [true, false, false, true]);
         // The head, one page, and all of the two that must be read.
         assert!((128 * MIB..129 * MIB).contains(&plan.present), "{}", plan.present);

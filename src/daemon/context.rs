@@ -1,6 +1,6 @@
 //! What every conversation shares.
 
-use crate::capture::{Allowance, Benches, Progress, Tools};
+use crate::capture::{Allowance, Benches, Gate, Progress, Tools};
 use crate::config::{self, Config, THREADS_MAX};
 use crate::crash::CrashId;
 use crate::policy::storm::{Kind, Rule, Storms, Verdict};
@@ -86,6 +86,7 @@ impl Context {
             tools: Tools {
                 benches: Benches::new(1),
                 carriers: Benches::new(CARRIERS),
+                gate: Gate::default(),
                 allowance: Allowance::new(STAGED),
             },
             probes: Arc::new(Semaphore::new(PROBES)),
@@ -112,7 +113,8 @@ impl Context {
         self.ledger.set_limits(loaded.config.max_use, loaded.config.keep_free);
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = if loaded.config.compress_threads == 0 { processors } else { loaded.config.compress_threads };
-        self.tools.benches.set_limit(threads.min(THREADS_MAX));
+        // One more than there are processors: one of them may be waiting for the disk.
+        self.tools.benches.set_limit(threads.min(THREADS_MAX) + 1);
         *lock(&self.config) = loaded.config;
         self.refresh();
     }

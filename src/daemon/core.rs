@@ -265,7 +265,7 @@ async fn get(
                 match capture::take(order, &call.context.tools) {
                     Ok(taken) => return Ok(Got::Taken(Box::new(taken))),
                     Err(Refused::Failed(failure)) => return Err(failure),
-                    Err(Refused::Unusable(sink)) => sink,
+                    Err(Refused::Unusable(sink)) => *sink,
                 }
             }
             _ => sink,

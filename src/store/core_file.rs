@@ -22,12 +22,16 @@ pub struct CoreFile {
     frames: Vec<(u32, u32)>,
     length: u64,
     content: u64,
+    /// Up to here the disk was told to write.
+    begun: u64,
     /// Up to here the page cache was told to let go of the file.
     behind: u64,
 }
 
 /// So much is written before the disk is told to begin.
-const WRITE_BEHIND: u64 = 8 << 20;
+const WINDOW: u64 = 8 << 20;
+/// So much of a core may be in the page cache.
+const LAG: u64 = 40 << 20;
 
 /// The name of a stored core. It tells nothing about who crashed: the directory may be listed by everybody.
 pub fn file_name(id: &CrashId) -> PathBuf {
@@ -47,7 +51,16 @@ impl CoreFile {
 
     fn begun(file: File, record_room: usize) -> Self {
         let length = (record_room + HEADER_ROOM) as u64;
-        Self { file, record_room, header: Vec::new(), frames: Vec::new(), length, content: 0, behind: length }
+        Self {
+            file,
+            record_room,
+            header: Vec::new(),
+            frames: Vec::new(),
+            length,
+            content: 0,
+            begun: length,
+            behind: length,
+        }
     }
 
     /// Goes on with a file that an earlier daemon began. Frames are kept as long as they are whole and have as much content as
@@ -136,10 +149,14 @@ impl CoreFile {
         self.frames.push((frame.len() as u32, content));
         self.length += frame.len() as u64;
         self.content += u64::from(content);
-        if self.length - self.behind >= 2 * WRITE_BEHIND {
-            let middle = self.behind + WRITE_BEHIND;
-            extent::write_behind(&self.file, self.behind..middle, middle..self.length);
-            self.behind = middle;
+        if self.length - self.begun >= WINDOW {
+            extent::begin_writing(&self.file, self.begun..self.length);
+            self.begun = self.length;
+            // By now the disk is through with what was begun long ago.
+            if self.begun - self.behind > LAG {
+                extent::end_writing(&self.file, self.behind..self.behind + WINDOW);
+                self.behind += WINDOW;
+            }
         }
         Ok(())
     }
@@ -153,6 +170,7 @@ impl CoreFile {
         self.length -= u64::from(length);
         self.content -= u64::from(content);
         self.behind = self.behind.min(self.length);
+        self.begun = self.begun.min(self.length);
         self.file.set_len(self.length)?;
         Ok(true)
     }

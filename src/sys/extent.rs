@@ -65,19 +65,24 @@ pub fn punch(file: &File, range: Range<u64>) {
     let _ = fallocate(file, flags, range.start as i64, (range.end - range.start) as i64);
 }
 
-/// Begins to write `fresh` to the disk and takes `old`, which was begun before, out of the page cache: a core of many GiB
-/// must not throw out what other programs have there.
-pub fn write_behind(file: &File, old: Range<u64>, fresh: Range<u64>) {
-    let both = libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
-    for (range, flags) in [(&fresh, libc::SYNC_FILE_RANGE_WRITE), (&old, both)] {
-        let (offset, length) = (range.start as i64, (range.end - range.start) as i64);
-        if length > 0 {
-            // SAFETY: sync_file_range takes a descriptor that is open and three integers.
-            let _ = unsafe { libc::sync_file_range(file.as_raw_fd(), offset, length, flags) };
-        }
-    }
+/// Begins to write `range` to the disk, and does not wait for it.
+pub fn begin_writing(file: &File, range: Range<u64>) {
+    sync(file, &range, libc::SYNC_FILE_RANGE_WRITE);
+}
+
+/// Waits until `range` is on the disk and takes it out of the page cache: a core of many GiB must not throw out what other
+/// programs have there.
+pub fn end_writing(file: &File, range: Range<u64>) {
+    let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    sync(file, &range, flags);
+    let length = (range.end - range.start) as i64;
+    let _ = posix_fadvise(file, range.start as i64, length, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+}
+
+fn sync(file: &File, range: &Range<u64>, flags: libc::c_uint) {
+    // SAFETY: sync_file_range takes a descriptor that is open and three integers. An error comes back with fsync(2).
     let _ =
-        posix_fadvise(file, old.start as i64, (old.end - old.start) as i64, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+        unsafe { libc::sync_file_range(file.as_raw_fd(), range.start as i64, (range.end - range.start) as i64, flags) };
 }
 
 #[cfg(test)]
