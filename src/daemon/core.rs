@@ -39,7 +39,7 @@ enum Got {
     /// It can be sealed when the process has gone.
     Taken(Box<Taken>),
     /// It is in its file already.
-    Captured(Captured),
+    Captured(Box<Captured>),
 }
 
 /// Everything that a capture in a thread of its own needs.
@@ -130,7 +130,7 @@ pub(super) async fn store(
     drop(place);
     let captured = match got {
         Ok(Got::Taken(taken)) => seal(context, giver, *taken).await,
-        Ok(Got::Captured(captured)) => Ok(captured),
+        Ok(Got::Captured(captured)) => Ok(*captured),
         Err(failure) => Err(failure),
     };
     match captured {
@@ -273,7 +273,7 @@ async fn get(
         let source = Source::new(core, before, Arc::clone(&call.cancelled));
         let deadline = Some(call.deadline);
         let stream = Stream { source, sink, beat: &call.beat, parse, resumed, level: call.level, deadline };
-        capture::drain(stream, &call.context.tools).map(Got::Captured)
+        capture::drain(stream, &call.context.tools).map(Box::new).map(Got::Captured)
     });
     tokio::select! {
         done = &mut work => return Ok(done.unwrap_or_else(|error| Err(Failure::Read(io::Error::other(error))))),
