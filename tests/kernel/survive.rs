@@ -93,7 +93,18 @@ fn a_daemon_killed_at_any_moment_costs_not_a_byte() {
     let mut again = 0;
     for kill in 0..kills() {
         let crashing = crash();
-        crate::stage::eventually(Duration::from_secs(30), || daemon.metric("coreward_inflight_crashes", "") == 1.0);
+        let begun = Instant::now();
+        while daemon.metric("coreward_inflight_crashes", "") != 1.0 {
+            let log = std::fs::read_to_string(stage.path("log")).unwrap_or_default();
+            assert!(
+                begun.elapsed() < Duration::from_secs(30),
+                "kill {kill}: {} in flight, {} recorded; kernel log: {}; log: {log}",
+                daemon.metric("coreward_inflight_crashes", ""),
+                stage.crashes().len(),
+                stage.kmsg(),
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
         // Moments that lie evenly over the whole of it: before, amid and after the copying, and while the file is sealed.
         std::thread::sleep(span * u32::try_from(kill).unwrap() / u32::try_from(kills()).unwrap());
         daemon.signal(Signal::SIGKILL);
