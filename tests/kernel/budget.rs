@@ -155,7 +155,7 @@ fn a_process_that_is_killed_amid_it() {
     let daemon = stage.daemon();
     reload(&stage, &daemon, "CompressLevel=19\nCompressThreads=1");
     let crashing = std::thread::spawn(|| {
-        let mut child = Command::new(program("threads")).args([THREADS, "600"]).spawn().unwrap();
+        let mut child = Command::new(program("threads")).args([THREADS, "1500"]).spawn().unwrap();
         let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
         let begun = std::time::Instant::now();
         // It is parked when the kernel has begun to dump it.
@@ -163,7 +163,8 @@ fn a_process_that_is_killed_amid_it() {
             let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
             status.contains("CoreDumping:\t1") || begun.elapsed() > Duration::from_secs(20)
         });
-        std::thread::sleep(Duration::from_millis(200));
+        // No disk takes 1.5 GiB in that time.
+        std::thread::sleep(Duration::from_millis(100));
         nix::sys::signal::kill(pid, Signal::SIGKILL).unwrap();
         child.wait().unwrap()
     });

@@ -155,9 +155,10 @@ fn only_root_is_heard() {
 fn a_process_killed_in_mid_dump_is_counted_and_its_core_marked() {
     let Some(stage) = Stage::new() else { return };
     let daemon = stage.daemon();
-    let mut child = Command::new(program("memory")).arg("700").quiet().spawn().unwrap();
+    let mut child = Command::new(program("memory")).arg("1500").quiet().spawn().unwrap();
     eventually(Duration::from_secs(30), || daemon.metric("coreward_inflight_crashes", "") == 1.0);
-    std::thread::sleep(Duration::from_millis(400));
+    // No disk takes 1.5 GiB in that time.
+    std::thread::sleep(Duration::from_millis(50));
     child.kill().unwrap();
     child.wait().unwrap();
     let record = stage.wait_for(1)[0].record.clone();
