@@ -85,6 +85,7 @@ fn huge_pages() {
 #[test]
 fn a_dense_process_and_a_sparse_one() {
     let Some(stage) = Stage::beside_the_kernel() else { return };
+    stage.configure("[Coreward]\nProcessSizeMax=128G\nExternalSizeMax=128G\n");
     let _daemon = stage.daemon();
     // Larger than what is staged in memory: a part goes over the disk.
     let record = compare(&stage, Command::new(program("memory")).arg("300"));
