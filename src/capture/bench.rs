@@ -32,6 +32,15 @@ impl Bench {
         &mut self.bytes[self.begin..self.begin + FRAME_LEN]
     }
 
+    /// A frame of so many zeros. The buffer is not kept.
+    ///
+    /// # Errors
+    /// What zstd says.
+    pub fn zeros(&mut self, length: usize, level: i32) -> io::Result<&[u8]> {
+        self.buffer()[..length].fill(0);
+        self.compress(0..length, level)
+    }
+
     /// A frame with a checksum of `range` of the buffer.
     ///
     /// # Errors

@@ -221,7 +221,7 @@ fn guarded<T: Send + 'static>(
     done
 }
 
-fn process_notes(head: &[u8]) -> ProcessNotes {
+pub(super) fn process_notes(head: &[u8]) -> ProcessNotes {
     elf::inspect(head).map(|found| elf::process_notes(head, &found)).unwrap_or_default()
 }
 

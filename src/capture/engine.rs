@@ -4,7 +4,7 @@
 //! Compressing keeps the processors busy and putting aside keeps the disk busy, so the process is held for less time than either
 //! alone would take, and no more is put aside than compressing could not do meanwhile.
 
-use super::bench::Benches;
+use super::bench::{Bench, Benches};
 use super::chunk::{self, CHUNK, Fill, Filled, SourceError};
 use super::gate::Gate;
 use super::memory::Parked;
@@ -242,14 +242,12 @@ impl Run {
     }
 
     /// The frame of so many zeros.
-    fn zeros(&self, length: usize, level: i32) -> std::io::Result<Arc<Vec<u8>>> {
+    fn zeros(&self, length: usize, bench: &mut Bench) -> std::io::Result<Arc<Vec<u8>>> {
         let mut known = self.zeros.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(frame) = known.get(&length) {
             return Ok(Arc::clone(frame));
         }
-        let mut compressor = zstd::bulk::Compressor::new(level)?;
-        compressor.set_parameter(zstd::zstd_safe::CParameter::ChecksumFlag(true))?;
-        let frame = Arc::new(compressor.compress(&vec![0; length])?);
+        let frame = Arc::new(bench.zeros(length, self.job.level)?.to_vec());
         known.insert(length, Arc::clone(&frame));
         Ok(frame)
     }
@@ -276,25 +274,24 @@ fn compress(run: &Run, benches: &Benches) {
         let range = chunk::range(number, run.job.total);
         let part = chunk::framed(&range);
         let length = (part.end - part.start) as u32;
-        let source = &run.job.source;
+        let unpacked = |error| Stop::Failed(Failure::Write(error));
         let zeros;
-        let packed = match source.fill(range.clone(), bench.buffer()) {
-            Ok(Filled::Zeros) => match run.zeros(part.end - part.start, run.job.level) {
+        let packed = match run.job.source.fill(range.clone(), bench.buffer()) {
+            Ok(Filled::Zeros) => match run.zeros(part.end - part.start, &mut bench) {
                 Ok(frame) => {
                     zeros = frame;
                     Ok(zeros.as_slice())
                 }
-                Err(error) => Err(Stop::Failed(Failure::Write(error))),
+                Err(error) => Err(unpacked(error)),
             },
-            Ok(Filled::Data) if number == 0 => {
-                let header = bench.buffer()[..HEADER_LEN.min(range.end as usize)].to_vec();
-                if let Some(sink) = &mut run.lock().sink {
-                    sink.file.set_header(header);
-                }
-                bench.compress(part, run.job.level).map_err(|error| Stop::Failed(Failure::Write(error)))
-            }
             Ok(Filled::Data) => {
-                bench.compress(part, run.job.level).map_err(|error| Stop::Failed(Failure::Write(error)))
+                if number == 0 {
+                    let header = bench.buffer()[..HEADER_LEN.min(range.end as usize)].to_vec();
+                    if let Some(sink) = &mut run.lock().sink {
+                        sink.file.set_header(header);
+                    }
+                }
+                bench.compress(part, run.job.level).map_err(unpacked)
             }
             Err(error) => Err(stop_of(error)),
         };

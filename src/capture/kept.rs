@@ -1,7 +1,7 @@
 //! What a shim keeps of a core whose process has gone, so that the next daemon can go on where this one was killed.
 
 use super::chunk;
-use super::direct::Taken;
+use super::direct::{Taken, process_notes};
 use super::plan::Plan;
 use super::sink::{Failure, Limits, Sink};
 use super::stage::Stage;
@@ -115,7 +115,7 @@ impl Kept {
             aside = chunks(staged..end * chunk::CHUNK, total).collect();
             end = turn;
         }
-        let notes = elf::inspect(&head).map(|found| elf::process_notes(&head, &found)).unwrap_or_default();
+        let notes = process_notes(&head);
         let sink = Sink::new(file, Arc::clone(ledger), limits)?;
         let (stage, plan) = (Arc::new(stage), Arc::new(plan));
         Ok(Taken { sink, stage, plan, turn, end, aside, cut, notes, level: self.level, in_memory: self.in_memory })

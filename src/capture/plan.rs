@@ -2,10 +2,9 @@
 
 use super::chunk::{self, CHUNK};
 use crate::elf::CoreLayout;
+use crate::sys::pagemap::PAGE;
 use std::ops::Range;
 
-/// Rounding to whole pages.
-const PAGE: u64 = 4096;
 /// Of every thread's stack so much comes first...
 const STACK_FIRST: u64 = 16 << 10;
 /// ... and of the crashed thread's so much: a recursion that ran out of stack is long.

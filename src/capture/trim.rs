@@ -11,10 +11,10 @@ use super::stage::Stage;
 use crate::crash::Cut;
 use crate::elf::{self, Part};
 use crate::store::format::{self, FRAME_LEN, HEADER_LEN};
+use crate::sys::pagemap::PAGE;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-const PAGE: u64 = 4096;
 /// How often less room is tried.
 const TRIES: u32 = 8;
 
@@ -46,6 +46,11 @@ impl Packed {
 
     fn content(&self) -> u64 {
         self.frames.iter().map(|(_, content)| u64::from(*content)).sum()
+    }
+
+    fn append(&self, sink: &mut Sink, parts: &mut Vec<Part>) -> Result<(), Stop> {
+        parts.push(Part { whole: self.whole.clone(), at: sink.file.content() });
+        self.frames.iter().try_for_each(|(frame, content)| sink.append(frame, *content))
     }
 }
 
@@ -119,7 +124,8 @@ fn compose(
     let mut parts = vec![Part { whole: 0..prefix, at: 0 }];
     if prefix < PAGE {
         // Memory begins on a page in every core.
-        append_zeros(sink, (PAGE - prefix) as usize, bench, level)?;
+        let length = (PAGE - prefix) as usize;
+        sink.append(bench.zeros(length, level).map_err(failed)?, length as u32)?;
     }
     for (index, packed) in first.iter().enumerate().filter(|(_, packed)| packed.whole.end > prefix) {
         if !sink.fits(packed.bytes() + table, packed.content() + table, most) {
@@ -129,10 +135,7 @@ fn compose(
             }
             continue;
         }
-        parts.push(Part { whole: packed.whole.clone(), at: sink.file.content() });
-        for (frame, content) in &packed.frames {
-            sink.append(frame, *content)?;
-        }
+        packed.append(sink, &mut parts)?;
     }
     for range in aside.iter().filter(|range| range.start >= prefix) {
         watch.look().map_err(Stop::Failed)?;
@@ -140,10 +143,7 @@ fn compose(
         if !sink.fits(packed.bytes() + table, packed.content() + table, most) {
             break;
         }
-        parts.push(Part { whole: packed.whole.clone(), at: sink.file.content() });
-        for (frame, content) in &packed.frames {
-            sink.append(frame, *content)?;
-        }
+        packed.append(sink, &mut parts)?;
     }
     let notes = &plan.layout.notes;
     let notes_at = parts.iter().find(|part| part.whole.start <= notes.start && notes.end <= part.whole.end);
@@ -157,12 +157,6 @@ fn compose(
     }
     sink.file.set_header(trimmed.header.to_vec());
     Ok(())
-}
-
-fn append_zeros(sink: &mut Sink, length: usize, bench: &mut Bench, level: i32) -> Result<(), Stop> {
-    bench.buffer()[..length].fill(0);
-    let frame = bench.compress(0..length, level).map_err(|error| Stop::Failed(Failure::Write(error)))?;
-    sink.append(frame, length as u32)
 }
 
 /// `range` as frames, filled up to whole pages, so that what follows begins on one.

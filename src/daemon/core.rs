@@ -19,6 +19,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -152,7 +153,7 @@ pub(super) async fn go_on(
     record.attempt = offer.attempt;
     let Some(kept) = core else { return Ok(record) };
     let mut fds = fds;
-    let mut take = |wanted| Some(fds.swap_remove(fds.iter().position(|(kind, _)| *kind == wanted)?).1);
+    let mut take = |wanted| take(&mut fds, wanted);
     let (file, memory, raw) = (take(FdKind::KeptFile), take(FdKind::KeptMemory), take(FdKind::KeptRaw));
     let (Some(file), Some(memory)) = (file, memory) else {
         // A shim that saved the crash alone could not save these.
@@ -161,11 +162,7 @@ pub(super) async fn go_on(
     };
     let (ledger, limits) = (Arc::clone(&context.ledger), limits(&context.config(), &record));
     let files = KeptFiles { file, memory, raw };
-    let mut work = spawn_blocking(move || kept.resume(files, &ledger, limits));
-    let resumed = tokio::select! {
-        resumed = &mut work => resumed,
-        () = stay_in_touch(giver) => work.await,
-    };
+    let resumed = in_touch(giver, spawn_blocking(move || kept.resume(files, &ledger, limits))).await;
     let captured = match resumed.unwrap_or_else(|error| Err(Failure::Read(io::Error::other(error)))) {
         Ok(taken) => seal(context, giver, taken).await,
         Err(failure) => Err(failure),
@@ -177,6 +174,11 @@ pub(super) async fn go_on(
         Err(failure) => failed(context, &mut triaged.record, &failure),
     };
     Ok(triaged.record)
+}
+
+/// The descriptor of this kind, if there is one.
+fn take(fds: &mut Vec<(FdKind, OwnedFd)>, wanted: FdKind) -> Option<OwnedFd> {
+    fds.iter().position(|(kind, _)| *kind == wanted).map(|index| fds.swap_remove(index).1)
 }
 
 /// What only the shim can still tell of the process.
@@ -218,7 +220,7 @@ async fn get(
     core: OwnedFd,
     mut fds: Vec<(FdKind, OwnedFd)>,
 ) -> Result<Result<Got, Failure>, RoadError> {
-    let mut take = |wanted| Some(fds.swap_remove(fds.iter().position(|(kind, _)| *kind == wanted)?).1);
+    let mut take = |wanted| take(&mut fds, wanted);
     let (mem, pagemap, maps) = (take(FdKind::Mem), take(FdKind::Pagemap), take(FdKind::Maps));
     let process = take(FdKind::Pidfd);
     let mut before = take(FdKind::Head);
@@ -325,18 +327,20 @@ fn keep(triaged: &Triaged, got: &Result<Got, Failure>) -> (Vec<u8>, Vec<(FdKind,
 
 /// Seals what was taken, whether or not its shim is still there: the core is all here.
 async fn seal(context: &Arc<Context>, giver: &mut Giver, taken: Taken) -> Result<Captured, Failure> {
-    let _turn = tokio::select! {
-        turn = context.sealing.acquire() => turn.map_err(|_| Failure::Cancelled)?,
-        turn = async { stay_in_touch(giver).await; context.sealing.acquire().await } => turn.map_err(|_| Failure::Cancelled)?,
-    };
+    let _turn = in_touch(giver, context.sealing.acquire()).await.map_err(|_| Failure::Cancelled)?;
     let cancelled = context.cancel_switch();
     let (tools, beat) = (context.tools.clone(), context.progress.join("the sealing of a core"));
-    let mut work = spawn_blocking(move || capture::seal(taken, &tools, &beat, &cancelled));
-    let done = tokio::select! {
+    let done = in_touch(giver, spawn_blocking(move || capture::seal(taken, &tools, &beat, &cancelled))).await;
+    done.unwrap_or_else(|error| Err(Failure::Write(io::Error::other(error))))
+}
+
+/// What `work` yields, the shim told meanwhile that it goes on; a shim that goes does not end it.
+async fn in_touch<T>(giver: &mut Giver, work: impl Future<Output = T>) -> T {
+    let mut work = pin!(work);
+    tokio::select! {
         done = &mut work => done,
         () = stay_in_touch(giver) => work.await,
-    };
-    done.unwrap_or_else(|error| Err(Failure::Write(io::Error::other(error))))
+    }
 }
 
 /// Says "busy" now and then; returns when the shim has gone.

@@ -95,13 +95,13 @@ fn a_daemon_killed_at_any_moment_costs_not_a_byte() {
         let crashing = crash();
         let begun = Instant::now();
         while daemon.metric("coreward_inflight_crashes", "") != 1.0 {
-            let log = std::fs::read_to_string(stage.path("log")).unwrap_or_default();
             assert!(
                 begun.elapsed() < Duration::from_secs(30),
-                "kill {kill}: {} in flight, {} recorded; kernel log: {}; log: {log}",
+                "kill {kill}: {} in flight, {} recorded; kernel log: {}; log: {}",
                 daemon.metric("coreward_inflight_crashes", ""),
                 stage.crashes().len(),
                 stage.kmsg(),
+                std::fs::read_to_string(stage.path("log")).unwrap_or_default(),
             );
             std::thread::sleep(Duration::from_millis(5));
         }
