@@ -112,7 +112,7 @@ fn container(listed: &Listed) -> String {
 pub(crate) mod tests {
     use super::*;
     use crate::crash::cgroup::Place;
-    use crate::crash::{CoreOutcome, CoreReport, CrashKey, NoCore, Origin, Record};
+    use crate::crash::{CoreOutcome, CoreReport, CrashKey, Decision, NoCore, Origin, Record};
 
     /// A crash for the tests of this room.
     pub(crate) fn crash(pid: u32) -> Listed {
@@ -146,6 +146,10 @@ pub(crate) mod tests {
             origin: Origin::Live,
             attempt: 1,
             held_us: 1500,
+            signature: None,
+            stack: Vec::new(),
+            modules: Vec::new(),
+            decision: Decision::default(),
             core: CoreReport {
                 outcome: CoreOutcome::Stored,
                 bytes: 8192,

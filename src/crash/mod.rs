@@ -2,10 +2,14 @@
 
 pub mod auxv;
 pub mod cgroup;
+mod decision;
 mod key;
 mod record;
 pub mod signal;
+mod signature;
 pub mod text;
 
+pub use decision::{Decision, Keep, Reason};
 pub use key::{CrashId, CrashKey};
 pub use record::{CoreOutcome, CoreReport, Cut, NoCore, Origin, Record};
+pub use signature::{Found, Frame, Level, Module, Signature};

@@ -1,7 +1,7 @@
 //! The record: what is known of one crash, as it stands in the catalog and in front of its core.
 
 use super::cgroup::Place;
-use super::{CrashId, CrashKey};
+use super::{CrashId, CrashKey, Decision, Frame, Module, Signature};
 use serde::{Deserialize, Serialize};
 
 /// One crash. Text comes from the crashed process and is hostile: escape it wherever it is shown
@@ -66,6 +66,18 @@ pub struct Record {
     pub attempt: u32,
     /// From the shim's start to the release of the process, microseconds.
     pub held_us: u64,
+    /// What tells its bug from others; `None` in records of format 1.
+    #[serde(default)]
+    pub signature: Option<Signature>,
+    /// Frames of the crashed thread, the innermost first; not repeated in records of duplicates.
+    #[serde(default)]
+    pub stack: Vec<Frame>,
+    /// The mapped ELF files; not repeated in records of duplicates.
+    #[serde(default)]
+    pub modules: Vec<Module>,
+    /// What was to be kept of it, and why.
+    #[serde(default)]
+    pub decision: Decision,
     /// What became of the core.
     pub core: CoreReport,
     /// What went wrong on the way, in words.
@@ -219,7 +231,7 @@ impl CoreReport {
 
 impl Record {
     /// The layout that this program writes.
-    pub const FORMAT: u32 = 1;
+    pub const FORMAT: u32 = 2;
 
     /// Fills in what the kernel's arguments did not tell from what the core's notes do.
     pub fn complete_from_notes(
@@ -235,6 +247,14 @@ impl Record {
         self.gid = self.gid.or(gid);
         if self.comm.is_empty() {
             self.comm = super::text::from_bytes(&comm.unwrap_or_default());
+        }
+    }
+
+    /// What crashes of one bug share: the signature, else program and signal.
+    pub fn group(&self) -> String {
+        match &self.signature {
+            Some(signature) => signature.id.clone(),
+            None => format!("{}:{}", self.signal_name, self.program()),
         }
     }
 

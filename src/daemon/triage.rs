@@ -3,7 +3,7 @@
 use super::context::Context;
 use super::probe::probe;
 use crate::crash::text::from_bytes;
-use crate::crash::{CoreReport, CrashKey, NoCore, Origin, Record, auxv, cgroup, signal};
+use crate::crash::{CoreReport, CrashKey, Decision, NoCore, Origin, Record, auxv, cgroup, signal};
 use crate::elf;
 use crate::policy::access::{self, Facts};
 use crate::sys::clock;
@@ -93,6 +93,10 @@ pub(super) async fn triage(context: &Context, offer: &Offer, fds: &[(FdKind, Own
         origin,
         attempt: offer.attempt,
         held_us: 0,
+        signature: None,
+        stack: Vec::new(),
+        modules: Vec::new(),
+        decision: Decision::default(),
         core: CoreReport::none(NoCore::Gone),
         trouble,
     };

@@ -1,0 +1,79 @@
+//! What tells crashes of one bug from those of another; docs/signature.md says how it is computed.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// The signature of a crash: the same for the same bug in the same build, on every host and in every container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Signature {
+    /// Its name: `s`, the version of the rule, `-` and 20 hexadecimal digits.
+    pub id: String,
+    /// What it was made from.
+    pub level: Level,
+}
+
+/// What a signature was made from, the strongest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Level {
+    /// The first significant frames of the crashed thread.
+    Stack,
+    /// Where the program counter was.
+    Counter,
+    /// The build-id of the executable.
+    Executable,
+    /// The name of the program: nothing better was to be had.
+    Program,
+}
+
+/// How a frame was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Found {
+    /// The registers of the crashed thread, or those that a signal interrupted.
+    Registers,
+    /// By the unwind sections of its module.
+    Unwound,
+    /// By the frame pointer.
+    FramePointer,
+    /// A word of the stack that follows a call instruction: a guess.
+    Scanned,
+}
+
+/// One frame of a stack.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Frame {
+    /// Address in the process: the instruction itself in the first frame and in those that a signal interrupted, else
+    /// where the call returns to.
+    pub address: u64,
+    /// The module it lies in, as an index of the record's `modules`.
+    pub module: Option<u32>,
+    /// Address as the module's own headers count, the same wherever it is loaded; that of the call where a call
+    /// returns here (one byte before it returns).
+    pub offset: u64,
+    /// How it was found.
+    pub found: Found,
+}
+
+/// A mapped ELF file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Module {
+    /// Its path, as the process' own mount namespace names it; `[vdso]` for the kernel's.
+    pub path: String,
+    /// NT_GNU_BUILD_ID, hexadecimal.
+    pub build_id: Option<String>,
+    /// `.note.package` (systemd's ELF package metadata), as it stands there.
+    pub package: Option<String>,
+    /// What its headers' addresses are shifted by in the process.
+    pub bias: u64,
+    /// Its first address in the process.
+    pub start: u64,
+    /// The address behind its last one.
+    pub end: u64,
+}
+
+impl fmt::Display for Signature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.id)
+    }
+}
