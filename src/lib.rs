@@ -27,3 +27,5 @@ pub mod policy;
 pub mod report;
 #[cfg(feature = "full")]
 pub mod store;
+#[cfg(feature = "full")]
+pub mod unwind;

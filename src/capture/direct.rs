@@ -90,7 +90,7 @@ pub fn take(order: Order<'_>, tools: &Tools) -> Result<Taken, Refused> {
     let Order { head, maps, sink, ledger, .. } = order;
     let memory = Arc::new(order.memory);
     let Ok(layout) = CoreLayout::read(&head) else { return Err(Refused::Unusable(Box::new(sink))) };
-    let useful = layout.program.map_or_else(Vec::new, |(at, count)| {
+    let useful = layout.dump.program.map_or_else(Vec::new, |(at, count)| {
         let memory = Arc::clone(&memory);
         let read = move |address, length| memory.piece(address, length);
         guarded("libraries", LIBRARIES_WITHIN, order.beat, move || elf::link_map(at, count, read)).unwrap_or_default()

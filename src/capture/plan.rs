@@ -158,7 +158,8 @@ fn first(layout: &CoreLayout, useful: &[Range<u64>]) -> Vec<Range<u64>> {
     let mut first = First { ranges: Vec::new(), left: FIRST_MAX };
     // Where notes and memory share no page, as the kernel aligns memory to the next one.
     first.add(64..layout.data_at().min(layout.notes.end.next_multiple_of(PAGE)));
-    let stacks: Vec<Range<u64>> = layout.stack_pointers.iter().filter_map(|pointer| stack(layout, *pointer)).collect();
+    let stacks: Vec<Range<u64>> =
+        layout.dump.threads.iter().filter_map(|thread| stack(layout, thread.registers.stack())).collect();
     let of = |stack: &Range<u64>, length: u64| stack.start..stack.end.min(stack.start + length);
     if let Some(crashed) = stacks.first() {
         first.add(of(crashed, STACK_CRASHED));

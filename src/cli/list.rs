@@ -149,6 +149,7 @@ pub(crate) mod tests {
             signature: None,
             stack: Vec::new(),
             modules: Vec::new(),
+            siginfo: None,
             decision: Decision::default(),
             core: CoreReport {
                 outcome: CoreOutcome::Stored,

@@ -12,4 +12,4 @@ pub mod text;
 pub use decision::{Decision, Keep, Reason};
 pub use key::{CrashId, CrashKey};
 pub use record::{CoreOutcome, CoreReport, Cut, NoCore, Origin, Record};
-pub use signature::{Found, Frame, Level, Module, Signature};
+pub use signature::{Found, Frame, Level, Module, SigInfo, Signature};

@@ -1,7 +1,7 @@
 //! The record: what is known of one crash, as it stands in the catalog and in front of its core.
 
 use super::cgroup::Place;
-use super::{CrashId, CrashKey, Decision, Frame, Module, Signature};
+use super::{CrashId, CrashKey, Decision, Frame, Module, SigInfo, Signature};
 use serde::{Deserialize, Serialize};
 
 /// One crash. Text comes from the crashed process and is hostile: escape it wherever it is shown
@@ -75,6 +75,9 @@ pub struct Record {
     /// The mapped ELF files; not repeated in records of duplicates.
     #[serde(default)]
     pub modules: Vec<Module>,
+    /// Why the crashed thread got its signal.
+    #[serde(default)]
+    pub siginfo: Option<SigInfo>,
     /// What was to be kept of it, and why.
     #[serde(default)]
     pub decision: Decision,

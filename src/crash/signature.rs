@@ -72,6 +72,17 @@ pub struct Module {
     pub end: u64,
 }
 
+/// Why the crashed thread got its signal (sigaction(2)).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SigInfo {
+    /// `si_code`.
+    pub code: i32,
+    /// `si_addr`: the address that a fault was about.
+    pub address: Option<u64>,
+    /// `si_pid`, in the receiver's own PID namespace, and `si_uid` of the process that sent the signal.
+    pub sender: Option<(u32, u32)>,
+}
+
 impl fmt::Display for Signature {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.id)

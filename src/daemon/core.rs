@@ -3,10 +3,11 @@
 use super::context::Context;
 use super::link::Link;
 use super::memo::Memo;
+use super::opened::{Opened, may_parse};
 use super::road::{Giver, RoadError, held_us};
 use super::triage::{self, Triaged};
 use crate::capture::{
-    self, Beat, Captured, Failure, Head, Kept, KeptFiles, Limits, Memory, Order, Refused, Sink, Source, Stream, Taken,
+    self, Beat, Captured, Failure, Kept, KeptFiles, Limits, Memory, Order, Refused, Sink, Source, Stream, Taken,
 };
 use crate::config::{Config, Storage};
 use crate::crash::text::from_bytes;
@@ -26,8 +27,6 @@ use std::time::{Duration, Instant};
 use tokio::task::spawn_blocking;
 use tokio::time::{interval, timeout};
 
-/// From this attempt on the bytes of the core are not looked at: something in them may have killed the daemons before.
-const UNPARSED_FROM: u32 = 3;
 /// How long a crash waits for its turn before it is recorded without its core.
 const TURN_WITHIN: Duration = Duration::from_secs(60);
 /// How often a shim hears that its crash is being worked on.
@@ -100,22 +99,23 @@ pub(super) async fn store(
     offer: &Offer,
     triaged: &mut Triaged,
     config: &Config,
+    opened: Result<Opened, Failure>,
     fds: Vec<(FdKind, OwnedFd)>,
 ) -> Result<CoreReport, RoadError> {
     if let Giver::Shim(link) = giver {
         complete(context, link, &mut triaged.record).await?;
     }
-    let Some(core) = giver.core().await? else { return Ok(CoreReport::none(NoCore::Gone)) };
     let call = Call::new(context, offer, giver, &triaged.record, config);
     let place = match place(context, giver, call.deadline).await {
         Ok(place) => Ok(place),
         Err(Failure::Cancelled) => return Err(RoadError::Stopping),
         Err(failure) => Err(failure),
     };
-    let got = match &place {
-        Ok(_) => get(giver, offer, call, core, fds).await?,
-        Err(_) => {
-            drop((core, fds));
+    let got = match (opened, &place) {
+        (Ok(opened), Ok(_)) => get(giver, offer, call, opened, fds).await,
+        (Err(failure), _) => Err(failure),
+        (Ok(_), Err(_)) => {
+            drop(fds);
             Err(Failure::Stalled)
         }
     };
@@ -177,7 +177,7 @@ pub(super) async fn go_on(
 }
 
 /// The descriptor of this kind, if there is one.
-fn take(fds: &mut Vec<(FdKind, OwnedFd)>, wanted: FdKind) -> Option<OwnedFd> {
+pub(super) fn take(fds: &mut Vec<(FdKind, OwnedFd)>, wanted: FdKind) -> Option<OwnedFd> {
     fds.iter().position(|(kind, _)| *kind == wanted).map(|index| fds.swap_remove(index).1)
 }
 
@@ -217,38 +217,24 @@ async fn get(
     giver: &mut Giver,
     offer: &Offer,
     call: Call,
-    core: OwnedFd,
+    opened: Opened,
     mut fds: Vec<(FdKind, OwnedFd)>,
-) -> Result<Result<Got, Failure>, RoadError> {
+) -> Result<Got, Failure> {
+    let Opened { core, before, head, .. } = opened;
     let mut take = |wanted| take(&mut fds, wanted);
     let (mem, pagemap, maps) = (take(FdKind::Mem), take(FdKind::Pagemap), take(FdKind::Maps));
     let process = take(FdKind::Pidfd);
-    let mut before = take(FdKind::Head);
     drop(fds);
-    let parse = offer.attempt < UNPARSED_FROM;
-    let mut head = None;
-    if let (true, Giver::Shim(link), Some(_)) = (parse, &mut *giver, &mem) {
-        if before.is_none() {
-            let (pipe, cancelled) = (core.try_clone(), Arc::clone(&call.cancelled));
-            let looked = spawn_blocking(move || capture::peek(pipe.map_err(Failure::Read)?.as_fd(), &cancelled)).await;
-            match looked.unwrap_or_else(|error| Err(Failure::Read(io::Error::other(error)))) {
-                Ok(Head::Whole(bytes)) => head = Some(bytes),
-                Ok(Head::Long(bytes)) => before = link.ask(Wanted::Head(bytes)).await?.and_then(|(_, head)| head),
-                Ok(Head::Other(_) | Head::Nothing) => {}
-                Err(failure) => return Ok(Err(failure)),
-            }
-        }
-        if let Some(before) = &before {
-            head = read_all(before);
-        }
-    }
+    let parse = may_parse(offer);
+    // What the spool has is a core already: there is no process to copy.
+    let is_parked = matches!(giver, Giver::Shim(_));
     let cancelled = Arc::clone(&call.cancelled);
     let resumed = offer.attempt > 1;
     let mut work = spawn_blocking(move || {
         call.beat.work();
         let sink = call.sink()?;
         let sink = match (head, mem) {
-            (Some(head), Some(mem)) => {
+            (Some(head), Some(mem)) if is_parked => {
                 let memory = Memory::new(File::from(mem), pagemap.map(File::from));
                 let maps = maps.and_then(|maps| read_maps(&File::from(maps))).unwrap_or_default();
                 let order = Order {
@@ -278,20 +264,13 @@ async fn get(
         capture::drain(stream, &call.context.tools).map(Box::new).map(Got::Captured)
     });
     tokio::select! {
-        done = &mut work => return Ok(done.unwrap_or_else(|error| Err(Failure::Read(io::Error::other(error))))),
+        done = &mut work => return done.unwrap_or_else(|error| Err(Failure::Read(io::Error::other(error)))),
         () = stay_in_touch(giver) => {}
     }
     // The shim has gone: either it offers the crash to another daemon, or it was killed and took the process with it.
     cancelled.store(true, Ordering::Relaxed);
     let _ = work.await;
-    Ok(Err(Failure::Cancelled))
-}
-
-/// All of a file whose position may be anywhere.
-fn read_all(file: &OwnedFd) -> Option<Vec<u8>> {
-    let file = File::from(file.try_clone().ok()?);
-    let mut bytes = vec![0; usize::try_from(file.metadata().ok()?.len()).ok()?];
-    file.read_exact_at(&mut bytes, 0).ok().map(|()| bytes)
+    Err(Failure::Cancelled)
 }
 
 /// The text of `maps`, from its beginning: the descriptor shares its position with that of the shim, and of daemons before.

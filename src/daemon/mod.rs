@@ -6,10 +6,12 @@ mod intake;
 mod link;
 mod memo;
 mod notify;
+mod opened;
 mod probe;
 mod road;
 mod sockets;
 mod spool;
+mod stack;
 mod triage;
 
 use crate::report::{LogGuard, Metrics, serve, start_log};

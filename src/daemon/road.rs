@@ -3,7 +3,8 @@
 use super::context::Context;
 use super::link::{Link, LinkError};
 use super::memo::Memo;
-use super::{core, triage};
+use super::{core, opened, stack, triage};
+use crate::capture::Failure;
 use crate::config::{Config, Storage};
 use crate::crash::{CoreOutcome, CoreReport, NoCore, Origin, Record};
 use crate::policy::storm::{Kind, Verdict};
@@ -114,7 +115,7 @@ pub(super) async fn record(
     context: &Arc<Context>,
     giver: &mut Giver,
     offer: Offer,
-    fds: Vec<(FdKind, OwnedFd)>,
+    mut fds: Vec<(FdKind, OwnedFd)>,
 ) -> Result<Vec<u8>, RoadError> {
     let id = triage::key(&offer).id();
     let turn = context.turn(&id);
@@ -132,7 +133,12 @@ pub(super) async fn record(
     }
     let mut triaged = triage::triage(context, &offer, &fds, giver.origin()).await;
     let config = context.config();
-    match verdict(context, &config, &triaged.record, giver.has_core(&offer)) {
+    let before = core::take(&mut fds, FdKind::Head);
+    let opened = if giver.has_core(&offer) { opened::open(context, giver, &offer, before).await? } else { None };
+    let mem = fds.iter().find(|(kind, _)| *kind == FdKind::Mem).and_then(|(_, fd)| fd.try_clone().ok());
+    let looked_at = opened.as_ref().and_then(|opened| opened.as_ref().ok());
+    stack::look(context, &mut triaged.record, looked_at, mem).await;
+    match verdict(context, &config, &triaged.record, opened.is_some()) {
         Some(reason) => {
             triaged.record.held_us = held_us(&offer, giver);
             triaged.record.core = CoreReport::none(reason);
@@ -140,12 +146,19 @@ pub(super) async fn record(
                 // The first of the kind have them; ten thousand times the same would only fill the catalog.
                 triaged.record.status.clear();
                 triaged.record.limits.clear();
+                triaged.record.stack.clear();
+                triaged.record.modules.clear();
             }
+            // The process ends when nobody has its pipe any more.
+            drop((opened, fds));
             // Nothing is published, so nobody has to agree; the shim keeps the record for the next daemon.
             let kept = Memo { record: triaged.record.clone(), reader: None, core: None }.write();
             giver.tell(&Answer::Release { kept, fds: Vec::new() }).await?;
         }
-        None => triaged.record.core = core::store(context, giver, &offer, &mut triaged, &config, fds).await?,
+        None => {
+            let opened = opened.unwrap_or(Err(Failure::Empty));
+            triaged.record.core = core::store(context, giver, &offer, &mut triaged, &config, opened, fds).await?;
+        }
     }
     finish(context, giver, triaged.record).await
 }

@@ -96,6 +96,7 @@ pub(super) async fn triage(context: &Context, offer: &Offer, fds: &[(FdKind, Own
         signature: None,
         stack: Vec::new(),
         modules: Vec::new(),
+        siginfo: None,
         decision: Decision::default(),
         core: CoreReport::none(NoCore::Gone),
         trouble,

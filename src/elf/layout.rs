@@ -2,8 +2,8 @@
 //! headers, notes, memory from the next page on, and where 65,535 mappings or more must be counted, a section header.
 
 use super::ElfError;
-use super::notes::notes;
-use object::elf::{ET_CORE, FileHeader64, PN_XNUM, PT_LOAD, PT_NOTE, ProgramHeader64};
+use super::dump::Dump;
+use object::elf::{ET_CORE, FileHeader64, PF_X, PN_XNUM, PT_LOAD, PT_NOTE, ProgramHeader64};
 use object::read::elf::{FileHeader, ProgramHeader};
 use object::{LittleEndian, ReadRef};
 use std::ops::Range;
@@ -41,10 +41,8 @@ pub struct CoreLayout {
     pub total: u64,
     /// The section header behind the memory that counts the program headers, where their number does not fit into e_phnum.
     pub tail: Vec<u8>,
-    /// Stack pointers, the crashed thread's first.
-    pub stack_pointers: Vec<u64>,
-    /// Where the program's own headers are in memory, and how many (AT_PHDR, AT_PHNUM).
-    pub program: Option<(u64, u64)>,
+    /// What the notes tell of the crash.
+    pub dump: Dump,
 }
 
 /// How many bytes from the beginning of a core hold its headers and all its notes.
@@ -106,11 +104,11 @@ impl CoreLayout {
         let range =
             usize::try_from(notes.start).unwrap_or(usize::MAX)..usize::try_from(notes.end).unwrap_or(usize::MAX);
         let machine = header.e_machine(endian);
-        let (stack_pointers, program) = from_notes(head.get(range).ok_or(ElfError::Headers)?, machine);
+        let dump = Dump::read(head.get(range).ok_or(ElfError::Headers)?, machine);
         let header = *head.first_chunk().ok_or(ElfError::Headers)?;
         let mut by_address: Vec<u32> = (0..loads.len() as u32).collect();
         by_address.sort_by_key(|index| loads[*index as usize].address);
-        Ok(Self { header, notes, loads, by_address, total: at + tail.len() as u64, tail, stack_pointers, program })
+        Ok(Self { header, notes, loads, by_address, total: at + tail.len() as u64, tail, dump })
     }
 
     /// Where the memory begins; between the end of the notes and this there are zeros.
@@ -120,10 +118,28 @@ impl CoreLayout {
 
     /// Where the byte at `address` lies in the core, and how many behind it are of the same mapping and in the core.
     pub fn find(&self, address: u64) -> Option<Range<u64>> {
+        let load = self.mapping(address)?;
+        let begin = load.offset.start + (address - load.address);
+        (begin < load.offset.end).then_some(begin..load.offset.end)
+    }
+
+    /// Whether instructions may lie at `address`.
+    pub fn is_code(&self, address: u64) -> bool {
+        self.mapping(address).is_some_and(|load| load.flags & PF_X != 0)
+    }
+
+    /// Whether instructions may lie anywhere in a range of addresses.
+    pub fn has_code(&self, range: Range<u64>) -> bool {
+        let first = self.by_address.partition_point(|index| self.loads[*index as usize].address < range.start);
+        let loads = self.by_address[first..].iter().map(|index| &self.loads[*index as usize]);
+        loads.take_while(|load| load.address < range.end).any(|load| load.flags & PF_X != 0)
+    }
+
+    /// The mapping that `address` is in.
+    pub fn mapping(&self, address: u64) -> Option<&Load> {
         let next = self.by_address.partition_point(|index| self.loads[*index as usize].address <= address);
         let load = &self.loads[*self.by_address.get(next.checked_sub(1)?)? as usize];
-        let begin = load.offset.start + (address - load.address);
-        (address < load.address + load.length && begin < load.offset.end).then_some(begin..load.offset.end)
+        (address < load.address + load.length).then_some(load)
     }
 }
 
@@ -144,41 +160,6 @@ pub(super) fn counting_section(count: usize) -> Vec<u8> {
     section[32..40].copy_from_slice(&1_u64.to_le_bytes());
     section[44..48].copy_from_slice(&(count as u32).to_le_bytes());
     section
-}
-
-/// More stacks than these are not told from other memory.
-const MAX_THREADS: usize = 8192;
-const NT_PRSTATUS: u32 = 1;
-const NT_AUXV: u32 = 6;
-const AT_PHDR: u64 = 3;
-const AT_PHNUM: u64 = 5;
-
-fn from_notes(bytes: &[u8], machine: u16) -> (Vec<u64>, Option<(u64, u64)>) {
-    // struct elf_prstatus: 112 bytes, then the general registers; x86_64: rsp is the 20th of struct user_regs_struct;
-    // aarch64: sp is the 32nd of struct user_pt_regs.
-    let stack_pointer_at = match machine {
-        object::elf::EM_X86_64 => 112 + 19 * 8,
-        object::elf::EM_AARCH64 => 112 + 31 * 8,
-        _ => usize::MAX,
-    };
-    let word = |data: &[u8], at: usize| Some(u64::from_le_bytes(*data.get(at..)?.first_chunk()?));
-    let (mut pointers, mut auxv) = (Vec::new(), (None, None));
-    for (kind, _, data) in notes(bytes).filter(|(_, name, _)| *name == b"CORE") {
-        match kind {
-            NT_PRSTATUS if pointers.len() < MAX_THREADS => pointers.extend(word(data, stack_pointer_at)),
-            NT_AUXV => {
-                for entry in data.as_chunks::<16>().0 {
-                    match (word(entry, 0), word(entry, 8)) {
-                        (Some(AT_PHDR), value) => auxv.0 = value,
-                        (Some(AT_PHNUM), value) => auxv.1 = value,
-                        _ => {}
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
-    (pointers, auxv.0.zip(auxv.1))
 }
 
 #[cfg(test)]

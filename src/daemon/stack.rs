@@ -1,0 +1,140 @@
+//! The stack and the signature of a crash, before its memory is copied.
+
+use super::context::Context;
+use super::opened::Opened;
+use super::probe::probe;
+use crate::crash::{Frame, Module, Record, SigInfo, Signature};
+use crate::elf::{self, CoreLayout};
+use crate::unwind::{self, Facts, Look, Process};
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
+
+/// The crashed process is held meanwhile, and a stack takes a millisecond or two.
+const FRAMES_WITHIN: Duration = Duration::from_millis(50);
+const MODULES_WITHIN: Duration = Duration::from_millis(100);
+/// Frames that go into the record; more are looked at, for recursion.
+const MAX_FRAMES: usize = 64;
+/// From here on an offset is negative to pread(2).
+const NEGATIVE: u64 = 1 << 63;
+
+/// Memory of a crashed process.
+enum Source {
+    /// `/proc/PID/mem`.
+    Parked(File),
+    /// A core in a file, and where in it.
+    Saved(File, u64),
+    Nowhere,
+}
+
+struct Memory<'a> {
+    source: Source,
+    layout: &'a CoreLayout,
+}
+
+impl Look for Memory<'_> {
+    fn look(&self, address: u64, buffer: &mut [u8]) -> bool {
+        match &self.source {
+            Source::Parked(mem) => address < NEGATIVE && mem.read_exact_at(buffer, address).is_ok(),
+            Source::Saved(file, at) => {
+                let place = self.layout.find(address).filter(|place| place.end - place.start >= buffer.len() as u64);
+                place
+                    .and_then(|place| at.checked_add(place.start))
+                    .is_some_and(|place| file.read_exact_at(buffer, place).is_ok())
+            }
+            Source::Nowhere => false,
+        }
+    }
+}
+
+struct Looked {
+    stack: Vec<Frame>,
+    modules: Vec<Module>,
+    siginfo: Option<SigInfo>,
+    signature: Signature,
+}
+
+/// Completes the record with stack, modules and signature, as far as they are to be had.
+pub(super) async fn look(context: &Context, record: &mut Record, opened: Option<&Opened>, mem: Option<OwnedFd>) {
+    let looked = match opened.and_then(|opened| Some((opened, opened.head.clone()?))) {
+        Some((opened, head)) => {
+            let source = match (opened.saved_at, mem) {
+                (Some(at), _) => opened.core.try_clone().map_or(Source::Nowhere, |core| Source::Saved(core.into(), at)),
+                (None, Some(mem)) => Source::Parked(mem.into()),
+                (None, None) => Source::Nowhere,
+            };
+            let (signal, build_id, program) = (record.signal, record.exe_build_id.clone(), record.program());
+            let look = move || {
+                let layout = CoreLayout::read(&head).ok()?;
+                Some(looked(&layout, source, signal, build_id.as_deref(), &program))
+            };
+            let looked = probe(context, look).await;
+            if looked.is_none() {
+                record.trouble.push("the stack could not be unwound in time".to_owned());
+            }
+            looked.flatten()
+        }
+        None => None,
+    };
+    match looked {
+        Some(looked) => {
+            record.stack = looked.stack;
+            record.modules = looked.modules;
+            record.siginfo = looked.siginfo;
+            record.signature = Some(looked.signature);
+        }
+        None => {
+            let facts = Facts {
+                signal: record.signal,
+                fault: None,
+                stack_pointer: None,
+                frames: &[],
+                module: &|_| None,
+                is_code: &|_| false,
+                build_id: record.exe_build_id.as_deref(),
+                program: &record.program(),
+            };
+            record.signature = Some(unwind::sign(&facts));
+        }
+    }
+}
+
+fn looked(layout: &CoreLayout, source: Source, signal: Option<u32>, build_id: Option<&str>, program: &str) -> Looked {
+    let memory = Memory { source, layout };
+    let mut process = Process::new(layout, &memory);
+    let within = |limit: Duration| {
+        let begun = Instant::now();
+        move || begun.elapsed() < limit
+    };
+    let mut stack = process.crashed(&within(FRAMES_WITHIN));
+    let modules = process.modules(&within(MODULES_WITHIN));
+    let siginfo = layout.dump.siginfo.map(|info| siginfo(info, signal));
+    let facts = Facts {
+        signal,
+        fault: siginfo.as_ref().and_then(|info| info.address),
+        stack_pointer: layout.dump.threads.first().map(|thread| thread.registers.stack()),
+        frames: &stack,
+        module: &|number| modules.get(number as usize),
+        is_code: &|address| layout.is_code(address),
+        build_id,
+        program,
+    };
+    let signature = unwind::sign(&facts);
+    stack.truncate(MAX_FRAMES);
+    Looked { stack, modules, siginfo, signature }
+}
+
+/// sigaction(2): the kernel's own codes of these signals are positive, and go with an address; others name a sender.
+fn siginfo(info: elf::SigInfo, signal: Option<u32>) -> SigInfo {
+    const ILL: u32 = 4;
+    const TRAP: u32 = 5;
+    const BUS: u32 = 7;
+    const FPE: u32 = 8;
+    const SEGV: u32 = 11;
+    /// A general protection fault has no address (SI_KERNEL).
+    const SI_KERNEL: i32 = 0x80;
+    let fault = matches!(signal, Some(ILL | TRAP | BUS | FPE | SEGV)) && info.code > 0 && info.code != SI_KERNEL;
+    let (pid, uid) = (info.value as u32, (info.value >> 32) as u32);
+    SigInfo { code: info.code, address: fault.then_some(info.value), sender: (info.code <= 0).then_some((pid, uid)) }
+}

@@ -1,0 +1,129 @@
+use super::*;
+use proptest::prelude::*;
+
+const EXE: u32 = 0;
+const LIBC: u32 = 1;
+const PLAIN: u32 = 2;
+const NOWHERE: u32 = 9;
+
+fn modules() -> Vec<Module> {
+    let module = |path: &str, id: Option<&str>| Module {
+        path: path.to_owned(),
+        build_id: id.map(str::to_owned),
+        package: None,
+        bias: 0,
+        start: 0,
+        end: 0,
+    };
+    vec![module("/usr/bin/a", Some("aa")), module("/lib/libc.so.6", Some("cc")), module("/opt/plain.so", None)]
+}
+
+fn frame(module: u32, offset: u64, found: Found) -> Frame {
+    let shift = 0x10_0000 * u64::from(module + 1);
+    Frame { address: offset + shift, module: (module != NOWHERE).then_some(module), offset, found }
+}
+
+fn unwound(places: &[(u32, u64)]) -> Vec<Frame> {
+    places.iter().map(|(module, offset)| frame(*module, *offset, Found::Unwound)).collect()
+}
+
+fn signed(signal: u32, frames: &[Frame], fault: Option<u64>) -> Signature {
+    let modules = modules();
+    sign(&Facts {
+        signal: Some(signal),
+        fault,
+        stack_pointer: Some(0x7fff_0000),
+        frames,
+        module: &|number| modules.get(number as usize),
+        is_code: &|_| true,
+        build_id: Some("aa"),
+        program: "/usr/bin/a",
+    })
+}
+
+#[test]
+fn the_text_that_is_hashed_is_the_documented_one() {
+    let frames = unwound(&[(EXE, 0x10), (PLAIN, 0x20), (LIBC, 0x30), (LIBC, 0x40), (EXE, 0x50)]);
+    let text = "coreward-signature 1\nmemory\nstack\naa+0x10\nplain.so+0x20\nruntime\naa+0x50\n";
+    let digest: String = Sha256::digest(text).iter().take(10).map(|byte| format!("{byte:02x}")).collect();
+    let signature = signed(11, &frames, None);
+    assert_eq!(signature, Signature { id: format!("s1-{digest}"), level: Level::Stack });
+    assert_eq!(signature, signed(7, &frames, None), "a bad address may raise SEGV or BUS");
+    assert_ne!(signature, signed(4, &frames, None));
+}
+
+#[test]
+fn another_c_library_or_another_caller_far_away_changes_nothing() {
+    let one = unwound(&[(LIBC, 1), (EXE, 0x10), (EXE, 0x20), (EXE, 0x30), (EXE, 0x40), (EXE, 0x50), (EXE, 0x60)]);
+    let mut other = one.clone();
+    other[0].offset = 77;
+    other[6].offset = 0x99;
+    assert_eq!(signed(11, &one, None), signed(11, &other, None));
+    other[5].offset = 0x99;
+    assert_ne!(signed(11, &one, None), signed(11, &other, None));
+}
+
+#[test]
+fn aborts_look_further_because_their_plumbing_comes_first() {
+    let plumbing: Vec<(u32, u64)> = (0..12).map(|number| (EXE, 0x1000 + number)).collect();
+    let bug = |at: u64| unwound(&[&[(LIBC, 1)], plumbing.as_slice(), &[(EXE, at)]].concat());
+    assert_ne!(signed(6, &bug(0x10), None), signed(6, &bug(0x20), None));
+    assert_eq!(signed(11, &bug(0x10), None), signed(11, &bug(0x20), None));
+}
+
+#[test]
+fn recursion_is_taken_once_and_an_overflow_is_its_cycle() {
+    let deep = |lead: &[(u32, u64)], depth: usize| {
+        let turns = (0..depth).map(|number| (EXE, [0x10, 0x20, 0x30][number % 3]));
+        unwound(&lead.iter().copied().chain(turns).collect::<Vec<_>>())
+    };
+    let near = Some(0x7ffe_fff8);
+    let overflow = signed(11, &deep(&[], 200), near);
+    for (lead, depth) in [(vec![], 201), (vec![(EXE, 0x99)], 200), (vec![(EXE, 0x30)], 99), (vec![(LIBC, 1)], 202)] {
+        assert_eq!(overflow, signed(11, &deep(&lead, depth), near), "{lead:?} {depth}");
+    }
+    let far = Some(8);
+    assert_ne!(overflow, signed(11, &deep(&[], 200), far), "a bad pointer amid recursion is no overflow");
+    assert_eq!(signed(11, &deep(&[(EXE, 0x99)], 30), far), signed(11, &deep(&[(EXE, 0x99)], 60), far));
+}
+
+#[test]
+fn weaker_levels_say_what_they_are_made_from() {
+    assert_eq!(signed(11, &unwound(&[(EXE, 0x10)]), None).level, Level::Counter);
+    assert_eq!(signed(11, &unwound(&[(LIBC, 0x10), (LIBC, 0x20)]), None).level, Level::Counter);
+    assert_eq!(signed(11, &unwound(&[(NOWHERE, 0x10)]), None).level, Level::Executable);
+    assert_eq!(signed(11, &[], None).level, Level::Executable);
+    // A guess counts only where nothing is known.
+    let mut smashed = unwound(&[(EXE, 0x10)]);
+    smashed.push(frame(EXE, 0x20, Found::Scanned));
+    assert_eq!(signed(11, &smashed, None), signed(11, &smashed[..1], None));
+    let mut musl = unwound(&[(LIBC, 0x10)]);
+    musl.extend([frame(EXE, 0x20, Found::Scanned), frame(EXE, 0x30, Found::Unwound)]);
+    assert_eq!(signed(6, &musl, None).level, Level::Stack);
+}
+
+#[test]
+fn a_call_to_nowhere_is_told_by_its_caller() {
+    let call = |address: u64, caller: u64| {
+        let mut frames = unwound(&[(NOWHERE, 0), (EXE, caller), (EXE, 0x50)]);
+        frames[0] = Frame { address, module: None, offset: 0, found: Found::Registers };
+        signed(11, &frames, None)
+    };
+    assert_eq!(call(0, 0x10), call(8, 0x10));
+    assert_ne!(call(0, 0x10), call(0, 0x20));
+    assert_eq!(call(0x7f00_0000_0000, 0x10), call(0x7f00_0010_0000, 0x10));
+}
+
+proptest! {
+    #[test]
+    fn what_is_loaded_elsewhere_has_the_same_signature(
+        places in prop::collection::vec((0..3_u32, 0..64_u64), 0..200), shift in 0..1_u64 << 40, signal in prop::sample::select(vec![4_u32, 6, 8, 11])
+    ) {
+        let frames = unwound(&places);
+        let mut moved = frames.clone();
+        for frame in &mut moved {
+            frame.address += shift;
+        }
+        prop_assert_eq!(signed(signal, &frames, None), signed(signal, &moved, None));
+    }
+}

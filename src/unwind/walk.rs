@@ -1,0 +1,165 @@
+//! From frame to frame: by the unwind tables, else by the frame pointer, else by looking for what a call has left on the stack.
+
+use super::cfi;
+use super::machine::{Machine, follows_call, interrupted};
+use super::modules::Modules;
+use super::pages::Pages;
+use crate::crash::{Found, Frame};
+use crate::elf::Registers;
+use std::collections::HashSet;
+
+/// Words of the stack that are looked at for a return address.
+const SCAN: u64 = 512;
+
+/// One thread's walk.
+pub(super) struct Walk<'a, 'p> {
+    pub(super) pages: &'p mut Pages<'a>,
+    pub(super) modules: &'p mut Modules<'a>,
+    machine: Machine,
+    /// Functions that framehop knows, or that have no table.
+    asked: HashSet<u64>,
+    /// Guesses are dear, and a stack that needs many tells nothing.
+    scans: u32,
+}
+
+/// A frame with the registers in it.
+#[derive(Clone, Copy)]
+struct Place {
+    registers: Registers,
+    /// The counter is where a call returns to.
+    is_return: bool,
+    found: Found,
+}
+
+const MAX_SCANS: u32 = 4;
+
+impl<'a, 'p> Walk<'a, 'p> {
+    pub(super) fn new(pages: &'p mut Pages<'a>, modules: &'p mut Modules<'a>, first: Registers) -> Self {
+        Self { pages, modules, machine: Machine::of(first), asked: HashSet::new(), scans: 0 }
+    }
+
+    /// The frames from the innermost on: at most `depth`, and none after `go_on` says no.
+    pub(super) fn frames(&mut self, first: Registers, depth: usize, go_on: &dyn Fn() -> bool) -> Vec<Frame> {
+        let mut frames = Vec::new();
+        let mut next = Some(Place { registers: first, is_return: false, found: Found::Registers });
+        while let Some(place) = next.filter(|_| frames.len() < depth && go_on()) {
+            frames.push(self.frame(place));
+            next = self.caller(place);
+        }
+        frames
+    }
+
+    fn frame(&mut self, place: Place) -> Frame {
+        let address = place.registers.counter();
+        let inside = address.wrapping_sub(u64::from(place.is_return));
+        let module = self.modules.at(self.pages, inside);
+        let bias = module.and_then(|number| self.modules.get(number)).map(|loaded| loaded.module.bias);
+        let offset = bias.map_or(0, |bias| inside.wrapping_sub(bias));
+        Frame { address, module, offset, found: place.found }
+    }
+
+    fn caller(&mut self, place: Place) -> Option<Place> {
+        if place.is_return
+            && let Some(registers) = interrupted(place.registers, self.pages)
+        {
+            return Some(Place { registers, is_return: false, found: Found::Registers });
+        }
+        let from = place.registers.counter();
+        if !self.modules.is_code(from) {
+            // A call to an address where nothing is: the call itself was whole.
+            return self.returned(place).or_else(|| self.scan(place));
+        }
+        if self.has_table(place) {
+            match self.machine.step(place.registers, place.is_return, self.pages) {
+                Ok(None) => return None,
+                Ok(Some(registers)) if self.is_plausible(place, registers) => {
+                    return Some(Place { registers, is_return: true, found: Found::Unwound });
+                }
+                _ => {}
+            }
+        }
+        self.frame_pointer(place).or_else(|| self.scan(place))
+    }
+
+    /// Whether the unwind tables have the function, which framehop is told of.
+    fn has_table(&mut self, place: Place) -> bool {
+        let inside = place.registers.counter().wrapping_sub(u64::from(place.is_return));
+        let Some(number) = self.modules.at(self.pages, inside) else { return false };
+        let Some(index) = self.modules.get(number).and_then(|loaded| loaded.eh_frame_hdr.clone()) else { return false };
+        let Some(function) = cfi::function(self.pages, index, inside) else { return false };
+        if self.asked.insert(function.code.start) {
+            self.machine.add(function);
+        }
+        true
+    }
+
+    /// Whether such a caller may be: code, and further up the stack.
+    fn is_plausible(&self, place: Place, caller: Registers) -> bool {
+        let (stack, callers) = (place.registers.stack(), caller.stack());
+        let first = place.found == Found::Registers;
+        self.modules.is_code(caller.counter().wrapping_sub(1)) && (callers > stack || (first && callers == stack))
+    }
+
+    /// The caller of a function that has done nothing yet.
+    fn returned(&mut self, place: Place) -> Option<Place> {
+        let registers = match place.registers {
+            Registers::X86_64 { sp, bp, .. } => {
+                Registers::X86_64 { ip: self.pages.word(sp)?, sp: sp.checked_add(8)?, bp }
+            }
+            Registers::Aarch64 { sp, fp, lr, .. } => Registers::Aarch64 { pc: lr, sp, fp, lr },
+        };
+        self.is_call(registers).then_some(Place { registers, is_return: true, found: Found::Unwound })
+    }
+
+    fn frame_pointer(&mut self, place: Place) -> Option<Place> {
+        let pointer = match place.registers {
+            Registers::X86_64 { bp, .. } => bp,
+            Registers::Aarch64 { fp, .. } => fp,
+        };
+        let stack = self.modules.stack(place.registers.stack())?;
+        if !stack.contains(&pointer) || !pointer.is_multiple_of(8) {
+            return None;
+        }
+        let (caller, back) = (self.pages.word(pointer)?, self.pages.word(pointer.checked_add(8)?)?);
+        let above = pointer.checked_add(16)?;
+        let registers = match place.registers {
+            Registers::X86_64 { .. } => Registers::X86_64 { ip: back, sp: above, bp: caller },
+            Registers::Aarch64 { .. } => Registers::Aarch64 { pc: back, sp: above, fp: caller, lr: back },
+        };
+        self.is_call(registers).then_some(Place { registers, is_return: true, found: Found::FramePointer })
+    }
+
+    /// The first word up the stack that follows a call, one whose caller can be unwound in turn before others.
+    fn scan(&mut self, place: Place) -> Option<Place> {
+        if self.scans >= MAX_SCANS {
+            return None;
+        }
+        self.scans += 1;
+        let stack = self.modules.stack(place.registers.stack().next_multiple_of(8))?;
+        let mut second = None;
+        for at in (stack.start..stack.end.saturating_sub(8)).step_by(8).take(SCAN as usize) {
+            let word = self.pages.word(at)?;
+            let registers = match place.registers {
+                Registers::X86_64 { bp, .. } => Registers::X86_64 { ip: word, sp: at + 8, bp },
+                Registers::Aarch64 { fp, .. } => Registers::Aarch64 { pc: word, sp: at + 8, fp, lr: word },
+            };
+            if !self.is_call(registers) {
+                continue;
+            }
+            let guess = Place { registers, is_return: true, found: Found::Scanned };
+            if self.has_table(guess)
+                && let Ok(caller) = self.machine.step(registers, true, self.pages)
+                && caller.is_none_or(|caller| self.is_plausible(guess, caller) && self.is_call(caller))
+            {
+                return Some(guess);
+            }
+            second = second.or(Some(guess));
+        }
+        second
+    }
+
+    fn is_call(&mut self, registers: Registers) -> bool {
+        let counter = registers.counter();
+        self.modules.is_code(counter.wrapping_sub(1)) && follows_call(registers, counter, self.pages)
+    }
+}
