@@ -123,6 +123,12 @@ impl CoreLayout {
         (begin < load.offset.end).then_some(begin..load.offset.end)
     }
 
+    /// The first mapping behind `address` that is `wanted`.
+    pub fn next_mapping(&self, address: u64, wanted: impl Fn(&Load) -> bool) -> Option<&Load> {
+        let next = self.by_address.partition_point(|index| self.loads[*index as usize].address <= address);
+        self.by_address[next..].iter().map(|index| &self.loads[*index as usize]).find(|load| wanted(load))
+    }
+
     /// Whether instructions may lie at `address`.
     pub fn is_code(&self, address: u64) -> bool {
         self.mapping(address).is_some_and(|load| load.flags & PF_X != 0)

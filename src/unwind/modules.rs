@@ -2,7 +2,7 @@
 
 use super::pages::Pages;
 use crate::crash::Module;
-use crate::elf::{self, CoreLayout, Image};
+use crate::elf::{self, CoreLayout, Image, Load};
 use object::elf::PF_W;
 use std::collections::HashMap;
 use std::ops::Range;
@@ -59,8 +59,14 @@ impl<'a> Modules<'a> {
 
     /// What is left of a stack from `address` on.
     pub(super) fn stack(&self, address: u64) -> Option<Range<u64>> {
-        let load = self.layout.mapping(address).filter(|load| load.flags & PF_W != 0)?;
-        Some(address..load.address + load.length)
+        /// An overflowing stack pointer is below its stack, in the gap or the guard that no stack grows into.
+        const GUARD: u64 = 1 << 20;
+        let is_stack = |load: &&Load| load.flags & PF_W != 0;
+        if let Some(load) = self.layout.mapping(address).filter(is_stack) {
+            return Some(address..load.address + load.length);
+        }
+        let load = self.layout.next_mapping(address, |load| is_stack(&load))?;
+        (load.address - address <= GUARD).then_some(load.address..load.address + load.length)
     }
 
     /// The number of the module at `address`.

@@ -31,7 +31,7 @@ struct Place {
     found: Found,
 }
 
-const MAX_SCANS: u32 = 4;
+const MAX_SCANS: u32 = 8;
 
 impl<'a, 'p> Walk<'a, 'p> {
     pub(super) fn new(pages: &'p mut Pages<'a>, modules: &'p mut Modules<'a>, first: Registers) -> Self {
@@ -126,7 +126,14 @@ impl<'a, 'p> Walk<'a, 'p> {
             Registers::X86_64 { .. } => Registers::X86_64 { ip: back, sp: above, bp: caller },
             Registers::Aarch64 { .. } => Registers::Aarch64 { pc: back, sp: above, fp: caller, lr: back },
         };
-        self.is_call(registers).then_some(Place { registers, is_return: true, found: Found::FramePointer })
+        // A runtime that makes a fault look like a call (Go's sigpanic) leaves an address that no call is in front of: then the
+        // next link must be sound.
+        let next = |walk: &mut Self| {
+            let above = walk.pages.word(caller.checked_add(8)?)?;
+            Some(caller > pointer && stack.contains(&caller) && walk.is_call_to(registers, above))
+        };
+        let sound = self.is_call(registers) || (self.modules.is_code(back) && next(self) == Some(true));
+        sound.then_some(Place { registers, is_return: true, found: Found::FramePointer })
     }
 
     /// The first word up the stack that follows a call, one whose caller can be unwound in turn before others.
@@ -143,6 +150,10 @@ impl<'a, 'p> Walk<'a, 'p> {
                 Registers::X86_64 { bp, .. } => Registers::X86_64 { ip: word, sp: at + 8, bp },
                 Registers::Aarch64 { fp, .. } => Registers::Aarch64 { pc: word, sp: at + 8, fp, lr: word },
             };
+            if self.modules.is_code(word) && interrupted(registers, self.pages).is_some() {
+                // The kernel has put it there, and code that is not C has made its own frame below it, as Go's runtime does.
+                return Some(Place { registers, is_return: true, found: Found::Unwound });
+            }
             if !self.is_call(registers) {
                 continue;
             }
@@ -159,7 +170,11 @@ impl<'a, 'p> Walk<'a, 'p> {
     }
 
     fn is_call(&mut self, registers: Registers) -> bool {
-        let counter = registers.counter();
-        self.modules.is_code(counter.wrapping_sub(1)) && follows_call(registers, counter, self.pages)
+        self.is_call_to(registers, registers.counter())
+    }
+
+    /// Whether a call of this architecture returns to `address`.
+    fn is_call_to(&mut self, registers: Registers, address: u64) -> bool {
+        self.modules.is_code(address.wrapping_sub(1)) && follows_call(registers, address, self.pages)
     }
 }

@@ -16,6 +16,7 @@ mod faults;
 mod hostile;
 mod identity;
 mod road;
+mod signature;
 mod spool;
 mod storm;
 mod survive;

@@ -16,17 +16,53 @@ pub fn program(name: &str) -> PathBuf {
     }
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("programs");
     std::fs::create_dir_all(&dir).expect("a directory");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/programs/{name}.c"));
     let path = dir.join(name);
-    let status = Command::new("gcc")
-        .args(["-g", "-O1", "-pthread", "-Wall", "-o"])
-        .arg(&path)
-        .arg(source)
-        .status()
-        .expect("gcc");
-    assert!(status.success(), "gcc {name}.c");
+    let mut compiler = compiler(name, &path);
+    let status = compiler.status().unwrap_or_else(|error| panic!("{compiler:?}: {error}"));
+    assert!(status.success(), "{compiler:?}");
     built.insert(name.to_owned(), path.clone());
     path
+}
+
+/// What builds the program `name` as `path`.
+fn compiler(name: &str, path: &Path) -> Command {
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs");
+    let made = |program: &str, flags: &[&str], source: &str| {
+        let mut compiler = Command::new(program);
+        compiler.args(flags).arg("-o").arg(path).arg(sources.join(source));
+        compiler
+    };
+    match name {
+        "bugs" => made("gcc", &["-g", "-O2", "-pthread"], "bugs.c"),
+        "bugs-stripped" => made("gcc", &["-s", "-O2", "-pthread"], "bugs.c"),
+        "bugs-static" => made("gcc", &["-O2", "-pthread", "-static-pie"], "bugs.c"),
+        "bugs-musl" => made("musl-gcc", &["-O2", "-pthread", "-Wl,--eh-frame-hdr"], "bugs.c"),
+        "bugs-c++" => made("g++", &["-O2"], "bugs.cc"),
+        "bugs-rust" => made("rustc", &["-Cpanic=abort", "-O", "--edition=2024"], "bugs.rs"),
+        "bugs-go" => {
+            let mut go = made("go", &["build"], "bugs.go");
+            go.env("GO111MODULE", "off").env("GOCACHE", path.with_extension("cache")).env("GOFLAGS", "");
+            go
+        }
+        "bugs-python.so" => made("gcc", &["-shared", "-fPIC", "-O2", &include(PYTHON_INCLUDE)], "bugs-python.c"),
+        "bugs-ruby.so" => {
+            let (headers, machine) = (include(RUBY_INCLUDE), include(RUBY_MACHINE_INCLUDE));
+            made("gcc", &["-shared", "-fPIC", "-O2", &headers, &machine], "bugs-ruby.c")
+        }
+        _ => made("gcc", &["-g", "-O1", "-pthread", "-Wall"], &format!("{name}.c")),
+    }
+}
+
+const PYTHON_INCLUDE: &[&str] =
+    &["/usr/bin/python3", "-c", "import sysconfig; print(sysconfig.get_paths()['include'])"];
+const RUBY_INCLUDE: &[&str] = &["ruby", "-rrbconfig", "-e", "puts RbConfig::CONFIG['rubyhdrdir']"];
+const RUBY_MACHINE_INCLUDE: &[&str] = &["ruby", "-rrbconfig", "-e", "puts RbConfig::CONFIG['rubyarchhdrdir']"];
+
+/// The option that names the directory which an interpreter says its headers are in.
+fn include(asked: &[&str]) -> String {
+    let said =
+        Command::new(asked[0]).args(&asked[1..]).output().unwrap_or_else(|error| panic!("{}: {error}", asked[0]));
+    format!("-I{}", String::from_utf8_lossy(&said.stdout).trim())
 }
 
 /// Runs commands to their end, with a limit.

@@ -1,0 +1,197 @@
+//! Signatures of real crashes.
+
+use crate::stage::{Daemon, Ended, Stage, program};
+use coreward::crash::{Found, Level, Module, Record, Signature};
+use std::collections::{HashMap, HashSet};
+use std::os::unix::process::ExitStatusExt;
+use std::process::Command;
+
+/// A command that meets bug `number` of a program.
+fn bug(name: &str, number: usize) -> Command {
+    let number_text = number.to_string();
+    let mut command = match name {
+        "python" | "ruby" => {
+            let library = program(if name == "python" { "bugs-python.so" } else { "bugs-ruby.so" });
+            let dir = library.with_extension("dir");
+            std::fs::create_dir_all(&dir).unwrap();
+            std::fs::copy(&library, dir.join("bugs.so")).unwrap();
+            let call = if number == 1 { "here()" } else { "there()" };
+            if name == "python" {
+                let mut python = Command::new("/usr/bin/python3");
+                python.env("PYTHONPATH", dir).args(["-c", &format!("import bugs\ndef f():\n  bugs.{call}\nf()")]);
+                python
+            } else {
+                let mut ruby = Command::new("ruby");
+                ruby.arg("-I").arg(dir).args(["-rbugs", "-e", &format!("Bugs.{call}")]);
+                ruby
+            }
+        }
+        _ => {
+            let mut command = Command::new(program(name));
+            command.arg(number_text);
+            command
+        }
+    };
+    command.env("GOTRACEBACK", "crash");
+    command
+}
+
+fn told(record: &Record) -> String {
+    let frames = record.stack.iter().take(18).map(|frame| {
+        let module = frame.module.and_then(|number| record.modules.get(number as usize));
+        let name = module.map_or("?", |module| module.path.rsplit('/').next().unwrap());
+        format!("{name}+{:#x}/{:?}", frame.offset, frame.found)
+    });
+    let frames: Vec<String> = frames.collect();
+    let signature = record.signature.as_ref().unwrap();
+    format!(
+        "{} {} {:?} ({} frames) {:?}\n   {}",
+        record.signal_name,
+        signature.id,
+        signature.level,
+        record.stack.len(),
+        record.siginfo,
+        frames.join(" ")
+    )
+}
+
+fn signature(record: &Record) -> &Signature {
+    record.signature.as_ref().unwrap()
+}
+
+/// Records of `times` crashes of each of the bugs, and the numbers of those that ended otherwise.
+fn crash(stage: &Stage, name: &str, bugs: &[usize], times: usize) -> Vec<Vec<Record>> {
+    let before = stage.crashes().len();
+    let mut count = before;
+    for number in bugs {
+        for _ in 0..times {
+            let ended = bug(name, *number).end();
+            assert!(ended.core_dumped(), "{name} {number}: {ended}");
+            count += 1;
+        }
+    }
+    let crashes = stage.wait_for(count);
+    let records: Vec<Record> = crashes.into_iter().skip(before).map(|listed| listed.record).collect();
+    records.chunks(times).map(<[Record]>::to_vec).collect()
+}
+
+/// Every bug has one signature, and no two have the same.
+#[track_caller]
+fn assert_distinct(name: &str, records: &[Vec<Record>], level: Level) {
+    let mut seen: HashMap<String, usize> = HashMap::new();
+    for (index, records) in records.iter().enumerate() {
+        for record in records {
+            let signature = signature(record);
+            assert_eq!(signature.level, level, "{name} {index}: {}", told(record));
+            let owner = *seen.entry(signature.id.clone()).or_insert(index);
+            assert_eq!(owner, index, "{name}: {}", told(record));
+        }
+    }
+    assert_eq!(seen.len(), records.len(), "{name}: {seen:?} {}", told(&records[0][0]));
+}
+
+fn started() -> Option<(Stage, Daemon)> {
+    let stage = Stage::new()?;
+    stage.configure("[Coreward]\nStormBurst=0\n");
+    let daemon = stage.daemon();
+    Some((stage, daemon))
+}
+
+/// All but the one whose stack is smashed.
+const BUGS: [usize; 22] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22];
+
+#[test]
+fn twenty_two_bugs_of_one_c_program_have_as_many_signatures() {
+    let Some((stage, _daemon)) = started() else { return };
+    for name in ["bugs", "bugs-stripped", "bugs-static"] {
+        assert_distinct(name, &crash(&stage, name, &BUGS, 3), Level::Stack);
+    }
+    let smashed = crash(&stage, "bugs", &[23], 3);
+    assert_distinct("a smashed stack", &smashed, Level::Counter);
+    let record = &smashed[0][0];
+    assert!(record.stack.iter().skip(1).all(|frame| frame.found != Found::FramePointer), "{}", told(record));
+}
+
+#[test]
+fn how_each_frame_was_found_is_said() {
+    let Some((stage, _daemon)) = started() else { return };
+    let records = crash(&stage, "bugs", &[1, 12, 18, 21, 22, 14], 1);
+    let [plain, nothing, handler, vdso, generated, overflow] = &records[..] else { unreachable!() };
+    let found = |record: &Record| record.stack.iter().map(|frame| frame.found).collect::<Vec<_>>();
+    let (plain, nothing, handler) = (&plain[0], &nothing[0], &handler[0]);
+    assert_eq!(found(plain)[..3], [Found::Registers, Found::Unwound, Found::Unwound], "{}", told(plain));
+    assert_eq!(plain.siginfo.as_ref().unwrap().address, Some(0));
+    let exe = &plain.modules[plain.stack[0].module.unwrap() as usize];
+    assert_eq!((exe.path.as_str(), &exe.build_id), (plain.exe.as_str(), &plain.exe_build_id));
+    assert_eq!((nothing.stack[0].address, nothing.stack[0].module), (0, None), "{}", told(nothing));
+    // The frames behind the kernel's signal frame are those that the signal interrupted.
+    assert_eq!(found(handler).iter().filter(|found| **found == Found::Registers).count(), 2, "{}", told(handler));
+    let first = |record: &Record| record.stack[0].module.map(|number| record.modules[number as usize].path.clone());
+    assert_eq!(first(&vdso[0]).as_deref(), Some("[vdso]"));
+    let generated = &generated[0];
+    assert_eq!((first(generated), generated.stack[1].found), (None, Found::FramePointer), "{}", told(generated));
+    assert_eq!(overflow[0].stack.len(), 64, "a long stack is cut in the record");
+}
+
+#[test]
+fn the_bugs_of_a_program_on_musl_are_told_apart_though_musl_has_no_tables() {
+    let Some((stage, _daemon)) = started() else { return };
+    let bugs: Vec<usize> = BUGS.into_iter().filter(|bug| *bug != 16).collect();
+    assert_distinct("bugs-musl", &crash(&stage, "bugs-musl", &bugs, 2), Level::Stack);
+    // A callback out of musl: the frames behind are guesses, and not taken.
+    assert_distinct("bugs-musl", &crash(&stage, "bugs-musl", &[16], 2), Level::Counter);
+}
+
+#[test]
+fn the_bugs_of_other_languages_are_told_apart() {
+    let Some((stage, _daemon)) = started() else { return };
+    for (name, bugs) in [("bugs-c++", 6), ("bugs-rust", 6), ("bugs-go", 4), ("python", 2), ("ruby", 2)] {
+        let bugs: Vec<usize> = (1..=bugs).collect();
+        assert_distinct(name, &crash(&stage, name, &bugs, 3), Level::Stack);
+    }
+}
+
+#[test]
+fn a_hundred_runs_with_other_addresses_have_one_signature() {
+    let Some((stage, _daemon)) = started() else { return };
+    let records = crash(&stage, "bugs", &[16], 100);
+    assert_distinct("bugs", &records, Level::Stack);
+    let addresses: HashSet<u64> = records[0].iter().map(|record| record.stack[0].address).collect();
+    assert!(addresses.len() > 50, "addresses are random: {}", addresses.len());
+}
+
+#[test]
+fn two_images_with_the_same_program_have_one_signature() {
+    let Some((stage, _daemon)) = started() else { return };
+    let (mut ids, mut count) = (HashSet::new(), 0);
+    for name in ["one", "other"] {
+        let image = stage.path(&format!("image-{name}"));
+        let libraries = ["/lib64/ld-linux-x86-64.so.2", "/lib/x86_64-linux-gnu/libc.so.6"];
+        for library in libraries {
+            let to = image.join(&library[1..]);
+            std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+            let mut bytes = std::fs::read(library).unwrap();
+            if name == "other" && library.contains("libc.so") {
+                // As another distribution would have built it: another build-id.
+                let note = b"\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0";
+                let at = bytes.windows(note.len()).position(|window| window == note).unwrap() + note.len();
+                bytes[at..at + 20].fill(0x55);
+            }
+            std::fs::write(&to, bytes).unwrap();
+            std::fs::set_permissions(&to, std::fs::metadata(library).unwrap().permissions()).unwrap();
+        }
+        std::fs::copy(program("bugs"), image.join("bugs")).unwrap();
+        for (number, bug) in [5, 16].into_iter().enumerate() {
+            let mut inside = Command::new("unshare");
+            inside.args(["--uts", "--mount", "--root"]).arg(&image).args(["/bugs", &bug.to_string()]);
+            assert!(inside.end().core_dumped(), "{name}");
+            count += 1;
+            let record = stage.wait_for(count).pop().unwrap().record;
+            let is_libc = |module: &&Module| module.path.ends_with("libc.so.6");
+            let libc = record.modules.iter().find(is_libc).and_then(|module| module.build_id.clone()).unwrap();
+            assert_eq!(libc.starts_with("5555"), name == "other");
+            ids.insert((number, signature(&record).id.clone()));
+        }
+    }
+    assert_eq!(ids.len(), 2, "a signature a bug: {ids:?}");
+}
