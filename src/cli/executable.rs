@@ -82,15 +82,21 @@ enum Identity {
     Missing,
 }
 
-fn identity(record: &Record, path: &Path) -> Identity {
+/// Whether the file at `path` has this build-id.
+pub(super) fn is_build(path: &Path, build_id: &str) -> bool {
+    head(path).is_some_and(|head| build_id_of_file(&head).as_deref() == Some(build_id))
+}
+
+fn head(path: &Path) -> Option<Vec<u8>> {
     // A FIFO in its place would make this wait for ever.
-    if !path.metadata().is_ok_and(|data| data.is_file()) {
-        return Identity::Missing;
-    }
+    path.metadata().ok().filter(std::fs::Metadata::is_file)?;
     let mut head = Vec::new();
-    if File::open(path).and_then(|file| file.take(HEAD).read_to_end(&mut head)).is_err() {
-        return Identity::Missing;
-    }
+    File::open(path).and_then(|file| file.take(HEAD).read_to_end(&mut head)).ok()?;
+    Some(head)
+}
+
+fn identity(record: &Record, path: &Path) -> Identity {
+    let Some(head) = head(path) else { return Identity::Missing };
     match (build_id_of_file(&head), &record.exe_build_id) {
         (Some(found), Some(crashed)) if found == *crashed => Identity::Same,
         (Some(_), Some(_)) => Identity::Other,

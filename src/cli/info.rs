@@ -1,8 +1,9 @@
 //! `coreward info`.
 
+use super::symbols::{self, Symbols};
 use super::{CliError, Which, human, json, time, words};
 use crate::crash::text::printable;
-use crate::crash::{CoreOutcome, Origin, Record, signal};
+use crate::crash::{CoreOutcome, Found, Level, Origin, Record, SigInfo, Signature, signal};
 use crate::store::{self, Listed};
 use crate::wire::paths::Root;
 use clap::Args;
@@ -35,8 +36,33 @@ fn show(listed: &Listed, out: &mut dyn Write) -> io::Result<()> {
     for (label, text) in &lines {
         writeln!(out, "{label:>width$}: {text}")?;
     }
+    stack(&listed.record, &mut Symbols::default(), out)?;
     if words::why_no_core(listed).is_none() {
         writeln!(out, "\nOpen it with: coreward debug {}", listed.id())?;
+    }
+    Ok(())
+}
+
+/// The crashed thread, a line a function.
+fn stack(record: &Record, symbols: &mut Symbols, out: &mut dyn Write) -> io::Result<()> {
+    if record.stack.is_empty() {
+        return Ok(());
+    }
+    let tid = record.tid.unwrap_or(record.key.pid);
+    writeln!(out, "\nStack trace of thread {tid}, which crashed:")?;
+    for (number, frame) in record.stack.iter().enumerate() {
+        let module = frame.module.and_then(|number| record.modules.get(number as usize));
+        let place = module.map_or_else(|| "?".to_owned(), |module| symbols::place(module, frame));
+        let how = if frame.found == Found::Scanned { " (a guess)" } else { "" };
+        let functions = symbols.functions(record, frame);
+        if functions.is_empty() {
+            writeln!(out, "#{number:<2} {:#018x} {place}{how}", frame.address)?;
+        }
+        for (depth, function) in functions.iter().enumerate() {
+            let source = function.source.as_ref().map(|source| format!(" ({source})")).unwrap_or_default();
+            let inlined = if depth + 1 < functions.len() { " inlined" } else { "" };
+            writeln!(out, "#{number:<2} {:#018x} {}{source}{inlined} in {place}{how}", frame.address, function.name)?;
+        }
     }
     Ok(())
 }
@@ -54,7 +80,9 @@ fn lines(listed: &Listed) -> Vec<(&'static str, String)> {
         ("UID", record.uid.map(human::user)),
         ("GID", record.gid.map(human::group)),
         ("Signal", Some(signal_line(record))),
+        ("Signal Info", record.siginfo.as_ref().map(signal_info)),
         ("Timestamp", Some(time::long(record.time_us))),
+        ("Signature", record.signature.as_ref().map(signature)),
         ("Command Line", text(&record.cmdline)),
         ("Executable", executable(record)),
         ("Control Group", text(&place.cgroup)),
@@ -92,6 +120,24 @@ fn signal_line(record: &Record) -> String {
         "" => format!("{number} ({name})"),
         meaning => format!("{number} ({name}: {meaning})"),
     }
+}
+
+fn signal_info(info: &SigInfo) -> String {
+    match (info.address, info.sender) {
+        (Some(address), _) => format!("code {}, address {address:#x}", info.code),
+        (None, Some((pid, uid))) => format!("code {}, sent by process {pid} of user {uid}", info.code),
+        (None, None) => format!("code {}", info.code),
+    }
+}
+
+fn signature(signature: &Signature) -> String {
+    let made = match signature.level {
+        Level::Stack => "of the first significant frames",
+        Level::Counter => "of where the program counter was",
+        Level::Executable => "of the executable's build-id: no frame was to be had",
+        Level::Program => "of the program's name: no frame was to be had",
+    };
+    format!("{} ({made})", printable(&signature.id))
 }
 
 fn executable(record: &Record) -> Option<String> {

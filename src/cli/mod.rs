@@ -15,6 +15,7 @@ mod register;
 mod saved;
 mod status;
 mod status_text;
+mod symbols;
 mod sysctl;
 mod table;
 mod time;

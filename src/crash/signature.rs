@@ -83,6 +83,30 @@ pub struct SigInfo {
     pub sender: Option<(u32, u32)>,
 }
 
+impl Level {
+    /// The level as it stands in records, tables and signatures.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stack => "stack",
+            Self::Counter => "counter",
+            Self::Executable => "executable",
+            Self::Program => "program",
+        }
+    }
+}
+
+impl Found {
+    /// The way as it stands in records.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Registers => "registers",
+            Self::Unwound => "unwound",
+            Self::FramePointer => "frame-pointer",
+            Self::Scanned => "scanned",
+        }
+    }
+}
+
 impl fmt::Display for Signature {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.id)

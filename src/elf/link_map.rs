@@ -39,7 +39,7 @@ fn follow(
     let entries = read(begin, length as usize)?;
     found.push(begin..begin.checked_add(length)?);
     let word = |bytes: &[u8], index: usize| Some(u64::from_le_bytes(*bytes.get(index * 8..)?.first_chunk()?));
-    let debug = entries.as_chunks::<16>().0.iter().find(|entry| word(*entry, 0) == Some(u64::from(DT_DEBUG)))?;
+    let debug = entries.as_chunks::<16>().0.iter().find(|entry| word(*entry, 0) == Some(DT_DEBUG.cast_unsigned()))?;
     let debug = word(debug, 1)?;
     // struct r_debug: int r_version, struct link_map *r_map, ...
     let mut next = word(&read(debug, 40)?, 1)?;
@@ -93,7 +93,7 @@ mod tests {
                 header[40..48].copy_from_slice(&64_u64.to_le_bytes());
                 bytes.extend_from_slice(&header);
             } else if at == 0x2000 {
-                bytes.extend_from_slice(&u64::from(DT_DEBUG).to_le_bytes());
+                bytes.extend_from_slice(&DT_DEBUG.cast_unsigned().to_le_bytes());
                 bytes.extend_from_slice(&0x3000_u64.to_le_bytes());
             } else {
                 bytes = at.to_le_bytes().repeat(5);

@@ -11,7 +11,7 @@ mod signature;
 mod walk;
 
 pub use pages::Look;
-pub use signature::{Facts, VERSION, sign};
+pub use signature::{Facts, VERSION, is_runtime, sign};
 
 use crate::crash::{Frame, Module};
 use crate::elf::CoreLayout;

@@ -55,7 +55,7 @@ pub fn sign(facts: &Facts<'_>) -> Signature {
     let class = class(facts.signal);
     let (level, lines) = lines(facts, &class);
     let mut hash = Sha256::new();
-    hash.update(format!("coreward-signature {VERSION}\n{class}\n{}\n", word(level)));
+    hash.update(format!("coreward-signature {VERSION}\n{class}\n{}\n", level.name()));
     for line in lines {
         hash.update(line);
         hash.update("\n");
@@ -71,15 +71,6 @@ fn class(signal: Option<u32>) -> String {
         "SEGV" | "BUS" => "memory".to_owned(),
         "ABRT" => "abort".to_owned(),
         _ => name,
-    }
-}
-
-fn word(level: Level) -> &'static str {
-    match level {
-        Level::Stack => "stack",
-        Level::Counter => "counter",
-        Level::Executable => "executable",
-        Level::Program => "program",
     }
 }
 
@@ -182,7 +173,7 @@ fn base_name(path: &str) -> &str {
 
 /// The C and C++ libraries: they differ from container to container below the same program, choose their functions by
 /// processor, and what they do when a program aborts is no part of its bug.
-fn is_runtime(path: &str) -> bool {
+pub fn is_runtime(path: &str) -> bool {
     const NAMES: [&str; 14] = [
         "libc.so",
         "libc-2.",

@@ -195,3 +195,24 @@ fn two_images_with_the_same_program_have_one_signature() {
     }
     assert_eq!(ids.len(), 2, "a signature a bug: {ids:?}");
 }
+
+#[test]
+fn info_shows_the_stack_with_names() {
+    let Some((stage, _daemon)) = started() else { return };
+    for (name, number, lines) in [
+        ("bugs", 1, &["read_one (bugs.c:22) in bugs+0x", "first_caller (bugs.c:24) in bugs+0x", "main (bugs.c:"][..]),
+        ("bugs-rust", 1, &["bugs::index_here", "bugs::main"]),
+        ("bugs-c++", 3, &["out_of_range() in bugs-c+++0x", "main in"]),
+        ("bugs-go", 3, &["main.panicHere (bugs.go:", "main.main (bugs.go:"]),
+    ] {
+        let id = crash(&stage, name, &[number], 1)[0][0].id.clone();
+        let root = stage.root.path().to_str().unwrap();
+        let info =
+            Command::new(env!("CARGO_BIN_EXE_coreward")).args(["--root", root, "info", id.as_str()]).output().unwrap();
+        let text = String::from_utf8(info.stdout).unwrap();
+        for line in lines {
+            assert!(text.contains(line), "{line:?} in\n{text}");
+        }
+        assert!(text.contains("Signature: s1-"), "{text}");
+    }
+}
