@@ -18,6 +18,7 @@ pub struct NoteRange {
 }
 
 const NT_GNU_BUILD_ID: u32 = 3;
+const NT_GO_BUILD_ID: u32 = 4;
 const NT_FDO_PACKAGING_METADATA: u32 = 0xcafe_1a7e;
 /// Distributions write some 150 bytes.
 const MAX_PACKAGE: usize = 1024;
@@ -118,10 +119,19 @@ fn file_notes<Elf: FileHeader<Endian = Endianness>>(header: &Elf, head: &[u8]) -
     notes.filter_map(|header| header.data(endian, head).ok()).find_map(build_id)
 }
 
-/// The build-id among the notes in `bytes`, hexadecimal.
+/// The build-id among the notes in `bytes`, hexadecimal. Go's linker writes one of its own kind (owner Go, type 4): that is text, with
+/// `go:` in front of it.
 pub fn build_id(bytes: &[u8]) -> Option<String> {
-    let id = notes(bytes).find(|(kind, name, _)| *kind == NT_GNU_BUILD_ID && *name == b"GNU").map(|(_, _, id)| id);
-    id.filter(|id| (4..=64).contains(&id.len())).map(|id| id.iter().map(|byte| format!("{byte:02x}")).collect())
+    let of = |wanted: u32, owner: &[u8]| {
+        notes(bytes).find(|(kind, name, _)| *kind == wanted && *name == owner).map(|(_, _, id)| id)
+    };
+    let hex = |id: &[u8]| id.iter().map(|byte| format!("{byte:02x}")).collect();
+    let gnu = of(NT_GNU_BUILD_ID, b"GNU").filter(|id| (4..=64).contains(&id.len())).map(hex);
+    gnu.or_else(|| {
+        let text = of(NT_GO_BUILD_ID, b"Go\0").or_else(|| of(NT_GO_BUILD_ID, b"Go"))?;
+        let is_sound = (4..=128).contains(&text.len()) && text.iter().all(u8::is_ascii_graphic);
+        std::str::from_utf8(text).ok().filter(|_| is_sound).map(|text| format!("go:{text}"))
+    })
 }
 
 #[cfg(test)]
@@ -168,6 +178,14 @@ mod tests {
         let id = image.notes.iter().find_map(|range| build_id(&read(range.address, range.length as usize).unwrap()));
         let head = std::fs::read("/proc/self/exe").unwrap()[..65536].to_vec();
         assert_eq!(id, build_id_of_file(&head));
+    }
+
+    #[test]
+    fn go_has_a_build_id_of_its_own_kind() {
+        let note = b"\x04\0\0\0\x05\0\0\0\x04\0\0\0Go\0\0a/b-c\0\0\0";
+        assert_eq!(build_id(note).unwrap(), "go:a/b-c");
+        let foreign = b"\x04\0\0\0\x05\0\0\0\x04\0\0\0Go\0\0a\nb-c\0\0\0";
+        assert_eq!(build_id(foreign), None);
     }
 
     #[test]
