@@ -1,0 +1,10 @@
+//! The record in front of a stored core, which may come from another machine.
+#![no_main]
+
+use coreward::store::format::read_record;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    if let Ok(record) = read_record(&mut std::io::Cursor::new(bytes)) {
+        let _ = (record.group(), record.program());
+    }
+});
