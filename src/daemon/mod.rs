@@ -4,6 +4,7 @@ mod context;
 mod core;
 mod intake;
 mod link;
+mod look;
 mod memo;
 mod notify;
 mod opened;

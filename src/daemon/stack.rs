@@ -1,14 +1,13 @@
 //! The stack and the signature of a crash, before its memory is copied.
 
 use super::context::Context;
+use super::look::{Memory, Saved, Source};
 use super::opened::Opened;
 use super::probe::probe;
 use crate::crash::{Frame, Module, Record, SigInfo, Signature};
 use crate::elf::{self, CoreLayout};
-use crate::unwind::{self, Facts, Look, Process};
-use std::fs::File;
+use crate::unwind::{self, Facts, Process};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 /// The crashed process is held meanwhile, and a stack takes a millisecond or two.
@@ -16,38 +15,6 @@ const FRAMES_WITHIN: Duration = Duration::from_millis(50);
 const MODULES_WITHIN: Duration = Duration::from_millis(100);
 /// Frames that go into the record; more are looked at, for recursion.
 const MAX_FRAMES: usize = 64;
-/// From here on an offset is negative to pread(2).
-const NEGATIVE: u64 = 1 << 63;
-
-/// Memory of a crashed process.
-enum Source {
-    /// `/proc/PID/mem`.
-    Parked(File),
-    /// A core in a file, and where in it.
-    Saved(File, u64),
-    Nowhere,
-}
-
-struct Memory<'a> {
-    source: Source,
-    layout: &'a CoreLayout,
-}
-
-impl Look for Memory<'_> {
-    fn look(&self, address: u64, buffer: &mut [u8]) -> bool {
-        match &self.source {
-            Source::Parked(mem) => address < NEGATIVE && mem.read_exact_at(buffer, address).is_ok(),
-            Source::Saved(file, at) => {
-                let place = self.layout.find(address).filter(|place| place.end - place.start >= buffer.len() as u64);
-                place
-                    .and_then(|place| at.checked_add(place.start))
-                    .is_some_and(|place| file.read_exact_at(buffer, place).is_ok())
-            }
-            Source::Nowhere => false,
-        }
-    }
-}
-
 struct Looked {
     stack: Vec<Frame>,
     modules: Vec<Module>,
@@ -60,7 +27,11 @@ pub(super) async fn look(context: &Context, record: &mut Record, opened: Option<
     let looked = match opened.and_then(|opened| Some((opened, opened.head.clone()?))) {
         Some((opened, head)) => {
             let source = match (opened.saved_at, mem) {
-                (Some(at), _) => opened.core.try_clone().map_or(Source::Nowhere, |core| Source::Saved(core.into(), at)),
+                (Some(at), _) => {
+                    let on_host = !record.in_namespace && record.place.container.is_none() && record.root == "/";
+                    let core = opened.core.try_clone();
+                    core.map_or(Source::Nowhere, |core| Source::Saved(Saved::new(core.into(), at, on_host)))
+                }
                 (None, Some(mem)) => Source::Parked(mem.into()),
                 (None, None) => Source::Nowhere,
             };

@@ -1,10 +1,11 @@
 //! Signatures of real crashes.
 
-use crate::stage::{Daemon, Ended, Stage, program};
-use coreward::crash::{Found, Level, Module, Record, Signature};
+use crate::stage::{Daemon, Ended, Stage, eventually, program};
+use coreward::crash::{Found, Level, Module, Origin, Record, Signature};
 use std::collections::{HashMap, HashSet};
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
+use std::time::Duration;
 
 /// A command that meets bug `number` of a program.
 fn bug(name: &str, number: usize) -> Command {
@@ -214,5 +215,24 @@ fn info_shows_the_stack_with_names() {
             assert!(text.contains(line), "{line:?} in\n{text}");
         }
         assert!(text.contains("Signature: s1-"), "{text}");
+    }
+}
+
+#[test]
+fn a_crash_from_the_spool_has_the_signature_of_a_live_one() {
+    let Some(stage) = Stage::new() else { return };
+    let bugs = [1, 6, 12, 14, 16, 18];
+    stage.configure("[Coreward]\nStormBurst=0\n");
+    for number in bugs {
+        assert!(bug("bugs", number).end().core_dumped());
+        eventually(Duration::from_secs(10), || !stage.kmsg().is_empty());
+    }
+    eventually(Duration::from_secs(10), || stage.names("var/lib/coreward/spool").len() == bugs.len());
+    let _daemon = stage.daemon();
+    let mut spooled: Vec<Record> = stage.wait_for(bugs.len()).into_iter().map(|listed| listed.record).collect();
+    spooled.sort_by_key(|record| record.key.pid);
+    for (spooled, live) in spooled.iter().zip(crash(&stage, "bugs", &bugs, 1)) {
+        assert_eq!(spooled.origin, Origin::Spool);
+        assert_eq!(signature(spooled), signature(&live[0]), "{} {}", told(spooled), told(&live[0]));
     }
 }

@@ -1,4 +1,4 @@
-//! Makes a seed for the target `unwind` of a core that has been exported: `seed CORE > corpus/unwind/name`.
+//! Makes a seed for the target `unwind` of a core that has been exported: `cargo run --release --example seed CORE > corpus/unwind/name`.
 
 use coreward::elf::{CoreLayout, head_length};
 use coreward::unwind::Look;
