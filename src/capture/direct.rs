@@ -11,7 +11,7 @@ use super::trim::{Watch, trim};
 use super::{Captured, Tools};
 use crate::crash::Cut;
 use crate::elf::{self, CoreLayout, ProcessNotes};
-use crate::store::Ledger;
+use crate::store::Account;
 use crate::sys::{extent, pidfd, unnamed};
 use nix::sys::stat::Mode;
 use std::fs::File;
@@ -41,7 +41,7 @@ pub struct Order<'a> {
     /// Where to.
     pub sink: Sink,
     /// Who grants room for what is put aside.
-    pub ledger: Arc<Ledger>,
+    pub account: Arc<Account>,
     /// Notes, stacks and what a debugger needs, and no more.
     pub stacks_only: bool,
     /// The process, to see whether it was killed meanwhile.
@@ -87,7 +87,7 @@ pub enum Refused {
 /// # Errors
 /// The memory can't be used, or nothing can be kept.
 pub fn take(order: Order<'_>, tools: &Tools) -> Result<Taken, Refused> {
-    let Order { head, maps, sink, ledger, .. } = order;
+    let Order { head, maps, sink, account, .. } = order;
     let memory = Arc::new(order.memory);
     let Ok(layout) = CoreLayout::read(&head) else { return Err(Refused::Unusable(Box::new(sink))) };
     let useful = layout.dump.program.map_or_else(Vec::new, |(at, count)| {
@@ -106,10 +106,10 @@ pub fn take(order: Order<'_>, tools: &Tools) -> Result<Taken, Refused> {
     let small = allowed.is_some();
     let stage = match allowed.or_else(|| tools.allowance.take(first + head.len() as u64)) {
         Some(allowed) => extent::in_memory("coreward-stage")
-            .map(|memory| Stage::new(Arc::new(memory), Arc::clone(&ledger), Some(allowed))),
+            .map(|memory| Stage::new(Arc::new(memory), Arc::clone(&account), Some(allowed))),
         // So many at once that memory is short: on disk then, through the cache.
-        None => unnamed::create(ledger.dir().as_fd(), Mode::from_bits_truncate(0o600))
-            .map(|file| Stage::new(Arc::new(File::from(file)), Arc::clone(&ledger), None)),
+        None => unnamed::create(account.dir().as_fd(), Mode::from_bits_truncate(0o600))
+            .map(|file| Stage::new(Arc::new(File::from(file)), Arc::clone(&account), None)),
     };
     let failed = |error| Refused::Failed(Failure::Write(error));
     let mut stage = stage.map_err(failed)?;

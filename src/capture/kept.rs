@@ -7,7 +7,7 @@ use super::sink::{Failure, Limits, Sink};
 use super::stage::Stage;
 use crate::crash::Cut;
 use crate::elf::{self, CoreLayout};
-use crate::store::{CoreFile, Ledger};
+use crate::store::{Account, CoreFile};
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
 use std::fs::File;
@@ -89,9 +89,9 @@ impl Kept {
     ///
     /// # Errors
     /// The files are not what they were, or there is no room.
-    pub fn resume(self, files: KeptFiles, ledger: &Arc<Ledger>, limits: Limits) -> Result<Taken, Failure> {
+    pub fn resume(self, files: KeptFiles, account: &Arc<Account>, limits: Limits) -> Result<Taken, Failure> {
         let raw = files.raw.map(|raw| (File::from(raw), self.raw_from));
-        let stage = Stage::kept(File::from(files.memory), raw, Arc::clone(ledger)).map_err(Failure::Write)?;
+        let stage = Stage::kept(File::from(files.memory), raw, Arc::clone(account)).map_err(Failure::Write)?;
         let mut head = vec![0; self.head.min(elf::MAX_HEADERS)];
         stage.memory.read_exact_at(&mut head, 0).map_err(Failure::Read)?;
         let layout = CoreLayout::read(&head).map_err(Failure::NotACore)?;
@@ -116,7 +116,7 @@ impl Kept {
             end = turn;
         }
         let notes = process_notes(&head);
-        let sink = Sink::new(file, Arc::clone(ledger), limits)?;
+        let sink = Sink::new(file, Arc::clone(account), limits)?;
         let (stage, plan) = (Arc::new(stage), Arc::new(plan));
         Ok(Taken { sink, stage, plan, turn, end, aside, cut, notes, level: self.level, in_memory: self.in_memory })
     }

@@ -3,7 +3,7 @@
 use super::chunk::{CHUNK, SourceError};
 use crate::crash::{CrashId, Cut};
 use crate::store::format::FormatError;
-use crate::store::{CoreFile, Grant, Ledger};
+use crate::store::{Account, CoreFile, Grant};
 use nix::errno::Errno;
 use std::io;
 use std::sync::Arc;
@@ -95,12 +95,12 @@ pub enum Stop {
 #[derive(Debug)]
 pub struct Booking {
     bytes: u64,
-    ledger: Arc<Ledger>,
+    account: Arc<Account>,
 }
 
 impl Booking {
     fn reserve(&mut self, bytes: u64) -> bool {
-        let granted = self.ledger.reserve(bytes) == Grant::Granted;
+        let granted = self.account.reserve(bytes) == Grant::Granted;
         if granted {
             self.bytes += bytes;
         }
@@ -109,13 +109,13 @@ impl Booking {
 
     /// Turns the reservation into a stored core of `stored` bytes.
     pub fn settle(mut self, id: CrashId, time_us: u64, stored: u64) {
-        self.ledger.settle(std::mem::take(&mut self.bytes), id, time_us, stored);
+        self.account.settle(std::mem::take(&mut self.bytes), id, time_us, stored);
     }
 }
 
 impl Drop for Booking {
     fn drop(&mut self) {
-        self.ledger.cancel(self.bytes);
+        self.account.cancel(self.bytes);
     }
 }
 
@@ -134,8 +134,8 @@ impl Sink {
     ///
     /// # Errors
     /// No room even for the record.
-    pub fn new(file: CoreFile, ledger: Arc<Ledger>, limits: Limits) -> Result<Self, Failure> {
-        let mut sink = Self { file, booking: Booking { bytes: 0, ledger }, limits };
+    pub fn new(file: CoreFile, account: Arc<Account>, limits: Limits) -> Result<Self, Failure> {
+        let mut sink = Self { file, booking: Booking { bytes: 0, account }, limits };
         let begun = sink.file.length() + sink.file.overhead();
         if sink.booking.reserve(begun) { Ok(sink) } else { Err(Failure::Quota) }
     }

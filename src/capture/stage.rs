@@ -3,7 +3,7 @@
 
 use super::chunk::{CHUNK, Fill, Filled, SourceError};
 use super::memory::Parked;
-use crate::store::{Grant, Ledger};
+use crate::store::Account;
 use crate::sys::{extent, unnamed};
 use nix::sys::stat::Mode;
 use std::collections::HashMap;
@@ -88,7 +88,7 @@ pub struct Stage {
     gone: Mutex<u64>,
     /// Bytes reserved for what is in `raw`, by where the chunk begins.
     reserved: Mutex<HashMap<u64, u64>>,
-    ledger: Arc<Ledger>,
+    account: Arc<Account>,
     /// The disk has refused a chunk.
     refused: AtomicBool,
     allowed: Mutex<Option<Allowed>>,
@@ -96,7 +96,7 @@ pub struct Stage {
 
 impl Stage {
     /// A stage in memory.
-    pub fn new(memory: Arc<File>, ledger: Arc<Ledger>, allowed: Option<Allowed>) -> Self {
+    pub fn new(memory: Arc<File>, account: Arc<Account>, allowed: Option<Allowed>) -> Self {
         let raw_from = AtomicU64::new(u64::MAX);
         Self {
             memory,
@@ -105,7 +105,7 @@ impl Stage {
             raw_from,
             gone: Mutex::default(),
             reserved: Mutex::default(),
-            ledger,
+            account,
             refused: AtomicBool::new(false),
             allowed: Mutex::new(allowed),
         }
@@ -115,8 +115,8 @@ impl Stage {
     ///
     /// # Errors
     /// No descriptor left.
-    pub fn kept(memory: File, raw: Option<(File, u64)>, ledger: Arc<Ledger>) -> io::Result<Self> {
-        let mut stage = Self::new(Arc::new(memory), ledger, None);
+    pub fn kept(memory: File, raw: Option<(File, u64)>, account: Arc<Account>) -> io::Result<Self> {
+        let mut stage = Self::new(Arc::new(memory), account, None);
         if let Some((raw, from)) = raw {
             stage.raw = Some(Raw::new(raw)?);
             stage.raw_from = AtomicU64::new(from);
@@ -129,7 +129,7 @@ impl Stage {
     /// # Errors
     /// What open(2) says.
     pub fn add_raw(&mut self) -> io::Result<()> {
-        let raw = File::from(unnamed::create(self.ledger.dir().as_fd(), Mode::from_bits_truncate(0o600))?);
+        let raw = File::from(unnamed::create(self.account.dir().as_fd(), Mode::from_bits_truncate(0o600))?);
         self.raw = Some(Raw::new(raw)?);
         Ok(())
     }
@@ -142,7 +142,7 @@ impl Stage {
     /// Reserves disk for the chunk at `at` if that costs nobody anything, with `to_come` bytes of the same core not yet compressed.
     pub fn reserve(&self, at: u64, to_come: u64) -> bool {
         let refused = self.refused.load(Ordering::Relaxed);
-        let granted = !refused && self.ledger.reserve_spare(CHUNK, to_come) == Grant::Granted;
+        let granted = !refused && self.account.reserve_spare(CHUNK, to_come);
         if granted {
             self.reserved().insert(at, CHUNK);
         }
@@ -155,7 +155,7 @@ impl Stage {
         if let Some(known) = reserved.get_mut(&at)
             && *known > bytes
         {
-            self.ledger.cancel(*known - bytes);
+            self.account.cancel(*known - bytes);
             *known = bytes;
         }
     }
@@ -298,7 +298,7 @@ impl Stage {
         if let Some(raw) = &self.raw {
             let _ = raw.direct.set_len(0);
         }
-        self.ledger.cancel(self.reserved().drain().map(|(_, bytes)| bytes).sum());
+        self.account.cancel(self.reserved().drain().map(|(_, bytes)| bytes).sum());
         self.allowed.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 }
@@ -352,25 +352,27 @@ impl Fill for Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        self.ledger.cancel(self.reserved().values().sum());
+        self.account.cancel(self.reserved().values().sum());
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::quota::Quotas;
+    use crate::store::Ledger;
 
-    fn ledger(dir: &std::path::Path) -> Arc<Ledger> {
+    fn account(dir: &std::path::Path) -> Arc<Account> {
         let ledger = Ledger::new(File::open(dir).unwrap().into());
-        ledger.set_limits(Some(1 << 30), Some(0));
-        Arc::new(ledger)
+        ledger.set_limits(Quotas { max_use: Some(1 << 30), keep_free: Some(0), ..Quotas::default() });
+        Arc::new(Account::new(Arc::new(ledger), &crate::cli::list::tests::crash(1).record))
     }
 
     #[test]
     fn what_is_in_memory_lies_over_what_is_on_disk() {
         let dir = tempfile::tempdir().unwrap();
         let memory = Arc::new(extent::in_memory("test").unwrap());
-        let mut stage = Stage::new(memory, ledger(dir.path()), None);
+        let mut stage = Stage::new(memory, account(dir.path()), None);
         stage.add_raw().unwrap();
         stage.raw.as_ref().unwrap().cached.write_all_at(&[1; 4 * PAGE], CHUNK).unwrap();
         stage.memory.write_all_at(&[2; PAGE], CHUNK + PAGE as u64).unwrap();
@@ -389,17 +391,17 @@ mod tests {
     #[test]
     fn what_is_given_back_is_said_and_what_is_reserved_is_not_lost() {
         let dir = tempfile::tempdir().unwrap();
-        let ledger = ledger(dir.path());
-        let mut stage = Stage::new(Arc::new(extent::in_memory("test").unwrap()), Arc::clone(&ledger), None);
+        let account = account(dir.path());
+        let mut stage = Stage::new(Arc::new(extent::in_memory("test").unwrap()), Arc::clone(&account), None);
         stage.add_raw().unwrap();
         assert!(stage.reserve(2 * CHUNK, 0) && stage.reserve(3 * CHUNK, 0));
         assert!(!stage.reserve(4 * CHUNK, 1 << 30), "not at the cost of what is to come");
         stage.set_raw_from(2 * CHUNK);
         stage.done_with(2 * CHUNK..3 * CHUNK, 4 * CHUNK);
-        assert_eq!((ledger.usage().0, stage.gone_before(4 * CHUNK)), (CHUNK, 3 * CHUNK));
+        assert_eq!((account.used(), stage.gone_before(4 * CHUNK)), (CHUNK, 3 * CHUNK));
         stage.clear();
-        assert_eq!(ledger.usage().0, 0);
+        assert_eq!(account.used(), 0);
         drop(stage);
-        assert_eq!(ledger.usage().0, 0);
+        assert_eq!(account.used(), 0);
     }
 }

@@ -37,6 +37,15 @@ pub(super) fn group(gid: u32) -> String {
     group.map_or_else(|| gid.to_string(), |group| format!("{gid} ({})", printable(&group.name)))
 }
 
+/// `clap`'s parser of users: a name, or a number.
+pub(super) fn uid_of(text: &str) -> Result<u32, String> {
+    if let Ok(uid) = text.parse() {
+        return Ok(uid);
+    }
+    let user = User::from_name(text).ok().flatten();
+    user.map(|user| user.uid.as_raw()).ok_or_else(|| "no such user on this machine".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -104,6 +104,7 @@ fn lines(listed: &Listed) -> Vec<(&'static str, String)> {
                 .then(|| format!("{} (earlier offers of this crash were not answered)", record.attempt)),
         ),
         ("Privileged", record.privileged.then(|| "it changed its privilege: only root may read the core".to_owned())),
+        ("Decision", Some(format!("{}: {}", record.decision.keep.name(), record.decision.reason.sentence()))),
         ("Storage", Some(storage(listed))),
         ("Size", record.core.is_stored().then(|| sizes(record))),
         ("Truncated", record.core.truncated.map(|cut| format!("{} ({})", words::truncated(cut), cut.name()))),

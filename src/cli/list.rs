@@ -2,7 +2,7 @@
 
 use super::{CliError, human, json, say, table, time, words};
 use crate::crash::text::printable;
-use crate::store::{self, CoreState, Filter, Listed};
+use crate::store::{self, Brief, CoreState, Filter};
 use crate::wire::paths::Root;
 use clap::Args;
 use jiff::Timestamp;
@@ -26,6 +26,30 @@ pub(super) struct Options {
     /// Only crashes at this time or earlier
     #[arg(long, short = 'U', value_name = "TIME", value_parser = time::argument, allow_hyphen_values = true)]
     until: Option<Timestamp>,
+    /// Only crashes of this unit, system's or user's
+    #[arg(long, value_name = "UNIT")]
+    unit: Option<String>,
+    /// Only crashes in this container: its name, its id or the beginning of it
+    #[arg(long, value_name = "CONTAINER")]
+    container: Option<String>,
+    /// Only crashes in this pod
+    #[arg(long, value_name = "UID")]
+    pod: Option<String>,
+    /// Only crashes on this host, as the crashed process called it
+    #[arg(long, value_name = "NAME")]
+    host: Option<String>,
+    /// Only crashes of this user's processes
+    #[arg(long, value_name = "USER", value_parser = human::uid_of)]
+    user: Option<u32>,
+    /// Only crashes of this executable
+    #[arg(long, value_name = "PATH")]
+    executable: Option<String>,
+    /// Only crashes with this signal, such as SEGV
+    #[arg(long, value_name = "SIGNAL")]
+    signal: Option<String>,
+    /// Only crashes of this signature, or of all that begin so
+    #[arg(long, value_name = "SIGNATURE")]
+    signature: Option<String>,
     /// Only the newest N crashes
     #[arg(long, short = 'n', value_name = "N")]
     limit: Option<usize>,
@@ -43,12 +67,20 @@ pub(super) fn run(root: &Root, options: Options, out: &mut dyn Write) -> Result<
         since_us: options.since.map(microseconds),
         until_us: options.until.map(microseconds),
         limit: options.limit,
+        unit: options.unit,
+        container: options.container,
+        pod: options.pod,
+        hostname: options.host,
+        uid: options.user,
+        executable: options.executable,
+        signal: options.signal.map(|name| name.strip_prefix("SIG").map(str::to_owned).unwrap_or(name)),
+        signature: options.signature,
     };
-    let listed = store::list(root, &filter)?;
     if options.json {
-        json::write(out, &listed)?;
+        json::write(out, &store::list(root, &filter)?)?;
         return Ok(ExitCode::SUCCESS);
     }
+    let listed = store::brief(root, &filter)?;
     if listed.is_empty() {
         // Not a failure: "no crash since yesterday" is a good answer. Standard output stays empty for who counts lines.
         let whose = if Uid::effective().is_root() { "" } else { " (root and group adm see the crashes of all users)" };
@@ -57,9 +89,7 @@ pub(super) fn run(root: &Root, options: Options, out: &mut dyn Write) -> Result<
     }
     let here = uname().map(|names| names.nodename().to_string_lossy().into_owned()).unwrap_or_default();
     let (header, rows) = columns(&listed, &here);
-    for line in table::lines((!options.no_legend).then_some(header.as_slice()), &rows) {
-        writeln!(out, "{line}")?;
-    }
+    table::write(out, (!options.no_legend).then_some(header.as_slice()), &rows)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -68,42 +98,39 @@ fn microseconds(time: Timestamp) -> u64 {
 }
 
 /// Header and rows. What only a few machines have to tell apart has a column where one of the rows needs it.
-fn columns(listed: &[Listed], here: &str) -> (Vec<&'static str>, Vec<Vec<String>>) {
-    let with_container = listed.iter().any(|listed| listed.record.place.container.is_some());
-    let elsewhere = |listed: &Listed| !listed.record.hostname.is_empty() && listed.record.hostname != here;
-    let with_host = listed.iter().any(elsewhere);
+fn columns(listed: &[Brief], here: &str) -> (Vec<&'static str>, Vec<Vec<String>>) {
+    let with_container = listed.iter().any(|brief| !brief.container.is_empty());
+    let with_host = listed.iter().any(|brief| !brief.hostname.is_empty() && brief.hostname != here);
     let mut header = vec!["TIME", "PID", "UID", "SIG", "CORE", "SIZE", "ID", "EXE", "UNIT"];
     header.extend(with_container.then_some("CONTAINER"));
     header.extend(with_host.then_some("HOST"));
-    let rows = listed.iter().map(|listed| {
-        let mut row = row(listed);
-        row.extend(with_container.then(|| container(listed)));
-        row.extend(with_host.then(|| printable(&listed.record.hostname)));
+    let mut times = time::Short::default();
+    let rows = listed.iter().map(|brief| {
+        let mut row = row(brief, &mut times);
+        row.extend(with_container.then(|| container(&brief.container)));
+        row.extend(with_host.then(|| printable(&brief.hostname)));
         row
     });
     (header, rows.collect())
 }
 
-fn row(listed: &Listed) -> Vec<String> {
-    let record = &listed.record;
-    let is_there = matches!(listed.core_state, CoreState::Stored | CoreState::Truncated);
-    let unit = record.place.user_unit.as_ref().or(record.place.unit.as_ref());
+fn row(brief: &Brief, times: &mut time::Short) -> Vec<String> {
+    let is_there = matches!(brief.core_state, CoreState::Stored | CoreState::Truncated);
     vec![
-        time::short(record.time_us),
-        record.key.pid.to_string(),
-        record.uid.map(|uid| uid.to_string()).unwrap_or_default(),
-        printable(&record.signal_name),
-        words::core_state(listed),
-        if is_there { human::size(record.core.stored) } else { String::new() },
-        record.id.to_string(),
-        printable(&record.program()),
-        unit.map(|unit| printable(unit)).unwrap_or_default(),
+        times.of(brief.time_us),
+        brief.pid.to_string(),
+        brief.uid.map(|uid| uid.to_string()).unwrap_or_default(),
+        printable(&brief.signal_name),
+        words::core_word(brief.core_state, &brief.no_core),
+        if is_there { human::size(brief.stored) } else { String::new() },
+        brief.id.clone(),
+        printable(&brief.program),
+        printable(&brief.unit),
     ]
 }
 
 /// Name, or as much of an id as `docker ps` shows.
-fn container(listed: &Listed) -> String {
-    let name = listed.record.place.container.as_deref().unwrap_or_default();
+pub(super) fn container(name: &str) -> String {
     let is_id = name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
     printable(if is_id { &name[..12] } else { name })
 }
@@ -113,6 +140,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::crash::cgroup::Place;
     use crate::crash::{CoreOutcome, CoreReport, CrashKey, Decision, NoCore, Origin, Record};
+    use crate::store::Listed;
 
     /// A crash for the tests of this room.
     pub(crate) fn crash(pid: u32) -> Listed {
@@ -166,6 +194,7 @@ pub(crate) mod tests {
     #[test]
     fn a_row_tells_what_became_of_the_core() {
         let mut listed = crash(7);
+        let row = |listed: &Listed| row(&Brief::of(listed), &mut time::Short::default());
         assert_eq!(row(&listed)[1..6], ["7", "0", "SEGV", "stored", "2.0K"]);
         listed.core_state = CoreState::Evicted;
         assert_eq!(row(&listed)[4..6], ["evicted", ""]);
@@ -180,20 +209,22 @@ pub(crate) mod tests {
         listed.record.exe = "/tmp/a\nb\x1b[2J".to_owned();
         listed.record.place.unit = Some("x\ty".to_owned());
         listed.record.hostname = "h\r".to_owned();
-        let (header, rows) = columns(&[listed], "here");
-        let shown = table::lines(Some(&header), &rows);
+        let (header, rows) = columns(&[Brief::of(&listed)], "here");
+        let mut out = Vec::new();
+        table::write(&mut out, Some(&header), &rows).unwrap();
+        let shown: Vec<String> = String::from_utf8(out).unwrap().lines().map(str::to_owned).collect();
         assert_eq!(shown.len(), 2, "{shown:?}");
         assert!(shown[1].ends_with(r"/tmp/a\nb\u{1b}[2J  x\ty  h\r"), "{shown:?}");
     }
 
     #[test]
     fn containers_and_hosts_have_a_column_where_there_are_any() {
-        let (header, rows) = columns(&[crash(7)], "here");
+        let (header, rows) = columns(&[Brief::of(&crash(7))], "here");
         assert_eq!((header.len(), rows[0].len()), (9, 9));
         let mut other = crash(8);
         other.record.place.container = Some("4f5c".repeat(16));
         other.record.hostname = "pod-1".to_owned();
-        let (header, rows) = columns(&[crash(7), other], "here");
+        let (header, rows) = columns(&[Brief::of(&crash(7)), Brief::of(&other)], "here");
         assert_eq!(header[9..], ["CONTAINER", "HOST"]);
         assert_eq!(
             (rows[0][9].as_str(), &rows[1][9..]),

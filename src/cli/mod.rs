@@ -4,6 +4,7 @@ mod debug;
 mod executable;
 mod export;
 mod generate;
+mod groups;
 mod human;
 mod info;
 mod interrupt;
@@ -12,6 +13,7 @@ pub(crate) mod list;
 mod man;
 mod part;
 mod register;
+mod remove;
 mod saved;
 mod status;
 mod status_text;
@@ -21,6 +23,8 @@ mod table;
 mod time;
 mod units;
 mod unpack;
+mod usage;
+mod vacuum;
 mod words;
 
 use crate::store::QueryError;
@@ -59,6 +63,20 @@ enum Verb {
     Export(export::Options),
     /// Open a crash in a debugger
     Debug(debug::Options),
+    /// List crashes by signature: which bugs there are, and how often each struck
+    ///
+    /// A name of a function is shown where the very build that crashed is at hand, or its debug symbols.
+    Groups(groups::Options),
+    /// Show who holds how much of the disk
+    Usage(usage::Options),
+    /// Keep cores from being deleted to make room
+    Pin(remove::Pin),
+    /// Let cores be deleted again to make room
+    Unpin(remove::Pin),
+    /// Delete cores; their records stay
+    Rm(remove::Options),
+    /// Delete the cores that tell least, until limits are kept
+    Vacuum(vacuum::Options),
     /// Tell whether crashes are being collected
     Status(status::Options),
     /// Make the kernel hand crashes to Coreward
@@ -105,6 +123,8 @@ enum CliError {
     Register(#[from] register::RegisterError),
     #[error(transparent)]
     Sysctl(#[from] sysctl::SysctlError),
+    #[error(transparent)]
+    Change(#[from] remove::ChangeError),
     #[error("interrupted")]
     Interrupted(Signal),
 }
@@ -144,6 +164,12 @@ fn run(arguments: Arguments, out: &mut dyn Write) -> Result<ExitCode, CliError> 
         Verb::Info(options) => info::run(&root, &options, out),
         Verb::Export(options) => export::run(&root, &options, out),
         Verb::Debug(options) => debug::run(&root, &options),
+        Verb::Groups(options) => groups::run(&root, &options, out),
+        Verb::Usage(options) => usage::run(&root, &options, out),
+        Verb::Pin(options) => remove::pin(&root, &options, true, out),
+        Verb::Unpin(options) => remove::pin(&root, &options, false, out),
+        Verb::Rm(options) => remove::run(&root, &options, out),
+        Verb::Vacuum(options) => vacuum::run(&root, &options, out),
         Verb::Status(options) => status::run(&root, &options, out),
         Verb::Register(options) => register::register(&root, &options, out),
         Verb::Unregister(options) => register::unregister(&root, &options, out),
@@ -177,10 +203,23 @@ mod tests {
             "coreward debug 77 --debugger lldb -- -batch -ex bt",
             "coreward debug -- -batch",
             "coreward export -o core --force",
+            "coreward list --unit nginx --container 4f5c --signal SIGSEGV --user root --signature s1-12",
+            "coreward groups s1-12 --json",
+            "coreward usage --by signature",
+            "coreward pin 12ab 77",
+            "coreward rm --dry-run nginx",
+            "coreward vacuum --max-use 1G --max-age 30d",
         ] {
             Arguments::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
         }
-        for line in ["coreward", "coreward list --since soon", "coreward list -n many", "coreward frobnicate"] {
+        for line in [
+            "coreward",
+            "coreward list --since soon",
+            "coreward list -n many",
+            "coreward frobnicate",
+            "coreward vacuum",
+            "coreward rm",
+        ] {
             let error = Arguments::try_parse_from(line.split(' ')).expect_err(line);
             assert_eq!(error.exit_code(), 2, "{line}");
         }

@@ -5,7 +5,6 @@ use super::sysctl::{Key, Sysctl};
 use super::units::{self, Unit};
 use super::{CliError, json, status_text};
 use crate::config;
-use crate::policy::quota;
 use crate::store::{self, Filter, Layout, QueryError};
 use crate::wire::paths::{Root, SPOOL, SPOOL_SUFFIX};
 use clap::Args;
@@ -153,8 +152,9 @@ fn volume(root: &Root, status: &mut Status) {
     if let Some(volume) = cores.ancestors().find_map(|dir| statvfs(dir).ok()) {
         let size = volume.blocks() * volume.fragment_size();
         status.free_bytes = volume.blocks_available() * volume.fragment_size();
-        status.max_use = loaded.config.max_use.unwrap_or_else(|| quota::default_max_use(size));
-        status.keep_free = loaded.config.keep_free.unwrap_or_else(|| quota::default_keep_free(size));
+        let limits = loaded.config.quotas.on(size);
+        status.max_use = limits.max_use;
+        status.keep_free = limits.keep_free;
     }
 }
 

@@ -79,7 +79,28 @@ fn local(time_us: u64) -> Option<Zoned> {
 
 /// `2026-01-02 10:00:00`: it sorts, and `--since` takes it.
 pub(super) fn short(time_us: u64) -> String {
-    local(time_us).map_or_else(|| format!("@{time_us}us"), |moment| moment.strftime("%F %T").to_string())
+    Short::default().of(time_us)
+}
+
+/// [`short`] for many moments: the crashes of a storm share their minutes, and a clock is dear to ask.
+#[derive(Default)]
+pub(super) struct Short {
+    /// The minute that was shown last, and how.
+    minute: Option<(u64, String)>,
+}
+
+impl Short {
+    pub(super) fn of(&mut self, time_us: u64) -> String {
+        const MINUTE_US: u64 = 60_000_000;
+        let number = time_us / MINUTE_US;
+        if self.minute.as_ref().is_none_or(|(known, _)| *known != number) {
+            // No zone has been off by parts of a minute since 1972.
+            let Some(moment) = local(number * MINUTE_US) else { return format!("@{time_us}us") };
+            self.minute = Some((number, moment.strftime("%F %H:%M").to_string()));
+        }
+        let minute = self.minute.as_ref().map_or("", |(_, shown)| shown.as_str());
+        format!("{minute}:{:02}", time_us % MINUTE_US / 1_000_000)
+    }
 }
 
 /// `Fri 2026-01-02 10:00:00 CET (2h 5min ago)`.

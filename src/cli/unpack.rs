@@ -41,6 +41,7 @@ pub(super) struct Stored {
     path: PathBuf,
     /// Bytes of core in it.
     bytes: u64,
+    _held: Option<nix::fcntl::Flock<File>>,
 }
 
 impl Stored {
@@ -54,7 +55,11 @@ impl Stored {
         }
         let opened = layout.open_cores().and_then(|dir| tree::open_file_below(dir.as_fd(), &file_name(id)));
         match opened.map(File::from).and_then(|file| Ok((file.metadata()?.is_file(), file))) {
-            Ok((true, file)) => Ok(Self { file, path, bytes: listed.record.core.bytes }),
+            Ok((true, file)) => {
+                // It is not evicted while it is read.
+                let held = file.try_clone().ok().and_then(|file| crate::store::reading(file).ok());
+                Ok(Self { file, path, bytes: listed.record.core.bytes, _held: held })
+            }
             Ok((false, _)) => Err(UnpackError::Open { path, error: io::Error::other("not a regular file") }),
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 Err(UnpackError::NoCore { id: id.to_string(), why: "its file was deleted a moment ago" })

@@ -3,15 +3,25 @@
 use crate::crash::{CoreOutcome, Cut, NoCore};
 use crate::store::{CoreState, Listed};
 
-/// One word for a table: `stored`, `truncated`, `none:storm`, `evicted`, `missing`.
+/// One word for a table: `stored`, `truncated`, `none:storm`, `evicted`, `removed`, `missing`.
+pub(super) fn core_word(state: CoreState, no_core: &str) -> String {
+    let word = match state {
+        CoreState::Stored => "stored",
+        CoreState::Truncated => "truncated",
+        CoreState::Evicted => "evicted",
+        CoreState::Missing => "missing",
+        CoreState::Removed => "removed",
+        CoreState::None if no_core.is_empty() => "none",
+        CoreState::None => return format!("none:{no_core}"),
+    };
+    word.to_owned()
+}
+
+/// The word for a crash.
 pub(super) fn core_state(listed: &Listed) -> String {
-    match (listed.core_state, listed.record.core.outcome) {
-        (CoreState::Stored, _) => "stored".to_owned(),
-        (CoreState::Truncated, _) => "truncated".to_owned(),
-        (CoreState::Evicted, _) => "evicted".to_owned(),
-        (CoreState::Missing, _) => "missing".to_owned(),
-        (CoreState::None, CoreOutcome::None(reason)) => format!("none:{}", reason.name()),
-        (CoreState::None, CoreOutcome::Stored) => "none".to_owned(),
+    match listed.record.core.outcome {
+        CoreOutcome::None(reason) => core_word(listed.core_state, reason.name()),
+        CoreOutcome::Stored => core_word(listed.core_state, ""),
     }
 }
 
@@ -19,8 +29,11 @@ pub(super) fn core_state(listed: &Listed) -> String {
 pub(super) fn why_no_core(listed: &Listed) -> Option<&'static str> {
     match (listed.core_state, listed.record.core.outcome) {
         (CoreState::Stored | CoreState::Truncated, _) => None,
-        (CoreState::Evicted, _) => Some("it was deleted to make room (MaxUse=, KeepFree=)"),
+        (CoreState::Evicted, _) => {
+            Some("it was deleted to make room (coreward usage shows the limits and who holds what)")
+        }
         (CoreState::Missing, _) => Some("its file is gone, and Coreward did not delete it"),
+        (CoreState::Removed, _) => Some("it was removed by an administrator"),
         (CoreState::None, CoreOutcome::None(reason)) => Some(not_stored(reason)),
         (CoreState::None, CoreOutcome::Stored) => Some("it was not stored"),
     }
@@ -29,13 +42,14 @@ pub(super) fn why_no_core(listed: &Listed) -> Option<&'static str> {
 fn not_stored(reason: NoCore) -> &'static str {
     match reason {
         NoCore::Storm => {
-            "this program had crashed with the same signal just before, and those cores were stored (StormBurst=, StormIntervalSec=)"
+            "crashes of the same signature were kept just before (StormBurst=, StormStacks=, StormIntervalSec=)"
         }
+        NoCore::Rate => "the unit, the user or the machine had used up its share (UnitBurst=, UserBurst=, TotalBurst=)",
         NoCore::Configured => "Storage=none is configured",
         NoCore::Limit => "the process' own RLIMIT_CORE was 0 (EnforceCoreLimit=yes is configured)",
         NoCore::Empty => "the kernel wrote none; the kernel log may say why",
         NoCore::NotElf => "what the kernel wrote is no ELF core",
-        NoCore::Quota => "there was no room for it within the quota (MaxUse=, KeepFree=)",
+        NoCore::Quota => "there was no room for it within the quota (coreward usage shows the limits)",
         NoCore::DiskFull => "the disk was full",
         NoCore::WriteError => "it could not be written; the log of coreward.service says why",
         NoCore::Stalled => "the stream stood still, as it does on a dead mount, or too many others did",
@@ -51,10 +65,10 @@ pub(super) fn truncated(cut: Cut) -> &'static str {
         Cut::ProcessSizeMax => "it was longer than ProcessSizeMax=",
         Cut::ExternalSizeMax => "its file reached ExternalSizeMax=",
         Cut::CoreLimit => "the process' own RLIMIT_CORE was reached (EnforceCoreLimit=yes is configured)",
-        Cut::Quota => "the quota was reached (MaxUse=, KeepFree=)",
+        Cut::Quota => "the quota was reached (coreward usage shows the limits)",
         Cut::DiskFull => "the disk filled up",
         Cut::MaxHold => "the process could not be held any longer (MaxHold=)",
-        Cut::Stacks => "only stacks were to be stored (Storage=stacks)",
+        Cut::Stacks => "only stacks were to be stored (Storage=stacks, or StormStacks= of a storm)",
         Cut::Resumed => "the daemon ended while it took the core in, and the next one got the rest",
         Cut::Spool => "no daemon was there, and it was longer than the spool takes",
     }

@@ -1,7 +1,9 @@
 //! The keys, their meanings and their defaults. `coreward.conf(5)` and the shipped file say the same; a test compares.
 
 use super::value::{parse_bool, parse_duration, parse_size};
-use crate::policy::storm::Rule;
+use crate::policy::quota::Quotas;
+use crate::policy::rate::Rate;
+use crate::policy::storm::{Rule, Rules};
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,8 +14,24 @@ const LEVELS: std::ops::RangeInclusive<i32> = -7..=19;
 /// More would need more memory than the unit has, and read no faster.
 pub const THREADS_MAX: usize = 8;
 
-/// The one section.
+/// The section of the machine.
 pub(super) const SECTION: &str = "Coreward";
+
+/// Keys whose meaning is that of one crash: they may stand in the section of a unit or of an executable too.
+const OF_A_CRASH: [&str; 12] = [
+    "Storage",
+    "ProcessSizeMax",
+    "ExternalSizeMax",
+    "StormBurst",
+    "StormStacks",
+    "StormIntervalSec",
+    "UnitBurst",
+    "UnitIntervalSec",
+    "Compress",
+    "CompressLevel",
+    "MaxHold",
+    "EnforceCoreLimit",
+];
 
 /// What is in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,12 +42,14 @@ pub struct Config {
     pub process_size_max: u64,
     /// `ExternalSizeMax=`: no stored core takes more, bytes on disk.
     pub external_size_max: u64,
-    /// `MaxUse=`: all stored cores together, bytes; `None`: a tenth of the volume, at most 4 GiB.
-    pub max_use: Option<u64>,
-    /// `KeepFree=`: left free on the volume, bytes; `None`: 15% of it, at most 4 GiB.
-    pub keep_free: Option<u64>,
-    /// `StormBurst=` and `StormIntervalSec=`.
-    pub storm: Rule,
+    /// `MaxUse=` and its kin.
+    pub quotas: Quotas,
+    /// `StormBurst=` and its kin, and the rates.
+    pub rules: Rules,
+    /// `MaxRecords=`: crashes that the catalog has a row of.
+    pub max_records: u64,
+    /// `RecordMaxAge=`: how long it has it.
+    pub record_max_age: Duration,
     /// `Compress=`: whether frames are compressed for size; otherwise only as far as it costs nothing.
     pub compress: bool,
     /// `CompressLevel=`: zstd's level.
@@ -76,9 +96,15 @@ impl Default for Config {
             storage: Storage::External,
             process_size_max: 32 << 30,
             external_size_max: 32 << 30,
-            max_use: None,
-            keep_free: None,
-            storm: Rule { burst: 5, interval: Duration::from_secs(600) },
+            quotas: Quotas::default(),
+            rules: Rules {
+                storm: Rule { burst: 5, stacks: 5, interval: Duration::from_secs(600) },
+                unit: Rate { burst: 30, interval: Duration::from_secs(600) },
+                user: Rate { burst: 60, interval: Duration::from_secs(600) },
+                total: Rate { burst: 200, interval: Duration::from_secs(600) },
+            },
+            max_records: 500_000,
+            record_max_age: Duration::MAX,
             compress: true,
             compress_level: 1,
             compress_threads: 0,
@@ -94,49 +120,65 @@ impl Config {
         if self.compress { self.compress_level } else { *zstd::compression_level_range().start() }
     }
 
+    /// Whether a key may stand in the section of a unit or of an executable.
+    pub(super) fn is_of_a_crash(key: &str) -> bool {
+        OF_A_CRASH.contains(&key)
+    }
+
     /// Puts one key in force. An empty value puts its default back.
     ///
     /// # Errors
     /// In words, what is wrong; the key keeps the value it had.
     pub(super) fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
         const SIZE: &str = "a size such as 512M or infinity";
+        const TIME: &str = "a time such as 10min or infinity";
+        const COUNT: &str = "a number; 0 is no limit";
+        const YES: &str = "yes or no";
         let default = Self::default();
+        let (quotas, quota) = (&mut self.quotas, default.quotas);
+        let (rules, rule) = (&mut self.rules, default.rules);
+        let some_size = |text: &str| parse_size(text).map(Some);
+        let number = |text: &str| text.parse::<u32>().ok();
+        let count = |text: &str| if text == "infinity" { Some(u64::MAX) } else { text.parse::<u64>().ok() };
         let result = match key {
             "Storage" => {
                 put(&mut self.storage, value, default.storage, parse_storage, "\"external\", \"stacks\" or \"none\"")
             }
             "ProcessSizeMax" => put(&mut self.process_size_max, value, default.process_size_max, parse_size, SIZE),
             "ExternalSizeMax" => put(&mut self.external_size_max, value, default.external_size_max, parse_size, SIZE),
-            "MaxUse" => put(&mut self.max_use, value, default.max_use, |text| parse_size(text).map(Some), SIZE),
-            "KeepFree" => put(&mut self.keep_free, value, default.keep_free, |text| parse_size(text).map(Some), SIZE),
+            "MaxUse" => put(&mut quotas.max_use, value, quota.max_use, some_size, SIZE),
+            "KeepFree" => put(&mut quotas.keep_free, value, quota.keep_free, some_size, SIZE),
+            "MaxUsePerUnit" => put(&mut quotas.per_unit, value, quota.per_unit, some_size, SIZE),
+            "MaxUsePerUser" => put(&mut quotas.per_user, value, quota.per_user, some_size, SIZE),
+            "MaxUsePerExecutable" => put(&mut quotas.per_executable, value, quota.per_executable, some_size, SIZE),
+            "MaxUsePerSignature" => put(&mut quotas.per_signature, value, quota.per_signature, some_size, SIZE),
+            "MaxCores" => put(&mut quotas.cores, value, quota.cores, count, "a number or infinity"),
+            "MaxAge" => put(&mut quotas.age, value, quota.age, parse_duration, TIME),
+            "MaxRecords" => put(&mut self.max_records, value, default.max_records, count, "a number or infinity"),
+            "RecordMaxAge" => put(&mut self.record_max_age, value, default.record_max_age, parse_duration, TIME),
             "StormBurst" => {
-                let burst = |text: &str| text.parse().ok();
-                put(&mut self.storm.burst, value, default.storm.burst, burst, "a number; 0 keeps every core")
+                put(&mut rules.storm.burst, value, rule.storm.burst, number, "a number; 0 keeps every core")
             }
-            "StormIntervalSec" => {
-                put(&mut self.storm.interval, value, default.storm.interval, parse_duration, "a time such as 10min")
-            }
-            "Compress" => put(&mut self.compress, value, default.compress, parse_bool, "yes or no"),
+            "StormStacks" => put(&mut rules.storm.stacks, value, rule.storm.stacks, number, "a number"),
+            "StormIntervalSec" => put(&mut rules.storm.interval, value, rule.storm.interval, parse_duration, TIME),
+            "UnitBurst" => put(&mut rules.unit.burst, value, rule.unit.burst, number, COUNT),
+            "UnitIntervalSec" => put(&mut rules.unit.interval, value, rule.unit.interval, parse_duration, TIME),
+            "UserBurst" => put(&mut rules.user.burst, value, rule.user.burst, number, COUNT),
+            "UserIntervalSec" => put(&mut rules.user.interval, value, rule.user.interval, parse_duration, TIME),
+            "TotalBurst" => put(&mut rules.total.burst, value, rule.total.burst, number, COUNT),
+            "TotalIntervalSec" => put(&mut rules.total.interval, value, rule.total.interval, parse_duration, TIME),
+            "Compress" => put(&mut self.compress, value, default.compress, parse_bool, YES),
             "CompressLevel" => {
                 let level = |text: &str| text.parse().ok().filter(|level| LEVELS.contains(level));
                 put(&mut self.compress_level, value, default.compress_level, level, "a level of zstd from -7 to 19")
             }
             "CompressThreads" => {
                 let threads = |text: &str| text.parse().ok().filter(|threads| *threads <= THREADS_MAX);
-                put(
-                    &mut self.compress_threads,
-                    value,
-                    default.compress_threads,
-                    threads,
-                    "a number up to 8; 0: one a processor",
-                )
+                let expected = "a number up to 8; 0: one a processor";
+                put(&mut self.compress_threads, value, default.compress_threads, threads, expected)
             }
-            "MaxHold" => {
-                put(&mut self.max_hold, value, default.max_hold, parse_duration, "a time such as 30s or infinity")
-            }
-            "EnforceCoreLimit" => {
-                put(&mut self.enforce_core_limit, value, default.enforce_core_limit, parse_bool, "yes or no")
-            }
+            "MaxHold" => put(&mut self.max_hold, value, default.max_hold, parse_duration, TIME),
+            "EnforceCoreLimit" => put(&mut self.enforce_core_limit, value, default.enforce_core_limit, parse_bool, YES),
             _ => return Err(format!("unknown key {key}=, ignored; the keys are described in coreward.conf(5)")),
         };
         result.map_err(|expected| format!("{key}={value} is not {expected}; the line is ignored"))
@@ -165,72 +207,4 @@ fn parse_storage(text: &str) -> Option<Storage> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SHIPPED: &str = include_str!("../../systemd/coreward.conf");
-    const MANUAL: &str = include_str!("../../man/coreward.conf.5");
-
-    /// Keys and defaults of the shipped file, where they stand as comments.
-    fn shipped() -> Vec<(&'static str, &'static str)> {
-        let comments = SHIPPED.lines().filter_map(|line| line.strip_prefix('#'));
-        comments.filter(|line| !line.starts_with(' ')).filter_map(|line| line.split_once('=')).collect()
-    }
-
-    /// Keys and defaults of the manual: `.B Key=` after a `.TP`, and what follows "Default:".
-    fn described() -> Vec<(&'static str, &'static str)> {
-        let blocks = MANUAL.split("\n.TP\n.B ").skip(1);
-        let pairs = blocks.map(|block| {
-            let key = block.lines().next().and_then(|line| line.strip_suffix('=')).unwrap();
-            let default =
-                block.split_once("\nDefault:").map(|(_, default)| default.trim_start().lines().next().unwrap());
-            (key, default.unwrap().trim_start_matches(".BR ").trim_end_matches([' ', '.']).trim_start_matches("empty"))
-        });
-        pairs.collect()
-    }
-
-    #[test]
-    fn the_shipped_file_and_the_manual_say_what_is_in_force() {
-        // All fields stand here, and each with another value than its default: a key that is described nowhere keeps it.
-        for said in [shipped(), described()] {
-            let mut config = Config {
-                storage: Storage::None,
-                process_size_max: 1,
-                external_size_max: 1,
-                max_use: Some(1),
-                keep_free: Some(1),
-                storm: Rule { burst: 1, interval: Duration::ZERO },
-                compress: false,
-                compress_level: 7,
-                compress_threads: 3,
-                max_hold: Duration::ZERO,
-                enforce_core_limit: true,
-            };
-            for (key, value) in &said {
-                config.set(key, value).unwrap();
-            }
-            assert_eq!(config, Config::default(), "{said:?}");
-        }
-        let keys = |said: Vec<(&'static str, &'static str)>| said.into_iter().map(|(key, _)| key).collect::<Vec<_>>();
-        assert_eq!(keys(shipped()), keys(described()), "in the same order");
-    }
-
-    #[test]
-    fn the_shipped_file_is_read_without_a_complaint() {
-        let dir = tempfile::tempdir().unwrap();
-        let root = crate::wire::paths::Root::new(dir.path());
-        std::fs::create_dir_all(root.join("/etc/coreward")).unwrap();
-        let uncommented: Vec<String> = SHIPPED
-            .lines()
-            .map(|line| match line.strip_prefix('#') {
-                Some(key) if !key.starts_with(' ') => key.to_owned(),
-                _ => line.to_owned(),
-            })
-            .collect();
-        for text in [SHIPPED.to_owned(), uncommented.join("\n")] {
-            std::fs::write(root.join("/etc/coreward/coreward.conf"), text).unwrap();
-            let loaded = super::super::load(&root);
-            assert_eq!((loaded.config, loaded.problems), (Config::default(), Vec::new()));
-        }
-    }
-}
+mod tests;

@@ -2,9 +2,11 @@
 
 use super::ini;
 use super::keys::{Config, Problem, SECTION};
+use super::overrides::Overrides;
 use crate::wire::paths::Root;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Vendor, administrator's vendor, volatile, administrator: systemd's order of precedence.
 const BASES: [&str; 4] = ["usr/lib", "usr/local/lib", "run", "etc"];
@@ -14,6 +16,8 @@ const BASES: [&str; 4] = ["usr/lib", "usr/local/lib", "run", "etc"];
 pub struct Loaded {
     /// In force.
     pub config: Config,
+    /// For some units and executables.
+    pub overrides: Arc<Overrides>,
     /// Not in force.
     pub problems: Vec<Problem>,
     /// The files that were read, in the order of rising precedence.
@@ -23,17 +27,19 @@ pub struct Loaded {
 /// Reads `coreward.conf` (the one of highest precedence) and every `coreward.conf.d/*.conf`.
 pub fn load(root: &Root) -> Loaded {
     let mut loaded = Loaded::default();
+    let mut overrides = Overrides::default();
     let bases: Vec<PathBuf> = BASES.iter().map(|base| root.join(base)).collect();
     let main = bases.iter().rev().map(|base| base.join("coreward/coreward.conf")).find(|path| path.exists());
     let drop_ins = liboverdrop::scan(&bases, "coreward/coreward.conf.d", &["conf"], true);
     for file in main.into_iter().chain(drop_ins.into_values()) {
-        read(&file, &mut loaded);
+        read(&file, &mut loaded, &mut overrides);
         loaded.files.push(file);
     }
+    loaded.overrides = Arc::new(overrides);
     loaded
 }
 
-fn read(file: &Path, loaded: &mut Loaded) {
+fn read(file: &Path, loaded: &mut Loaded, overrides: &mut Overrides) {
     let problem = |line, message: String| Problem { file: file.to_owned(), line, message };
     let text = match std::fs::read_to_string(file) {
         Ok(text) => text,
@@ -42,11 +48,10 @@ fn read(file: &Path, loaded: &mut Loaded) {
     };
     for line in ini::parse(&text) {
         let failed = match line {
-            Ok(line) if line.section != SECTION => Some((
-                line.line,
-                format!("{}= is in section [{}], not in [{SECTION}]: ignored", line.key, line.section),
-            )),
-            Ok(line) => loaded.config.set(&line.key, &line.value).err().map(|message| (line.line, message)),
+            Ok(line) if line.section == SECTION => {
+                loaded.config.set(&line.key, &line.value).err().map(|message| (line.line, message))
+            }
+            Ok(line) => overrides.add(&line).err().map(|message| (line.line, message)),
             Err(bad) => Some((bad.line, format!("\"{}\" is neither a section nor Key=value: ignored", bad.text))),
         };
         loaded.problems.extend(failed.map(|(line, message)| problem(line, message)));
@@ -86,7 +91,7 @@ mod tests {
             ("etc/coreward/coreward.conf.d/30-c.txt", "[Coreward]\nMaxUse=9G\n"),
         ]);
         assert_eq!(loaded.problems, []);
-        assert_eq!((loaded.config.max_use, loaded.config.keep_free), (Some(2 << 30), Some(5 << 20)));
+        assert_eq!((loaded.config.quotas.max_use, loaded.config.quotas.keep_free), (Some(2 << 30), Some(5 << 20)));
         assert_eq!(loaded.config.storage, Storage::External, "an empty value puts the default back");
     }
 
@@ -99,20 +104,59 @@ mod tests {
         let file = dir.path().join("etc/coreward/coreward.conf");
         let said: Vec<String> = loaded.problems.iter().map(ToString::to_string).collect();
         let expected = [
-            (1, "MaxUse= is in section []"),
+            (1, "MaxUse= is in no section"),
             (3, "unknown key MaxUze="),
             (4, "KeepFree=lots is not a size"),
             (6, "\"what\" is neither"),
             (7, "Storage=internal is not"),
-            (9, "A= is in section [Other]"),
+            (9, "[Other] is no section"),
         ];
         assert_eq!(said.len(), expected.len(), "{said:?}");
         for (said, (line, text)) in said.iter().zip(expected) {
             assert!(said.starts_with(&format!("{}:{line}: {text}", file.display())), "{said}");
         }
-        assert_eq!(
-            loaded.config,
-            Config { storm: crate::policy::storm::Rule { burst: 7, ..Config::default().storm }, ..Config::default() }
-        );
+        let mut expected = Config::default();
+        expected.rules.storm.burst = 7;
+        assert_eq!(loaded.config, expected);
+    }
+
+    #[test]
+    fn sections_of_units_and_executables_override_in_order() {
+        let (_dir, loaded) = tree(&[(
+            "etc/coreward/coreward.conf",
+            "[Executable /opt/*]\nMaxHold=1s\n[Unit web.service]\nStormBurst=9\nMaxHold=2s\n[Unit web*]\nStormBurst=8\nStorage=none\n\
+             [Coreward]\nStormBurst=7\n[Unit web.service]\nStorage=stacks\n",
+        )]);
+        assert_eq!(loaded.problems, []);
+        let of = |unit: Option<&str>, exe: &str| {
+            let config = loaded.overrides.apply(&loaded.config, unit, exe);
+            (config.rules.storm.burst, config.storage, config.max_hold.as_secs())
+        };
+        assert_eq!(of(None, "/bin/a"), (7, Storage::External, 30));
+        assert_eq!(of(Some("web2.service"), "/bin/a"), (8, Storage::None, 30), "a pattern");
+        assert_eq!(of(Some("web.service"), "/bin/a"), (9, Storage::Stacks, 2), "a name goes before a pattern");
+        assert_eq!(of(Some("web.service"), "/opt/b/c"), (9, Storage::Stacks, 1), "an executable goes before a unit");
+    }
+
+    #[test]
+    fn what_has_no_meaning_for_one_unit_is_named() {
+        let (_dir, loaded) = tree(&[(
+            "etc/coreward/coreward.conf",
+            "[Unit a.service]\nMaxUse=1G\nStormBurst=x\nNope=1\n[Unit]\nStormBurst=1\n[Unit [a]\nStormBurst=1\n[Executable a]\nStormBurst=1\n",
+        )]);
+        let said: Vec<String> =
+            loaded.problems.iter().map(|problem| format!("{}: {}", problem.line, problem.message)).collect();
+        let expected = [
+            "2: MaxUse= is of the whole machine: it belongs into [Coreward]",
+            "3: StormBurst=x is not",
+            "4: unknown key Nope=",
+            "6: [Unit] names no unit",
+            "8: [Unit [a] is no pattern",
+            "10: [Executable a] names no path",
+        ];
+        for (said, expected) in said.iter().zip(expected) {
+            assert!(said.starts_with(expected), "{said}");
+        }
+        assert_eq!(said.len(), expected.len());
     }
 }

@@ -3,8 +3,10 @@
 mod ini;
 mod keys;
 mod load;
+mod overrides;
 mod value;
 
 pub use keys::{Config, Problem, Storage, THREADS_MAX};
 pub use load::{Loaded, load};
-pub use value::parse_duration;
+pub use overrides::Overrides;
+pub use value::{parse_duration, parse_size};

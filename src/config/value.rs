@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// `16G`, `512M`, `1073741824`, `infinity`; units are powers of 1024 (systemd.syntax(7)).
-pub(super) fn parse_size(text: &str) -> Option<u64> {
+pub fn parse_size(text: &str) -> Option<u64> {
     if text == "infinity" {
         return Some(u64::MAX);
     }

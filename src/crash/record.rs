@@ -129,6 +129,8 @@ pub enum CoreOutcome {
 pub enum NoCore {
     /// Enough of the same were stored in this window (`StormBurst=`).
     Storm,
+    /// The unit, the user or the machine has had its share (`UnitBurst=`, `UserBurst=`, `TotalBurst=`).
+    Rate,
     /// `Storage=none`.
     Configured,
     /// The process' own RLIMIT_CORE is 0, and `EnforceCoreLimit=` is set.
@@ -183,6 +185,7 @@ impl NoCore {
     pub fn name(self) -> &'static str {
         match self {
             Self::Storm => "storm",
+            Self::Rate => "rate",
             Self::Configured => "configured",
             Self::Limit => "limit",
             Self::Empty => "empty",
@@ -253,11 +256,33 @@ impl Record {
         }
     }
 
+    /// Leaves out what the first records of the same signature say as well.
+    pub fn shorten(&mut self) {
+        for text in [&mut self.status, &mut self.limits] {
+            text.clear();
+        }
+        self.stack.clear();
+        self.modules.clear();
+    }
+
     /// What crashes of one bug share: the signature, else program and signal.
     pub fn group(&self) -> String {
         match &self.signature {
             Some(signature) => signature.id.clone(),
             None => format!("{}:{}", self.signal_name, self.program()),
+        }
+    }
+
+    /// Who answers for the disk that the crash takes: the system service; the executable, for a container, whose unit gets a new
+    /// name with every start; the user, for what runs in a session or in the user's own manager.
+    pub fn holder(&self) -> String {
+        let service =
+            self.place.unit.as_deref().filter(|unit| unit.ends_with(".service") && !unit.starts_with("user@"));
+        let is_users = self.place.unit.as_deref().is_some_and(|unit| unit.starts_with("user@"));
+        match (service, &self.place.container) {
+            (_, Some(_)) if !is_users => format!("container {}", self.program()),
+            (Some(unit), _) => format!("unit {unit}"),
+            _ => self.uid.map_or_else(|| "user unknown".to_owned(), |uid| format!("user {uid}")),
         }
     }
 

@@ -1,11 +1,11 @@
 //! What every conversation shares.
 
 use crate::capture::{Allowance, Benches, Gate, Progress, Tools};
-use crate::config::{self, Config, THREADS_MAX};
-use crate::crash::CrashId;
-use crate::policy::storm::{Kind, Rule, Storms, Verdict};
+use crate::config::{self, Config, Loaded, THREADS_MAX};
+use crate::crash::{CrashId, Decision, Record};
+use crate::policy::storm::{Event, Storms};
 use crate::report::{ErrorKind, Metrics};
-use crate::store::{Catalog, Layout, Ledger, OpenReport};
+use crate::store::{Catalog, Layout, Ledger, OpenReport, Recent};
 use crate::sys::clock;
 use crate::wire::paths::Root;
 use std::collections::HashMap;
@@ -32,7 +32,7 @@ pub(super) struct Context {
     /// Reads of crashed processes' memory at once. One of them may hang for ever on a dead mount; when all do, crashes are
     /// recorded without what those reads would have told.
     pub(super) probes: Arc<Semaphore>,
-    pub(super) config: Mutex<Config>,
+    loaded: Mutex<Loaded>,
     storms: Mutex<Storms>,
     turns: Mutex<HashMap<CrashId, Weak<tokio::sync::Mutex<()>>>>,
     cancels: Mutex<Vec<Weak<AtomicBool>>>,
@@ -90,7 +90,7 @@ impl Context {
                 allowance: Allowance::new(STAGED),
             },
             probes: Arc::new(Semaphore::new(PROBES)),
-            config: Mutex::default(),
+            loaded: Mutex::default(),
             storms: Mutex::default(),
             turns: Mutex::default(),
             cancels: Mutex::default(),
@@ -110,35 +110,45 @@ impl Context {
             tracing::warn!("{problem}");
         }
         self.metrics.config_problems.set(i64::try_from(loaded.problems.len()).unwrap_or(i64::MAX));
-        self.ledger.set_limits(loaded.config.max_use, loaded.config.keep_free);
+        self.ledger.set_limits(loaded.config.quotas);
+        self.catalog.keep(loaded.config.max_records, loaded.config.record_max_age);
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = if loaded.config.compress_threads == 0 { processors } else { loaded.config.compress_threads };
         // One more than there are processors: one of them may be waiting for the disk.
         self.tools.benches.set_limit(threads.min(THREADS_MAX) + 1);
-        *lock(&self.config) = loaded.config;
+        *lock(&self.loaded) = loaded;
         self.refresh();
     }
 
-    /// The storm rule's word on a crash of this kind, now.
-    pub(super) fn storm(&self, rule: Rule, kind: &Kind) -> Verdict {
-        lock(&self.storms).decide(rule, kind, clock::since_boot())
+    /// What the storm policy and the rates say of a crash, now.
+    pub(super) fn decide(&self, config: &Config, record: &Record) -> Decision {
+        let group = record.group();
+        let first = !self.ledger.has_group(&group);
+        let event = Event { group, holder: record.holder(), uid: record.uid, first };
+        lock(&self.storms).decide(&config.rules, &event, clock::since_boot())
     }
 
-    /// Lets the storm rule see again what an earlier daemon stored: a restart opens no new windows.
-    fn replay(&self, recent: Vec<(u64, String, Option<u32>)>) {
-        let rule = self.config().storm;
+    /// Lets the policy see again what an earlier daemon kept: a restart opens no new windows, and fills no buckets.
+    fn replay(&self, recent: Vec<Recent>) {
+        let rules = self.config().rules;
         let (now, wall) = (clock::since_boot(), SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default());
         let mut storms = lock(&self.storms);
-        for (time_us, program, signal) in recent {
+        for Recent { time_us, group, holder, uid } in recent {
             let age = wall.saturating_sub(Duration::from_micros(time_us));
-            if let Some(at) = now.checked_sub(age).filter(|_| age < rule.interval) {
-                storms.decide(rule, &Kind { program, signal }, at);
+            if let Some(at) = now.checked_sub(age) {
+                storms.decide(&rules, &Event { group, holder, uid, first: false }, at);
             }
         }
     }
 
     pub(super) fn config(&self) -> Config {
-        lock(&self.config).clone()
+        lock(&self.loaded).config.clone()
+    }
+
+    /// What is in force for a crash: its unit and its executable may have values of their own.
+    pub(super) fn config_for(&self, record: &Record) -> Config {
+        let loaded = lock(&self.loaded);
+        loaded.overrides.apply(&loaded.config, record.place.unit.as_deref(), &record.program())
     }
 
     /// One conversation about a crash at a time: who offers it again waits for the one before.

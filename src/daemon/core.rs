@@ -9,11 +9,11 @@ use super::triage::{self, Triaged};
 use crate::capture::{
     self, Beat, Captured, Failure, Kept, KeptFiles, Limits, Memory, Order, Refused, Sink, Source, Stream, Taken,
 };
-use crate::config::{Config, Storage};
+use crate::config::Config;
 use crate::crash::text::from_bytes;
-use crate::crash::{CoreOutcome, CoreReport, Cut, NoCore, Record};
+use crate::crash::{CoreOutcome, CoreReport, Cut, Keep, NoCore, Record};
 use crate::report::ErrorKind;
-use crate::store::CoreFile;
+use crate::store::{Account, CoreFile};
 use crate::sys::clock;
 use crate::wire::{Answer, FdKind, Offer, Wanted};
 use std::fs::File;
@@ -51,6 +51,7 @@ struct Call {
     limits: Limits,
     level: i32,
     stacks_only: bool,
+    account: Arc<Account>,
     deadline: Instant,
 }
 
@@ -63,15 +64,15 @@ impl Call {
             record: record.clone(),
             limits: limits(config, record),
             level: config.level(),
-            stacks_only: config.storage == Storage::Stacks,
+            stacks_only: record.decision.keep == Keep::Stacks,
+            account: Arc::new(Account::new(Arc::clone(&context.ledger), record)),
             deadline: deadline(offer, giver, config),
         }
     }
 
     fn sink(&self) -> Result<Sink, Failure> {
-        let ledger = Arc::clone(&self.context.ledger);
-        let file = CoreFile::create(ledger.dir().as_fd(), &self.record)?;
-        Sink::new(file, ledger, self.limits)
+        let file = CoreFile::create(self.account.dir().as_fd(), &self.record)?;
+        Sink::new(file, Arc::clone(&self.account), self.limits)
     }
 }
 
@@ -160,9 +161,10 @@ pub(super) async fn go_on(
         record.core = CoreReport::none(NoCore::Gone);
         return Ok(record);
     };
-    let (ledger, limits) = (Arc::clone(&context.ledger), limits(&context.config(), &record));
+    let account = Arc::new(Account::new(Arc::clone(&context.ledger), &record));
+    let limits = limits(&context.config_for(&record), &record);
     let files = KeptFiles { file, memory, raw };
-    let resumed = in_touch(giver, spawn_blocking(move || kept.resume(files, &ledger, limits))).await;
+    let resumed = in_touch(giver, spawn_blocking(move || kept.resume(files, &account, limits))).await;
     let captured = match resumed.unwrap_or_else(|error| Err(Failure::Read(io::Error::other(error)))) {
         Ok(taken) => seal(context, giver, taken).await,
         Err(failure) => Err(failure),
@@ -242,7 +244,7 @@ async fn get(
                     memory,
                     maps,
                     sink,
-                    ledger: Arc::clone(&call.context.ledger),
+                    account: Arc::clone(&call.account),
                     stacks_only: call.stacks_only,
                     process,
                     deadline: call.deadline,

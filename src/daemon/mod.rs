@@ -14,6 +14,7 @@ mod sockets;
 mod spool;
 mod stack;
 mod triage;
+mod upkeep;
 
 use crate::report::{LogGuard, Metrics, serve, start_log};
 use crate::store::Layout;
@@ -111,6 +112,10 @@ async fn serve_until_stopped(sockets: Sockets, context: Arc<Context>, notifier: 
     let (alive, mut all_done) = mpsc::channel::<()>(1);
     let accepting = tokio::spawn(intake::accept(intake, Arc::clone(&context), alive.clone()));
     let spool = tokio::spawn(spool::take_in(Arc::clone(&context), alive));
+    tokio::spawn(upkeep::expire(Arc::clone(&context)));
+    if let Err(error) = upkeep::watch_deletions(&context) {
+        tracing::warn!("cores that others delete are noticed at the next start only: {error}");
+    }
     notifier.ready();
     let mut tick = interval(TICK);
     loop {

@@ -6,8 +6,7 @@ use super::memo::Memo;
 use super::{core, opened, stack, triage};
 use crate::capture::Failure;
 use crate::config::{Config, Storage};
-use crate::crash::{CoreOutcome, CoreReport, NoCore, Origin, Record};
-use crate::policy::storm::{Kind, Verdict};
+use crate::crash::{CoreOutcome, CoreReport, Decision, Keep, NoCore, Origin, Reason, Record};
 use crate::report::{self, ErrorKind};
 use crate::store::{Inserted, file_name};
 use crate::sys::clock;
@@ -132,22 +131,20 @@ pub(super) async fn record(
         return finish(context, giver, record).await;
     }
     let mut triaged = triage::triage(context, &offer, &fds, giver.origin()).await;
-    let config = context.config();
+    let config = context.config_for(&triaged.record);
     let before = core::take(&mut fds, FdKind::Head);
     let opened = if giver.has_core(&offer) { opened::open(context, giver, &offer, before).await? } else { None };
     let mem = fds.iter().find(|(kind, _)| *kind == FdKind::Mem).and_then(|(_, fd)| fd.try_clone().ok());
     let looked_at = opened.as_ref().and_then(|opened| opened.as_ref().ok());
     stack::look(context, &mut triaged.record, looked_at, mem).await;
-    match verdict(context, &config, &triaged.record, opened.is_some()) {
+    triaged.record.decision = decide(context, &config, &triaged.record, opened.is_some());
+    match without_core(triaged.record.decision) {
         Some(reason) => {
             triaged.record.held_us = held_us(&offer, giver);
             triaged.record.core = CoreReport::none(reason);
-            if reason == NoCore::Storm {
-                // The first of the kind have them; ten thousand times the same would only fill the catalog.
-                triaged.record.status.clear();
-                triaged.record.limits.clear();
-                triaged.record.stack.clear();
-                triaged.record.modules.clear();
+            if matches!(reason, NoCore::Storm | NoCore::Rate) {
+                // The first of the signature have them; ten thousand times the same would only fill the catalog.
+                triaged.record.shorten();
             }
             // The process ends when nobody has its pipe any more.
             drop((opened, fds));
@@ -163,19 +160,34 @@ pub(super) async fn record(
     finish(context, giver, triaged.record).await
 }
 
+/// How much of a crash is kept.
+fn decide(context: &Context, config: &Config, record: &Record, has_core: bool) -> Decision {
+    let reason = match config.storage {
+        _ if !has_core => Reason::Gone,
+        Storage::None => Reason::Configured,
+        _ if config.enforce_core_limit && record.core_limit == 0 => Reason::Limit,
+        Storage::Stacks => {
+            let decision = context.decide(config, record);
+            let keep = decision.keep.min(Keep::Stacks);
+            return if keep == decision.keep { decision } else { Decision { keep, reason: Reason::Configured } };
+        }
+        Storage::External => return context.decide(config, record),
+    };
+    Decision { keep: Keep::Record, reason }
+}
+
 /// Why no core is kept, if so.
-fn verdict(context: &Context, config: &Config, record: &Record, has_core: bool) -> Option<NoCore> {
-    if !has_core {
-        return Some(NoCore::Gone);
+fn without_core(decision: Decision) -> Option<NoCore> {
+    if decision.keep > Keep::Record {
+        return None;
     }
-    if config.storage == Storage::None {
-        return Some(NoCore::Configured);
-    }
-    if config.enforce_core_limit && record.core_limit == 0 {
-        return Some(NoCore::Limit);
-    }
-    let kind = Kind { program: record.program(), signal: record.signal };
-    (context.storm(config.storm, &kind) == Verdict::RecordOnly).then_some(NoCore::Storm)
+    Some(match decision.reason {
+        Reason::Gone => NoCore::Gone,
+        Reason::Configured => NoCore::Configured,
+        Reason::Limit => NoCore::Limit,
+        Reason::UnitRate | Reason::UserRate | Reason::TotalRate => NoCore::Rate,
+        _ => NoCore::Storm,
+    })
 }
 
 async fn finish(context: &Arc<Context>, giver: &mut Giver, record: Record) -> Result<Vec<u8>, RoadError> {
@@ -183,7 +195,7 @@ async fn finish(context: &Arc<Context>, giver: &mut Giver, record: Record) -> Re
     if let Inserted::Counted(count) = context.catalog.insert(record.clone()).await? {
         context.metrics.crash(&record, &count);
         context.recorded_one();
-        if record.core.outcome == CoreOutcome::None(NoCore::Storm) {
+        if matches!(record.core.outcome, CoreOutcome::None(NoCore::Storm | NoCore::Rate)) {
             context.metrics.storm_suppressed.inc();
         }
         if giver.origin() == Origin::Live {

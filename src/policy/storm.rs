@@ -1,151 +1,152 @@
-//! Crash storms: of one executable and signal, keep the first N cores of a window and count the rest.
+//! What is kept of a crash: of one signature the first of every window whole, then stacks, then the record; and of one unit, of
+//! one user, and of all together, only so many cores in a time.
 
+use super::rate::{Bucket, Buckets, Rate};
+use crate::crash::{Decision, Keep, Reason};
 use std::collections::HashMap;
 use std::time::Duration;
 
-/// `StormBurst=` and `StormIntervalSec=`.
+/// `StormBurst=`, `StormStacks=` and `StormIntervalSec=`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rule {
-    /// Cores of a kind that are kept in one window; 0: no limit.
+    /// Whole cores of a signature that are kept in one window; 0: no limit.
     pub burst: u32,
+    /// Cores with stacks only that are kept after those.
+    pub stacks: u32,
     /// Length of the window.
     pub interval: Duration,
 }
 
-/// What is counted together.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Kind {
-    /// The program.
-    pub program: String,
-    /// The signal's number.
-    pub signal: Option<u32>,
-}
-
-/// What to do with a crash.
+/// The rules in force for a crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// Keep its core.
-    Store,
-    /// Record it and let it go.
-    RecordOnly,
+pub struct Rules {
+    /// Of one signature.
+    pub storm: Rule,
+    /// `UnitBurst=` and `UnitIntervalSec=`.
+    pub unit: Rate,
+    /// `UserBurst=` and `UserIntervalSec=`.
+    pub user: Rate,
+    /// `TotalBurst=` and `TotalIntervalSec=`.
+    pub total: Rate,
 }
 
-#[derive(Clone, Copy, Debug)]
+/// A crash that is decided on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// What crashes of the same bug share.
+    pub group: String,
+    /// Who is to blame: [`crate::crash::Record::holder`].
+    pub holder: String,
+    /// Real uid.
+    pub uid: Option<u32>,
+    /// No core of the group is there.
+    pub first: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
 struct Window {
     began: Duration,
-    kept: u32,
+    whole: u32,
+    stacks: u32,
 }
 
-/// The windows that are open. Names are chosen by whoever crashes, so their number is bounded.
+/// What was decided lately.
 #[derive(Debug, Default)]
 pub struct Storms {
-    windows: HashMap<Kind, Window>,
+    windows: HashMap<String, Window>,
+    units: Buckets<String>,
+    users: Buckets<u32>,
+    total: Bucket,
 }
 
-/// More kinds than this in one window share nothing but the limit on the disk.
-const MAX_KINDS: usize = 8192;
+/// Only crashes that keep a core open a window, and `TotalBurst=` bounds those: nobody can push a window out by names alone.
+const MAX_WINDOWS: usize = 8192;
+/// Of the bucket of all a quarter is for signatures that have no core yet: a storm elsewhere does not hide a new bug.
+const RESERVE: u32 = 64;
 
 impl Storms {
     /// Decides on a crash at `now`, a time that never runs backwards.
-    pub fn decide(&mut self, rule: Rule, kind: &Kind, now: Duration) -> Verdict {
-        if rule.burst == 0 {
-            return Verdict::Store;
+    pub fn decide(&mut self, rules: &Rules, event: &Event, now: Duration) -> Decision {
+        let (keep, reason) = self.of_signature(rules.storm, event, now);
+        if keep == Keep::Record {
+            return Decision { keep, reason };
         }
-        if let Some(window) = self.windows.get_mut(kind)
-            && now.saturating_sub(window.began) < rule.interval
-        {
-            if window.kept >= rule.burst {
-                return Verdict::RecordOnly;
-            }
-            window.kept += 1;
-            return Verdict::Store;
+        if let Some(reason) = self.refused(rules, event, now) {
+            return Decision { keep: Keep::Record, reason };
         }
-        self.open(rule, kind.clone(), Window { began: now, kept: 1 }, now);
-        Verdict::Store
+        self.units.of(&event.holder, now).take(rules.unit, now);
+        if let Some(uid) = limited(event) {
+            self.users.of(&uid, now).take(rules.user, now);
+        }
+        self.total.take(rules.total, now);
+        self.count(rules.storm, event, keep, now);
+        Decision { keep, reason }
     }
 
-    fn open(&mut self, rule: Rule, kind: Kind, window: Window, now: Duration) {
-        if self.windows.len() >= MAX_KINDS {
-            self.windows.retain(|_, window| now.saturating_sub(window.began) < rule.interval);
+    fn of_signature(&self, rule: Rule, event: &Event, now: Duration) -> (Keep, Reason) {
+        let whole = if event.first { Reason::First } else { Reason::Burst };
+        if rule.burst == 0 {
+            return (Keep::Full, if event.first { Reason::First } else { Reason::Unlimited });
         }
-        if self.windows.len() >= MAX_KINDS
+        match self.windows.get(&event.group).filter(|window| now.saturating_sub(window.began) < rule.interval) {
+            None if event.first => (Keep::Full, Reason::First),
+            None => (Keep::Full, Reason::NewWindow),
+            Some(window) if window.whole < rule.burst => (Keep::Full, whole),
+            Some(window) if window.stacks < rule.stacks => (Keep::Stacks, Reason::StacksBurst),
+            Some(_) => (Keep::Record, Reason::Storm),
+        }
+    }
+
+    /// Whose bucket is empty.
+    fn refused(&mut self, rules: &Rules, event: &Event, now: Duration) -> Option<Reason> {
+        if !self.units.of(&event.holder, now).has(rules.unit, now, 0) {
+            return Some(Reason::UnitRate);
+        }
+        if limited(event).is_some_and(|uid| !self.users.of(&uid, now).has(rules.user, now, 0)) {
+            return Some(Reason::UserRate);
+        }
+        // Who makes new signatures all the time has soon emptied half of its own bucket, and the reserve is not for it.
+        let quiet = event.first && self.units.of(&event.holder, now).has(rules.unit, now, 128);
+        let reserve = if quiet { 0 } else { RESERVE };
+        (!self.total.has(rules.total, now, reserve)).then_some(Reason::TotalRate)
+    }
+
+    fn count(&mut self, rule: Rule, event: &Event, keep: Keep, now: Duration) {
+        if rule.burst == 0 {
+            return;
+        }
+        let is_open = |window: &Window| now.saturating_sub(window.began) < rule.interval;
+        if !self.windows.contains_key(&event.group) {
+            self.make_room(&is_open);
+        }
+        let window = self.windows.entry(event.group.clone()).or_insert(Window { began: now, ..Window::default() });
+        if !is_open(window) {
+            *window = Window { began: now, ..Window::default() };
+        }
+        match keep {
+            Keep::Full => window.whole += 1,
+            Keep::Stacks => window.stacks += 1,
+            Keep::Record => {}
+        }
+    }
+
+    fn make_room(&mut self, is_open: &dyn Fn(&Window) -> bool) {
+        if self.windows.len() >= MAX_WINDOWS {
+            self.windows.retain(|_, window| is_open(window));
+        }
+        if self.windows.len() >= MAX_WINDOWS
             && let Some(oldest) =
-                self.windows.iter().min_by_key(|(_, window)| window.began).map(|(kind, _)| kind.clone())
+                self.windows.iter().min_by_key(|(_, window)| window.began).map(|(group, _)| group.clone())
         {
             self.windows.remove(&oldest);
         }
-        self.windows.insert(kind, window);
     }
+}
+
+/// The user whose bucket counts. Root runs half of a server's units: its bucket would let one of them starve the others.
+fn limited(event: &Event) -> Option<u32> {
+    event.uid.filter(|uid| *uid != 0)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    const RULE: Rule = Rule { burst: 3, interval: Duration::from_secs(60) };
-
-    fn kind(program: &str) -> Kind {
-        Kind { program: program.to_owned(), signal: Some(11) }
-    }
-
-    #[test]
-    fn a_window_keeps_its_first_and_the_next_window_starts_anew() {
-        let mut storms = Storms::default();
-        let at = |second| Duration::from_secs(second);
-        let kept = (0..60).filter(|second| storms.decide(RULE, &kind("/a"), at(*second)) == Verdict::Store).count();
-        assert_eq!(kept, 3);
-        assert_eq!(storms.decide(RULE, &kind("/b"), at(59)), Verdict::Store, "another program is not in the storm");
-        assert_eq!(storms.decide(RULE, &kind("/a"), at(60)), Verdict::Store, "a new window");
-    }
-
-    #[test]
-    fn a_restart_of_the_daemon_does_not_open_a_new_window() {
-        let mut storms = Storms::default();
-        // What was stored is decided again, at the times when it was.
-        for second in [100, 105, 109] {
-            storms.decide(RULE, &kind("/a"), Duration::from_secs(second));
-        }
-        assert_eq!(storms.decide(RULE, &kind("/a"), Duration::from_secs(120)), Verdict::RecordOnly);
-        assert_eq!(storms.decide(RULE, &kind("/a"), Duration::from_secs(160)), Verdict::Store);
-    }
-
-    #[test]
-    fn a_burst_of_zero_keeps_everything() {
-        let mut storms = Storms::default();
-        let rule = Rule { burst: 0, ..RULE };
-        assert!((0..100).all(|_| storms.decide(rule, &kind("/a"), Duration::ZERO) == Verdict::Store));
-    }
-
-    #[test]
-    fn a_flood_of_names_takes_bounded_memory() {
-        let mut storms = Storms::default();
-        for number in 0..3 * MAX_KINDS {
-            storms.decide(RULE, &kind(&number.to_string()), Duration::from_secs(1));
-        }
-        assert!(storms.windows.len() <= MAX_KINDS);
-    }
-
-    proptest! {
-        #[test]
-        fn no_window_ever_keeps_more_than_the_burst(steps in prop::collection::vec((0..4_u8, 0..20_u64), 1..300)) {
-            let mut storms = Storms::default();
-            let mut now = 0;
-            let mut kept: Vec<(u8, u64)> = Vec::new();
-            for (program, step) in steps {
-                now += step;
-                if storms.decide(RULE, &kind(&program.to_string()), Duration::from_secs(now)) == Verdict::Store {
-                    kept.push((program, now));
-                }
-            }
-            for program in 0..4 {
-                // Windows do not slide: an interval touches at most two of them.
-                let times: Vec<u64> = kept.iter().filter(|(name, _)| *name == program).map(|(_, time)| *time).collect();
-                for first in &times {
-                    let within = times.iter().filter(|time| (*first..*first + 60).contains(*time)).count();
-                    prop_assert!(within <= 2 * RULE.burst as usize);
-                }
-            }
-        }
-    }
-}
+mod tests;

@@ -1,10 +1,11 @@
 //! The catalog: one row a crash, written by one thread that puts what waits into one transaction.
 
+use super::fold::{self, Retention};
 use super::ledger::Ledger;
 use super::recover::{self, Recovered};
 use super::schema::{self, Count};
 use crate::crash::{CrashId, Record};
-use rusqlite::{Connection, ErrorCode, OptionalExtension};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -62,14 +63,29 @@ pub struct OpenReport {
     pub missing: usize,
     /// Where a damaged catalog was put aside.
     pub put_aside: Option<PathBuf>,
-    /// Cores stored since a moment, for the storm rule: (time, program, signal).
-    pub recent: Vec<(u64, String, Option<u32>)>,
+    /// Cores that were kept lately, for the storm policy.
+    pub recent: Vec<Recent>,
+}
+
+/// A core that was kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recent {
+    /// When it crashed.
+    pub time_us: u64,
+    /// [`Record::group`].
+    pub group: String,
+    /// [`Record::holder`].
+    pub holder: String,
+    /// Real uid.
+    pub uid: Option<u32>,
 }
 
 enum Order {
     Insert(Box<Record>, oneshot::Sender<Result<Inserted, String>>),
     Find(CrashId, oneshot::Sender<Result<Option<Box<Record>>, String>>),
     Flush(oneshot::Sender<()>),
+    Removed(CrashId),
+    Keep(Retention),
 }
 
 /// The way to the writer. Dropping the last one ends it, after what waits is written.
@@ -93,6 +109,8 @@ const BATCH: usize = 256;
 const REOPEN: Duration = Duration::from_secs(2);
 /// How long the storm rule may look back at start-up.
 const RECENT: Duration = Duration::from_secs(86400);
+/// No rate lets more through in that time.
+const MAX_RECENT: i64 = 20_000;
 
 /// A row to be written, and who waits for it.
 type Row = (Box<Record>, oneshot::Sender<Result<Inserted, String>>);
@@ -101,6 +119,7 @@ struct Writer {
     path: PathBuf,
     ledger: Arc<Ledger>,
     db: Option<Connection>,
+    retention: Retention,
     tried: Option<Instant>,
     on_open: Box<dyn Fn(OpenReport) + Send>,
     closed: Closed,
@@ -118,7 +137,9 @@ impl Catalog {
     ) -> io::Result<(Self, Option<String>)> {
         let (orders, queue) = channel();
         let closed = Closed::default();
-        let mut writer = Writer { path, ledger, db: None, tried: None, on_open, closed: Arc::clone(&closed) };
+        let retention = Retention { rows: u64::MAX, age: Duration::MAX };
+        let mut writer =
+            Writer { path, ledger, db: None, retention, tried: None, on_open, closed: Arc::clone(&closed) };
         let failed = writer.open().err().map(|error| error.to_string());
         thread::Builder::new().name("catalog".to_owned()).spawn(move || writer.run(&queue, &beat))?;
         Ok((Self { orders, closed }, failed))
@@ -149,6 +170,16 @@ impl Catalog {
     pub fn closed_because(&self) -> CatalogError {
         let closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner).clone();
         closed.map_or(CatalogError::Closed, CatalogError::Refused)
+    }
+
+    /// Says that somebody else has deleted a core.
+    pub fn removed(&self, id: CrashId) {
+        let _ = self.orders.send(Order::Removed(id));
+    }
+
+    /// Puts `MaxRecords=` and `RecordMaxAge=` in force.
+    pub fn keep(&self, rows: u64, age: Duration) {
+        let _ = self.orders.send(Order::Keep(Retention { rows, age }));
     }
 
     /// Returns when everything ordered before is written.
@@ -191,6 +222,11 @@ impl Writer {
                         self.write(std::mem::take(&mut rows));
                         let _ = reply.send(self.find(&id).map_err(|error| error.to_string()));
                     }
+                    Order::Removed(id) => {
+                        self.write(std::mem::take(&mut rows));
+                        self.mark(&id, "removed");
+                    }
+                    Order::Keep(retention) => self.retention = retention,
                     Order::Flush(reply) => {
                         self.write(std::mem::take(&mut rows));
                         let _ = reply.send(());
@@ -220,13 +256,14 @@ impl Writer {
     /// All rows in one transaction; on a full disk the oldest core makes way, as often as there is one.
     fn insert_all(&mut self, records: &[&Record]) -> Result<Vec<Option<Count>>, CatalogError> {
         let mut evictions = 0;
+        let retention = self.retention;
         loop {
             let db = self.ready()?;
             let attempt = (|| {
                 let adding = db.transaction()?;
                 let inserted =
                     records.iter().map(|record| schema::insert(&adding, record)).collect::<Result<_, _>>()?;
-                schema::forget_oldest(&adding)?;
+                fold::fold(&adding, records, retention, now_us())?;
                 adding.commit()?;
                 Ok(inserted)
             })();
@@ -251,20 +288,24 @@ impl Writer {
     }
 
     fn find(&mut self, id: &CrashId) -> Result<Option<Box<Record>>, CatalogError> {
-        let mut query = self.ready()?.prepare_cached("SELECT record FROM crashes WHERE id = ?1")?;
+        let mut query =
+            self.ready()?.prepare_cached("SELECT record FROM records JOIN crashes USING (seq) WHERE id = ?1")?;
         let json: Option<String> = query.query_row([id.as_str()], |row| row.get(0)).optional()?;
         Ok(json.map(|json| serde_json::from_str(&json)).transpose()?)
     }
 
     fn mark_evicted(&mut self) {
-        let evicted = self.ledger.take_evicted();
-        if let Some(db) = &self.db {
-            for id in evicted {
-                // What fails here is set right at the next start: the row says "stored", the file is missing.
-                if let Err(error) = schema::mark(db, &id, "evicted") {
-                    tracing::warn!("{id}: {error}");
-                }
-            }
+        for id in self.ledger.take_evicted() {
+            self.mark(&id, "evicted");
+        }
+    }
+
+    fn mark(&mut self, id: &CrashId, core: &str) {
+        // What fails here is set right at the next start: the row says "stored", the file is missing.
+        if let Some(db) = &self.db
+            && let Err(error) = schema::mark(db, id, core)
+        {
+            tracing::warn!("{id}: {error}");
         }
     }
 
@@ -340,12 +381,24 @@ fn aside(path: &Path) -> io::Result<PathBuf> {
     Ok(aside)
 }
 
-fn recent(db: &Connection) -> Result<Vec<(u64, String, Option<u32>)>, CatalogError> {
-    let since = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().saturating_sub(RECENT);
-    let since = i64::try_from(since.as_micros()).unwrap_or(i64::MAX);
+fn recent(db: &Connection) -> Result<Vec<Recent>, CatalogError> {
+    let since = schema::signed(now_us()).saturating_sub(schema::signed(RECENT.as_micros() as u64));
     let mut query = db.prepare(
-        "SELECT time_us, program, signal FROM crashes WHERE time_us >= ?1 AND core IN ('stored', 'evicted') ORDER BY time_us",
+        "SELECT record FROM records JOIN crashes USING (seq)
+         WHERE time_us >= ?1 AND core != 'none' ORDER BY time_us LIMIT ?2",
     )?;
-    let rows = query.query_map([since], |row| Ok((row.get::<_, i64>(0)?.unsigned_abs(), row.get(1)?, row.get(2)?)))?;
-    Ok(rows.collect::<Result<_, _>>()?)
+    let mut rows = query.query(params![since, MAX_RECENT])?;
+    let mut recent = Vec::new();
+    while let Some(row) = rows.next()? {
+        let json: String = row.get(0)?;
+        if let Ok(record) = serde_json::from_str::<Record>(&json) {
+            let (group, holder) = (record.group(), record.holder());
+            recent.push(Recent { time_us: record.time_us, group, holder, uid: record.uid });
+        }
+    }
+    Ok(recent)
+}
+
+fn now_us() -> u64 {
+    SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
 }

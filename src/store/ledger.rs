@@ -1,12 +1,15 @@
 //! Who holds how much of the disk: asked before every write, settled after.
 
+use super::books::{Books, Entry, Key};
 use super::core_file::file_name;
-use crate::crash::CrashId;
-use crate::policy::quota::{self, Limits, Room, Usage};
+use super::keep::{self, Hold};
+use crate::crash::{CrashId, Record};
+use crate::policy::evict::Owner;
+use crate::policy::quota::{Limits, Quotas};
 use nix::errno::Errno;
 use nix::sys::statvfs::fstatvfs;
 use nix::unistd::{UnlinkatFlags, unlinkat};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -14,19 +17,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 #[derive(Debug)]
 pub struct Ledger {
     dir: OwnedFd,
-    books: Mutex<Books>,
+    state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
-struct Books {
-    /// Oldest first.
-    cores: BTreeMap<(u64, CrashId), u64>,
-    /// When each was, to find it again.
-    times: HashMap<CrashId, u64>,
-    stored: u64,
-    reserved: u64,
-    max_use: Option<u64>,
-    keep_free: Option<u64>,
+struct State {
+    books: Books,
+    quotas: Quotas,
     evicted: Vec<CrashId>,
     evictions: u64,
 }
@@ -36,14 +33,14 @@ struct Books {
 pub enum Grant {
     /// Yes; the bytes are reserved.
     Granted,
-    /// No, and nothing is left to evict.
-    Full,
+    /// No: this limit is reached, and nothing is left to evict for it.
+    Full(&'static str),
 }
 
 impl Ledger {
     /// Accounts for the directory `dir`, empty as yet.
     pub fn new(dir: OwnedFd) -> Self {
-        Self { dir, books: Mutex::default() }
+        Self { dir, state: Mutex::default() }
     }
 
     /// The directory of the cores.
@@ -51,114 +48,156 @@ impl Ledger {
         &self.dir
     }
 
-    /// Puts limits in force; `None` is the default for the volume.
-    pub fn set_limits(&self, max_use: Option<u64>, keep_free: Option<u64>) {
-        let mut books = self.books();
-        (books.max_use, books.keep_free) = (max_use, keep_free);
+    /// Puts limits in force.
+    pub fn set_limits(&self, quotas: Quotas) {
+        self.state().quotas = quotas;
     }
 
-    /// The limits in force, in bytes.
+    /// The limits in force.
     pub fn limits(&self) -> Limits {
-        self.limits_of(&self.books())
+        let quotas = self.state().quotas;
+        self.limits_of(&quotas)
     }
 
     /// Stored bytes (those being written included) and the number of stored cores.
     pub fn usage(&self) -> (u64, usize) {
-        let books = self.books();
-        (books.stored + books.reserved, books.cores.len())
+        let state = self.state();
+        (state.books.used(&Key::All), state.books.len())
     }
 
-    /// Reserves `bytes` for a capture, evicting the oldest cores where that makes room.
-    pub fn reserve(&self, bytes: u64) -> Grant {
+    /// Whether there is a core of this signature.
+    pub fn has_group(&self, group: &str) -> bool {
+        self.state().books.has_group(group)
+    }
+
+    /// Reserves `bytes` for a core of `owner`. Where a limit is reached, cores that the limit is about make way; none does where
+    /// all of them would not be enough.
+    pub fn reserve(&self, owner: &Owner, bytes: u64) -> Grant {
+        let mut busy = HashSet::new();
         loop {
-            let free = self.free();
-            {
-                let mut books = self.books();
-                let usage = Usage { used: books.stored + books.reserved, free };
-                match quota::room(self.limits_of(&books), usage, bytes) {
-                    Room::Fits => {
-                        books.reserved += bytes;
-                        return Grant::Granted;
-                    }
-                    // Where even all cores together would not make the room, somebody else has filled the volume:
-                    // throwing evidence away would help nobody.
-                    Room::AfterEvicting(needed) if needed > books.stored => return Grant::Full,
-                    Room::AfterEvicting(_) => {}
+            let (free, limits) = (self.free(), self.limits());
+            let victim = {
+                let mut state = self.state();
+                let Some(over) = state.books.over(&limits, free, owner, bytes) else {
+                    state.books.reserve(owner, bytes);
+                    return Grant::Granted;
+                };
+                let enough = over.missing <= state.books.evictable(&over.key, &busy);
+                match state.books.choose(&over.key, &busy).filter(|_| enough) {
+                    Some(id) => id,
+                    None => return Grant::Full(over.name),
                 }
-            }
+            };
             // One after the other, looking again each time: how much a deleted file frees is the volume's affair.
-            if !self.evict_one() {
-                return Grant::Full;
+            if !self.evict(&victim) {
+                busy.insert(victim);
             }
         }
     }
 
     /// Reserves `bytes` only if nothing has to make way for them, nor for `margin` bytes more that are still to come.
-    pub fn reserve_spare(&self, bytes: u64, margin: u64) -> Grant {
-        let free = self.free();
-        let mut books = self.books();
-        let usage = Usage { used: books.stored + books.reserved, free };
-        match quota::room(self.limits_of(&books), usage, bytes.saturating_add(margin)) {
-            Room::Fits => {
-                books.reserved += bytes;
-                Grant::Granted
-            }
-            Room::AfterEvicting(_) => Grant::Full,
+    pub fn reserve_spare(&self, owner: &Owner, bytes: u64, margin: u64) -> bool {
+        let (free, limits) = (self.free(), self.limits());
+        let mut state = self.state();
+        let fits = state.books.over(&limits, free, owner, bytes.saturating_add(margin)).is_none();
+        if fits {
+            state.books.reserve(owner, bytes);
         }
+        fits
     }
 
     /// Gives a reservation back.
-    pub fn cancel(&self, bytes: u64) {
-        let mut books = self.books();
-        books.reserved = books.reserved.saturating_sub(bytes);
+    pub fn cancel(&self, owner: &Owner, bytes: u64) {
+        self.state().books.cancel(owner, bytes);
     }
 
-    /// Turns a reservation into a stored core of `stored` bytes.
-    pub fn settle(&self, reserved: u64, id: CrashId, time_us: u64, stored: u64) {
-        let mut books = self.books();
-        books.reserved = books.reserved.saturating_sub(reserved);
-        // The same core may be entered again, when the catalog is opened again.
-        books.remove(&id);
-        books.times.insert(id.clone(), time_us);
-        books.cores.insert((time_us, id), stored);
-        books.stored += stored;
+    /// Turns a reservation into a stored core of `stored` bytes; where there are now more than `MaxCores=`, others make way.
+    pub fn settle(&self, owner: Owner, reserved: u64, id: CrashId, time_us: u64, stored: u64) {
+        let cores = {
+            let mut state = self.state();
+            state.books.cancel(&owner, reserved);
+            let pinned = keep::is_pinned(&self.dir, &id);
+            state.books.enter(id.clone(), Entry { owner, time_us, bytes: stored, pinned });
+            state.quotas.cores
+        };
+        let mut busy = HashSet::from([id]);
+        while self.usage().1 as u64 > cores.max(1) {
+            let Some(victim) = self.state().books.choose(&Key::All, &busy) else { return };
+            if !self.evict(&victim) {
+                busy.insert(victim);
+            }
+        }
     }
 
-    /// Deletes the oldest core, whatever the limits say: the catalog needs room. `false`: there is none.
+    /// Deletes one core, whatever the limits say: the catalog needs room. `false`: none may go.
     pub fn evict_one(&self) -> bool {
-        let Some((time_us, id, bytes)) = self.books().take_oldest() else { return false };
+        let mut busy = HashSet::new();
+        loop {
+            let Some(victim) = self.state().books.choose(&Key::All, &busy) else { return false };
+            if self.evict(&victim) {
+                return true;
+            }
+            busy.insert(victim);
+        }
+    }
+
+    /// Deletes the cores that are older than `MaxAge=` at `now_us`, but pinned ones and those that are read.
+    pub fn expire(&self, now_us: u64) -> usize {
+        let old = {
+            let state = self.state();
+            let age = u64::try_from(state.quotas.age.as_micros()).unwrap_or(u64::MAX);
+            now_us.checked_sub(age).map(|before| state.books.older(before)).unwrap_or_default()
+        };
+        old.iter().filter(|id| self.evict(id)).count()
+    }
+
+    /// Strikes a core out that somebody else has deleted; `false`: it was not in the books.
+    pub fn forget(&self, id: &CrashId) -> bool {
+        self.state().books.remove(id).is_some()
+    }
+
+    /// Cores evicted since the daemon began.
+    pub fn evictions(&self) -> u64 {
+        self.state().evictions
+    }
+
+    /// The cores evicted since the last call, for the catalog.
+    pub fn take_evicted(&self) -> Vec<CrashId> {
+        std::mem::take(&mut self.state().evicted)
+    }
+
+    /// Deletes a core unless it is pinned or read.
+    fn evict(&self, id: &CrashId) -> bool {
+        let hold = keep::hold(&self.dir, id);
+        let mut state = self.state();
+        match hold {
+            Hold::Pinned => {
+                state.books.pin(id);
+                return false;
+            }
+            Hold::Read => return false,
+            Hold::Free(_) | Hold::Gone => {}
+        }
+        let Some(entry) = state.books.remove(id) else { return false };
+        drop(state);
         // Deleting a large file takes its time: nobody waits for the books meanwhile.
-        match unlinkat(&self.dir, &file_name(&id), UnlinkatFlags::NoRemoveDir) {
+        match unlinkat(&self.dir, &file_name(id), UnlinkatFlags::NoRemoveDir) {
             Ok(()) | Err(Errno::ENOENT) => {
-                let mut books = self.books();
-                books.evicted.push(id);
-                books.evictions += 1;
+                let mut state = self.state();
+                state.evicted.push(id.clone());
+                state.evictions += 1;
                 true
             }
             Err(error) => {
                 tracing::error!("core {id} can't be evicted: {error}");
-                self.settle(0, id, time_us, bytes);
+                self.state().books.enter(id.clone(), entry);
                 false
             }
         }
     }
 
-    /// Cores evicted since the daemon began.
-    pub fn evictions(&self) -> u64 {
-        self.books().evictions
-    }
-
-    /// The cores evicted since the last call, for the catalog.
-    pub fn take_evicted(&self) -> Vec<CrashId> {
-        std::mem::take(&mut self.books().evicted)
-    }
-
-    fn limits_of(&self, books: &Books) -> Limits {
-        let volume = fstatvfs(&self.dir).map_or(0, |volume| volume.blocks() * volume.fragment_size());
-        Limits {
-            max_use: books.max_use.unwrap_or_else(|| quota::default_max_use(volume)),
-            keep_free: books.keep_free.unwrap_or_else(|| quota::default_keep_free(volume)),
-        }
+    fn limits_of(&self, quotas: &Quotas) -> Limits {
+        quotas.on(fstatvfs(&self.dir).map_or(0, |volume| volume.blocks() * volume.fragment_size()))
     }
 
     fn free(&self) -> u64 {
@@ -166,73 +205,18 @@ impl Ledger {
         volume.map_or(0, |volume| volume.blocks_available() * volume.fragment_size())
     }
 
-    fn books(&self) -> MutexGuard<'_, Books> {
+    fn state(&self) -> MutexGuard<'_, State> {
         // Every change of the books is whole before anything in it can panic.
-        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Books {
-    fn remove(&mut self, id: &CrashId) {
-        if let Some(time_us) = self.times.remove(id)
-            && let Some(bytes) = self.cores.remove(&(time_us, id.clone()))
-        {
-            self.stored -= bytes;
-        }
-    }
-
-    fn take_oldest(&mut self) -> Option<(u64, CrashId, u64)> {
-        let ((time_us, id), bytes) = self.cores.pop_first()?;
-        self.times.remove(&id);
-        self.stored -= bytes;
-        Some((time_us, id, bytes))
+impl Owner {
+    /// Who a crash is accounted to.
+    pub fn of(record: &Record) -> Self {
+        Self { holder: record.holder(), uid: record.uid, program: record.program(), group: record.group() }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::crash::CrashKey;
-
-    fn id(number: u32) -> CrashId {
-        CrashKey { boot_id: "0".repeat(32), pid: number, start_time: 0 }.id()
-    }
-
-    #[test]
-    fn the_oldest_goes_first_and_the_total_is_never_over_the_limit() {
-        let dir = tempfile::tempdir().unwrap();
-        let ledger = Ledger::new(std::fs::File::open(dir.path()).unwrap().into());
-        ledger.set_limits(Some(1000), Some(0));
-        for number in 0..5 {
-            std::fs::write(dir.path().join(file_name(&id(number))), "x").unwrap();
-            assert_eq!(ledger.reserve(300), Grant::Granted);
-            ledger.settle(300, id(number), u64::from(number), 280);
-            assert!(ledger.usage().0 <= 1000);
-        }
-        let left: Vec<bool> = (0..5).map(|number| dir.path().join(file_name(&id(number))).exists()).collect();
-        assert_eq!(left, [false, false, true, true, true]);
-        assert_eq!(ledger.take_evicted(), [id(0), id(1)]);
-        assert_eq!(ledger.take_evicted(), []);
-    }
-
-    #[test]
-    fn a_core_that_is_entered_twice_is_counted_once() {
-        let dir = tempfile::tempdir().unwrap();
-        let ledger = Ledger::new(std::fs::File::open(dir.path()).unwrap().into());
-        ledger.settle(0, id(1), 5, 100);
-        ledger.settle(0, id(1), 9, 120);
-        assert_eq!(ledger.usage(), (120, 1));
-    }
-
-    #[test]
-    fn what_can_never_fit_is_refused_and_costs_no_evidence() {
-        let dir = tempfile::tempdir().unwrap();
-        let ledger = Ledger::new(std::fs::File::open(dir.path()).unwrap().into());
-        ledger.set_limits(Some(1000), Some(0));
-        ledger.settle(0, id(1), 5, 100);
-        assert_eq!(ledger.reserve(1001), Grant::Full);
-        assert_eq!(ledger.usage(), (100, 1));
-        ledger.set_limits(Some(u64::MAX), Some(u64::MAX));
-        assert_eq!(ledger.reserve(1), Grant::Full);
-    }
-}
+mod tests;

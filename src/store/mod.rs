@@ -1,18 +1,28 @@
 //! Files, catalog, accounting, eviction, recovery, access.
 
+mod account;
 mod acl;
+mod books;
 mod catalog;
 mod core_file;
+mod fold;
 pub mod format;
+mod groups;
+mod held;
+mod keep;
 mod ledger;
 mod query;
 mod recover;
 mod schema;
 
-pub use catalog::{Catalog, CatalogError, Inserted, OpenReport};
+pub use account::Account;
+pub use catalog::{Catalog, CatalogError, Inserted, OpenReport, Recent};
 pub use core_file::{CoreFile, file_name};
+pub use groups::{Group, Occurrence, groups, occurrences};
+pub use held::{Held, held, least, remove};
+pub use keep::{is_pinned, reading, set_pinned};
 pub use ledger::{Grant, Ledger};
-pub use query::{CoreState, Filter, Listed, QueryError, find, list, listed_count};
+pub use query::{Brief, CoreState, Filter, Listed, QueryError, brief, find, list, listed_count};
 pub use schema::Count;
 
 use crate::sys::tree;

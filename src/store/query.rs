@@ -1,11 +1,13 @@
 //! Reading the catalog from outside of the daemon, and the core files where the catalog may not be read.
 
+use super::schema::signed;
 use super::{Layout, file_name, format, recover};
-use crate::crash::{CrashId, Record};
+use crate::crash::{CoreOutcome, CrashId, Record};
 use crate::sys::tree;
 use crate::wire::paths::Root;
 use rusqlite::{Connection, ErrorCode, OpenFlags, ToSql};
 use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -36,15 +38,33 @@ pub enum CoreState {
     None,
     /// Deleted to make room.
     Evicted,
-    /// Deleted by somebody else.
+    /// Deleted by somebody else while the daemon was not there.
     Missing,
+    /// Deleted by an administrator, with `coreward rm` or otherwise.
+    Removed,
 }
 
 /// Which crashes.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    /// An id, a prefix of one, a PID, an executable's path, a unit, a process' name.
+    /// An id, a prefix of one, a signature, a PID, an executable's path, a unit, a process' name.
     pub matches: Option<String>,
+    /// A unit, system's or user's; `.service` may be left out.
+    pub unit: Option<String>,
+    /// A container's id, its beginning, or its name.
+    pub container: Option<String>,
+    /// A pod's uid.
+    pub pod: Option<String>,
+    /// A host name.
+    pub hostname: Option<String>,
+    /// A uid.
+    pub uid: Option<u32>,
+    /// An executable's path.
+    pub executable: Option<String>,
+    /// A signal's name, without `SIG`.
+    pub signal: Option<String>,
+    /// A signature or its beginning.
+    pub signature: Option<String>,
     /// Not older, microseconds since 1970.
     pub since_us: Option<u64>,
     /// Not newer, microseconds since 1970.
@@ -100,15 +120,31 @@ pub enum QueryError {
 /// No catalog, or one that can't be read.
 pub fn list(root: &Root, filter: &Filter) -> Result<Vec<Listed>, QueryError> {
     let layout = Layout::of(root);
+    match open_if_allowed(&layout)? {
+        Some(db) => rows(&db, &layout, filter),
+        None => Ok(readable_cores(&layout, filter)),
+    }
+}
+
+/// The crashes whose core should be there.
+pub(super) fn list_stored(root: &Root, filter: &Filter) -> Result<Vec<Listed>, QueryError> {
+    let layout = Layout::of(root);
+    let listed = match open_if_allowed(&layout)? {
+        Some(db) => rows_where(&db, &layout, filter, "core = 'stored'")?,
+        None => readable_cores(&layout, filter),
+    };
+    Ok(listed)
+}
+
+/// The catalog; `None` for who may not read it: only root and the administrators may. A user sees the cores that are theirs.
+fn open_if_allowed(layout: &Layout) -> Result<Option<Connection>, QueryError> {
     match open(&layout.catalog) {
-        Ok(db) => rows(&db, &layout, filter),
-        // Only root and the administrators may read the catalog. A user sees the cores that are theirs.
         Err(QueryError::Sqlite { error, .. })
             if error.sqlite_error_code() == Some(ErrorCode::CannotOpen) && layout.catalog.exists() =>
         {
-            Ok(readable_cores(&layout, filter))
+            Ok(None)
         }
-        Err(error) => Err(error),
+        opened => opened.map(Some),
     }
 }
 
@@ -145,7 +181,7 @@ pub fn find(root: &Root, name: Option<&str>) -> Result<Listed, QueryError> {
         .ok_or_else(|| name.map_or(QueryError::Nothing, |name| QueryError::NoMatch(name.to_owned())))
 }
 
-fn open(path: &Path) -> Result<Connection, QueryError> {
+pub(super) fn open(path: &Path) -> Result<Connection, QueryError> {
     if path.try_exists().is_ok_and(|exists| !exists) {
         return Err(QueryError::NoCatalog(path.to_owned()));
     }
@@ -172,30 +208,194 @@ fn open(path: &Path) -> Result<Connection, QueryError> {
     }
 }
 
-fn sqlite(path: &Path, error: rusqlite::Error) -> QueryError {
+pub(super) fn sqlite(path: &Path, error: rusqlite::Error) -> QueryError {
     QueryError::Sqlite { path: path.to_owned(), error }
 }
 
-fn rows(db: &Connection, layout: &Layout, filter: &Filter) -> Result<Vec<Listed>, QueryError> {
-    let mut conditions = Vec::new();
-    let mut values: Vec<Box<dyn ToSql>> = Vec::new();
-    if let Some(text) = &filter.matches {
-        conditions.push("(substr(id, 1, length(?)) = ? OR CAST(pid AS TEXT) = ? OR program = ? OR comm = ? OR unit = ? OR unit = ? || '.service')");
-        values.extend((0..7).map(|_| Box::new(text.clone()) as Box<dyn ToSql>));
+/// What a filter asks for, in SQL: conditions, and their values.
+struct Asked {
+    condition: String,
+    values: Vec<Box<dyn ToSql>>,
+}
+
+impl Asked {
+    fn by(filter: &Filter) -> Self {
+        let mut conditions = Vec::new();
+        let mut values: Vec<Box<dyn ToSql>> = Vec::new();
+        let mut ask = |condition: &'static str, value: Option<&String>| {
+            if let Some(text) = value {
+                conditions.push(condition);
+                values.extend((0..condition.matches('?').count()).map(|_| Box::new(text.clone()) as Box<dyn ToSql>));
+            }
+        };
+        ask(
+            "(substr(id, 1, length(?)) = ? OR CAST(pid AS TEXT) = ? OR program = ? OR comm = ? OR unit = ? OR unit = ? || '.service'
+              OR signature = ?)",
+            filter.matches.as_ref(),
+        );
+        ask(
+            "? IN (unit, user_unit, replace(unit, '.service', ''), replace(user_unit, '.service', ''))",
+            filter.unit.as_ref(),
+        );
+        ask("substr(container, 1, length(?)) = ?", filter.container.as_ref());
+        ask("pod = ?", filter.pod.as_ref());
+        ask("hostname = ?", filter.hostname.as_ref());
+        ask("program = ?", filter.executable.as_ref());
+        ask("signal_name = ?", filter.signal.as_ref());
+        ask("substr(signature, 1, length(?)) = ?", filter.signature.as_ref());
+        let numbers = [
+            ("uid = ?", filter.uid.map(u64::from)),
+            ("time_us >= ?", filter.since_us),
+            ("time_us <= ?", filter.until_us),
+        ];
+        for (condition, number) in numbers {
+            if let Some(number) = number {
+                conditions.push(condition);
+                values.push(Box::new(signed(number)));
+            }
+        }
+        let condition =
+            if conditions.is_empty() { String::new() } else { format!("WHERE {}", conditions.join(" AND ")) };
+        Self { condition, values }
     }
-    for (condition, time) in [("time_us >= ?", filter.since_us), ("time_us <= ?", filter.until_us)] {
-        if let Some(time) = time {
-            conditions.push(condition);
-            values.push(Box::new(i64::try_from(time).unwrap_or(i64::MAX)));
+
+    fn values(&self) -> Vec<&dyn ToSql> {
+        self.values.iter().map(AsRef::as_ref).collect()
+    }
+}
+
+/// A crash as a line of a list shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Brief {
+    /// Its id.
+    pub id: String,
+    /// When the kernel began the dump, microseconds since 1970.
+    pub time_us: u64,
+    /// PID.
+    pub pid: u32,
+    /// Real uid.
+    pub uid: Option<u32>,
+    /// Signal name without `SIG`.
+    pub signal_name: String,
+    /// [`Record::program`].
+    pub program: String,
+    /// The unit that the user would look at: their own manager's before the system's.
+    pub unit: String,
+    /// Container.
+    pub container: String,
+    /// Host name.
+    pub hostname: String,
+    /// What became of the core since.
+    pub core_state: CoreState,
+    /// Why there never was one.
+    pub no_core: String,
+    /// Bytes that the core takes.
+    pub stored: u64,
+}
+
+/// The crashes that match as lines, oldest first. Nothing but the rows is read.
+///
+/// # Errors
+/// As [`list`].
+pub fn brief(root: &Root, filter: &Filter) -> Result<Vec<Brief>, QueryError> {
+    let layout = Layout::of(root);
+    let Some(db) = open_if_allowed(&layout)? else {
+        return Ok(readable_cores(&layout, filter).iter().map(Brief::of).collect());
+    };
+    let asked = Asked::by(filter);
+    let limit = filter.limit.map_or(-1, |limit| signed(limit as u64));
+    // Without the limit the order of the index is the order of the list.
+    let (direction, newest_first) = if filter.limit.is_some() { ("DESC", true) } else { ("ASC", false) };
+    let query = format!(
+        "SELECT id, time_us, pid, uid, signal_name, program, coalesce(user_unit, unit, ''), coalesce(container, ''), hostname, core,
+                coalesce(no_core, ''), stored, truncated FROM crashes {} ORDER BY time_us {direction}, seq {direction} LIMIT {limit}",
+        asked.condition
+    );
+    // One look at the directory instead of one at each file.
+    let files: HashSet<String> = core_names(&layout);
+    let read = || -> rusqlite::Result<Vec<Brief>> {
+        let mut query = db.prepare(&query)?;
+        let rows = query.query_map(asked.values().as_slice(), |row| {
+            let text = |index: usize| row.get::<_, String>(index);
+            let id = text(0)?;
+            let core_state = match row.get_ref(9)?.as_str()? {
+                "evicted" => CoreState::Evicted,
+                "missing" => CoreState::Missing,
+                "removed" => CoreState::Removed,
+                "none" => CoreState::None,
+                _ if !files.contains(&id) => CoreState::Missing,
+                _ if row.get(12)? => CoreState::Truncated,
+                _ => CoreState::Stored,
+            };
+            Ok(Brief {
+                id,
+                time_us: row.get::<_, i64>(1)?.unsigned_abs(),
+                pid: row.get(2)?,
+                uid: row.get(3)?,
+                signal_name: text(4)?,
+                program: text(5)?,
+                unit: text(6)?,
+                container: text(7)?,
+                hostname: text(8)?,
+                core_state,
+                no_core: text(10)?,
+                stored: row.get::<_, i64>(11)?.unsigned_abs(),
+            })
+        })?;
+        rows.collect()
+    };
+    let mut rows = read().map_err(|error| sqlite(&layout.catalog, error))?;
+    if newest_first {
+        rows.reverse();
+    }
+    Ok(rows)
+}
+
+impl Brief {
+    /// The line of a crash.
+    pub fn of(listed: &Listed) -> Self {
+        let record = &listed.record;
+        let place = &record.place;
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        Self {
+            id: record.id.to_string(),
+            time_us: record.time_us,
+            pid: record.key.pid,
+            uid: record.uid,
+            signal_name: record.signal_name.clone(),
+            program: record.program(),
+            unit: text(if place.user_unit.is_some() { &place.user_unit } else { &place.unit }),
+            container: text(&place.container),
+            hostname: record.hostname.clone(),
+            core_state: listed.core_state,
+            no_core: match record.core.outcome {
+                CoreOutcome::None(reason) => reason.name().to_owned(),
+                CoreOutcome::Stored => String::new(),
+            },
+            stored: record.core.stored,
         }
     }
-    let condition = if conditions.is_empty() { String::new() } else { format!("WHERE {}", conditions.join(" AND ")) };
-    let limit = filter.limit.map_or(-1, |limit| i64::try_from(limit).unwrap_or(i64::MAX));
-    let query = format!("SELECT id, core, record FROM crashes {condition} ORDER BY time_us DESC, id LIMIT {limit}");
+}
+
+fn core_names(layout: &Layout) -> HashSet<String> {
+    let entries = std::fs::read_dir(&layout.cores).into_iter().flatten().flatten();
+    entries.filter_map(|entry| Some(recover::id_of(&entry.path())?.to_string())).collect()
+}
+
+fn rows(db: &Connection, layout: &Layout, filter: &Filter) -> Result<Vec<Listed>, QueryError> {
+    rows_where(db, layout, filter, "true")
+}
+
+fn rows_where(db: &Connection, layout: &Layout, filter: &Filter, besides: &str) -> Result<Vec<Listed>, QueryError> {
+    let asked = Asked::by(filter);
+    let limit = filter.limit.map_or(-1, |limit| signed(limit as u64));
+    let query = format!(
+        "SELECT id, core, record FROM crashes JOIN records USING (seq) {} AND {besides} ORDER BY time_us DESC, seq DESC LIMIT {limit}",
+        asked.condition
+    );
     let read = || -> rusqlite::Result<Vec<(String, String, String)>> {
         let mut query = db.prepare(&query)?;
-        let parameters: Vec<&dyn ToSql> = values.iter().map(AsRef::as_ref).collect();
-        query.query_map(parameters.as_slice(), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect()
+        query.query_map(asked.values().as_slice(), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect()
     };
     let rows = read().map_err(|error| sqlite(&layout.catalog, error))?;
     let listed = rows.into_iter().rev().map(|(id, core, record)| {
@@ -210,6 +410,7 @@ fn listed(record: Record, core: &str, layout: &Layout) -> Listed {
     let core_state = match core {
         "evicted" => CoreState::Evicted,
         "missing" => CoreState::Missing,
+        "removed" => CoreState::Removed,
         "none" => CoreState::None,
         // A file may be gone since the row was written; it may also be one that this user must not see.
         _ if file.try_exists().is_ok_and(|exists| !exists) => CoreState::Missing,
@@ -237,15 +438,26 @@ fn readable_cores(layout: &Layout, filter: &Filter) -> Vec<Listed> {
 }
 
 fn matches(record: &Record, filter: &Filter) -> bool {
-    let named = filter.matches.as_ref().is_none_or(|text| {
-        let unit = record.place.unit.as_deref();
+    let place = &record.place;
+    let is_unit = |unit: &Option<String>, text: &String| {
+        unit.as_ref().is_some_and(|unit| unit == text || unit.strip_suffix(".service") == Some(text.as_str()))
+    };
+    let is = |wanted: &Option<String>, is: &dyn Fn(&String) -> bool| wanted.as_ref().is_none_or(is);
+    is(&filter.matches, &|text| {
         record.id.as_str().starts_with(text.as_str())
             || record.key.pid.to_string() == *text
             || record.program() == *text
             || record.comm == *text
-            || unit.is_some_and(|unit| unit == text || unit.strip_suffix(".service") == Some(text.as_str()))
-    });
-    named
+            || record.group() == *text
+            || is_unit(&place.unit, text)
+    }) && is(&filter.unit, &|text| is_unit(&place.unit, text) || is_unit(&place.user_unit, text))
+        && is(&filter.container, &|text| place.container.as_ref().is_some_and(|name| name.starts_with(text.as_str())))
+        && is(&filter.pod, &|text| place.pod.as_ref() == Some(text))
+        && is(&filter.hostname, &|text| record.hostname == *text)
+        && is(&filter.executable, &|text| record.program() == *text)
+        && is(&filter.signal, &|text| record.signal_name == *text)
+        && is(&filter.signature, &|text| record.group().starts_with(text.as_str()))
+        && filter.uid.is_none_or(|uid| record.uid == Some(uid))
         && filter.since_us.is_none_or(|since| record.time_us >= since)
         && filter.until_us.is_none_or(|until| record.time_us <= until)
 }

@@ -4,7 +4,8 @@ use super::catalog::CatalogError;
 use super::core_file::file_name;
 use super::ledger::Ledger;
 use super::{format, schema};
-use crate::crash::CrashId;
+use crate::crash::{CrashId, Record};
+use crate::policy::evict::Owner;
 use crate::sys::tree;
 use nix::dir::Dir;
 use rusqlite::Connection;
@@ -26,8 +27,8 @@ pub(super) struct Recovered {
 /// Enters every core file in the ledger, gives a row to those that have none, and marks rows whose file is gone.
 pub(super) fn recover(db: &mut Connection, ledger: &Ledger) -> Result<Recovered, CatalogError> {
     let mut recovered = Recovered::default();
-    let mut known: HashMap<String, i64> = {
-        let mut query = db.prepare("SELECT id, time_us FROM crashes WHERE core = 'stored'")?;
+    let mut known: HashMap<String, String> = {
+        let mut query = db.prepare("SELECT id, record FROM crashes JOIN records USING (seq) WHERE core = 'stored'")?;
         query.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?
     };
     let adding = db.transaction()?;
@@ -35,20 +36,26 @@ pub(super) fn recover(db: &mut Connection, ledger: &Ledger) -> Result<Recovered,
         let Ok(file) = tree::open_file_below(ledger.dir().as_fd(), &file_name(&id)) else { continue };
         let mut file = File::from(file);
         let (size, changed) = file.metadata().map(|data| (data.len(), data.mtime()))?;
-        let mut time_us = u64::try_from(changed).unwrap_or(0) * 1_000_000;
-        if let Some(time) = known.remove(id.as_str()) {
-            time_us = time.unsigned_abs();
-        } else {
-            match format::read_record(&mut file) {
-                Ok(record) if record.id == id => {
-                    time_us = record.time_us;
-                    recovered.restored += usize::from(schema::insert(&adding, &record)?.is_some());
-                }
-                Ok(record) => tracing::warn!("{}: its record is that of crash {}", file_name(&id).display(), record.id),
-                Err(error) => tracing::warn!("{}: {error}", file_name(&id).display()),
+        let from_row = known.remove(id.as_str()).and_then(|json| serde_json::from_str::<Record>(&json).ok());
+        let has_row = from_row.is_some();
+        let record = match from_row.map_or_else(|| format::read_record(&mut file), Ok) {
+            Ok(record) if record.id == id => Some(record),
+            Ok(record) => {
+                tracing::warn!("{}: its record is that of crash {}", file_name(&id).display(), record.id);
+                None
             }
+            Err(error) => {
+                tracing::warn!("{}: {error}", file_name(&id).display());
+                None
+            }
+        };
+        if let Some(record) = record.as_ref().filter(|_| !has_row) {
+            recovered.restored += usize::from(schema::insert(&adding, record)?.is_some());
         }
-        ledger.settle(0, id, time_us, size);
+        let time_us = u64::try_from(changed).unwrap_or(0) * 1_000_000;
+        let (owner, time_us) =
+            record.map_or_else(|| (nobody(&id), time_us), |record| (Owner::of(&record), record.time_us));
+        ledger.settle(owner, 0, id, time_us, size);
     }
     for id in known.keys().filter_map(|id| CrashId::parse(id)) {
         schema::mark(&adding, &id, "missing")?;
@@ -56,6 +63,12 @@ pub(super) fn recover(db: &mut Connection, ledger: &Ledger) -> Result<Recovered,
     }
     adding.commit()?;
     Ok(recovered)
+}
+
+/// A file whose record can't be read takes room all the same.
+fn nobody(id: &CrashId) -> Owner {
+    let unknown = || "unknown".to_owned();
+    Owner { holder: unknown(), uid: None, program: unknown(), group: id.to_string() }
 }
 
 fn core_ids(dir: &OwnedFd) -> Result<Vec<CrashId>, CatalogError> {

@@ -1,21 +1,19 @@
 //! The tables of `catalog.db`.
 
 use super::catalog::CatalogError;
-use crate::crash::{CrashId, Record};
+use super::fold;
+use crate::crash::{CoreOutcome, CrashId, Record};
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use std::path::Path;
 use std::time::Duration;
 
 /// Raised when a table changes its shape.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 /// A program name in a counter is cut to this: it is a label of a metric.
 const MAX_LABEL: usize = 256;
 /// Label sets that are kept apart. Host and program names are the crashed processes' own text: what comes after this many
 /// is counted under "other", so that a scrape stays bounded.
 const MAX_COUNTERS: i64 = 2000;
-
-/// Rows that are kept. A row takes one to ten KiB.
-const MAX_ROWS: i64 = 500_000;
 
 /// One counter of `coredump_process_count`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,7 +32,7 @@ pub struct Count {
 
 /// Opens the file, making it and its tables where they are missing.
 pub(super) fn open(path: &Path) -> Result<Connection, CatalogError> {
-    let db = Connection::open(path)?;
+    let mut db = Connection::open(path)?;
     // SQLite falls back to reading where it may not write, and would never try again.
     if db.is_readonly("main")? {
         return Err(CatalogError::ReadOnly);
@@ -49,56 +47,117 @@ pub(super) fn open(path: &Path) -> Result<Connection, CatalogError> {
     }
     let version: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     match version {
-        0 => create(&db)?,
+        0 => db.execute_batch(&format!("BEGIN; {CRASHES} {COUNTERS} PRAGMA user_version = {VERSION}; COMMIT;"))?,
+        1 => from_version_1(&mut db)?,
         VERSION => {}
         newer => return Err(CatalogError::Version(newer)),
     }
     Ok(db)
 }
 
-fn create(db: &Connection) -> Result<(), CatalogError> {
-    db.execute_batch(&format!(
-        "BEGIN;
-         CREATE TABLE crashes (
-             id TEXT PRIMARY KEY, time_us INTEGER NOT NULL, pid INTEGER NOT NULL, uid INTEGER, signal INTEGER,
-             program TEXT NOT NULL, comm TEXT NOT NULL, unit TEXT, core TEXT NOT NULL, record TEXT NOT NULL
-         );
-         CREATE INDEX crashes_by_time ON crashes (time_us);
-         CREATE TABLE counters (
-             hostname TEXT NOT NULL, program TEXT NOT NULL, signal TEXT NOT NULL, core_exists INTEGER NOT NULL,
-             count INTEGER NOT NULL, PRIMARY KEY (hostname, program, signal, core_exists)
-         ) WITHOUT ROWID;
-         PRAGMA user_version = {VERSION};
-         COMMIT;"
+/// A crash has a narrow row for lists and filters, and its record beside it. What is old of one signature is counted in
+/// `folded`; the ids of what was folded lately stand in `seen`, so that a crash which is offered again is not counted again.
+const CRASHES: &str = "
+    CREATE TABLE crashes (
+        seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, time_us INTEGER NOT NULL, pid INTEGER NOT NULL, uid INTEGER,
+        signal INTEGER, signal_name TEXT NOT NULL, program TEXT NOT NULL, comm TEXT NOT NULL, unit TEXT, user_unit TEXT,
+        hostname TEXT NOT NULL, container TEXT, pod TEXT, signature TEXT NOT NULL, keep TEXT NOT NULL, reason TEXT NOT NULL,
+        core TEXT NOT NULL, no_core TEXT, truncated INTEGER NOT NULL, stored INTEGER NOT NULL, held_us INTEGER NOT NULL
+    );
+    CREATE INDEX crashes_by_time ON crashes (time_us);
+    CREATE INDEX crashes_by_signature ON crashes (signature, time_us);
+    CREATE TABLE records (seq INTEGER PRIMARY KEY, record TEXT NOT NULL);
+    CREATE TABLE folded (
+        signature TEXT NOT NULL, hostname TEXT NOT NULL, unit TEXT NOT NULL, container TEXT NOT NULL, from_us INTEGER NOT NULL,
+        span_us INTEGER NOT NULL, program TEXT NOT NULL, signal_name TEXT NOT NULL, count INTEGER NOT NULL,
+        first_us INTEGER NOT NULL, last_us INTEGER NOT NULL,
+        PRIMARY KEY (signature, hostname, unit, container, from_us, span_us)
+    ) WITHOUT ROWID;
+    CREATE INDEX folded_by_time ON folded (last_us);
+    CREATE TABLE seen (id INTEGER PRIMARY KEY, folded_us INTEGER NOT NULL);";
+const COUNTERS: &str = "
+    CREATE TABLE counters (
+        hostname TEXT NOT NULL, program TEXT NOT NULL, signal TEXT NOT NULL, core_exists INTEGER NOT NULL,
+        count INTEGER NOT NULL, PRIMARY KEY (hostname, program, signal, core_exists)
+    ) WITHOUT ROWID;";
+
+/// Version 1 had the record in the row and no signatures. A record that can't be read any more is lost; its count is not.
+fn from_version_1(db: &mut Connection) -> Result<(), CatalogError> {
+    let moving = db.transaction()?;
+    moving.execute_batch(&format!(
+        "ALTER TABLE crashes RENAME TO old; DROP INDEX IF EXISTS crashes_by_time; {CRASHES}"
     ))?;
-    Ok(())
+    {
+        let mut old = moving.prepare("SELECT record, core FROM old ORDER BY rowid")?;
+        let mut rows = old.query([])?;
+        while let Some(row) = rows.next()? {
+            let (json, core): (String, String) = (row.get(0)?, row.get(1)?);
+            match serde_json::from_str::<Record>(&json) {
+                Ok(record) => {
+                    add(&moving, &record, &core)?;
+                }
+                Err(error) => tracing::warn!("catalog: a record of the older layout can't be read: {error}"),
+            }
+        }
+    }
+    moving.execute_batch(&format!("DROP TABLE old; PRAGMA user_version = {VERSION};"))?;
+    Ok(moving.commit()?)
 }
 
 /// Adds a row and counts it; `None` where the crash is there already, else the counter it was counted under.
 pub(super) fn insert(db: &Transaction<'_>, record: &Record) -> Result<Option<Count>, CatalogError> {
     let core = if record.core.is_stored() { "stored" } else { "none" };
-    let program = record.program();
+    if fold::is_seen(db, &record.id)? || !add(db, record, core)? {
+        return Ok(None);
+    }
+    count(db, record, &record.program()).map(Some)
+}
+
+fn add(db: &Transaction<'_>, record: &Record, core: &str) -> Result<bool, CatalogError> {
+    let no_core = match record.core.outcome {
+        CoreOutcome::None(reason) => Some(reason.name()),
+        CoreOutcome::Stored => None,
+    };
     let added = db
         .prepare_cached(
-            "INSERT OR IGNORE INTO crashes (id, time_us, pid, uid, signal, program, comm, unit, core, record)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+            "INSERT OR IGNORE INTO crashes (id, time_us, pid, uid, signal, signal_name, program, comm, unit, user_unit, hostname,
+                 container, pod, signature, keep, reason, core, no_core, truncated, stored, held_us)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21)",
         )?
         .execute(params![
             record.id.as_str(),
-            i64::try_from(record.time_us).unwrap_or(i64::MAX),
+            signed(record.time_us),
             record.key.pid,
             record.uid,
             record.signal,
-            program,
+            record.signal_name,
+            record.program(),
             record.comm,
             record.place.unit,
+            record.place.user_unit,
+            record.hostname,
+            record.place.container,
+            record.place.pod,
+            record.group(),
+            record.decision.keep.name(),
+            record.decision.reason.name(),
             core,
-            serde_json::to_string(record)?,
+            no_core,
+            record.core.truncated.is_some(),
+            signed(record.core.stored),
+            signed(record.held_us),
         ])?;
     if added == 0 {
-        return Ok(None);
+        return Ok(false);
     }
-    count(db, record, &program).map(Some)
+    db.prepare_cached("INSERT INTO records (seq, record) VALUES (?1, ?2)")?
+        .execute(params![db.last_insert_rowid(), serde_json::to_string(record)?])?;
+    Ok(true)
+}
+
+/// SQLite's integers have a sign; no time and no size needs the last bit.
+pub(super) fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
 }
 
 fn count(db: &Transaction<'_>, record: &Record, program: &str) -> Result<Count, CatalogError> {
@@ -129,13 +188,6 @@ fn count(db: &Transaction<'_>, record: &Record, program: &str) -> Result<Count, 
     Ok(counted)
 }
 
-/// Keeps the number of rows bounded: the oldest go, those whose core is still there apart. The counters stay.
-pub(super) fn forget_oldest(db: &Transaction<'_>) -> Result<(), CatalogError> {
-    db.prepare_cached("DELETE FROM crashes WHERE core != 'stored' AND rowid <= (SELECT max(rowid) FROM crashes) - ?1")?
-        .execute([MAX_ROWS])?;
-    Ok(())
-}
-
 /// All counters.
 pub(super) fn counts(db: &Connection) -> Result<Vec<Count>, CatalogError> {
     let mut query = db.prepare("SELECT hostname, program, signal, core_exists, count FROM counters")?;
@@ -151,7 +203,7 @@ pub(super) fn counts(db: &Connection) -> Result<Vec<Count>, CatalogError> {
     Ok(counts.collect::<Result<_, _>>()?)
 }
 
-/// Says that the core of a crash is no longer there (`evicted`, `missing`).
+/// Says that the core of a crash is no longer there (`evicted`, `missing`, `removed`).
 pub(super) fn mark(db: &Connection, id: &CrashId, core: &str) -> Result<(), CatalogError> {
     db.prepare_cached("UPDATE crashes SET core = ?2 WHERE id = ?1")?.execute(params![id.as_str(), core])?;
     Ok(())

@@ -33,3 +33,22 @@ pub fn set(file: BorrowedFd<'_>, name: &CStr, value: &[u8]) -> io::Result<()> {
     Errno::result(result)?;
     Ok(())
 }
+
+/// Whether `file` has the attribute `name`.
+pub fn has(file: BorrowedFd<'_>, name: &CStr) -> bool {
+    // SAFETY: `name` is NUL-terminated; with a length of 0 nothing is written.
+    let count = unsafe { libc::fgetxattr(file.as_raw_fd(), name.as_ptr(), std::ptr::null_mut(), 0) };
+    count >= 0
+}
+
+/// Removes the attribute `name` of `file`; that there is none is no error.
+///
+/// # Errors
+/// What fremovexattr(2) says.
+pub fn remove(file: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
+    // SAFETY: `name` is NUL-terminated.
+    match Errno::result(unsafe { libc::fremovexattr(file.as_raw_fd(), name.as_ptr()) }) {
+        Ok(_) | Err(Errno::ENODATA) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,161 @@
+//! `coreward usage`.
+
+use super::{CliError, human, json, table};
+use crate::crash::text::printable;
+use crate::policy::evict::Owner;
+use crate::store::{self, Held, Layout};
+use crate::wire::paths::Root;
+use clap::{Args, ValueEnum};
+use nix::sys::statvfs::statvfs;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::process::ExitCode;
+
+/// Options of `usage`.
+#[derive(Args, Debug)]
+pub(super) struct Options {
+    /// Whom the cores are accounted to
+    #[arg(long, value_enum, default_value_t = By::Unit)]
+    by: By,
+    /// Show JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What is counted together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum By {
+    /// System units; a container's executable and a user stand for what is in none
+    Unit,
+    /// Real user ids
+    User,
+    /// Paths of programs
+    Executable,
+    /// Signatures
+    Signature,
+}
+
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+struct Share {
+    cores: u64,
+    bytes: u64,
+    pinned_bytes: u64,
+}
+
+#[derive(Serialize)]
+struct Usage {
+    bytes: u64,
+    cores: u64,
+    pinned_bytes: u64,
+    max_use: u64,
+    keep_free: u64,
+    free_bytes: u64,
+    max_per_holder: u64,
+    holders: Vec<Holder>,
+}
+
+#[derive(Serialize)]
+struct Holder {
+    name: String,
+    #[serde(flatten)]
+    share: Share,
+}
+
+pub(super) fn run(root: &Root, options: &Options, out: &mut dyn Write) -> Result<ExitCode, CliError> {
+    let usage = usage(root, options.by, &store::held(root)?);
+    if options.json {
+        json::write(out, &usage)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let limit = |bytes: u64| if bytes == u64::MAX { "no limit".to_owned() } else { human::size(bytes) };
+    writeln!(
+        out,
+        "{} in {} cores (MaxUse={}), {} of it pinned; {} free on the volume (KeepFree={})\n",
+        human::size(usage.bytes),
+        usage.cores,
+        limit(usage.max_use),
+        human::size(usage.pinned_bytes),
+        human::size(usage.free_bytes),
+        limit(usage.keep_free),
+    )?;
+    let header = ["SIZE", "CORES", "PINNED", "LIMIT", "HOLDER"];
+    let row = |holder: &Holder| {
+        vec![
+            human::size(holder.share.bytes),
+            holder.share.cores.to_string(),
+            if holder.share.pinned_bytes > 0 { human::size(holder.share.pinned_bytes) } else { String::new() },
+            limit(usage.max_per_holder),
+            holder.name.clone(),
+        ]
+    };
+    let rows: Vec<Vec<String>> = usage.holders.iter().map(row).collect();
+    table::write(out, Some(&header), &rows)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn usage(root: &Root, by: By, held: &[Held]) -> Usage {
+    let dir = Layout::of(root).cores;
+    let volume = dir.ancestors().find_map(|dir| statvfs(dir).ok());
+    let (size, free) = volume.map_or((0, 0), |volume| {
+        (volume.blocks() * volume.fragment_size(), volume.blocks_available() * volume.fragment_size())
+    });
+    let limits = crate::config::load(root).config.quotas.on(size);
+    let mut shares: BTreeMap<String, Share> = BTreeMap::new();
+    for core in held {
+        let share = shares.entry(name(&core.owner, by)).or_default();
+        share.cores += 1;
+        share.bytes += core.bytes;
+        share.pinned_bytes += if core.pinned { core.bytes } else { 0 };
+    }
+    let mut holders: Vec<Holder> = shares.into_iter().map(|(name, share)| Holder { name, share }).collect();
+    holders.sort_by_key(|holder| std::cmp::Reverse(holder.share.bytes));
+    Usage {
+        bytes: held.iter().map(|core| core.bytes).sum(),
+        cores: held.len() as u64,
+        pinned_bytes: held.iter().filter(|core| core.pinned).map(|core| core.bytes).sum(),
+        max_use: limits.max_use,
+        keep_free: limits.keep_free,
+        free_bytes: free,
+        max_per_holder: match by {
+            By::Unit => limits.per_unit,
+            By::User => limits.per_user,
+            By::Executable => limits.per_executable,
+            By::Signature => limits.per_signature,
+        },
+        holders,
+    }
+}
+
+fn name(owner: &Owner, by: By) -> String {
+    match by {
+        By::Unit => printable(&owner.holder),
+        By::User => owner.uid.map_or_else(|| "unknown".to_owned(), human::user),
+        By::Executable => printable(&owner.program),
+        By::Signature => printable(&owner.group),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crash::CrashKey;
+
+    #[test]
+    fn the_largest_holder_comes_first_and_the_shares_add_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = |number: u32, holder: &str, bytes: u64, pinned: bool| Held {
+            id: CrashKey { boot_id: String::new(), pid: number, start_time: 0 }.id(),
+            owner: Owner { holder: holder.to_owned(), uid: Some(0), program: "/p".to_owned(), group: "g".to_owned() },
+            time_us: 0,
+            bytes,
+            pinned,
+        };
+        let all = [held(1, "unit a", 10, false), held(2, "unit b", 20, true), held(3, "unit b", 5, false)];
+        let usage = usage(&Root::new(dir.path()), By::Unit, &all);
+        let names: Vec<&str> = usage.holders.iter().map(|holder| holder.name.as_str()).collect();
+        assert_eq!(names, ["unit b", "unit a"]);
+        assert_eq!(usage.holders[0].share, Share { cores: 2, bytes: 25, pinned_bytes: 20 });
+        assert_eq!((usage.bytes, usage.cores, usage.pinned_bytes), (35, 3, 20));
+    }
+}

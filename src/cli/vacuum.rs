@@ -1,0 +1,119 @@
+//! `coreward vacuum`: deletes cores by the daemon's own order, down to limits given for this once.
+
+use super::remove::{ChangeError, cores};
+use super::{CliError, human};
+use crate::config::{parse_duration, parse_size};
+use crate::store::{self, Held, file_name};
+use crate::wire::paths::Root;
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use nix::sys::statvfs::fstatvfs;
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
+
+/// Options of `vacuum`.
+#[derive(Args, Debug)]
+#[group(id = "limits", required = true, multiple = true, args = ["max_use", "keep_free", "max_age", "max_cores"])]
+pub(super) struct Options {
+    /// Until all cores together take no more than this, such as 2G
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    max_use: Option<u64>,
+    /// Until so much of the volume is free
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    keep_free: Option<u64>,
+    /// All that are older than this, such as 30d
+    #[arg(long, value_name = "TIME", value_parser = age)]
+    max_age: Option<Duration>,
+    /// Until there are no more than N cores
+    #[arg(long, value_name = "N")]
+    max_cores: Option<usize>,
+    /// Only say what would be deleted
+    #[arg(long)]
+    dry_run: bool,
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    parse_size(text).ok_or_else(|| "not a size such as 512M".to_owned())
+}
+
+fn age(text: &str) -> Result<Duration, String> {
+    parse_duration(text).ok_or_else(|| "not a time such as 30d or \"1h 30min\"".to_owned())
+}
+
+pub(super) fn run(root: &Root, options: &Options, out: &mut dyn Write) -> Result<ExitCode, CliError> {
+    let (layout, dir) = cores(root)?;
+    let held = store::held(root)?;
+    let free = fstatvfs(&dir).map_or(0, |volume| volume.blocks_available() * volume.fragment_size());
+    let now_us = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |now| u64::try_from(now.as_micros()).unwrap_or(u64::MAX));
+    let goes = choose(held, options, free, now_us);
+    let bytes: u64 = goes.iter().map(|core| core.bytes).sum();
+    if options.dry_run {
+        for core in &goes {
+            writeln!(out, "Would delete the core of crash {}, {}.", core.id, human::size(core.bytes))?;
+        }
+        writeln!(out, "{} cores, {}.", goes.len(), human::size(bytes))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let progress = ProgressBar::new(goes.len() as u64).with_style(
+        ProgressStyle::with_template("{bar:40} {pos}/{len} cores").unwrap_or_else(|_| ProgressStyle::default_bar()),
+    );
+    for core in &goes {
+        let path = layout.cores.join(file_name(&core.id));
+        store::remove(&dir, &core.id).map_err(|error| ChangeError::of(path, error))?;
+        progress.inc(1);
+    }
+    progress.finish_and_clear();
+    writeln!(out, "Deleted {} cores, {}; their records stay.", goes.len(), human::size(bytes))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The cores that go, in order. Pinned ones stay.
+fn choose(mut held: Vec<Held>, options: &Options, free: u64, now_us: u64) -> Vec<Held> {
+    let age = options.max_age.map_or(u64::MAX, |age| u64::try_from(age.as_micros()).unwrap_or(u64::MAX));
+    let before = now_us.saturating_sub(age);
+    let (mut goes, stays): (Vec<Held>, Vec<Held>) =
+        held.into_iter().partition(|core| core.time_us < before && !core.pinned);
+    held = stays;
+    let mut freed: u64 = goes.iter().map(|core| core.bytes).sum();
+    loop {
+        let used: u64 = held.iter().map(|core| core.bytes).sum();
+        let over = options.max_use.is_some_and(|limit| used > limit)
+            || options.keep_free.is_some_and(|limit| free.saturating_add(freed) < limit)
+            || options.max_cores.is_some_and(|limit| held.len() > limit);
+        let Some(index) = store::least(&held).filter(|_| over) else { return goes };
+        let core = held.swap_remove(index);
+        freed += core.bytes;
+        goes.push(core);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crash::CrashKey;
+    use crate::policy::evict::Owner;
+
+    #[test]
+    fn each_limit_takes_what_it_must_and_no_pinned_core() {
+        let all = || -> Vec<Held> {
+            (0..5)
+                .map(|number| Held {
+                    id: CrashKey { boot_id: String::new(), pid: number, start_time: 0 }.id(),
+                    owner: Owner { holder: "u".to_owned(), uid: None, program: "p".to_owned(), group: "g".to_owned() },
+                    time_us: u64::from(number) * 1_000_000,
+                    bytes: 100,
+                    pinned: number == 1,
+                })
+                .collect()
+        };
+        let none = || Options { max_use: None, keep_free: None, max_age: None, max_cores: None, dry_run: false };
+        let gone = |options: Options| -> Vec<u64> {
+            choose(all(), &options, 50, 4_000_000).iter().map(|core| core.time_us / 1_000_000).collect()
+        };
+        assert_eq!(gone(Options { max_use: Some(350), ..none() }), [2, 3]);
+        assert_eq!(gone(Options { keep_free: Some(150), ..none() }), [2]);
+        assert_eq!(gone(Options { max_cores: Some(0), ..none() }), [2, 3, 0, 4], "the first and the newest last");
+        assert_eq!(gone(Options { max_age: Some(Duration::from_secs(2)), ..none() }), [0]);
+    }
+}
