@@ -60,8 +60,8 @@ pub struct Limits {
 }
 
 impl Quotas {
-    /// The limits on a volume of `volume` bytes. One unit, user or executable may take half of all, and one signature a quarter,
-    /// unless it is said otherwise.
+    /// The limits on a volume of `volume` bytes. One unit, user, executable or signature may take half of all, unless it is said
+    /// otherwise: no single core takes the whole disk.
     pub fn on(&self, volume: u64) -> Limits {
         let max_use = self.max_use.unwrap_or_else(|| default_max_use(volume));
         Limits {
@@ -70,7 +70,7 @@ impl Quotas {
             per_unit: self.per_unit.unwrap_or(max_use / 2),
             per_user: self.per_user.unwrap_or(max_use / 2),
             per_executable: self.per_executable.unwrap_or(max_use / 2),
-            per_signature: self.per_signature.unwrap_or(max_use / 4),
+            per_signature: self.per_signature.unwrap_or(max_use / 2),
             cores: self.cores,
             age: self.age,
         }

@@ -254,8 +254,8 @@ impl Asked {
                 values.push(Box::new(signed(number)));
             }
         }
-        let condition =
-            if conditions.is_empty() { String::new() } else { format!("WHERE {}", conditions.join(" AND ")) };
+        conditions.push("true");
+        let condition = format!("WHERE {}", conditions.join(" AND "));
         Self { condition, values }
     }
 

@@ -142,7 +142,7 @@ impl<'a, 'p> Walk<'a, 'p> {
             return None;
         }
         self.scans += 1;
-        let stack = self.modules.stack(place.registers.stack().next_multiple_of(8))?;
+        let stack = self.modules.stack(place.registers.stack().checked_next_multiple_of(8)?)?;
         let mut second = None;
         for at in (stack.start..stack.end.saturating_sub(8)).step_by(8).take(SCAN as usize) {
             let word = self.pages.word(at)?;

@@ -89,6 +89,9 @@ fn shows_every_stack(stage: &Stage, listed: &Listed) -> Record {
     record
 }
 
+/// One program may take all of `MaxUse=`.
+const NO_SHARES: &str = "MaxUsePerUnit=infinity\nMaxUsePerExecutable=infinity\nMaxUsePerSignature=infinity\n";
+
 #[test]
 fn a_hundredth_a_tenth_and_a_half() {
     let Some(stage) = Stage::beside_the_kernel() else { return };
@@ -99,7 +102,7 @@ fn a_hundredth_a_tenth_and_a_half() {
     for (key, size, cut) in [
         ("ProcessSizeMax", whole.bytes, Cut::ProcessSizeMax),
         ("ExternalSizeMax", whole.stored, Cut::ExternalSizeMax),
-        ("MaxUse", whole.stored, Cut::Quota),
+        (&format!("{NO_SHARES}MaxUse"), whole.stored, Cut::Quota),
         // Reached while the process waits, or when it has gone and a part of the core is on disk.
         ("CompressLevel=9\nExternalSizeMax", whole.stored, Cut::ExternalSizeMax),
     ] {
@@ -108,7 +111,6 @@ fn a_hundredth_a_tenth_and_a_half() {
             for file in stage.names("var/lib/coreward/cores") {
                 std::fs::remove_file(stage.path("var/lib/coreward/cores").join(file)).unwrap();
             }
-            // A daemon of its own knows of no cores that were deleted behind its back.
             daemon.signal(Signal::SIGTERM);
             daemon.wait_for_word("STOPPING=1");
             daemon.wait_for_word("READY=1");

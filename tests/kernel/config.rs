@@ -1,6 +1,7 @@
 //! A bad configuration stops nothing and is named.
 
 use crate::stage::{Ended, Stage, program};
+use coreward::store::CoreState;
 use nix::sys::signal::Signal;
 use std::process::Command;
 
@@ -19,8 +20,8 @@ fn a_bad_key_is_named_with_file_and_line_and_the_default_stands() {
     for _ in 0..3 {
         Command::new(program("segv")).end();
     }
-    let stored = stage.wait_for(3).iter().filter(|listed| listed.record.core.is_stored()).count();
-    assert_eq!(stored, 2, "the good line is in force");
+    let whole = stage.wait_for(3).iter().filter(|listed| listed.core_state == CoreState::Stored).count();
+    assert_eq!(whole, 2, "the good line is in force");
 
     stage.configure("[Coreward]\nStormBurst=0\n");
     daemon.signal(Signal::SIGHUP);

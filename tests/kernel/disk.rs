@@ -54,28 +54,108 @@ impl Drop for Volume {
 }
 
 #[test]
-fn max_use_evicts_the_oldest_and_its_record_stays() {
+fn max_use_evicts_what_tells_least_and_its_record_stays() {
     let Some(stage) = Stage::new() else { return };
-    stage.configure("[Coreward]\nMaxUse=20M\nKeepFree=0\nStormBurst=0\n");
+    stage.configure(
+        "[Coreward]\nMaxUse=56M\nMaxUsePerUnit=infinity\nMaxUsePerExecutable=infinity\nMaxUsePerSignature=infinity\n\
+         KeepFree=0\nStormBurst=0\n",
+    );
     let daemon = stage.daemon();
+    // The only core of its bug, and the oldest of all.
+    Command::new(program("abrt")).end();
+    stage.wait_for(1);
     for _ in 0..6 {
         Command::new(program("memory")).arg("16").end();
     }
-    eventually(Duration::from_secs(20), || daemon.metric("coreward_evicted_total", "") >= 1.0);
-    let crashes = stage.wait_for(6);
-    eventually(Duration::from_secs(5), || stage.crashes().iter().any(|listed| listed.core_state == CoreState::Evicted));
-    let states: Vec<CoreState> = stage.crashes().iter().map(|listed| listed.core_state).collect();
-    assert_eq!(states[0], CoreState::Evicted, "{states:?}");
-    assert_eq!(states[5], CoreState::Stored, "{states:?}");
-    let total: u64 = stage
-        .names("var/lib/coreward/cores")
-        .iter()
-        .map(|name| stage.path("var/lib/coreward/cores").join(name).metadata().unwrap().len())
-        .sum();
-    assert!(total <= 20 << 20, "{total}");
+    eprintln!("{:?}", stage.wait_for(7).iter().map(|l| l.record.core.stored).collect::<Vec<_>>());
+    let states = || stage.crashes().iter().map(|listed| listed.core_state).collect::<Vec<_>>();
+    eventually(Duration::from_secs(5), || states().iter().filter(|state| **state == CoreState::Evicted).count() == 3);
+    use CoreState::{Evicted, Stored};
+    assert_eq!(states(), [Stored, Stored, Evicted, Evicted, Evicted, Stored, Stored], "the first and the newest stay");
+    let total = total(&stage);
+    assert!(total <= 56 << 20, "{total}");
     assert_eq!(daemon.metric("coreward_stored_bytes", ""), total as f64);
-    assert_eq!(daemon.metric("coredump_process_count", "core_exists=\"true\""), 6.0, "evicting takes no count back");
-    drop(crashes);
+    assert_eq!(daemon.metric("coredump_process_count", "core_exists=\"true\""), 7.0, "evicting takes no count back");
+}
+
+#[test]
+fn a_unit_that_has_its_share_pays_itself() {
+    let Some(stage) = Stage::new() else { return };
+    stage.configure("[Coreward]\nMaxUse=400M\nMaxUsePerExecutable=40M\nKeepFree=0\nStormBurst=0\n");
+    let _daemon = stage.daemon();
+    for _ in 0..4 {
+        Command::new(program("segv")).end();
+    }
+    for _ in 0..4 {
+        Command::new(program("memory")).arg("16").end();
+    }
+    let crashes = stage.wait_for(8);
+    let of = |name: &str| {
+        crashes
+            .iter()
+            .filter(|listed| listed.record.exe.ends_with(name))
+            .map(|listed| listed.id().clone())
+            .collect::<Vec<_>>()
+    };
+    let there = |ids: &[coreward::crash::CrashId]| {
+        let cores = stage.names("var/lib/coreward/cores");
+        ids.iter().filter(|id| cores.contains(&format!("{id}.core.zst"))).count()
+    };
+    assert_eq!((there(&of("/segv")), there(&of("/memory"))), (4, 2));
+}
+
+/// Bytes of all core files.
+fn total(stage: &Stage) -> u64 {
+    let names = stage.names("var/lib/coreward/cores");
+    names.iter().map(|name| stage.path("var/lib/coreward/cores").join(name).metadata().unwrap().len()).sum()
+}
+
+#[test]
+fn pinned_cores_stay_and_removed_ones_are_noticed_at_once() {
+    let Some(stage) = Stage::new() else { return };
+    stage.configure("[Coreward]\nStormBurst=0\nMaxCores=3\n");
+    let daemon = stage.daemon();
+    let coreward = |arguments: &[&str]| {
+        let root = stage.root.path().to_str().unwrap().to_owned();
+        let run =
+            Command::new(env!("CARGO_BIN_EXE_coreward")).args(["--root", &root]).args(arguments).output().unwrap();
+        (
+            run.status.success(),
+            String::from_utf8_lossy(&run.stdout).into_owned() + &String::from_utf8_lossy(&run.stderr),
+        )
+    };
+    let mut ids = Vec::new();
+    for count in 1..=2 {
+        Command::new(program("segv")).end();
+        ids.push(stage.wait_for(count)[count - 1].id().to_string());
+    }
+    assert!(coreward(&["pin", &ids[1]]).0);
+    for count in 3..=6 {
+        Command::new(program("segv")).end();
+        ids.push(stage.wait_for(count)[count - 1].id().to_string());
+    }
+    let there = || {
+        ids.iter().map(|id| stage.path(&format!("var/lib/coreward/cores/{id}.core.zst")).exists()).collect::<Vec<_>>()
+    };
+    eventually(Duration::from_secs(5), || there().iter().filter(|there| **there).count() == 3);
+    assert_eq!(there(), [true, true, false, false, false, true], "the first, the pinned and the newest");
+    let (_, usage) = coreward(&["usage"]);
+    assert!(usage.contains("in 3 cores") && usage.contains("user 0"), "{usage}");
+    let (done, said) = coreward(&["rm", &ids[1]]);
+    assert!(!done && said.contains("is pinned: coreward unpin"), "{said}");
+    assert!(coreward(&["rm", "--force", &ids[1]]).0);
+    eventually(Duration::from_secs(5), || daemon.metric("coreward_stored_cores", "") == 2.0);
+    eventually(Duration::from_secs(5), || stage.crashes()[1].core_state == CoreState::Removed);
+    let (done, said) = coreward(&["vacuum", "--max-cores", "1"]);
+    assert!(done && said.starts_with("Deleted 1 cores"), "{said}");
+    assert_eq!(there(), [false, false, false, false, false, true], "the newest goes last");
+    eventually(Duration::from_secs(5), || daemon.metric("coreward_stored_cores", "") == 1.0);
+    let (_, groups) = coreward(&["groups"]);
+    let row = groups.lines().nth(1).unwrap_or_default();
+    assert!(
+        row.starts_with("6      1      ") && row.contains("s1-") && row.contains("SIGSEGV in innermost (segv.c:"),
+        "{groups}"
+    );
 }
 
 #[test]

@@ -93,7 +93,7 @@ fn assert_distinct(name: &str, records: &[Vec<Record>], level: Level) {
 
 fn started() -> Option<(Stage, Daemon)> {
     let stage = Stage::new()?;
-    stage.configure("[Coreward]\nStormBurst=0\n");
+    stage.configure("[Coreward]\nStormBurst=0\nUnitBurst=0\nTotalBurst=0\n");
     let daemon = stage.daemon();
     Some((stage, daemon))
 }

@@ -1,11 +1,14 @@
 //! Storms: all counted, a few stored, nobody held.
 
 use crate::stage::{Ended, Stage, program};
-use coreward::crash::{CoreOutcome, NoCore};
+use coreward::crash::{CoreOutcome, Cut, Decision, Keep, NoCore, Reason};
+use coreward::store::{Filter, Listed, list};
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::process::Command;
 
 #[test]
-fn of_two_hundred_crashes_all_are_counted_and_five_stored() {
+fn of_two_hundred_crashes_all_are_counted_and_ten_kept() {
     let Some(stage) = Stage::new() else { return };
     let daemon = stage.daemon();
     let segv = program("segv");
@@ -19,13 +22,20 @@ fn of_two_hundred_crashes_all_are_counted_and_five_stored() {
         }
     });
     let crashes = stage.wait_for(200);
-    let stored = crashes.iter().filter(|listed| listed.record.core.is_stored()).count();
-    assert_eq!(stored, 5, "StormBurst= is 5 by default");
+    let kept = |keep, reason| {
+        let decision = Decision { keep, reason };
+        crashes.iter().filter(|listed| listed.record.decision == decision).count()
+    };
+    assert_eq!(kept(Keep::Full, Reason::First) + kept(Keep::Full, Reason::Burst), 5, "StormBurst= is 5 by default");
+    assert_eq!(kept(Keep::Stacks, Reason::StacksBurst), 5, "StormStacks= is 5 by default");
+    assert_eq!(kept(Keep::Record, Reason::Storm), 190);
+    let cut = |listed: &&Listed| listed.record.core.truncated == Some(Cut::Stacks);
+    assert_eq!(crashes.iter().filter(cut).count(), 5);
     let storm = CoreOutcome::None(NoCore::Storm);
-    assert_eq!(crashes.iter().filter(|listed| listed.record.core.outcome == storm).count(), 195);
-    assert_eq!(daemon.metric("coredump_process_count", "core_exists=\"true\""), 5.0);
-    assert_eq!(daemon.metric("coredump_process_count", "core_exists=\"false\""), 195.0);
-    assert_eq!(daemon.metric("coreward_storm_suppressed_total", ""), 195.0);
+    assert_eq!(crashes.iter().filter(|listed| listed.record.core.outcome == storm).count(), 190);
+    assert_eq!(daemon.metric("coredump_process_count", "core_exists=\"true\""), 10.0);
+    assert_eq!(daemon.metric("coredump_process_count", "core_exists=\"false\""), 190.0);
+    assert_eq!(daemon.metric("coreward_storm_suppressed_total", ""), 190.0);
 
     // Another program, and another signal, are not in the storm.
     Command::new(program("abrt")).end();
@@ -39,4 +49,101 @@ fn of_two_hundred_crashes_all_are_counted_and_five_stored() {
     let crashes = stage.wait_for(202);
     assert_eq!(crashes[201].record.core.outcome, storm);
     drop(daemon);
+}
+
+#[test]
+fn a_flood_of_new_signatures_by_one_user_leaves_room_for_the_others() {
+    let Some(stage) = Stage::new() else { return };
+    stage.configure("[Coreward]\nUnitBurst=4\nTotalBurst=8\n");
+    let _daemon = stage.daemon();
+    // What runs in no unit is its user's: twelve bugs of one.
+    for number in 1..=12 {
+        let mut bug = Command::new("setpriv");
+        bug.args(["--reuid=65001", "--regid=65001", "--clear-groups"]).arg(program("bugs")).arg(number.to_string());
+        assert!(bug.end().core_dumped());
+    }
+    let crashes = stage.wait_for(12);
+    let reasons: Vec<Reason> = crashes.iter().map(|listed| listed.record.decision.reason).collect();
+    assert_eq!(
+        reasons[..5],
+        [Reason::First, Reason::First, Reason::First, Reason::First, Reason::UnitRate],
+        "{reasons:?}"
+    );
+    assert!(reasons[4..].iter().all(|reason| *reason == Reason::UnitRate), "{reasons:?}");
+    assert_eq!(crashes[11].record.core.outcome, CoreOutcome::None(NoCore::Rate));
+    Command::new(program("segv")).end();
+    assert!(stage.wait_for(13)[12].record.core.is_stored(), "another user's bug");
+}
+
+#[test]
+fn a_unit_and_an_executable_have_values_of_their_own() {
+    let Some(stage) = Stage::new() else { return };
+    let abrt = program("abrt");
+    stage.configure(&format!(
+        "[Coreward]\nStormBurst=1\nStormStacks=0\n[Executable {}]\nStorage=stacks\n[Unit coreward-test-*.service]\nStorage=none\n",
+        abrt.display()
+    ));
+    let _daemon = stage.daemon();
+    Command::new(&abrt).end();
+    assert_eq!(stage.wait_for(1)[0].record.core.truncated, Some(Cut::Stacks));
+    assert_eq!(stage.crashes()[0].record.decision, Decision { keep: Keep::Stacks, reason: Reason::Configured });
+    let Some(unit) = cgroup("coreward-test-1.service") else { return };
+    let mut inside = Command::new("sh");
+    inside.arg("-c").arg("echo $$ > \"$0\" && exec \"$1\"").arg(unit.join("cgroup.procs")).arg(program("segv"));
+    assert!(inside.end().core_dumped());
+    let record = stage.wait_for(2)[1].record.clone();
+    std::fs::remove_dir(&unit).unwrap();
+    assert_eq!(record.place.unit.as_deref(), Some("coreward-test-1.service"));
+    assert_eq!(record.decision, Decision { keep: Keep::Record, reason: Reason::Configured });
+    assert_eq!(record.core.outcome, CoreOutcome::None(NoCore::Configured));
+}
+
+#[test]
+fn the_crashes_of_a_storm_are_listed_by_container_and_counted() {
+    let Some(stage) = Stage::new() else { return };
+    let _daemon = stage.daemon();
+    let mut count = 0;
+    for (container, times) in [("a".repeat(64), 12), ("b".repeat(64), 7)] {
+        let Some(scope) = cgroup(&format!("docker-{container}.scope")) else { return };
+        for _ in 0..times {
+            let mut inside = Command::new("sh");
+            inside
+                .arg("-c")
+                .arg("echo $$ > \"$0\" && exec \"$1\"")
+                .arg(scope.join("cgroup.procs"))
+                .arg(program("segv"));
+            assert!(inside.end().core_dumped());
+            count += 1;
+        }
+        stage.wait_for(count);
+        std::fs::remove_dir(&scope).unwrap();
+    }
+    let listed = |filter: Filter| list(&stage.root, &filter).unwrap().len();
+    let by = |container: &str| listed(Filter { container: Some(container.to_owned()), ..Filter::default() });
+    assert_eq!((by("aaaa"), by(&"b".repeat(64)), by("c")), (12, 7, 0));
+    let host = nix::unistd::gethostname().unwrap().to_string_lossy().into_owned();
+    assert_eq!(listed(Filter { hostname: Some(host), ..Filter::default() }), 19);
+    let groups = coreward::store::groups(&stage.root).unwrap();
+    assert_eq!((groups.len(), groups[0].count, groups[0].cores), (1, 19, 10));
+    let occurrences = coreward::store::occurrences(&stage.root, &groups[0].signature).unwrap();
+    assert_eq!(occurrences.iter().map(|occurrence| occurrence.count).sum::<u64>(), 19);
+    let containers: std::collections::HashSet<&str> =
+        occurrences.iter().map(|occurrence| occurrence.container.as_str()).collect();
+    assert_eq!(containers.len(), 2, "no container is hidden by another");
+}
+
+/// A cgroup of this name; without a cgroup tree that can be written to, the test is skipped.
+fn cgroup(name: &str) -> Option<PathBuf> {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    let point = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()).find(|fields| fields[2] == "cgroup2")?
+        [1]
+    .to_owned();
+    let dir = PathBuf::from(point).join(name);
+    match std::fs::create_dir(&dir) {
+        Ok(()) => Some(dir),
+        Err(error) => {
+            eprintln!("SKIPPED: {}: {error}", dir.display());
+            None
+        }
+    }
 }
