@@ -1,7 +1,8 @@
 //! `coreward groups`.
 
 use super::symbols::Symbols;
-use super::{CliError, json, list, say, table, time};
+use super::table::Table;
+use super::{CliError, json, list, say, time};
 use crate::crash::text::printable;
 use crate::store::{self, Group, Occurrence};
 use crate::wire::paths::Root;
@@ -59,21 +60,19 @@ fn all(options: &Options, groups: Vec<Group>, out: &mut dyn Write) -> Result<Exi
         return Ok(ExitCode::SUCCESS);
     }
     let header = ["COUNT", "CORES", "FIRST", "LAST", "SIGNATURE", "EXE", "NAME"];
-    let rows: Vec<Vec<String>> = named
-        .iter()
-        .map(|Named { group, name }| {
-            vec![
-                group.count.to_string(),
-                group.cores.to_string(),
-                time::short(group.first_us),
-                time::short(group.last_us),
-                printable(&group.signature),
-                printable(&group.program),
-                name.clone(),
-            ]
-        })
-        .collect();
-    table::write(out, (!options.no_legend).then_some(header.as_slice()), &rows)?;
+    let mut table = Table::new(&header);
+    for Named { group, name } in &named {
+        table.row(&[
+            group.count.to_string(),
+            group.cores.to_string(),
+            time::short(group.first_us),
+            time::short(group.last_us),
+            printable(&group.signature),
+            printable(&group.program),
+            name.clone(),
+        ]);
+    }
+    table.write_all(out, !options.no_legend)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -115,8 +114,9 @@ fn one(
         writeln!(out)?;
     }
     let header = ["COUNT", "FIRST", "LAST", "HOST", "UNIT", "CONTAINER"];
-    let rows: Vec<Vec<String>> = occurrences.iter().map(row).collect();
-    table::write(out, (!options.no_legend).then_some(header.as_slice()), &rows)?;
+    let mut table = Table::new(&header);
+    occurrences.iter().for_each(|occurrence| table.row(&row(occurrence)));
+    table.write_all(out, !options.no_legend)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -127,6 +127,6 @@ fn row(occurrence: &Occurrence) -> Vec<String> {
         time::short(occurrence.last_us),
         printable(&occurrence.hostname),
         printable(&occurrence.unit),
-        list::container(&occurrence.container),
+        printable(list::container(&occurrence.container)),
     ]
 }

@@ -1,7 +1,8 @@
 //! `coreward list`.
 
-use super::{CliError, human, json, say, table, time, words};
-use crate::crash::text::printable;
+use super::table::Table;
+use super::{CliError, human, json, say, time, words};
+use crate::crash::text::push_printable;
 use crate::store::{self, Brief, CoreState, Filter};
 use crate::wire::paths::Root;
 use clap::Args;
@@ -80,16 +81,16 @@ pub(super) fn run(root: &Root, options: Options, out: &mut dyn Write) -> Result<
         json::write(out, &store::list(root, &filter)?)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let listed = store::brief(root, &filter)?;
-    if listed.is_empty() {
+    let here = uname().map(|names| names.nodename().to_string_lossy().into_owned()).unwrap_or_default();
+    let mut list = List::new(&here);
+    store::brief(root, &filter, |brief| list.add(brief))?;
+    if list.times.is_empty() {
         // Not a failure: "no crash since yesterday" is a good answer. Standard output stays empty for who counts lines.
         let whose = if Uid::effective().is_root() { "" } else { " (root and group adm see the crashes of all users)" };
         say(&format!("No crash.{whose}"));
         return Ok(ExitCode::SUCCESS);
     }
-    let here = uname().map(|names| names.nodename().to_string_lossy().into_owned()).unwrap_or_default();
-    let (header, rows) = columns(&listed, &here);
-    table::write(out, (!options.no_legend).then_some(header.as_slice()), &rows)?;
+    list.write(out, !options.no_legend)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -97,42 +98,68 @@ fn microseconds(time: Timestamp) -> u64 {
     u64::try_from(time.as_microsecond()).unwrap_or(0)
 }
 
-/// Header and rows. What only a few machines have to tell apart has a column where one of the rows needs it.
-fn columns(listed: &[Brief], here: &str) -> (Vec<&'static str>, Vec<Vec<String>>) {
-    let with_container = listed.iter().any(|brief| !brief.container.is_empty());
-    let with_host = listed.iter().any(|brief| !brief.hostname.is_empty() && brief.hostname != here);
-    let mut header = vec!["TIME", "PID", "UID", "SIG", "CORE", "SIZE", "ID", "EXE", "UNIT"];
-    header.extend(with_container.then_some("CONTAINER"));
-    header.extend(with_host.then_some("HOST"));
-    let mut times = time::Short::default();
-    let rows = listed.iter().map(|brief| {
-        let mut row = row(brief, &mut times);
-        row.extend(with_container.then(|| container(&brief.container)));
-        row.extend(with_host.then(|| printable(&brief.hostname)));
-        row
-    });
-    (header, rows.collect())
+/// The lines of a list.
+struct List<'a> {
+    here: &'a str,
+    table: Table,
+    times: Vec<u64>,
+    clock: time::Short,
+    with_container: bool,
+    with_host: bool,
 }
 
-fn row(brief: &Brief, times: &mut time::Short) -> Vec<String> {
-    let is_there = matches!(brief.core_state, CoreState::Stored | CoreState::Truncated);
-    vec![
-        times.of(brief.time_us),
-        brief.pid.to_string(),
-        brief.uid.map(|uid| uid.to_string()).unwrap_or_default(),
-        printable(&brief.signal_name),
-        words::core_word(brief.core_state, &brief.no_core),
-        if is_there { human::size(brief.stored) } else { String::new() },
-        brief.id.clone(),
-        printable(&brief.program),
-        printable(&brief.unit),
-    ]
+const HEADER: [&str; 11] = ["TIME", "PID", "UID", "SIG", "CORE", "SIZE", "ID", "EXE", "UNIT", "CONTAINER", "HOST"];
+/// What only a few machines have to tell apart is shown where one of the rows needs it.
+const CONTAINER: usize = 9;
+const HOST: usize = 10;
+
+impl<'a> List<'a> {
+    fn new(here: &'a str) -> Self {
+        let (table, clock) = (Table::new(&HEADER), time::Short::default());
+        Self { here, table, times: Vec::new(), clock, with_container: false, with_host: false }
+    }
+
+    fn add(&mut self, brief: &Brief<'_>) {
+        self.times.push(brief.time_us);
+        self.with_container |= !brief.container.is_empty();
+        self.with_host |= !brief.hostname.is_empty() && brief.hostname != self.here;
+        let is_there = matches!(brief.core_state, CoreState::Stored | CoreState::Truncated);
+        let (table, clock) = (&mut self.table, &mut self.clock);
+        let number = |text: &mut String, number: u64| text.push_str(itoa::Buffer::new().format(number));
+        table.cell(|text| clock.push(text, brief.time_us));
+        table.cell(|text| number(text, brief.pid.into()));
+        table.cell(|text| brief.uid.iter().for_each(|uid| number(text, (*uid).into())));
+        table.cell(|text| push_printable(text, brief.signal_name));
+        table.cell(|text| words::push_core(text, brief.core_state, brief.no_core));
+        table.cell(|text| {
+            if is_there {
+                text.push_str(&human::size(brief.stored));
+            }
+        });
+        table.cell(|text| push_printable(text, brief.id));
+        table.cell(|text| push_printable(text, brief.program));
+        table.cell(|text| push_printable(text, brief.unit));
+        table.cell(|text| push_printable(text, container(brief.container)));
+        table.cell(|text| push_printable(text, brief.hostname));
+    }
+
+    fn write(&self, out: &mut dyn Write, with_header: bool) -> std::io::Result<()> {
+        let mut order: Vec<usize> = (0..self.times.len()).collect();
+        // Nearly sorted: a crash out of the spool comes late.
+        order.sort_by_key(|row| self.times[*row]);
+        let wanted = |column| match column {
+            CONTAINER => self.with_container,
+            HOST => self.with_host,
+            _ => true,
+        };
+        self.table.write(out, with_header, order.into_iter(), wanted)
+    }
 }
 
 /// Name, or as much of an id as `docker ps` shows.
-pub(super) fn container(name: &str) -> String {
+pub(super) fn container(name: &str) -> &str {
     let is_id = name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
-    printable(if is_id { &name[..12] } else { name })
+    if is_id { &name[..12] } else { name }
 }
 
 #[cfg(test)]
@@ -191,16 +218,29 @@ pub(crate) mod tests {
         Listed { record, core_state: CoreState::Stored, core_file: Some("/cores/x".into()) }
     }
 
+    /// The lines of these crashes, header first, their cells separated.
+    fn lines(crashes: &[Listed]) -> Vec<Vec<String>> {
+        let mut list = List::new("here");
+        for listed in crashes {
+            list.add(&Brief::of(listed, &listed.record.program()));
+        }
+        let mut out = Vec::new();
+        list.write(&mut out, true).unwrap();
+        let split =
+            |line: &str| line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).map(str::to_owned).collect();
+        String::from_utf8(out).unwrap().lines().map(split).collect()
+    }
+
     #[test]
     fn a_row_tells_what_became_of_the_core() {
         let mut listed = crash(7);
-        let row = |listed: &Listed| row(&Brief::of(listed), &mut time::Short::default());
+        let row = |listed: &Listed| lines(std::slice::from_ref(listed))[1].clone();
         assert_eq!(row(&listed)[1..6], ["7", "0", "SEGV", "stored", "2.0K"]);
         listed.core_state = CoreState::Evicted;
-        assert_eq!(row(&listed)[4..6], ["evicted", ""]);
+        assert_eq!(row(&listed)[4..6], ["evicted", "-"]);
         listed.core_state = CoreState::None;
         listed.record.core = CoreReport::none(NoCore::Storm);
-        assert_eq!(row(&listed)[4..6], ["none:storm", ""]);
+        assert_eq!(row(&listed)[4..6], ["none:storm", "-"]);
     }
 
     #[test]
@@ -209,26 +249,27 @@ pub(crate) mod tests {
         listed.record.exe = "/tmp/a\nb\x1b[2J".to_owned();
         listed.record.place.unit = Some("x\ty".to_owned());
         listed.record.hostname = "h\r".to_owned();
-        let (header, rows) = columns(&[Brief::of(&listed)], "here");
-        let mut out = Vec::new();
-        table::write(&mut out, Some(&header), &rows).unwrap();
-        let shown: Vec<String> = String::from_utf8(out).unwrap().lines().map(str::to_owned).collect();
-        assert_eq!(shown.len(), 2, "{shown:?}");
-        assert!(shown[1].ends_with(r"/tmp/a\nb\u{1b}[2J  x\ty  h\r"), "{shown:?}");
+        let shown = lines(&[listed]);
+        assert_eq!(shown.len(), 2);
+        assert_eq!(shown[1][7..], ["/tmp/a\\nb\\u{1b}[2J", "x\\ty", "h\\r"]);
     }
 
     #[test]
-    fn containers_and_hosts_have_a_column_where_there_are_any() {
-        let (header, rows) = columns(&[Brief::of(&crash(7))], "here");
-        assert_eq!((header.len(), rows[0].len()), (9, 9));
+    fn columns_that_tell_nothing_are_left_out_and_the_oldest_is_first() {
+        assert_eq!(lines(&[crash(7)])[0], HEADER[..9]);
         let mut other = crash(8);
+        other.record.time_us -= 1;
         other.record.place.container = Some("4f5c".repeat(16));
         other.record.hostname = "pod-1".to_owned();
-        let (header, rows) = columns(&[Brief::of(&crash(7)), Brief::of(&other)], "here");
-        assert_eq!(header[9..], ["CONTAINER", "HOST"]);
+        let shown = lines(&[crash(7), other]);
+        assert_eq!(shown[0], HEADER);
+        assert_eq!(shown[1][1], "8");
         assert_eq!(
-            (rows[0][9].as_str(), &rows[1][9..]),
-            ("", ["4f5c4f5c4f5c".to_owned(), "pod-1".to_owned()].as_slice())
+            (&shown[1][9..], &shown[2][9..]),
+            (
+                ["4f5c4f5c4f5c".to_owned(), "pod-1".to_owned()].as_slice(),
+                ["-".to_owned(), "here".to_owned()].as_slice()
+            )
         );
     }
 }

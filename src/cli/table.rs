@@ -5,50 +5,103 @@ use unicode_width::UnicodeWidthStr;
 
 /// Between columns.
 const GAP: usize = 2;
+/// What is shown in an empty cell.
+const NOTHING: &str = "-";
 
-/// Writes a table. What stands in the cells is printable already; an empty cell is shown as a dash.
-pub(super) fn write<Row: AsRef<[String]>>(
-    out: &mut dyn Write,
-    header: Option<&[&str]>,
-    rows: &[Row],
-) -> io::Result<()> {
-    let mut widths: Vec<usize> = header.unwrap_or_default().iter().map(|cell| width(cell)).collect();
-    for row in rows {
-        let cells = row.as_ref();
-        widths.resize(widths.len().max(cells.len()), 0);
-        for (widest, cell) in widths.iter_mut().zip(cells) {
-            *widest = (*widest).max(width(shown(cell)));
+/// Rows of cells in one piece of text: a list may have hundreds of thousands.
+#[derive(Debug)]
+pub(super) struct Table {
+    header: Vec<&'static str>,
+    text: String,
+    /// Where each cell ends in the text, row by row.
+    ends: Vec<usize>,
+    widths: Vec<usize>,
+}
+
+impl Table {
+    pub(super) fn new(header: &[&'static str]) -> Self {
+        let widths = vec![0; header.len()];
+        Self { header: header.to_vec(), text: String::new(), ends: Vec::new(), widths }
+    }
+
+    /// Adds the next cell, which `write` appends. What it appends is printable already.
+    pub(super) fn cell(&mut self, write: impl FnOnce(&mut String)) {
+        let begin = self.text.len();
+        write(&mut self.text);
+        if self.text.len() == begin {
+            self.text.push_str(NOTHING);
+        }
+        let column = self.ends.len() % self.header.len();
+        let cell = &self.text[begin..];
+        // A byte is at least as wide as what it stands for; only where that would decide is it looked at more closely.
+        if cell.len() > self.widths[column] {
+            self.widths[column] = self.widths[column].max(width(cell));
+        }
+        self.ends.push(self.text.len());
+    }
+
+    /// Adds a row.
+    pub(super) fn row(&mut self, cells: &[String]) {
+        for cell in cells {
+            self.cell(|text| text.push_str(cell));
         }
     }
-    let mut line = String::new();
-    if let Some(header) = header {
-        write_line(out, &mut line, header.iter().copied(), &widths)?;
+
+    pub(super) fn rows(&self) -> usize {
+        self.ends.len() / self.header.len()
     }
-    for row in rows {
-        write_line(out, &mut line, row.as_ref().iter().map(|cell| shown(cell)), &widths)?;
+
+    /// Writes the rows in this order, the columns that are `wanted`.
+    pub(super) fn write(
+        &self,
+        out: &mut dyn Write,
+        with_header: bool,
+        order: impl Iterator<Item = usize>,
+        wanted: impl Fn(usize) -> bool,
+    ) -> io::Result<()> {
+        let columns: Vec<usize> = (0..self.header.len()).filter(|column| wanted(*column)).collect();
+        let wide =
+            |column: usize| self.widths[column].max(if with_header { self.header[column].len() } else { 0 }) + GAP;
+        let widths: Vec<usize> = columns.iter().map(|column| wide(*column)).collect();
+        let mut lines = String::with_capacity(1 << 16);
+        if with_header {
+            push_line(&mut lines, &widths, columns.iter().map(|column| self.header[*column]));
+        }
+        for row in order {
+            push_line(&mut lines, &widths, columns.iter().map(|column| self.get(row, *column)));
+            if lines.len() > 1 << 15 {
+                out.write_all(lines.as_bytes())?;
+                lines.clear();
+            }
+        }
+        out.write_all(lines.as_bytes())
     }
-    Ok(())
+
+    /// Writes all of it.
+    pub(super) fn write_all(&self, out: &mut dyn Write, with_header: bool) -> io::Result<()> {
+        self.write(out, with_header, 0..self.rows(), |_| true)
+    }
+
+    fn get(&self, row: usize, column: usize) -> &str {
+        let index = row * self.header.len() + column;
+        let begin = index.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.text[begin..self.ends[index]]
+    }
 }
 
-fn write_line<'a>(
-    out: &mut dyn Write,
-    line: &mut String,
-    cells: impl Iterator<Item = &'a str>,
-    widths: &[usize],
-) -> io::Result<()> {
-    line.clear();
+fn push_line<'a>(lines: &mut String, widths: &[usize], cells: impl Iterator<Item = &'a str>) {
+    const SPACES: &str = "                                                                ";
     let mut missing = 0;
-    for (cell, widest) in cells.zip(widths) {
-        line.extend(std::iter::repeat_n(' ', missing));
-        line.push_str(cell);
-        missing = widest - width(cell) + GAP;
+    for (cell, wide) in cells.zip(widths) {
+        while missing > 0 {
+            let some = missing.min(SPACES.len());
+            lines.push_str(&SPACES[..some]);
+            missing -= some;
+        }
+        lines.push_str(cell);
+        missing = wide - width(cell);
     }
-    line.push('\n');
-    out.write_all(line.as_bytes())
-}
-
-fn shown(cell: &str) -> &str {
-    if cell.is_empty() { "-" } else { cell }
+    lines.push('\n');
 }
 
 fn width(text: &str) -> usize {
@@ -62,10 +115,15 @@ mod tests {
     #[test]
     fn columns_align_and_nothing_is_cut() {
         let long = "x".repeat(500);
-        let rows =
-            [vec!["1".to_owned(), String::new(), "é".to_owned()], vec!["22".to_owned(), "b".to_owned(), long.clone()]];
-        let mut out = Vec::new();
-        write(&mut out, Some(&["A", "B", "C"]), &rows).unwrap();
-        assert_eq!(String::from_utf8(out).unwrap(), format!("A   B  C\n1   -  é\n22  b  {long}\n"));
+        let mut table = Table::new(&["A", "B", "C"]);
+        table.row(&["1".to_owned(), String::new(), "é".to_owned()]);
+        table.row(&["22".to_owned(), "é".to_owned(), long.clone()]);
+        let shown = |with_header: bool, order: &[usize], wanted: fn(usize) -> bool| {
+            let mut out = Vec::new();
+            table.write(&mut out, with_header, order.iter().copied(), wanted).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(shown(true, &[0, 1], |_| true), format!("A   B  C\n1   -  é\n22  é  {long}\n"));
+        assert_eq!(shown(false, &[1, 0], |column| column != 2), "22  é\n1   -\n");
     }
 }

@@ -90,16 +90,23 @@ pub(super) struct Short {
 }
 
 impl Short {
-    pub(super) fn of(&mut self, time_us: u64) -> String {
+    fn of(&mut self, time_us: u64) -> String {
+        let mut text = String::new();
+        self.push(&mut text, time_us);
+        text
+    }
+
+    pub(super) fn push(&mut self, text: &mut String, time_us: u64) {
         const MINUTE_US: u64 = 60_000_000;
         let number = time_us / MINUTE_US;
         if self.minute.as_ref().is_none_or(|(known, _)| *known != number) {
             // No zone has been off by parts of a minute since 1972.
-            let Some(moment) = local(number * MINUTE_US) else { return format!("@{time_us}us") };
-            self.minute = Some((number, moment.strftime("%F %H:%M").to_string()));
+            let Some(moment) = local(number * MINUTE_US) else { return text.push_str(&format!("@{time_us}us")) };
+            self.minute = Some((number, moment.strftime("%F %H:%M:").to_string()));
         }
-        let minute = self.minute.as_ref().map_or("", |(_, shown)| shown.as_str());
-        format!("{minute}:{:02}", time_us % MINUTE_US / 1_000_000)
+        let seconds = (time_us % MINUTE_US / 1_000_000) as u8;
+        text.push_str(self.minute.as_ref().map_or("", |(_, shown)| shown.as_str()));
+        text.extend([char::from(b'0' + seconds / 10), char::from(b'0' + seconds % 10)]);
     }
 }
 

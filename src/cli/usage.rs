@@ -1,6 +1,7 @@
 //! `coreward usage`.
 
-use super::{CliError, human, json, table};
+use super::table::Table;
+use super::{CliError, human, json};
 use crate::crash::text::printable;
 use crate::policy::evict::Owner;
 use crate::store::{self, Held, Layout};
@@ -89,8 +90,9 @@ pub(super) fn run(root: &Root, options: &Options, out: &mut dyn Write) -> Result
             holder.name.clone(),
         ]
     };
-    let rows: Vec<Vec<String>> = usage.holders.iter().map(row).collect();
-    table::write(out, Some(&header), &rows)?;
+    let mut table = Table::new(&header);
+    usage.holders.iter().for_each(|holder| table.row(&row(holder)));
+    table.write_all(out, true)?;
     Ok(ExitCode::SUCCESS)
 }
 

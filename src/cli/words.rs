@@ -1,28 +1,34 @@
 //! Reasons in words, with the way out where there is one.
 
+use crate::crash::text::push_printable;
 use crate::crash::{CoreOutcome, Cut, NoCore};
 use crate::store::{CoreState, Listed};
 
-/// One word for a table: `stored`, `truncated`, `none:storm`, `evicted`, `removed`, `missing`.
-pub(super) fn core_word(state: CoreState, no_core: &str) -> String {
-    let word = match state {
+/// Appends one word for a table: `stored`, `truncated`, `none:storm`, `evicted`, `removed`, `missing`.
+pub(super) fn push_core(text: &mut String, state: CoreState, no_core: &str) {
+    text.push_str(match state {
         CoreState::Stored => "stored",
         CoreState::Truncated => "truncated",
         CoreState::Evicted => "evicted",
         CoreState::Missing => "missing",
         CoreState::Removed => "removed",
-        CoreState::None if no_core.is_empty() => "none",
-        CoreState::None => return format!("none:{no_core}"),
-    };
-    word.to_owned()
+        CoreState::None => "none",
+    });
+    if state == CoreState::None && !no_core.is_empty() {
+        text.push(':');
+        push_printable(text, no_core);
+    }
 }
 
 /// The word for a crash.
 pub(super) fn core_state(listed: &Listed) -> String {
-    match listed.record.core.outcome {
-        CoreOutcome::None(reason) => core_word(listed.core_state, reason.name()),
-        CoreOutcome::Stored => core_word(listed.core_state, ""),
-    }
+    let no_core = match listed.record.core.outcome {
+        CoreOutcome::None(reason) => reason.name(),
+        CoreOutcome::Stored => "",
+    };
+    let mut word = String::new();
+    push_core(&mut word, listed.core_state, no_core);
+    word
 }
 
 /// Why there is no core to open; `None`: there is one.

@@ -9,6 +9,16 @@ pub fn from_bytes(bytes: &[u8]) -> String {
 /// characters, and the Unicode characters that change direction or are invisible, are written as escapes.
 pub fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
+    push_printable(&mut shown, text);
+    shown
+}
+
+/// Appends [`printable`] text.
+pub fn push_printable(shown: &mut String, text: &str) {
+    if text.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'\\') {
+        shown.push_str(text);
+        return;
+    }
     for character in text.chars() {
         if character == '\\' || character.is_control() || is_deceptive(character) {
             shown.extend(character.escape_default());
@@ -16,7 +26,6 @@ pub fn printable(text: &str) -> String {
             shown.push(character);
         }
     }
-    shown
 }
 
 /// Bidirectional controls, zero-width characters, line and paragraph separators, the byte order mark.

@@ -50,6 +50,9 @@ pub fn entry(record: &Record, core: Option<&Path>) -> Vec<u8> {
         ("COREWARD_CORE", outcome(record)),
         ("COREWARD_CONTAINER", place.container.as_deref().unwrap_or_default()),
         ("COREWARD_POD", place.pod.as_deref().unwrap_or_default()),
+        ("COREWARD_SIGNATURE", record.signature.as_ref().map_or("", |signature| &signature.id)),
+        ("COREWARD_DECISION", record.decision.keep.name()),
+        ("COREWARD_REASON", record.decision.reason.name()),
         ("COREWARD_EXE_BUILD_ID", record.exe_build_id.as_deref().unwrap_or_default()),
     ];
     let mut entry = Vec::new();

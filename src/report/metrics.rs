@@ -12,13 +12,14 @@ pub struct Metrics {
     registry: Registry,
     processes: IntCounterVec,
     crashes: IntCounterVec,
+    decisions: IntCounterVec,
     truncated: IntCounterVec,
     errors: IntCounterVec,
     /// Crashes between offer and record.
     pub in_flight: IntGauge,
     /// Offers by shims that had to offer again.
     pub repeated_offers: IntCounter,
-    /// Crashes whose core the storm rule let go.
+    /// Crashes that the storm rule or a rate left without a core.
     pub storm_suppressed: IntCounter,
     /// How long processes were held.
     pub held: Histogram,
@@ -120,6 +121,11 @@ impl Metrics {
                 "Crashes recorded by this daemon, by how they came and what became of the core.",
                 &["origin", "core", "reason"],
             )?,
+            decisions: make.counters(
+                "coreward_decisions_total",
+                "Crashes by what was to be kept of them, and why.",
+                &["keep", "reason"],
+            )?,
             truncated: make.counters(
                 "coreward_truncated_total",
                 "Stored cores that are not whole, by reason.",
@@ -184,6 +190,8 @@ impl Metrics {
             crate::crash::Origin::Spool => "spool",
         };
         self.crashes.with_label_values(&[origin, core, reason]).inc();
+        let decision = record.decision;
+        self.decisions.with_label_values(&[decision.keep.name(), decision.reason.name()]).inc();
         if let Some(cut) = record.core.truncated {
             self.truncated.with_label_values(&[cut.name()]).inc();
         }

@@ -3,6 +3,7 @@
 mod account;
 mod acl;
 mod books;
+mod brief;
 mod catalog;
 mod core_file;
 mod fold;
@@ -16,13 +17,14 @@ mod recover;
 mod schema;
 
 pub use account::Account;
+pub use brief::{Brief, brief};
 pub use catalog::{Catalog, CatalogError, Inserted, OpenReport, Recent};
 pub use core_file::{CoreFile, file_name};
 pub use groups::{Group, Occurrence, groups, occurrences};
 pub use held::{Held, held, least, remove};
 pub use keep::{is_pinned, reading, set_pinned};
 pub use ledger::{Grant, Ledger};
-pub use query::{Brief, CoreState, Filter, Listed, QueryError, brief, find, list, listed_count};
+pub use query::{CoreState, Filter, Listed, QueryError, find, list, listed_count};
 pub use schema::Count;
 
 use crate::sys::tree;

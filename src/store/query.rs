@@ -2,12 +2,11 @@
 
 use super::schema::signed;
 use super::{Layout, file_name, format, recover};
-use crate::crash::{CoreOutcome, CrashId, Record};
+use crate::crash::{CrashId, Record};
 use crate::sys::tree;
 use crate::wire::paths::Root;
 use rusqlite::{Connection, ErrorCode, OpenFlags, ToSql};
 use serde::{Deserialize, Serialize};
-use std::collections::HashSet;
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -137,7 +136,7 @@ pub(super) fn list_stored(root: &Root, filter: &Filter) -> Result<Vec<Listed>, Q
 }
 
 /// The catalog; `None` for who may not read it: only root and the administrators may. A user sees the cores that are theirs.
-fn open_if_allowed(layout: &Layout) -> Result<Option<Connection>, QueryError> {
+pub(super) fn open_if_allowed(layout: &Layout) -> Result<Option<Connection>, QueryError> {
     match open(&layout.catalog) {
         Err(QueryError::Sqlite { error, .. })
             if error.sqlite_error_code() == Some(ErrorCode::CannotOpen) && layout.catalog.exists() =>
@@ -213,13 +212,13 @@ pub(super) fn sqlite(path: &Path, error: rusqlite::Error) -> QueryError {
 }
 
 /// What a filter asks for, in SQL: conditions, and their values.
-struct Asked {
-    condition: String,
+pub(super) struct Asked {
+    pub(super) condition: String,
     values: Vec<Box<dyn ToSql>>,
 }
 
 impl Asked {
-    fn by(filter: &Filter) -> Self {
+    pub(super) fn by(filter: &Filter) -> Self {
         let mut conditions = Vec::new();
         let mut values: Vec<Box<dyn ToSql>> = Vec::new();
         let mut ask = |condition: &'static str, value: Option<&String>| {
@@ -259,127 +258,9 @@ impl Asked {
         Self { condition, values }
     }
 
-    fn values(&self) -> Vec<&dyn ToSql> {
+    pub(super) fn values(&self) -> Vec<&dyn ToSql> {
         self.values.iter().map(AsRef::as_ref).collect()
     }
-}
-
-/// A crash as a line of a list shows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Brief {
-    /// Its id.
-    pub id: String,
-    /// When the kernel began the dump, microseconds since 1970.
-    pub time_us: u64,
-    /// PID.
-    pub pid: u32,
-    /// Real uid.
-    pub uid: Option<u32>,
-    /// Signal name without `SIG`.
-    pub signal_name: String,
-    /// [`Record::program`].
-    pub program: String,
-    /// The unit that the user would look at: their own manager's before the system's.
-    pub unit: String,
-    /// Container.
-    pub container: String,
-    /// Host name.
-    pub hostname: String,
-    /// What became of the core since.
-    pub core_state: CoreState,
-    /// Why there never was one.
-    pub no_core: String,
-    /// Bytes that the core takes.
-    pub stored: u64,
-}
-
-/// The crashes that match as lines, oldest first. Nothing but the rows is read.
-///
-/// # Errors
-/// As [`list`].
-pub fn brief(root: &Root, filter: &Filter) -> Result<Vec<Brief>, QueryError> {
-    let layout = Layout::of(root);
-    let Some(db) = open_if_allowed(&layout)? else {
-        return Ok(readable_cores(&layout, filter).iter().map(Brief::of).collect());
-    };
-    let asked = Asked::by(filter);
-    let limit = filter.limit.map_or(-1, |limit| signed(limit as u64));
-    // Without the limit the order of the index is the order of the list.
-    let (direction, newest_first) = if filter.limit.is_some() { ("DESC", true) } else { ("ASC", false) };
-    let query = format!(
-        "SELECT id, time_us, pid, uid, signal_name, program, coalesce(user_unit, unit, ''), coalesce(container, ''), hostname, core,
-                coalesce(no_core, ''), stored, truncated FROM crashes {} ORDER BY time_us {direction}, seq {direction} LIMIT {limit}",
-        asked.condition
-    );
-    // One look at the directory instead of one at each file.
-    let files: HashSet<String> = core_names(&layout);
-    let read = || -> rusqlite::Result<Vec<Brief>> {
-        let mut query = db.prepare(&query)?;
-        let rows = query.query_map(asked.values().as_slice(), |row| {
-            let text = |index: usize| row.get::<_, String>(index);
-            let id = text(0)?;
-            let core_state = match row.get_ref(9)?.as_str()? {
-                "evicted" => CoreState::Evicted,
-                "missing" => CoreState::Missing,
-                "removed" => CoreState::Removed,
-                "none" => CoreState::None,
-                _ if !files.contains(&id) => CoreState::Missing,
-                _ if row.get(12)? => CoreState::Truncated,
-                _ => CoreState::Stored,
-            };
-            Ok(Brief {
-                id,
-                time_us: row.get::<_, i64>(1)?.unsigned_abs(),
-                pid: row.get(2)?,
-                uid: row.get(3)?,
-                signal_name: text(4)?,
-                program: text(5)?,
-                unit: text(6)?,
-                container: text(7)?,
-                hostname: text(8)?,
-                core_state,
-                no_core: text(10)?,
-                stored: row.get::<_, i64>(11)?.unsigned_abs(),
-            })
-        })?;
-        rows.collect()
-    };
-    let mut rows = read().map_err(|error| sqlite(&layout.catalog, error))?;
-    if newest_first {
-        rows.reverse();
-    }
-    Ok(rows)
-}
-
-impl Brief {
-    /// The line of a crash.
-    pub fn of(listed: &Listed) -> Self {
-        let record = &listed.record;
-        let place = &record.place;
-        let text = |text: &Option<String>| text.clone().unwrap_or_default();
-        Self {
-            id: record.id.to_string(),
-            time_us: record.time_us,
-            pid: record.key.pid,
-            uid: record.uid,
-            signal_name: record.signal_name.clone(),
-            program: record.program(),
-            unit: text(if place.user_unit.is_some() { &place.user_unit } else { &place.unit }),
-            container: text(&place.container),
-            hostname: record.hostname.clone(),
-            core_state: listed.core_state,
-            no_core: match record.core.outcome {
-                CoreOutcome::None(reason) => reason.name().to_owned(),
-                CoreOutcome::Stored => String::new(),
-            },
-            stored: record.core.stored,
-        }
-    }
-}
-
-fn core_names(layout: &Layout) -> HashSet<String> {
-    let entries = std::fs::read_dir(&layout.cores).into_iter().flatten().flatten();
-    entries.filter_map(|entry| Some(recover::id_of(&entry.path())?.to_string())).collect()
 }
 
 fn rows(db: &Connection, layout: &Layout, filter: &Filter) -> Result<Vec<Listed>, QueryError> {
@@ -421,7 +302,7 @@ fn listed(record: Record, core: &str, layout: &Layout) -> Listed {
     Listed { record, core_state, core_file }
 }
 
-fn readable_cores(layout: &Layout, filter: &Filter) -> Vec<Listed> {
+pub(super) fn readable_cores(layout: &Layout, filter: &Filter) -> Vec<Listed> {
     let Ok(dir) = layout.open_cores() else { return Vec::new() };
     let entries = std::fs::read_dir(&layout.cores).into_iter().flatten().flatten();
     let mut found: Vec<Listed> = entries
