@@ -3,7 +3,7 @@
 use super::table::Table;
 use super::{CliError, human, json, say, time, words};
 use crate::crash::text::push_printable;
-use crate::store::{self, Brief, CoreState, Filter};
+use crate::store::{self, Brief, CoreState, Filter, Take};
 use crate::wire::paths::Root;
 use clap::Args;
 use jiff::Timestamp;
@@ -82,8 +82,9 @@ pub(super) fn run(root: &Root, options: Options, out: &mut dyn Write) -> Result<
         return Ok(ExitCode::SUCCESS);
     }
     let here = uname().map(|names| names.nodename().to_string_lossy().into_owned()).unwrap_or_default();
-    let mut list = List::new(&here);
-    store::brief(root, &filter, |brief| list.add(brief))?;
+    let (mut list, mut rest) = (List::new(&here), List::new(&here));
+    store::brief(root, &filter, &mut list, &mut rest)?;
+    list.append(rest);
     if list.times.is_empty() {
         // Not a failure: "no crash since yesterday" is a good answer. Standard output stays empty for who counts lines.
         let whose = if Uid::effective().is_root() { "" } else { " (root and group adm see the crashes of all users)" };
@@ -119,7 +120,28 @@ impl<'a> List<'a> {
         Self { here, table, times: Vec::new(), clock, with_container: false, with_host: false }
     }
 
-    fn add(&mut self, brief: &Brief<'_>) {
+    fn append(&mut self, rest: Self) {
+        self.table.append(&rest.table);
+        self.times.extend(rest.times);
+        self.with_container |= rest.with_container;
+        self.with_host |= rest.with_host;
+    }
+
+    fn write(&self, out: &mut dyn Write, with_header: bool) -> std::io::Result<()> {
+        let mut order: Vec<usize> = (0..self.times.len()).collect();
+        // Nearly sorted: a crash out of the spool comes late.
+        order.sort_by_key(|row| self.times[*row]);
+        let wanted = |column| match column {
+            CONTAINER => self.with_container,
+            HOST => self.with_host,
+            _ => true,
+        };
+        self.table.write(out, with_header, order.into_iter(), wanted)
+    }
+}
+
+impl Take for List<'_> {
+    fn take(&mut self, brief: &Brief<'_>) {
         self.times.push(brief.time_us);
         self.with_container |= !brief.container.is_empty();
         self.with_host |= !brief.hostname.is_empty() && brief.hostname != self.here;
@@ -141,18 +163,6 @@ impl<'a> List<'a> {
         table.cell(|text| push_printable(text, brief.unit));
         table.cell(|text| push_printable(text, container(brief.container)));
         table.cell(|text| push_printable(text, brief.hostname));
-    }
-
-    fn write(&self, out: &mut dyn Write, with_header: bool) -> std::io::Result<()> {
-        let mut order: Vec<usize> = (0..self.times.len()).collect();
-        // Nearly sorted: a crash out of the spool comes late.
-        order.sort_by_key(|row| self.times[*row]);
-        let wanted = |column| match column {
-            CONTAINER => self.with_container,
-            HOST => self.with_host,
-            _ => true,
-        };
-        self.table.write(out, with_header, order.into_iter(), wanted)
     }
 }
 
@@ -222,7 +232,7 @@ pub(crate) mod tests {
     fn lines(crashes: &[Listed]) -> Vec<Vec<String>> {
         let mut list = List::new("here");
         for listed in crashes {
-            list.add(&Brief::of(listed, &listed.record.program()));
+            list.take(&Brief::of(listed, &listed.record.program()));
         }
         let mut out = Vec::new();
         list.write(&mut out, true).unwrap();

@@ -40,6 +40,16 @@ impl Table {
         self.ends.push(self.text.len());
     }
 
+    /// Adds the rows of another table with the same columns.
+    pub(super) fn append(&mut self, other: &Self) {
+        let before = self.text.len();
+        self.text.push_str(&other.text);
+        self.ends.extend(other.ends.iter().map(|end| before + end));
+        for (widest, other) in self.widths.iter_mut().zip(&other.widths) {
+            *widest = (*widest).max(*other);
+        }
+    }
+
     /// Adds a row.
     pub(super) fn row(&mut self, cells: &[String]) {
         for cell in cells {

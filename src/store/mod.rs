@@ -17,7 +17,7 @@ mod recover;
 mod schema;
 
 pub use account::Account;
-pub use brief::{Brief, brief};
+pub use brief::{Brief, Take, brief};
 pub use catalog::{Catalog, CatalogError, Inserted, OpenReport, Recent};
 pub use core_file::{CoreFile, file_name};
 pub use groups::{Group, Occurrence, groups, occurrences};

@@ -208,3 +208,6 @@ pub(super) fn mark(db: &Connection, id: &CrashId, core: &str) -> Result<(), Cata
     db.prepare_cached("UPDATE crashes SET core = ?2 WHERE id = ?1")?.execute(params![id.as_str(), core])?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,11 +1,12 @@
 //! Storms: all counted, a few stored, nobody held.
 
-use crate::stage::{Ended, Stage, program};
+use crate::stage::{Ended, Stage, eventually, program};
 use coreward::crash::{CoreOutcome, Cut, Decision, Keep, NoCore, Reason};
 use coreward::store::{Filter, Listed, list};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 #[test]
 fn of_two_hundred_crashes_all_are_counted_and_ten_kept() {
@@ -49,6 +50,51 @@ fn of_two_hundred_crashes_all_are_counted_and_ten_kept() {
     let crashes = stage.wait_for(202);
     assert_eq!(crashes[201].record.core.outcome, storm);
     drop(daemon);
+}
+
+/// `COREWARD_STORM=10000` is the full measure; it takes its time.
+fn storm_size() -> usize {
+    std::env::var("COREWARD_STORM").ok().and_then(|text| text.parse().ok()).unwrap_or(2000)
+}
+
+#[test]
+fn a_storm_with_two_kills_is_counted_and_takes_nobody_elses_evidence() {
+    let Some(stage) = Stage::new() else { return };
+    let daemon = stage.daemon();
+    Command::new(program("abrt")).end();
+    assert!(stage.wait_for(1)[0].record.core.is_stored());
+    let count = storm_size();
+    let mut storm = Command::new(program("storm"));
+    storm.arg(count.to_string()).arg("32");
+    let mut largest = 0;
+    std::thread::scope(|scope| {
+        let storm = scope.spawn(|| storm.output().unwrap());
+        let counted = || daemon.metric("coredump_process_count", "") as usize;
+        for third in [1, 2] {
+            eventually(Duration::from_secs(120), || counted() > count * third / 3);
+            largest = largest.max(largest_size(daemon.pid()));
+            daemon.signal(nix::sys::signal::Signal::SIGKILL);
+            daemon.wait_for_word("READY=1");
+        }
+        println!("{count} crashes took {} ms", String::from_utf8_lossy(&storm.join().unwrap().stdout).trim());
+    });
+    eventually(Duration::from_secs(120), || daemon.metric("coredump_process_count", "") as usize == count + 1);
+    largest = largest.max(largest_size(daemon.pid()));
+    let groups = coreward::store::groups(&stage.root).unwrap();
+    assert_eq!(groups[0].count as usize, count, "one signature");
+    assert!(groups[0].cores <= 10, "StormBurst= and StormStacks= are 5 by default: {}", groups[0].cores);
+    assert_eq!(groups.iter().map(|group| group.cores).sum::<u64>(), groups[0].cores + 1, "the other's core is there");
+    let listed = list(&stage.root, &Filter::default()).unwrap().len();
+    assert!(listed <= 1500, "{listed} rows for {count} crashes");
+    println!("largest resident size of the daemon: {largest} KiB; {} cores; {listed} rows", groups[0].cores);
+    assert!(largest < 64 << 10, "{largest} KiB");
+}
+
+/// The largest resident size that a process had, KiB.
+fn largest_size(pid: i32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
 #[test]
