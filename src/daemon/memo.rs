@@ -23,9 +23,8 @@ impl Memo {
             return whole;
         }
         // The longest texts are the least that is missed.
-        for text in [&mut self.record.open_fds, &mut self.record.status, &mut self.record.limits] {
-            text.clear();
-        }
+        self.record.open_fds.clear();
+        self.record.shorten();
         self.record.trouble.truncate(4);
         serde_json::to_vec(&self).ok().filter(|bytes| bytes.len() <= MAX_KEPT).unwrap_or_default()
     }

@@ -30,8 +30,8 @@ pub(super) struct Modules<'a> {
     loaded: Vec<Loaded>,
 }
 
-/// More of them are not told: no program loads as many.
-pub(super) const MAX_MODULES: usize = 1024;
+/// More of them are not told: the record goes through a message. Those that frames lie in come first.
+pub(super) const MAX_MODULES: usize = 256;
 const NOTES_PER_MODULE: usize = 8;
 /// The name of the kernel's own module.
 pub(super) const VDSO: &str = "[vdso]";
