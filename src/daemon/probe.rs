@@ -15,15 +15,24 @@ pub(super) async fn probe<T: Send + 'static>(
     context: &Context,
     read: impl FnOnce() -> T + Send + 'static,
 ) -> Option<T> {
+    probe_within(context, ANSWER_WITHIN, read).await
+}
+
+/// [`probe`] for work that a loaded machine may take longer for.
+pub(super) async fn probe_within<T: Send + 'static>(
+    context: &Context,
+    within: Duration,
+    read: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
     let place = Arc::clone(&context.probes).try_acquire_owned().ok();
     let place = match place {
         Some(place) => place,
-        None => timeout(ANSWER_WITHIN, Arc::clone(&context.probes).acquire_owned()).await.ok()?.ok()?,
+        None => timeout(within, Arc::clone(&context.probes).acquire_owned()).await.ok()?.ok()?,
     };
     let reading = spawn_blocking(move || {
         let answer = read();
         drop(place);
         answer
     });
-    timeout(ANSWER_WITHIN, reading).await.ok()?.ok()
+    timeout(within, reading).await.ok()?.ok()
 }

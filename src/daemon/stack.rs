@@ -3,15 +3,17 @@
 use super::context::Context;
 use super::look::{Memory, Saved, Source};
 use super::opened::Opened;
-use super::probe::probe;
+use super::probe::probe_within;
 use crate::crash::{Frame, Module, Record, SigInfo, Signature};
 use crate::elf::{self, CoreLayout};
 use crate::unwind::{self, Facts, Process};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-/// The crashed process is held meanwhile, and a stack takes a millisecond or two.
-const FRAMES_WITHIN: Duration = Duration::from_millis(50);
+/// A stack takes a millisecond or two, and its depth and its pages are bounded. A clock that cut it on a loaded machine would
+/// make another signature of the same bug: this one is for memory that does not answer.
+const LOOK_WITHIN: Duration = Duration::from_secs(3);
+/// What is not in time is missing from the record, and from nothing else.
 const MODULES_WITHIN: Duration = Duration::from_millis(100);
 /// Frames that go into the record; more are looked at, for recursion.
 const MAX_FRAMES: usize = 64;
@@ -40,7 +42,7 @@ pub(super) async fn look(context: &Context, record: &mut Record, opened: Option<
                 let layout = CoreLayout::read(&head).ok()?;
                 Some(looked(&layout, source, signal, build_id.as_deref(), &program))
             };
-            let looked = probe(context, look).await;
+            let looked = probe_within(context, LOOK_WITHIN, look).await;
             if looked.is_none() {
                 record.trouble.push("the stack could not be unwound in time".to_owned());
             }
@@ -78,7 +80,7 @@ fn looked(layout: &CoreLayout, source: Source, signal: Option<u32>, build_id: Op
         let begun = Instant::now();
         move || begun.elapsed() < limit
     };
-    let mut stack = process.crashed(&within(FRAMES_WITHIN));
+    let mut stack = process.crashed(&|| true);
     let modules = process.modules(&within(MODULES_WITHIN));
     let siginfo = layout.dump.siginfo.map(|info| siginfo(info, signal));
     let facts = Facts {

@@ -81,7 +81,18 @@ fn a_storm_with_two_kills_is_counted_and_takes_nobody_elses_evidence() {
     eventually(Duration::from_secs(120), || daemon.metric("coredump_process_count", "") as usize == count + 1);
     largest = largest.max(largest_size(daemon.pid()));
     let groups = coreward::store::groups(&stage.root).unwrap();
-    assert_eq!(groups[0].count as usize, count, "one signature");
+    let other = |listed: &Listed| {
+        let record = &listed.record;
+        (record.comm == "storm" && record.group() != groups[0].signature).then(|| {
+            let level = record.signature.as_ref().map(|signature| signature.level);
+            format!(
+                "{level:?} {:?} attempt {} {:?} {:?}",
+                record.origin, record.attempt, record.decision, record.trouble
+            )
+        })
+    };
+    let others: Vec<String> = list(&stage.root, &Filter::default()).unwrap().iter().filter_map(other).collect();
+    assert_eq!(groups[0].count as usize, count, "one signature: {others:?}");
     assert!(groups[0].cores <= 10, "StormBurst= and StormStacks= are 5 by default: {}", groups[0].cores);
     assert_eq!(groups.iter().map(|group| group.cores).sum::<u64>(), groups[0].cores + 1, "the other's core is there");
     let listed = list(&stage.root, &Filter::default()).unwrap().len();
