@@ -9,12 +9,14 @@ mkdir -p "$work"
 # Programs and what they lie in may be read by everybody who is to run them.
 chmod 755 "$work"
 
-# A program under a name of its own. Each check has one: counts can then be exact,
-# and no check uses up the cores that the storm rule leaves to another.
+# A program under a name of its own, and with a build-id of its own: by name counts are exact,
+# and by signature no check uses up the cores that the storm rule leaves to another.
 program() { # SOURCE NAME -> sets `exe`
+    local id
     exe=$work/$2
-    if [[ ! -e $work/.$1 ]]; then must gcc -g -O1 -pthread -o "$work/.$1" "./programs/$1.c"; fi
-    cp "$work/.$1" "$exe"
+    if [[ ! -e $work/.$1.o ]]; then must gcc -g -O1 -pthread -c -o "$work/.$1.o" "./programs/$1.c"; fi
+    id=$(printf %s "$2" | md5sum | cut -c 1-32)
+    must gcc -pthread "-Wl,--build-id=0x$id" -o "$exe" "$work/.$1.o"
 }
 
 # Runs a command that crashes one process. The status says nothing that is the same
