@@ -6,7 +6,11 @@ DESTDIR ?=
 CARGO ?= cargo
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
-SHIM := $(TARGET_DIR)/$(HOST)/shim/coreward-shim
+# A program of musl's starts without asking the processor what it can do, which is dear in a virtual machine: a storm pays it
+# for every crash. Where the toolchain has no such target, glibc does.
+MUSL := $(HOST:-gnu=-musl)
+SHIM_TARGET := $(if $(wildcard $(shell rustc --print target-libdir --target $(MUSL) 2>/dev/null)/libstd-*),$(MUSL),$(HOST))
+SHIM := $(TARGET_DIR)/shim/coreward-shim
 
 .PHONY: help demo check test system release shim deb install lint clean
 
@@ -26,7 +30,8 @@ release: shim ## The three programs, optimised
 
 # A static program starts faster, and depends on nothing that a broken system could lack.
 shim: ## The program that runs as root, static and alone
-	RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=pie" $(CARGO) build --locked --profile shim --no-default-features --bin coreward-shim --target $(HOST)
+	RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=pie" $(CARGO) build --locked --profile shim --no-default-features --bin coreward-shim --target $(SHIM_TARGET)
+	install -D -m 0755 $(TARGET_DIR)/$(SHIM_TARGET)/shim/coreward-shim $(SHIM)
 
 deb: ## The Debian package, in ..
 	dpkg-buildpackage -us -uc -b

@@ -21,7 +21,6 @@ use kmsg::Kmsg;
 use process::Process;
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
-use std::process::ExitCode;
 
 /// One crash, from the kernel's call to the daemon's "done".
 struct Crash {
@@ -33,7 +32,7 @@ struct Crash {
 
 /// The whole program. Exit status: 0 the crash is recorded, 1 it was saved in the spool, 2 it could not be saved
 /// or the call was wrong.
-pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+pub fn run(arguments: impl Iterator<Item = OsString>) -> u8 {
     let started = crate::sys::clock::since_boot();
     // A handler that crashes must not be handed to itself (core_pattern helpers run with RLIMIT_CORE=1; this also
     // keeps others from tracing it).
@@ -45,7 +44,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     }
     let Some(core) = pipe::stdin_pipe() else {
         eprintln!("coreward-shim: standard input is not a pipe.\n{}", args::USAGE);
-        return ExitCode::from(2);
+        return 2;
     };
     let mut crash = Crash { offer, process: Process::default(), core: Some(core) };
     crash.offer.started = started;
@@ -55,20 +54,20 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     } else {
         deliver::deliver(&mut crash, &root, &kmsg)
     };
-    let Delivery::NotTaken(reason) = outcome else { return ExitCode::SUCCESS };
+    let Delivery::NotTaken(reason) = outcome else { return 0 };
     spool_it(crash, &root, &kmsg, &reason)
 }
 
-fn spool_it(mut crash: Crash, root: &Root, kmsg: &Kmsg, reason: &str) -> ExitCode {
+fn spool_it(mut crash: Crash, root: &Root, kmsg: &Kmsg, reason: &str) -> u8 {
     let who = format!("process {} (signal {})", number(crash.offer.pid), number(crash.offer.signal));
     match spool::save(&mut crash, root) {
         Ok(saved) => {
             kmsg.say(&format!("{who}: {reason}; {saved}"));
-            ExitCode::from(1)
+            1
         }
         Err(error) => {
             kmsg.say(&format!("{who}: {reason}; the crash is lost: {error}"));
-            ExitCode::from(2)
+            2
         }
     }
 }

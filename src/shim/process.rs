@@ -2,7 +2,7 @@
 
 use crate::sys::{pidfd, tree};
 use crate::wire::{FdKind, MAX_TEXT, Namespaces, Offer};
-use nix::fcntl::{OFlag, openat, readlinkat};
+use nix::fcntl::{AT_FDCWD, OFlag, openat, readlinkat};
 use nix::sys::stat::Mode;
 use std::fs::File;
 use std::io::{self, Read, Seek};
@@ -72,11 +72,10 @@ fn open_files(offer: &mut Offer, dir: BorrowedFd<'_>) -> Vec<(FdKind, OwnedFd)> 
         (FdKind::Auxv, "auxv"),
         (FdKind::Cmdline, "cmdline"),
     ];
-    let mut fds = Vec::new();
+    let mut fds = Vec::with_capacity(wanted.len() + 1);
     for (kind, name) in wanted {
-        let open = |name: &str| openat(dir, name, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty());
         // A main thread that has ended has no memory any more; the one that crashed has.
-        let opened = open(name).or_else(|error| open(&of_thread(offer, name).ok_or(error)?));
+        let opened = open_in(dir, name).or_else(|error| open_in(dir, &of_thread(offer.tid, name).ok_or(error)?));
         match opened {
             Ok(fd) => fds.push((kind, fd)),
             Err(error) => offer.trouble.push(format!("{name} can't be opened: {error}")),
@@ -85,18 +84,19 @@ fn open_files(offer: &mut Offer, dir: BorrowedFd<'_>) -> Vec<(FdKind, OwnedFd)> 
     fds
 }
 
+fn open_in(dir: BorrowedFd<'_>, name: &str) -> nix::Result<OwnedFd> {
+    openat(dir, name, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+}
+
 /// The same file of the thread that crashed.
-fn of_thread(offer: &Offer, name: &str) -> Option<String> {
-    Some(format!("task/{}/{name}", offer.tid?))
+fn of_thread(tid: Option<u32>, name: &str) -> Option<String> {
+    Some(format!("task/{}/{name}", tid?))
 }
 
 fn read_texts(offer: &mut Offer, dir: BorrowedFd<'_>) {
     let mut trouble = Vec::new();
     let mut text = |name: &str| {
-        let read = openat(dir, name, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty());
-        let mut bytes = Vec::new();
-        let read =
-            read.map_err(io::Error::from).and_then(|fd| File::from(fd).take(MAX_TEXT as u64).read_to_end(&mut bytes));
+        let (bytes, read) = text_of(dir, name);
         if let Err(error) = read {
             trouble.push(format!("{name} can't be read: {error}"));
         }
@@ -111,9 +111,9 @@ fn read_texts(offer: &mut Offer, dir: BorrowedFd<'_>) {
         trouble.push("stat has no start time".to_owned());
         0
     });
-    let tid = offer.clone();
+    let tid = offer.tid;
     let mut link = |name: &str| match readlinkat(dir, name)
-        .or_else(|error| readlinkat(dir, of_thread(&tid, name).ok_or(error)?.as_str()))
+        .or_else(|error| readlinkat(dir, of_thread(tid, name).ok_or(error)?.as_str()))
     {
         Ok(target) => target.into_vec(),
         Err(error) => {
@@ -126,6 +126,16 @@ fn read_texts(offer: &mut Offer, dir: BorrowedFd<'_>) {
     offer.root = link("root");
     offer.namespaces = namespaces(dir);
     offer.trouble.append(&mut trouble);
+}
+
+/// What a file of `/proc` says, up to [`MAX_TEXT`] bytes; what came before an error is kept.
+fn text_of(dir: BorrowedFd<'_>, name: &str) -> (Vec<u8>, io::Result<()>) {
+    // The whole room at once: read_to_end would feel its way, 32 bytes at first, and the kernel writes the file anew for some
+    // of these calls.
+    let mut bytes = Vec::with_capacity(MAX_TEXT);
+    let read = open_in(dir, name).map_err(io::Error::from);
+    let read = read.and_then(|fd| File::from(fd).take(MAX_TEXT as u64).read_to_end(&mut bytes));
+    (bytes, read.map(|_| ()))
 }
 
 /// Field 22 of `/proc/PID/stat` (proc_pid_stat(5)). The comm in field 2 may hold anything, ") " included, so the fields
@@ -154,8 +164,8 @@ fn namespaces(dir: BorrowedFd<'_>) -> Namespaces {
 }
 
 fn boot_id() -> String {
-    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    text.chars().filter(char::is_ascii_hexdigit).collect()
+    let (text, _) = text_of(AT_FDCWD, "/proc/sys/kernel/random/boot_id");
+    text.into_iter().filter(u8::is_ascii_hexdigit).map(char::from).collect()
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ pub mod pagemap;
 pub mod pidfd;
 pub mod pipe;
 pub mod sched;
+pub mod start;
 pub mod tree;
 pub mod unnamed;
 pub mod xattr;
