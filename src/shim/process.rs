@@ -1,13 +1,13 @@
 //! Opening the parked process: everything that only root may open, and nothing that can wait for a dead mount.
 
-use crate::sys::{pidfd, tree};
+use crate::sys::pidfd;
+use crate::sys::tree::{self, read_link_at};
 use crate::wire::{FdKind, MAX_TEXT, Namespaces, Offer};
-use nix::fcntl::{AT_FDCWD, OFlag, openat, readlinkat};
+use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::sys::stat::Mode;
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
 /// What the shim holds of the process until the daemon says "done".
@@ -102,20 +102,22 @@ fn read_texts(offer: &mut Offer, dir: BorrowedFd<'_>) {
         }
         bytes
     };
-    offer.comm = text("comm");
-    offer.comm.truncate(offer.comm.trim_ascii_end().len());
     offer.cgroup = text("cgroup");
     offer.status = text("status");
     offer.limits = text("limits");
-    offer.start_time = start_time(&text("stat")).unwrap_or_else(|| {
-        trouble.push("stat has no start time".to_owned());
-        0
-    });
+    let stat = text("stat");
+    match read_stat(&stat) {
+        Some((comm, start_time)) => {
+            offer.comm = comm.to_vec();
+            offer.start_time = start_time;
+        }
+        None => trouble.push("stat has no comm and no start time".to_owned()),
+    }
     let tid = offer.tid;
-    let mut link = |name: &str| match readlinkat(dir, name)
-        .or_else(|error| readlinkat(dir, of_thread(tid, name).ok_or(error)?.as_str()))
+    let mut link = |name: &str| match read_link_at(dir, name)
+        .or_else(|error| read_link_at(dir, &of_thread(tid, name).ok_or(error)?))
     {
-        Ok(target) => target.into_vec(),
+        Ok(target) => target,
         Err(error) => {
             trouble.push(format!("{name} can't be read: {error}"));
             Vec::new()
@@ -130,29 +132,39 @@ fn read_texts(offer: &mut Offer, dir: BorrowedFd<'_>) {
 
 /// What a file of `/proc` says, up to [`MAX_TEXT`] bytes; what came before an error is kept.
 fn text_of(dir: BorrowedFd<'_>, name: &str) -> (Vec<u8>, io::Result<()>) {
-    // The whole room at once: read_to_end would feel its way, 32 bytes at first, and the kernel writes the file anew for some
-    // of these calls.
-    let mut bytes = Vec::with_capacity(MAX_TEXT);
-    let read = open_in(dir, name).map_err(io::Error::from);
-    let read = read.and_then(|fd| File::from(fd).take(MAX_TEXT as u64).read_to_end(&mut bytes));
-    (bytes, read.map(|_| ()))
+    // The whole room at once, and none of it from the heap: read_to_end would feel its way, 32 bytes at first.
+    let mut room = [0; MAX_TEXT];
+    let mut length = 0;
+    let mut fill = || -> io::Result<()> {
+        let mut file = File::from(open_in(dir, name)?);
+        while length < MAX_TEXT {
+            match file.read(&mut room[length..])? {
+                0 => break,
+                count => length += count,
+            }
+        }
+        Ok(())
+    };
+    let filled = fill();
+    (room[..length].to_vec(), filled)
 }
 
-/// Field 22 of `/proc/PID/stat` (proc_pid_stat(5)). The comm in field 2 may hold anything, ") " included, so the fields
-/// are counted from the last parenthesis.
-fn start_time(stat: &[u8]) -> Option<u64> {
-    let after = stat.iter().rposition(|byte| *byte == b')')?;
-    let rest = std::str::from_utf8(&stat[after + 1..]).ok()?;
-    rest.split_ascii_whitespace().nth(19)?.parse().ok()
+/// Fields 2 and 22 of `/proc/PID/stat` (proc_pid_stat(5)): comm and start time. The comm may hold anything, ") " included, so
+/// it ends at the last parenthesis.
+fn read_stat(stat: &[u8]) -> Option<(&[u8], u64)> {
+    let begin = stat.iter().position(|byte| *byte == b'(')? + 1;
+    let end = stat.iter().rposition(|byte| *byte == b')')?;
+    let rest = std::str::from_utf8(&stat[end + 1..]).ok()?;
+    Some((stat.get(begin..end)?, rest.split_ascii_whitespace().nth(19)?.parse().ok()?))
 }
 
 fn namespaces(dir: BorrowedFd<'_>) -> Namespaces {
     let mut unknown = false;
     let mut differs = |name: &str| {
-        let theirs = readlinkat(dir, name);
-        let ours = std::fs::read_link(Path::new("/proc/self").join(name));
+        let theirs = read_link_at(dir, name);
+        let ours = read_link_at(AT_FDCWD, &format!("/proc/self/{name}"));
         match (theirs, ours) {
-            (Ok(theirs), Ok(ours)) => theirs.as_os_str() != ours.as_os_str(),
+            (Ok(theirs), Ok(ours)) => theirs != ours,
             _ => {
                 unknown = true;
                 false
@@ -170,16 +182,17 @@ fn boot_id() -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::start_time;
+    use super::read_stat;
 
     #[test]
     fn the_start_time_stands_behind_any_comm() {
         let fields: Vec<String> = (3..=52).map(|field| field.to_string()).collect();
-        for comm in ["sh", "a) R 1 2", "(sd-pam)", ""] {
+        for comm in ["sh", "a) R 1 2", "(sd-pam)", "two\nlines", ""] {
             let stat = format!("42 ({comm}) {}\n", fields.join(" "));
-            assert_eq!(start_time(stat.as_bytes()), Some(22), "{comm}");
+            assert_eq!(read_stat(stat.as_bytes()), Some((comm.as_bytes(), 22)), "{comm}");
         }
-        assert_eq!(start_time(b"42 (sh"), None);
-        assert_eq!(start_time(b"42 (sh) R 1"), None);
+        assert_eq!(read_stat(b"42 (sh"), None);
+        assert_eq!(read_stat(b"42 )sh( R 1"), None);
+        assert_eq!(read_stat(b"42 (sh) R 1"), None);
     }
 }
