@@ -10,9 +10,13 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+/// Answers are short, and two of them may come at once.
+const ROOM: usize = 2048;
+
 pub(super) struct Link {
     stream: UnixStream,
-    /// Descriptors that came with the message being read.
+    /// What has arrived and was not read yet, and the descriptors that came along.
+    bytes: Vec<u8>,
     fds: Vec<OwnedFd>,
 }
 
@@ -24,7 +28,7 @@ impl Link {
         setsockopt(&socket, sockopt::SendTimeout, &limit)?;
         let address = UnixAddr::new(&root.intake_socket())?;
         connect(socket.as_raw_fd(), &address)?;
-        Ok(Self { stream: UnixStream::from(socket), fds: Vec::new() })
+        Ok(Self { stream: UnixStream::from(socket), bytes: Vec::new(), fds: Vec::new() })
     }
 
     /// Sends a whole message, its descriptors with the first byte.
@@ -35,37 +39,48 @@ impl Link {
 
     /// Waits for the daemon's next word until `deadline`. `TimedOut`: it said nothing. Descriptors come with a release only.
     pub(super) fn receive(&mut self, deadline: Instant) -> io::Result<(Answer, Vec<OwnedFd>)> {
-        self.fds.clear();
-        let mut header = [0; HEADER_LEN];
-        self.fill(&mut header, deadline)?;
-        let header = Header::decode(&header).map_err(invalid)?;
-        let mut payload = vec![0; header.payload_len];
-        self.fill(&mut payload, deadline)?;
-        let answer = Answer::decode(header.kind, &payload).map_err(invalid)?;
+        while self.bytes.len() < HEADER_LEN {
+            self.fill(ROOM, deadline)?;
+        }
+        let header = self.bytes.first_chunk().ok_or(ErrorKind::UnexpectedEof)?;
+        let header = Header::decode(header).map_err(invalid)?;
+        let end = HEADER_LEN + header.payload_len;
+        while self.bytes.len() < end {
+            self.fill(end - self.bytes.len(), deadline)?;
+        }
+        let rest = self.bytes.split_off(end);
+        let message = std::mem::replace(&mut self.bytes, rest);
+        let answer = Answer::decode(header.kind, &message[HEADER_LEN..]).map_err(invalid)?;
+        // Descriptors arrive with the first byte of their message, and recvmsg(2) never reads past a message that has some
+        // into another: where this one has none, those that are here belong to the next.
+        if header.fds == 0 {
+            return Ok((answer, Vec::new()));
+        }
         if self.fds.len() != header.fds {
             return Err(invalid(WireError::Descriptors { announced: header.fds, arrived: self.fds.len() }));
         }
         Ok((answer, std::mem::take(&mut self.fds)))
     }
 
-    fn fill(&mut self, mut buffer: &mut [u8], deadline: Instant) -> io::Result<()> {
-        while !buffer.is_empty() {
+    fn fill(&mut self, wanted: usize, deadline: Instant) -> io::Result<()> {
+        let mut room = vec![0; wanted];
+        loop {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Err(ErrorKind::TimedOut.into());
             }
             self.stream.set_read_timeout(Some(left))?;
-            match fdpass::recv_with_fds(self.stream.as_fd(), buffer) {
+            match fdpass::recv_with_fds(self.stream.as_fd(), &mut room) {
                 Ok((0, _)) => return Err(ErrorKind::UnexpectedEof.into()),
                 Ok((count, fds)) => {
                     self.fds.extend(fds);
-                    buffer = &mut buffer[count..];
+                    self.bytes.extend_from_slice(&room[..count]);
+                    return Ok(());
                 }
                 Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
     }
 }
 
