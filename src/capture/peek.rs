@@ -3,12 +3,14 @@
 use super::sink::Failure;
 use crate::elf::{self, ElfError};
 use crate::sys::pipe::{self, Ready};
+use std::fs::File;
+use std::io::Read;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// What stands in front of the memory.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Head {
     /// Headers and notes, whole.
     Whole(Vec<u8>),
@@ -24,6 +26,10 @@ pub enum Head {
 const PIPE_MAX: u64 = 1 << 20;
 /// The kernel writes headers and notes out of its own memory; what does not come in this time will not come.
 const COME_WITHIN: Duration = Duration::from_secs(5);
+/// The kernel's ELF header and what tells where the notes end.
+const FIRST: u64 = 4096;
+/// Room for the head of a program with one thread.
+const USUAL: usize = 16 << 10;
 /// How long a full pipe that is too small is looked at before that is believed.
 const FULL_WITHIN: Duration = Duration::from_millis(100);
 
@@ -34,7 +40,9 @@ const FULL_WITHIN: Duration = Duration::from_millis(100);
 pub fn peek(core: BorrowedFd<'_>, cancelled: &AtomicBool) -> Result<Head, Failure> {
     // All but the largest fit into what a pipe has from the beginning.
     wait_for(core, 4096, cancelled)?;
-    let bytes = pipe::peek(core, 64 << 10).map_err(Failure::Read)?;
+    let mut copy = pipe::peek(core, 64 << 10).map_err(Failure::Read)?;
+    let mut bytes = Vec::with_capacity(USUAL);
+    read(&mut copy, FIRST, &mut bytes)?;
     if bytes.is_empty() {
         return Ok(Head::Nothing);
     }
@@ -42,6 +50,8 @@ pub fn peek(core: BorrowedFd<'_>, cancelled: &AtomicBool) -> Result<Head, Failur
         Ok(length) => length,
         Err(error) => return Ok(Head::Other(error)),
     };
+    let rest = length.saturating_sub(bytes.len() as u64);
+    read(&mut copy, rest, &mut bytes)?;
     let whole = |mut bytes: Vec<u8>| {
         bytes.truncate(usize::try_from(length).unwrap_or(usize::MAX));
         Head::Whole(bytes)
@@ -58,8 +68,16 @@ pub fn peek(core: BorrowedFd<'_>, cancelled: &AtomicBool) -> Result<Head, Failur
         let _ = pipe::set_size(core, i32::try_from(wanted).unwrap_or(i32::MAX));
     }
     wait_for(core, length, cancelled)?;
-    let bytes = pipe::peek(core, usize::try_from(PIPE_MAX).unwrap_or(usize::MAX)).map_err(Failure::Read)?;
+    let mut copy = pipe::peek(core, usize::try_from(PIPE_MAX).unwrap_or(usize::MAX)).map_err(Failure::Read)?;
+    let mut bytes = Vec::new();
+    read(&mut copy, length, &mut bytes)?;
     Ok(if bytes.len() as u64 >= length { whole(bytes) } else { Head::Long(length) })
+}
+
+/// Adds at most `length` bytes.
+fn read(copy: &mut File, length: u64, bytes: &mut Vec<u8>) -> Result<(), Failure> {
+    copy.take(length).read_to_end(bytes).map_err(Failure::Read)?;
+    Ok(())
 }
 
 /// Waits until so many bytes are in the pipe, or no more will come.

@@ -11,5 +11,5 @@ pub mod text;
 
 pub use decision::{Decision, Keep, Reason};
 pub use key::{CrashId, CrashKey};
-pub use record::{CoreOutcome, CoreReport, Cut, NoCore, Origin, Record};
+pub use record::{CoreOutcome, CoreReport, Cut, NoCore, Origin, Record, program_of};
 pub use signature::{Found, Frame, Level, Module, SigInfo, Signature};

@@ -288,10 +288,15 @@ impl Record {
 
     /// What the crash is counted under: the executable's path, else the process' name in brackets, as ps(1) shows it.
     pub fn program(&self) -> String {
-        match (self.exe.is_empty(), self.comm.is_empty()) {
-            (false, _) => self.exe.strip_suffix(" (deleted)").unwrap_or(&self.exe).to_owned(),
-            (true, false) => format!("[{}]", self.comm),
-            (true, true) => "unknown".to_owned(),
-        }
+        program_of(&self.exe, &self.comm)
+    }
+}
+
+/// [`Record::program`], of a crash that has no record yet.
+pub fn program_of(exe: &str, comm: &str) -> String {
+    match (exe.is_empty(), comm.is_empty()) {
+        (false, _) => exe.strip_suffix(" (deleted)").unwrap_or(exe).to_owned(),
+        (true, false) => format!("[{comm}]"),
+        (true, true) => "unknown".to_owned(),
     }
 }

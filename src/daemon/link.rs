@@ -112,11 +112,14 @@ impl Link {
 
     /// Sends a message, its descriptors with the first byte.
     async fn send_with(&mut self, answer: &Answer, fds: &[OwnedFd]) -> Result<(), LinkError> {
-        let message = answer.encode();
+        self.send_bytes(&answer.encode(), fds).await
+    }
+
+    async fn send_bytes(&mut self, message: &[u8], fds: &[OwnedFd]) -> Result<(), LinkError> {
         let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
         let send = async {
             let stream = &self.stream;
-            let begin = || fdpass::send_with_fds(stream.as_fd(), &message, &raw);
+            let begin = || fdpass::send_with_fds(stream.as_fd(), message, &raw);
             let sent = stream.async_io(Interest::WRITABLE, begin).await?;
             self.stream.write_all(&message[sent..]).await
         };
@@ -126,8 +129,19 @@ impl Link {
 
     /// Asks the shim for something. `Ok(None)`: it could not get it.
     pub(super) async fn ask(&mut self, wanted: Wanted) -> Result<Option<(Reply, Option<OwnedFd>)>, LinkError> {
+        self.ask_after(&[], wanted).await
+    }
+
+    /// Says `first` and asks, all at once: the shim wakes up for it but once.
+    pub(super) async fn ask_after(
+        &mut self,
+        first: &[Answer],
+        wanted: Wanted,
+    ) -> Result<Option<(Reply, Option<OwnedFd>)>, LinkError> {
         const ANSWER_WITHIN: Duration = Duration::from_secs(4);
-        self.send(&Answer::Request(wanted)).await?;
+        let mut message: Vec<u8> = first.iter().flat_map(Answer::encode).collect();
+        message.extend(Answer::Request(wanted).encode());
+        self.send_bytes(&message, &[]).await?;
         match self.receive_within(ANSWER_WITHIN).await? {
             Message::Reply(reply, fd) => Ok((reply.errno == 0).then_some((reply, fd))),
             Message::Offer(..) => Err(WireError::Unexpected(Kind::Offer).into()),

@@ -10,6 +10,7 @@ mod notify;
 mod opened;
 mod probe;
 mod road;
+mod sight;
 mod sockets;
 mod spool;
 mod stack;

@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 use tokio::task::spawn_blocking;
 
 /// From this attempt on the bytes of the core are not looked at: something in them may have killed the daemons before.
@@ -35,38 +36,43 @@ pub(super) fn may_parse(offer: &Offer) -> bool {
     offer.attempt < UNPARSED_FROM
 }
 
-/// Gets the stream and looks at its head; `None`: there is no core.
+/// Brings the stream and its head together. `head`: what was seen of it in the pipe, if anybody looked.
 pub(super) async fn open(
     context: &Context,
     giver: &mut Giver,
     offer: &Offer,
+    core: OwnedFd,
     mut before: Option<OwnedFd>,
-) -> Result<Option<Result<Opened, Failure>>, RoadError> {
-    let Some(core) = giver.core().await? else { return Ok(None) };
+    seen: Option<Result<Arc<Head>, Failure>>,
+) -> Result<Result<Opened, Failure>, RoadError> {
     let Giver::Shim(link) = giver else {
         let (head, saved_at) = if may_parse(offer) { saved(&core) } else { (None, None) };
-        return Ok(Some(Ok(Opened { core, before, head, saved_at })));
+        return Ok(Ok(Opened { core, before, head, saved_at }));
     };
     let mut head = None;
     if may_parse(offer) {
         if before.is_none() {
-            let (pipe, cancelled) = (core.try_clone(), context.cancel_switch());
-            let looked = spawn_blocking(move || {
-                let pipe = pipe.map_err(Failure::Read)?;
-                capture::peek(pipe.as_fd(), &cancelled)
-            });
-            match looked.await.unwrap_or_else(|error| Err(Failure::Read(io::Error::other(error)))) {
+            let seen = match seen {
+                Some(seen) => seen.map(Arc::unwrap_or_clone),
+                None => {
+                    let (pipe, cancelled) = (core.try_clone(), context.cancel_switch());
+                    let looked =
+                        spawn_blocking(move || capture::peek(pipe.map_err(Failure::Read)?.as_fd(), &cancelled));
+                    looked.await.unwrap_or_else(|error| Err(Failure::Read(io::Error::other(error))))
+                }
+            };
+            match seen {
                 Ok(Head::Whole(bytes)) => head = Some(bytes),
                 Ok(Head::Long(bytes)) => before = link.ask(Wanted::Head(bytes)).await?.and_then(|(_, head)| head),
                 Ok(Head::Other(_) | Head::Nothing) => {}
-                Err(failure) => return Ok(Some(Err(failure))),
+                Err(failure) => return Ok(Err(failure)),
             }
         }
         if let Some(before) = &before {
             head = read_all(before);
         }
     }
-    Ok(Some(Ok(Opened { core, before, head, saved_at: None })))
+    Ok(Ok(Opened { core, before, head, saved_at: None }))
 }
 
 /// The head of a core in a file, and where the file has it; its position stays.

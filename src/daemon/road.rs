@@ -3,7 +3,8 @@
 use super::context::Context;
 use super::link::{Link, LinkError};
 use super::memo::Memo;
-use super::{core, opened, stack, triage};
+use super::opened::may_parse;
+use super::{core, opened, sight, stack, triage};
 use crate::capture::Failure;
 use crate::config::{Config, Storage};
 use crate::crash::{CoreOutcome, CoreReport, Decision, Keep, NoCore, Origin, Reason, Record};
@@ -85,13 +86,16 @@ pub(super) async fn travel(context: &Arc<Context>, mut link: Link, offer: Offer,
     if !offer.trouble.is_empty() && offer.pid.is_none() {
         context.metrics.error(ErrorKind::ShimArguments);
     }
-    if let Err(error) = link.send(&Answer::Taken).await {
-        tracing::warn!("intake: {error}");
-        return context.metrics.error(ErrorKind::Connection);
-    }
+    let core = match take(&mut link, &offer).await {
+        Ok(core) => core,
+        Err(error) => {
+            tracing::warn!("intake: {error}");
+            return context.metrics.error(ErrorKind::Connection);
+        }
+    };
     let pid = offer.pid.unwrap_or(0);
     let mut giver = Giver::Shim(link);
-    match record(context, &mut giver, offer, fds).await {
+    match record(context, &mut giver, offer, core, fds).await {
         Ok(entry) => {
             // The record is durable: a shim that misses this word asks again and is told the same.
             let _ = giver.tell(&Answer::Done { journal: entry }).await;
@@ -109,11 +113,20 @@ pub(super) async fn travel(context: &Arc<Context>, mut link: Link, offer: Offer,
     }
 }
 
+/// Tells the shim that its offer was read, and asks for the core of one that nobody had before.
+async fn take(link: &mut Link, offer: &Offer) -> Result<Option<OwnedFd>, LinkError> {
+    if offer.attempt > 1 || offer.released {
+        return link.send(&Answer::Taken).await.map(|()| None);
+    }
+    Ok(link.ask_after(&[Answer::Taken], Wanted::Core).await?.and_then(|(_, core)| core))
+}
+
 /// Records a crash, whoever gives it; returns its entry for the journal. When this returns, the row is durable.
 pub(super) async fn record(
     context: &Arc<Context>,
     giver: &mut Giver,
     offer: Offer,
+    mut core: Option<OwnedFd>,
     mut fds: Vec<(FdKind, OwnedFd)>,
 ) -> Result<Vec<u8>, RoadError> {
     let id = triage::key(&offer).id();
@@ -127,16 +140,33 @@ pub(super) async fn record(
         return Err(context.catalog.closed_because().into());
     }
     if let Some(memo) = Memo::read(&offer.kept) {
+        drop(core);
         let record = core::go_on(context, giver, &offer, memo, fds).await?;
         return finish(context, giver, record).await;
     }
-    let mut triaged = triage::triage(context, &offer, &fds, giver.origin()).await;
-    let config = context.config_for(&triaged.record);
+    if core.is_none() && giver.has_core(&offer) {
+        core = giver.core().await?;
+    }
     let before = core::take(&mut fds, FdKind::Head);
-    let opened = if giver.has_core(&offer) { opened::open(context, giver, &offer, before).await? } else { None };
-    let mem = fds.iter().find(|(kind, _)| *kind == FdKind::Mem).and_then(|(_, fd)| fd.try_clone().ok());
-    let looked_at = opened.as_ref().and_then(|opened| opened.as_ref().ok());
-    stack::look(context, &mut triaged.record, looked_at, mem).await;
+    let in_pipe = core.as_ref().filter(|_| giver.origin() == Origin::Live && before.is_none() && may_parse(&offer));
+    let sight = sight::see(context, &offer, &fds, in_pipe).await;
+    let mut triaged = triage::triage(&offer, sight.memory, giver.origin());
+    let config = context.config_for(&triaged.record);
+    let opened = match core {
+        Some(core) => Some(opened::open(context, giver, &offer, core, before, sight.head).await?),
+        None => None,
+    };
+    let looked = match (&opened, sight.looked) {
+        (Some(Ok(opened)), None) if sight.is_whole => {
+            let mem = fds.iter().find(|(kind, _)| *kind == FdKind::Mem).and_then(|(_, fd)| fd.try_clone().ok());
+            stack::look(context, &mut triaged.record, opened, mem).await
+        }
+        (_, looked) => looked,
+    };
+    if !sight.is_whole {
+        triaged.record.trouble.push(stack::NOT_IN_TIME.to_owned());
+    }
+    stack::put(&mut triaged.record, looked);
     triaged.record.decision = decide(context, &config, &triaged.record, opened.is_some());
     match without_core(triaged.record.decision) {
         Some(reason) => {

@@ -106,7 +106,7 @@ async fn take_in_one(context: &Arc<Context>, dir: &OwnedFd, path: &Path, name: &
     }
     // A shim whose daemons died has only the rest of the stream; a file that killed daemons is not parsed.
     offer.attempt = offer.attempt.max(attempt + 1);
-    match road::record(context, &mut Giver::Spool(core), offer, Vec::new()).await {
+    match road::record(context, &mut Giver::Spool(core), offer, None, Vec::new()).await {
         Ok(_) if given_up => aside(&name, &format!("{ATTEMPTS} daemons could not take in its core")),
         Ok(entry) => {
             if let Err(error) = unlinkat(dir, name.as_str(), UnlinkatFlags::NoRemoveDir) {

@@ -12,44 +12,50 @@ use std::time::{Duration, Instant};
 
 /// A stack takes a millisecond or two, and its depth and its pages are bounded. A clock that cut it on a loaded machine would
 /// make another signature of the same bug: this one is for memory that does not answer.
-const LOOK_WITHIN: Duration = Duration::from_secs(3);
+pub(super) const LOOK_WITHIN: Duration = Duration::from_secs(3);
 /// What is not in time is missing from the record, and from nothing else.
 const MODULES_WITHIN: Duration = Duration::from_millis(100);
 /// Frames that go into the record; more are looked at, for recursion.
 const MAX_FRAMES: usize = 64;
-struct Looked {
+/// For the record.
+pub(super) const NOT_IN_TIME: &str = "the stack could not be unwound in time";
+
+/// What a look at the memory gave.
+pub(super) struct Looked {
     stack: Vec<Frame>,
     modules: Vec<Module>,
     siginfo: Option<SigInfo>,
     signature: Signature,
 }
 
-/// Completes the record with stack, modules and signature, as far as they are to be had.
-pub(super) async fn look(context: &Context, record: &mut Record, opened: Option<&Opened>, mem: Option<OwnedFd>) {
-    let looked = match opened.and_then(|opened| Some((opened, opened.head.clone()?))) {
-        Some((opened, head)) => {
-            let source = match (opened.saved_at, mem) {
-                (Some(at), _) => {
-                    let on_host = !record.in_namespace && record.place.container.is_none() && record.root == "/";
-                    let core = opened.core.try_clone();
-                    core.map_or(Source::Nowhere, |core| Source::Saved(Saved::new(core.into(), at, on_host)))
-                }
-                (None, Some(mem)) => Source::Parked(mem.into()),
-                (None, None) => Source::Nowhere,
-            };
-            let (signal, build_id, program) = (record.signal, record.exe_build_id.clone(), record.program());
-            let look = move || {
-                let layout = CoreLayout::read(&head).ok()?;
-                Some(looked(&layout, source, signal, build_id.as_deref(), &program))
-            };
-            let looked = probe_within(context, LOOK_WITHIN, look).await;
-            if looked.is_none() {
-                record.trouble.push("the stack could not be unwound in time".to_owned());
-            }
-            looked.flatten()
+/// Looks at a head that came later than the rest, or out of a file. `None`: there is none, or it was not in time.
+pub(super) async fn look(
+    context: &Context,
+    record: &mut Record,
+    opened: &Opened,
+    mem: Option<OwnedFd>,
+) -> Option<Looked> {
+    let head = opened.head.clone()?;
+    let source = match (opened.saved_at, mem) {
+        (Some(at), _) => {
+            let on_host = !record.in_namespace && record.place.container.is_none() && record.root == "/";
+            let core = opened.core.try_clone();
+            core.map_or(Source::Nowhere, |core| Source::Saved(Saved::new(core.into(), at, on_host)))
         }
-        None => None,
+        (None, Some(mem)) => Source::Parked(mem.into()),
+        (None, None) => Source::Nowhere,
     };
+    let (signal, build_id, program) = (record.signal, record.exe_build_id.clone(), record.program());
+    let look = move || looked(&head, source, signal, build_id.as_deref(), &program);
+    let looked = probe_within(context, LOOK_WITHIN, look).await;
+    if looked.is_none() {
+        record.trouble.push(NOT_IN_TIME.to_owned());
+    }
+    looked.flatten()
+}
+
+/// Completes the record with stack, modules and signature, as far as they are to be had.
+pub(super) fn put(record: &mut Record, looked: Option<Looked>) {
     match looked {
         Some(looked) => {
             record.stack = looked.stack;
@@ -73,7 +79,15 @@ pub(super) async fn look(context: &Context, record: &mut Record, opened: Option<
     }
 }
 
-fn looked(layout: &CoreLayout, source: Source, signal: Option<u32>, build_id: Option<&str>, program: &str) -> Looked {
+/// Looks, in this thread; it may hang on a dead mount. `None`: the head is not understood.
+pub(super) fn looked(
+    head: &[u8],
+    source: Source,
+    signal: Option<u32>,
+    build_id: Option<&str>,
+    program: &str,
+) -> Option<Looked> {
+    let layout = &CoreLayout::read(head).ok()?;
     let memory = Memory { source, layout };
     let mut process = Process::new(layout, &memory);
     let within = |limit: Duration| {
@@ -95,7 +109,7 @@ fn looked(layout: &CoreLayout, source: Source, signal: Option<u32>, build_id: Op
     };
     let signature = unwind::sign(&facts);
     stack.truncate(MAX_FRAMES);
-    Looked { stack, modules, siginfo, signature }
+    Some(Looked { stack, modules, siginfo, signature })
 }
 
 /// sigaction(2): the kernel's own codes of these signals are positive, and go with an address; others name a sender.

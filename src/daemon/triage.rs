@@ -7,7 +7,7 @@ use crate::crash::{CoreReport, CrashKey, Decision, NoCore, Origin, Record, auxv,
 use crate::elf;
 use crate::policy::access::{self, Facts};
 use crate::sys::clock;
-use crate::wire::{FdKind, MAX_TEXT, Offer};
+use crate::wire::{MAX_TEXT, Offer};
 use nix::sys::utsname::uname;
 use std::fs::File;
 use std::io::Read;
@@ -24,10 +24,10 @@ pub(super) struct Triaged {
 
 /// What only the process' own memory tells.
 #[derive(Default)]
-struct FromMemory {
+pub(super) struct FromMemory {
     cmdline: Vec<u8>,
     auxv: auxv::Auxv,
-    exe_build_id: Option<String>,
+    pub(super) exe_build_id: Option<String>,
 }
 
 /// The key of the crash that is offered. Where the start of the process is not known, that of the shim tells it from others.
@@ -40,18 +40,13 @@ pub(super) fn key(offer: &Offer) -> CrashKey {
     }
 }
 
-/// The record as far as it can be written before the core is read.
-pub(super) async fn triage(context: &Context, offer: &Offer, fds: &[(FdKind, OwnedFd)], origin: Origin) -> Triaged {
+/// The record as far as it can be written before the core is read. `from_memory`: `None` where it did not answer.
+pub(super) fn triage(offer: &Offer, from_memory: Option<FromMemory>, origin: Origin) -> Triaged {
     let mut trouble = offer.trouble.clone();
-    let copy = |wanted: FdKind| fds.iter().find(|(kind, _)| *kind == wanted).and_then(|(_, fd)| fd.try_clone().ok());
-    let (cmdline, auxv, memory) = (copy(FdKind::Cmdline), copy(FdKind::Auxv), copy(FdKind::Mem));
-    let from_memory = match probe(context, move || read_memory(cmdline, auxv, memory)).await {
-        Some(read) => read,
-        None => {
-            trouble.push("the process' memory did not answer in time".to_owned());
-            FromMemory::default()
-        }
-    };
+    let from_memory = from_memory.unwrap_or_else(|| {
+        trouble.push("the process' memory did not answer in time".to_owned());
+        FromMemory::default()
+    });
     let facts = Facts {
         uid: offer.uid,
         dumpable: offer.dumpable,
@@ -127,18 +122,19 @@ pub(super) async fn build_id_of(context: &Context, exe: OwnedFd) -> Option<Strin
     probe(context, read).await.flatten()
 }
 
-fn read_memory(cmdline: Option<OwnedFd>, auxv: Option<OwnedFd>, memory: Option<OwnedFd>) -> FromMemory {
-    let read = |fd: Option<OwnedFd>| {
-        let mut bytes = Vec::new();
+/// Reads it; it may hang on a dead mount.
+pub(super) fn read_memory(cmdline: Option<File>, auxv: Option<File>, memory: Option<&File>) -> FromMemory {
+    let read = |file: Option<File>| {
+        let mut bytes = Vec::with_capacity(MAX_TEXT);
         // What can't be read is missing from the record; the crash counts all the same.
-        let _ = fd.map(|fd| File::from(fd).take(MAX_TEXT as u64).read_to_end(&mut bytes));
+        let _ = file.map(|file| file.take(MAX_TEXT as u64).read_to_end(&mut bytes));
         bytes
     };
     let mut cmdline = read(cmdline);
     cmdline.truncate(cmdline.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1));
     cmdline.iter_mut().filter(|byte| **byte == 0).for_each(|byte| *byte = b' ');
     let auxv = auxv::parse(&read(auxv));
-    let exe_build_id = memory.and_then(|memory| exe_build_id(&File::from(memory), auxv));
+    let exe_build_id = memory.and_then(|memory| exe_build_id(memory, auxv));
     FromMemory { cmdline, auxv, exe_build_id }
 }
 

@@ -10,7 +10,7 @@ use thiserror::Error;
 pub const MAX_HEADERS: usize = 64 << 20;
 
 /// Why bytes are not the head of a core.
-#[derive(Debug, Error, PartialEq, Eq)]
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum ElfError {
     /// Nothing there.
     #[error("the stream is empty")]

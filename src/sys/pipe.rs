@@ -7,7 +7,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{SFlag, fstat};
 use nix::unistd::pipe2;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
@@ -78,20 +78,20 @@ pub fn ended(pipe: BorrowedFd<'_>) -> bool {
     matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1))
 }
 
-/// A copy of the first bytes that wait in `pipe`, at most `length`; nothing is taken out (tee(2)).
+/// A copy of the first bytes that wait in `pipe`, at most `length`, to be read to its end; nothing is taken out (tee(2)).
 ///
 /// # Errors
 /// What pipe2(2) and tee(2) say.
-pub fn peek(pipe: BorrowedFd<'_>, length: usize) -> io::Result<Vec<u8>> {
+pub fn peek(pipe: BorrowedFd<'_>, length: usize) -> io::Result<File> {
     let (end, begin) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
-    // The copy takes as many buffers as the original.
-    let _ = set_size(begin.as_fd(), i32::try_from(size(pipe)?).unwrap_or(i32::MAX));
+    let (wanted, new) = (size(pipe)?, size(begin.as_fd())?);
+    if wanted > new {
+        // The copy takes as many buffers as the original.
+        let _ = set_size(begin.as_fd(), i32::try_from(wanted).unwrap_or(i32::MAX));
+    }
     match tee(pipe, &begin, length, SpliceFFlags::SPLICE_F_NONBLOCK) {
         Ok(_) | Err(Errno::EAGAIN) => {}
         Err(error) => return Err(error.into()),
     }
-    drop(begin);
-    let mut bytes = Vec::new();
-    File::from(end).read_to_end(&mut bytes)?;
-    Ok(bytes)
+    Ok(File::from(end))
 }

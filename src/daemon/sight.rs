@@ -1,0 +1,68 @@
+//! What is read of a process that waits, before anything is decided: one trip to a thread for all of it, since a storm pays
+//! every trip ten thousand times.
+
+use super::context::Context;
+use super::look::Source;
+use super::probe::probe_within;
+use super::stack::{LOOK_WITHIN, Looked, looked};
+use super::triage::{FromMemory, read_memory};
+use crate::capture::{self, Failure, Head};
+use crate::crash::program_of;
+use crate::crash::text::from_bytes;
+use crate::wire::{FdKind, Offer};
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// As far as it could be read: what hangs hides nothing that was read before.
+#[derive(Default)]
+pub(super) struct Sight {
+    /// What stands in front of the core; `None`: nobody looked.
+    pub(super) head: Option<Result<Arc<Head>, Failure>>,
+    pub(super) memory: Option<FromMemory>,
+    pub(super) looked: Option<Looked>,
+    /// All was read that can be.
+    pub(super) is_whole: bool,
+}
+
+/// Reads it. `core`: its pipe, where the head in it may be looked at.
+pub(super) async fn see(context: &Context, offer: &Offer, fds: &[(FdKind, OwnedFd)], core: Option<&OwnedFd>) -> Sight {
+    let copy = |wanted: FdKind| {
+        let fd = fds.iter().find(|(kind, _)| *kind == wanted);
+        fd.and_then(|(_, fd)| fd.try_clone().ok()).map(File::from)
+    };
+    let (cmdline, auxv, mem) = (copy(FdKind::Cmdline), copy(FdKind::Auxv), copy(FdKind::Mem));
+    let core = core.map(OwnedFd::try_clone);
+    let (signal, program) = (offer.signal, program_of(&from_bytes(&offer.exe), &from_bytes(&offer.comm)));
+    let cancelled = context.cancel_switch();
+    let seen = Arc::new(Mutex::new(Sight::default()));
+    let sight = Arc::clone(&seen);
+    let read = move || {
+        // First what never hangs: it is the kernel's own.
+        let head = core.map(|core| capture::peek(core.map_err(Failure::Read)?.as_fd(), &cancelled).map(Arc::new));
+        let whole = head.as_ref().and_then(|head| head.as_ref().ok()).map(Arc::clone);
+        lock(&sight).head = head;
+        let memory = read_memory(cmdline, auxv, mem.as_ref());
+        let build_id = memory.exe_build_id.clone();
+        lock(&sight).memory = Some(memory);
+        let looked = match whole.as_deref() {
+            Some(Head::Whole(head)) => {
+                let source = mem.map_or(Source::Nowhere, Source::Parked);
+                looked(head, source, signal, build_id.as_deref(), &program)
+            }
+            _ => None,
+        };
+        // Whoever waits takes the head as it is, and need not copy it.
+        drop(whole);
+        let mut sight = lock(&sight);
+        sight.looked = looked;
+        sight.is_whole = true;
+    };
+    let _ = probe_within(context, LOOK_WITHIN, read).await;
+    std::mem::take(&mut lock(&seen))
+}
+
+fn lock(sight: &Mutex<Sight>) -> MutexGuard<'_, Sight> {
+    // Nothing in here is left half changed by a panic.
+    sight.lock().unwrap_or_else(PoisonError::into_inner)
+}
