@@ -2,8 +2,12 @@
 #![no_main]
 #![expect(unsafe_code, reason = "C's main, so that nothing is done for a crash that it does not need")]
 
+use coreward::sys::arena::Arena;
 use coreward::sys::start;
 use std::ffi::{c_char, c_int};
+
+#[global_allocator]
+static MEMORY: Arena = Arena::new();
 
 /// Returns the exit status.
 // SAFETY: no other symbol of this program has the name.

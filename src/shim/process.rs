@@ -5,6 +5,7 @@ use crate::sys::tree::{self, read_link_at};
 use crate::wire::{FdKind, MAX_TEXT, Namespaces, Offer};
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::sys::stat::Mode;
+use nix::unistd::getppid;
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -159,10 +160,14 @@ fn read_stat(stat: &[u8]) -> Option<(&[u8], u64)> {
 }
 
 fn namespaces(dir: BorrowedFd<'_>) -> Namespaces {
+    /// kthreadd, whose namespaces a helper of the kernel is born with (kernel/umh.c). A path below its own /proc is new for
+    /// every process, and dear for that.
+    const KTHREADD: i32 = 2;
+    let ours = if getppid().as_raw() == KTHREADD { "/proc/2" } else { "/proc/self" };
     let mut unknown = false;
     let mut differs = |name: &str| {
         let theirs = read_link_at(dir, name);
-        let ours = read_link_at(AT_FDCWD, &format!("/proc/self/{name}"));
+        let ours = read_link_at(AT_FDCWD, &format!("{ours}/{name}"));
         match (theirs, ours) {
             (Ok(theirs), Ok(ours)) => theirs != ours,
             _ => {

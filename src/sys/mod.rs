@@ -3,6 +3,7 @@
 //! What `nix` offers safely is called directly where it is needed; here stands what it lacks, or what takes
 //! several calls that only make sense together.
 
+pub mod arena;
 pub mod clock;
 pub mod datagram;
 pub mod extent;
