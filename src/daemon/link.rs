@@ -153,7 +153,7 @@ impl Link {
     /// never answers, and then what was captured here must not be published.
     pub(super) async fn release(&mut self, kept: Vec<u8>, fds: Vec<(FdKind, OwnedFd)>) -> Result<(), LinkError> {
         let (kinds, fds): (Vec<_>, Vec<_>) = fds.into_iter().unzip();
-        self.send_with(&Answer::Release { kept, fds: kinds }, &fds).await?;
+        self.send_with(&Answer::Release { kept, fds: kinds, quiet: false }, &fds).await?;
         match self.receive_within(SEND_WITHIN).await? {
             Message::Released => Ok(()),
             Message::Offer(..) => Err(WireError::Unexpected(Kind::Offer).into()),

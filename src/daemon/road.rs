@@ -180,7 +180,7 @@ pub(super) async fn record(
             drop((opened, fds));
             // Nothing is published, so nobody has to agree; the shim keeps the record for the next daemon.
             let kept = Memo { record: triaged.record.clone(), reader: None, core: None }.write();
-            giver.tell(&Answer::Release { kept, fds: Vec::new() }).await?;
+            giver.tell(&Answer::Release { kept, fds: Vec::new(), quiet: true }).await?;
         }
         None => {
             let opened = opened.unwrap_or(Err(Failure::Empty));

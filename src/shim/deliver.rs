@@ -102,10 +102,10 @@ fn converse(crash: &mut Crash, root: &Root, kmsg: &Kmsg, give_up: Instant) -> En
                 let raw: Vec<RawFd> = fd.iter().map(AsRawFd::as_raw_fd).collect();
                 link.send(&reply.encode(raw.len()), &raw)
             }
-            Answer::Release { kept, fds: kinds } => {
+            Answer::Release { kept, fds: kinds, quiet } => {
                 crash.release();
                 crash.keep(kept, kinds, fds);
-                link.send(&released_message(), &[])
+                if quiet { Ok(()) } else { link.send(&released_message(), &[]) }
             }
             Answer::Done { journal } => {
                 crash.release();

@@ -11,6 +11,7 @@ const DATA: u16 = 5;
 const BYTES: u16 = 6;
 const KEPT: u16 = 7;
 const FDS: u16 = 8;
+const QUIET: u16 = 9;
 
 /// What the daemon may ask the shim to open or look up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +55,8 @@ pub enum Answer {
         kept: Vec<u8>,
         /// What the descriptors of the message are, in their order.
         fds: Vec<FdKind>,
+        /// Nothing is published that the shim would have to agree to: `Released` need not be said.
+        quiet: bool,
     },
     /// The record is durable; send this entry to the journal (empty: there is none).
     Done {
@@ -78,11 +81,12 @@ impl Answer {
                 writer.number(WHAT, Wanted::Head(0).number()).number(BYTES, *bytes).message(Kind::Request, 0)
             }
             Self::Request(wanted) => writer.number(WHAT, wanted.number()).message(Kind::Request, 0),
-            Self::Release { kept, fds } => {
+            Self::Release { kept, fds, quiet } => {
                 let kinds: Vec<u8> = fds.iter().map(|kind| *kind as u8).collect();
                 writer
                     .bytes(KEPT, &kept[..kept.len().min(MAX_KEPT)])
                     .bytes(FDS, &kinds)
+                    .number(QUIET, u64::from(*quiet))
                     .message(Kind::Release, fds.len())
             }
             Self::Done { journal } => writer.bytes(JOURNAL, journal).message(Kind::Done, 0),
@@ -96,7 +100,7 @@ impl Answer {
     /// A kind that only the shim sends, or a field that is cut or invalid.
     pub fn decode(kind: Kind, payload: &[u8]) -> Result<Self, WireError> {
         let (mut wanted, mut journal, mut reason) = (Err(WireError::Missing(WHAT)), Vec::new(), String::new());
-        let (mut bytes, mut kept, mut fds) = (0, Vec::new(), Vec::new());
+        let (mut bytes, mut kept, mut fds, mut quiet) = (0, Vec::new(), Vec::new(), false);
         for field in Fields::of(payload) {
             let field = field?;
             match field.tag {
@@ -112,6 +116,7 @@ impl Answer {
                 BYTES => bytes = field.number()?,
                 KEPT => kept = field.value.to_vec(),
                 FDS => fds = FdKind::list(&field)?,
+                QUIET => quiet = field.number()? != 0,
                 _ => {}
             }
         }
@@ -122,7 +127,7 @@ impl Answer {
                 Wanted::Head(_) => Self::Request(Wanted::Head(bytes)),
                 other => Self::Request(other),
             }),
-            Kind::Release => Ok(Self::Release { kept, fds }),
+            Kind::Release => Ok(Self::Release { kept, fds, quiet }),
             Kind::Done => Ok(Self::Done { journal }),
             Kind::Rejected => Ok(Self::Rejected { reason }),
             Kind::Offer | Kind::Reply | Kind::Released => Err(WireError::Unexpected(kind)),

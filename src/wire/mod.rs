@@ -10,7 +10,7 @@
 //!                         <------------ Request  open this for me, give me the core pipe (any number)
 //!  Reply (+ descriptor)   ------------>
 //!                         <------------ Release  close the core pipe: the process may go; keep this (+ descriptors)
-//!  Released               ------------>
+//!  Released               ------------>          unless that was quiet
 //!                         <------------ Done     the record is durable (+ a journal entry to send as root)
 //! ```
 //!

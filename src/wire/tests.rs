@@ -119,8 +119,8 @@ fn answers_and_replies_arrive_as_they_were_sent() {
         Answer::Request(Wanted::Core),
         Answer::Request(Wanted::OpenFds),
         Answer::Request(Wanted::Head(123_456)),
-        Answer::Release { kept: Vec::new(), fds: Vec::new() },
-        Answer::Release { kept: vec![7; MAX_KEPT], fds: vec![FdKind::KeptFile, FdKind::KeptMemory] },
+        Answer::Release { kept: Vec::new(), fds: Vec::new(), quiet: true },
+        Answer::Release { kept: vec![7; MAX_KEPT], fds: vec![FdKind::KeptFile, FdKind::KeptMemory], quiet: false },
         Answer::Done { journal: vec![1, 2, 3] },
         Answer::Rejected { reason: "because".to_owned() },
     ] {
