@@ -10,6 +10,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// What a usual crash takes; its pages cost nothing before they are touched.
 const ROOM: usize = 128 << 10;
 
+/// What malloc(3) promises for every block, whatever it is for: who wants bytes for a control message counts on it.
+const ALIGNMENT: usize = 16;
+
 /// The allocator (`#[global_allocator]`).
 pub struct Arena {
     room: UnsafeCell<[u8; ROOM]>,
@@ -38,7 +41,7 @@ impl Arena {
     /// Where `layout` fits, and the offset behind it.
     fn place(&self, used: usize, layout: Layout) -> Option<(usize, usize)> {
         let base = self.base() as usize;
-        let begin = base.checked_add(used)?.checked_next_multiple_of(layout.align())? - base;
+        let begin = base.checked_add(used)?.checked_next_multiple_of(layout.align().max(ALIGNMENT))? - base;
         let end = begin.checked_add(layout.size())?;
         (end <= ROOM).then_some((begin, end))
     }
@@ -106,6 +109,9 @@ mod tests {
             first.write_bytes(1, 5);
             let second = ARENA.alloc(layout(16, 64));
             assert!(ARENA.has(first) && ARENA.has(second) && (second as usize).is_multiple_of(64));
+            let third = ARENA.alloc(layout(3, 1));
+            assert!((third as usize).is_multiple_of(16), "as malloc's");
+            ARENA.dealloc(third, layout(3, 1));
             second.write_bytes(2, 16);
             assert_eq!(ARENA.realloc(second, layout(16, 64), 4000), second, "the last one grows where it is");
             let moved = ARENA.realloc(first, layout(5, 1), 500);
