@@ -121,7 +121,7 @@ impl<'a> List<'a> {
     }
 
     fn append(&mut self, rest: Self) {
-        self.table.append(&rest.table);
+        self.table.append(rest.table);
         self.times.extend(rest.times);
         self.with_container |= rest.with_container;
         self.with_host |= rest.with_host;
@@ -136,7 +136,7 @@ impl<'a> List<'a> {
             HOST => self.with_host,
             _ => true,
         };
-        self.table.write(out, with_header, order.into_iter(), wanted)
+        self.table.write(out, with_header, &order, wanted)
     }
 }
 

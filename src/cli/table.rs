@@ -8,45 +8,69 @@ const GAP: usize = 2;
 /// What is shown in an empty cell.
 const NOTHING: &str = "-";
 
-/// Rows of cells in one piece of text: a list may have hundreds of thousands.
+/// So many rows are formatted by two threads.
+const MANY: usize = 10_000;
+/// What is written at once.
+const PIECE: usize = 1 << 15;
+
+/// Rows of cells in a few pieces of text: a list may have hundreds of thousands.
 #[derive(Debug)]
 pub(super) struct Table {
     header: Vec<&'static str>,
+    parts: Vec<Part>,
+    widths: Vec<usize>,
+}
+
+/// Rows that stand together.
+#[derive(Debug, Default)]
+struct Part {
     text: String,
     /// Where each cell ends in the text, row by row.
-    ends: Vec<usize>,
-    widths: Vec<usize>,
+    ends: Vec<u32>,
+}
+
+impl Part {
+    /// No cell begins behind this, and none is longer.
+    const MAX: usize = 1 << 30;
+
+    fn get(&self, index: usize) -> &str {
+        let begin = index.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.text[begin as usize..self.ends[index] as usize]
+    }
 }
 
 impl Table {
     pub(super) fn new(header: &[&'static str]) -> Self {
         let widths = vec![0; header.len()];
-        Self { header: header.to_vec(), text: String::new(), ends: Vec::new(), widths }
+        Self { header: header.to_vec(), parts: vec![Part::default()], widths }
     }
 
     /// Adds the next cell, which `write` appends. What it appends is printable already.
     pub(super) fn cell(&mut self, write: impl FnOnce(&mut String)) {
-        let begin = self.text.len();
-        write(&mut self.text);
-        if self.text.len() == begin {
-            self.text.push_str(NOTHING);
+        let columns = self.header.len();
+        if self.parts.last().is_none_or(|part| part.text.len() > Part::MAX && part.ends.len().is_multiple_of(columns)) {
+            self.parts.push(Part::default());
         }
-        let column = self.ends.len() % self.header.len();
-        let cell = &self.text[begin..];
+        let Some(part) = self.parts.last_mut() else { return };
+        let begin = part.text.len();
+        write(&mut part.text);
+        if part.text.len() == begin {
+            part.text.push_str(NOTHING);
+        }
+        let column = part.ends.len() % columns;
+        let cell = &part.text[begin..];
         // A byte is at least as wide as what it stands for; only where that would decide is it looked at more closely.
         if cell.len() > self.widths[column] {
             self.widths[column] = self.widths[column].max(width(cell));
         }
-        self.ends.push(self.text.len());
+        part.ends.push(u32::try_from(part.text.len()).unwrap_or(u32::MAX));
     }
 
     /// Adds the rows of another table with the same columns.
-    pub(super) fn append(&mut self, other: &Self) {
-        let before = self.text.len();
-        self.text.push_str(&other.text);
-        self.ends.extend(other.ends.iter().map(|end| before + end));
-        for (widest, other) in self.widths.iter_mut().zip(&other.widths) {
-            *widest = (*widest).max(*other);
+    pub(super) fn append(&mut self, other: Self) {
+        self.parts.extend(other.parts);
+        for (widest, other) in self.widths.iter_mut().zip(other.widths) {
+            *widest = (*widest).max(other);
         }
     }
 
@@ -58,7 +82,7 @@ impl Table {
     }
 
     pub(super) fn rows(&self) -> usize {
-        self.ends.len() / self.header.len()
+        self.parts.iter().map(|part| part.ends.len()).sum::<usize>() / self.header.len()
     }
 
     /// Writes the rows in this order, the columns that are `wanted`.
@@ -66,36 +90,61 @@ impl Table {
         &self,
         out: &mut dyn Write,
         with_header: bool,
-        order: impl Iterator<Item = usize>,
+        order: &[usize],
         wanted: impl Fn(usize) -> bool,
     ) -> io::Result<()> {
         let columns: Vec<usize> = (0..self.header.len()).filter(|column| wanted(*column)).collect();
         let wide =
             |column: usize| self.widths[column].max(if with_header { self.header[column].len() } else { 0 }) + GAP;
         let widths: Vec<usize> = columns.iter().map(|column| wide(*column)).collect();
-        let mut lines = String::with_capacity(1 << 16);
+        let mut lines = String::with_capacity(2 * PIECE);
         if with_header {
             push_line(&mut lines, &widths, columns.iter().map(|column| self.header[*column]));
         }
-        for row in order {
-            push_line(&mut lines, &widths, columns.iter().map(|column| self.get(row, *column)));
-            if lines.len() > 1 << 15 {
-                out.write_all(lines.as_bytes())?;
-                lines.clear();
+        let push = |lines: &mut String, row: usize| {
+            let (part, row) = self.part_of(row);
+            let first = row * self.header.len();
+            push_line(lines, &widths, columns.iter().map(|column| part.get(first + column)));
+        };
+        let (near, far) = order.split_at(if order.len() < MANY { order.len() } else { order.len() / 2 });
+        std::thread::scope(|scope| {
+            let format = || {
+                let mut lines = String::with_capacity(far.len() * widths.iter().sum::<usize>());
+                far.iter().for_each(|row| push(&mut lines, *row));
+                lines
+            };
+            let far = (!far.is_empty()).then(|| scope.spawn(format));
+            for row in near {
+                push(&mut lines, *row);
+                if lines.len() > PIECE {
+                    out.write_all(lines.as_bytes())?;
+                    lines.clear();
+                }
             }
-        }
-        out.write_all(lines.as_bytes())
+            out.write_all(lines.as_bytes())?;
+            // A panic in there is a mistake in here.
+            let far = far.map(|far| far.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            out.write_all(far.unwrap_or_default().as_bytes())
+        })
     }
 
     /// Writes all of it.
     pub(super) fn write_all(&self, out: &mut dyn Write, with_header: bool) -> io::Result<()> {
-        self.write(out, with_header, 0..self.rows(), |_| true)
+        let all: Vec<usize> = (0..self.rows()).collect();
+        self.write(out, with_header, &all, |_| true)
     }
 
-    fn get(&self, row: usize, column: usize) -> &str {
-        let index = row * self.header.len() + column;
-        let begin = index.checked_sub(1).map_or(0, |before| self.ends[before]);
-        &self.text[begin..self.ends[index]]
+    /// Where a row is.
+    fn part_of(&self, mut row: usize) -> (&Part, usize) {
+        let columns = self.header.len();
+        for part in &self.parts[..self.parts.len() - 1] {
+            let rows = part.ends.len() / columns;
+            if row < rows {
+                return (part, row);
+            }
+            row -= rows;
+        }
+        (&self.parts[self.parts.len() - 1], row)
     }
 }
 
@@ -130,10 +179,27 @@ mod tests {
         table.row(&["22".to_owned(), "é".to_owned(), long.clone()]);
         let shown = |with_header: bool, order: &[usize], wanted: fn(usize) -> bool| {
             let mut out = Vec::new();
-            table.write(&mut out, with_header, order.iter().copied(), wanted).unwrap();
+            table.write(&mut out, with_header, order, wanted).unwrap();
             String::from_utf8(out).unwrap()
         };
         assert_eq!(shown(true, &[0, 1], |_| true), format!("A   B  C\n1   -  é\n22  é  {long}\n"));
         assert_eq!(shown(false, &[1, 0], |column| column != 2), "22  é\n1   -\n");
+    }
+
+    #[test]
+    fn many_rows_of_two_tables_come_in_the_order_asked_for() {
+        let mut tables = [Table::new(&["N", "SQUARE"]), Table::new(&["N", "SQUARE"])];
+        let row = |number: usize| [number.to_string(), (number * number).to_string()];
+        for number in 0..3 * MANY {
+            tables[number % 2].row(&row(number));
+        }
+        let [mut even, odd] = tables;
+        let evens = even.rows();
+        even.append(odd);
+        let order: Vec<usize> = (0..3 * MANY).map(|number| number / 2 + (number % 2) * evens).collect();
+        let mut out = Vec::new();
+        even.write(&mut out, true, &order, |column| column == 1).unwrap();
+        let wanted: String = (0..3 * MANY).map(|number| format!("{}\n", number * number)).collect();
+        assert_eq!(String::from_utf8(out).unwrap(), format!("SQUARE\n{wanted}"));
     }
 }
