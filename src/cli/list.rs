@@ -104,6 +104,8 @@ struct List<'a> {
     here: &'a str,
     table: Table,
     times: Vec<u64>,
+    /// Of the times, so many came first; those behind them came backwards.
+    upwards: usize,
     clock: time::Short,
     with_container: bool,
     with_host: bool,
@@ -117,10 +119,11 @@ const HOST: usize = 10;
 impl<'a> List<'a> {
     fn new(here: &'a str) -> Self {
         let (table, clock) = (Table::new(&HEADER), time::Short::default());
-        Self { here, table, times: Vec::new(), clock, with_container: false, with_host: false }
+        Self { here, table, times: Vec::new(), upwards: 0, clock, with_container: false, with_host: false }
     }
 
     fn append(&mut self, rest: Self) {
+        self.upwards = self.times.len();
         self.table.append(rest.table);
         self.times.extend(rest.times);
         self.with_container |= rest.with_container;
@@ -128,7 +131,7 @@ impl<'a> List<'a> {
     }
 
     fn write(&self, out: &mut dyn Write, with_header: bool) -> std::io::Result<()> {
-        let mut order: Vec<usize> = (0..self.times.len()).collect();
+        let mut order: Vec<usize> = (0..self.upwards).chain((self.upwards..self.times.len()).rev()).collect();
         // Nearly sorted: a crash out of the spool comes late.
         order.sort_by_key(|row| self.times[*row]);
         let wanted = |column| match column {

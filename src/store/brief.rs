@@ -8,6 +8,7 @@ use crate::wire::paths::Root;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row};
 use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
 
 /// A crash as a line of a list shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,8 +45,8 @@ pub trait Take: Send {
     fn take(&mut self, brief: &Brief<'_>);
 }
 
-/// Gives the crashes that match to `first` and then to `second`, in the order in which they were recorded: nearly that of their
-/// times. Of a long list each gets about a half, both at the same time.
+/// Gives the crashes that match to `first`, in the order in which they were recorded: nearly that of their times. Of a long list
+/// `second` gets about a half at the same time, from the newest backwards, until the two meet.
 ///
 /// # Errors
 /// No catalog, or one that can't be read.
@@ -60,42 +61,75 @@ pub fn brief(root: &Root, filter: &Filter, first: &mut dyn Take, second: &mut dy
     };
     let files = core_names(&layout);
     let failed = |error| sqlite(&layout.catalog, error);
-    let middle = if filter.limit.is_some() { None } else { middle(&db).map_err(failed)? };
-    let Some(middle) = middle else { return each(&db, filter, "true", &files, first).map_err(failed) };
+    let meeting = Meeting::default();
+    let upwards = Way::Up(&meeting);
+    if filter.limit.is_some() || is_short(&db).map_err(failed)? {
+        return each(&db, filter, upwards, &files, first).map_err(failed);
+    }
     let other = open(&layout.catalog)?;
     std::thread::scope(|scope| {
-        let rest = format!("seq > {middle}");
-        let files = &files;
-        let second = scope.spawn(move || each(&other, filter, &rest, files, second));
-        let first = each(&db, filter, &format!("seq <= {middle}"), files, first);
+        let (files, downwards) = (&files, Way::Down(&meeting));
+        let second = scope.spawn(move || each(&other, filter, downwards, files, second));
+        let first = each(&db, filter, upwards, files, first);
         // A panic in there is a mistake in here.
         first.and(second.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     })
     .map_err(failed)
 }
 
-/// The row in the middle, where there are enough for two.
-fn middle(db: &Connection) -> rusqlite::Result<Option<i64>> {
+/// Whether two threads are not worth the while.
+fn is_short(db: &Connection) -> rusqlite::Result<bool> {
     const ENOUGH: i64 = 10_000;
-    let (first, last) =
-        db.query_row("SELECT coalesce(min(seq), 0), coalesce(max(seq), 0) FROM crashes", [], |row| {
-            Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))
-        })?;
-    Ok((last - first > ENOUGH).then_some(first + (last - first) / 2))
+    let last: Option<i64> = db.query_row("SELECT max(seq) FROM crashes", [], |row| row.get(0))?;
+    Ok(last.unwrap_or(0) < ENOUGH)
+}
+
+/// Where two threads meet that come from both ends of the rows. Nobody knows the middle: rows that were folded are missing.
+struct Meeting(Mutex<(i64, i64)>);
+
+impl Default for Meeting {
+    fn default() -> Self {
+        Self(Mutex::new((i64::MIN, i64::MAX)))
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Way<'a> {
+    Up(&'a Meeting),
+    Down(&'a Meeting),
+}
+
+impl Way<'_> {
+    /// Claimed at once.
+    const STEP: i64 = 255;
+
+    /// Claims rows from `seq` on; returns the last of them. `None`: the other has them, and all behind.
+    fn claim(self, seq: i64) -> Option<i64> {
+        let (Self::Up(meeting) | Self::Down(meeting)) = self;
+        let mut claimed = meeting.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (low, high) = *claimed;
+        match self {
+            Self::Up(_) if seq < high => claimed.0 = seq.saturating_add(Self::STEP).min(high - 1),
+            Self::Down(_) if seq > low => claimed.1 = seq.saturating_sub(Self::STEP).max(low + 1),
+            _ => return None,
+        }
+        Some(if matches!(self, Self::Up(_)) { claimed.0 } else { claimed.1 })
+    }
 }
 
 fn each(
     db: &Connection,
     filter: &Filter,
-    besides: &str,
+    way: Way<'_>,
     files: &HashSet<String>,
     found: &mut dyn Take,
 ) -> rusqlite::Result<()> {
-    const COLUMNS: &str = "id, time_us, pid, uid, signal_name, program, user_unit, unit, container, hostname, core, no_core, stored, truncated";
+    const COLUMNS: &str = "id, time_us, pid, uid, signal_name, program, coalesce(user_unit, unit), container, hostname, core, no_core, stored, truncated, seq";
     let asked = Asked::by(filter);
     let condition = &asked.condition;
+    let order = if matches!(way, Way::Up(_)) { "ASC" } else { "DESC" };
     let query = match filter.limit {
-        None => format!("SELECT {COLUMNS} FROM crashes {condition} AND {besides} ORDER BY seq"),
+        None => format!("SELECT {COLUMNS} FROM crashes {condition} ORDER BY seq {order}"),
         Some(limit) => format!(
             "SELECT {COLUMNS} FROM crashes JOIN (SELECT seq FROM crashes {condition} ORDER BY time_us DESC, seq DESC LIMIT {})
              USING (seq) ORDER BY seq",
@@ -106,15 +140,24 @@ fn each(
     db.pragma_update(None, "mmap_size", 1_i64 << 30)?;
     let mut query = db.prepare(&query)?;
     let mut rows = query.query(asked.values().as_slice())?;
+    let mut mine: Option<i64> = None;
     while let Some(row) = rows.next()? {
-        let (id, user_unit) = (text(row, 0)?, text(row, 6)?);
-        let core_state = match text(row, 10)? {
+        let seq: i64 = row.get(13)?;
+        let is_mine = mine.is_some_and(|last| if matches!(way, Way::Up(_)) { seq <= last } else { seq >= last });
+        if !is_mine {
+            mine = way.claim(seq);
+            if mine.is_none() {
+                break;
+            }
+        }
+        let id = text(row, 0)?;
+        let core_state = match text(row, 9)? {
             "evicted" => CoreState::Evicted,
             "missing" => CoreState::Missing,
             "removed" => CoreState::Removed,
             "none" => CoreState::None,
             _ if !files.contains(id) => CoreState::Missing,
-            _ if row.get(13)? => CoreState::Truncated,
+            _ if row.get(12)? => CoreState::Truncated,
             _ => CoreState::Stored,
         };
         found.take(&Brief {
@@ -124,12 +167,12 @@ fn each(
             uid: row.get(3)?,
             signal_name: text(row, 4)?,
             program: text(row, 5)?,
-            unit: if user_unit.is_empty() { text(row, 7)? } else { user_unit },
-            container: text(row, 8)?,
-            hostname: text(row, 9)?,
+            unit: text(row, 6)?,
+            container: text(row, 7)?,
+            hostname: text(row, 8)?,
             core_state,
-            no_core: text(row, 11)?,
-            stored: row.get::<_, i64>(12)?.unsigned_abs(),
+            no_core: text(row, 10)?,
+            stored: row.get::<_, i64>(11)?.unsigned_abs(),
         });
     }
     Ok(())
@@ -170,6 +213,42 @@ impl<'a> Brief<'a> {
                 CoreOutcome::Stored => "",
             },
             stored: record.core.stored,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_that_come_from_both_ends_share_all_rows_and_none_twice() {
+        let rows: Vec<i64> = (1..3000).filter(|seq| seq % 7 != 0 && !(500..2000).contains(seq)).collect();
+        for turns in [1, 2, 40] {
+            let meeting = Meeting::default();
+            let (mut up, mut down) = (rows.iter().peekable(), rows.iter().rev().peekable());
+            let mut shared: Vec<i64> = Vec::new();
+            let mut is_going = [true, true];
+            while is_going != [false, false] {
+                // One of them is slower.
+                for turn in 0..=turns {
+                    let mut go =
+                        |next: Option<&&i64>, way: Way<'_>| next.and_then(|next| Some((**next, way.claim(**next)?)));
+                    if turn == 0 {
+                        match go(down.peek(), Way::Down(&meeting)) {
+                            Some((_, last)) => shared.extend(std::iter::from_fn(|| down.next_if(|seq| **seq >= last))),
+                            None => is_going[0] = false,
+                        }
+                    } else {
+                        match go(up.peek(), Way::Up(&meeting)) {
+                            Some((_, last)) => shared.extend(std::iter::from_fn(|| up.next_if(|seq| **seq <= last))),
+                            None => is_going[1] = false,
+                        }
+                    }
+                }
+            }
+            shared.sort_unstable();
+            assert!(shared == rows, "{turns}");
         }
     }
 }
