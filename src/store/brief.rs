@@ -232,7 +232,7 @@ mod tests {
             while is_going != [false, false] {
                 // One of them is slower.
                 for turn in 0..=turns {
-                    let mut go =
+                    let go =
                         |next: Option<&&i64>, way: Way<'_>| next.and_then(|next| Some((**next, way.claim(**next)?)));
                     if turn == 0 {
                         match go(down.peek(), Way::Down(&meeting)) {
