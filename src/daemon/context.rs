@@ -256,7 +256,7 @@ fn open_cores(layout: &Layout) -> io::Result<OwnedFd> {
     layout.open_cores().map_err(at)
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing in here is left half changed by a panic.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

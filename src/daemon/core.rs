@@ -1,10 +1,12 @@
 //! The core of one crash: taken while its process waits, sealed and published when it has gone.
 
 use super::context::Context;
+use super::fds;
+use super::giver::{Giver, held_us};
 use super::link::Link;
 use super::memo::Memo;
 use super::opened::{Opened, may_parse};
-use super::road::{Giver, RoadError, held_us};
+use super::road::RoadError;
 use super::triage::{self, Triaged};
 use crate::capture::{
     self, Beat, Captured, Failure, Kept, KeptFiles, Limits, Memory, Order, Refused, Sink, Source, Stream, Taken,
@@ -154,7 +156,7 @@ pub(super) async fn go_on(
     record.attempt = offer.attempt;
     let Some(kept) = core else { return Ok(record) };
     let mut fds = fds;
-    let mut take = |wanted| take(&mut fds, wanted);
+    let mut take = |wanted| fds::take(&mut fds, wanted);
     let (file, memory, raw) = (take(FdKind::KeptFile), take(FdKind::KeptMemory), take(FdKind::KeptRaw));
     let (Some(file), Some(memory)) = (file, memory) else {
         // A shim that saved the crash alone could not save these.
@@ -176,11 +178,6 @@ pub(super) async fn go_on(
         Err(failure) => failed(context, &mut triaged.record, &failure),
     };
     Ok(triaged.record)
-}
-
-/// The descriptor of this kind, if there is one.
-pub(super) fn take(fds: &mut Vec<(FdKind, OwnedFd)>, wanted: FdKind) -> Option<OwnedFd> {
-    fds.iter().position(|(kind, _)| *kind == wanted).map(|index| fds.swap_remove(index).1)
 }
 
 /// What only the shim can still tell of the process.
@@ -223,7 +220,7 @@ async fn get(
     mut fds: Vec<(FdKind, OwnedFd)>,
 ) -> Result<Got, Failure> {
     let Opened { core, before, head, .. } = opened;
-    let mut take = |wanted| take(&mut fds, wanted);
+    let mut take = |wanted| fds::take(&mut fds, wanted);
     let (mem, pagemap, maps) = (take(FdKind::Mem), take(FdKind::Pagemap), take(FdKind::Maps));
     let process = take(FdKind::Pidfd);
     drop(fds);

@@ -1,7 +1,7 @@
 //! The daemon's end of a conversation with a shim.
 
 use crate::sys::fdpass;
-use crate::wire::{Answer, FdKind, HEADER_LEN, Header, Kind, Offer, Reply, Wanted, WireError};
+use crate::wire::{Answer, FdKind, Kind, Offer, Reply, Wanted, WireError, take_message};
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
@@ -76,14 +76,7 @@ impl Link {
 
     /// A whole message out of what has arrived.
     fn take(&mut self) -> Result<Option<Message>, LinkError> {
-        let Some(header) = self.bytes.first_chunk::<HEADER_LEN>() else { return Ok(None) };
-        let header = Header::decode(header)?;
-        let end = HEADER_LEN + header.payload_len;
-        if self.bytes.len() < end {
-            return Ok(None);
-        }
-        let rest = self.bytes.split_off(end);
-        let message = std::mem::replace(&mut self.bytes, rest);
+        let Some((header, payload)) = take_message(&mut self.bytes)? else { return Ok(None) };
         // Descriptors arrive with the first byte of their message. A shim never sends two messages without an answer
         // between them, so what is here belongs to this one.
         let arrived = self.fds.len();
@@ -91,16 +84,15 @@ impl Link {
             return Err(WireError::Descriptors { announced: header.fds, arrived }.into());
         }
         let fds: Vec<OwnedFd> = self.fds.drain(..).collect();
-        let payload = &message[HEADER_LEN..];
         match header.kind {
             Kind::Offer => {
-                let (offer, kinds) = Offer::decode(payload)?;
+                let (offer, kinds) = Offer::decode(&payload)?;
                 if kinds.len() != fds.len() {
                     return Err(WireError::Descriptors { announced: kinds.len(), arrived }.into());
                 }
                 Ok(Some(Message::Offer(Box::new(offer), kinds.into_iter().zip(fds).collect())))
             }
-            Kind::Reply => Ok(Some(Message::Reply(Reply::decode(payload)?, fds.into_iter().next()))),
+            Kind::Reply => Ok(Some(Message::Reply(Reply::decode(&payload)?, fds.into_iter().next()))),
             Kind::Released => Ok(Some(Message::Released)),
             other => Err(WireError::Unexpected(other).into()),
         }

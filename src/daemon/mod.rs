@@ -2,6 +2,8 @@
 
 mod context;
 mod core;
+mod fds;
+mod giver;
 mod intake;
 mod link;
 mod look;

@@ -1,7 +1,8 @@
 //! The core before a byte of it is taken: its stream, and what stands in front of the memory.
 
 use super::context::Context;
-use super::road::{Giver, RoadError};
+use super::giver::Giver;
+use super::road::RoadError;
 use crate::capture::{self, Failure, Head};
 use crate::elf;
 use crate::wire::{Offer, Wanted};

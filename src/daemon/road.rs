@@ -1,16 +1,17 @@
 //! The road of one crash through the daemon: triage, verdict, release, record, "done".
 
 use super::context::Context;
+use super::giver::{Giver, held_us};
 use super::link::{Link, LinkError};
 use super::memo::Memo;
-use super::opened::may_parse;
-use super::{core, opened, sight, stack, triage};
+use super::opened::{Opened, may_parse};
+use super::triage::Triaged;
+use super::{core, fds, opened, sight, stack, triage};
 use crate::capture::Failure;
 use crate::config::{Config, Storage};
 use crate::crash::{CoreOutcome, CoreReport, Decision, Keep, NoCore, Origin, Reason, Record};
 use crate::report::{self, ErrorKind};
 use crate::store::{Inserted, file_name};
-use crate::sys::clock;
 use crate::wire::{Answer, FdKind, Offer, Wanted};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -27,55 +28,6 @@ pub(super) enum RoadError {
     Catalog(#[from] crate::store::CatalogError),
     #[error("the daemon stops")]
     Stopping,
-}
-
-/// Who gives the crash.
-pub(super) enum Giver {
-    /// A shim that holds the process.
-    Shim(Link),
-    /// A file of the spool, at the first byte of its core, if there is one.
-    Spool(Option<OwnedFd>),
-}
-
-impl Giver {
-    pub(super) fn origin(&self) -> Origin {
-        match self {
-            Self::Shim(_) => Origin::Live,
-            Self::Spool(_) => Origin::Spool,
-        }
-    }
-
-    pub(super) async fn tell(&mut self, answer: &Answer) -> Result<(), LinkError> {
-        match self {
-            Self::Shim(link) => link.send(answer).await,
-            Self::Spool(_) => Ok(()),
-        }
-    }
-
-    /// Whether there may be a core.
-    fn has_core(&self, offer: &Offer) -> bool {
-        match self {
-            Self::Shim(_) => !offer.released,
-            Self::Spool(core) => core.is_some(),
-        }
-    }
-
-    /// The core, once.
-    pub(super) async fn core(&mut self) -> Result<Option<OwnedFd>, LinkError> {
-        match self {
-            Self::Shim(link) => Ok(link.ask(Wanted::Core).await?.and_then(|(_, core)| core)),
-            Self::Spool(core) => Ok(core.take()),
-        }
-    }
-
-    /// Lets the process go; fails where this daemon is no longer the one that the crash belongs to. The shim keeps `kept` and
-    /// the descriptors for the next daemon.
-    pub(super) async fn release(&mut self, kept: Vec<u8>, fds: Vec<(FdKind, OwnedFd)>) -> Result<(), LinkError> {
-        match self {
-            Self::Shim(link) => link.release(kept, fds).await,
-            Self::Spool(_) => Ok(()),
-        }
-    }
 }
 
 /// A live crash, from its offer to "done".
@@ -126,7 +78,7 @@ pub(super) async fn record(
     context: &Arc<Context>,
     giver: &mut Giver,
     offer: Offer,
-    mut core: Option<OwnedFd>,
+    core: Option<OwnedFd>,
     mut fds: Vec<(FdKind, OwnedFd)>,
 ) -> Result<Vec<u8>, RoadError> {
     let id = triage::key(&offer).id();
@@ -144,29 +96,8 @@ pub(super) async fn record(
         let record = core::go_on(context, giver, &offer, memo, fds).await?;
         return finish(context, giver, record).await;
     }
-    if core.is_none() && giver.has_core(&offer) {
-        core = giver.core().await?;
-    }
-    let before = core::take(&mut fds, FdKind::Head);
-    let in_pipe = core.as_ref().filter(|_| giver.origin() == Origin::Live && before.is_none() && may_parse(&offer));
-    let sight = sight::see(context, &offer, &fds, in_pipe).await;
-    let mut triaged = triage::triage(&offer, sight.memory, giver.origin());
+    let (mut triaged, opened) = look(context, giver, &offer, core, &mut fds).await?;
     let config = context.config_for(&triaged.record);
-    let opened = match core {
-        Some(core) => Some(opened::open(context, giver, &offer, core, before, sight.head).await?),
-        None => None,
-    };
-    let looked = match (&opened, sight.looked) {
-        (Some(Ok(opened)), None) if sight.is_whole => {
-            let mem = fds.iter().find(|(kind, _)| *kind == FdKind::Mem).and_then(|(_, fd)| fd.try_clone().ok());
-            stack::look(context, &mut triaged.record, opened, mem).await
-        }
-        (_, looked) => looked,
-    };
-    if !sight.is_whole {
-        triaged.record.trouble.push(stack::NOT_IN_TIME.to_owned());
-    }
-    stack::put(&mut triaged.record, looked);
     triaged.record.decision = decide(context, &config, &triaged.record, opened.is_some());
     match without_core(triaged.record.decision) {
         Some(reason) => {
@@ -188,6 +119,38 @@ pub(super) async fn record(
         }
     }
     finish(context, giver, triaged.record).await
+}
+
+/// All that is known of the crash before anything is decided, and its core, if there is one.
+async fn look(
+    context: &Context,
+    giver: &mut Giver,
+    offer: &Offer,
+    mut core: Option<OwnedFd>,
+    fds: &mut Vec<(FdKind, OwnedFd)>,
+) -> Result<(Triaged, Option<Result<Opened, Failure>>), RoadError> {
+    if core.is_none() && giver.has_core(offer) {
+        core = giver.core().await?;
+    }
+    let before = fds::take(fds, FdKind::Head);
+    let in_pipe = core.as_ref().filter(|_| giver.origin() == Origin::Live && before.is_none() && may_parse(offer));
+    let sight = sight::see(context, offer, fds, in_pipe).await;
+    let mut triaged = triage::triage(offer, sight.memory, giver.origin());
+    let opened = match core {
+        Some(core) => Some(opened::open(context, giver, offer, core, before, sight.head).await?),
+        None => None,
+    };
+    let looked = match (&opened, sight.looked) {
+        (Some(Ok(opened)), None) if sight.is_whole => {
+            stack::look(context, &mut triaged.record, opened, fds::copy(fds, FdKind::Mem)).await
+        }
+        (_, looked) => looked,
+    };
+    if !sight.is_whole {
+        triaged.record.trouble.push(stack::NOT_IN_TIME.to_owned());
+    }
+    stack::put(&mut triaged.record, looked);
+    Ok((triaged, opened))
 }
 
 /// How much of a crash is kept.
@@ -237,13 +200,4 @@ async fn finish(context: &Arc<Context>, giver: &mut Giver, record: Record) -> Re
 
 fn core_path(context: &Context, record: &Record) -> Option<PathBuf> {
     record.core.is_stored().then(|| context.root.state_dir().join("cores").join(file_name(&record.id)))
-}
-
-pub(super) fn held_us(offer: &Offer, giver: &Giver) -> u64 {
-    match giver.origin() {
-        Origin::Live => {
-            u64::try_from(clock::since_boot().saturating_sub(offer.started).as_micros()).unwrap_or(u64::MAX)
-        }
-        Origin::Spool => 0,
-    }
 }

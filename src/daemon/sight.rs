@@ -1,7 +1,8 @@
 //! What is read of a process that waits, before anything is decided: one trip to a thread for all of it, since a storm pays
 //! every trip ten thousand times.
 
-use super::context::Context;
+use super::context::{Context, lock};
+use super::fds;
 use super::look::Source;
 use super::probe::probe_within;
 use super::stack::{LOOK_WITHIN, Looked, looked};
@@ -12,7 +13,7 @@ use crate::crash::text::from_bytes;
 use crate::wire::{FdKind, Offer};
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 /// As far as it could be read: what hangs hides nothing that was read before.
 #[derive(Default)]
@@ -27,10 +28,7 @@ pub(super) struct Sight {
 
 /// Reads it. `core`: its pipe, where the head in it may be looked at.
 pub(super) async fn see(context: &Context, offer: &Offer, fds: &[(FdKind, OwnedFd)], core: Option<&OwnedFd>) -> Sight {
-    let copy = |wanted: FdKind| {
-        let fd = fds.iter().find(|(kind, _)| *kind == wanted);
-        fd.and_then(|(_, fd)| fd.try_clone().ok()).map(File::from)
-    };
+    let copy = |wanted| fds::copy(fds, wanted).map(File::from);
     let (cmdline, auxv, mem) = (copy(FdKind::Cmdline), copy(FdKind::Auxv), copy(FdKind::Mem));
     let core = core.map(OwnedFd::try_clone);
     let (signal, program) = (offer.signal, program_of(&from_bytes(&offer.exe), &from_bytes(&offer.comm)));
@@ -60,9 +58,4 @@ pub(super) async fn see(context: &Context, offer: &Offer, fds: &[(FdKind, OwnedF
     };
     let _ = probe_within(context, LOOK_WITHIN, read).await;
     std::mem::take(&mut lock(&seen))
-}
-
-fn lock(sight: &Mutex<Sight>) -> MutexGuard<'_, Sight> {
-    // Nothing in here is left half changed by a panic.
-    sight.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,7 +1,8 @@
 //! Taking in what shims saved alone.
 
 use super::context::Context;
-use super::road::{self, Giver, RoadError};
+use super::giver::Giver;
+use super::road::{self, RoadError};
 use crate::report::ErrorKind;
 use crate::sys::{datagram, tree};
 use crate::wire::paths::{SPOOL, SPOOL_SUFFIX};

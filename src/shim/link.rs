@@ -2,7 +2,7 @@
 
 use crate::sys::fdpass;
 use crate::wire::paths::Root;
-use crate::wire::{Answer, HEADER_LEN, Header, WireError};
+use crate::wire::{Answer, WireError, take_message};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt};
 use nix::sys::time::TimeVal;
 use std::io::{self, ErrorKind, Write};
@@ -10,8 +10,8 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-/// Answers are short, and two of them may come at once.
-const ROOM: usize = 2048;
+/// Most answers are shorter, and two of them may come at once.
+const ROOM: usize = 4096;
 
 pub(super) struct Link {
     stream: UnixStream,
@@ -39,18 +39,13 @@ impl Link {
 
     /// Waits for the daemon's next word until `deadline`. `TimedOut`: it said nothing. Descriptors come with a release only.
     pub(super) fn receive(&mut self, deadline: Instant) -> io::Result<(Answer, Vec<OwnedFd>)> {
-        while self.bytes.len() < HEADER_LEN {
-            self.fill(ROOM, deadline)?;
-        }
-        let header = self.bytes.first_chunk().ok_or(ErrorKind::UnexpectedEof)?;
-        let header = Header::decode(header).map_err(invalid)?;
-        let end = HEADER_LEN + header.payload_len;
-        while self.bytes.len() < end {
-            self.fill(end - self.bytes.len(), deadline)?;
-        }
-        let rest = self.bytes.split_off(end);
-        let message = std::mem::replace(&mut self.bytes, rest);
-        let answer = Answer::decode(header.kind, &message[HEADER_LEN..]).map_err(invalid)?;
+        let (header, payload) = loop {
+            match take_message(&mut self.bytes).map_err(invalid)? {
+                Some(message) => break message,
+                None => self.fill(deadline)?,
+            }
+        };
+        let answer = Answer::decode(header.kind, &payload).map_err(invalid)?;
         // Descriptors arrive with the first byte of their message, and recvmsg(2) never reads past a message that has some
         // into another: where this one has none, those that are here belong to the next.
         if header.fds == 0 {
@@ -62,8 +57,8 @@ impl Link {
         Ok((answer, std::mem::take(&mut self.fds)))
     }
 
-    fn fill(&mut self, wanted: usize, deadline: Instant) -> io::Result<()> {
-        let mut room = vec![0; wanted];
+    fn fill(&mut self, deadline: Instant) -> io::Result<()> {
+        let mut room = [0; ROOM];
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {

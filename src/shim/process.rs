@@ -133,21 +133,12 @@ fn read_texts(offer: &mut Offer, dir: BorrowedFd<'_>) {
 
 /// What a file of `/proc` says, up to [`MAX_TEXT`] bytes; what came before an error is kept.
 fn text_of(dir: BorrowedFd<'_>, name: &str) -> (Vec<u8>, io::Result<()>) {
-    // The whole room at once, and none of it from the heap: read_to_end would feel its way, 32 bytes at first.
-    let mut room = [0; MAX_TEXT];
-    let mut length = 0;
-    let mut fill = || -> io::Result<()> {
-        let mut file = File::from(open_in(dir, name)?);
-        while length < MAX_TEXT {
-            match file.read(&mut room[length..])? {
-                0 => break,
-                count => length += count,
-            }
-        }
-        Ok(())
-    };
-    let filled = fill();
-    (room[..length].to_vec(), filled)
+    // The whole room at once: read_to_end would feel its way. What is not used of it is given back.
+    let mut bytes = Vec::with_capacity(MAX_TEXT);
+    let file = open_in(dir, name).map_err(io::Error::from);
+    let read = file.and_then(|fd| File::from(fd).take(MAX_TEXT as u64).read_to_end(&mut bytes));
+    bytes.shrink_to_fit();
+    (bytes, read.map(drop))
 }
 
 /// Fields 2 and 22 of `/proc/PID/stat` (proc_pid_stat(5)): comm and start time. The comm may hold anything, ") " included, so

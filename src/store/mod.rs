@@ -12,6 +12,7 @@ mod groups;
 mod held;
 mod keep;
 mod ledger;
+mod meeting;
 mod query;
 mod recover;
 mod schema;

@@ -11,6 +11,23 @@ use std::ffi::{CStr, OsStr, OsString};
 use std::os::fd::{BorrowedFd, IntoRawFd};
 use std::os::unix::ffi::OsStrExt;
 
+/// Makes C's `main` of a function that takes the arguments and gives the exit status: of a program with `#![no_main]`.
+#[macro_export]
+macro_rules! c_main {
+    ($run:path) => {
+        // SAFETY: a program has one main: another symbol of the name would not link.
+        #[unsafe(no_mangle)]
+        extern "C" fn main(argc: std::ffi::c_int, argv: *const *const std::ffi::c_char) -> std::ffi::c_int {
+            // SAFETY: the C runtime calls this first, alone and once, with the arguments of the program.
+            let arguments = unsafe {
+                $crate::sys::start::prepare();
+                $crate::sys::start::arguments(argc, argv)
+            };
+            std::ffi::c_int::from($run(arguments.into_iter()))
+        }
+    };
+}
+
 /// The arguments that C's `main` was given.
 ///
 /// # Safety

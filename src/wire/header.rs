@@ -88,3 +88,16 @@ impl Header {
         Ok(Self { kind, payload_len: payload_len as usize, fds })
     }
 }
+
+/// Takes the first message out of the bytes that have arrived: its header and its payload. `None`: it is not all here yet.
+///
+/// # Errors
+/// What [`Header::decode`] says.
+pub fn take_message(arrived: &mut Vec<u8>) -> Result<Option<(Header, Vec<u8>)>, WireError> {
+    let Some(header) = arrived.first_chunk() else { return Ok(None) };
+    let header = Header::decode(header)?;
+    let end = HEADER_LEN + header.payload_len;
+    let Some(payload) = arrived.get(HEADER_LEN..end).map(<[u8]>::to_vec) else { return Ok(None) };
+    arrived.drain(..end);
+    Ok(Some((header, payload)))
+}

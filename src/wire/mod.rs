@@ -28,7 +28,7 @@ pub mod paths;
 mod tests;
 
 pub use answer::{Answer, Reply, Wanted, released_message};
-pub use header::{HEADER_LEN, Header, Kind};
+pub use header::{HEADER_LEN, Header, Kind, take_message};
 pub use offer::{FdKind, MAX_TEXT, Namespaces, Offer};
 
 use thiserror::Error;
