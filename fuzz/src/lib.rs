@@ -52,6 +52,8 @@ pub fn look(head: &[u8], memory: &dyn Look) -> Option<(String, Vec<Frame>)> {
         steps.get() < 4096
     };
     let frames = process.crashed(&go_on);
+    let others = process.others(64, &go_on);
+    assert!(others.iter().all(|(_, frames)| frames.len() <= 64));
     let modules = process.modules(&go_on);
     let signature = sign(&Facts {
         signal: Some(11),

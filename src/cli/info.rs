@@ -3,7 +3,7 @@
 use super::symbols::{self, Symbols};
 use super::{CliError, Which, human, json, time, words};
 use crate::crash::text::printable;
-use crate::crash::{CoreOutcome, Found, Level, Origin, Record, SigInfo, Signature, signal};
+use crate::crash::{CoreOutcome, Found, Frame, Level, Origin, Record, SigInfo, Signature, ThreadStacks, signal};
 use crate::store::{self, Listed};
 use crate::wire::paths::Root;
 use clap::Args;
@@ -36,21 +36,43 @@ fn show(listed: &Listed, out: &mut dyn Write) -> io::Result<()> {
     for (label, text) in &lines {
         writeln!(out, "{label:>width$}: {text}")?;
     }
-    stack(&listed.record, &mut Symbols::default(), out)?;
+    stacks(&listed.record, &mut Symbols::default(), out)?;
     if words::why_no_core(listed).is_none() {
         writeln!(out, "\nOpen it with: coreward debug {}", listed.id())?;
     }
     Ok(())
 }
 
-/// The crashed thread, a line a function.
-fn stack(record: &Record, symbols: &mut Symbols, out: &mut dyn Write) -> io::Result<()> {
-    if record.stack.is_empty() {
-        return Ok(());
+/// The crashed thread first, then the others, those that were at the same place together.
+fn stacks(record: &Record, symbols: &mut Symbols, out: &mut dyn Write) -> io::Result<()> {
+    if !record.stack.is_empty() {
+        let tid = record.tid.unwrap_or(record.key.pid);
+        writeln!(out, "\nStack trace of thread {tid}, which crashed:")?;
+        frames(record, &record.stack, symbols, out)?;
     }
-    let tid = record.tid.unwrap_or(record.key.pid);
-    writeln!(out, "\nStack trace of thread {tid}, which crashed:")?;
-    for (number, frame) in record.stack.iter().enumerate() {
+    for threads in &record.other_threads {
+        writeln!(out, "\nStack trace of {}:", who(threads))?;
+        frames(record, &threads.frames, symbols, out)?;
+    }
+    Ok(())
+}
+
+fn who(threads: &ThreadStacks) -> String {
+    /// More numbers tell nobody anything.
+    const SHOWN: usize = 8;
+    let mut tids: Vec<String> = threads.tids.iter().take(SHOWN).map(u32::to_string).collect();
+    if threads.count == 1 {
+        return format!("thread {}", tids.concat());
+    }
+    if threads.count as usize > tids.len() {
+        tids.push("...".to_owned());
+    }
+    format!("{} threads ({})", threads.count, tids.join(", "))
+}
+
+/// A line a function.
+fn frames(record: &Record, frames: &[Frame], symbols: &mut Symbols, out: &mut dyn Write) -> io::Result<()> {
+    for (number, frame) in frames.iter().enumerate() {
         let module = frame.module.and_then(|number| record.modules.get(number as usize));
         let place = module.map_or_else(|| "?".to_owned(), |module| symbols::place(module, frame));
         let how = if frame.found == Found::Scanned { " (a guess)" } else { "" };
@@ -222,6 +244,25 @@ mod tests {
             text.contains("Storage: none:configured: Storage=none is configured\n") && !text.contains("Open it"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn the_other_threads_stand_behind_the_crashed_one() {
+        let mut listed = crash(7);
+        let frame = |address| Frame { address, module: None, offset: 0, found: Found::Unwound };
+        listed.record.stack = vec![frame(0x1000)];
+        let threads = |tids: Vec<u32>, count| ThreadStacks { count, tids, frames: vec![frame(0x2000), frame(0x3000)] };
+        listed.record.other_threads =
+            vec![threads((100..132).collect(), 40), threads(vec![8, 9], 2), threads(vec![7], 1)];
+        let text = shown(&listed);
+        let from = text.find("\nStack trace of thread 7, which crashed:\n#0  0x0000000000001000 ?\n").unwrap();
+        for line in [
+            "\n\nStack trace of 40 threads (100, 101, 102, 103, 104, 105, 106, 107, ...):\n#0  0x0000000000002000 ?\n#1  0x",
+            "\n\nStack trace of 2 threads (8, 9):\n#0 ",
+            "\n\nStack trace of thread 7:\n#0 ",
+        ] {
+            assert!(text[from..].contains(line), "{line:?} in {text}");
+        }
     }
 
     #[test]

@@ -216,6 +216,7 @@ pub(crate) mod tests {
             held_us: 1500,
             signature: None,
             stack: Vec::new(),
+            other_threads: Vec::new(),
             modules: Vec::new(),
             siginfo: None,
             decision: Decision::default(),

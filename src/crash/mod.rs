@@ -12,4 +12,4 @@ pub mod text;
 pub use decision::{Decision, Keep, Reason};
 pub use key::{CrashId, CrashKey};
 pub use record::{CoreOutcome, CoreReport, Cut, NoCore, Origin, Record, program_of};
-pub use signature::{Found, Frame, Level, Module, SigInfo, Signature};
+pub use signature::{Found, Frame, Level, Module, SigInfo, Signature, ThreadStacks};

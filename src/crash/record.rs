@@ -1,7 +1,7 @@
 //! The record: what is known of one crash, as it stands in the catalog and in front of its core.
 
 use super::cgroup::Place;
-use super::{CrashId, CrashKey, Decision, Frame, Module, SigInfo, Signature};
+use super::{CrashId, CrashKey, Decision, Frame, Module, SigInfo, Signature, ThreadStacks};
 use serde::{Deserialize, Serialize};
 
 /// One crash. Text comes from the crashed process and is hostile: escape it wherever it is shown
@@ -72,6 +72,9 @@ pub struct Record {
     /// Frames of the crashed thread, the innermost first; not repeated in records of duplicates.
     #[serde(default)]
     pub stack: Vec<Frame>,
+    /// Stacks of the threads that did not crash, those of most threads first; only where a core is kept.
+    #[serde(default)]
+    pub other_threads: Vec<ThreadStacks>,
     /// The mapped ELF files; not repeated in records of duplicates.
     #[serde(default)]
     pub modules: Vec<Module>,
@@ -262,6 +265,7 @@ impl Record {
             text.clear();
         }
         self.stack.clear();
+        self.other_threads.clear();
         self.modules.clear();
     }
 

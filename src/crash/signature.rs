@@ -55,6 +55,17 @@ pub struct Frame {
     pub found: Found,
 }
 
+/// Threads that did not crash, and where they all were.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ThreadStacks {
+    /// How many threads have these frames.
+    pub count: u32,
+    /// Their ids in the process' own PID namespace, the first of them where there are many.
+    pub tids: Vec<u32>,
+    /// The innermost frame first.
+    pub frames: Vec<Frame>,
+}
+
 /// A mapped ELF file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Module {

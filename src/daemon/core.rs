@@ -6,6 +6,7 @@ use super::giver::{Giver, held_us};
 use super::link::Link;
 use super::memo::Memo;
 use super::opened::{Opened, may_parse};
+use super::others;
 use super::road::RoadError;
 use super::triage::{self, Triaged};
 use crate::capture::{
@@ -107,6 +108,9 @@ pub(super) async fn store(
 ) -> Result<CoreReport, RoadError> {
     if let Giver::Shim(link) = giver {
         complete(context, link, &mut triaged.record).await?;
+    }
+    if let Ok(opened) = &opened {
+        others::look(context, &mut triaged.record, opened, fds::copy(&fds, FdKind::Mem)).await;
     }
     let call = Call::new(context, offer, giver, &triaged.record, config);
     let place = match place(context, giver, call.deadline).await {

@@ -22,7 +22,7 @@ impl Memo {
         if whole.len() <= MAX_KEPT {
             return whole;
         }
-        // The longest texts are the least that is missed.
+        // The longest texts are the least that is missed, and the core tells of all threads.
         self.record.open_fds.clear();
         self.record.shorten();
         self.record.trouble.truncate(4);

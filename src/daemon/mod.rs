@@ -10,6 +10,7 @@ mod look;
 mod memo;
 mod notify;
 mod opened;
+mod others;
 mod probe;
 mod road;
 mod sight;

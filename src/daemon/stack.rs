@@ -16,7 +16,7 @@ pub(super) const LOOK_WITHIN: Duration = Duration::from_secs(3);
 /// What is not in time is missing from the record, and from nothing else.
 const MODULES_WITHIN: Duration = Duration::from_millis(100);
 /// Frames that go into the record; more are looked at, for recursion.
-const MAX_FRAMES: usize = 64;
+pub(super) const MAX_FRAMES: usize = 64;
 /// For the record.
 pub(super) const NOT_IN_TIME: &str = "the stack could not be unwound in time";
 
@@ -36,15 +36,7 @@ pub(super) async fn look(
     mem: Option<OwnedFd>,
 ) -> Option<Looked> {
     let head = opened.head.clone()?;
-    let source = match (opened.saved_at, mem) {
-        (Some(at), _) => {
-            let on_host = !record.in_namespace && record.place.container.is_none() && record.root == "/";
-            let core = opened.core.try_clone();
-            core.map_or(Source::Nowhere, |core| Source::Saved(Saved::new(core.into(), at, on_host)))
-        }
-        (None, Some(mem)) => Source::Parked(mem.into()),
-        (None, None) => Source::Nowhere,
-    };
+    let source = source(record, opened, mem);
     let (signal, build_id, program) = (record.signal, record.exe_build_id.clone(), record.program());
     let look = move || looked(&head, source, signal, build_id.as_deref(), &program);
     let looked = probe_within(context, LOOK_WITHIN, look).await;
@@ -52,6 +44,19 @@ pub(super) async fn look(
         record.trouble.push(NOT_IN_TIME.to_owned());
     }
     looked.flatten()
+}
+
+/// Where the memory of a crash is.
+pub(super) fn source(record: &Record, opened: &Opened, mem: Option<OwnedFd>) -> Source {
+    match (opened.saved_at, mem) {
+        (Some(at), _) => {
+            let on_host = !record.in_namespace && record.place.container.is_none() && record.root == "/";
+            let core = opened.core.try_clone();
+            core.map_or(Source::Nowhere, |core| Source::Saved(Saved::new(core.into(), at, on_host)))
+        }
+        (None, Some(mem)) => Source::Parked(mem.into()),
+        (None, None) => Source::Nowhere,
+    }
 }
 
 /// Completes the record with stack, modules and signature, as far as they are to be had.
@@ -90,10 +95,6 @@ pub(super) fn looked(
     let layout = &CoreLayout::read(head).ok()?;
     let memory = Memory { source, layout };
     let mut process = Process::new(layout, &memory);
-    let within = |limit: Duration| {
-        let begun = Instant::now();
-        move || begun.elapsed() < limit
-    };
     let mut stack = process.crashed(&|| true);
     let modules = process.modules(&within(MODULES_WITHIN));
     let siginfo = layout.dump.siginfo.map(|info| siginfo(info, signal));
@@ -110,6 +111,12 @@ pub(super) fn looked(
     let signature = unwind::sign(&facts);
     stack.truncate(MAX_FRAMES);
     Some(Looked { stack, modules, siginfo, signature })
+}
+
+/// Says no when the time is over.
+pub(super) fn within(limit: Duration) -> impl Fn() -> bool {
+    let begun = Instant::now();
+    move || begun.elapsed() < limit
 }
 
 /// sigaction(2): the kernel's own codes of these signals are positive, and go with an address; others name a sender.

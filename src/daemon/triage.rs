@@ -90,6 +90,7 @@ pub(super) fn triage(offer: &Offer, from_memory: Option<FromMemory>, origin: Ori
         held_us: 0,
         signature: None,
         stack: Vec::new(),
+        other_threads: Vec::new(),
         modules: Vec::new(),
         siginfo: None,
         decision: Decision::default(),

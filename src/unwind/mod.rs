@@ -43,6 +43,15 @@ impl<'a> Process<'a> {
         Walk::new(&mut self.pages, &mut self.modules, first).frames(first, DEPTH, go_on)
     }
 
+    /// Id and frames of every other thread, `depth` frames at most of each, until `go_on` says no.
+    pub fn others(&mut self, depth: usize, go_on: &dyn Fn() -> bool) -> Vec<(u32, Vec<Frame>)> {
+        let threads = &self.layout.dump.threads;
+        let Some(first) = threads.first() else { return Vec::new() };
+        let mut walk = Walk::new(&mut self.pages, &mut self.modules, first.registers);
+        let others = threads[1..].iter().take_while(|_| go_on());
+        others.map(|thread| (thread.tid, walk.frames(thread.registers, depth, go_on))).collect()
+    }
+
     /// All modules that have instructions, those of the frames before others.
     pub fn modules(mut self, go_on: &dyn Fn() -> bool) -> Vec<Module> {
         self.modules.load_all(&mut self.pages, go_on);

@@ -15,12 +15,19 @@ pub(super) struct Pages<'a> {
 }
 
 const PAGE: usize = 4096;
-/// No honest stack needs as many; more are not read.
+/// No honest stack needs as many; more are not held.
 const MAX_PAGES: usize = 1024;
 
 impl<'a> Pages<'a> {
     pub(super) fn new(source: &'a dyn Look) -> Self {
         Self { source, pages: HashMap::new() }
+    }
+
+    /// Forgets all pages where less than half of them may still be read.
+    pub(super) fn make_room(&mut self) {
+        if self.pages.len() > MAX_PAGES / 2 {
+            self.pages.clear();
+        }
     }
 
     /// A stretch of memory, whole or not at all.

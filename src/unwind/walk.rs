@@ -11,7 +11,7 @@ use std::collections::HashSet;
 /// Words of the stack that are looked at for a return address.
 const SCAN: u64 = 512;
 
-/// One thread's walk.
+/// A walk through the stacks of one process, a thread at a time.
 pub(super) struct Walk<'a, 'p> {
     pub(super) pages: &'p mut Pages<'a>,
     pub(super) modules: &'p mut Modules<'a>,
@@ -41,6 +41,9 @@ impl<'a, 'p> Walk<'a, 'p> {
     /// The frames from the innermost on: at most `depth`, and none after `go_on` says no.
     pub(super) fn frames(&mut self, first: Registers, depth: usize, go_on: &dyn Fn() -> bool) -> Vec<Frame> {
         let mut frames = Vec::new();
+        self.scans = 0;
+        // The stacks of many threads are many pages.
+        self.pages.make_room();
         let mut next = Some(Place { registers: first, is_return: false, found: Found::Registers });
         while let Some(place) = next.filter(|_| frames.len() < depth && go_on()) {
             frames.push(self.frame(place));

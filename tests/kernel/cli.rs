@@ -3,12 +3,12 @@
 use crate::stage::{Ended, Stage, program};
 use std::process::{Command, Output};
 
-fn coreward(stage: &Stage, arguments: &[&str]) -> Output {
+pub fn coreward(stage: &Stage, arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_coreward")).arg("--root").arg(stage.root.path()).args(arguments).output().unwrap()
 }
 
 #[track_caller]
-fn text(output: &Output) -> String {
+pub fn text(output: &Output) -> String {
     assert!(output.status.success(), "{output:?}");
     String::from_utf8_lossy(&output.stdout).into_owned()
 }

@@ -1,7 +1,8 @@
 //! One crash, all the way: counted, stored, in the journal, readable by gdb.
 
+use crate::cli::{coreward, text};
 use crate::stage::{Ended, Stage, gdb, program};
-use coreward::crash::CoreOutcome;
+use coreward::crash::{CoreOutcome, Level};
 use coreward::store::CoreState;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
@@ -72,6 +73,32 @@ fn every_thread_of_three_hundred_is_in_the_core() {
     let trace = gdb(&threads, &core, &["thread apply all bt"]);
     assert_eq!(trace.matches("wait_for_ever (").count(), 300, "299 threads and main");
     assert!(trace.contains("crash_here ("), "{trace}");
+    // And in the record, 299 of them at one place.
+    let record = &crashes[0].record;
+    let counts: Vec<u32> = record.other_threads.iter().map(|threads| threads.count).collect();
+    assert_eq!(counts, [299, 1], "{:?}", record.trouble);
+    assert_eq!(record.other_threads[1].tids, [record.key.pid]);
+    for threads in &record.other_threads {
+        let shown: Vec<String> = threads.frames.iter().map(|frame| format!("{:#018x}", frame.address)).collect();
+        let frame = |number: usize| format!("#{number}  {}", shown[number]);
+        assert!(shown.len() > 2 && trace.matches(&frame(0)).count() >= threads.count as usize, "{shown:?}\n{trace}");
+        assert!(trace.matches(&frame(1)).count() >= threads.count as usize, "{shown:?}\n{trace}");
+    }
+    let info = text(&coreward(&stage, &["info"]));
+    assert!(info.contains("Stack trace of 299 threads ("), "{info}");
+    assert_eq!(info.matches(" wait_for_ever (").count(), 2, "{info}");
+}
+
+#[test]
+fn of_three_thousand_threads_as_many_are_in_the_record_as_there_is_time_for_and_the_rest_is_said() {
+    let Some(stage) = Stage::new() else { return };
+    let _daemon = stage.daemon();
+    Command::new(program("threads")).arg("3000").end();
+    let record = &stage.wait_for(1)[0].record;
+    let told: u32 = record.other_threads.iter().map(|threads| threads.count).sum();
+    let missing = format!("the stacks of {} of 3000 other threads did not fit into time and room", 3000 - told);
+    assert!(told == 3000 || record.trouble.contains(&missing), "{told}: {:?}", record.trouble);
+    assert!(told > 0 && record.signature.as_ref().unwrap().level == Level::Stack);
 }
 
 #[test]
