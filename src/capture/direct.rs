@@ -111,7 +111,7 @@ pub fn take(order: Order<'_>, tools: &Tools) -> Result<Taken, Refused> {
         None => unnamed::create(account.dir().as_fd(), Mode::from_bits_truncate(0o600))
             .map(|file| Stage::new(Arc::new(File::from(file)), Arc::clone(&account), None)),
     };
-    let failed = |error| Refused::Failed(Failure::Write(error));
+    let failed = |error| Refused::Failed(Failure::write(error));
     let mut stage = stage.map_err(failed)?;
     stage.memory.write_all_at(&head, 0).map_err(failed)?;
     let tail = plan.tail_range();

@@ -274,7 +274,7 @@ fn compress(run: &Run, benches: &Benches) {
         let range = chunk::range(number, run.job.total);
         let part = chunk::framed(&range);
         let length = (part.end - part.start) as u32;
-        let unpacked = |error| Stop::Failed(Failure::Write(error));
+        let unpacked = |error| Stop::Failed(Failure::write(error));
         let zeros;
         let packed = match run.job.source.fill(range.clone(), bench.buffer()) {
             Ok(Filled::Zeros) => match run.zeros(part.end - part.start, &mut bench) {
@@ -372,7 +372,7 @@ fn stop_of(error: SourceError) -> Stop {
     match error {
         SourceError::Gone => {}
         SourceError::Io(error) => tracing::warn!("a core ends where it can't be read: {error}"),
-        SourceError::Write(error) => return Stop::Failed(Failure::Write(error)),
+        SourceError::Write(error) => return Stop::Failed(Failure::write(error)),
     }
     Stop::Cut(Cut::EndedEarly)
 }

@@ -91,7 +91,7 @@ impl Kept {
     /// The files are not what they were, or there is no room.
     pub fn resume(self, files: KeptFiles, account: &Arc<Account>, limits: Limits) -> Result<Taken, Failure> {
         let raw = files.raw.map(|raw| (File::from(raw), self.raw_from));
-        let stage = Stage::kept(File::from(files.memory), raw, Arc::clone(account)).map_err(Failure::Write)?;
+        let stage = Stage::kept(File::from(files.memory), raw, Arc::clone(account)).map_err(Failure::write)?;
         let mut head = vec![0; self.head.min(elf::MAX_HEADERS)];
         stage.memory.read_exact_at(&mut head, 0).map_err(Failure::Read)?;
         let layout = CoreLayout::read(&head).map_err(Failure::NotACore)?;

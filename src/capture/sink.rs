@@ -62,7 +62,7 @@ pub enum Failure {
 impl From<FormatError> for Failure {
     fn from(error: FormatError) -> Self {
         match error {
-            FormatError::Io(error) => io_failure(error),
+            FormatError::Io(error) => Self::write(error),
             other => Self::Write(io::Error::other(other)),
         }
     }
@@ -73,13 +73,17 @@ impl From<SourceError> for Failure {
         match error {
             SourceError::Gone => Self::Empty,
             SourceError::Io(error) => Self::Read(error),
-            SourceError::Write(error) => io_failure(error),
+            SourceError::Write(error) => Self::write(error),
         }
     }
 }
 
-fn io_failure(error: io::Error) -> Failure {
-    if is_full(&error) { Failure::DiskFull(error) } else { Failure::Write(error) }
+impl Failure {
+    /// What it means that a file can't be written, or made shorter: file systems that copy what is written need room for that
+    /// too.
+    pub fn write(error: io::Error) -> Self {
+        if is_full(&error) { Self::DiskFull(error) } else { Self::Write(error) }
+    }
 }
 
 /// Why no more is written.

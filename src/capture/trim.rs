@@ -81,7 +81,7 @@ pub fn trim(
     let own = sink.file.frames();
     for _ in 0..TRIES {
         // What the try before appended is not the core's beginning.
-        while sink.file.frames() > own && sink.file.pop().map_err(Failure::Write)? {}
+        while sink.file.frames() > own && sink.file.pop().map_err(Failure::write)? {}
         sink.file.set_header(plan.layout.header.to_vec());
         match compose(sink, plan, stage, &first, aside, most, &mut bench, level, watch) {
             Ok(()) => return Ok(()),
@@ -106,7 +106,7 @@ fn compose(
     level: i32,
     watch: &Watch<'_>,
 ) -> Result<(), Stop> {
-    let failed = |error: std::io::Error| Stop::Failed(Failure::Write(error));
+    let failed = |error: std::io::Error| Stop::Failed(Failure::write(error));
     let table = (plan.layout.loads.len() + 2 * (first.len() + aside.len()) + 4) as u64 * 56 + 64;
     let missing = |prefix: u64| first.iter().filter(move |packed| packed.whole.end > prefix);
     while sink.file.frames() > 0 {

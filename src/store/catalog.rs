@@ -5,6 +5,8 @@ use super::ledger::Ledger;
 use super::recover::{self, Recovered};
 use super::schema::{self, Count};
 use crate::crash::{CrashId, Record};
+use crate::sys::sqlite;
+use nix::errno::Errno;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -268,7 +270,7 @@ impl Writer {
                 Ok(inserted)
             })();
             match attempt {
-                Err(CatalogError::Sqlite(error)) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => {
+                Err(CatalogError::Sqlite(error)) if is_full(&error, db) => {
                     // A row needs some pages, not the disk: where a few cores do not make the room, more won't.
                     evictions += 1;
                     if evictions > 4 || !self.ledger.evict_one() {
@@ -360,6 +362,15 @@ impl CatalogError {
 
 fn is_damage(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+}
+
+/// SQLite knows ENOSPC as a full disk; a kernel's quota is an I/O error to it.
+fn is_full(error: &rusqlite::Error, db: &Connection) -> bool {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => true,
+        Some(ErrorCode::SystemIoFailure) => sqlite::system_errno(db) == Errno::EDQUOT,
+        _ => false,
+    }
 }
 
 fn is_broken(error: &rusqlite::Error) -> bool {

@@ -12,6 +12,8 @@ pub mod pagemap;
 pub mod pidfd;
 pub mod pipe;
 pub mod sched;
+#[cfg(feature = "full")]
+pub mod sqlite;
 pub mod start;
 pub mod tree;
 pub mod unnamed;

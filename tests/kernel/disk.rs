@@ -19,14 +19,31 @@ fn run(command: &str, arguments: &[&str]) {
 
 impl Volume {
     pub fn new(stage: &Stage, size: &str) -> Self {
-        let (image, mounted) = (stage.path("volume"), stage.root.state_dir());
+        let image = stage.path("volume");
         run("truncate", &["-s", size, image.to_str().unwrap()]);
         run("mkfs.ext4", &["-q", "-m", "0", image.to_str().unwrap()]);
         let volume = Self::mount(stage);
-        for dir in ["cores", "spool"] {
-            std::fs::create_dir_all(mounted.join(dir)).unwrap();
-        }
+        volume.make_dirs();
         volume
+    }
+
+    /// A btrfs with more room than its quota lets anybody use, root included.
+    fn with_quota(stage: &Stage, limit: &str) -> Self {
+        let (image, mounted) = (stage.path("volume"), stage.root.state_dir());
+        run("truncate", &["-s", "512M", image.to_str().unwrap()]);
+        run("mkfs.btrfs", &["-q", image.to_str().unwrap()]);
+        let volume = Self::mount(stage);
+        let mounted = mounted.to_str().unwrap();
+        run("btrfs", &["quota", "enable", mounted]);
+        run("btrfs", &["qgroup", "limit", limit, mounted]);
+        volume.make_dirs();
+        volume
+    }
+
+    fn make_dirs(&self) {
+        for dir in ["cores", "spool"] {
+            std::fs::create_dir_all(self.mounted.join(dir)).unwrap();
+        }
     }
 
     /// Mounts the volume that is there.
@@ -213,6 +230,55 @@ fn a_full_disk_is_an_ordinary_outcome() {
     }
     assert_eq!(daemon.metric("coredump_process_count", ""), 3.0);
     assert_eq!(stage.crashes().len(), 3);
+}
+
+#[test]
+fn a_quota_of_the_kernel_is_a_full_disk_and_no_crash_is_lost() {
+    let Some(stage) = Stage::new() else { return };
+    stage.configure("[Coreward]\nMaxUse=infinity\nMaxUsePerUnit=infinity\nMaxUsePerExecutable=infinity\nMaxUsePerSignature=infinity\nKeepFree=0\nStormBurst=0\n");
+    let volume = Volume::with_quota(&stage, "64M");
+    let daemon = stage.daemon();
+    for count in 1..=3 {
+        Command::new(program("memory")).arg("16").end();
+        stage.wait_for(count);
+    }
+    // A core that is larger than what is left of the quota, though of the disk there is plenty.
+    Command::new(program("memory")).arg("400").end();
+    let crashes = stage.wait_for(4);
+    let core = &crashes[3].record.core;
+    let said = core.truncated == Some(Cut::DiskFull) || core.outcome == CoreOutcome::None(NoCore::DiskFull);
+    assert!(said, "{core:?} {:?}", crashes[3].record.trouble);
+    // Somebody else takes the rest of it.
+    let ballast = volume.mounted.join("ballast");
+    let mut file = std::fs::File::create(&ballast).unwrap();
+    let block = vec![b'b'; 64 << 10];
+    let full = loop {
+        if let Err(error) = std::io::Write::write_all(&mut file, &block).and_then(|()| file.sync_data()) {
+            break error;
+        }
+    };
+    assert_eq!(full.raw_os_error(), Some(nix::errno::Errno::EDQUOT as i32));
+    drop(file);
+    for _ in 0..5 {
+        Command::new(program("memory")).arg("16").end();
+    }
+    // What could not be written waits in the spool, and is there when there is room again. (SQLite maps a file of the volume, and
+    // btrfs answers a page that can't be copied with SIGBUS: then the daemon itself is a crash more, and its successor goes on.)
+    std::fs::remove_file(&ballast).unwrap();
+    let ours =
+        || stage.crashes().into_iter().filter(|listed| listed.record.exe.ends_with("/memory")).collect::<Vec<_>>();
+    eventually(Duration::from_secs(60), || ours().len() == 9);
+    for listed in ours() {
+        let outcome = listed.record.core.outcome;
+        assert!(
+            matches!(outcome, CoreOutcome::Stored | CoreOutcome::None(NoCore::DiskFull | NoCore::Gone)),
+            "{outcome:?} {:?}",
+            listed.record.trouble
+        );
+    }
+    eventually(Duration::from_secs(20), || daemon.metric("coredump_process_count", "/memory") == 9.0);
+    eventually(Duration::from_secs(20), || daemon.metric("coreward_catalog_up", "") == 1.0);
+    assert!(!std::fs::read_to_string(stage.path("log")).unwrap_or_default().contains("panicked"));
 }
 
 #[test]
