@@ -1,6 +1,7 @@
 //! Tables without borders: a line a row, never wrapped or cut, so that grep(1) and awk(1) find what is there.
 
 use std::io::{self, Write};
+use std::sync::mpsc::{channel, sync_channel};
 use unicode_width::UnicodeWidthStr;
 
 /// Between columns.
@@ -10,8 +11,10 @@ const NOTHING: &str = "-";
 
 /// So many rows are formatted by two threads.
 const MANY: usize = 10_000;
-/// What is written at once.
-const PIECE: usize = 1 << 15;
+/// Rows that are formatted and written at once: some 30 KiB.
+const PIECE: usize = 256;
+/// Pieces that a thread may be ahead of the other.
+const AHEAD: usize = 4;
 
 /// Rows of cells in a few pieces of text: a list may have hundreds of thousands.
 #[derive(Debug)]
@@ -97,34 +100,46 @@ impl Table {
         let wide =
             |column: usize| self.widths[column].max(if with_header { self.header[column].len() } else { 0 }) + GAP;
         let widths: Vec<usize> = columns.iter().map(|column| wide(*column)).collect();
-        let mut lines = String::with_capacity(2 * PIECE);
+        let format = |lines: &mut String, rows: &[usize]| {
+            lines.clear();
+            for row in rows {
+                let (part, row) = self.part_of(*row);
+                let first = row * self.header.len();
+                push_line(lines, &widths, columns.iter().map(|column| part.get(first + column)));
+            }
+        };
+        let mut lines = String::new();
         if with_header {
             push_line(&mut lines, &widths, columns.iter().map(|column| self.header[*column]));
+            out.write_all(lines.as_bytes())?;
         }
-        let push = |lines: &mut String, row: usize| {
-            let (part, row) = self.part_of(row);
-            let first = row * self.header.len();
-            push_line(lines, &widths, columns.iter().map(|column| part.get(first + column)));
-        };
-        let (near, far) = order.split_at(if order.len() < MANY { order.len() } else { order.len() / 2 });
+        let is_shared = order.len() >= MANY;
         std::thread::scope(|scope| {
-            let format = || {
-                let mut lines = String::with_capacity(far.len() * widths.iter().sum::<usize>());
-                far.iter().for_each(|row| push(&mut lines, *row));
-                lines
-            };
-            let far = (!far.is_empty()).then(|| scope.spawn(format));
-            for row in near {
-                push(&mut lines, *row);
-                if lines.len() > PIECE {
+            // Every other piece comes from a second thread, and its room goes back: what is small stays in the cache.
+            let (send, receive) = sync_channel(AHEAD);
+            let (give_back, given_back) = channel();
+            if is_shared {
+                let format = &format;
+                scope.spawn(move || {
+                    for piece in order.chunks(PIECE).skip(1).step_by(2) {
+                        let mut lines = given_back.try_recv().unwrap_or_default();
+                        format(&mut lines, piece);
+                        if send.send(lines).is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+            for (number, piece) in order.chunks(PIECE).enumerate() {
+                if !is_shared || number % 2 == 0 {
+                    format(&mut lines, piece);
                     out.write_all(lines.as_bytes())?;
-                    lines.clear();
+                } else if let Ok(lines) = receive.recv() {
+                    out.write_all(lines.as_bytes())?;
+                    let _ = give_back.send(lines);
                 }
             }
-            out.write_all(lines.as_bytes())?;
-            // A panic in there is a mistake in here.
-            let far = far.map(|far| far.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-            out.write_all(far.unwrap_or_default().as_bytes())
+            Ok(())
         })
     }
 
