@@ -19,31 +19,28 @@ fn run(command: &str, arguments: &[&str]) {
 
 impl Volume {
     pub fn new(stage: &Stage, size: &str) -> Self {
-        let image = stage.path("volume");
-        run("truncate", &["-s", size, image.to_str().unwrap()]);
-        run("mkfs.ext4", &["-q", "-m", "0", image.to_str().unwrap()]);
-        let volume = Self::mount(stage);
-        volume.make_dirs();
-        volume
+        Self::make(stage, size, &["mkfs.ext4", "-q", "-m", "0"])
     }
 
     /// A btrfs with more room than its quota lets anybody use, root included.
     fn with_quota(stage: &Stage, limit: &str) -> Self {
-        let (image, mounted) = (stage.path("volume"), stage.root.state_dir());
-        run("truncate", &["-s", "512M", image.to_str().unwrap()]);
-        run("mkfs.btrfs", &["-q", image.to_str().unwrap()]);
-        let volume = Self::mount(stage);
-        let mounted = mounted.to_str().unwrap();
+        let volume = Self::make(stage, "512M", &["mkfs.btrfs", "-q"]);
+        let mounted = volume.mounted.to_str().unwrap();
         run("btrfs", &["quota", "enable", mounted]);
         run("btrfs", &["qgroup", "limit", limit, mounted]);
-        volume.make_dirs();
         volume
     }
 
-    fn make_dirs(&self) {
+    fn make(stage: &Stage, size: &str, mkfs: &[&str]) -> Self {
+        let image = stage.path("volume");
+        let image = image.to_str().unwrap();
+        run("truncate", &["-s", size, image]);
+        run(mkfs[0], &[&mkfs[1..], &[image]].concat());
+        let volume = Self::mount(stage);
         for dir in ["cores", "spool"] {
-            std::fs::create_dir_all(self.mounted.join(dir)).unwrap();
+            std::fs::create_dir_all(volume.mounted.join(dir)).unwrap();
         }
+        volume
     }
 
     /// Mounts the volume that is there.
@@ -134,9 +131,7 @@ fn pinned_cores_stay_and_removed_ones_are_noticed_at_once() {
     stage.configure("[Coreward]\nStormBurst=0\nMaxCores=3\n");
     let daemon = stage.daemon();
     let coreward = |arguments: &[&str]| {
-        let root = stage.root.path().to_str().unwrap().to_owned();
-        let run =
-            Command::new(env!("CARGO_BIN_EXE_coreward")).args(["--root", &root]).args(arguments).output().unwrap();
+        let run = crate::cli::coreward(&stage, arguments);
         (
             run.status.success(),
             String::from_utf8_lossy(&run.stdout).into_owned() + &String::from_utf8_lossy(&run.stderr),
@@ -235,7 +230,10 @@ fn a_full_disk_is_an_ordinary_outcome() {
 #[test]
 fn a_quota_of_the_kernel_is_a_full_disk_and_no_crash_is_lost() {
     let Some(stage) = Stage::new() else { return };
-    stage.configure("[Coreward]\nMaxUse=infinity\nMaxUsePerUnit=infinity\nMaxUsePerExecutable=infinity\nMaxUsePerSignature=infinity\nKeepFree=0\nStormBurst=0\n");
+    stage.configure(
+        "[Coreward]\nMaxUse=infinity\nMaxUsePerUnit=infinity\nMaxUsePerExecutable=infinity\n\
+         MaxUsePerSignature=infinity\nKeepFree=0\nStormBurst=0\n",
+    );
     let volume = Volume::with_quota(&stage, "64M");
     let daemon = stage.daemon();
     for count in 1..=3 {
