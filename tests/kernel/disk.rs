@@ -163,6 +163,8 @@ fn pinned_cores_stay_and_removed_ones_are_noticed_at_once() {
     assert!(done && said.starts_with("Deleted 1 cores"), "{said}");
     assert_eq!(there(), [false, false, false, false, false, true], "the newest goes last");
     eventually(Duration::from_secs(5), || daemon.metric("coreward_stored_cores", "") == 1.0);
+    // The row is marked a moment after the books.
+    eventually(Duration::from_secs(5), || stage.crashes()[0].core_state == CoreState::Removed);
     let (_, groups) = coreward(&["groups"]);
     let row = groups.lines().nth(1).unwrap_or_default();
     assert!(
