@@ -261,7 +261,7 @@ impl Record {
 
     /// Leaves out what the first records of the same signature say as well.
     pub fn shorten(&mut self) {
-        for text in [&mut self.status, &mut self.limits] {
+        for text in [&mut self.cwd, &mut self.status, &mut self.limits, &mut self.open_fds] {
             text.clear();
         }
         self.stack.clear();

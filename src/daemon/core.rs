@@ -1,24 +1,23 @@
 //! The core of one crash: taken while its process waits, sealed and published when it has gone.
 
 use super::context::Context;
+use super::details;
 use super::fds;
 use super::giver::{Giver, held_us};
-use super::link::Link;
 use super::memo::Memo;
 use super::opened::{Opened, may_parse};
 use super::others;
 use super::road::RoadError;
-use super::triage::{self, Triaged};
+use super::triage::Triaged;
 use crate::capture::{
     self, Beat, Captured, Failure, Kept, KeptFiles, Limits, Memory, Order, Refused, Sink, Source, Stream, Taken,
 };
 use crate::config::Config;
-use crate::crash::text::from_bytes;
 use crate::crash::{CoreOutcome, CoreReport, Cut, Keep, NoCore, Record};
 use crate::report::ErrorKind;
 use crate::store::{Account, CoreFile};
 use crate::sys::clock;
-use crate::wire::{Answer, FdKind, Offer, Wanted};
+use crate::wire::{Answer, FdKind, Offer};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -104,11 +103,9 @@ pub(super) async fn store(
     triaged: &mut Triaged,
     config: &Config,
     opened: Result<Opened, Failure>,
-    fds: Vec<(FdKind, OwnedFd)>,
+    mut fds: Vec<(FdKind, OwnedFd)>,
 ) -> Result<CoreReport, RoadError> {
-    if let Giver::Shim(link) = giver {
-        complete(context, link, &mut triaged.record).await?;
-    }
+    details::complete(context, giver, &mut triaged.record, &mut fds).await?;
     if let Ok(opened) = &opened {
         others::look(context, &mut triaged.record, opened, fds::copy(&fds, FdKind::Mem)).await;
     }
@@ -182,20 +179,6 @@ pub(super) async fn go_on(
         Err(failure) => failed(context, &mut triaged.record, &failure),
     };
     Ok(triaged.record)
-}
-
-/// What only the shim can still tell of the process.
-async fn complete(context: &Context, link: &mut Link, record: &mut Record) -> Result<(), RoadError> {
-    if let Some((reply, _)) = link.ask(Wanted::OpenFds).await? {
-        record.open_fds = from_bytes(&reply.data);
-    }
-    // Where memory can't be read (Yama's ptrace_scope=3), the file still tells which build it was.
-    if record.exe_build_id.is_none()
-        && let Some((_, Some(exe))) = link.ask(Wanted::Exe).await?
-    {
-        record.exe_build_id = triage::build_id_of(context, exe).await;
-    }
-    Ok(())
 }
 
 /// Waits for a place among the captures.

@@ -40,7 +40,7 @@ impl Giver {
     /// The core, once.
     pub(super) async fn core(&mut self) -> Result<Option<OwnedFd>, LinkError> {
         match self {
-            Self::Shim(link) => Ok(link.ask(Wanted::Core).await?.and_then(|(_, core)| core)),
+            Self::Shim(link) => Ok(link.ask_for_fd(Wanted::Core).await?),
             Self::Spool(core) => Ok(core.take()),
         }
     }

@@ -11,6 +11,8 @@ use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
+/// Most messages are shorter.
+const ROOM: usize = 8 << 10;
 /// A shim reads what it is told at once; one that does not has been stopped.
 const SEND_WITHIN: Duration = Duration::from_secs(5);
 
@@ -30,7 +32,7 @@ pub(super) enum LinkError {
 /// One message of a shim.
 pub(super) enum Message {
     Offer(Box<Offer>, Vec<(FdKind, OwnedFd)>),
-    Reply(Reply, Option<OwnedFd>),
+    Reply(Reply, Vec<OwnedFd>),
     Released,
 }
 
@@ -51,20 +53,24 @@ impl Link {
             if let Some(message) = self.take()? {
                 return Ok(message);
             }
-            let mut buffer = [0; 16 * 1024];
-            let stream = &self.stream;
-            let received =
-                stream.async_io(Interest::READABLE, || fdpass::recv_with_fds(stream.as_fd(), &mut buffer)).await;
-            let (count, fds) = received.map_err(|error| match error.kind() {
-                ErrorKind::InvalidData => {
-                    LinkError::Wire(WireError::Descriptors { announced: 0, arrived: fdpass::SCM_MAX_FD })
-                }
-                _ => LinkError::Io(error),
-            })?;
+            let (stream, bytes) = (&self.stream, &mut self.bytes);
+            // The room is on the stack of the reader: in here it would be a part of every future that waits for a message.
+            let receive = || {
+                let mut room = [0; ROOM];
+                let (count, fds) = fdpass::recv_with_fds(stream.as_fd(), &mut room)?;
+                bytes.extend_from_slice(&room[..count]);
+                Ok((count, fds))
+            };
+            let (count, fds) =
+                stream.async_io(Interest::READABLE, receive).await.map_err(|error| match error.kind() {
+                    ErrorKind::InvalidData => {
+                        LinkError::Wire(WireError::Descriptors { announced: 0, arrived: fdpass::SCM_MAX_FD })
+                    }
+                    _ => LinkError::Io(error),
+                })?;
             if count == 0 {
                 return Err(LinkError::Io(ErrorKind::UnexpectedEof.into()));
             }
-            self.bytes.extend_from_slice(&buffer[..count]);
             self.fds.extend(fds);
         }
     }
@@ -92,7 +98,7 @@ impl Link {
                 }
                 Ok(Some(Message::Offer(Box::new(offer), kinds.into_iter().zip(fds).collect())))
             }
-            Kind::Reply => Ok(Some(Message::Reply(Reply::decode(&payload)?, fds.into_iter().next()))),
+            Kind::Reply => Ok(Some(Message::Reply(Reply::decode(&payload)?, fds))),
             Kind::Released => Ok(Some(Message::Released)),
             other => Err(WireError::Unexpected(other).into()),
         }
@@ -120,8 +126,13 @@ impl Link {
     }
 
     /// Asks the shim for something. `Ok(None)`: it could not get it.
-    pub(super) async fn ask(&mut self, wanted: Wanted) -> Result<Option<(Reply, Option<OwnedFd>)>, LinkError> {
+    pub(super) async fn ask(&mut self, wanted: Wanted) -> Result<Option<(Reply, Vec<OwnedFd>)>, LinkError> {
         self.ask_after(&[], wanted).await
+    }
+
+    /// Asks for a descriptor. `Ok(None)`: the shim could not get it.
+    pub(super) async fn ask_for_fd(&mut self, wanted: Wanted) -> Result<Option<OwnedFd>, LinkError> {
+        Ok(self.ask(wanted).await?.and_then(|(_, fds)| fds.into_iter().next()))
     }
 
     /// Says `first` and asks, all at once: the shim wakes up for it but once.
@@ -129,13 +140,13 @@ impl Link {
         &mut self,
         first: &[Answer],
         wanted: Wanted,
-    ) -> Result<Option<(Reply, Option<OwnedFd>)>, LinkError> {
+    ) -> Result<Option<(Reply, Vec<OwnedFd>)>, LinkError> {
         const ANSWER_WITHIN: Duration = Duration::from_secs(4);
         let mut message: Vec<u8> = first.iter().flat_map(Answer::encode).collect();
         message.extend(Answer::Request(wanted).encode());
         self.send_bytes(&message, &[]).await?;
         match self.receive_within(ANSWER_WITHIN).await? {
-            Message::Reply(reply, fd) => Ok((reply.errno == 0).then_some((reply, fd))),
+            Message::Reply(reply, fds) => Ok((reply.errno == 0).then_some((reply, fds))),
             Message::Offer(..) => Err(WireError::Unexpected(Kind::Offer).into()),
             Message::Released => Err(WireError::Unexpected(Kind::Released).into()),
         }

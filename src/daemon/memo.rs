@@ -23,7 +23,6 @@ impl Memo {
             return whole;
         }
         // The longest texts are the least that is missed, and the core tells of all threads.
-        self.record.open_fds.clear();
         self.record.shorten();
         self.record.trouble.truncate(4);
         serde_json::to_vec(&self).ok().filter(|bytes| bytes.len() <= MAX_KEPT).unwrap_or_default()

@@ -2,6 +2,7 @@
 
 mod context;
 mod core;
+mod details;
 mod fds;
 mod giver;
 mod intake;

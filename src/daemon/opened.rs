@@ -64,7 +64,7 @@ pub(super) async fn open(
             };
             match seen {
                 Ok(Head::Whole(bytes)) => head = Some(bytes),
-                Ok(Head::Long(bytes)) => before = link.ask(Wanted::Head(bytes)).await?.and_then(|(_, head)| head),
+                Ok(Head::Long(bytes)) => before = link.ask_for_fd(Wanted::Head(bytes)).await?,
                 Ok(Head::Other(_) | Head::Nothing) => {}
                 Err(failure) => return Ok(Err(failure)),
             }

@@ -6,7 +6,7 @@ use super::link::{Link, LinkError};
 use super::memo::Memo;
 use super::opened::{Opened, may_parse};
 use super::triage::Triaged;
-use super::{core, fds, opened, sight, stack, triage};
+use super::{core, details, fds, opened, sight, stack, triage};
 use crate::capture::Failure;
 use crate::config::{Config, Storage};
 use crate::crash::{CoreOutcome, CoreReport, Decision, Keep, NoCore, Origin, Reason, Record};
@@ -70,7 +70,7 @@ async fn take(link: &mut Link, offer: &Offer) -> Result<Option<OwnedFd>, LinkErr
     if offer.attempt > 1 || offer.released {
         return link.send(&Answer::Taken).await.map(|()| None);
     }
-    Ok(link.ask_after(&[Answer::Taken], Wanted::Core).await?.and_then(|(_, core)| core))
+    Ok(link.ask_after(&[Answer::Taken], Wanted::Core).await?.and_then(|(_, fds)| fds.into_iter().next()))
 }
 
 /// Records a crash, whoever gives it; returns its entry for the journal. When this returns, the row is durable.
@@ -101,12 +101,14 @@ pub(super) async fn record(
     triaged.record.decision = decide(context, &config, &triaged.record, opened.is_some());
     match without_core(triaged.record.decision) {
         Some(reason) => {
+            match reason {
+                // The first of the signature have them; ten thousand times the same would only fill the catalog.
+                NoCore::Storm | NoCore::Rate => triaged.record.shorten(),
+                NoCore::Gone => {}
+                _ => details::complete(context, giver, &mut triaged.record, &mut fds).await?,
+            }
             triaged.record.held_us = held_us(&offer, giver);
             triaged.record.core = CoreReport::none(reason);
-            if matches!(reason, NoCore::Storm | NoCore::Rate) {
-                // The first of the signature have them; ten thousand times the same would only fill the catalog.
-                triaged.record.shorten();
-            }
             // The process ends when nobody has its pipe any more.
             drop((opened, fds));
             // Nothing is published, so nobody has to agree; the shim keeps the record for the next daemon.

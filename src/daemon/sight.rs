@@ -27,9 +27,15 @@ pub(super) struct Sight {
 }
 
 /// Reads it. `core`: its pipe, where the head in it may be looked at.
-pub(super) async fn see(context: &Context, offer: &Offer, fds: &[(FdKind, OwnedFd)], core: Option<&OwnedFd>) -> Sight {
-    let copy = |wanted| fds::copy(fds, wanted).map(File::from);
-    let (cmdline, auxv, mem) = (copy(FdKind::Cmdline), copy(FdKind::Auxv), copy(FdKind::Mem));
+pub(super) async fn see(
+    context: &Context,
+    offer: &Offer,
+    fds: &mut Vec<(FdKind, OwnedFd)>,
+    core: Option<&OwnedFd>,
+) -> Sight {
+    let mem = fds::copy(fds, FdKind::Mem).map(File::from);
+    let mut take = |wanted| fds::take(fds, wanted).map(File::from);
+    let (cmdline, auxv) = (take(FdKind::Cmdline), take(FdKind::Auxv));
     let core = core.map(OwnedFd::try_clone);
     let (signal, program) = (offer.signal, program_of(&from_bytes(&offer.exe), &from_bytes(&offer.comm)));
     let cancelled = context.cancel_switch();

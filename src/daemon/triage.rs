@@ -1,6 +1,7 @@
 //! From an offer to a record: who crashed, where, and who may see it.
 
 use super::context::Context;
+use super::details;
 use super::probe::probe;
 use crate::crash::text::from_bytes;
 use crate::crash::{CoreReport, CrashKey, Decision, NoCore, Origin, Record, auxv, cgroup, signal};
@@ -59,7 +60,7 @@ pub(super) fn triage(offer: &Offer, from_memory: Option<FromMemory>, origin: Ori
     let host = |of: fn(&nix::sys::utsname::UtsName) -> &std::ffi::OsStr| {
         host.as_ref().map(|host| of(host).to_string_lossy().into_owned()).unwrap_or_default()
     };
-    let record = Record {
+    let mut record = Record {
         format: Record::FORMAT,
         id: key.id(),
         key,
@@ -73,15 +74,15 @@ pub(super) fn triage(offer: &Offer, from_memory: Option<FromMemory>, origin: Ori
         exe: from_bytes(&offer.exe),
         exe_build_id: from_memory.exe_build_id,
         cmdline: from_bytes(&from_memory.cmdline),
-        cwd: from_bytes(&offer.cwd),
+        cwd: String::new(),
         root: from_bytes(&offer.root),
         hostname: from_bytes(&offer.hostname),
         place: cgroup::parse(&from_bytes(&offer.cgroup)),
         in_namespace: offer.namespaces.pid || offer.namespaces.user,
         privileged: access::is_privileged(&facts),
         core_limit: offer.core_limit,
-        status: from_bytes(&offer.status),
-        limits: from_bytes(&offer.limits),
+        status: String::new(),
+        limits: String::new(),
         open_fds: String::new(),
         kernel: host(nix::sys::utsname::UtsName::release),
         machine: host(nix::sys::utsname::UtsName::machine),
@@ -97,6 +98,7 @@ pub(super) fn triage(offer: &Offer, from_memory: Option<FromMemory>, origin: Ori
         core: CoreReport::none(NoCore::Gone),
         trouble,
     };
+    details::put(&mut record, &offer.details);
     Triaged { record, reader: access::reader(&facts) }
 }
 

@@ -98,8 +98,8 @@ fn converse(crash: &mut Crash, root: &Root, kmsg: &Kmsg, give_up: Instant) -> En
         let sent = match answer {
             Answer::Taken | Answer::Busy => Ok(()),
             Answer::Request(wanted) => {
-                let (reply, fd) = requests::answer(wanted, crash);
-                let raw: Vec<RawFd> = fd.iter().map(AsRawFd::as_raw_fd).collect();
+                let (reply, fds) = requests::answer(wanted, crash);
+                let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
                 link.send(&reply.encode(raw.len()), &raw)
             }
             Answer::Release { kept, fds: kinds, quiet } => {

@@ -6,6 +6,7 @@
 
 mod args;
 mod deliver;
+mod details;
 mod kmsg;
 mod link;
 mod process;

@@ -43,7 +43,7 @@ pub(super) fn open(offer: &mut Offer, inherited: Option<i32>) -> Process {
         }
     };
     let mut read = offer.clone();
-    let fds = open_files(&mut read, dir.as_fd());
+    let fds = open_files(dir.as_fd(), read.tid, &OFFERED, &mut read.trouble);
     read_texts(&mut read, dir.as_fd());
     // A directory of /proc belongs to one process for ever. If the process that the kernel named still lives after the
     // directory was opened by number, the number was its own all the time; if not, it may have been somebody else's.
@@ -65,21 +65,24 @@ fn pin(pid: i32, inherited: Option<i32>) -> io::Result<OwnedFd> {
     }
 }
 
-fn open_files(offer: &mut Offer, dir: BorrowedFd<'_>) -> Vec<(FdKind, OwnedFd)> {
-    let wanted = [
-        (FdKind::Mem, "mem"),
-        (FdKind::Maps, "maps"),
-        (FdKind::Pagemap, "pagemap"),
-        (FdKind::Auxv, "auxv"),
-        (FdKind::Cmdline, "cmdline"),
-    ];
+/// What every offer brings along.
+const OFFERED: [(FdKind, &str); 3] = [(FdKind::Mem, "mem"), (FdKind::Auxv, "auxv"), (FdKind::Cmdline, "cmdline")];
+
+/// Opens these files of the process; what can't be opened is said in `trouble`.
+pub(super) fn open_files(
+    dir: BorrowedFd<'_>,
+    tid: Option<u32>,
+    wanted: &[(FdKind, &str)],
+    trouble: &mut Vec<String>,
+) -> Vec<(FdKind, OwnedFd)> {
+    // Room for the pidfd as well.
     let mut fds = Vec::with_capacity(wanted.len() + 1);
     for (kind, name) in wanted {
         // A main thread that has ended has no memory any more; the one that crashed has.
-        let opened = open_in(dir, name).or_else(|error| open_in(dir, &of_thread(offer.tid, name).ok_or(error)?));
+        let opened = open_in(dir, name).or_else(|error| open_in(dir, &of_thread(tid, name).ok_or(error)?));
         match opened {
-            Ok(fd) => fds.push((kind, fd)),
-            Err(error) => offer.trouble.push(format!("{name} can't be opened: {error}")),
+            Ok(fd) => fds.push((*kind, fd)),
+            Err(error) => trouble.push(format!("{name} can't be opened: {error}")),
         }
     }
     fds
@@ -95,18 +98,9 @@ fn of_thread(tid: Option<u32>, name: &str) -> Option<String> {
 }
 
 fn read_texts(offer: &mut Offer, dir: BorrowedFd<'_>) {
-    let mut trouble = Vec::new();
-    let mut text = |name: &str| {
-        let (bytes, read) = text_of(dir, name);
-        if let Err(error) = read {
-            trouble.push(format!("{name} can't be read: {error}"));
-        }
-        bytes
-    };
-    offer.cgroup = text("cgroup");
-    offer.status = text("status");
-    offer.limits = text("limits");
-    let stat = text("stat");
+    let (tid, trouble) = (offer.tid, &mut offer.trouble);
+    offer.cgroup = text(dir, "cgroup", trouble);
+    let stat = text(dir, "stat", trouble);
     match read_stat(&stat) {
         Some((comm, start_time)) => {
             offer.comm = comm.to_vec();
@@ -114,21 +108,25 @@ fn read_texts(offer: &mut Offer, dir: BorrowedFd<'_>) {
         }
         None => trouble.push("stat has no comm and no start time".to_owned()),
     }
-    let tid = offer.tid;
-    let mut link = |name: &str| match read_link_at(dir, name)
-        .or_else(|error| read_link_at(dir, &of_thread(tid, name).ok_or(error)?))
-    {
-        Ok(target) => target,
-        Err(error) => {
-            trouble.push(format!("{name} can't be read: {error}"));
-            Vec::new()
-        }
-    };
-    offer.exe = link("exe");
-    offer.cwd = link("cwd");
-    offer.root = link("root");
+    offer.exe = link(dir, tid, "exe", trouble);
+    offer.root = link(dir, tid, "root", trouble);
     offer.namespaces = namespaces(dir);
-    offer.trouble.append(&mut trouble);
+}
+
+pub(super) fn text(dir: BorrowedFd<'_>, name: &str, trouble: &mut Vec<String>) -> Vec<u8> {
+    let (bytes, read) = text_of(dir, name);
+    if let Err(error) = read {
+        trouble.push(format!("{name} can't be read: {error}"));
+    }
+    bytes
+}
+
+pub(super) fn link(dir: BorrowedFd<'_>, tid: Option<u32>, name: &str, trouble: &mut Vec<String>) -> Vec<u8> {
+    let target = read_link_at(dir, name).or_else(|error| read_link_at(dir, &of_thread(tid, name).ok_or(error)?));
+    target.unwrap_or_else(|error| {
+        trouble.push(format!("{name} can't be read: {error}"));
+        Vec::new()
+    })
 }
 
 /// What a file of `/proc` says, up to [`MAX_TEXT`] bytes; what came before an error is kept.

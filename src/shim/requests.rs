@@ -1,16 +1,13 @@
 //! What the daemon may ask for: what only root may open, and just that.
 
-use super::Crash;
+use super::{Crash, details};
 use crate::sys::pipe;
-use crate::wire::{FdKind, MAX_TEXT, Reply, Wanted};
-use nix::dir::Dir;
+use crate::wire::{FdKind, Reply, Wanted};
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, SpliceFFlags, openat, readlinkat, splice};
+use nix::fcntl::{OFlag, SpliceFFlags, openat, splice};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::Mode;
-use std::fmt::Write;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -21,19 +18,20 @@ const OPEN_WITHIN: Duration = Duration::from_secs(2);
 const HEAD_MAX: u64 = 64 << 20;
 /// The kernel writes them out of its own memory.
 const HEAD_WITHIN: Duration = Duration::from_secs(3);
-/// How many descriptors of a process are listed.
-const MAX_LISTED: usize = 256;
 
 /// The reply to a request.
-pub(super) fn answer(wanted: Wanted, crash: &mut Crash) -> (Reply, Option<OwnedFd>) {
+pub(super) fn answer(wanted: Wanted, crash: &mut Crash) -> (Reply, Vec<OwnedFd>) {
     let answered = match (&crash.process.dir, wanted) {
-        (_, Wanted::Core) => copy(crash.core.as_ref()).map(|fd| (Reply::default(), Some(fd))),
-        (_, Wanted::Head(bytes)) => head(crash, bytes).map(|fd| (Reply::default(), Some(fd))),
+        (_, Wanted::Core) => copy(crash.core.as_ref()),
+        (_, Wanted::Head(bytes)) => head(crash, bytes),
         (None, _) => Err(Errno::ESRCH),
-        (Some(dir), Wanted::Exe) => open_in_time(dir).map(|fd| (Reply::default(), Some(fd))),
-        (Some(dir), Wanted::OpenFds) => list_fds(dir.as_fd()).map(|data| (Reply { errno: 0, data }, None)),
+        (Some(dir), Wanted::Exe) => open_in_time(dir),
+        (Some(dir), Wanted::Details) => return details::reply(dir.as_fd(), crash.offer.tid),
     };
-    answered.unwrap_or_else(|errno| (Reply { errno: errno as u32, data: Vec::new() }, None))
+    match answered {
+        Ok(fd) => (Reply::default(), vec![fd]),
+        Err(errno) => (Reply { errno: errno as u32, ..Reply::default() }, Vec::new()),
+    }
 }
 
 /// Takes the first `bytes` of the core out of the pipe, once, into memory that goes along with every later offer.
@@ -81,20 +79,4 @@ fn open_in_time(dir: &OwnedFd) -> nix::Result<OwnedFd> {
     });
     opener.map_err(|_| Errno::EAGAIN)?;
     receiver.recv_timeout(OPEN_WITHIN).map_err(|_| Errno::ETIMEDOUT)?
-}
-
-/// A line a descriptor: `3 -> socket:[1234]`. Links are read, never followed.
-fn list_fds(dir: BorrowedFd<'_>) -> nix::Result<Vec<u8>> {
-    let mut list = Dir::openat(dir, "fd", OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
-    let mut numbers: Vec<u32> =
-        list.iter().filter_map(|entry| entry.ok()?.file_name().to_str().ok()?.parse().ok()).take(MAX_LISTED).collect();
-    numbers.sort_unstable();
-    let mut text = String::new();
-    for number in numbers {
-        let Ok(target) = readlinkat(dir, format!("fd/{number}").as_str()) else { continue };
-        let target = target.as_bytes();
-        let _ = writeln!(text, "{number} -> {}", target[..target.len().min(MAX_TEXT / 8)].escape_ascii());
-    }
-    text.truncate(8 * MAX_TEXT);
-    Ok(text.into_bytes())
 }

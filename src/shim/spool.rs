@@ -1,7 +1,7 @@
 //! Saving a crash that no daemon took: bounded, whole or not at all, in a directory that user `coreward` may read
 //! and empty but through which it can't lead root anywhere.
 
-use super::Crash;
+use super::{Crash, details};
 use crate::sys::{tree, unnamed};
 use crate::wire::paths::{Root, SPOOL, SPOOL_SUFFIX};
 use nix::dir::Dir;
@@ -30,6 +30,12 @@ const OFFERS_MAX: u64 = 16 << 20;
 
 /// Saves the crash; returns in words what became of it.
 pub(super) fn save(crash: &mut Crash, root: &Root) -> io::Result<String> {
+    if let Some(dir) = crash.process.dir.as_ref().filter(|_| !crash.offer.released) {
+        // Nobody can ask for them later.
+        let (details, mut trouble) = details::read(dir.as_fd(), crash.offer.tid);
+        crash.offer.details = details;
+        crash.offer.trouble.append(&mut trouble);
+    }
     let state = root.state_dir();
     let with_core = Spool::open(&state).and_then(|spool| spool.write(crash, Content::Core));
     let Err(error) = with_core else { return Ok(saved_as(&state, crash)) };

@@ -107,6 +107,8 @@ pub type Beat = Box<dyn Fn() + Send>;
 const IDLE: Duration = Duration::from_millis(500);
 /// Rows in one transaction.
 const BATCH: usize = 256;
+/// Transactions are at least this far apart: a storm's rows come together into one. Nobody is held by a row that waits.
+const APART: Duration = Duration::from_millis(10);
 /// Pause before a catalog that could not be opened is tried again.
 const REOPEN: Duration = Duration::from_secs(2);
 /// How long the storm rule may look back at start-up.
@@ -123,6 +125,8 @@ struct Writer {
     db: Option<Connection>,
     retention: Retention,
     tried: Option<Instant>,
+    /// When rows were written last.
+    written: Option<Instant>,
     on_open: Box<dyn Fn(OpenReport) + Send>,
     closed: Closed,
 }
@@ -140,8 +144,16 @@ impl Catalog {
         let (orders, queue) = channel();
         let closed = Closed::default();
         let retention = Retention { rows: u64::MAX, age: Duration::MAX };
-        let mut writer =
-            Writer { path, ledger, db: None, retention, tried: None, on_open, closed: Arc::clone(&closed) };
+        let mut writer = Writer {
+            path,
+            ledger,
+            db: None,
+            retention,
+            tried: None,
+            written: None,
+            on_open,
+            closed: Arc::clone(&closed),
+        };
         let failed = writer.open().err().map(|error| error.to_string());
         thread::Builder::new().name("catalog".to_owned()).spawn(move || writer.run(&queue, &beat))?;
         Ok((Self { orders, closed }, failed))
@@ -216,6 +228,9 @@ impl Writer {
                     continue;
                 }
             };
+            if let Some(early) = self.written.and_then(|written| APART.checked_sub(written.elapsed())) {
+                thread::sleep(early);
+            }
             let mut rows = Vec::new();
             for order in std::iter::once(first).chain(queue.try_iter().take(BATCH)) {
                 match order {
@@ -246,6 +261,7 @@ impl Writer {
         }
         let records: Vec<&Record> = rows.iter().map(|(record, _)| record.as_ref()).collect();
         let outcome = self.insert_all(&records);
+        self.written = Some(Instant::now());
         for (index, (_, reply)) in rows.into_iter().enumerate() {
             let answer = match &outcome {
                 Ok(inserted) => Ok(inserted[index].clone().map_or(Inserted::Known, Inserted::Counted)),

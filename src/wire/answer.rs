@@ -21,8 +21,8 @@ pub enum Wanted {
     Core,
     /// `/proc/PID/exe`, open for reading.
     Exe,
-    /// The targets of `/proc/PID/fd/*` as text, a line each.
-    OpenFds,
+    /// What only a crash is asked for that is no duplicate: [`super::Details`] as data, `maps` and `pagemap` as descriptors.
+    Details,
     /// The first bytes of the core, so many of them, in a file that the shim keeps as well: for headers and notes that are
     /// longer than the pipe can be made. The pipe goes on behind them.
     Head(u64),
@@ -32,7 +32,7 @@ impl Wanted {
     fn number(self) -> u64 {
         match self {
             Self::Exe => 1,
-            Self::OpenFds => 2,
+            Self::Details => 2,
             Self::Core => 3,
             Self::Head(_) => 4,
         }
@@ -81,14 +81,11 @@ impl Answer {
                 writer.number(WHAT, Wanted::Head(0).number()).number(BYTES, *bytes).message(Kind::Request, 0)
             }
             Self::Request(wanted) => writer.number(WHAT, wanted.number()).message(Kind::Request, 0),
-            Self::Release { kept, fds, quiet } => {
-                let kinds: Vec<u8> = fds.iter().map(|kind| *kind as u8).collect();
-                writer
-                    .bytes(KEPT, &kept[..kept.len().min(MAX_KEPT)])
-                    .bytes(FDS, &kinds)
-                    .number(QUIET, u64::from(*quiet))
-                    .message(Kind::Release, fds.len())
-            }
+            Self::Release { kept, fds, quiet } => writer
+                .bytes(KEPT, &kept[..kept.len().min(MAX_KEPT)])
+                .bytes(FDS, &FdKind::numbers(fds))
+                .number(QUIET, u64::from(*quiet))
+                .message(Kind::Release, fds.len()),
             Self::Done { journal } => writer.bytes(JOURNAL, journal).message(Kind::Done, 0),
             Self::Rejected { reason } => writer.bytes(REASON, reason.as_bytes()).message(Kind::Rejected, 0),
         }
@@ -106,7 +103,7 @@ impl Answer {
             match field.tag {
                 WHAT => {
                     let number = field.number()?;
-                    wanted = [Wanted::Core, Wanted::Exe, Wanted::OpenFds, Wanted::Head(0)]
+                    wanted = [Wanted::Core, Wanted::Exe, Wanted::Details, Wanted::Head(0)]
                         .into_iter()
                         .find(|wanted| wanted.number() == number)
                         .ok_or_else(|| field.invalid());
@@ -135,19 +132,25 @@ impl Answer {
     }
 }
 
-/// The shim's reply to a request; an open file comes along as the only descriptor.
+/// The shim's reply to a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reply {
     /// 0, or why not (errno).
     pub errno: u32,
     /// What was looked up, for requests that are answered in text.
     pub data: Vec<u8>,
+    /// What the descriptors of the message are, in their order; none where the one that was asked for is the only one.
+    pub fds: Vec<FdKind>,
 }
 
 impl Reply {
     /// The message, for `fds` descriptors.
     pub fn encode(&self, fds: usize) -> Vec<u8> {
-        Writer::new().number(ERRNO, u64::from(self.errno)).bytes(DATA, &self.data).message(Kind::Reply, fds)
+        let mut writer = Writer::new().number(ERRNO, u64::from(self.errno)).bytes(DATA, &self.data);
+        if !self.fds.is_empty() {
+            writer = writer.bytes(FDS, &FdKind::numbers(&self.fds));
+        }
+        writer.message(Kind::Reply, fds)
     }
 
     /// The reply in a payload.
@@ -161,6 +164,7 @@ impl Reply {
             match field.tag {
                 ERRNO => reply.errno = field.number32()?,
                 DATA => reply.data = field.value.to_vec(),
+                FDS => reply.fds = FdKind::list(&field)?,
                 _ => {}
             }
         }

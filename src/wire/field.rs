@@ -30,6 +30,11 @@ impl Writer {
         }
     }
 
+    /// The fields alone.
+    pub(super) fn payload(self) -> Vec<u8> {
+        self.payload
+    }
+
     pub(super) fn message(self, kind: Kind, fds: usize) -> Vec<u8> {
         // Every caller cuts its fields to limits whose sum is below MAX_PAYLOAD.
         debug_assert!(self.payload.len() <= MAX_PAYLOAD, "{kind:?} of {} bytes", self.payload.len());

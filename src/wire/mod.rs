@@ -8,7 +8,7 @@
 //!                         <------------ Taken    a daemon is at work: the shim's patience starts anew
 //!                         <------------ Busy     still at work, every few seconds
 //!                         <------------ Request  open this for me, give me the core pipe (any number)
-//!  Reply (+ descriptor)   ------------>
+//!  Reply (+ descriptors)  ------------>
 //!                         <------------ Release  close the core pipe: the process may go; keep this (+ descriptors)
 //!  Released               ------------>          unless that was quiet
 //!                         <------------ Done     the record is durable (+ a journal entry to send as root)
@@ -19,6 +19,7 @@
 //! a daemon of neighbouring versions understand each other while a package is upgraded. All numbers are little-endian.
 
 mod answer;
+mod details;
 mod field;
 mod header;
 pub mod journal;
@@ -28,6 +29,7 @@ pub mod paths;
 mod tests;
 
 pub use answer::{Answer, Reply, Wanted, released_message};
+pub use details::{Details, MAX_OPEN_FDS};
 pub use header::{HEADER_LEN, Header, Kind, take_message};
 pub use offer::{FdKind, MAX_TEXT, Namespaces, Offer};
 
@@ -35,7 +37,7 @@ use thiserror::Error;
 
 /// Raised when a field changes its meaning; a new field needs no new version.
 pub const VERSION: u16 = 1;
-/// No payload is longer. An offer with every field at its own limit has under 40 KiB, and what was kept with it.
+/// No payload is longer. An offer with every field at its own limit has under 64 KiB, and what was kept with it.
 pub const MAX_PAYLOAD: usize = MAX_KEPT + 64 * 1024;
 /// The most that a shim keeps for a daemon.
 pub const MAX_KEPT: usize = 128 * 1024;

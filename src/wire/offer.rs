@@ -1,5 +1,6 @@
 //! The offer of a crash: what the kernel told the shim, and what the shim read where nothing can hang.
 
+use super::details::Details;
 use super::field::{Field, Fields, Writer};
 use super::{Kind, MAX_KEPT, WireError};
 use std::time::Duration;
@@ -36,6 +37,11 @@ impl FdKind {
         [Pidfd, Mem, Maps, Pagemap, Auxv, Cmdline, Head, KeptFile, KeptMemory, KeptRaw]
             .into_iter()
             .find(|kind| *kind as u8 == number)
+    }
+
+    /// The value of a field with these kinds.
+    pub(super) fn numbers(kinds: &[Self]) -> Vec<u8> {
+        kinds.iter().map(|kind| *kind as u8).collect()
     }
 
     /// The kinds in a field.
@@ -105,20 +111,16 @@ pub struct Offer {
     pub comm: Vec<u8>,
     /// Target of `/proc/PID/exe`.
     pub exe: Vec<u8>,
-    /// Target of `/proc/PID/cwd`.
-    pub cwd: Vec<u8>,
     /// Target of `/proc/PID/root`.
     pub root: Vec<u8>,
     /// `/proc/PID/cgroup`.
     pub cgroup: Vec<u8>,
-    /// `/proc/PID/status`.
-    pub status: Vec<u8>,
-    /// `/proc/PID/limits`.
-    pub limits: Vec<u8>,
     /// What differs from the host's.
     pub namespaces: Namespaces,
     /// What the shim could not get, in words.
     pub trouble: Vec<String>,
+    /// What is only looked up where it is asked for ([`super::Wanted::Details`]), or where the shim saves the crash alone.
+    pub details: Details,
     /// What an earlier daemon knew when it let the process go ([`super::Answer::Release`]); empty: none got so far.
     pub kept: Vec<u8>,
 }
@@ -144,21 +146,16 @@ const START_TIME: u16 = 15;
 const HOSTNAME: u16 = 16;
 const COMM: u16 = 17;
 const EXE: u16 = 18;
-const CWD: u16 = 19;
 const ROOT: u16 = 20;
 const CGROUP: u16 = 21;
-const STATUS: u16 = 22;
-const LIMITS: u16 = 23;
 const NAMESPACES: u16 = 24;
-const TROUBLE: u16 = 25;
 const KEPT: u16 = 26;
 
 impl Offer {
     /// The message, for descriptors of these kinds in this order.
     pub fn encode(&self, fds: &[FdKind]) -> Vec<u8> {
-        let kinds: Vec<u8> = fds.iter().map(|kind| *kind as u8).collect();
         let mut writer = Writer::new()
-            .bytes(FDS, &kinds)
+            .bytes(FDS, &FdKind::numbers(fds))
             .number(ATTEMPT, u64::from(self.attempt))
             .number(RELEASED, u64::from(self.released))
             .number(CUT, u64::from(self.cut))
@@ -178,19 +175,13 @@ impl Offer {
             (HOSTNAME, &self.hostname),
             (COMM, &self.comm),
             (EXE, &self.exe),
-            (CWD, &self.cwd),
             (ROOT, &self.root),
             (CGROUP, &self.cgroup),
-            (STATUS, &self.status),
-            (LIMITS, &self.limits),
         ];
         for (tag, text) in texts {
             writer = writer.bytes(tag, &text[..text.len().min(MAX_TEXT)]);
         }
-        for trouble in self.trouble.iter().take(16) {
-            let end = trouble.floor_char_boundary(256);
-            writer = writer.bytes(TROUBLE, &trouble.as_bytes()[..end]);
-        }
+        writer = self.details.write(writer, &self.trouble);
         if !self.kept.is_empty() {
             writer = writer.bytes(KEPT, &self.kept[..self.kept.len().min(MAX_KEPT)]);
         }
@@ -225,15 +216,11 @@ impl Offer {
                 HOSTNAME => offer.hostname = field.value.to_vec(),
                 COMM => offer.comm = field.value.to_vec(),
                 EXE => offer.exe = field.value.to_vec(),
-                CWD => offer.cwd = field.value.to_vec(),
                 ROOT => offer.root = field.value.to_vec(),
                 CGROUP => offer.cgroup = field.value.to_vec(),
-                STATUS => offer.status = field.value.to_vec(),
-                LIMITS => offer.limits = field.value.to_vec(),
                 NAMESPACES => offer.namespaces = Namespaces::from_bits(field.number()?),
-                TROUBLE => offer.trouble.push(field.text()?),
                 KEPT => offer.kept = field.value.to_vec(),
-                _ => {}
+                _ => offer.details.read(&field, &mut offer.trouble)?,
             }
         }
         let is_id = offer.boot_id.len() == 32 && offer.boot_id.bytes().all(|byte| byte.is_ascii_hexdigit());

@@ -16,33 +16,37 @@ fn offers() -> impl Strategy<Value = Offer> {
     let numbers =
         (any::<u32>(), prop::option::of(any::<u32>()), prop::option::of(any::<u32>()), any::<u64>(), any::<u64>());
     let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
-    (numbers, flags, "[0-9a-f]{32}", text(), text(), text(), prop::collection::vec("\\PC{0,40}", 0..5)).prop_map(
-        |(
-            (attempt, pid, signal, time, start_time),
-            (released, cut, pid_ns, user_ns),
-            boot_id,
-            hostname,
-            exe,
-            cgroup,
-            trouble,
-        )| Offer {
-            attempt,
-            released,
-            cut,
-            started: Duration::from_nanos(time),
-            boot_id,
-            pid,
-            signal,
-            time,
-            start_time,
-            hostname,
-            exe,
-            cgroup,
-            namespaces: Namespaces { pid: pid_ns, user: user_ns, ..Namespaces::default() },
-            trouble,
-            ..Offer::default()
-        },
-    )
+    (numbers, flags, "[0-9a-f]{32}", text(), text(), text(), text(), text(), prop::collection::vec("\\PC{0,40}", 0..5))
+        .prop_map(
+            |(
+                (attempt, pid, signal, time, start_time),
+                (released, cut, pid_ns, user_ns),
+                boot_id,
+                hostname,
+                exe,
+                cgroup,
+                cwd,
+                limits,
+                trouble,
+            )| Offer {
+                attempt,
+                released,
+                cut,
+                started: Duration::from_nanos(time),
+                boot_id,
+                pid,
+                signal,
+                time,
+                start_time,
+                hostname,
+                exe,
+                cgroup,
+                namespaces: Namespaces { pid: pid_ns, user: user_ns, ..Namespaces::default() },
+                details: Details { cwd, limits, ..Details::default() },
+                trouble,
+                ..Offer::default()
+            },
+        )
 }
 
 proptest! {
@@ -74,6 +78,7 @@ proptest! {
     fn no_bytes_make_a_reader_panic(bytes in prop::collection::vec(any::<u8>(), 0..300), at in 0..300_usize, byte: u8) {
         let _ = Offer::decode(&bytes);
         let _ = Reply::decode(&bytes);
+        let _ = Details::decode(&bytes);
         let _ = Answer::decode(Kind::Request, &bytes);
         let _ = is_about_a_crash(&bytes);
         if let Some(header) = bytes.first_chunk() {
@@ -97,16 +102,14 @@ fn the_largest_offer_is_within_the_limit() {
         hostname: text.clone(),
         comm: text.clone(),
         exe: text.clone(),
-        cwd: text.clone(),
         root: text.clone(),
         cgroup: text.clone(),
-        status: text.clone(),
-        limits: text,
+        details: Details { cwd: text.clone(), status: text.clone(), limits: text.clone(), open_fds: text },
         trouble: vec!["é".repeat(10_000); 100],
         ..Offer::default()
     };
     let message = offer.encode(&[FdKind::Mem; 7]);
-    assert!(message.len() <= 40 * 1024, "{}", message.len());
+    assert!(message.len() <= MAX_PAYLOAD - MAX_KEPT, "{}", message.len());
     let (_, payload) = payload(&message);
     assert_eq!(Offer::decode(payload).unwrap().0.exe.len(), MAX_TEXT);
 }
@@ -117,7 +120,7 @@ fn answers_and_replies_arrive_as_they_were_sent() {
         Answer::Taken,
         Answer::Busy,
         Answer::Request(Wanted::Core),
-        Answer::Request(Wanted::OpenFds),
+        Answer::Request(Wanted::Details),
         Answer::Request(Wanted::Head(123_456)),
         Answer::Release { kept: Vec::new(), fds: Vec::new(), quiet: true },
         Answer::Release { kept: vec![7; MAX_KEPT], fds: vec![FdKind::KeptFile, FdKind::KeptMemory], quiet: false },
@@ -128,8 +131,11 @@ fn answers_and_replies_arrive_as_they_were_sent() {
         let (header, payload) = payload(&message);
         assert_eq!(Answer::decode(header.kind, payload), Ok(answer));
     }
-    let reply = Reply { errno: 13, data: b"3 -> pipe:[1]\n".to_vec() };
-    assert_eq!(Reply::decode(payload(&reply.encode(1)).1), Ok(reply));
+    let details = Details { cwd: b"/".to_vec(), open_fds: b"3 -> pipe:[1]\n".to_vec(), ..Details::default() };
+    let trouble = vec!["limits can't be read".to_owned()];
+    let reply = Reply { errno: 13, data: details.encode(&trouble), fds: vec![FdKind::Maps, FdKind::Pagemap] };
+    assert_eq!(Reply::decode(payload(&reply.encode(2)).1), Ok(reply.clone()));
+    assert_eq!(Details::decode(&reply.data), Ok((details, trouble)));
 }
 
 #[test]

@@ -99,7 +99,7 @@ fn offer_stream(stage: &Stage, offer: &Offer, bytes: &[u8]) {
                     .map(drop)
                     .unwrap();
             }
-            Answer::Request(_) => stream.write_all(&Reply { errno: 2, data: Vec::new() }.encode(0)).unwrap(),
+            Answer::Request(_) => stream.write_all(&Reply { errno: 2, ..Reply::default() }.encode(0)).unwrap(),
             Answer::Release { .. } => stream.write_all(&coreward::wire::released_message()).unwrap(),
             Answer::Taken | Answer::Busy => {}
             Answer::Rejected { reason } => panic!("{reason}"),

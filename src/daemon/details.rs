@@ -1,0 +1,48 @@
+//! What a duplicate of a storm is not asked for: texts for the record, and the descriptors that a capture needs.
+
+use super::context::Context;
+use super::giver::Giver;
+use super::link::LinkError;
+use super::road::RoadError;
+use super::triage;
+use crate::crash::Record;
+use crate::crash::text::from_bytes;
+use crate::wire::{Details, FdKind, Wanted, WireError};
+use std::os::fd::OwnedFd;
+
+/// Completes the record and the descriptors with what only the shim can still tell of the process. What the spool has is
+/// complete.
+pub(super) async fn complete(
+    context: &Context,
+    giver: &mut Giver,
+    record: &mut Record,
+    fds: &mut Vec<(FdKind, OwnedFd)>,
+) -> Result<(), RoadError> {
+    let Giver::Shim(link) = giver else { return Ok(()) };
+    if let Some((reply, opened)) = link.ask(Wanted::Details).await? {
+        if reply.fds.len() != opened.len() {
+            let (announced, arrived) = (reply.fds.len(), opened.len());
+            return Err(LinkError::Wire(WireError::Descriptors { announced, arrived }).into());
+        }
+        let (details, trouble) = Details::decode(&reply.data).map_err(LinkError::Wire)?;
+        put(record, &details);
+        record.trouble.extend(trouble);
+        fds.extend(reply.fds.into_iter().zip(opened));
+    }
+    // Where memory can't be read (Yama's ptrace_scope=3), the file still tells which build it was.
+    if record.exe_build_id.is_none()
+        && let Some(exe) = link.ask_for_fd(Wanted::Exe).await?
+    {
+        record.exe_build_id = triage::build_id_of(context, exe).await;
+    }
+    Ok(())
+}
+
+/// Puts the texts into the record.
+pub(super) fn put(record: &mut Record, details: &Details) {
+    let Details { cwd, status, limits, open_fds } = details;
+    record.cwd = from_bytes(cwd);
+    record.status = from_bytes(status);
+    record.limits = from_bytes(limits);
+    record.open_fds = from_bytes(open_fds);
+}

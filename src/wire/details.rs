@@ -1,0 +1,76 @@
+//! What a shim tells of a process only when it is asked, or when it saves the crash alone. Each file of `/proc` costs the
+//! kernel an inode: a storm of duplicates would pay for them ten thousand times, and none of it would be kept.
+
+use super::field::{Field, Fields, Writer};
+use super::{MAX_TEXT, WireError};
+
+/// Texts out of `/proc`, as the kernel gave them: hostile.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Details {
+    /// Target of `/proc/PID/cwd`.
+    pub cwd: Vec<u8>,
+    /// `/proc/PID/status`.
+    pub status: Vec<u8>,
+    /// `/proc/PID/limits`.
+    pub limits: Vec<u8>,
+    /// The targets of `/proc/PID/fd/*`, a line each.
+    pub open_fds: Vec<u8>,
+}
+
+/// Longest list of open descriptors.
+pub const MAX_OPEN_FDS: usize = 8 * MAX_TEXT;
+
+const CWD: u16 = 19;
+const STATUS: u16 = 22;
+const LIMITS: u16 = 23;
+const TROUBLE: u16 = 25;
+const OPEN_FDS: u16 = 27;
+
+impl Details {
+    /// As the data of a reply; `trouble` says in words what could not be got.
+    pub fn encode(&self, trouble: &[String]) -> Vec<u8> {
+        self.write(Writer::new(), trouble).payload()
+    }
+
+    /// The details in the data of a reply, and what could not be got.
+    ///
+    /// # Errors
+    /// A field that is cut or has an invalid value.
+    pub fn decode(data: &[u8]) -> Result<(Self, Vec<String>), WireError> {
+        let (mut details, mut trouble) = (Self::default(), Vec::new());
+        for field in Fields::of(data) {
+            details.read(&field?, &mut trouble)?;
+        }
+        Ok((details, trouble))
+    }
+
+    pub(super) fn write(&self, mut writer: Writer, trouble: &[String]) -> Writer {
+        let texts = [
+            (CWD, &self.cwd, MAX_TEXT),
+            (STATUS, &self.status, MAX_TEXT),
+            (LIMITS, &self.limits, MAX_TEXT),
+            (OPEN_FDS, &self.open_fds, MAX_OPEN_FDS),
+        ];
+        for (tag, text, most) in texts.into_iter().filter(|(_, text, _)| !text.is_empty()) {
+            writer = writer.bytes(tag, &text[..text.len().min(most)]);
+        }
+        for trouble in trouble.iter().take(16) {
+            let end = trouble.floor_char_boundary(256);
+            writer = writer.bytes(TROUBLE, &trouble.as_bytes()[..end]);
+        }
+        writer
+    }
+
+    /// Takes a field that is one of these; others are skipped.
+    pub(super) fn read(&mut self, field: &Field<'_>, trouble: &mut Vec<String>) -> Result<(), WireError> {
+        match field.tag {
+            CWD => self.cwd = field.value.to_vec(),
+            STATUS => self.status = field.value.to_vec(),
+            LIMITS => self.limits = field.value.to_vec(),
+            OPEN_FDS => self.open_fds = field.value.to_vec(),
+            TROUBLE => trouble.push(field.text()?),
+            _ => {}
+        }
+        Ok(())
+    }
+}
