@@ -2,7 +2,7 @@
 
 use super::{CliError, human};
 use crate::crash::CrashId;
-use crate::store::{self, CoreState, Layout, Listed};
+use crate::store::{self, Layout, Listed};
 use crate::wire::paths::Root;
 use clap::Args;
 use std::io::{self, Write};
@@ -100,12 +100,12 @@ pub(super) fn cores(root: &Root) -> Result<(Layout, OwnedFd), CliError> {
 /// The newest crash of that name whose core is there.
 fn with_core(root: &Root, name: &str) -> Result<Listed, CliError> {
     let listed = store::find(root, Some(name))?;
-    if matches!(listed.core_state, CoreState::Stored | CoreState::Truncated) {
+    if listed.core_state.is_there() {
         return Ok(listed);
     }
     // A name may mean several: what is meant is one that has something to delete or to keep.
     let all = store::list(root, &store::Filter { matches: Some(name.to_owned()), ..store::Filter::default() })?;
-    let there = |listed: &Listed| matches!(listed.core_state, CoreState::Stored | CoreState::Truncated);
+    let there = |listed: &Listed| listed.core_state.is_there();
     match all.into_iter().rev().find(there) {
         Some(listed) => Ok(listed),
         None => {

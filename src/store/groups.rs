@@ -1,7 +1,7 @@
 //! Crashes by signature.
 
 use super::Layout;
-use super::query::{CoreState, Filter, Listed, QueryError, list, open, sqlite};
+use super::query::{Filter, Listed, QueryError, list, open, sqlite};
 use crate::wire::paths::Root;
 use rusqlite::{Connection, params};
 use serde::Serialize;
@@ -128,8 +128,6 @@ pub fn occurrences(root: &Root, signature: &str) -> Result<Vec<Occurrence>, Quer
 impl Group {
     /// Whether the example's core is there.
     pub fn has_core(&self) -> bool {
-        self.example
-            .as_ref()
-            .is_some_and(|listed| matches!(listed.core_state, CoreState::Stored | CoreState::Truncated))
+        self.example.as_ref().is_some_and(|listed| listed.core_state.is_there())
     }
 }

@@ -43,6 +43,13 @@ pub enum CoreState {
     Removed,
 }
 
+impl CoreState {
+    /// Whether there is something to open.
+    pub fn is_there(self) -> bool {
+        matches!(self, Self::Stored | Self::Truncated)
+    }
+}
+
 /// Which crashes.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
@@ -298,7 +305,7 @@ fn listed(record: Record, core: &str, layout: &Layout) -> Listed {
         _ if record.core.truncated.is_some() => CoreState::Truncated,
         _ => CoreState::Stored,
     };
-    let core_file = matches!(core_state, CoreState::Stored | CoreState::Truncated).then_some(file);
+    let core_file = core_state.is_there().then_some(file);
     Listed { record, core_state, core_file }
 }
 
