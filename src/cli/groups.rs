@@ -62,7 +62,7 @@ fn all(options: &Options, groups: Vec<Group>, out: &mut dyn Write) -> Result<Exi
     let header = ["COUNT", "CORES", "FIRST", "LAST", "SIGNATURE", "EXE", "NAME"];
     let mut table = Table::new(&header);
     for Named { group, name } in &named {
-        table.row(&[
+        table.row(vec![
             group.count.to_string(),
             group.cores.to_string(),
             time::short(group.first_us),
@@ -72,7 +72,7 @@ fn all(options: &Options, groups: Vec<Group>, out: &mut dyn Write) -> Result<Exi
             name.clone(),
         ]);
     }
-    table.write_all(out, !options.no_legend)?;
+    table.write(out, !options.no_legend)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -115,8 +115,8 @@ fn one(
     }
     let header = ["COUNT", "FIRST", "LAST", "HOST", "UNIT", "CONTAINER"];
     let mut table = Table::new(&header);
-    occurrences.iter().for_each(|occurrence| table.row(&row(occurrence)));
-    table.write_all(out, !options.no_legend)?;
+    occurrences.iter().for_each(|occurrence| table.row(row(occurrence)));
+    table.write(out, !options.no_legend)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -91,8 +91,8 @@ pub(super) fn run(root: &Root, options: &Options, out: &mut dyn Write) -> Result
         ]
     };
     let mut table = Table::new(&header);
-    usage.holders.iter().for_each(|holder| table.row(&row(holder)));
-    table.write_all(out, true)?;
+    usage.holders.iter().for_each(|holder| table.row(row(holder)));
+    table.write(out, true)?;
     Ok(ExitCode::SUCCESS)
 }
 
