@@ -37,8 +37,8 @@ use thiserror::Error;
 
 /// Raised when a field changes its meaning; a new field needs no new version.
 pub const VERSION: u16 = 1;
-/// No payload is longer. An offer with every field at its own limit has under 64 KiB, and what was kept with it.
-pub const MAX_PAYLOAD: usize = MAX_KEPT + 64 * 1024;
+/// No payload is longer. An offer with every field at its own limit has under 80 KiB, and what was kept with it.
+pub const MAX_PAYLOAD: usize = MAX_KEPT + 80 * 1024;
 /// The most that a shim keeps for a daemon.
 pub const MAX_KEPT: usize = 128 * 1024;
 /// No message carries more descriptors (far below the kernel's 253).

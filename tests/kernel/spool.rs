@@ -1,6 +1,6 @@
 //! No daemon: the shim saves the crash alone, the next daemon takes it in.
 
-use crate::stage::{Ended, Stage, eventually, gdb, program};
+use crate::stage::{Ended, Stage, eventually, gdb, has_details, program};
 use coreward::crash::Origin;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
@@ -26,6 +26,7 @@ fn a_crash_without_a_daemon_waits_in_the_spool() {
     let crashes = stage.wait_for(1);
     let record = &crashes[0].record;
     assert_eq!((record.origin, record.core.truncated, record.signal_name.as_str()), (Origin::Spool, None, "SEGV"));
+    assert!(has_details(record), "nobody could ask its shim later: {record:?}");
     assert!(gdb(&segv, &stage.core(&crashes[0]), &["bt"]).contains("innermost ("));
     assert_eq!(stage.names("var/lib/coreward/spool"), [] as [String; 0]);
     assert_eq!(daemon.metric("coreward_crashes_total", "origin=\"spool\""), 1.0);

@@ -1,6 +1,6 @@
 //! Storms: all counted, a few stored, nobody held.
 
-use crate::stage::{Ended, Stage, eventually, program};
+use crate::stage::{Ended, Stage, eventually, has_details, program};
 use coreward::crash::{CoreOutcome, Cut, Decision, Keep, NoCore, Reason};
 use coreward::store::{Filter, Listed, list};
 use std::os::unix::process::ExitStatusExt;
@@ -33,7 +33,13 @@ fn of_two_hundred_crashes_all_are_counted_and_ten_kept() {
     let cut = |listed: &&Listed| listed.record.core.truncated == Some(Cut::Stacks);
     assert_eq!(crashes.iter().filter(cut).count(), 5);
     let storm = CoreOutcome::None(NoCore::Storm);
-    assert_eq!(crashes.iter().filter(|listed| listed.record.core.outcome == storm).count(), 190);
+    let duplicates: Vec<&Listed> = crashes.iter().filter(|listed| listed.record.core.outcome == storm).collect();
+    assert_eq!(duplicates.len(), 190);
+    assert!(duplicates.iter().all(|listed| {
+        let record = &listed.record;
+        record.exe == segv.to_str().unwrap() && record.cmdline == record.exe && record.status.is_empty()
+    }));
+    assert_eq!(crashes.iter().filter(|listed| has_details(&listed.record)).count(), 10);
     assert_eq!(daemon.metric("coredump_process_count", "core_exists=\"true\""), 10.0);
     assert_eq!(daemon.metric("coredump_process_count", "core_exists=\"false\""), 190.0);
     assert_eq!(daemon.metric("coreward_storm_suppressed_total", ""), 190.0);
@@ -153,6 +159,7 @@ fn a_unit_and_an_executable_have_values_of_their_own() {
     assert_eq!(record.place.unit.as_deref(), Some("coreward-test-1.service"));
     assert_eq!(record.decision, Decision { keep: Keep::Record, reason: Reason::Configured });
     assert_eq!(record.core.outcome, CoreOutcome::None(NoCore::Configured));
+    assert!(has_details(&record), "{record:?}");
 }
 
 #[test]

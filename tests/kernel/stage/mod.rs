@@ -7,6 +7,7 @@ mod programs;
 pub use daemon::{Daemon, once};
 pub use programs::{Ended, program};
 
+use coreward::crash::Record;
 use coreward::store::{Filter, Listed, list};
 use coreward::wire::paths::Root;
 use pattern::Pattern;
@@ -141,6 +142,15 @@ impl Stage {
         assert!(status.success(), "zstd -d {}", from.display());
         to
     }
+}
+
+/// Whether a record has what only a shim could look up beside the offer.
+pub fn has_details(record: &Record) -> bool {
+    let here = std::env::current_dir().expect("a directory");
+    record.status.starts_with(&format!("Name:\t{}\n", record.comm))
+        && record.limits.contains("Max core file size")
+        && record.open_fds.contains("/dev/null")
+        && Path::new(&record.cwd) == here
 }
 
 /// What gdb prints for `commands` on a core.
