@@ -4,6 +4,7 @@ use super::chunk::{CHUNK, SourceError};
 use crate::crash::{CrashId, Cut};
 use crate::store::format::FormatError;
 use crate::store::{Account, CoreFile, Grant};
+use crate::sys::full;
 use nix::errno::Errno;
 use std::io;
 use std::sync::Arc;
@@ -186,5 +187,5 @@ pub fn whole_chunks(total: u64, limits: &Limits) -> (u64, Option<Cut>) {
 
 /// ENOSPC and EDQUOT are ordinary outcomes: the disk's own limit, and the kernel's quota for this user or project.
 pub fn is_full(error: &io::Error) -> bool {
-    matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::ENOSPC | Errno::EDQUOT))
+    error.raw_os_error().map(Errno::from_raw).is_some_and(full::is_full)
 }

@@ -2,7 +2,7 @@
 //! and empty but through which it can't lead root anywhere.
 
 use super::{Crash, details};
-use crate::sys::{tree, unnamed};
+use crate::sys::{full, tree, unnamed};
 use crate::wire::paths::{Root, SPOOL, SPOOL_SUFFIX};
 use nix::dir::Dir;
 use nix::errno::Errno;
@@ -165,7 +165,7 @@ fn drain(core: BorrowedFd<'_>, file: &File, limit: u64) -> io::Result<bool> {
             Ok(count) => left -= count as u64,
             Err(Errno::EINTR) => {}
             // What is in the file is still the beginning of the core.
-            Err(Errno::ENOSPC | Errno::EDQUOT) => return Ok(true),
+            Err(error) if full::is_full(error) => return Ok(true),
             Err(error) => return Err(error.into()),
         }
     }

@@ -5,8 +5,7 @@ use super::ledger::Ledger;
 use super::recover::{self, Recovered};
 use super::schema::{self, Count};
 use crate::crash::{CrashId, Record};
-use crate::sys::sqlite;
-use nix::errno::Errno;
+use crate::sys::{full, sqlite};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -384,7 +383,7 @@ fn is_damage(error: &rusqlite::Error) -> bool {
 fn is_full(error: &rusqlite::Error, db: &Connection) -> bool {
     match error.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => true,
-        Some(ErrorCode::SystemIoFailure) => sqlite::system_errno(db) == Errno::EDQUOT,
+        Some(ErrorCode::SystemIoFailure) => full::is_full(sqlite::system_errno(db)),
         _ => false,
     }
 }

@@ -8,6 +8,7 @@ pub mod clock;
 pub mod datagram;
 pub mod extent;
 pub mod fdpass;
+pub mod full;
 pub mod pagemap;
 pub mod pidfd;
 pub mod pipe;
