@@ -8,7 +8,7 @@ use super::memo::Memo;
 use super::opened::{Opened, may_parse};
 use super::others;
 use super::road::RoadError;
-use super::triage::Triaged;
+use super::triage::{self, Triaged};
 use crate::capture::{
     self, Beat, Captured, Failure, Kept, KeptFiles, Limits, Memory, Order, Refused, Sink, Source, Stream, Taken,
 };
@@ -17,7 +17,7 @@ use crate::crash::{CoreOutcome, CoreReport, Cut, Keep, NoCore, Record};
 use crate::report::ErrorKind;
 use crate::store::{Account, CoreFile};
 use crate::sys::clock;
-use crate::wire::{Answer, FdKind, Offer};
+use crate::wire::{Answer, FdKind, Offer, Wanted};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -105,7 +105,14 @@ pub(super) async fn store(
     opened: Result<Opened, Failure>,
     mut fds: Vec<(FdKind, OwnedFd)>,
 ) -> Result<CoreReport, RoadError> {
-    details::complete(context, giver, &mut triaged.record, &mut fds).await?;
+    details::complete(giver, &mut triaged.record, &mut fds).await?;
+    if let Giver::Shim(link) = giver
+        && triaged.record.exe_build_id.is_none()
+        && let Some(exe) = link.ask_for_fd(Wanted::Exe).await?
+    {
+        // Where memory can't be read (Yama's ptrace_scope=3), the file still tells which build it was.
+        triaged.record.exe_build_id = triage::build_id_of(context, exe).await;
+    }
     if let Ok(opened) = &opened {
         others::look(context, &mut triaged.record, opened, fds::copy(&fds, FdKind::Mem)).await;
     }

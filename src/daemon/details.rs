@@ -1,10 +1,8 @@
 //! What a duplicate of a storm is not asked for: texts for the record, and the descriptors that a capture needs.
 
-use super::context::Context;
 use super::giver::Giver;
 use super::link::LinkError;
 use super::road::RoadError;
-use super::triage;
 use crate::crash::Record;
 use crate::crash::text::from_bytes;
 use crate::wire::{Details, FdKind, Wanted, WireError};
@@ -13,7 +11,6 @@ use std::os::fd::OwnedFd;
 /// Completes the record and the descriptors with what only the shim can still tell of the process. What the spool has is
 /// complete.
 pub(super) async fn complete(
-    context: &Context,
     giver: &mut Giver,
     record: &mut Record,
     fds: &mut Vec<(FdKind, OwnedFd)>,
@@ -28,12 +25,6 @@ pub(super) async fn complete(
         put(record, &details);
         record.trouble.extend(trouble);
         fds.extend(reply.fds.into_iter().zip(opened));
-    }
-    // Where memory can't be read (Yama's ptrace_scope=3), the file still tells which build it was.
-    if record.exe_build_id.is_none()
-        && let Some(exe) = link.ask_for_fd(Wanted::Exe).await?
-    {
-        record.exe_build_id = triage::build_id_of(context, exe).await;
     }
     Ok(())
 }

@@ -102,10 +102,13 @@ pub(super) async fn record(
     match without_core(triaged.record.decision) {
         Some(reason) => {
             match reason {
-                // The first of the signature have them; ten thousand times the same would only fill the catalog.
+                // Ten thousand times the same would only fill the catalog.
                 NoCore::Storm | NoCore::Rate => triaged.record.shorten(),
                 NoCore::Gone => {}
-                _ => details::complete(context, giver, &mut triaged.record, &mut fds).await?,
+                _ => {
+                    details::complete(giver, &mut triaged.record, &mut fds).await?;
+                    triaged.record.open_fds.clear();
+                }
             }
             triaged.record.held_us = held_us(&offer, giver);
             triaged.record.core = CoreReport::none(reason);

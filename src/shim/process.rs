@@ -93,7 +93,7 @@ fn open_in(dir: BorrowedFd<'_>, name: &str) -> nix::Result<OwnedFd> {
 }
 
 /// The same file of the thread that crashed.
-fn of_thread(tid: Option<u32>, name: &str) -> Option<String> {
+pub(super) fn of_thread(tid: Option<u32>, name: &str) -> Option<String> {
     Some(format!("task/{}/{name}", tid?))
 }
 

@@ -26,7 +26,7 @@ pub(super) fn answer(wanted: Wanted, crash: &mut Crash) -> (Reply, Vec<OwnedFd>)
         (_, Wanted::Head(bytes)) => head(crash, bytes),
         (None, _) => Err(Errno::ESRCH),
         (Some(dir), Wanted::Exe) => open_in_time(dir),
-        (Some(dir), Wanted::Details) => return details::reply(dir.as_fd(), crash.offer.tid),
+        (Some(dir), Wanted::Details) => return details::reply(dir.as_fd(), &mut crash.offer),
     };
     match answered {
         Ok(fd) => (Reply::default(), vec![fd]),

@@ -25,15 +25,14 @@ const FREE_PART: u64 = 4;
 /// This part of the volume stays free of cores, looked at again with every step: other shims write too.
 const FLOOR_PART: u64 = 10;
 /// Crashes that are saved without their core take at most this, so that a storm without a daemon fills no inodes and
-/// no /run: some thousand crashes, each a few KiB.
+/// no /run: some thousand crashes, each a few KiB (without the list of open descriptors, which may be long).
 const OFFERS_MAX: u64 = 16 << 20;
 
 /// Saves the crash; returns in words what became of it.
 pub(super) fn save(crash: &mut Crash, root: &Root) -> io::Result<String> {
     if let Some(dir) = crash.process.dir.as_ref().filter(|_| !crash.offer.released) {
         // Nobody can ask for them later.
-        let (details, mut trouble) = details::read(dir.as_fd(), crash.offer.tid);
-        crash.offer.details = details;
+        let mut trouble = details::read(dir.as_fd(), &mut crash.offer);
         crash.offer.trouble.append(&mut trouble);
     }
     let state = root.state_dir();
@@ -42,6 +41,7 @@ pub(super) fn save(crash: &mut Crash, root: &Root) -> io::Result<String> {
     // Without room for the core there may still be room for the few hundred bytes that say it happened; and where
     // the disk takes nothing at all, /run is memory.
     crash.release();
+    crash.offer.details.open_fds.clear();
     for (dir, spool_max) in [(state, TOTAL_MAX + OFFERS_MAX), (root.run_dir(), OFFERS_MAX)] {
         if Spool::open(&dir).and_then(|spool| spool.write(crash, Content::Offer { spool_max })).is_ok() {
             return Ok(format!("{}, without its core: {error}", saved_as(&dir, crash)));

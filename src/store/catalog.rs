@@ -4,7 +4,7 @@ use super::fold::{self, Retention};
 use super::ledger::Ledger;
 use super::recover::{self, Recovered};
 use super::schema::{self, Count};
-use crate::crash::{CrashId, Record};
+use crate::crash::{CrashId, Origin, Record};
 use crate::sys::{full, sqlite};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 use std::path::{Path, PathBuf};
@@ -106,7 +106,7 @@ pub type Beat = Box<dyn Fn() + Send>;
 const IDLE: Duration = Duration::from_millis(500);
 /// Rows in one transaction.
 const BATCH: usize = 256;
-/// Transactions are at least this far apart: a storm's rows come together into one. Nobody is held by a row that waits.
+/// Rows of processes that have gone wait until so long after the transaction before: those of a storm come together into one.
 const APART: Duration = Duration::from_millis(10);
 /// Pause before a catalog that could not be opened is tried again.
 const REOPEN: Duration = Duration::from_secs(2);
@@ -227,7 +227,10 @@ impl Writer {
                     continue;
                 }
             };
-            if let Some(early) = self.written.and_then(|written| APART.checked_sub(written.elapsed())) {
+            if let Order::Insert(record, _) = &first
+                && record.origin == Origin::Live
+                && let Some(early) = self.written.and_then(|written| APART.checked_sub(written.elapsed()))
+            {
                 thread::sleep(early);
             }
             let mut rows = Vec::new();

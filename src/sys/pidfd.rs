@@ -35,42 +35,54 @@ struct Info {
     others: [u32; 10],
 }
 
-/// `_IOWR(PIDFS_IOCTL_MAGIC, 11, struct pidfd_info)`, Linux 6.13: older than `%F`.
+/// `_IOWR(PIDFS_IOCTL_MAGIC, 11, struct pidfd_info)`, Linux 6.13. Some older kernels give `%F` as well: it went into stable series.
 const PIDFD_GET_INFO: libc::Ioctl = 0xc040_ff0b_u32 as libc::Ioctl;
 
 /// Takes over the pidfd that the kernel put at descriptor `number` (`%F`, core(5)), if it is one of `pid`.
 ///
 /// # Errors
-/// `NotFound` where the descriptor is one of another process; what ioctl(2) says where it is closed or something else.
+/// `NotFound` where the descriptor is closed, is something else, or one of another process.
 pub fn inherited(number: RawFd, pid: i32) -> io::Result<OwnedFd> {
+    let found = pid_of(number).or_else(|_| pid_by_fdinfo(number))?;
+    if number <= 2 || found != pid {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    // SAFETY: it is open and a pidfd, or no PID had been found, and at start-up nobody else in this process owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Whose pidfd it is, without a path in `/proc`.
+fn pid_of(number: RawFd) -> nix::Result<i32> {
     let mut info = Info::default();
     // SAFETY: the kernel writes at most as many bytes as the request's number says, which is the size of `info`, and for
     // descriptors of another kind that number means nothing (ENOTTY).
     Errno::result(unsafe { libc::ioctl(number, PIDFD_GET_INFO, &raw mut info) })?;
-    if number <= 2 || u32::try_from(pid) != Ok(info.tgid) {
-        return Err(io::ErrorKind::NotFound.into());
-    }
-    // SAFETY: it is open and a pidfd, or the ioctl had failed, and at start-up nobody else in this process owns it.
-    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+    i32::try_from(info.tgid).map_err(|_| Errno::EOVERFLOW)
+}
+
+fn pid_by_fdinfo(number: RawFd) -> io::Result<i32> {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{number}"))?;
+    let pid = info.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
+    pid.ok_or_else(|| io::ErrorKind::NotFound.into())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::fd::{AsRawFd, IntoRawFd};
+    use std::os::fd::{AsFd, AsRawFd, IntoRawFd};
 
     #[test]
     fn only_a_pidfd_of_that_very_process_is_taken_over() {
         let me = std::process::id().cast_signed();
         let number = open(me).unwrap().into_raw_fd();
-        let other = inherited(number, me + 1);
-        assert_eq!(other.unwrap_err().kind(), io::ErrorKind::NotFound);
-        match inherited(number, me) {
-            Ok(pin) => assert!(pin.as_raw_fd() == number && is_alive(std::os::fd::AsFd::as_fd(&pin))),
-            // Before Linux 6.13, where no kernel gives one either.
-            Err(error) => assert_eq!(error.raw_os_error(), Some(Errno::ENOTTY as i32)),
-        }
+        assert_eq!(inherited(number, me + 1).unwrap_err().kind(), io::ErrorKind::NotFound);
+        // Before Linux 6.13 the first way knows nothing; the second always does.
+        assert!(pid_of(number).is_ok_and(|pid| pid == me) || pid_of(number).is_err());
+        assert_eq!(pid_by_fdinfo(number).unwrap(), me);
+        let pin = inherited(number, me).unwrap();
+        assert!(pin.as_raw_fd() == number && is_alive(pin.as_fd()));
         let file = std::fs::File::open("/proc/self/stat").unwrap();
-        assert_eq!(inherited(file.as_raw_fd(), me).unwrap_err().raw_os_error(), Some(Errno::ENOTTY as i32));
+        assert_eq!(inherited(file.as_raw_fd(), me).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(inherited(1 << 20, me).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 }

@@ -32,7 +32,8 @@ impl Wanted {
     fn number(self) -> u64 {
         match self {
             Self::Exe => 1,
-            Self::Details => 2,
+            // 2 was a request for the open descriptors alone.
+            Self::Details => 5,
             Self::Core => 3,
             Self::Head(_) => 4,
         }

@@ -27,6 +27,20 @@ const TROUBLE: u16 = 25;
 const OPEN_FDS: u16 = 27;
 
 impl Details {
+    /// Takes what `newer` has; what it has not (the process may have been killed) stays as it was.
+    pub fn update(&mut self, newer: Self) {
+        let Self { cwd, status, limits, open_fds } = newer;
+        let texts = [
+            (&mut self.cwd, cwd),
+            (&mut self.status, status),
+            (&mut self.limits, limits),
+            (&mut self.open_fds, open_fds),
+        ];
+        for (text, newer) in texts.into_iter().filter(|(_, newer)| !newer.is_empty()) {
+            *text = newer;
+        }
+    }
+
     /// As the data of a reply; `trouble` says in words what could not be got.
     pub fn encode(&self, trouble: &[String]) -> Vec<u8> {
         self.write(Writer::new(), trouble).payload()

@@ -139,6 +139,14 @@ fn answers_and_replies_arrive_as_they_were_sent() {
 }
 
 #[test]
+fn what_can_no_longer_be_read_stays_as_it_was() {
+    let text = |text: &str| text.as_bytes().to_vec();
+    let mut details = Details { cwd: text("/old"), status: text("old"), ..Details::default() };
+    details.update(Details { cwd: text("/new"), limits: text("new"), ..Details::default() });
+    assert_eq!(details, Details { cwd: text("/new"), status: text("old"), limits: text("new"), open_fds: Vec::new() });
+}
+
+#[test]
 fn fields_of_a_newer_version_are_skipped_and_a_newer_layout_is_refused() {
     let mut message = Offer { boot_id: "0".repeat(32), pid: Some(7), ..Offer::default() }.encode(&[]);
     message.extend_from_slice(&[0xff, 0x7f, 2, 0, 0, 0, 1, 2]);

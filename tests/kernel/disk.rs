@@ -1,6 +1,6 @@
 //! The disk never fills: quotas, a full volume, a read-only one.
 
-use crate::stage::{Ended, Stage, eventually, program};
+use crate::stage::{Ended, Stage, eventually, has_texts, program};
 use coreward::crash::{CoreOutcome, Cut, NoCore};
 use coreward::store::CoreState;
 use std::path::PathBuf;
@@ -307,6 +307,9 @@ fn a_disk_that_turns_read_only_loses_no_count() {
     assert_eq!(daemon.metric("coreward_catalog_up", ""), 0.0);
     volume.remount("rw");
     let crashes = stage.wait_for(3);
+    for listed in &crashes {
+        assert!(has_texts(&listed.record), "{:?}", listed.record);
+    }
     assert_eq!(
         crashes.iter().filter(|listed| listed.record.core.outcome == CoreOutcome::None(NoCore::Gone)).count(),
         2

@@ -1,6 +1,6 @@
 //! Storms: all counted, a few stored, nobody held.
 
-use crate::stage::{Ended, Stage, eventually, has_details, program};
+use crate::stage::{Ended, Stage, eventually, has_details, has_texts, program};
 use coreward::crash::{CoreOutcome, Cut, Decision, Keep, NoCore, Reason};
 use coreward::store::{Filter, Listed, list};
 use std::os::unix::process::ExitStatusExt;
@@ -159,7 +159,7 @@ fn a_unit_and_an_executable_have_values_of_their_own() {
     assert_eq!(record.place.unit.as_deref(), Some("coreward-test-1.service"));
     assert_eq!(record.decision, Decision { keep: Keep::Record, reason: Reason::Configured });
     assert_eq!(record.core.outcome, CoreOutcome::None(NoCore::Configured));
-    assert!(has_details(&record), "{record:?}");
+    assert!(has_texts(&record), "{record:?}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The daemon dies, hangs, or stops amid crashes: each is recorded once.
 
-use crate::stage::{Ended, Stage, program};
+use crate::stage::{Ended, Stage, has_details, program};
 use nix::sys::signal::Signal;
 use std::collections::HashSet;
 use std::process::Command;
@@ -48,6 +48,7 @@ fn sigkill_amid_a_storm_loses_nothing() {
     for listed in stage.crashes().iter().filter(|listed| listed.record.core.is_stored()) {
         assert_eq!(stage.core(listed).metadata().unwrap().len(), listed.record.core.bytes);
         assert_eq!(listed.record.core.truncated.is_none(), listed.record.core.bytes == listed.record.core.expected);
+        assert!(has_details(&listed.record), "{:?}", listed.record);
     }
 }
 

@@ -144,13 +144,17 @@ impl Stage {
     }
 }
 
-/// Whether a record has what only a shim could look up beside the offer.
-pub fn has_details(record: &Record) -> bool {
+/// Whether a record has the texts that only a shim could look up beside the offer.
+pub fn has_texts(record: &Record) -> bool {
     let here = std::env::current_dir().expect("a directory");
     record.status.starts_with(&format!("Name:\t{}\n", record.comm))
         && record.limits.contains("Max core file size")
-        && record.open_fds.contains("/dev/null")
         && Path::new(&record.cwd) == here
+}
+
+/// The same, and the descriptors that the process had open: what a record with a core has.
+pub fn has_details(record: &Record) -> bool {
+    has_texts(record) && record.open_fds.contains("/dev/null")
 }
 
 /// What gdb prints for `commands` on a core.

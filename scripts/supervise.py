@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The daemon under a manager that does what coreward.service asks of systemd: it holds the intake socket, and starts the next
 daemon 100 ms after one has ended.
-  scripts/supervise ROOT      writes the PID of each daemon to ROOT/pid, and ends with it at SIGTERM
+  scripts/supervise.py ROOT      writes the PID of each daemon to ROOT/pid, and ends with it at SIGTERM
 """
 import os
 import signal
