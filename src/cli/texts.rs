@@ -9,9 +9,9 @@ pub(super) struct Texts {
     /// Where each ends.
     ends: Vec<usize>,
     widest: usize,
-    /// Where to look for a text that was here before: the newest two of those that share a pair of slots. A text that isn't found is kept
-    /// once more, so nothing that a crashed process writes makes this slower than keeping all. What had to be escaped is
-    /// never found: it is another text than the one that it is shown as.
+    /// Where to look for a text that was here before: the newest two of those that share a pair of slots. A text that isn't
+    /// found is kept once more, so nothing that a crashed process writes makes this slower than keeping all. What had to be
+    /// escaped is never found: it is another text than the one that it is shown as.
     slots: Box<[u32; SLOTS]>,
 }
 

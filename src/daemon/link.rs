@@ -132,11 +132,19 @@ impl Link {
 
     /// Asks for a descriptor. `Ok(None)`: the shim could not get it.
     pub(super) async fn ask_for_fd(&mut self, wanted: Wanted) -> Result<Option<OwnedFd>, LinkError> {
-        Ok(self.ask(wanted).await?.and_then(|(_, fds)| fds.into_iter().next()))
+        self.ask_for_fd_after(&[], wanted).await
     }
 
-    /// Says `first` and asks, all at once: the shim wakes up for it but once.
-    pub(super) async fn ask_after(
+    /// [`Self::ask_for_fd`], with `first` said before and all at once: the shim wakes up for it but once.
+    pub(super) async fn ask_for_fd_after(
+        &mut self,
+        first: &[Answer],
+        wanted: Wanted,
+    ) -> Result<Option<OwnedFd>, LinkError> {
+        Ok(self.ask_after(first, wanted).await?.and_then(|(_, fds)| fds.into_iter().next()))
+    }
+
+    async fn ask_after(
         &mut self,
         first: &[Answer],
         wanted: Wanted,

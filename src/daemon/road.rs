@@ -70,7 +70,7 @@ async fn take(link: &mut Link, offer: &Offer) -> Result<Option<OwnedFd>, LinkErr
     if offer.attempt > 1 || offer.released {
         return link.send(&Answer::Taken).await.map(|()| None);
     }
-    Ok(link.ask_after(&[Answer::Taken], Wanted::Core).await?.and_then(|(_, fds)| fds.into_iter().next()))
+    link.ask_for_fd_after(&[Answer::Taken], Wanted::Core).await
 }
 
 /// Records a crash, whoever gives it; returns its entry for the journal. When this returns, the row is durable.
