@@ -30,7 +30,7 @@ release: shim ## The three programs, optimised
 
 # A static program starts faster, and depends on nothing that a broken system could lack.
 shim: ## The program that runs as root, static and alone
-	RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=pie" $(CARGO) build --locked --profile shim --no-default-features --bin coreward-shim --target $(SHIM_TARGET)
+	RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=pie" $(CARGO) build --locked --profile shim --package coreward-shim --target $(SHIM_TARGET)
 	install -D -m 0755 $(TARGET_DIR)/$(SHIM_TARGET)/shim/coreward-shim $(SHIM)
 
 deb: ## The Debian package, in ..
@@ -55,15 +55,14 @@ install: ## Puts what `make release` built below DESTDIR
 	install -D -m 0644 $(TARGET_DIR)/completions/coreward.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/coreward.fish
 
 test: ## Unit, property and kernel tests
-	$(CARGO) test --locked
+	$(CARGO) test --locked --workspace
 
 system: ## The package in a virtual machine with a real systemd
 	tests/system/run
 
 lint: ## Format, clippy, units, shell
-	$(CARGO) fmt --check
-	$(CARGO) clippy --locked --all-targets -- -D warnings
-	$(CARGO) clippy --locked --no-default-features --bin coreward-shim -- -D warnings
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 
 clean:
 	$(CARGO) clean

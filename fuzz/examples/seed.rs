@@ -1,7 +1,7 @@
 //! Makes a seed for the target `unwind` of a core that has been exported: `cargo run --release --example seed CORE > corpus/unwind/name`.
 
 use coreward::elf::{CoreLayout, head_length};
-use coreward::unwind::Look;
+use coreward::unwind::ReadMemory;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -14,7 +14,7 @@ struct Recorder<'a> {
     pages: RefCell<BTreeMap<u64, Vec<u8>>>,
 }
 
-impl Look for Recorder<'_> {
+impl ReadMemory for Recorder<'_> {
     fn look(&self, address: u64, buffer: &mut [u8]) -> bool {
         let read = self.layout.find(address).is_some_and(|place| self.core.read_exact_at(buffer, place.start).is_ok());
         if read {

@@ -5,6 +5,6 @@ use coreward::store::format::read_record;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     if let Ok(record) = read_record(&mut std::io::Cursor::new(bytes)) {
-        let _ = (record.group(), record.program());
+        let _ = (record.signature_key(), record.program());
     }
 });

@@ -4,7 +4,7 @@
 
 use coreward::crash::Frame;
 use coreward::elf::CoreLayout;
-use coreward::unwind::{Facts, Look, Process, sign};
+use coreward::unwind::{SignatureInput, ReadMemory, Process, compute_signature};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ const PAGE: usize = 4096;
 /// Pages by address.
 pub struct Pages(pub BTreeMap<u64, Vec<u8>>);
 
-impl Look for Pages {
+impl ReadMemory for Pages {
     fn look(&self, address: u64, buffer: &mut [u8]) -> bool {
         let Some((start, page)) = self.0.range(..=address).next_back() else { return false };
         let from = usize::try_from(address - start).unwrap_or(usize::MAX);
@@ -42,7 +42,7 @@ pub fn parse(bytes: &[u8]) -> Option<(&[u8], Pages)> {
 }
 
 /// All that the daemon does with a crash before it decides.
-pub fn look(head: &[u8], memory: &dyn Look) -> Option<(String, Vec<Frame>)> {
+pub fn look(head: &[u8], memory: &dyn ReadMemory) -> Option<(String, Vec<Frame>)> {
     let layout = CoreLayout::read(head).ok()?;
     let mut process = Process::new(&layout, memory);
     // The daemon's clock ends it after some milliseconds; here so many steps do.
@@ -55,7 +55,7 @@ pub fn look(head: &[u8], memory: &dyn Look) -> Option<(String, Vec<Frame>)> {
     let others = process.others(64, &go_on);
     assert!(others.iter().all(|(_, frames)| frames.len() <= 64));
     let modules = process.modules(&go_on);
-    let signature = sign(&Facts {
+    let signature = compute_signature(&SignatureInput {
         signal: Some(11),
         fault: layout.dump.siginfo.map(|info| info.value),
         stack_pointer: layout.dump.threads.first().map(|thread| thread.registers.stack()),

@@ -4,16 +4,16 @@
 //! Compressing keeps the processors busy and putting aside keeps the disk busy, so the process is held for less time than either
 //! alone would take, and no more is put aside than compressing could not do meanwhile.
 
-use super::bench::{Bench, Benches};
 use super::chunk::{self, CHUNK, Fill, Filled, SourceError};
-use super::gate::Gate;
-use super::memory::Parked;
-use super::progress::Beat;
-use super::sink::{Failure, Sink, Stop};
-use super::stage::Stage;
-use crate::crash::Cut;
+use super::compressor_pool::{CompressorPool, FrameCompressor};
+use super::core_writer::{CoreWriter, Failure, Stop};
+use super::health::Heartbeat;
+use super::large_core_limiter::LargeCoreLimiter;
+use super::process_memory::ProcessImage;
+use super::staging::StagingArea;
+use crate::crash::Truncation;
 use crate::store::format::HEADER_LEN;
-use crate::sys::sched;
+use coreward_sys::nice;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,11 +27,11 @@ pub struct Job {
     /// Whether chunks are compressed from the front.
     pub compress: bool,
     /// Where others wait; then nothing more is put aside on disk.
-    pub gate: Option<Gate>,
+    pub large_cores: Option<LargeCoreLimiter>,
     /// Where chunks from the back go; `None`: all are compressed.
     pub aside: Option<Aside>,
     /// What is to be told when a chunk is in the file.
-    pub done_with: Option<Arc<Stage>>,
+    pub done_with: Option<Arc<StagingArea>>,
     /// The chunks.
     pub chunks: Range<u64>,
     /// Bytes of the whole core.
@@ -46,9 +46,9 @@ pub struct Job {
 #[derive(Clone)]
 pub struct Aside {
     /// Out of this process,
-    pub parked: Arc<Parked>,
+    pub parked: Arc<ProcessImage>,
     /// to here.
-    pub stage: Arc<Stage>,
+    pub stage: Arc<StagingArea>,
 }
 
 /// What the workers share.
@@ -64,7 +64,7 @@ struct Run {
 }
 
 struct State {
-    sink: Option<Sink>,
+    writer: Option<CoreWriter>,
     /// The next chunk to be compressed, and the first that was taken from the back.
     front: u64,
     back: u64,
@@ -73,7 +73,7 @@ struct State {
     /// Those from the back that have not arrived.
     under_way: Vec<Range<u64>>,
     stop: Option<Stop>,
-    /// Nobody waits for the workers any more; those that still hang give their benches' places back when they return.
+    /// Nobody waits for the workers any more; those that still hang give their compressors' places back when they return.
     over: bool,
     active: usize,
     /// Workers at a chunk, by kind: compressing, putting aside.
@@ -90,7 +90,7 @@ impl State {
 /// How it ended.
 pub struct Ended {
     /// The file.
-    pub sink: Sink,
+    pub writer: CoreWriter,
     /// The first chunk that is not in the file.
     pub turn: u64,
     /// The first chunk of those put aside.
@@ -103,7 +103,7 @@ pub struct Ended {
 
 /// No byte for so long: a page of a mount that is dead, or that somebody keeps waiting.
 const STALL: Duration = Duration::from_secs(20);
-/// After so long without a byte the workers' benches are lent to others.
+/// After so long without a byte the workers' compressors are lent to others.
 const SLOW: Duration = Duration::from_secs(2);
 /// So many chunks are copied into memory at once: most of them may be holes.
 const BATCH: u64 = 64;
@@ -113,17 +113,23 @@ const LOOK: Duration = Duration::from_millis(250);
 const END_WITHIN: Duration = Duration::from_secs(1);
 
 /// Puts the chunks through. Workers that hang in a read are left behind.
-pub fn run(job: Job, sink: Sink, tools: &super::Tools, beat: &Beat, cancelled: &AtomicBool) -> Ended {
+pub fn run(
+    job: Job,
+    writer: CoreWriter,
+    resources: &super::CaptureResources,
+    heartbeat: &Heartbeat,
+    cancelled: &AtomicBool,
+) -> Ended {
     let (front, back) = (job.chunks.start, job.chunks.end);
     let chunks = usize::try_from(back - front).unwrap_or(usize::MAX);
     let asides = match &job.aside {
-        Some(aside) if aside.stage.has_raw() => tools.carriers.count().min(chunks),
-        Some(_) => tools.carriers.count().min(chunks.div_ceil(BATCH as usize)),
+        Some(aside) if aside.stage.has_raw() => resources.copy_buffers.count().min(chunks),
+        Some(_) => resources.copy_buffers.count().min(chunks.div_ceil(BATCH as usize)),
         None => 0,
     };
-    let compressors = if job.compress { tools.benches.count().min(chunks) } else { 0 };
+    let compressors = if job.compress { resources.compressors.count().min(chunks) } else { 0 };
     let state = State {
-        sink: Some(sink),
+        writer: Some(writer),
         front,
         back,
         turn: front,
@@ -144,15 +150,16 @@ pub fn run(job: Job, sink: Sink, tools: &super::Tools, beat: &Beat, cancelled: &
     if chunks == 1 && run.job.deadline.is_none() && run.job.compress {
         // The smallest cores are the most frequent ones, and a thread costs as much as they do.
         run.lock().active = 1;
-        compress(&run, &tools.benches);
+        compress(&run, &resources.compressors);
     }
     for worker in 0..compressors + asides {
         if run.is_over() {
             break;
         }
         run.lock().active += 1;
-        let (kept, benches, carriers) = (Arc::clone(&run), tools.benches.clone(), tools.carriers.clone());
-        let work = move || if worker < compressors { compress(&kept, &benches) } else { put_aside(&kept, &carriers) };
+        let (kept, pool, copy_buffers) =
+            (Arc::clone(&run), resources.compressors.clone(), resources.copy_buffers.clone());
+        let work = move || if worker < compressors { compress(&kept, &pool) } else { put_aside(&kept, &copy_buffers) };
         if std::thread::Builder::new().name("capture".to_owned()).spawn(work).is_err() {
             let mut state = run.lock();
             state.active -= 1;
@@ -162,50 +169,51 @@ pub fn run(job: Job, sink: Sink, tools: &super::Tools, beat: &Beat, cancelled: &
             }
         }
     }
-    let replaced = wait(&run, tools, beat, cancelled);
+    let replaced = wait(&run, resources, heartbeat, cancelled);
     let mut state = run.lock();
     state.over = true;
     let hanging = state.busy;
-    for (benches, (before, now)) in [&tools.benches, &tools.carriers].into_iter().zip(replaced.into_iter().zip(hanging))
+    for (compressors, (before, now)) in
+        [&resources.compressors, &resources.copy_buffers].into_iter().zip(replaced.into_iter().zip(hanging))
     {
-        benches.take_back(before);
-        benches.replace(now);
+        compressors.take_back(before);
+        compressors.replace(now);
     }
     run.turned.notify_all();
-    let sink = state.sink.take().expect("only this function takes the sink, once");
+    let writer = state.writer.take().expect("only this function takes the writer, once");
     let lost = std::mem::take(&mut state.under_way);
-    Ended { sink, turn: state.turn, back: state.back, lost, stop: state.stop.take() }
+    Ended { writer, turn: state.turn, back: state.back, lost, stop: state.stop.take() }
 }
 
-/// Waits for the workers; returns how many benches were replaced because their workers were slow.
-fn wait(run: &Run, tools: &super::Tools, beat: &Beat, cancelled: &AtomicBool) -> [usize; 2] {
+/// Waits for the workers; returns how many compressors were replaced because their workers were slow.
+fn wait(run: &Run, resources: &super::CaptureResources, heartbeat: &Heartbeat, cancelled: &AtomicBool) -> [usize; 2] {
     let mut state = run.lock();
     let mut stopped_at = None;
     let (mut replaced, mut seen) = ([0; 2], state.turn);
     while state.active > 0 {
         // What takes long in here is the disk's fault, unless the source is the process: then it may be a page's.
         if run.job.deadline.is_some() {
-            beat.rest();
+            heartbeat.idle();
         } else if seen != state.turn {
             seen = state.turn;
-            beat.work();
+            heartbeat.tick();
         }
         state = run.ended.wait_timeout(state, LOOK).unwrap_or_else(PoisonError::into_inner).0;
         if state.stop.is_none() {
             state.stop = if cancelled.load(Ordering::Relaxed) {
                 Some(Stop::Failed(Failure::Cancelled))
             } else if run.job.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                Some(Stop::Cut(Cut::MaxHold))
+                Some(Stop::Truncation(Truncation::MaxHold))
             } else if state.moved.elapsed() >= STALL {
-                Some(Stop::Cut(Cut::Stalled))
+                Some(Stop::Truncation(Truncation::Stalled))
             } else {
                 None
             };
         }
         if replaced == [0; 2] && run.job.deadline.is_some() && state.moved.elapsed() >= SLOW {
             replaced = state.busy;
-            tools.benches.replace(replaced[0]);
-            tools.carriers.replace(replaced[1]);
+            resources.compressors.replace(replaced[0]);
+            resources.copy_buffers.replace(replaced[1]);
         }
         if state.stop.is_some() {
             run.turned.notify_all();
@@ -214,7 +222,7 @@ fn wait(run: &Run, tools: &super::Tools, beat: &Beat, cancelled: &AtomicBool) ->
             }
         }
     }
-    beat.work();
+    heartbeat.tick();
     replaced
 }
 
@@ -234,15 +242,15 @@ impl Run {
     }
 
     /// A worker of this kind is done with its chunk.
-    fn done(&self, state: &mut State, kind: usize, benches: &Benches) {
+    fn done(&self, state: &mut State, kind: usize, compressors: &CompressorPool) {
         state.busy[kind] -= 1;
         if state.over {
-            benches.take_back(1);
+            compressors.take_back(1);
         }
     }
 
     /// The frame of so many zeros.
-    fn zeros(&self, length: usize, bench: &mut Bench) -> std::io::Result<Arc<Vec<u8>>> {
+    fn zeros(&self, length: usize, bench: &mut FrameCompressor) -> std::io::Result<Arc<Vec<u8>>> {
         let mut known = self.zeros.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(frame) = known.get(&length) {
             return Ok(Arc::clone(frame));
@@ -254,14 +262,14 @@ impl Run {
 }
 
 /// Compresses chunks from the front until there are none left.
-fn compress(run: &Run, benches: &Benches) {
+fn compress(run: &Run, compressors: &CompressorPool) {
     if run.job.aside.is_some() {
         // The disk must not wait for a processor: what goes aside goes faster than what is compressed.
-        sched::give_way();
+        nice::give_way();
     }
     loop {
         // First the bench and then the chunk: who has a chunk can always finish it, whoever else is waiting.
-        let mut bench = benches.take();
+        let mut bench = compressors.take();
         let number = {
             let mut state = run.lock();
             if state.is_over() || state.front >= state.back {
@@ -287,8 +295,8 @@ fn compress(run: &Run, benches: &Benches) {
             Ok(Filled::Data) => {
                 if number == 0 {
                     let header = bench.buffer()[..HEADER_LEN.min(range.end as usize)].to_vec();
-                    if let Some(sink) = &mut run.lock().sink {
-                        sink.file.set_header(header);
+                    if let Some(writer) = &mut run.lock().writer {
+                        writer.file.set_header(header);
                     }
                 }
                 bench.compress(part, run.job.level).map_err(unpacked)
@@ -299,12 +307,12 @@ fn compress(run: &Run, benches: &Benches) {
         while !state.is_over() && state.turn != number {
             state = run.turned.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        run.done(&mut state, 0, benches);
+        run.done(&mut state, 0, compressors);
         if state.is_over() {
             break;
         }
-        let appended = match (packed, &mut state.sink) {
-            (Ok(frame), Some(sink)) => sink.append(frame, length),
+        let appended = match (packed, &mut state.writer) {
+            (Ok(frame), Some(writer)) => writer.append(frame, length),
             (Err(stop), _) => Err(stop),
             (_, None) => break,
         };
@@ -326,15 +334,15 @@ fn compress(run: &Run, benches: &Benches) {
 }
 
 /// Puts chunks from the back aside until there are none left, or no room.
-fn put_aside(run: &Run, carriers: &Benches) {
+fn put_aside(run: &Run, copy_buffers: &CompressorPool) {
     let Some(Aside { parked, stage }) = &run.job.aside else { return run.leave() };
     let batch = if stage.has_raw() { 1 } else { BATCH };
     loop {
-        if run.job.gate.as_ref().is_some_and(Gate::is_crowded) {
+        if run.job.large_cores.as_ref().is_some_and(LargeCoreLimiter::is_crowded) {
             // Twice written is twice the disk's time, and theirs as well.
             break;
         }
-        let mut bench = carriers.take();
+        let mut bench = copy_buffers.take();
         let chunks = {
             let mut state = run.lock();
             if state.is_over() || state.front >= state.back {
@@ -353,7 +361,7 @@ fn put_aside(run: &Run, carriers: &Benches) {
         let range = chunks.start * CHUNK..run.job.total.min(chunks.end * CHUNK);
         let put = stage.put(parked, range, bench.buffer());
         let mut state = run.lock();
-        run.done(&mut state, 1, carriers);
+        run.done(&mut state, 1, copy_buffers);
         match put {
             Ok(()) => {
                 state.moved = Instant::now();
@@ -374,5 +382,5 @@ fn stop_of(error: SourceError) -> Stop {
         SourceError::Io(error) => tracing::warn!("a core ends where it can't be read: {error}"),
         SourceError::Write(error) => return Stop::Failed(Failure::write(error)),
     }
-    Stop::Cut(Cut::EndedEarly)
+    Stop::Truncation(Truncation::EndedEarly)
 }

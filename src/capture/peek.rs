@@ -1,8 +1,8 @@
 //! A look at headers and notes in the core pipe, which nothing is taken out of: whoever comes after finds the same.
 
-use super::sink::Failure;
+use super::core_writer::Failure;
 use crate::elf::{self, ElfError};
-use crate::sys::pipe::{self, Ready};
+use coreward_sys::pipe::{self, Ready};
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::BorrowedFd;

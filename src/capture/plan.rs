@@ -2,7 +2,7 @@
 
 use super::chunk::{self, CHUNK};
 use crate::elf::CoreLayout;
-use crate::sys::pagemap::PAGE;
+use coreward_sys::pagemap::PAGE;
 use std::ops::Range;
 
 /// Of every thread's stack so much comes first...

@@ -1,10 +1,10 @@
 //! The kernel's stream, as it comes: for what can't be read out of the process' memory, and for what must not be parsed.
 
-use super::progress::Beat;
-use super::sink::{Failure, Sink, Stop};
-use super::source::Source;
-use super::{Captured, Tools};
-use crate::crash::Cut;
+use super::core_stream::CoreStream;
+use super::core_writer::{CoreWriter, Failure, Stop};
+use super::health::Heartbeat;
+use super::{CaptureResources, CapturedCore};
+use crate::crash::Truncation;
 use crate::elf;
 use crate::store::format::{FRAME_LEN, HEADER_LEN};
 use std::io;
@@ -13,11 +13,11 @@ use std::time::Instant;
 /// What to drain, and under what circumstances.
 pub struct Stream<'a> {
     /// Where from.
-    pub source: Source,
+    pub source: CoreStream,
     /// Where to.
-    pub sink: Sink,
+    pub writer: CoreWriter,
     /// Pulse of this worker.
-    pub beat: &'a Beat,
+    pub heartbeat: &'a Heartbeat,
     /// Whether the bytes may be looked at.
     pub parse: bool,
     /// Whether an earlier daemon may have taken the beginning.
@@ -32,13 +32,13 @@ pub struct Stream<'a> {
 ///
 /// # Errors
 /// Nothing worth keeping was captured.
-pub fn drain(stream: Stream<'_>, tools: &Tools) -> Result<Captured, Failure> {
-    let Stream { mut source, sink, beat, .. } = stream;
-    let mut captured = Captured { sink, expected: 0, cut: None, stage: None, notes: None };
+pub fn drain(stream: Stream<'_>, resources: &CaptureResources) -> Result<CapturedCore, Failure> {
+    let Stream { mut source, writer, heartbeat, .. } = stream;
+    let mut captured = CapturedCore { writer, expected: 0, cut: None, stage: None, notes: None };
     let mut bytes = vec![0; FRAME_LEN];
     loop {
-        let content = captured.sink.file.content();
-        let (most, limit) = captured.sink.limits().content();
+        let content = captured.writer.file.content();
+        let (most, limit) = captured.writer.limits().content();
         // Frames end where those of a core out of memory end, so that both are the same file.
         let to_boundary = FRAME_LEN - usize::try_from(content % FRAME_LEN as u64).unwrap_or(0);
         let allowed = usize::try_from(most.saturating_sub(content)).unwrap_or(FRAME_LEN).min(to_boundary);
@@ -48,11 +48,11 @@ pub fn drain(stream: Stream<'_>, tools: &Tools) -> Result<Captured, Failure> {
             return Ok(captured);
         }
         if stream.deadline.is_some_and(|deadline| Instant::now() >= deadline) && content > 0 {
-            captured.cut = Some(Cut::MaxHold);
+            captured.cut = Some(Truncation::MaxHold);
             return Ok(captured);
         }
         // Not a bench: the kernel may take its time, and others want to work meanwhile.
-        let filled = match source.fill(&mut bytes[..allowed], beat) {
+        let filled = match source.fill(&mut bytes[..allowed], heartbeat) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(Failure::Cancelled),
             filled => filled.map_err(Failure::Read)?,
         };
@@ -65,20 +65,20 @@ pub fn drain(stream: Stream<'_>, tools: &Tools) -> Result<Captured, Failure> {
         if first {
             look(&mut captured, &bytes[..read], stream.parse, stream.resumed)?;
             begin = HEADER_LEN.min(read);
-            captured.sink.file.set_header(bytes[..begin].to_vec());
+            captured.writer.file.set_header(bytes[..begin].to_vec());
         }
         if begin < read {
-            let mut bench = tools.benches.take();
+            let mut bench = resources.compressors.take();
             bench.buffer()[..read].copy_from_slice(&bytes[..read]);
             let frame = bench.compress(begin..read, stream.level).map_err(Failure::Write)?;
-            beat.work();
-            match captured.sink.append(frame, (read - begin) as u32) {
+            heartbeat.tick();
+            match captured.writer.append(frame, (read - begin) as u32) {
                 Ok(()) => {}
-                Err(Stop::Cut(Cut::DiskFull)) if first => {
+                Err(Stop::Truncation(Truncation::DiskFull)) if first => {
                     return Err(Failure::DiskFull(io::Error::from_raw_os_error(nix::errno::Errno::ENOSPC as i32)));
                 }
-                Err(Stop::Cut(_)) if first => return Err(Failure::Quota),
-                Err(Stop::Cut(cut)) => {
+                Err(Stop::Truncation(_)) if first => return Err(Failure::Quota),
+                Err(Stop::Truncation(cut)) => {
                     captured.cut = Some(cut);
                     return Ok(captured);
                 }
@@ -92,10 +92,10 @@ pub fn drain(stream: Stream<'_>, tools: &Tools) -> Result<Captured, Failure> {
 }
 
 /// Looks at the first frame: is it a core, how long will it be, whose is it?
-fn look(captured: &mut Captured, bytes: &[u8], parse: bool, resumed: bool) -> Result<(), Failure> {
+fn look(captured: &mut CapturedCore, bytes: &[u8], parse: bool, resumed: bool) -> Result<(), Failure> {
     if !parse {
         // Four bytes are no parsing: they tell a beginning from what an earlier daemon left.
-        captured.cut = (resumed && !bytes.starts_with(b"\x7fELF")).then_some(Cut::Resumed);
+        captured.cut = (resumed && !bytes.starts_with(b"\x7fELF")).then_some(Truncation::Resumed);
         return Ok(());
     }
     match elf::inspect(bytes) {
@@ -106,21 +106,21 @@ fn look(captured: &mut Captured, bytes: &[u8], parse: bool, resumed: bool) -> Re
         }
         // An earlier daemon took the beginning with it. The rest may still tell something to somebody.
         Err(_) if resumed => {
-            captured.cut = Some(Cut::Resumed);
+            captured.cut = Some(Truncation::Resumed);
             Ok(())
         }
         Err(error) => Err(Failure::NotACore(error)),
     }
 }
 
-fn end(mut captured: Captured, empty: bool, stalled: bool) -> Result<Captured, Failure> {
+fn end(mut captured: CapturedCore, empty: bool, stalled: bool) -> Result<CapturedCore, Failure> {
     if empty {
         return Err(if stalled { Failure::Stalled } else { Failure::Empty });
     }
     if stalled {
-        captured.cut = Some(Cut::Stalled);
-    } else if captured.sink.file.content() < captured.expected {
-        captured.cut = Some(Cut::EndedEarly);
+        captured.cut = Some(Truncation::Stalled);
+    } else if captured.writer.file.content() < captured.expected {
+        captured.cut = Some(Truncation::EndedEarly);
     }
     Ok(captured)
 }

@@ -1,17 +1,17 @@
 //! A core that could not be kept whole: as much of its beginning as there is room for, behind that what comes first in the plan,
 //! what had been put aside, and headers that say so.
 
-use super::Tools;
-use super::bench::Bench;
+use super::CaptureResources;
 use super::chunk::Fill;
+use super::compressor_pool::FrameCompressor;
+use super::core_writer::{CoreWriter, Failure, Stop};
+use super::health::Heartbeat;
 use super::plan::Plan;
-use super::progress::Beat;
-use super::sink::{Failure, Sink, Stop};
-use super::stage::Stage;
-use crate::crash::Cut;
+use super::staging::StagingArea;
+use crate::crash::Truncation;
 use crate::elf::{self, Part};
 use crate::store::format::{self, FRAME_LEN, HEADER_LEN};
-use crate::sys::pagemap::PAGE;
+use coreward_sys::pagemap::PAGE;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -21,14 +21,14 @@ const TRIES: u32 = 8;
 /// Who looks on.
 pub struct Watch<'a> {
     /// Pulse of this worker.
-    pub beat: &'a Beat,
+    pub heartbeat: &'a Heartbeat,
     /// Whether it was called off.
     pub cancelled: &'a AtomicBool,
 }
 
 impl Watch<'_> {
     fn look(&self) -> Result<(), Failure> {
-        self.beat.work();
+        self.heartbeat.tick();
         if self.cancelled.load(Ordering::Relaxed) { Err(Failure::Cancelled) } else { Ok(()) }
     }
 }
@@ -48,46 +48,46 @@ impl Packed {
         self.frames.iter().map(|(_, content)| u64::from(*content)).sum()
     }
 
-    fn append(&self, sink: &mut Sink, parts: &mut Vec<Part>) -> Result<(), Stop> {
-        parts.push(Part { whole: self.whole.clone(), at: sink.file.content() });
-        self.frames.iter().try_for_each(|(frame, content)| sink.append(frame, *content))
+    fn append(&self, writer: &mut CoreWriter, parts: &mut Vec<Part>) -> Result<(), Stop> {
+        parts.push(Part { whole: self.whole.clone(), at: writer.file.content() });
+        self.frames.iter().try_for_each(|(frame, content)| writer.append(frame, *content))
     }
 }
 
-/// Makes a core of what `sink` has, its beginning without a gap, and of what is in `stage`. `aside`: the chunks that are whole there.
+/// Makes a core of what `writer` has, its beginning without a gap, and of what is in `stage`. `aside`: the chunks that are whole there.
 ///
 /// # Errors
 /// Not even headers and notes can be stored.
 #[expect(clippy::too_many_arguments, reason = "everything that a core is made of")]
 pub fn trim(
-    sink: &mut Sink,
+    writer: &mut CoreWriter,
     plan: &Plan,
-    stage: &Stage,
+    stage: &StagingArea,
     aside: &[Range<u64>],
-    why: Cut,
-    tools: &Tools,
+    why: Truncation,
+    resources: &CaptureResources,
     level: i32,
     watch: &Watch<'_>,
 ) -> Result<(), Failure> {
-    let mut bench = tools.benches.take();
+    let mut bench = resources.compressors.take();
     let mut first = Vec::new();
     for range in &plan.first {
         first.push(pack(stage, range.clone(), &mut bench, level)?);
         watch.look()?;
     }
     // Where there was no more room for a frame, there is room for what is taken away again.
-    let full = matches!(why, Cut::Quota | Cut::DiskFull);
-    let mut most = if full { sink.file.length() + sink.file.overhead() } else { u64::MAX };
-    let own = sink.file.frames();
+    let full = matches!(why, Truncation::Quota | Truncation::DiskFull);
+    let mut most = if full { writer.file.length() + writer.file.overhead() } else { u64::MAX };
+    let own = writer.file.frames();
     for _ in 0..TRIES {
         // What the try before appended is not the core's beginning.
-        while sink.file.frames() > own && sink.file.pop().map_err(Failure::write)? {}
-        sink.file.set_header(plan.layout.header.to_vec());
-        match compose(sink, plan, stage, &first, aside, most, &mut bench, level, watch) {
+        while writer.file.frames() > own && writer.file.pop().map_err(Failure::write)? {}
+        writer.file.set_header(plan.layout.header.to_vec());
+        match compose(writer, plan, stage, &first, aside, most, &mut bench, level, watch) {
             Ok(()) => return Ok(()),
             Err(Stop::Failed(failure)) => return Err(failure),
-            Err(Stop::Cut(_)) => {
-                most = most.min(sink.file.length() + sink.file.overhead()) / 4 * 3;
+            Err(Stop::Truncation(_)) => {
+                most = most.min(writer.file.length() + writer.file.overhead()) / 4 * 3;
             }
         }
     }
@@ -96,71 +96,71 @@ pub fn trim(
 
 #[expect(clippy::too_many_arguments, reason = "one step of trim, which has them all at hand")]
 fn compose(
-    sink: &mut Sink,
+    writer: &mut CoreWriter,
     plan: &Plan,
-    stage: &Stage,
+    stage: &StagingArea,
     first: &[Packed],
     aside: &[Range<u64>],
     most: u64,
-    bench: &mut Bench,
+    bench: &mut FrameCompressor,
     level: i32,
     watch: &Watch<'_>,
 ) -> Result<(), Stop> {
     let failed = |error: std::io::Error| Stop::Failed(Failure::write(error));
     let table = (plan.layout.loads.len() + 2 * (first.len() + aside.len()) + 4) as u64 * 56 + 64;
     let missing = |prefix: u64| first.iter().filter(move |packed| packed.whole.end > prefix);
-    while sink.file.frames() > 0 {
-        let prefix = sink.file.content();
+    while writer.file.frames() > 0 {
+        let prefix = writer.file.content();
         let bytes: u64 = missing(prefix).map(Packed::bytes).sum();
         let content: u64 = missing(prefix).map(Packed::content).sum();
-        if sink.fits(bytes + table, content + table, most) {
+        if writer.fits(bytes + table, content + table, most) {
             break;
         }
-        sink.file.pop().map_err(failed)?;
+        writer.file.pop().map_err(failed)?;
     }
     // Should this daemon be killed now, its successor sees where the core's own frames end.
-    sink.append(&format::trim_mark(), 0)?;
-    let prefix = sink.file.content();
+    writer.append(&format::trim_mark(), 0)?;
+    let prefix = writer.file.content();
     let mut parts = vec![Part { whole: 0..prefix, at: 0 }];
     if prefix < PAGE {
-        // Memory begins on a page in every core.
+        // ProcessMemory begins on a page in every core.
         let length = (PAGE - prefix) as usize;
-        sink.append(bench.zeros(length, level).map_err(failed)?, length as u32)?;
+        writer.append(bench.zeros(length, level).map_err(failed)?, length as u32)?;
     }
     for (index, packed) in first.iter().enumerate().filter(|(_, packed)| packed.whole.end > prefix) {
-        if !sink.fits(packed.bytes() + table, packed.content() + table, most) {
+        if !writer.fits(packed.bytes() + table, packed.content() + table, most) {
             // Without its notes it is not a core.
             if index == 0 {
                 return Err(Stop::Failed(Failure::Quota));
             }
             continue;
         }
-        packed.append(sink, &mut parts)?;
+        packed.append(writer, &mut parts)?;
     }
     for range in aside.iter().filter(|range| range.start >= prefix) {
         watch.look().map_err(Stop::Failed)?;
         let packed = pack(stage, range.clone(), bench, level).map_err(Stop::Failed)?;
-        if !sink.fits(packed.bytes() + table, packed.content() + table, most) {
+        if !writer.fits(packed.bytes() + table, packed.content() + table, most) {
             break;
         }
-        packed.append(sink, &mut parts)?;
+        packed.append(writer, &mut parts)?;
     }
     let notes = &plan.layout.notes;
     let notes_at = parts.iter().find(|part| part.whole.start <= notes.start && notes.end <= part.whole.end);
     let Some(part) = notes_at else { return Err(Stop::Failed(Failure::Quota)) };
     let notes_at = part.at + (notes.start - part.whole.start);
-    let trimmed = elf::trimmed(&plan.layout, &parts, notes_at, sink.file.content());
+    let trimmed = elf::trimmed(&plan.layout, &parts, notes_at, writer.file.content());
     for piece in trimmed.table.chunks(FRAME_LEN) {
         bench.buffer()[..piece.len()].copy_from_slice(piece);
         let frame = bench.compress(0..piece.len(), level).map_err(failed)?;
-        sink.append(frame, piece.len() as u32)?;
+        writer.append(frame, piece.len() as u32)?;
     }
-    sink.file.set_header(trimmed.header.to_vec());
+    writer.file.set_header(trimmed.header.to_vec());
     Ok(())
 }
 
 /// `range` as frames, filled up to whole pages, so that what follows begins on one.
-fn pack(stage: &Stage, range: Range<u64>, bench: &mut Bench, level: i32) -> Result<Packed, Failure> {
+fn pack(stage: &StagingArea, range: Range<u64>, bench: &mut FrameCompressor, level: i32) -> Result<Packed, Failure> {
     let mut frames = Vec::new();
     let mut at = range.start;
     while at < range.end {

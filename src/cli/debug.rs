@@ -7,9 +7,9 @@
 use super::unpack::{Stored, UnpackError};
 use super::{CliError, Which, executable, say};
 use crate::store;
-use crate::sys::unnamed;
-use crate::wire::paths::Root;
 use clap::Args;
+use coreward_sys::tmpfile;
+use coreward_wire::paths::Root;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::stat::Mode;
 use nix::unistd::{mkstemp, unlink};
@@ -101,7 +101,7 @@ fn temporary_dir() -> PathBuf {
 
 /// A file in `dir` that has no name, or none for longer than it takes to remove it.
 fn nameless(dir: &Path) -> io::Result<File> {
-    match unnamed::create(File::open(dir)?.as_fd(), Mode::from_bits_truncate(0o600)) {
+    match tmpfile::create(File::open(dir)?.as_fd(), Mode::from_bits_truncate(0o600)) {
         // NFS, older overlays: a file system without O_TMPFILE takes the flag for a directory that is to be written to.
         Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::IsADirectory) => {
             let (file, path) = mkstemp(&dir.join("coreward-XXXXXX"))?;

@@ -106,7 +106,7 @@ fn identity(record: &Record, path: &Path) -> Identity {
 
 /// Where the process ran, if its paths are not this machine's.
 fn elsewhere(record: &Record) -> Option<String> {
-    match &record.place.container {
+    match &record.cgroup.container {
         Some(container) => Some(format!("container {}", printable(container))),
         None => (record.in_namespace || record.root != "/").then(|| "namespaces of its own".to_owned()),
     }
@@ -118,8 +118,8 @@ fn known_build(record: &Record) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::list::tests::crash;
     use super::*;
+    use crate::store::fixtures::listed;
 
     fn this_program() -> (PathBuf, Option<String>) {
         let path = std::env::current_exe().unwrap();
@@ -128,7 +128,7 @@ mod tests {
     }
 
     fn crash_of(exe: &Path, build_id: Option<String>) -> Record {
-        Record { exe: exe.display().to_string(), exe_build_id: build_id, ..crash(7).record }
+        Record { exe: exe.display().to_string(), exe_build_id: build_id, ..listed(7).record }
     }
 
     #[test]
@@ -140,7 +140,7 @@ mod tests {
         assert_eq!(choose(&record, None, None), expected);
         record.exe.push_str(" (deleted)");
         assert_eq!(choose(&record, None, None), expected, "it may have been put back");
-        record.place.container = Some("web".to_owned());
+        record.cgroup.container = Some("web".to_owned());
         assert_eq!(choose(&record, None, None), expected, "a build-id is the same everywhere");
     }
 
@@ -159,7 +159,7 @@ mod tests {
     #[test]
     fn a_containers_program_is_looked_for_below_the_sysroot() {
         let mut record = crash_of(Path::new("/bin/sh"), None);
-        record.place.container = Some("we\nb".to_owned());
+        record.cgroup.container = Some("we\nb".to_owned());
         let choice = choose(&record, None, None);
         assert_eq!(choice.path, None);
         assert!(choice.notes[0].contains(r"container we\nb") && choice.notes[0].contains("--sysroot"), "{choice:?}");

@@ -3,10 +3,10 @@
 use super::symbols::{self, Symbols};
 use super::{CliError, Which, human, json, time, words};
 use crate::crash::text::printable;
-use crate::crash::{CoreOutcome, Found, Frame, Level, Origin, Record, SigInfo, Signature, ThreadStacks, signal};
+use crate::crash::{CoreOutcome, Frame, FrameTrust, Level, Origin, Record, SigInfo, Signature, ThreadStacks, signal};
 use crate::store::{self, Listed};
-use crate::wire::paths::Root;
 use clap::Args;
+use coreward_wire::paths::Root;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -75,7 +75,7 @@ fn frames(record: &Record, frames: &[Frame], symbols: &mut Symbols, out: &mut dy
     for (number, frame) in frames.iter().enumerate() {
         let module = frame.module.and_then(|number| record.modules.get(number as usize));
         let place = module.map_or_else(|| "?".to_owned(), |module| symbols::place(module, frame));
-        let how = if frame.found == Found::Scanned { " (a guess)" } else { "" };
+        let how = if frame.trust == FrameTrust::Scan { " (a guess)" } else { "" };
         let functions = symbols.functions(record, frame);
         if functions.is_empty() {
             writeln!(out, "#{number:<2} {:#018x} {place}{how}", frame.address)?;
@@ -92,7 +92,7 @@ fn frames(record: &Record, frames: &[Frame], symbols: &mut Symbols, out: &mut dy
 /// Label and text. What is not known has no line.
 fn lines(listed: &Listed) -> Vec<(&'static str, String)> {
     let Listed { record, .. } = listed;
-    let place = &record.place;
+    let cgroup = &record.cgroup;
     let text = |text: &str| (!text.is_empty()).then(|| printable(text));
     let maybe = |text: &Option<String>| text.as_deref().map(printable);
     let lines = [
@@ -107,12 +107,12 @@ fn lines(listed: &Listed) -> Vec<(&'static str, String)> {
         ("Signature", record.signature.as_ref().map(signature)),
         ("Command Line", text(&record.cmdline)),
         ("Executable", executable(record)),
-        ("Control Group", text(&place.cgroup)),
-        ("Unit", maybe(&place.unit)),
-        ("User Unit", maybe(&place.user_unit)),
-        ("Slice", maybe(&place.slice)),
-        ("Container", maybe(&place.container)),
-        ("Pod", maybe(&place.pod)),
+        ("Control Group", text(&cgroup.path)),
+        ("Unit", maybe(&cgroup.unit)),
+        ("User Unit", maybe(&cgroup.user_unit)),
+        ("Slice", maybe(&cgroup.slice)),
+        ("Container", maybe(&cgroup.container)),
+        ("Pod", maybe(&cgroup.pod)),
         ("Root", text(&record.root).filter(|root| root != "/")),
         ("Directory", text(&record.cwd)),
         ("Hostname", text(&record.hostname)),
@@ -132,8 +132,8 @@ fn lines(listed: &Listed) -> Vec<(&'static str, String)> {
         ("Truncated", record.core.truncated.map(|cut| format!("{} ({})", words::truncated(cut), cut.name()))),
     ];
     let known = lines.into_iter().filter_map(|(label, text)| Some((label, text?)));
-    let trouble = record.trouble.iter().map(|trouble| ("Trouble", printable(trouble)));
-    known.chain(trouble).collect()
+    let warnings = record.warnings.iter().map(|warnings| ("Trouble", printable(warnings)));
+    known.chain(warnings).collect()
 }
 
 fn signal_line(record: &Record) -> String {
@@ -156,7 +156,7 @@ fn signal_info(info: &SigInfo) -> String {
 fn signature(signature: &Signature) -> String {
     let made = match signature.level {
         Level::Stack => "of the first significant frames",
-        Level::Counter => "of where the program counter was",
+        Level::ProgramCounter => "of where the program counter was",
         Level::Executable => "of the executable's build-id: no frame was to be had",
         Level::Program => "of the program's name: no frame was to be had",
     };
@@ -199,10 +199,10 @@ fn sizes(record: &Record) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::list::tests::crash;
     use super::*;
-    use crate::crash::{CoreReport, Cut, NoCore};
+    use crate::crash::{CoreReport, NoCore, Truncation};
     use crate::store::CoreState;
+    use crate::store::fixtures::listed;
 
     fn shown(listed: &Listed) -> String {
         let mut out = Vec::new();
@@ -212,7 +212,7 @@ mod tests {
 
     #[test]
     fn a_stored_crash() {
-        let text = shown(&crash(7));
+        let text = shown(&listed(7));
         for line in [
             "         PID: 7 (segv)\n",
             "         UID: 0 (root)\n",
@@ -227,13 +227,13 @@ mod tests {
             !text.contains("Control Group") && !text.contains("Container"),
             "what is not known has no line: {text}"
         );
-        assert!(text.ends_with(&format!("\n\nOpen it with: coreward debug {}\n", crash(7).id())));
+        assert!(text.ends_with(&format!("\n\nOpen it with: coreward debug {}\n", listed(7).id())));
     }
 
     #[test]
     fn a_crash_without_core_says_why_and_a_cut_one_how_much_there_is() {
-        let mut listed = crash(7);
-        listed.record.core.truncated = Some(Cut::Quota);
+        let mut listed = listed(7);
+        listed.record.core.truncated = Some(Truncation::Quota);
         listed.record.core.expected = 1 << 20;
         assert!(shown(&listed).contains("8.0K of 1.0M of core"));
         assert!(shown(&listed).contains("Truncated: the quota was reached"));
@@ -248,8 +248,8 @@ mod tests {
 
     #[test]
     fn the_other_threads_stand_behind_the_crashed_one() {
-        let mut listed = crash(7);
-        let frame = |address| Frame { address, module: None, offset: 0, found: Found::Unwound };
+        let mut listed = listed(7);
+        let frame = |address| Frame { address, module: None, offset: 0, trust: FrameTrust::CallFrameInfo };
         listed.record.stack = vec![frame(0x1000)];
         let threads = |tids: Vec<u32>, count| ThreadStacks { count, tids, frames: vec![frame(0x2000), frame(0x3000)] };
         listed.record.other_threads =
@@ -267,7 +267,7 @@ mod tests {
 
     #[test]
     fn hostile_text_adds_no_line() {
-        let mut listed = crash(7);
+        let mut listed = listed(7);
         let lines = shown(&listed).lines().count();
         listed.record.cmdline = "a\n     Storage: /etc/passwd".to_owned();
         listed.record.comm = "\x1b[1A".to_owned();

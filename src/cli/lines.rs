@@ -208,9 +208,9 @@ fn usual(id: &str) -> Option<[u8; ID_LENGTH]> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::list::tests::crash;
     use super::*;
     use crate::crash::{CoreReport, NoCore};
+    use crate::store::fixtures::listed;
     use crate::store::{CoreState, Listed};
 
     /// The lines of these crashes, header first, their cells separated.
@@ -228,7 +228,7 @@ mod tests {
 
     #[test]
     fn a_row_tells_what_became_of_the_core() {
-        let mut listed = crash(7);
+        let mut listed = listed(7);
         let row = |listed: &Listed| lines(std::slice::from_ref(listed))[1].clone();
         assert_eq!(row(&listed)[1..6], ["7", "0", "SEGV", "stored", "2.0K"]);
         listed.core_state = CoreState::Evicted;
@@ -240,9 +240,9 @@ mod tests {
 
     #[test]
     fn hostile_text_stays_on_its_line() {
-        let mut listed = crash(7);
+        let mut listed = listed(7);
         listed.record.exe = "/tmp/a\nb\x1b[2J".to_owned();
-        listed.record.place.unit = Some("x\ty".to_owned());
+        listed.record.cgroup.unit = Some("x\ty".to_owned());
         listed.record.hostname = "h\r".to_owned();
         let shown = lines(&[listed]);
         assert_eq!(shown.len(), 2);
@@ -251,12 +251,12 @@ mod tests {
 
     #[test]
     fn columns_that_tell_nothing_are_left_out_and_the_oldest_is_first() {
-        assert_eq!(lines(&[crash(7)])[0], HEADER[..CONTAINER]);
-        let mut other = crash(8);
+        assert_eq!(lines(&[listed(7)])[0], HEADER[..CONTAINER]);
+        let mut other = listed(8);
         other.record.time_us -= 1;
-        other.record.place.container = Some("4f5c".repeat(16));
+        other.record.cgroup.container = Some("4f5c".repeat(16));
         other.record.hostname = "pod-1".to_owned();
-        let shown = lines(&[crash(7), other]);
+        let shown = lines(&[listed(7), other]);
         assert_eq!(shown[0], HEADER);
         assert_eq!(shown[1][1], "8");
         assert_eq!(
@@ -271,7 +271,7 @@ mod tests {
     #[test]
     fn many_rows_of_two_halves_come_in_the_order_of_their_times() {
         let mut halves = [Lines::new("here"), Lines::new("here")];
-        let one = crash(7);
+        let one = listed(7);
         let take = |lines: &mut Lines<'_>, number: usize| {
             let program = format!("/bin/{}", number % 300);
             // Those at the very end came late.
@@ -299,7 +299,7 @@ mod tests {
 
     #[test]
     fn ids_are_shown_whatever_they_are() {
-        let one = crash(7);
+        let one = listed(7);
         let mut halves = [Lines::new("here"), Lines::new("here")];
         let ids = ["0123456789abcdef", "short", "", "0123456789abcde\n", "fedcba9876543210"];
         for (number, id) in ids.into_iter().enumerate() {

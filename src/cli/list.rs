@@ -3,8 +3,8 @@
 use super::lines::Lines;
 use super::{CliError, human, json, say, time};
 use crate::store::{self, Filter};
-use crate::wire::paths::Root;
 use clap::Args;
+use coreward_wire::paths::Root;
 use jiff::Timestamp;
 use nix::sys::utsname::uname;
 use nix::unistd::Uid;
@@ -102,61 +102,4 @@ fn microseconds(time: Timestamp) -> u64 {
 pub(super) fn container(name: &str) -> &str {
     let is_id = name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
     if is_id { &name[..12] } else { name }
-}
-
-#[cfg(test)]
-pub(crate) mod tests {
-    use crate::crash::cgroup::Place;
-    use crate::crash::{CoreOutcome, CoreReport, CrashKey, Decision, Origin, Record};
-    use crate::store::{CoreState, Listed};
-
-    /// A crash for the tests of this room.
-    pub(crate) fn crash(pid: u32) -> Listed {
-        let key = CrashKey { boot_id: "0".repeat(32), pid, start_time: 1 };
-        let record = Record {
-            format: Record::FORMAT,
-            id: key.id(),
-            key,
-            time_us: 1_767_348_000_000_000,
-            tid: Some(pid),
-            uid: Some(0),
-            gid: Some(0),
-            signal: Some(11),
-            signal_name: "SEGV".to_owned(),
-            comm: "segv".to_owned(),
-            exe: "/usr/bin/segv".to_owned(),
-            exe_build_id: None,
-            cmdline: "segv -x".to_owned(),
-            cwd: "/".to_owned(),
-            root: "/".to_owned(),
-            hostname: "here".to_owned(),
-            place: Place { unit: Some("a.service".to_owned()), ..Place::default() },
-            in_namespace: false,
-            privileged: false,
-            core_limit: u64::MAX,
-            status: String::new(),
-            limits: String::new(),
-            open_fds: String::new(),
-            kernel: "6.12.0".to_owned(),
-            machine: "x86_64".to_owned(),
-            origin: Origin::Live,
-            attempt: 1,
-            held_us: 1500,
-            signature: None,
-            stack: Vec::new(),
-            other_threads: Vec::new(),
-            modules: Vec::new(),
-            siginfo: None,
-            decision: Decision::default(),
-            core: CoreReport {
-                outcome: CoreOutcome::Stored,
-                bytes: 8192,
-                expected: 8192,
-                stored: 2048,
-                truncated: None,
-            },
-            trouble: Vec::new(),
-        };
-        Listed { record, core_state: CoreState::Stored, core_file: Some("/cores/x".into()) }
-    }
 }

@@ -31,8 +31,8 @@ mod vacuum;
 mod words;
 
 use crate::store::QueryError;
-use crate::wire::paths::Root;
 use clap::{Args, Parser, Subcommand};
+use coreward_wire::paths::Root;
 use nix::sys::signal::Signal;
 use std::ffi::OsString;
 use std::io::{self, BufWriter, Write};
@@ -40,7 +40,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use thiserror::Error;
 
-/// Look at the crashes that Coreward has collected
+/// ReadMemory at the crashes that Coreward has collected
 ///
 /// Coreward collects the crashes of this machine: one record a crash, and the cores that tell something new.
 #[derive(Debug, Parser)]

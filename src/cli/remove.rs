@@ -3,8 +3,8 @@
 use super::{CliError, human};
 use crate::crash::CrashId;
 use crate::store::{self, Layout, Listed};
-use crate::wire::paths::Root;
 use clap::Args;
+use coreward_wire::paths::Root;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;

@@ -3,8 +3,8 @@
 //! Root writes back what it reads here, and a `core_pattern` is a program that the kernel runs as root: the file counts only if nobody
 //! but root can have written it, whoever the directory belongs to.
 
-use crate::sys::tree;
-use crate::wire::paths::Root;
+use coreward_sys::openat;
+use coreward_wire::paths::Root;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat, renameat};
 use nix::sys::stat::{Mode, fchmod};
@@ -56,7 +56,7 @@ impl Saved {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             dir => dir?,
         };
-        let file = match tree::open_file_below(dir.as_fd(), Path::new(NAME)) {
+        let file = match openat::open_file_below(dir.as_fd(), Path::new(NAME)) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             file => File::from(file?),
         };

@@ -1,7 +1,7 @@
 //! What systemd says of Coreward's units.
 
 use crate::crash::text::printable;
-use crate::wire::paths::Root;
+use coreward_wire::paths::Root;
 use serde::Serialize;
 use std::collections::HashMap;
 use std::path::Path;

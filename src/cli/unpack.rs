@@ -3,8 +3,8 @@
 use super::CliError;
 use super::interrupt::Interrupts;
 use crate::store::{Layout, Listed, file_name};
-use crate::sys::tree;
-use crate::wire::paths::Root;
+use coreward_sys::openat;
+use coreward_wire::paths::Root;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Seek, Write};
@@ -53,7 +53,7 @@ impl Stored {
         if let Some(why) = super::words::why_no_core(listed) {
             return Err(UnpackError::NoCore { id: id.to_string(), why });
         }
-        let opened = layout.open_cores().and_then(|dir| tree::open_file_below(dir.as_fd(), &file_name(id)));
+        let opened = layout.open_cores().and_then(|dir| openat::open_file_below(dir.as_fd(), &file_name(id)));
         match opened.map(File::from).and_then(|file| Ok((file.metadata()?.is_file(), file))) {
             Ok((true, file)) => {
                 // It is not evicted while it is read.
@@ -170,8 +170,8 @@ fn write_sparse(to: &File, chunk: &[u8], at: u64) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::list::tests::crash;
     use super::*;
+    use crate::store::fixtures::listed;
     use crate::store::{CoreState, format};
     use std::os::unix::fs::MetadataExt;
 
@@ -188,7 +188,7 @@ mod tests {
         let root = Root::new(dir.path());
         let mut core = vec![7; 3 * CHUNK + 5];
         core[BLOCK..2 * CHUNK].fill(0);
-        let mut listed = crash(7);
+        let mut listed = listed(7);
         listed.record.core.bytes = core.len() as u64;
         let fixture = Fixture { dir, root, listed, core };
         fixture.store(&fixture.core);

@@ -3,10 +3,10 @@
 use super::table::Table;
 use super::{CliError, human, json};
 use crate::crash::text::printable;
-use crate::policy::evict::Owner;
+use crate::policy::evict::Attribution;
 use crate::store::{self, Held, Layout};
-use crate::wire::paths::Root;
 use clap::{Args, ValueEnum};
+use coreward_wire::paths::Root;
 use nix::sys::statvfs::statvfs;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -129,12 +129,12 @@ fn usage(root: &Root, by: By, held: &[Held]) -> Usage {
     }
 }
 
-fn name(owner: &Owner, by: By) -> String {
+fn name(owner: &Attribution, by: By) -> String {
     match by {
-        By::Unit => printable(&owner.holder),
+        By::Unit => printable(&owner.principal.to_string()),
         By::User => owner.uid.map_or_else(|| "unknown".to_owned(), human::user),
         By::Executable => printable(&owner.program),
-        By::Signature => printable(&owner.group),
+        By::Signature => printable(owner.signature.as_str()),
     }
 }
 
@@ -142,18 +142,24 @@ fn name(owner: &Owner, by: By) -> String {
 mod tests {
     use super::*;
     use crate::crash::CrashKey;
+    use crate::crash::{Principal, SignatureKey};
 
     #[test]
     fn the_largest_holder_comes_first_and_the_shares_add_up() {
         let dir = tempfile::tempdir().unwrap();
         let held = |number: u32, holder: &str, bytes: u64, pinned: bool| Held {
             id: CrashKey { boot_id: String::new(), pid: number, start_time: 0 }.id(),
-            owner: Owner { holder: holder.to_owned(), uid: Some(0), program: "/p".to_owned(), group: "g".to_owned() },
+            owner: Attribution {
+                principal: Principal::Unit(holder.to_owned()),
+                uid: Some(0),
+                program: "/p".to_owned(),
+                signature: SignatureKey::new("g"),
+            },
             time_us: 0,
             bytes,
             pinned,
         };
-        let all = [held(1, "unit a", 10, false), held(2, "unit b", 20, true), held(3, "unit b", 5, false)];
+        let all = [held(1, "a", 10, false), held(2, "unit b", 20, true), held(3, "unit b", 5, false)];
         let usage = usage(&Root::new(dir.path()), By::Unit, &all);
         let names: Vec<&str> = usage.holders.iter().map(|holder| holder.name.as_str()).collect();
         assert_eq!(names, ["unit b", "unit a"]);

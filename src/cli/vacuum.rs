@@ -4,8 +4,8 @@ use super::remove::{ChangeError, cores};
 use super::{CliError, human};
 use crate::config::{parse_duration, parse_size};
 use crate::store::{self, Held, file_name};
-use crate::wire::paths::Root;
 use clap::Args;
+use coreward_wire::paths::Root;
 use indicatif::{ProgressBar, ProgressStyle};
 use nix::sys::statvfs::fstatvfs;
 use std::io::Write;
@@ -92,7 +92,8 @@ fn choose(mut held: Vec<Held>, options: &Options, free: u64, now_us: u64) -> Vec
 mod tests {
     use super::*;
     use crate::crash::CrashKey;
-    use crate::policy::evict::Owner;
+    use crate::crash::{Principal, SignatureKey};
+    use crate::policy::evict::Attribution;
 
     #[test]
     fn each_limit_takes_what_it_must_and_no_pinned_core() {
@@ -100,7 +101,12 @@ mod tests {
             (0..5)
                 .map(|number| Held {
                     id: CrashKey { boot_id: String::new(), pid: number, start_time: 0 }.id(),
-                    owner: Owner { holder: "u".to_owned(), uid: None, program: "p".to_owned(), group: "g".to_owned() },
+                    owner: Attribution {
+                        principal: Principal::Unknown,
+                        uid: None,
+                        program: "p".to_owned(),
+                        signature: SignatureKey::new("g"),
+                    },
                     time_us: u64::from(number) * 1_000_000,
                     bytes: 100,
                     pinned: number == 1,

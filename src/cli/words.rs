@@ -1,7 +1,7 @@
 //! Reasons in words, with the way out where there is one.
 
 use crate::crash::text::push_printable;
-use crate::crash::{CoreOutcome, Cut, NoCore};
+use crate::crash::{CoreOutcome, NoCore, Truncation};
 use crate::store::{CoreState, Listed};
 
 /// Appends one word for a table: `stored`, `truncated`, `none:storm`, `evicted`, `removed`, `missing`.
@@ -64,18 +64,18 @@ fn not_stored(reason: NoCore) -> &'static str {
 }
 
 /// Why a core is not whole.
-pub(super) fn truncated(cut: Cut) -> &'static str {
+pub(super) fn truncated(cut: Truncation) -> &'static str {
     match cut {
-        Cut::EndedEarly => "the process was killed while it was dumped",
-        Cut::Stalled => "the stream stood still, as it does on a dead mount",
-        Cut::ProcessSizeMax => "it was longer than ProcessSizeMax=",
-        Cut::ExternalSizeMax => "its file reached ExternalSizeMax=",
-        Cut::CoreLimit => "the process' own RLIMIT_CORE was reached (EnforceCoreLimit=yes is configured)",
-        Cut::Quota => "the quota was reached (coreward usage shows the limits)",
-        Cut::DiskFull => "the disk filled up",
-        Cut::MaxHold => "the process could not be held any longer (MaxHold=)",
-        Cut::Stacks => "only stacks were to be stored (Storage=stacks, or StormStacks= of a storm)",
-        Cut::Resumed => "the daemon ended while it took the core in, and the next one got the rest",
-        Cut::Spool => "no daemon was there, and it was longer than the spool takes",
+        Truncation::EndedEarly => "the process was killed while it was dumped",
+        Truncation::Stalled => "the stream stood still, as it does on a dead mount",
+        Truncation::ProcessSizeMax => "it was longer than ProcessSizeMax=",
+        Truncation::ExternalSizeMax => "its file reached ExternalSizeMax=",
+        Truncation::CoreLimit => "the process' own RLIMIT_CORE was reached (EnforceCoreLimit=yes is configured)",
+        Truncation::Quota => "the quota was reached (coreward usage shows the limits)",
+        Truncation::DiskFull => "the disk filled up",
+        Truncation::MaxHold => "the process could not be held any longer (MaxHold=)",
+        Truncation::Stacks => "only stacks were to be stored (Storage=stacks, or StormStacks= of a storm)",
+        Truncation::Resumed => "the daemon ended while it took the core in, and the next one got the rest",
+        Truncation::Spool => "no daemon was there, and it was longer than the spool takes",
     }
 }

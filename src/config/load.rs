@@ -3,7 +3,7 @@
 use super::ini;
 use super::keys::{Config, Problem, SECTION};
 use super::overrides::Overrides;
-use crate::wire::paths::Root;
+use coreward_wire::paths::Root;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

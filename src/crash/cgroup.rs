@@ -7,9 +7,10 @@ use serde::{Deserialize, Serialize};
 
 /// Where a process ran.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Place {
+pub struct CgroupInfo {
     /// The path itself.
-    pub cgroup: String,
+    #[serde(rename = "cgroup")]
+    pub path: String,
     /// System unit: the service or scope that an operator would restart.
     pub unit: Option<String>,
     /// Unit of a user's own manager.
@@ -23,15 +24,15 @@ pub struct Place {
 }
 
 /// Reads `/proc/PID/cgroup` (cgroups(7)): the unified hierarchy if the process is in it, else systemd's own.
-pub fn parse(text: &str) -> Place {
+pub fn parse(text: &str) -> CgroupInfo {
     let path_of = |prefix: &str| text.lines().find_map(|line| line.strip_prefix(prefix)).filter(|path| *path != "/");
     let named = text.lines().find_map(|line| line.split_once(":name=systemd:").map(|(_, path)| path));
     let path = path_of("0::").or(named).unwrap_or_default();
     let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
     let manager = parts.iter().position(|part| part.starts_with("user@") && part.ends_with(".service"));
     let (system, user) = manager.map_or((parts.as_slice(), [].as_slice()), |at| parts.split_at(at + 1));
-    Place {
-        cgroup: path.to_owned(),
+    CgroupInfo {
+        path: path.to_owned(),
         unit: outermost_unit(system),
         user_unit: outermost_unit(user),
         slice: parts.iter().rev().find(|part| part.ends_with(".slice")).map(|part| (*part).to_owned()),
@@ -97,21 +98,18 @@ fn unescape_unit(name: &str) -> String {
 mod tests {
     use super::*;
 
-    fn of(path: &str) -> Place {
+    fn of(path: &str) -> CgroupInfo {
         parse(&format!("0::{path}\n"))
     }
 
     #[test]
     fn units_of_the_system_and_of_a_user() {
-        let place = of("/system.slice/nginx.service");
-        assert_eq!((place.unit.as_deref(), place.slice.as_deref()), (Some("nginx.service"), Some("system.slice")));
-        let place = of("/user.slice/user-1000.slice/user@1000.service/app.slice/foo.service");
-        assert_eq!(
-            (place.unit.as_deref(), place.user_unit.as_deref()),
-            (Some("user@1000.service"), Some("foo.service"))
-        );
-        let place = of("/user.slice/user-1000.slice/session-2.scope");
-        assert_eq!((place.unit.as_deref(), place.user_unit), (Some("session-2.scope"), None));
+        let info = of("/system.slice/nginx.service");
+        assert_eq!((info.unit.as_deref(), info.slice.as_deref()), (Some("nginx.service"), Some("system.slice")));
+        let info = of("/user.slice/user-1000.slice/user@1000.service/app.slice/foo.service");
+        assert_eq!((info.unit.as_deref(), info.user_unit.as_deref()), (Some("user@1000.service"), Some("foo.service")));
+        let info = of("/user.slice/user-1000.slice/session-2.scope");
+        assert_eq!((info.unit.as_deref(), info.user_unit), (Some("session-2.scope"), None));
         assert_eq!(of("/system.slice/a.service/sub/b.service").unit.as_deref(), Some("a.service"));
         assert_eq!(of("/").unit, None);
     }
@@ -132,16 +130,16 @@ mod tests {
         assert_eq!(of("/machine.slice/machine-web.scope").container.as_deref(), Some("web"));
         assert_eq!(of("/lxc.payload.web/init.scope").container.as_deref(), Some("web"));
         assert_eq!(of("/system.slice/cron.service").container, None);
-        let place = of(
+        let info = of(
             "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod0a1b2c3d_0000_1111_2222_333344445555.slice/x",
         );
-        assert_eq!(place.pod.as_deref(), Some("0a1b2c3d-0000-1111-2222-333344445555"));
+        assert_eq!(info.pod.as_deref(), Some("0a1b2c3d-0000-1111-2222-333344445555"));
     }
 
     #[test]
     fn the_old_hierarchy_and_nonsense() {
-        let place = parse("9:name=systemd:/system.slice/a.service\n8:pids:/x\n0::/\n");
-        assert_eq!(place.unit.as_deref(), Some("a.service"));
+        let info = parse("9:name=systemd:/system.slice/a.service\n8:pids:/x\n0::/\n");
+        assert_eq!(info.unit.as_deref(), Some("a.service"));
         for text in ["", "\n", "0::", "::::", "0::/\\x", "0::/machine.slice/machine-\\xzz.scope"] {
             parse(text);
         }

@@ -3,7 +3,11 @@
 pub mod auxv;
 pub mod cgroup;
 mod decision;
+#[cfg(test)]
+pub(crate) mod fixtures;
+pub mod ids;
 mod key;
+mod principal;
 mod record;
 pub mod signal;
 mod signature;
@@ -11,5 +15,6 @@ pub mod text;
 
 pub use decision::{Decision, Keep, Reason};
 pub use key::{CrashId, CrashKey};
-pub use record::{CoreOutcome, CoreReport, Cut, NoCore, Origin, Record, program_of};
-pub use signature::{Found, Frame, Level, Module, SigInfo, Signature, ThreadStacks};
+pub use principal::Principal;
+pub use record::{CoreOutcome, CoreReport, NoCore, Origin, Record, Truncation, program_of};
+pub use signature::{Frame, FrameTrust, Level, Module, SigInfo, Signature, SignatureKey, ThreadStacks};

@@ -1,7 +1,7 @@
 //! The record: what is known of one crash, as it stands in the catalog and in front of its core.
 
-use super::cgroup::Place;
-use super::{CrashId, CrashKey, Decision, Frame, Module, SigInfo, Signature, ThreadStacks};
+use super::cgroup::CgroupInfo;
+use super::{CrashId, CrashKey, Decision, Frame, Module, Principal, SigInfo, Signature, SignatureKey, ThreadStacks};
 use serde::{Deserialize, Serialize};
 
 /// One crash. Text comes from the crashed process and is hostile: escape it wherever it is shown
@@ -43,7 +43,7 @@ pub struct Record {
     pub hostname: String,
     /// Where in the cgroup tree it ran: unit, slice, container.
     #[serde(flatten)]
-    pub place: Place,
+    pub cgroup: CgroupInfo,
     /// It ran in another PID, user or mount namespace than the host's.
     pub in_namespace: bool,
     /// It changed its privilege (`%d` is not 1, or AT_SECURE): its core is for root and the administrators.
@@ -87,7 +87,8 @@ pub struct Record {
     /// What became of the core.
     pub core: CoreReport,
     /// What went wrong on the way, in words.
-    pub trouble: Vec<String>,
+    #[serde(rename = "trouble")]
+    pub warnings: Vec<String>,
 }
 
 /// How a crash reached the daemon.
@@ -113,7 +114,7 @@ pub struct CoreReport {
     /// Bytes that the file takes.
     pub stored: u64,
     /// Why the core is not whole; `None`: it is.
-    pub truncated: Option<Cut>,
+    pub truncated: Option<Truncation>,
 }
 
 /// Whether a core was stored.
@@ -158,7 +159,7 @@ pub enum NoCore {
 /// Why a stored core is not whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Cut {
+pub enum Truncation {
     /// The stream ended before the core did: the process was killed while it was dumped.
     EndedEarly,
     /// The stream stood still for too long.
@@ -202,7 +203,7 @@ impl NoCore {
     }
 }
 
-impl Cut {
+impl Truncation {
     /// A limit on the bytes of core: known before anything is read.
     pub fn is_a_size(self) -> bool {
         matches!(self, Self::ProcessSizeMax | Self::CoreLimit)
@@ -269,24 +270,23 @@ impl Record {
         self.modules.clear();
     }
 
-    /// What crashes of one bug share: the signature, else program and signal.
-    pub fn group(&self) -> String {
+    /// What crashes of one bug share: the signature, or program and signal where there is none.
+    pub fn signature_key(&self) -> SignatureKey {
         match &self.signature {
-            Some(signature) => signature.id.clone(),
-            None => format!("{}:{}", self.signal_name, self.program()),
+            Some(signature) => SignatureKey::new(&signature.id),
+            None => SignatureKey::new(format!("{}:{}", self.signal_name, self.program())),
         }
     }
 
-    /// Who answers for the disk that the crash takes: the system service; the executable, for a container, whose unit gets a new
-    /// name with every start; the user, for what runs in a session or in the user's own manager.
-    pub fn holder(&self) -> String {
-        let service =
-            self.place.unit.as_deref().filter(|unit| unit.ends_with(".service") && !unit.starts_with("user@"));
-        let is_users = self.place.unit.as_deref().is_some_and(|unit| unit.starts_with("user@"));
-        match (service, &self.place.container) {
-            (_, Some(_)) if !is_users => format!("container {}", self.program()),
-            (Some(unit), _) => format!("unit {unit}"),
-            _ => self.uid.map_or_else(|| "user unknown".to_owned(), |uid| format!("user {uid}")),
+    /// Who is accountable for the disk space that the crash takes: the system service; the program, for a container; the user,
+    /// for everything in a session or under the user's own manager.
+    pub fn principal(&self) -> Principal {
+        let unit = self.cgroup.unit.as_deref();
+        let is_users = unit.is_some_and(|unit| unit.starts_with("user@"));
+        match (unit.filter(|unit| unit.ends_with(".service") && !is_users), &self.cgroup.container) {
+            (_, Some(_)) if !is_users => Principal::Container(self.program()),
+            (Some(unit), _) => Principal::Unit(unit.to_owned()),
+            _ => self.uid.map_or(Principal::Unknown, Principal::User),
         }
     }
 

@@ -12,6 +12,28 @@ pub struct Signature {
     pub level: Level,
 }
 
+/// What crashes of one bug share: their signature, or program and signal where there is none.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SignatureKey(String);
+
+impl SignatureKey {
+    /// The key with this text: a signature's id, or a stand-in for one.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text, as catalog, tables and JSON show it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for SignatureKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// What a signature was made from, the strongest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -19,7 +41,8 @@ pub enum Level {
     /// The first significant frames of the crashed thread.
     Stack,
     /// Where the program counter was.
-    Counter,
+    #[serde(rename = "counter")]
+    ProgramCounter,
     /// The build-id of the executable.
     Executable,
     /// The name of the program: nothing better was to be had.
@@ -29,15 +52,18 @@ pub enum Level {
 /// How a frame was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Found {
+pub enum FrameTrust {
     /// The registers of the crashed thread, or those that a signal interrupted.
-    Registers,
+    #[serde(rename = "registers")]
+    Context,
     /// By the unwind sections of its module.
-    Unwound,
+    #[serde(rename = "unwound")]
+    CallFrameInfo,
     /// By the frame pointer.
     FramePointer,
     /// A word of the stack that follows a call instruction: a guess.
-    Scanned,
+    #[serde(rename = "scanned")]
+    Scan,
 }
 
 /// One frame of a stack.
@@ -52,7 +78,8 @@ pub struct Frame {
     /// returns here (one byte before it returns).
     pub offset: u64,
     /// How it was found.
-    pub found: Found,
+    #[serde(rename = "found")]
+    pub trust: FrameTrust,
 }
 
 /// Threads that did not crash, and where they all were.
@@ -99,21 +126,21 @@ impl Level {
     pub fn name(self) -> &'static str {
         match self {
             Self::Stack => "stack",
-            Self::Counter => "counter",
+            Self::ProgramCounter => "counter",
             Self::Executable => "executable",
             Self::Program => "program",
         }
     }
 }
 
-impl Found {
+impl FrameTrust {
     /// The way as it stands in records.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Registers => "registers",
-            Self::Unwound => "unwound",
+            Self::Context => "registers",
+            Self::CallFrameInfo => "unwound",
             Self::FramePointer => "frame-pointer",
-            Self::Scanned => "scanned",
+            Self::Scan => "scanned",
         }
     }
 }

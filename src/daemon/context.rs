@@ -1,13 +1,13 @@
 //! What every conversation shares.
 
-use crate::capture::{Allowance, Benches, Gate, Progress, Tools};
+use crate::capture::{CaptureResources, CompressorPool, HealthMonitor, LargeCoreLimiter, MemoryBudget};
 use crate::config::{self, Config, Loaded, THREADS_MAX};
 use crate::crash::{CrashId, Decision, Record};
 use crate::policy::storm::{Event, Storms};
 use crate::report::{ErrorKind, Metrics};
 use crate::store::{Catalog, Layout, Ledger, OpenReport, Recent};
-use crate::sys::clock;
-use crate::wire::paths::Root;
+use coreward_sys::clock;
+use coreward_wire::paths::Root;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -22,10 +22,10 @@ pub(super) struct Context {
     pub(super) metrics: Metrics,
     pub(super) ledger: Arc<Ledger>,
     pub(super) catalog: Catalog,
-    pub(super) progress: Progress,
-    /// Captures at once; they share their tools. The others wait with their processes parked.
+    pub(super) health: HealthMonitor,
+    /// Captures at once; they share their resources. The others wait with their processes parked.
     pub(super) captures: Semaphore,
-    pub(super) tools: Tools,
+    pub(super) resources: CaptureResources,
     /// One core is sealed at a time, by all who can: nobody waits for it but the next one, and two at once would only contend for
     /// the same room.
     pub(super) sealing: Semaphore,
@@ -46,7 +46,7 @@ const PROBES: usize = 16;
 /// Small crashes must not wait for a large one that holds all places.
 const CAPTURES: usize = 16;
 /// What keeps a disk busy.
-const CARRIERS: usize = 2;
+const COPY_BUFFERS: usize = 2;
 /// Of the unit's MemoryMax=256M so much may hold what is copied and not compressed yet.
 const STAGED: u64 = 128 << 20;
 
@@ -55,8 +55,8 @@ impl Context {
     /// spool until it can.
     pub(super) fn start(root: Root, layout: &Layout, metrics: Metrics) -> io::Result<Arc<Self>> {
         let ledger = Arc::new(Ledger::new(open_cores(layout)?));
-        let progress = Progress::default();
-        let beat = progress.join("the catalog's writer");
+        let health = HealthMonitor::default();
+        let heartbeat = health.register("the catalog's writer");
         let (opened, open_reports) = std::sync::mpsc::channel();
         let counted = metrics.clone();
         let on_open = move |report: OpenReport| {
@@ -68,7 +68,7 @@ impl Context {
             layout.catalog.clone(),
             Arc::clone(&ledger),
             Box::new(on_open),
-            Box::new(move || beat.work()),
+            Box::new(move || heartbeat.tick()),
         );
         let (catalog, failed) = catalog?;
         if let Some(error) = failed {
@@ -80,14 +80,14 @@ impl Context {
             metrics,
             ledger,
             catalog,
-            progress,
+            health,
             captures: Semaphore::new(CAPTURES),
             sealing: Semaphore::new(1),
-            tools: Tools {
-                benches: Benches::new(1),
-                carriers: Benches::new(CARRIERS),
-                gate: Gate::default(),
-                allowance: Allowance::new(STAGED),
+            resources: CaptureResources {
+                compressors: CompressorPool::new(1),
+                copy_buffers: CompressorPool::new(COPY_BUFFERS),
+                large_cores: LargeCoreLimiter::default(),
+                memory_budget: MemoryBudget::new(STAGED),
             },
             probes: Arc::new(Semaphore::new(PROBES)),
             loaded: Mutex::default(),
@@ -115,16 +115,16 @@ impl Context {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = if loaded.config.compress_threads == 0 { processors } else { loaded.config.compress_threads };
         // One more than there are processors: one of them may be waiting for the disk.
-        self.tools.benches.set_limit(threads.min(THREADS_MAX) + 1);
+        self.resources.compressors.set_limit(threads.min(THREADS_MAX) + 1);
         *lock(&self.loaded) = loaded;
         self.refresh();
     }
 
     /// What the storm policy and the rates say of a crash, now.
     pub(super) fn decide(&self, config: &Config, record: &Record) -> Decision {
-        let group = record.group();
-        let first = !self.ledger.has_group(&group);
-        let event = Event { group, holder: record.holder(), uid: record.uid, first };
+        let signature = record.signature_key();
+        let first = !self.ledger.has_signature(&signature);
+        let event = Event { signature, principal: record.principal(), uid: record.uid, first };
         lock(&self.storms).decide(&config.rules, &event, clock::since_boot())
     }
 
@@ -133,10 +133,10 @@ impl Context {
         let rules = self.config().rules;
         let (now, wall) = (clock::since_boot(), SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default());
         let mut storms = lock(&self.storms);
-        for Recent { time_us, group, holder, uid } in recent {
+        for Recent { time_us, signature, principal, uid } in recent {
             let age = wall.saturating_sub(Duration::from_micros(time_us));
             if let Some(at) = now.checked_sub(age) {
-                storms.decide(&rules, &Event { group, holder, uid, first: false }, at);
+                storms.decide(&rules, &Event { signature, principal, uid, first: false }, at);
             }
         }
     }
@@ -148,7 +148,7 @@ impl Context {
     /// What is in force for a crash: its unit and its executable may have values of their own.
     pub(super) fn config_for(&self, record: &Record) -> Config {
         let loaded = lock(&self.loaded);
-        loaded.overrides.apply(&loaded.config, record.place.unit.as_deref(), &record.program())
+        loaded.overrides.apply(&loaded.config, record.cgroup.unit.as_deref(), &record.program())
     }
 
     /// One conversation about a crash at a time: who offers it again waits for the one before.

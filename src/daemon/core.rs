@@ -10,14 +10,15 @@ use super::others;
 use super::road::RoadError;
 use super::triage::{self, Triaged};
 use crate::capture::{
-    self, Beat, Captured, Failure, Kept, KeptFiles, Limits, Memory, Order, Refused, Sink, Source, Stream, Taken,
+    self, CaptureCheckpoint, CapturedCore, CheckpointFiles, CoreStream, CoreWriter, Failure, Heartbeat, Limits,
+    ProcessMemory, Snapshot, SnapshotError, SnapshotRequest, Stream,
 };
 use crate::config::Config;
-use crate::crash::{CoreOutcome, CoreReport, Cut, Keep, NoCore, Record};
+use crate::crash::{CoreOutcome, CoreReport, Keep, NoCore, Record, Truncation};
 use crate::report::ErrorKind;
-use crate::store::{Account, CoreFile};
-use crate::sys::clock;
-use crate::wire::{Answer, FdKind, Offer, Wanted};
+use crate::store::{CoreFile, QuotaHandle};
+use coreward_sys::clock;
+use coreward_wire::{DaemonMessage, FdKind, Offer, Request};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -39,21 +40,21 @@ const MAPS_MAX: usize = 16 << 20;
 /// What the process left behind.
 enum Got {
     /// It can be sealed when the process has gone.
-    Taken(Box<Taken>),
+    Snapshot(Box<Snapshot>),
     /// It is in its file already.
-    Captured(Box<Captured>),
+    CapturedCore(Box<CapturedCore>),
 }
 
 /// Everything that a capture in a thread of its own needs.
 struct Call {
     context: Arc<Context>,
-    beat: Beat,
+    heartbeat: Heartbeat,
     cancelled: Arc<AtomicBool>,
     record: Record,
     limits: Limits,
     level: i32,
     stacks_only: bool,
-    account: Arc<Account>,
+    account: Arc<QuotaHandle>,
     deadline: Instant,
 }
 
@@ -61,20 +62,20 @@ impl Call {
     fn new(context: &Arc<Context>, offer: &Offer, giver: &Giver, record: &Record, config: &Config) -> Self {
         Self {
             context: Arc::clone(context),
-            beat: context.progress.join(&format!("the capture of process {}", record.key.pid)),
+            heartbeat: context.health.register(&format!("the capture of process {}", record.key.pid)),
             cancelled: context.cancel_switch(),
             record: record.clone(),
             limits: limits(config, record),
             level: config.level(),
             stacks_only: record.decision.keep == Keep::Stacks,
-            account: Arc::new(Account::new(Arc::clone(&context.ledger), record)),
+            account: Arc::new(QuotaHandle::new(Arc::clone(&context.ledger), record)),
             deadline: deadline(offer, giver, config),
         }
     }
 
-    fn sink(&self) -> Result<Sink, Failure> {
+    fn writer(&self) -> Result<CoreWriter, Failure> {
         let file = CoreFile::create(self.account.dir().as_fd(), &self.record)?;
-        Sink::new(file, Arc::clone(&self.account), self.limits)
+        CoreWriter::new(file, Arc::clone(&self.account), self.limits)
     }
 }
 
@@ -108,7 +109,7 @@ pub(super) async fn store(
     details::complete(giver, &mut triaged.record, &mut fds).await?;
     if let Giver::Shim(link) = giver
         && triaged.record.exe_build_id.is_none()
-        && let Some(exe) = link.ask_for_fd(Wanted::Exe).await?
+        && let Some(exe) = link.ask_for_fd(Request::Exe).await?
     {
         // Where memory can't be read (Yama's ptrace_scope=3), the file still tells which build it was.
         triaged.record.exe_build_id = triage::build_id_of(context, exe).await;
@@ -141,8 +142,8 @@ pub(super) async fn store(
     // The next one may be copied while this one is sealed.
     drop(place);
     let captured = match got {
-        Ok(Got::Taken(taken)) => seal(context, giver, *taken).await,
-        Ok(Got::Captured(captured)) => Ok(*captured),
+        Ok(Got::Snapshot(taken)) => seal(context, giver, *taken).await,
+        Ok(Got::CapturedCore(captured)) => Ok(*captured),
         Err(failure) => Err(failure),
     };
     match captured {
@@ -165,15 +166,16 @@ pub(super) async fn go_on(
     let Some(kept) = core else { return Ok(record) };
     let mut fds = fds;
     let mut take = |wanted| fds::take(&mut fds, wanted);
-    let (file, memory, raw) = (take(FdKind::KeptFile), take(FdKind::KeptMemory), take(FdKind::KeptRaw));
+    let (file, memory, raw) =
+        (take(FdKind::CheckpointFile), take(FdKind::CheckpointMemory), take(FdKind::CheckpointSpill));
     let (Some(file), Some(memory)) = (file, memory) else {
         // A shim that saved the crash alone could not save these.
         record.core = CoreReport::none(NoCore::Gone);
         return Ok(record);
     };
-    let account = Arc::new(Account::new(Arc::clone(&context.ledger), &record));
+    let account = Arc::new(QuotaHandle::new(Arc::clone(&context.ledger), &record));
     let limits = limits(&context.config_for(&record), &record);
-    let files = KeptFiles { file, memory, raw };
+    let files = CheckpointFiles { file, memory, raw };
     let resumed = in_touch(giver, spawn_blocking(move || kept.resume(files, &account, limits))).await;
     let captured = match resumed.unwrap_or_else(|error| Err(Failure::Read(io::Error::other(error)))) {
         Ok(taken) => seal(context, giver, taken).await,
@@ -224,37 +226,37 @@ async fn get(
     let cancelled = Arc::clone(&call.cancelled);
     let resumed = offer.attempt > 1;
     let mut work = spawn_blocking(move || {
-        call.beat.work();
-        let sink = call.sink()?;
-        let sink = match (head, mem) {
+        call.heartbeat.tick();
+        let writer = call.writer()?;
+        let writer = match (head, mem) {
             (Some(head), Some(mem)) if is_parked => {
-                let memory = Memory::new(File::from(mem), pagemap.map(File::from));
+                let memory = ProcessMemory::new(File::from(mem), pagemap.map(File::from));
                 let maps = maps.and_then(|maps| read_maps(&File::from(maps))).unwrap_or_default();
-                let order = Order {
+                let order = SnapshotRequest {
                     head,
                     memory,
                     maps,
-                    sink,
+                    writer,
                     account: Arc::clone(&call.account),
                     stacks_only: call.stacks_only,
                     process,
                     deadline: call.deadline,
                     level: call.level,
-                    beat: &call.beat,
+                    heartbeat: &call.heartbeat,
                     cancelled: &call.cancelled,
                 };
-                match capture::take(order, &call.context.tools) {
-                    Ok(taken) => return Ok(Got::Taken(Box::new(taken))),
-                    Err(Refused::Failed(failure)) => return Err(failure),
-                    Err(Refused::Unusable(sink)) => *sink,
+                match capture::snapshot(order, &call.context.resources) {
+                    Ok(taken) => return Ok(Got::Snapshot(Box::new(taken))),
+                    Err(SnapshotError::Failed(failure)) => return Err(failure),
+                    Err(SnapshotError::Unusable(writer)) => *writer,
                 }
             }
-            _ => sink,
+            _ => writer,
         };
-        let source = Source::new(core, before, Arc::clone(&call.cancelled));
+        let source = CoreStream::new(core, before, Arc::clone(&call.cancelled));
         let deadline = Some(call.deadline);
-        let stream = Stream { source, sink, beat: &call.beat, parse, resumed, level: call.level, deadline };
-        capture::drain(stream, &call.context.tools).map(Box::new).map(Got::Captured)
+        let stream = Stream { source, writer, heartbeat: &call.heartbeat, parse, resumed, level: call.level, deadline };
+        capture::drain(stream, &call.context.resources).map(Box::new).map(Got::CapturedCore)
     });
     tokio::select! {
         done = &mut work => return done.unwrap_or_else(|error| Err(Failure::Read(io::Error::other(error)))),
@@ -283,8 +285,8 @@ fn read_maps(maps: &File) -> Option<String> {
 
 /// What the shim is to keep while the core is sealed.
 fn keep(triaged: &Triaged, got: &Result<Got, Failure>) -> (Vec<u8>, Vec<(FdKind, OwnedFd)>) {
-    let Ok(Got::Taken(taken)) = got else { return Default::default() };
-    let (kept, files): (Kept, KeptFiles) = match taken.keep() {
+    let Ok(Got::Snapshot(taken)) = got else { return Default::default() };
+    let (kept, files): (CaptureCheckpoint, CheckpointFiles) = match taken.keep() {
         Ok(both) => both,
         Err(error) => {
             tracing::warn!("crash {}: its shim can't keep the core: {error}", triaged.record.id);
@@ -292,17 +294,17 @@ fn keep(triaged: &Triaged, got: &Result<Got, Failure>) -> (Vec<u8>, Vec<(FdKind,
         }
     };
     let memo = Memo { record: triaged.record.clone(), reader: triaged.reader, core: Some(kept) };
-    let mut fds = vec![(FdKind::KeptFile, files.file), (FdKind::KeptMemory, files.memory)];
-    fds.extend(files.raw.map(|raw| (FdKind::KeptRaw, raw)));
+    let mut fds = vec![(FdKind::CheckpointFile, files.file), (FdKind::CheckpointMemory, files.memory)];
+    fds.extend(files.raw.map(|raw| (FdKind::CheckpointSpill, raw)));
     (memo.write(), fds)
 }
 
 /// Seals what was taken, whether or not its shim is still there: the core is all here.
-async fn seal(context: &Arc<Context>, giver: &mut Giver, taken: Taken) -> Result<Captured, Failure> {
+async fn seal(context: &Arc<Context>, giver: &mut Giver, taken: Snapshot) -> Result<CapturedCore, Failure> {
     let _turn = in_touch(giver, context.sealing.acquire()).await.map_err(|_| Failure::Cancelled)?;
     let cancelled = context.cancel_switch();
-    let (tools, beat) = (context.tools.clone(), context.progress.join("the sealing of a core"));
-    let done = in_touch(giver, spawn_blocking(move || capture::seal(taken, &tools, &beat, &cancelled))).await;
+    let (resources, heartbeat) = (context.resources.clone(), context.health.register("the sealing of a core"));
+    let done = in_touch(giver, spawn_blocking(move || capture::seal(taken, &resources, &heartbeat, &cancelled))).await;
     done.unwrap_or_else(|error| Err(Failure::Write(io::Error::other(error))))
 }
 
@@ -324,7 +326,7 @@ async fn stay_in_touch(giver: &mut Giver) {
             // A shim has nothing to say now: a word is as good as an end.
             _ = link.receive() => return,
             _ = busy.tick() => {
-                if link.send(&Answer::Busy).await.is_err() {
+                if link.send(&DaemonMessage::Busy).await.is_err() {
                     return;
                 }
             }
@@ -344,23 +346,23 @@ fn failed(context: &Context, record: &mut Record, failure: &Failure) -> CoreRepo
     };
     tracing::error!("crash {} of process {} ({}): no core: {failure}", record.id, record.key.pid, record.comm);
     context.metrics.error(kind);
-    record.trouble.push(failure.to_string());
+    record.warnings.push(failure.to_string());
     CoreReport::none(reason)
 }
 
-async fn publish(context: &Arc<Context>, offer: &Offer, triaged: &mut Triaged, captured: Captured) -> CoreReport {
-    let Captured { sink, expected, cut, stage, notes } = captured;
-    let Sink { file, booking, .. } = sink;
+async fn publish(context: &Arc<Context>, offer: &Offer, triaged: &mut Triaged, captured: CapturedCore) -> CoreReport {
+    let CapturedCore { writer, expected, cut, stage, notes } = captured;
+    let CoreWriter { file, reservation, .. } = writer;
     if let Some(notes) = notes.filter(|_| offer.pid.is_none()) {
         triaged.record.complete_from_notes(notes.signal, notes.uid, notes.gid, notes.comm);
     }
-    let truncated = cut.or(offer.cut.then_some(Cut::Spool));
+    let truncated = cut.or(offer.cut.then_some(Truncation::Spool));
     let content = file.content();
     triaged.record.core = CoreReport { outcome: CoreOutcome::Stored, bytes: content, expected, stored: 0, truncated };
     let (mut record, reader, ledger) = (triaged.record.clone(), triaged.reader, Arc::clone(&context.ledger));
-    let beat = context.progress.join(&format!("the file of process {}", record.key.pid));
+    let heartbeat = context.health.register(&format!("the file of process {}", record.key.pid));
     let published = spawn_blocking(move || {
-        beat.work();
+        heartbeat.tick();
         let published = file.publish(&mut record, ledger.dir().as_fd(), reader);
         (published, record)
     });
@@ -370,7 +372,7 @@ async fn publish(context: &Arc<Context>, offer: &Offer, triaged: &mut Triaged, c
     }
     match published {
         Ok((Ok(stored), record)) => {
-            booking.settle(record.id.clone(), record.time_us, stored);
+            reservation.settle(record.id.clone(), record.time_us, stored);
             context.metrics.captured_bytes.inc_by(content);
             context.metrics.written_bytes.inc_by(stored);
             triaged.record = record;

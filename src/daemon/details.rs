@@ -1,11 +1,11 @@
 //! What a duplicate of a storm is not asked for: texts for the record, and the descriptors that a capture needs.
 
+use super::connection::ConnectionError;
 use super::giver::Giver;
-use super::link::LinkError;
 use super::road::RoadError;
 use crate::crash::Record;
 use crate::crash::text::from_bytes;
-use crate::wire::{Details, FdKind, Wanted, WireError};
+use coreward_wire::{Details, FdKind, Request, WireError};
 use std::os::fd::OwnedFd;
 
 /// Completes the record and the descriptors with what only the shim can still tell of the process. What the spool has is
@@ -16,14 +16,14 @@ pub(super) async fn complete(
     fds: &mut Vec<(FdKind, OwnedFd)>,
 ) -> Result<(), RoadError> {
     let Giver::Shim(link) = giver else { return Ok(()) };
-    if let Some((reply, opened)) = link.ask(Wanted::Details).await? {
+    if let Some((reply, opened)) = link.ask(Request::Details).await? {
         if reply.fds.len() != opened.len() {
             let (announced, arrived) = (reply.fds.len(), opened.len());
-            return Err(LinkError::Wire(WireError::Descriptors { announced, arrived }).into());
+            return Err(ConnectionError::Wire(WireError::Descriptors { announced, arrived }).into());
         }
-        let (details, trouble) = Details::decode(&reply.data).map_err(LinkError::Wire)?;
+        let (details, warnings) = Details::decode(&reply.data).map_err(ConnectionError::Wire)?;
         put(record, &details);
-        record.trouble.extend(trouble);
+        record.warnings.extend(warnings);
         fds.extend(reply.fds.into_iter().zip(opened));
     }
     Ok(())

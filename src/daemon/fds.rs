@@ -1,6 +1,6 @@
 //! The descriptors that came with an offer.
 
-use crate::wire::FdKind;
+use coreward_wire::FdKind;
 use std::os::fd::OwnedFd;
 
 /// Takes the descriptor of this kind, if there is one.

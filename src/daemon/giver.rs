@@ -1,15 +1,15 @@
 //! Who gives a crash to the daemon: a shim that holds the process, or the spool.
 
-use super::link::{Link, LinkError};
+use super::connection::{Connection, ConnectionError};
 use crate::crash::Origin;
-use crate::sys::clock;
-use crate::wire::{Answer, FdKind, Offer, Wanted};
+use coreward_sys::clock;
+use coreward_wire::{DaemonMessage, FdKind, Offer, Request};
 use std::os::fd::OwnedFd;
 
 /// Who gives the crash.
 pub(super) enum Giver {
     /// A shim that holds the process.
-    Shim(Link),
+    Shim(Connection),
     /// A file of the spool, at the first byte of its core, if there is one.
     Spool(Option<OwnedFd>),
 }
@@ -22,7 +22,7 @@ impl Giver {
         }
     }
 
-    pub(super) async fn tell(&mut self, answer: &Answer) -> Result<(), LinkError> {
+    pub(super) async fn tell(&mut self, answer: &DaemonMessage) -> Result<(), ConnectionError> {
         match self {
             Self::Shim(link) => link.send(answer).await,
             Self::Spool(_) => Ok(()),
@@ -38,16 +38,16 @@ impl Giver {
     }
 
     /// The core, once.
-    pub(super) async fn core(&mut self) -> Result<Option<OwnedFd>, LinkError> {
+    pub(super) async fn core(&mut self) -> Result<Option<OwnedFd>, ConnectionError> {
         match self {
-            Self::Shim(link) => Ok(link.ask_for_fd(Wanted::Core).await?),
+            Self::Shim(link) => Ok(link.ask_for_fd(Request::Core).await?),
             Self::Spool(core) => Ok(core.take()),
         }
     }
 
     /// Lets the process go; fails where this daemon is no longer the one that the crash belongs to. The shim keeps `kept` and
     /// the descriptors for the next daemon.
-    pub(super) async fn release(&mut self, kept: Vec<u8>, fds: Vec<(FdKind, OwnedFd)>) -> Result<(), LinkError> {
+    pub(super) async fn release(&mut self, kept: Vec<u8>, fds: Vec<(FdKind, OwnedFd)>) -> Result<(), ConnectionError> {
         match self {
             Self::Shim(link) => link.release(kept, fds).await,
             Self::Spool(_) => Ok(()),

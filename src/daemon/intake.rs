@@ -1,10 +1,10 @@
 //! The intake stream: who is let in, and how many at once.
 
+use super::connection::{Connection, ConnectionError, Message};
 use super::context::Context;
-use super::link::{Link, LinkError, Message};
 use super::road;
 use crate::report::ErrorKind;
-use crate::wire::Answer;
+use coreward_wire::DaemonMessage;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,11 +22,11 @@ const OFFER_WITHIN: Duration = Duration::from_secs(5);
 /// Accepts shims until it is aborted.
 pub(super) async fn accept(listener: UnixListener, context: Arc<Context>, alive: mpsc::Sender<()>) {
     let places = Arc::new(Semaphore::new(admission()));
-    let beat = context.progress.join("the intake loop");
+    let heartbeat = context.health.register("the intake loop");
     let mut pulse = interval(Duration::from_millis(500));
     let mut place = None;
     loop {
-        beat.work();
+        heartbeat.tick();
         if place.is_none() {
             place = Arc::clone(&places).try_acquire_owned().ok();
         }
@@ -60,7 +60,7 @@ fn admission() -> usize {
 }
 
 async fn converse(stream: UnixStream, context: &Arc<Context>) {
-    let mut link = Link::new(stream);
+    let mut link = Connection::new(stream);
     if !link.peer_is_root() {
         tracing::warn!("intake: somebody else than root spoke: not heard");
         return context.metrics.error(ErrorKind::Peer);
@@ -72,7 +72,7 @@ async fn converse(stream: UnixStream, context: &Arc<Context>) {
     let (offer, fds) = match offer {
         Ok(Message::Offer(offer, fds)) => (offer, fds),
         Ok(_) => return refuse(&mut link, context, "a crash begins with an offer").await,
-        Err(LinkError::Wire(error)) => return refuse(&mut link, context, &error.to_string()).await,
+        Err(ConnectionError::Wire(error)) => return refuse(&mut link, context, &error.to_string()).await,
         Err(error) => {
             tracing::warn!("intake: {error}");
             return context.metrics.error(ErrorKind::Connection);
@@ -83,9 +83,9 @@ async fn converse(stream: UnixStream, context: &Arc<Context>) {
     context.metrics.in_flight.dec();
 }
 
-async fn refuse(link: &mut Link, context: &Context, reason: &str) {
+async fn refuse(link: &mut Connection, context: &Context, reason: &str) {
     tracing::error!("intake: {reason}");
     context.metrics.error(ErrorKind::Message);
     // The shim then saves the crash alone; whoever else it was does not care.
-    let _ = link.send(&Answer::Rejected { reason: reason.to_owned() }).await;
+    let _ = link.send(&DaemonMessage::Rejected { reason: reason.to_owned() }).await;
 }

@@ -1,7 +1,7 @@
 //! The memory of a crashed process as the unwinder reads it: parked, or in a core that a shim saved alone.
 
 use crate::elf::CoreLayout;
-use crate::unwind::Look;
+use crate::unwind::ReadMemory;
 use nix::fcntl::OFlag;
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -11,7 +11,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 /// Where memory is.
 pub(super) enum Source {
     /// `/proc/PID/mem`.
-    Parked(File),
+    ProcessImage(File),
     /// A core in a file.
     Saved(Saved),
     Nowhere,
@@ -37,10 +37,10 @@ pub(super) struct Memory<'a> {
 const NEGATIVE: u64 = 1 << 63;
 const PAGE: usize = 4096;
 
-impl Look for Memory<'_> {
+impl ReadMemory for Memory<'_> {
     fn look(&self, address: u64, buffer: &mut [u8]) -> bool {
         match &self.source {
-            Source::Parked(mem) => address < NEGATIVE && mem.read_exact_at(buffer, address).is_ok(),
+            Source::ProcessImage(mem) => address < NEGATIVE && mem.read_exact_at(buffer, address).is_ok(),
             Source::Saved(saved) => {
                 saved.read(self.layout, address, buffer) || saved.read_file(self.layout, address, buffer)
             }

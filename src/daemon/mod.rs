@@ -1,12 +1,12 @@
 //! Start-up order, the inherited sockets, admission, watchdog, reload, shutdown: the room that knows everybody.
 
+mod connection;
 mod context;
 mod core;
 mod details;
 mod fds;
 mod giver;
 mod intake;
-mod link;
 mod look;
 mod memo;
 mod notify;
@@ -23,9 +23,9 @@ mod upkeep;
 
 use crate::report::{LogGuard, Metrics, serve, start_log};
 use crate::store::Layout;
-use crate::wire::paths::Root;
 use clap::Parser;
 use context::Context;
+use coreward_wire::paths::Root;
 use notify::Notifier;
 use sockets::Sockets;
 use std::fs::{File, TryLockError};
@@ -97,7 +97,7 @@ fn run(arguments: Arguments) -> Result<(), StartError> {
     let _lock = lock(&root.state_dir())?;
     let metrics = Metrics::new()?;
     let context = Context::start(root, &layout, metrics)?;
-    let notifier = Notifier::start(watchdog, context.progress.clone())?;
+    let notifier = Notifier::start(watchdog, context.health.clone())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let ended = runtime.block_on(serve_until_stopped(sockets, Arc::clone(&context), &notifier));
     // What hangs (a process' memory on a dead mount) is left behind.

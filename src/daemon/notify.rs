@@ -1,6 +1,6 @@
 //! Speaking to systemd (sd_notify(3)): READY, STATUS, STOPPING, and a keepalive that is sent only while work moves.
 
-use crate::capture::Progress;
+use crate::capture::HealthMonitor;
 use crate::crash::text::printable;
 use sd_notify::NotifyState;
 use std::io;
@@ -27,9 +27,9 @@ pub(super) struct Notifier {
 
 impl Notifier {
     /// Starts the thread: one of its own, so that a runtime that stands still is found out too.
-    pub(super) fn start(watchdog: Option<Duration>, progress: Progress) -> io::Result<Self> {
+    pub(super) fn start(watchdog: Option<Duration>, health: HealthMonitor) -> io::Result<Self> {
         let (words, said) = channel();
-        thread::Builder::new().name("watchdog".to_owned()).spawn(move || keep(watchdog, &progress, &said))?;
+        thread::Builder::new().name("watchdog".to_owned()).spawn(move || keep(watchdog, &health, &said))?;
         Ok(Self { words })
     }
 
@@ -58,7 +58,7 @@ impl Notifier {
     }
 }
 
-fn keep(watchdog: Option<Duration>, progress: &Progress, words: &Receiver<Word>) {
+fn keep(watchdog: Option<Duration>, health: &HealthMonitor, words: &Receiver<Word>) {
     // Three chances in each period.
     let pause = watchdog.map_or(Duration::from_secs(60), |period| (period / 3).min(Duration::from_secs(1)));
     let mut next = Instant::now();
@@ -80,7 +80,7 @@ fn keep(watchdog: Option<Duration>, progress: &Progress, words: &Receiver<Word>)
             Err(RecvTimeoutError::Timeout) => {
                 next = Instant::now() + pause;
                 if let Some(period) = watchdog {
-                    keepalive(period, progress, &mut told);
+                    keepalive(period, health, &mut told);
                 }
             }
             Err(RecvTimeoutError::Disconnected) => return,
@@ -89,8 +89,8 @@ fn keep(watchdog: Option<Duration>, progress: &Progress, words: &Receiver<Word>)
 }
 
 /// `WATCHDOG=1`, unless somebody at work has not moved for half of the period.
-fn keepalive(period: Duration, progress: &Progress, told: &mut Option<String>) {
-    let stuck = progress.stuck(period / 2);
+fn keepalive(period: Duration, health: &HealthMonitor, told: &mut Option<String>) {
+    let stuck = health.stuck(period / 2);
     match &stuck {
         None => send(&[NotifyState::Watchdog]),
         Some(who) if *told != stuck => {

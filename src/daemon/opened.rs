@@ -5,7 +5,7 @@ use super::giver::Giver;
 use super::road::RoadError;
 use crate::capture::{self, Failure, Head};
 use crate::elf;
-use crate::wire::{Offer, Wanted};
+use coreward_wire::{Offer, Request};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, OwnedFd};
@@ -64,7 +64,7 @@ pub(super) async fn open(
             };
             match seen {
                 Ok(Head::Whole(bytes)) => head = Some(bytes),
-                Ok(Head::Long(bytes)) => before = link.ask_for_fd(Wanted::Head(bytes)).await?,
+                Ok(Head::Long(bytes)) => before = link.ask_for_fd(Request::Head(bytes)).await?,
                 Ok(Head::Other(_) | Head::Nothing) => {}
                 Err(failure) => return Ok(Err(failure)),
             }

@@ -32,13 +32,15 @@ pub(super) async fn look(context: &Context, record: &mut Record, opened: &Opened
         (walked, process.modules(&|| false), count)
     };
     let Some((walked, modules, count)) = probe(context, walk).await else {
-        return record.trouble.push("the stacks of the other threads could not be unwound in time".to_owned());
+        return record.warnings.push("the stacks of the other threads could not be unwound in time".to_owned());
     };
     record.other_threads = grouped(walked, &modules, &record.modules);
     let told: usize = record.other_threads.iter().map(|stacks| stacks.count as usize).sum();
     if told < count {
         let missing = count - told;
-        record.trouble.push(format!("the stacks of {missing} of {count} other threads did not fit into time and room"));
+        record
+            .warnings
+            .push(format!("the stacks of {missing} of {count} other threads did not fit into time and room"));
     }
 }
 
@@ -80,14 +82,15 @@ fn grouped(walked: Vec<(u32, Vec<Frame>)>, modules: &[Module], recorded: &[Modul
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crash::Found;
+    use crate::crash::FrameTrust;
 
     fn module(start: u64) -> Module {
         Module { path: format!("/{start}"), build_id: None, package: None, bias: start, start, end: start + 100 }
     }
 
     fn frames(address: u64, module: Option<u32>, count: usize) -> Vec<Frame> {
-        let frame = |number: u64| Frame { address: address + number, module, offset: number, found: Found::Unwound };
+        let frame =
+            |number: u64| Frame { address: address + number, module, offset: number, trust: FrameTrust::CallFrameInfo };
         (0..count as u64).map(frame).collect()
     }
 

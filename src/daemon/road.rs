@@ -1,8 +1,8 @@
 //! The road of one crash through the daemon: triage, verdict, release, record, "done".
 
+use super::connection::{Connection, ConnectionError};
 use super::context::Context;
 use super::giver::{Giver, held_us};
-use super::link::{Link, LinkError};
 use super::memo::Memo;
 use super::opened::{Opened, may_parse};
 use super::triage::Triaged;
@@ -12,7 +12,7 @@ use crate::config::{Config, Storage};
 use crate::crash::{CoreOutcome, CoreReport, Decision, Keep, NoCore, Origin, Reason, Record};
 use crate::report::{self, ErrorKind};
 use crate::store::{Inserted, file_name};
-use crate::wire::{Answer, FdKind, Offer, Wanted};
+use coreward_wire::{DaemonMessage, FdKind, Offer, Request};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub(super) enum RoadError {
     #[error("{0}")]
-    Link(#[from] LinkError),
+    Connection(#[from] ConnectionError),
     #[error("{0}")]
     Catalog(#[from] crate::store::CatalogError),
     #[error("the daemon stops")]
@@ -31,11 +31,11 @@ pub(super) enum RoadError {
 }
 
 /// A live crash, from its offer to "done".
-pub(super) async fn travel(context: &Arc<Context>, mut link: Link, offer: Offer, fds: Vec<(FdKind, OwnedFd)>) {
+pub(super) async fn travel(context: &Arc<Context>, mut link: Connection, offer: Offer, fds: Vec<(FdKind, OwnedFd)>) {
     if offer.attempt > 1 {
         context.metrics.repeated_offers.inc();
     }
-    if !offer.trouble.is_empty() && offer.pid.is_none() {
+    if !offer.warnings.is_empty() && offer.pid.is_none() {
         context.metrics.error(ErrorKind::ShimArguments);
     }
     let core = match take(&mut link, &offer).await {
@@ -50,15 +50,15 @@ pub(super) async fn travel(context: &Arc<Context>, mut link: Link, offer: Offer,
     match record(context, &mut giver, offer, core, fds).await {
         Ok(entry) => {
             // The record is durable: a shim that misses this word asks again and is told the same.
-            let _ = giver.tell(&Answer::Done { journal: entry }).await;
+            let _ = giver.tell(&DaemonMessage::Done { journal: entry }).await;
         }
         Err(RoadError::Catalog(error)) => {
             tracing::error!("crash of process {pid}: {error}: its shim saves it in the spool");
             context.metrics.error(ErrorKind::Catalog);
-            let _ = giver.tell(&Answer::Rejected { reason: error.to_string() }).await;
+            let _ = giver.tell(&DaemonMessage::Rejected { reason: error.to_string() }).await;
         }
         Err(RoadError::Stopping) => {}
-        Err(RoadError::Link(error)) => {
+        Err(RoadError::Connection(error)) => {
             tracing::warn!("crash of process {pid}: {error}");
             context.metrics.error(ErrorKind::Connection);
         }
@@ -66,11 +66,11 @@ pub(super) async fn travel(context: &Arc<Context>, mut link: Link, offer: Offer,
 }
 
 /// Tells the shim that its offer was read, and asks for the core of one that nobody had before.
-async fn take(link: &mut Link, offer: &Offer) -> Result<Option<OwnedFd>, LinkError> {
+async fn take(link: &mut Connection, offer: &Offer) -> Result<Option<OwnedFd>, ConnectionError> {
     if offer.attempt > 1 || offer.released {
-        return link.send(&Answer::Taken).await.map(|()| None);
+        return link.send(&DaemonMessage::Taken).await.map(|()| None);
     }
-    link.ask_for_fd_after(&[Answer::Taken], Wanted::Core).await
+    link.ask_for_fd_after(&[DaemonMessage::Taken], Request::Core).await
 }
 
 /// Records a crash, whoever gives it; returns its entry for the journal. When this returns, the row is durable.
@@ -91,7 +91,7 @@ pub(super) async fn record(
     if !context.catalog.is_open() {
         return Err(context.catalog.closed_because().into());
     }
-    if let Some(memo) = Memo::read(&offer.kept) {
+    if let Some(memo) = Memo::read(&offer.checkpoint) {
         drop(core);
         let record = core::go_on(context, giver, &offer, memo, fds).await?;
         return finish(context, giver, record).await;
@@ -116,7 +116,7 @@ pub(super) async fn record(
             drop((opened, fds));
             // Nothing is published, so nobody has to agree; the shim keeps the record for the next daemon.
             let kept = Memo { record: triaged.record.clone(), reader: None, core: None }.write();
-            giver.tell(&Answer::Release { kept, fds: Vec::new(), quiet: true }).await?;
+            giver.tell(&DaemonMessage::Release { checkpoint: kept, fds: Vec::new(), quiet: true }).await?;
         }
         None => {
             let opened = opened.unwrap_or(Err(Failure::Empty));
@@ -152,7 +152,7 @@ async fn look(
         (_, looked) => looked,
     };
     if !sight.is_whole {
-        triaged.record.trouble.push(stack::NOT_IN_TIME.to_owned());
+        triaged.record.warnings.push(stack::NOT_IN_TIME.to_owned());
     }
     stack::put(&mut triaged.record, looked);
     Ok((triaged, opened))

@@ -10,7 +10,7 @@ use super::triage::{FromMemory, read_memory};
 use crate::capture::{self, Failure, Head};
 use crate::crash::program_of;
 use crate::crash::text::from_bytes;
-use crate::wire::{FdKind, Offer};
+use coreward_wire::{FdKind, Offer};
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex};
@@ -51,7 +51,7 @@ pub(super) async fn see(
         lock(&sight).memory = Some(memory);
         let looked = match whole.as_deref() {
             Some(Head::Whole(head)) => {
-                let source = mem.map_or(Source::Nowhere, Source::Parked);
+                let source = mem.map_or(Source::Nowhere, Source::ProcessImage);
                 looked(head, source, signal, build_id.as_deref(), &program)
             }
             _ => None,

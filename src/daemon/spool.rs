@@ -4,9 +4,9 @@ use super::context::Context;
 use super::giver::Giver;
 use super::road::{self, RoadError};
 use crate::report::ErrorKind;
-use crate::sys::{datagram, tree};
-use crate::wire::paths::{SPOOL, SPOOL_SUFFIX};
-use crate::wire::{HEADER_LEN, Header, Kind, Offer, WireError};
+use coreward_sys::{datagram, openat};
+use coreward_wire::paths::{SPOOL, SPOOL_SUFFIX};
+use coreward_wire::{HEADER_LEN, Header, Kind, Offer, WireError};
 use nix::dir::Dir;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use std::fs::File;
@@ -56,7 +56,7 @@ pub(super) async fn take_in(context: Arc<Context>, alive: mpsc::Sender<()>) {
 }
 
 async fn take_in_all(context: &Arc<Context>, parent: &Path) -> io::Result<()> {
-    let dir = match File::open(parent).and_then(|parent| tree::open_dir_below(parent.as_fd(), Path::new(SPOOL))) {
+    let dir = match File::open(parent).and_then(|parent| openat::open_dir_below(parent.as_fd(), Path::new(SPOOL))) {
         // Shims make it when they need it.
         Err(error) if error.kind() == IoKind::NotFound => return Ok(()),
         dir => dir?,
@@ -135,7 +135,7 @@ async fn take_in_one(context: &Arc<Context>, dir: &OwnedFd, path: &Path, name: &
 
 /// The offer in front of a spooled crash, and the file at the first byte of its core, if the shim had room for any.
 fn open(dir: &OwnedFd, name: &str) -> Result<(Offer, Option<OwnedFd>), SpoolError> {
-    let mut file = File::from(tree::open_file_below(dir.as_fd(), Path::new(name))?);
+    let mut file = File::from(openat::open_file_below(dir.as_fd(), Path::new(name))?);
     if !file.metadata()?.is_file() {
         return Err(io::Error::new(IoKind::InvalidInput, "it is not a file").into());
     }

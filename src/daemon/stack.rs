@@ -6,7 +6,7 @@ use super::opened::Opened;
 use super::probe::probe_within;
 use crate::crash::{Frame, Module, Record, SigInfo, Signature};
 use crate::elf::{self, CoreLayout};
-use crate::unwind::{self, Facts, Process};
+use crate::unwind::{self, Process, SignatureInput};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
@@ -41,7 +41,7 @@ pub(super) async fn look(
     let look = move || looked(&head, source, signal, build_id.as_deref(), &program);
     let looked = probe_within(context, LOOK_WITHIN, look).await;
     if looked.is_none() {
-        record.trouble.push(NOT_IN_TIME.to_owned());
+        record.warnings.push(NOT_IN_TIME.to_owned());
     }
     looked.flatten()
 }
@@ -50,11 +50,11 @@ pub(super) async fn look(
 pub(super) fn source(record: &Record, opened: &Opened, mem: Option<OwnedFd>) -> Source {
     match (opened.saved_at, mem) {
         (Some(at), _) => {
-            let on_host = !record.in_namespace && record.place.container.is_none() && record.root == "/";
+            let on_host = !record.in_namespace && record.cgroup.container.is_none() && record.root == "/";
             let core = opened.core.try_clone();
             core.map_or(Source::Nowhere, |core| Source::Saved(Saved::new(core.into(), at, on_host)))
         }
-        (None, Some(mem)) => Source::Parked(mem.into()),
+        (None, Some(mem)) => Source::ProcessImage(mem.into()),
         (None, None) => Source::Nowhere,
     }
 }
@@ -69,7 +69,7 @@ pub(super) fn put(record: &mut Record, looked: Option<Looked>) {
             record.signature = Some(looked.signature);
         }
         None => {
-            let facts = Facts {
+            let facts = SignatureInput {
                 signal: record.signal,
                 fault: None,
                 stack_pointer: None,
@@ -79,7 +79,7 @@ pub(super) fn put(record: &mut Record, looked: Option<Looked>) {
                 build_id: record.exe_build_id.as_deref(),
                 program: &record.program(),
             };
-            record.signature = Some(unwind::sign(&facts));
+            record.signature = Some(unwind::compute_signature(&facts));
         }
     }
 }
@@ -98,7 +98,7 @@ pub(super) fn looked(
     let mut stack = process.crashed(&|| true);
     let modules = process.modules(&within(MODULES_WITHIN));
     let siginfo = layout.dump.siginfo.map(|info| siginfo(info, signal));
-    let facts = Facts {
+    let facts = SignatureInput {
         signal,
         fault: siginfo.as_ref().and_then(|info| info.address),
         stack_pointer: layout.dump.threads.first().map(|thread| thread.registers.stack()),
@@ -108,7 +108,7 @@ pub(super) fn looked(
         build_id,
         program,
     };
-    let signature = unwind::sign(&facts);
+    let signature = unwind::compute_signature(&facts);
     stack.truncate(MAX_FRAMES);
     Some(Looked { stack, modules, siginfo, signature })
 }

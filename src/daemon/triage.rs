@@ -6,9 +6,9 @@ use super::probe::probe;
 use crate::crash::text::from_bytes;
 use crate::crash::{CoreReport, CrashKey, Decision, NoCore, Origin, Record, auxv, cgroup, signal};
 use crate::elf;
-use crate::policy::access::{self, Facts};
-use crate::sys::clock;
-use crate::wire::{MAX_TEXT, Offer};
+use crate::policy::access::{self, AccessFacts};
+use coreward_sys::clock;
+use coreward_wire::{MAX_TEXT, Offer};
 use nix::sys::utsname::uname;
 use std::fs::File;
 use std::io::Read;
@@ -43,12 +43,12 @@ pub(super) fn key(offer: &Offer) -> CrashKey {
 
 /// The record as far as it can be written before the core is read. `from_memory`: `None` where it did not answer.
 pub(super) fn triage(offer: &Offer, from_memory: Option<FromMemory>, origin: Origin) -> Triaged {
-    let mut trouble = offer.trouble.clone();
+    let mut warnings = offer.warnings.clone();
     let from_memory = from_memory.unwrap_or_else(|| {
-        trouble.push("the process' memory did not answer in time".to_owned());
+        warnings.push("the process' memory did not answer in time".to_owned());
         FromMemory::default()
     });
-    let facts = Facts {
+    let facts = AccessFacts {
         uid: offer.uid,
         dumpable: offer.dumpable,
         secure: from_memory.auxv.secure,
@@ -77,7 +77,7 @@ pub(super) fn triage(offer: &Offer, from_memory: Option<FromMemory>, origin: Ori
         cwd: String::new(),
         root: from_bytes(&offer.root),
         hostname: from_bytes(&offer.hostname),
-        place: cgroup::parse(&from_bytes(&offer.cgroup)),
+        cgroup: cgroup::parse(&from_bytes(&offer.cgroup)),
         in_namespace: offer.namespaces.pid || offer.namespaces.user,
         privileged: access::is_privileged(&facts),
         core_limit: offer.core_limit,
@@ -96,7 +96,7 @@ pub(super) fn triage(offer: &Offer, from_memory: Option<FromMemory>, origin: Ori
         siginfo: None,
         decision: Decision::default(),
         core: CoreReport::none(NoCore::Gone),
-        trouble,
+        warnings,
     };
     details::put(&mut record, &offer.details);
     Triaged { record, reader: access::reader(&facts) }

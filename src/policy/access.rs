@@ -2,7 +2,7 @@
 
 /// What the decision rests on.
 #[derive(Clone, Copy, Debug)]
-pub struct Facts {
+pub struct AccessFacts {
     /// Real uid of the process, in the initial user namespace.
     pub uid: Option<u32>,
     /// `%d` of core_pattern.
@@ -23,12 +23,12 @@ const NOBODY: u32 = 65534;
 const INVALID: u32 = u32::MAX;
 
 /// Whether the process changed its privilege, or may have (CVE-2025-4598): its core is for root and the administrators.
-pub fn is_privileged(facts: &Facts) -> bool {
+pub fn is_privileged(facts: &AccessFacts) -> bool {
     !(facts.dumpable == Some(1) && facts.secure == Some(false) && facts.same_ids == Some(true))
 }
 
 /// The user who gets read access. A container's uid 1000 is not the host's: nobody there.
-pub fn reader(facts: &Facts) -> Option<u32> {
+pub fn reader(facts: &AccessFacts) -> Option<u32> {
     let uid = facts.uid?;
     let is_person = uid >= FIRST_USER && uid != NOBODY && uid != INVALID;
     (is_person && facts.on_host && !is_privileged(facts)).then_some(uid)
@@ -38,8 +38,8 @@ pub fn reader(facts: &Facts) -> Option<u32> {
 mod tests {
     use super::*;
 
-    const ALICE: Facts =
-        Facts { uid: Some(1000), dumpable: Some(1), secure: Some(false), same_ids: Some(true), on_host: true };
+    const ALICE: AccessFacts =
+        AccessFacts { uid: Some(1000), dumpable: Some(1), secure: Some(false), same_ids: Some(true), on_host: true };
 
     #[test]
     fn a_users_plain_process_is_the_users_own() {
@@ -49,19 +49,19 @@ mod tests {
     #[test]
     fn every_doubt_takes_it_away() {
         for doubtful in [
-            Facts { uid: None, ..ALICE },
-            Facts { uid: Some(0), ..ALICE },
-            Facts { uid: Some(33), ..ALICE },
-            Facts { uid: Some(65534), ..ALICE },
-            Facts { uid: Some(u32::MAX), ..ALICE },
-            Facts { dumpable: Some(2), ..ALICE },
-            Facts { dumpable: Some(0), ..ALICE },
-            Facts { dumpable: None, ..ALICE },
-            Facts { secure: Some(true), ..ALICE },
-            Facts { secure: None, ..ALICE },
-            Facts { same_ids: Some(false), ..ALICE },
-            Facts { same_ids: None, ..ALICE },
-            Facts { on_host: false, ..ALICE },
+            AccessFacts { uid: None, ..ALICE },
+            AccessFacts { uid: Some(0), ..ALICE },
+            AccessFacts { uid: Some(33), ..ALICE },
+            AccessFacts { uid: Some(65534), ..ALICE },
+            AccessFacts { uid: Some(u32::MAX), ..ALICE },
+            AccessFacts { dumpable: Some(2), ..ALICE },
+            AccessFacts { dumpable: Some(0), ..ALICE },
+            AccessFacts { dumpable: None, ..ALICE },
+            AccessFacts { secure: Some(true), ..ALICE },
+            AccessFacts { secure: None, ..ALICE },
+            AccessFacts { same_ids: Some(false), ..ALICE },
+            AccessFacts { same_ids: None, ..ALICE },
+            AccessFacts { on_host: false, ..ALICE },
         ] {
             assert_eq!(reader(&doubtful), None, "{doubtful:?}");
         }

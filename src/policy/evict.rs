@@ -1,19 +1,20 @@
 //! Which core makes way: the one that tells least, of who takes most.
 
+use crate::crash::{Principal, SignatureKey};
 use std::collections::HashMap;
 use std::hash::Hash;
 
 /// What a core is accounted to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Owner {
-    /// Who answers for it ([`crate::crash::Record::holder`]).
-    pub holder: String,
+pub struct Attribution {
+    /// Who answers for it ([`crate::crash::Record::principal`]).
+    pub principal: Principal,
     /// Real uid of the process.
     pub uid: Option<u32>,
     /// The program.
     pub program: String,
     /// What crashes of the same bug share.
-    pub group: String,
+    pub signature: SignatureKey,
 }
 
 /// A core that may make way.
@@ -22,7 +23,7 @@ pub struct Candidate<'a, Id> {
     /// Which.
     pub id: &'a Id,
     /// Whose.
-    pub owner: &'a Owner,
+    pub owner: &'a Attribution,
     /// When it crashed.
     pub time_us: u64,
     /// What it takes.
@@ -44,18 +45,18 @@ pub enum Redundancy {
 
 /// The core that goes first: of the least loss, of the largest holder, of the largest signature, the oldest.
 pub fn choose<'a, Id: Ord>(cores: &[Candidate<'a, Id>]) -> Option<&'a Id> {
-    let mut holders: HashMap<&str, u64> = HashMap::new();
-    let mut groups: HashMap<&str, Group<'a, Id>> = HashMap::new();
+    let mut holders: HashMap<&Principal, u64> = HashMap::new();
+    let mut groups: HashMap<&SignatureKey, Group<'a, Id>> = HashMap::new();
     for core in cores {
-        *holders.entry(&core.owner.holder).or_default() += core.bytes;
+        *holders.entry(&core.owner.principal).or_default() += core.bytes;
         let when = (core.time_us, core.id);
-        let group = groups.entry(&core.owner.group).or_insert(Group { bytes: 0, first: when, newest: when });
+        let group = groups.entry(&core.owner.signature).or_insert(Group { bytes: 0, first: when, newest: when });
         group.bytes += core.bytes;
         group.first = group.first.min(when);
         group.newest = group.newest.max(when);
     }
     let order = |core: &&Candidate<'a, Id>| {
-        let group = &groups[core.owner.group.as_str()];
+        let group = &groups[&core.owner.signature];
         let when = (core.time_us, core.id);
         let redundancy = match () {
             () if when == group.newest => Redundancy::Newest,
@@ -63,7 +64,7 @@ pub fn choose<'a, Id: Ord>(cores: &[Candidate<'a, Id>]) -> Option<&'a Id> {
             () => Redundancy::Between,
         };
         let most = |bytes: u64| std::cmp::Reverse(bytes);
-        (redundancy, most(holders[core.owner.holder.as_str()]), most(group.bytes), when)
+        (redundancy, most(holders[&core.owner.principal]), most(group.bytes), when)
     };
     cores.iter().filter(|core| core.may_go).min_by_key(order).map(|core| core.id)
 }
@@ -79,12 +80,17 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn owner(holder: &str, group: &str) -> Owner {
-        Owner { holder: holder.to_owned(), uid: Some(0), program: "p".to_owned(), group: group.to_owned() }
+    fn owner(holder: &str, group: &str) -> Attribution {
+        Attribution {
+            principal: Principal::Unit(holder.to_owned()),
+            uid: Some(0),
+            program: "p".to_owned(),
+            signature: SignatureKey::new(group),
+        }
     }
 
     /// The order in which all go.
-    fn order(cores: &[(u32, Owner, u64, u64)]) -> Vec<u32> {
+    fn order(cores: &[(u32, Attribution, u64, u64)]) -> Vec<u32> {
         let mut left = cores.to_vec();
         let mut gone = Vec::new();
         loop {
@@ -120,7 +126,7 @@ mod tests {
         let mut two = owner("u", "small");
         let cores = [(1, two.clone(), 1, 1), (2, owner("u", "large"), 2, 9)];
         assert_eq!(order(&cores), [2, 1]);
-        two.group = "large".to_owned();
+        two.signature = SignatureKey::new("large");
     }
 
     proptest! {
@@ -128,7 +134,7 @@ mod tests {
         fn no_signature_loses_its_newest_while_something_more_redundant_may_go(
             cores in prop::collection::vec((0..4_u8, 0..5_u8, 0..50_u64, 1..100_u64, any::<bool>()), 1..40)
         ) {
-            let cores: Vec<(usize, Owner, u64, u64, bool)> = cores
+            let cores: Vec<(usize, Attribution, u64, u64, bool)> = cores
                 .into_iter()
                 .enumerate()
                 .map(|(id, (holder, group, time, bytes, may_go))| (id, owner(&holder.to_string(), &group.to_string()), time, bytes, may_go))
@@ -137,8 +143,8 @@ mod tests {
                 .iter()
                 .map(|(id, owner, time_us, bytes, may_go)| Candidate { id, owner, time_us: *time_us, bytes: *bytes, may_go: *may_go })
                 .collect();
-            let newest = |core: &(usize, Owner, u64, u64, bool)| {
-                cores.iter().filter(|other| other.1.group == core.1.group).map(|other| (other.2, other.0)).max() == Some((core.2, core.0))
+            let newest = |core: &(usize, Attribution, u64, u64, bool)| {
+                cores.iter().filter(|other| other.1.signature == core.1.signature).map(|other| (other.2, other.0)).max() == Some((core.2, core.0))
             };
             match choose(&candidates) {
                 None => prop_assert!(cores.iter().all(|core| !core.4)),

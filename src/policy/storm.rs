@@ -2,7 +2,7 @@
 //! one user, and of all together, only so many cores in a time.
 
 use super::rate::{Bucket, Buckets, Rate};
-use crate::crash::{Decision, Keep, Reason};
+use crate::crash::{Decision, Keep, Principal, Reason, SignatureKey};
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -34,9 +34,9 @@ pub struct Rules {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     /// What crashes of the same bug share.
-    pub group: String,
-    /// Who is to blame: [`crate::crash::Record::holder`].
-    pub holder: String,
+    pub signature: SignatureKey,
+    /// Who is to blame: [`crate::crash::Record::principal`].
+    pub principal: Principal,
     /// Real uid.
     pub uid: Option<u32>,
     /// No core of the group is there.
@@ -53,8 +53,8 @@ struct Window {
 /// What was decided lately.
 #[derive(Debug, Default)]
 pub struct Storms {
-    windows: HashMap<String, Window>,
-    units: Buckets<String>,
+    windows: HashMap<SignatureKey, Window>,
+    units: Buckets<Principal>,
     users: Buckets<u32>,
     total: Bucket,
 }
@@ -74,7 +74,7 @@ impl Storms {
         if let Some(reason) = self.refused(rules, event, now) {
             return Decision { keep: Keep::Record, reason };
         }
-        self.units.of(&event.holder, now).take(rules.unit, now);
+        self.units.of(&event.principal, now).take(rules.unit, now);
         if let Some(uid) = limited(event) {
             self.users.of(&uid, now).take(rules.user, now);
         }
@@ -88,7 +88,7 @@ impl Storms {
         if rule.burst == 0 {
             return (Keep::Full, if event.first { Reason::First } else { Reason::Unlimited });
         }
-        match self.windows.get(&event.group).filter(|window| now.saturating_sub(window.began) < rule.interval) {
+        match self.windows.get(&event.signature).filter(|window| now.saturating_sub(window.began) < rule.interval) {
             None if event.first => (Keep::Full, Reason::First),
             None => (Keep::Full, Reason::NewWindow),
             Some(window) if window.whole < rule.burst => (Keep::Full, whole),
@@ -99,14 +99,14 @@ impl Storms {
 
     /// Whose bucket is empty.
     fn refused(&mut self, rules: &Rules, event: &Event, now: Duration) -> Option<Reason> {
-        if !self.units.of(&event.holder, now).has(rules.unit, now, 0) {
+        if !self.units.of(&event.principal, now).has(rules.unit, now, 0) {
             return Some(Reason::UnitRate);
         }
         if limited(event).is_some_and(|uid| !self.users.of(&uid, now).has(rules.user, now, 0)) {
             return Some(Reason::UserRate);
         }
         // Who makes new signatures all the time has soon emptied half of its own bucket, and the reserve is not for it.
-        let quiet = event.first && self.units.of(&event.holder, now).has(rules.unit, now, 128);
+        let quiet = event.first && self.units.of(&event.principal, now).has(rules.unit, now, 128);
         let reserve = if quiet { 0 } else { RESERVE };
         (!self.total.has(rules.total, now, reserve)).then_some(Reason::TotalRate)
     }
@@ -116,10 +116,10 @@ impl Storms {
             return;
         }
         let is_open = |window: &Window| now.saturating_sub(window.began) < rule.interval;
-        if !self.windows.contains_key(&event.group) {
+        if !self.windows.contains_key(&event.signature) {
             self.make_room(&is_open);
         }
-        let window = self.windows.entry(event.group.clone()).or_insert(Window { began: now, ..Window::default() });
+        let window = self.windows.entry(event.signature.clone()).or_insert(Window { began: now, ..Window::default() });
         if !is_open(window) {
             *window = Window { began: now, ..Window::default() };
         }

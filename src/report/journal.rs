@@ -5,7 +5,7 @@
 
 use crate::crash::text::{cut, printable};
 use crate::crash::{CoreOutcome, Record, signal};
-use crate::wire::journal::{IDENTIFIER, MAX_ENTRY, MESSAGE_ID, PRIORITY, push_field};
+use coreward_wire::journal::{IDENTIFIER, MAX_ENTRY, MESSAGE_ID, PRIORITY, push_field};
 use std::path::Path;
 
 /// Longest value of one field.
@@ -16,7 +16,7 @@ pub fn entry(record: &Record, core: Option<&Path>) -> Vec<u8> {
     let number = |value: Option<u32>| value.map(|value| value.to_string()).unwrap_or_default();
     let path = core.map(|path| path.display().to_string()).unwrap_or_default();
     let pid = record.key.pid.to_string();
-    let place = &record.place;
+    let cgroup = &record.cgroup;
     let fields = [
         ("MESSAGE_ID", MESSAGE_ID),
         ("PRIORITY", PRIORITY),
@@ -37,10 +37,10 @@ pub fn entry(record: &Record, core: Option<&Path>) -> Vec<u8> {
         ("COREDUMP_BOOT_ID", &record.key.boot_id),
         ("COREDUMP_RLIMIT", &record.core_limit.to_string()),
         ("COREDUMP_CMDLINE", &record.cmdline),
-        ("COREDUMP_CGROUP", &place.cgroup),
-        ("COREDUMP_UNIT", place.unit.as_deref().unwrap_or_default()),
-        ("COREDUMP_USER_UNIT", place.user_unit.as_deref().unwrap_or_default()),
-        ("COREDUMP_SLICE", place.slice.as_deref().unwrap_or_default()),
+        ("COREDUMP_CGROUP", &cgroup.path),
+        ("COREDUMP_UNIT", cgroup.unit.as_deref().unwrap_or_default()),
+        ("COREDUMP_USER_UNIT", cgroup.user_unit.as_deref().unwrap_or_default()),
+        ("COREDUMP_SLICE", cgroup.slice.as_deref().unwrap_or_default()),
         ("COREDUMP_CWD", &record.cwd),
         ("COREDUMP_ROOT", &record.root),
         ("COREDUMP_PROC_STATUS", &record.status),
@@ -48,8 +48,8 @@ pub fn entry(record: &Record, core: Option<&Path>) -> Vec<u8> {
         ("COREDUMP_OPEN_FDS", &record.open_fds),
         ("COREWARD_ID", record.id.as_str()),
         ("COREWARD_CORE", outcome(record)),
-        ("COREWARD_CONTAINER", place.container.as_deref().unwrap_or_default()),
-        ("COREWARD_POD", place.pod.as_deref().unwrap_or_default()),
+        ("COREWARD_CONTAINER", cgroup.container.as_deref().unwrap_or_default()),
+        ("COREWARD_POD", cgroup.pod.as_deref().unwrap_or_default()),
         ("COREWARD_SIGNATURE", record.signature.as_ref().map_or("", |signature| &signature.id)),
         ("COREWARD_DECISION", record.decision.keep.name()),
         ("COREWARD_REASON", record.decision.reason.name()),

@@ -2,21 +2,21 @@
 
 use super::ledger::{Grant, Ledger};
 use crate::crash::{CrashId, Record};
-use crate::policy::evict::Owner;
+use crate::policy::evict::Attribution;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 /// What one core is charged to.
 #[derive(Debug)]
-pub struct Account {
+pub struct QuotaHandle {
     ledger: Arc<Ledger>,
-    owner: Owner,
+    owner: Attribution,
 }
 
-impl Account {
+impl QuotaHandle {
     /// The account of a crash.
     pub fn new(ledger: Arc<Ledger>, record: &Record) -> Self {
-        Self { ledger, owner: Owner::of(record) }
+        Self { ledger, owner: Attribution::of(record) }
     }
 
     /// The directory of the cores.

@@ -1,6 +1,6 @@
 //! One more reader for a file: POSIX access control lists as the kernel keeps them (acl(5), posix_acl_xattr.h).
 
-use crate::sys::xattr;
+use coreward_sys::xattr;
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::BorrowedFd;

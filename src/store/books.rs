@@ -1,14 +1,14 @@
 //! The accounts themselves: which core takes how much, and whom it is accounted to.
 
-use crate::crash::CrashId;
-use crate::policy::evict::{self, Candidate, Owner};
+use crate::crash::{CrashId, Principal, SignatureKey};
+use crate::policy::evict::{self, Attribution, Candidate};
 use crate::policy::quota::{self, Limits, Room, Usage};
 use std::collections::{HashMap, HashSet};
 
 /// A stored core.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
-    pub(super) owner: Owner,
+    pub(super) owner: Attribution,
     pub(super) time_us: u64,
     pub(super) bytes: u64,
     pub(super) pinned: bool,
@@ -18,15 +18,15 @@ pub(super) struct Entry {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Key {
     All,
-    Holder(String),
+    Principal(Principal),
     User(u32),
     Program(String),
-    Group(String),
+    Signature(SignatureKey),
 }
 
 /// A limit that a write would break.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Over {
+pub(super) struct Exceeded {
     pub(super) key: Key,
     /// Bytes that must go first.
     pub(super) missing: u64,
@@ -35,15 +35,15 @@ pub(super) struct Over {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Books {
+pub(super) struct UsageTable {
     cores: HashMap<CrashId, Entry>,
     /// Stored and reserved bytes.
     used: HashMap<Key, u64>,
     /// Cores of each signature.
-    groups: HashMap<String, usize>,
+    signatures: HashMap<SignatureKey, usize>,
 }
 
-impl Books {
+impl UsageTable {
     pub(super) fn len(&self) -> usize {
         self.cores.len()
     }
@@ -52,16 +52,16 @@ impl Books {
         self.used.get(key).copied().unwrap_or(0)
     }
 
-    pub(super) fn has_group(&self, group: &str) -> bool {
-        self.groups.contains_key(group)
+    pub(super) fn has_signature(&self, signature: &SignatureKey) -> bool {
+        self.signatures.contains_key(signature)
     }
 
     /// The limit that `want` more bytes of `owner` would break, the narrowest first.
-    pub(super) fn over(&self, limits: &Limits, free: u64, owner: &Owner, want: u64) -> Option<Over> {
+    pub(super) fn over(&self, limits: &Limits, free: u64, owner: &Attribution, want: u64) -> Option<Exceeded> {
         let narrow = keys(owner).into_iter().filter(|key| *key != Key::All).find_map(|key| {
             let (limit, name) = limit(limits, &key);
             let missing = self.used(&key).saturating_add(want).saturating_sub(limit);
-            (missing > 0).then_some(Over { key, missing, name })
+            (missing > 0).then_some(Exceeded { key, missing, name })
         });
         narrow.or_else(|| {
             let usage = Usage { used: self.used(&Key::All), free };
@@ -69,19 +69,19 @@ impl Books {
                 Room::Fits => None,
                 Room::AfterEvicting(missing) => {
                     let within = usage.used.saturating_add(want) <= limits.max_use;
-                    Some(Over { key: Key::All, missing, name: if within { "KeepFree=" } else { "MaxUse=" } })
+                    Some(Exceeded { key: Key::All, missing, name: if within { "KeepFree=" } else { "MaxUse=" } })
                 }
             }
         })
     }
 
-    pub(super) fn reserve(&mut self, owner: &Owner, bytes: u64) {
+    pub(super) fn reserve(&mut self, owner: &Attribution, bytes: u64) {
         for key in keys(owner) {
             *self.used.entry(key).or_default() += bytes;
         }
     }
 
-    pub(super) fn cancel(&mut self, owner: &Owner, bytes: u64) {
+    pub(super) fn cancel(&mut self, owner: &Attribution, bytes: u64) {
         for key in keys(owner) {
             if let Some(used) = self.used.get_mut(&key) {
                 *used = used.saturating_sub(bytes);
@@ -96,17 +96,17 @@ impl Books {
     pub(super) fn enter(&mut self, id: CrashId, entry: Entry) {
         self.remove(&id);
         self.reserve(&entry.owner, entry.bytes);
-        *self.groups.entry(entry.owner.group.clone()).or_default() += 1;
+        *self.signatures.entry(entry.owner.signature.clone()).or_default() += 1;
         self.cores.insert(id, entry);
     }
 
     pub(super) fn remove(&mut self, id: &CrashId) -> Option<Entry> {
         let entry = self.cores.remove(id)?;
         self.cancel(&entry.owner, entry.bytes);
-        if let Some(count) = self.groups.get_mut(&entry.owner.group) {
+        if let Some(count) = self.signatures.get_mut(&entry.owner.signature) {
             *count -= 1;
             if *count == 0 {
-                self.groups.remove(&entry.owner.group);
+                self.signatures.remove(&entry.owner.signature);
             }
         }
         Some(entry)
@@ -149,22 +149,22 @@ fn may_go(id: &CrashId, entry: &Entry, key: &Key, busy: &HashSet<CrashId>) -> bo
     !entry.pinned && !busy.contains(id) && is_of(&entry.owner, key)
 }
 
-fn is_of(owner: &Owner, key: &Key) -> bool {
+fn is_of(owner: &Attribution, key: &Key) -> bool {
     match key {
         Key::All => true,
-        Key::Holder(holder) => owner.holder == *holder,
+        Key::Principal(principal) => owner.principal == *principal,
         Key::User(uid) => owner.uid == Some(*uid),
         Key::Program(program) => owner.program == *program,
-        Key::Group(group) => owner.group == *group,
+        Key::Signature(signature) => owner.signature == *signature,
     }
 }
 
 /// What a core of `owner` counts towards. Root runs half of a server's units, which have limits of their own.
-fn keys(owner: &Owner) -> Vec<Key> {
+fn keys(owner: &Attribution) -> Vec<Key> {
     let mut keys = vec![
-        Key::Group(owner.group.clone()),
+        Key::Signature(owner.signature.clone()),
         Key::Program(owner.program.clone()),
-        Key::Holder(owner.holder.clone()),
+        Key::Principal(owner.principal.clone()),
         Key::All,
     ];
     keys.extend(owner.uid.filter(|uid| *uid != 0).map(Key::User));
@@ -174,9 +174,9 @@ fn keys(owner: &Owner) -> Vec<Key> {
 fn limit(limits: &Limits, key: &Key) -> (u64, &'static str) {
     match key {
         Key::All => (limits.max_use, "MaxUse="),
-        Key::Holder(_) => (limits.per_unit, "MaxUsePerUnit="),
+        Key::Principal(_) => (limits.per_unit, "MaxUsePerUnit="),
         Key::User(_) => (limits.per_user, "MaxUsePerUser="),
         Key::Program(_) => (limits.per_executable, "MaxUsePerExecutable="),
-        Key::Group(_) => (limits.per_signature, "MaxUsePerSignature="),
+        Key::Signature(_) => (limits.per_signature, "MaxUsePerSignature="),
     }
 }

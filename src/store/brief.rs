@@ -5,7 +5,7 @@ use super::query::{Asked, CoreState, Filter, Listed, QueryError, open, open_if_a
 use super::schema::signed;
 use super::{Layout, recover};
 use crate::crash::CoreOutcome;
-use crate::wire::paths::Root;
+use coreward_wire::paths::Root;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row};
 use std::collections::HashSet;
@@ -165,7 +165,7 @@ impl<'a> Brief<'a> {
     /// The line of a crash; `program` is the record's.
     pub fn of(listed: &'a Listed, program: &'a str) -> Self {
         let record = &listed.record;
-        let place = &record.place;
+        let cgroup = &record.cgroup;
         Self {
             id: record.id.as_str(),
             time_us: record.time_us,
@@ -173,8 +173,8 @@ impl<'a> Brief<'a> {
             uid: record.uid,
             signal_name: &record.signal_name,
             program,
-            unit: place.user_unit.as_deref().or(place.unit.as_deref()).unwrap_or_default(),
-            container: place.container.as_deref().unwrap_or_default(),
+            unit: cgroup.user_unit.as_deref().or(cgroup.unit.as_deref()).unwrap_or_default(),
+            container: cgroup.container.as_deref().unwrap_or_default(),
             hostname: &record.hostname,
             core_state: listed.core_state,
             no_core: match record.core.outcome {

@@ -4,9 +4,14 @@ use super::fold::{self, Retention};
 use super::ledger::Ledger;
 use super::recover::{self, Recovered};
 use super::schema::{self, Count};
-use crate::crash::{CrashId, Origin, Record};
-use crate::sys::{full, sqlite};
+use crate::crash::{CrashId, Origin, Principal, Record, SignatureKey};
+use coreward_sys::{no_space, tmpfile};
+use nix::errno::Errno;
+use nix::sys::stat::Mode;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -73,10 +78,10 @@ pub struct OpenReport {
 pub struct Recent {
     /// When it crashed.
     pub time_us: u64,
-    /// [`Record::group`].
-    pub group: String,
-    /// [`Record::holder`].
-    pub holder: String,
+    /// [`Record::signature_key`].
+    pub signature: SignatureKey,
+    /// [`Record::principal`].
+    pub principal: Principal,
     /// Real uid.
     pub uid: Option<u32>,
 }
@@ -276,7 +281,7 @@ impl Writer {
     /// All rows in one transaction; on a full disk the oldest core makes way, as often as there is one.
     fn insert_all(&mut self, records: &[&Record]) -> Result<Vec<Option<Count>>, CatalogError> {
         let mut evictions = 0;
-        let retention = self.retention;
+        let (retention, path) = (self.retention, self.path.clone());
         loop {
             let db = self.ready()?;
             let attempt = (|| {
@@ -288,7 +293,7 @@ impl Writer {
                 Ok(inserted)
             })();
             match attempt {
-                Err(CatalogError::Sqlite(error)) if is_full(&error, db) => {
+                Err(CatalogError::Sqlite(error)) if is_full(&error, &path) => {
                     // A row needs some pages, not the disk: where a few cores do not make the room, more won't.
                     evictions += 1;
                     if evictions > 4 || !self.ledger.evict_one() {
@@ -382,13 +387,24 @@ fn is_damage(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
 }
 
-/// SQLite knows ENOSPC as a full disk; a kernel's quota is an I/O error to it.
-fn is_full(error: &rusqlite::Error, db: &Connection) -> bool {
+/// Whether a write failed for lack of room. SQLite reports ENOSPC as a full disk, but EDQUOT (a kernel quota) as an I/O error
+/// like any other: only a trial write tells them apart.
+fn is_full(error: &rusqlite::Error, catalog: &Path) -> bool {
     match error.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => true,
-        Some(ErrorCode::SystemIoFailure) => full::is_full(sqlite::system_errno(db)),
+        Some(ErrorCode::SystemIoFailure) => volume_is_full(catalog),
         _ => false,
     }
+}
+
+/// Writes a few pages to a nameless file beside `catalog`.
+fn volume_is_full(catalog: &Path) -> bool {
+    const TRIAL: [u8; 64 << 10] = [0; 64 << 10];
+    let write = || -> io::Result<()> {
+        let dir = File::open(catalog.parent().unwrap_or(catalog))?;
+        File::from(tmpfile::create(dir.as_fd(), Mode::from_bits_truncate(0o600))?).write_all(&TRIAL)
+    };
+    write().err().and_then(|error| error.raw_os_error()).is_some_and(|errno| no_space::is_full(Errno::from_raw(errno)))
 }
 
 fn is_broken(error: &rusqlite::Error) -> bool {
@@ -421,8 +437,8 @@ fn recent(db: &Connection) -> Result<Vec<Recent>, CatalogError> {
     while let Some(row) = rows.next()? {
         let json: String = row.get(0)?;
         if let Ok(record) = serde_json::from_str::<Record>(&json) {
-            let (group, holder) = (record.group(), record.holder());
-            recent.push(Recent { time_us: record.time_us, group, holder, uid: record.uid });
+            let (signature, principal) = (record.signature_key(), record.principal());
+            recent.push(Recent { time_us: record.time_us, signature, principal, uid: record.uid });
         }
     }
     Ok(recent)

@@ -3,7 +3,7 @@
 use super::acl;
 use super::format::{self, FRAME_LEN, FormatError, HEADER_ROOM};
 use crate::crash::{CrashId, Record};
-use crate::sys::{extent, unnamed};
+use coreward_sys::{sparse_io, tmpfile};
 use nix::sys::stat::Mode;
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -45,7 +45,7 @@ impl CoreFile {
     /// What openat(2) says.
     pub fn create(dir: BorrowedFd<'_>, record: &Record) -> Result<Self, FormatError> {
         let record_room = format::record_room(record)?;
-        let file = File::from(unnamed::create(dir, Mode::from_bits_truncate(0o640))?);
+        let file = File::from(tmpfile::create(dir, Mode::from_bits_truncate(0o640))?);
         Ok(Self::begun(file, record_room))
     }
 
@@ -150,11 +150,11 @@ impl CoreFile {
         self.length += frame.len() as u64;
         self.content += u64::from(content);
         if self.length - self.begun >= WINDOW {
-            extent::begin_writing(&self.file, self.begun..self.length);
+            sparse_io::begin_writing(&self.file, self.begun..self.length);
             self.begun = self.length;
             // By now the disk is through with what was begun long ago.
             if self.begun - self.behind > LAG {
-                extent::end_writing(&self.file, self.behind..self.behind + WINDOW);
+                sparse_io::end_writing(&self.file, self.behind..self.behind + WINDOW);
                 self.behind += WINDOW;
             }
         }
@@ -198,9 +198,9 @@ impl CoreFile {
             && let Err(error) = acl::let_read(self.file.as_fd(), uid)
         {
             // Root and the administrators can read it all the same.
-            record.trouble.push(format!("uid {uid} was not given access: {error}"));
+            record.warnings.push(format!("uid {uid} was not given access: {error}"));
         }
-        match unnamed::publish(self.file.as_fd(), dir, &file_name(&record.id)) {
+        match tmpfile::publish(self.file.as_fd(), dir, &file_name(&record.id)) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(length),
             published => published.map(|()| length).map_err(FormatError::Io),
         }

@@ -3,7 +3,7 @@
 
 use super::catalog::CatalogError;
 use super::schema::signed;
-use crate::crash::{CrashId, Record};
+use crate::crash::{CrashId, Record, SignatureKey};
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use std::collections::HashSet;
 use std::time::Duration;
@@ -45,10 +45,10 @@ pub(super) fn fold(
     now_us: u64,
 ) -> Result<(), CatalogError> {
     let now = signed(now_us);
-    let signatures: HashSet<String> = records.iter().map(|record| record.group()).collect();
+    let signatures: HashSet<SignatureKey> = records.iter().map(|record| record.signature_key()).collect();
     let mut any = false;
     for signature in signatures {
-        any |= fold_signature(db, &signature, now)?;
+        any |= fold_signature(db, signature.as_str(), now)?;
     }
     if any {
         forget_seen(db, now)?;

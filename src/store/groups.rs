@@ -2,7 +2,7 @@
 
 use super::Layout;
 use super::query::{Filter, Listed, QueryError, list, open, sqlite};
-use crate::wire::paths::Root;
+use coreward_wire::paths::Root;
 use rusqlite::{Connection, params};
 use serde::Serialize;
 

@@ -3,9 +3,9 @@
 use super::query::{Filter, QueryError, list_stored};
 use super::{Layout, file_name, keep};
 use crate::crash::CrashId;
-use crate::policy::evict::{self, Candidate, Owner};
-use crate::sys::tree;
-use crate::wire::paths::Root;
+use crate::policy::evict::{self, Attribution, Candidate};
+use coreward_sys::openat;
+use coreward_wire::paths::Root;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use std::fs::File;
 use std::io;
@@ -17,7 +17,7 @@ pub struct Held {
     /// Whose.
     pub id: CrashId,
     /// What it is accounted to.
-    pub owner: Owner,
+    pub owner: Attribution,
     /// When it crashed, microseconds since 1970.
     pub time_us: u64,
     /// Bytes of file.
@@ -36,10 +36,10 @@ pub fn held(root: &Root) -> Result<Vec<Held>, QueryError> {
     let listed = list_stored(root, &Filter::default())?;
     let found = listed.into_iter().filter_map(|listed| {
         let id = listed.record.id.clone();
-        let file = File::from(tree::open_file_below(dir.as_fd(), &file_name(&id)).ok()?);
+        let file = File::from(openat::open_file_below(dir.as_fd(), &file_name(&id)).ok()?);
         let bytes = file.metadata().ok()?.len();
         let pinned = keep::is_pinned(&dir, &id);
-        Some(Held { id, owner: Owner::of(&listed.record), time_us: listed.record.time_us, bytes, pinned })
+        Some(Held { id, owner: Attribution::of(&listed.record), time_us: listed.record.time_us, bytes, pinned })
     });
     Ok(found.collect())
 }

@@ -3,7 +3,7 @@
 
 use super::core_file::file_name;
 use crate::crash::CrashId;
-use crate::sys::{tree, xattr};
+use coreward_sys::{openat, xattr};
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::File;
 use std::io;
@@ -26,7 +26,7 @@ pub(super) enum Hold {
 }
 
 pub(super) fn hold(dir: &OwnedFd, id: &CrashId) -> Hold {
-    let Ok(file) = tree::open_file_below(dir.as_fd(), &file_name(id)) else { return Hold::Gone };
+    let Ok(file) = openat::open_file_below(dir.as_fd(), &file_name(id)) else { return Hold::Gone };
     let file = File::from(file);
     if xattr::has(file.as_fd(), PINNED) {
         return Hold::Pinned;
@@ -39,7 +39,7 @@ pub(super) fn hold(dir: &OwnedFd, id: &CrashId) -> Hold {
 
 /// Whether a core is pinned.
 pub fn is_pinned(dir: &OwnedFd, id: &CrashId) -> bool {
-    tree::open_file_below(dir.as_fd(), &file_name(id)).is_ok_and(|file| xattr::has(file.as_fd(), PINNED))
+    openat::open_file_below(dir.as_fd(), &file_name(id)).is_ok_and(|file| xattr::has(file.as_fd(), PINNED))
 }
 
 /// Pins a core, or takes the pin away.
@@ -47,7 +47,7 @@ pub fn is_pinned(dir: &OwnedFd, id: &CrashId) -> bool {
 /// # Errors
 /// The file can't be opened, or its file system has no attributes of users.
 pub fn set_pinned(dir: &OwnedFd, id: &CrashId, pinned: bool) -> io::Result<()> {
-    let file = tree::open_file_below(dir.as_fd(), &file_name(id))?;
+    let file = openat::open_file_below(dir.as_fd(), &file_name(id))?;
     if pinned { xattr::set(file.as_fd(), PINNED, b"1") } else { xattr::remove(file.as_fd(), PINNED) }
 }
 

@@ -1,10 +1,10 @@
 //! Who holds how much of the disk: asked before every write, settled after.
 
-use super::books::{Books, Entry, Key};
+use super::books::{Entry, Key, UsageTable};
 use super::core_file::file_name;
 use super::keep::{self, Hold};
-use crate::crash::{CrashId, Record};
-use crate::policy::evict::Owner;
+use crate::crash::{CrashId, Record, SignatureKey};
+use crate::policy::evict::Attribution;
 use crate::policy::quota::{Limits, Quotas};
 use nix::errno::Errno;
 use nix::sys::statvfs::fstatvfs;
@@ -22,7 +22,7 @@ pub struct Ledger {
 
 #[derive(Debug, Default)]
 struct State {
-    books: Books,
+    books: UsageTable,
     quotas: Quotas,
     evicted: Vec<CrashId>,
     evictions: u64,
@@ -66,13 +66,13 @@ impl Ledger {
     }
 
     /// Whether there is a core of this signature.
-    pub fn has_group(&self, group: &str) -> bool {
-        self.state().books.has_group(group)
+    pub fn has_signature(&self, signature: &SignatureKey) -> bool {
+        self.state().books.has_signature(signature)
     }
 
     /// Reserves `bytes` for a core of `owner`. Where a limit is reached, cores that the limit is about make way; none does where
     /// all of them would not be enough.
-    pub fn reserve(&self, owner: &Owner, bytes: u64) -> Grant {
+    pub fn reserve(&self, owner: &Attribution, bytes: u64) -> Grant {
         let mut busy = HashSet::new();
         loop {
             let (free, limits) = (self.free(), self.limits());
@@ -96,7 +96,7 @@ impl Ledger {
     }
 
     /// Reserves `bytes` only if nothing has to make way for them, nor for `margin` bytes more that are still to come.
-    pub fn reserve_spare(&self, owner: &Owner, bytes: u64, margin: u64) -> bool {
+    pub fn reserve_spare(&self, owner: &Attribution, bytes: u64, margin: u64) -> bool {
         let (free, limits) = (self.free(), self.limits());
         let mut state = self.state();
         let fits = state.books.over(&limits, free, owner, bytes.saturating_add(margin)).is_none();
@@ -107,12 +107,12 @@ impl Ledger {
     }
 
     /// Gives a reservation back.
-    pub fn cancel(&self, owner: &Owner, bytes: u64) {
+    pub fn cancel(&self, owner: &Attribution, bytes: u64) {
         self.state().books.cancel(owner, bytes);
     }
 
     /// Turns a reservation into a stored core of `stored` bytes; where there are now more than `MaxCores=`, others make way.
-    pub fn settle(&self, owner: Owner, reserved: u64, id: CrashId, time_us: u64, stored: u64) {
+    pub fn settle(&self, owner: Attribution, reserved: u64, id: CrashId, time_us: u64, stored: u64) {
         let cores = {
             let mut state = self.state();
             state.books.cancel(&owner, reserved);
@@ -211,10 +211,15 @@ impl Ledger {
     }
 }
 
-impl Owner {
+impl Attribution {
     /// Who a crash is accounted to.
     pub fn of(record: &Record) -> Self {
-        Self { holder: record.holder(), uid: record.uid, program: record.program(), group: record.group() }
+        Self {
+            principal: record.principal(),
+            uid: record.uid,
+            program: record.program(),
+            signature: record.signature_key(),
+        }
     }
 }
 

@@ -6,6 +6,8 @@ mod books;
 mod brief;
 mod catalog;
 mod core_file;
+#[cfg(test)]
+pub(crate) mod fixtures;
 mod fold;
 pub mod format;
 mod groups;
@@ -17,7 +19,7 @@ mod query;
 mod recover;
 mod schema;
 
-pub use account::Account;
+pub use account::QuotaHandle;
 pub use brief::{Brief, Take, brief};
 pub use catalog::{Catalog, CatalogError, Inserted, OpenReport, Recent};
 pub use core_file::{CoreFile, file_name};
@@ -28,8 +30,8 @@ pub use ledger::{Grant, Ledger};
 pub use query::{CoreState, Filter, Listed, QueryError, find, list, listed_count};
 pub use schema::Count;
 
-use crate::sys::tree;
-use crate::wire::paths::Root;
+use coreward_sys::openat;
+use coreward_wire::paths::Root;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -56,6 +58,6 @@ impl Layout {
     /// What openat(2) says; a symbolic link in the last component is one that the daemon's own user could have made.
     pub fn open_cores(&self) -> io::Result<OwnedFd> {
         let parent = std::fs::File::open(self.cores.parent().unwrap_or(&self.cores))?;
-        tree::open_dir_below(std::os::fd::AsFd::as_fd(&parent), std::path::Path::new("cores"))
+        openat::open_dir_below(std::os::fd::AsFd::as_fd(&parent), std::path::Path::new("cores"))
     }
 }

@@ -3,8 +3,8 @@
 use super::schema::signed;
 use super::{Layout, file_name, format, recover};
 use crate::crash::{CrashId, Record};
-use crate::sys::tree;
-use crate::wire::paths::Root;
+use coreward_sys::openat;
+use coreward_wire::paths::Root;
 use rusqlite::{Connection, ErrorCode, OpenFlags, ToSql};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -314,7 +314,7 @@ pub(super) fn readable_cores(layout: &Layout, filter: &Filter) -> Vec<Listed> {
     let entries = std::fs::read_dir(&layout.cores).into_iter().flatten().flatten();
     let mut found: Vec<Listed> = entries
         .filter_map(|entry| recover::id_of(&entry.path()))
-        .filter_map(|id| tree::open_file_below(dir.as_fd(), &file_name(&id)).ok().map(File::from))
+        .filter_map(|id| openat::open_file_below(dir.as_fd(), &file_name(&id)).ok().map(File::from))
         .filter(|file| file.metadata().is_ok_and(|found| found.is_file()))
         .filter_map(|mut file| format::read_record(&mut file).ok())
         .filter(|record| matches(record, filter))
@@ -326,7 +326,7 @@ pub(super) fn readable_cores(layout: &Layout, filter: &Filter) -> Vec<Listed> {
 }
 
 fn matches(record: &Record, filter: &Filter) -> bool {
-    let place = &record.place;
+    let cgroup = &record.cgroup;
     let is_unit = |unit: &Option<String>, text: &String| {
         unit.as_ref().is_some_and(|unit| unit == text || unit.strip_suffix(".service") == Some(text.as_str()))
     };
@@ -336,15 +336,15 @@ fn matches(record: &Record, filter: &Filter) -> bool {
             || record.key.pid.to_string() == *text
             || record.program() == *text
             || record.comm == *text
-            || record.group() == *text
-            || is_unit(&place.unit, text)
-    }) && is(&filter.unit, &|text| is_unit(&place.unit, text) || is_unit(&place.user_unit, text))
-        && is(&filter.container, &|text| place.container.as_ref().is_some_and(|name| name.starts_with(text.as_str())))
-        && is(&filter.pod, &|text| place.pod.as_ref() == Some(text))
+            || record.signature_key().as_str() == text
+            || is_unit(&cgroup.unit, text)
+    }) && is(&filter.unit, &|text| is_unit(&cgroup.unit, text) || is_unit(&cgroup.user_unit, text))
+        && is(&filter.container, &|text| cgroup.container.as_ref().is_some_and(|name| name.starts_with(text.as_str())))
+        && is(&filter.pod, &|text| cgroup.pod.as_ref() == Some(text))
         && is(&filter.hostname, &|text| record.hostname == *text)
         && is(&filter.executable, &|text| record.program() == *text)
         && is(&filter.signal, &|text| record.signal_name == *text)
-        && is(&filter.signature, &|text| record.group().starts_with(text.as_str()))
+        && is(&filter.signature, &|text| record.signature_key().as_str().starts_with(text.as_str()))
         && filter.uid.is_none_or(|uid| record.uid == Some(uid))
         && filter.since_us.is_none_or(|since| record.time_us >= since)
         && filter.until_us.is_none_or(|until| record.time_us <= until)

@@ -5,8 +5,9 @@ use super::core_file::file_name;
 use super::ledger::Ledger;
 use super::{format, schema};
 use crate::crash::{CrashId, Record};
-use crate::policy::evict::Owner;
-use crate::sys::tree;
+use crate::crash::{Principal, SignatureKey};
+use crate::policy::evict::Attribution;
+use coreward_sys::openat;
 use nix::dir::Dir;
 use rusqlite::Connection;
 use std::collections::HashMap;
@@ -33,7 +34,7 @@ pub(super) fn recover(db: &mut Connection, ledger: &Ledger) -> Result<Recovered,
     };
     let adding = db.transaction()?;
     for id in core_ids(ledger.dir())? {
-        let Ok(file) = tree::open_file_below(ledger.dir().as_fd(), &file_name(&id)) else { continue };
+        let Ok(file) = openat::open_file_below(ledger.dir().as_fd(), &file_name(&id)) else { continue };
         let mut file = File::from(file);
         let (size, changed) = file.metadata().map(|data| (data.len(), data.mtime()))?;
         let from_row = known.remove(id.as_str()).and_then(|json| serde_json::from_str::<Record>(&json).ok());
@@ -54,7 +55,7 @@ pub(super) fn recover(db: &mut Connection, ledger: &Ledger) -> Result<Recovered,
         }
         let time_us = u64::try_from(changed).unwrap_or(0) * 1_000_000;
         let (owner, time_us) =
-            record.map_or_else(|| (nobody(&id), time_us), |record| (Owner::of(&record), record.time_us));
+            record.map_or_else(|| (nobody(&id), time_us), |record| (Attribution::of(&record), record.time_us));
         ledger.settle(owner, 0, id, time_us, size);
     }
     for id in known.keys().filter_map(|id| CrashId::parse(id)) {
@@ -66,9 +67,13 @@ pub(super) fn recover(db: &mut Connection, ledger: &Ledger) -> Result<Recovered,
 }
 
 /// A file whose record can't be read takes room all the same.
-fn nobody(id: &CrashId) -> Owner {
-    let unknown = || "unknown".to_owned();
-    Owner { holder: unknown(), uid: None, program: unknown(), group: id.to_string() }
+fn nobody(id: &CrashId) -> Attribution {
+    Attribution {
+        principal: Principal::Unknown,
+        uid: None,
+        program: "unknown".to_owned(),
+        signature: SignatureKey::new(id.to_string()),
+    }
 }
 
 fn core_ids(dir: &OwnedFd) -> Result<Vec<CrashId>, CatalogError> {

@@ -111,13 +111,13 @@ fn code(section: &[u8], at: u64, fde: usize) -> Option<Range<u64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::unwind::Look;
+    use crate::unwind::ReadMemory;
     use proptest::prelude::*;
 
     /// Memory with something at 0x1000.
     struct Bytes(Vec<u8>);
 
-    impl Look for Bytes {
+    impl ReadMemory for Bytes {
         fn look(&self, address: u64, buffer: &mut [u8]) -> bool {
             for (byte, at) in buffer.iter_mut().zip(address..) {
                 *byte = at.checked_sub(0x1000).and_then(|at| self.0.get(at as usize)).copied().unwrap_or(0);

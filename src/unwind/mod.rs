@@ -10,14 +10,14 @@ mod pages;
 mod signature;
 mod walk;
 
-pub use pages::Look;
-pub use signature::{Facts, VERSION, is_runtime, sign};
+pub use pages::ReadMemory;
+pub use signature::{SignatureInput, VERSION, compute_signature, is_runtime};
 
 use crate::crash::{Frame, Module};
 use crate::elf::CoreLayout;
 use modules::Modules;
 use pages::Pages;
-use walk::Walk;
+use walk::StackWalker;
 
 /// Frames of the crashed thread that are looked at: enough to see a recursion turn.
 const DEPTH: usize = 256;
@@ -31,7 +31,7 @@ pub struct Process<'a> {
 
 impl<'a> Process<'a> {
     /// The process whose core begins with `layout`, its memory read through `memory`.
-    pub fn new(layout: &'a CoreLayout, memory: &'a dyn Look) -> Self {
+    pub fn new(layout: &'a CoreLayout, memory: &'a dyn ReadMemory) -> Self {
         Self { layout, pages: Pages::new(memory), modules: Modules::new(layout) }
     }
 
@@ -40,14 +40,14 @@ impl<'a> Process<'a> {
     pub fn crashed(&mut self, go_on: &dyn Fn() -> bool) -> Vec<Frame> {
         let Some(thread) = self.layout.dump.threads.first() else { return Vec::new() };
         let first = thread.registers;
-        Walk::new(&mut self.pages, &mut self.modules, first).frames(first, DEPTH, go_on)
+        StackWalker::new(&mut self.pages, &mut self.modules, first).frames(first, DEPTH, go_on)
     }
 
     /// Id and frames of every other thread, `depth` frames at most of each, until `go_on` says no.
     pub fn others(&mut self, depth: usize, go_on: &dyn Fn() -> bool) -> Vec<(u32, Vec<Frame>)> {
         let threads = &self.layout.dump.threads;
         let Some(first) = threads.first() else { return Vec::new() };
-        let mut walk = Walk::new(&mut self.pages, &mut self.modules, first.registers);
+        let mut walk = StackWalker::new(&mut self.pages, &mut self.modules, first.registers);
         let others = threads[1..].iter().take_while(|_| go_on());
         others.map(|thread| (thread.tid, walk.frames(thread.registers, depth, go_on))).collect()
     }

@@ -3,14 +3,14 @@
 use std::collections::HashMap;
 
 /// Where memory is read from: a parked process, or its core.
-pub trait Look {
+pub trait ReadMemory {
     /// Fills `buffer` from `address`, whole or not at all.
     fn look(&self, address: u64, buffer: &mut [u8]) -> bool;
 }
 
 /// Pages that were read.
 pub(super) struct Pages<'a> {
-    source: &'a dyn Look,
+    source: &'a dyn ReadMemory,
     pages: HashMap<u64, Option<Box<[u8; PAGE]>>>,
 }
 
@@ -19,7 +19,7 @@ const PAGE: usize = 4096;
 const MAX_PAGES: usize = 1024;
 
 impl<'a> Pages<'a> {
-    pub(super) fn new(source: &'a dyn Look) -> Self {
+    pub(super) fn new(source: &'a dyn ReadMemory) -> Self {
         Self { source, pages: HashMap::new() }
     }
 
@@ -77,7 +77,7 @@ mod tests {
 
     struct Counting(Cell<usize>);
 
-    impl Look for Counting {
+    impl ReadMemory for Counting {
         fn look(&self, address: u64, buffer: &mut [u8]) -> bool {
             self.0.set(self.0.get() + 1);
             buffer.fill((address / PAGE as u64) as u8);

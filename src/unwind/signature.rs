@@ -1,6 +1,6 @@
 //! The signature: docs/signature.md says the same in words, for other tools.
 
-use crate::crash::{Found, Frame, Level, Module, Signature, signal};
+use crate::crash::{Frame, FrameTrust, Level, Module, Signature, signal};
 use sha2::{Digest, Sha256};
 
 /// Raised whenever the same crash would get another signature.
@@ -8,7 +8,7 @@ pub const VERSION: u32 = 1;
 
 /// What a signature is made from.
 #[derive(Clone, Copy)]
-pub struct Facts<'a> {
+pub struct SignatureInput<'a> {
     /// Signal number.
     pub signal: Option<u32>,
     /// The address that a fault was about (`si_addr`), if the kernel raised the signal.
@@ -51,9 +51,9 @@ enum Token {
 }
 
 /// The signature of a crash.
-pub fn sign(facts: &Facts<'_>) -> Signature {
-    let class = class(facts.signal);
-    let (level, lines) = lines(facts, &class);
+pub fn compute_signature(input: &SignatureInput<'_>) -> Signature {
+    let class = class(input.signal);
+    let (level, lines) = lines(input, &class);
     let mut hash = Sha256::new();
     hash.update(format!("coreward-signature {VERSION}\n{class}\n{}\n", level.name()));
     for line in lines {
@@ -74,10 +74,10 @@ fn class(signal: Option<u32>) -> String {
     }
 }
 
-fn lines(facts: &Facts<'_>, class: &str) -> (Level, Vec<String>) {
-    let (tokens, cycle) = tokens(facts);
+fn lines(input: &SignatureInput<'_>, class: &str) -> (Level, Vec<String>) {
+    let (tokens, cycle) = tokens(input);
     let near = |fault: u64, stack: u64| fault.abs_diff(stack) <= NEAR_STACK;
-    let on_stack = facts.fault.zip(facts.stack_pointer).is_some_and(|(fault, stack)| near(fault, stack));
+    let on_stack = input.fault.zip(input.stack_pointer).is_some_and(|(fault, stack)| near(fault, stack));
     if let Some(cycle) = cycle.filter(|_| on_stack && class == "memory") {
         return (Level::Stack, [vec!["overflow".to_owned()], cycle].concat());
     }
@@ -96,29 +96,29 @@ fn lines(facts: &Facts<'_>, class: &str) -> (Level, Vec<String>) {
             Token::Mark(mark) => lines.push((*mark).to_owned()),
         }
     }
-    match (places, facts.frames.first().and_then(|frame| place(facts, frame))) {
+    match (places, input.frames.first().and_then(|frame| place(input, frame))) {
         (2.., _) => (Level::Stack, lines),
-        (1, _) => (Level::Counter, lines),
+        (1, _) => (Level::ProgramCounter, lines),
         // Nothing but the C library.
-        (0, Some(counter)) => (Level::Counter, vec![counter]),
-        (0, None) => match facts.build_id {
+        (0, Some(counter)) => (Level::ProgramCounter, vec![counter]),
+        (0, None) => match input.build_id {
             Some(id) => (Level::Executable, [vec![id.to_owned()], lines].concat()),
-            None => (Level::Program, [vec![facts.program.to_owned()], lines].concat()),
+            None => (Level::Program, [vec![input.program.to_owned()], lines].concat()),
         },
     }
 }
 
 /// The frames as tokens, recursion taken once; and the cycle that turned often, from its least line on.
-fn tokens(facts: &Facts<'_>) -> (Vec<Token>, Option<Vec<String>>) {
+fn tokens(input: &SignatureInput<'_>) -> (Vec<Token>, Option<Vec<String>>) {
     let mut tokens: Vec<Token> = Vec::new();
     let (mut turns, mut cycle) = ((0, 0), None);
-    for (index, frame) in facts.frames.iter().enumerate() {
+    for (index, frame) in input.frames.iter().enumerate() {
         let sure = tokens.iter().any(|token| matches!(token, Token::Place(_)));
-        if frame.found == Found::Scanned && sure {
+        if frame.trust == FrameTrust::Scan && sure {
             // A guess says nothing where something is known.
             break;
         }
-        let token = token(facts, frame, index == 0);
+        let token = token(input, frame, index == 0);
         if matches!(token, Token::Mark(_)) && tokens.last() == Some(&token) {
             continue;
         }
@@ -149,20 +149,20 @@ fn from_the_least(cycle: &[Token]) -> Vec<String> {
     rotated.min().unwrap_or_default()
 }
 
-fn token(facts: &Facts<'_>, frame: &Frame, first: bool) -> Token {
-    match frame.module.and_then(facts.module) {
+fn token(input: &SignatureInput<'_>, frame: &Frame, first: bool) -> Token {
+    match frame.module.and_then(input.module) {
         Some(module) if module.path == super::modules::VDSO => Token::Mark("vdso"),
         Some(module) if is_runtime(&module.path) => Token::Mark("runtime"),
-        Some(_) => place(facts, frame).map_or(Token::Mark("wild"), Token::Place),
+        Some(_) => place(input, frame).map_or(Token::Mark("wild"), Token::Place),
         None if first && frame.address < NULL => Token::Mark("null"),
-        None if (facts.is_code)(frame.address) => Token::Mark("jit"),
+        None if (input.is_code)(frame.address) => Token::Mark("jit"),
         None => Token::Mark("wild"),
     }
 }
 
 /// Build-id, else file name, and offset.
-fn place(facts: &Facts<'_>, frame: &Frame) -> Option<String> {
-    let module = frame.module.and_then(facts.module)?;
+fn place(input: &SignatureInput<'_>, frame: &Frame) -> Option<String> {
+    let module = frame.module.and_then(input.module)?;
     let name = module.build_id.as_deref().unwrap_or_else(|| base_name(&module.path));
     Some(format!("{name}+{:#x}", frame.offset))
 }

@@ -4,7 +4,7 @@ use super::cfi;
 use super::machine::{Machine, follows_call, interrupted};
 use super::modules::Modules;
 use super::pages::Pages;
-use crate::crash::{Found, Frame};
+use crate::crash::{Frame, FrameTrust};
 use crate::elf::Registers;
 use std::collections::HashSet;
 
@@ -12,7 +12,7 @@ use std::collections::HashSet;
 const SCAN: u64 = 512;
 
 /// A walk through the stacks of one process, a thread at a time.
-pub(super) struct Walk<'a, 'p> {
+pub(super) struct StackWalker<'a, 'p> {
     pub(super) pages: &'p mut Pages<'a>,
     pub(super) modules: &'p mut Modules<'a>,
     machine: Machine,
@@ -24,16 +24,16 @@ pub(super) struct Walk<'a, 'p> {
 
 /// A frame with the registers in it.
 #[derive(Clone, Copy)]
-struct Place {
+struct FrameState {
     registers: Registers,
     /// The counter is where a call returns to.
     is_return: bool,
-    found: Found,
+    trust: FrameTrust,
 }
 
 const MAX_SCANS: u32 = 8;
 
-impl<'a, 'p> Walk<'a, 'p> {
+impl<'a, 'p> StackWalker<'a, 'p> {
     pub(super) fn new(pages: &'p mut Pages<'a>, modules: &'p mut Modules<'a>, first: Registers) -> Self {
         Self { pages, modules, machine: Machine::of(first), asked: HashSet::new(), scans: 0 }
     }
@@ -44,49 +44,49 @@ impl<'a, 'p> Walk<'a, 'p> {
         self.scans = 0;
         // The stacks of many threads are many pages.
         self.pages.make_room();
-        let mut next = Some(Place { registers: first, is_return: false, found: Found::Registers });
-        while let Some(place) = next.filter(|_| frames.len() < depth && go_on()) {
-            frames.push(self.frame(place));
-            next = self.caller(place);
+        let mut next = Some(FrameState { registers: first, is_return: false, trust: FrameTrust::Context });
+        while let Some(state) = next.filter(|_| frames.len() < depth && go_on()) {
+            frames.push(self.frame(state));
+            next = self.caller(state);
         }
         frames
     }
 
-    fn frame(&mut self, place: Place) -> Frame {
-        let address = place.registers.counter();
-        let inside = address.wrapping_sub(u64::from(place.is_return));
+    fn frame(&mut self, state: FrameState) -> Frame {
+        let address = state.registers.counter();
+        let inside = address.wrapping_sub(u64::from(state.is_return));
         let module = self.modules.at(self.pages, inside);
         let bias = module.and_then(|number| self.modules.get(number)).map(|loaded| loaded.module.bias);
         let offset = bias.map_or(0, |bias| inside.wrapping_sub(bias));
-        Frame { address, module, offset, found: place.found }
+        Frame { address, module, offset, trust: state.trust }
     }
 
-    fn caller(&mut self, place: Place) -> Option<Place> {
-        if place.is_return
-            && let Some(registers) = interrupted(place.registers, self.pages)
+    fn caller(&mut self, state: FrameState) -> Option<FrameState> {
+        if state.is_return
+            && let Some(registers) = interrupted(state.registers, self.pages)
         {
-            return Some(Place { registers, is_return: false, found: Found::Registers });
+            return Some(FrameState { registers, is_return: false, trust: FrameTrust::Context });
         }
-        let from = place.registers.counter();
+        let from = state.registers.counter();
         if !self.modules.is_code(from) {
             // A call to an address where nothing is: the call itself was whole.
-            return self.returned(place).or_else(|| self.scan(place));
+            return self.returned(state).or_else(|| self.scan(state));
         }
-        if self.has_table(place) {
-            match self.machine.step(place.registers, place.is_return, self.pages) {
+        if self.has_table(state) {
+            match self.machine.step(state.registers, state.is_return, self.pages) {
                 Ok(None) => return None,
-                Ok(Some(registers)) if self.is_plausible(place, registers) => {
-                    return Some(Place { registers, is_return: true, found: Found::Unwound });
+                Ok(Some(registers)) if self.is_plausible(state, registers) => {
+                    return Some(FrameState { registers, is_return: true, trust: FrameTrust::CallFrameInfo });
                 }
                 _ => {}
             }
         }
-        self.frame_pointer(place).or_else(|| self.scan(place))
+        self.frame_pointer(state).or_else(|| self.scan(state))
     }
 
     /// Whether the unwind tables have the function, which framehop is told of.
-    fn has_table(&mut self, place: Place) -> bool {
-        let inside = place.registers.counter().wrapping_sub(u64::from(place.is_return));
+    fn has_table(&mut self, state: FrameState) -> bool {
+        let inside = state.registers.counter().wrapping_sub(u64::from(state.is_return));
         let Some(number) = self.modules.at(self.pages, inside) else { return false };
         let Some(index) = self.modules.get(number).and_then(|loaded| loaded.eh_frame_hdr.clone()) else { return false };
         let Some(function) = cfi::function(self.pages, index, inside) else { return false };
@@ -97,35 +97,35 @@ impl<'a, 'p> Walk<'a, 'p> {
     }
 
     /// Whether such a caller may be: code, and further up the stack.
-    fn is_plausible(&self, place: Place, caller: Registers) -> bool {
-        let (stack, callers) = (place.registers.stack(), caller.stack());
-        let first = place.found == Found::Registers;
+    fn is_plausible(&self, state: FrameState, caller: Registers) -> bool {
+        let (stack, callers) = (state.registers.stack(), caller.stack());
+        let first = state.trust == FrameTrust::Context;
         self.modules.is_code(caller.counter().wrapping_sub(1)) && (callers > stack || (first && callers == stack))
     }
 
     /// The caller of a function that has done nothing yet.
-    fn returned(&mut self, place: Place) -> Option<Place> {
-        let registers = match place.registers {
+    fn returned(&mut self, state: FrameState) -> Option<FrameState> {
+        let registers = match state.registers {
             Registers::X86_64 { sp, bp, .. } => {
                 Registers::X86_64 { ip: self.pages.word(sp)?, sp: sp.checked_add(8)?, bp }
             }
             Registers::Aarch64 { sp, fp, lr, .. } => Registers::Aarch64 { pc: lr, sp, fp, lr },
         };
-        self.is_call(registers).then_some(Place { registers, is_return: true, found: Found::Unwound })
+        self.is_call(registers).then_some(FrameState { registers, is_return: true, trust: FrameTrust::CallFrameInfo })
     }
 
-    fn frame_pointer(&mut self, place: Place) -> Option<Place> {
-        let pointer = match place.registers {
+    fn frame_pointer(&mut self, state: FrameState) -> Option<FrameState> {
+        let pointer = match state.registers {
             Registers::X86_64 { bp, .. } => bp,
             Registers::Aarch64 { fp, .. } => fp,
         };
-        let stack = self.modules.stack(place.registers.stack())?;
+        let stack = self.modules.stack(state.registers.stack())?;
         if !stack.contains(&pointer) || !pointer.is_multiple_of(8) {
             return None;
         }
         let (caller, back) = (self.pages.word(pointer)?, self.pages.word(pointer.checked_add(8)?)?);
         let above = pointer.checked_add(16)?;
-        let registers = match place.registers {
+        let registers = match state.registers {
             Registers::X86_64 { .. } => Registers::X86_64 { ip: back, sp: above, bp: caller },
             Registers::Aarch64 { .. } => Registers::Aarch64 { pc: back, sp: above, fp: caller, lr: back },
         };
@@ -136,31 +136,31 @@ impl<'a, 'p> Walk<'a, 'p> {
             Some(caller > pointer && stack.contains(&caller) && walk.is_call_to(registers, above))
         };
         let sound = self.is_call(registers) || (self.modules.is_code(back) && next(self) == Some(true));
-        sound.then_some(Place { registers, is_return: true, found: Found::FramePointer })
+        sound.then_some(FrameState { registers, is_return: true, trust: FrameTrust::FramePointer })
     }
 
     /// The first word up the stack that follows a call, one whose caller can be unwound in turn before others.
-    fn scan(&mut self, place: Place) -> Option<Place> {
+    fn scan(&mut self, state: FrameState) -> Option<FrameState> {
         if self.scans >= MAX_SCANS {
             return None;
         }
         self.scans += 1;
-        let stack = self.modules.stack(place.registers.stack().checked_next_multiple_of(8)?)?;
+        let stack = self.modules.stack(state.registers.stack().checked_next_multiple_of(8)?)?;
         let mut second = None;
         for at in (stack.start..stack.end.saturating_sub(8)).step_by(8).take(SCAN as usize) {
             let word = self.pages.word(at)?;
-            let registers = match place.registers {
+            let registers = match state.registers {
                 Registers::X86_64 { bp, .. } => Registers::X86_64 { ip: word, sp: at + 8, bp },
                 Registers::Aarch64 { fp, .. } => Registers::Aarch64 { pc: word, sp: at + 8, fp, lr: word },
             };
             if self.modules.is_code(word) && interrupted(registers, self.pages).is_some() {
                 // The kernel has put it there, and code that is not C has made its own frame below it, as Go's runtime does.
-                return Some(Place { registers, is_return: true, found: Found::Unwound });
+                return Some(FrameState { registers, is_return: true, trust: FrameTrust::CallFrameInfo });
             }
             if !self.is_call(registers) {
                 continue;
             }
-            let guess = Place { registers, is_return: true, found: Found::Scanned };
+            let guess = FrameState { registers, is_return: true, trust: FrameTrust::Scan };
             if self.has_table(guess)
                 && let Ok(caller) = self.machine.step(registers, true, self.pages)
                 && caller.is_none_or(|caller| self.is_plausible(guess, caller) && self.is_call(caller))

@@ -1,7 +1,7 @@
 //! A core that could not be kept whole is a core all the same: debuggers show the stack of every thread.
 
-use crate::stage::{Daemon, Ended, Stage, eventually, gdb, program};
-use coreward::crash::{Cut, Record};
+use crate::testbed::{Daemon, Ended, TestBed, eventually, gdb, program};
+use coreward::crash::{Record, Truncation};
 use coreward::store::Listed;
 use nix::sys::signal::Signal;
 use std::fs::File;
@@ -56,26 +56,26 @@ fn every_byte_is_the_kernels(ours: &Path, kernels: &Path) -> u64 {
 const THREADS: &str = "39";
 const MEBIBYTES: &str = "200";
 
-fn reload(stage: &Stage, daemon: &Daemon, configuration: &str) {
-    stage.configure(&format!("[Coreward]\nStormBurst=0\nMaxUse=8G\nKeepFree=0\n{configuration}\n"));
+fn reload(bed: &TestBed, daemon: &Daemon, configuration: &str) {
+    bed.configure(&format!("[Coreward]\nStormBurst=0\nMaxUse=8G\nKeepFree=0\n{configuration}\n"));
     daemon.signal(Signal::SIGHUP);
     daemon.wait_for_word("RELOADING=1");
     daemon.wait_for_word("READY=1");
 }
 
-fn crash(stage: &Stage) -> Listed {
-    let before = stage.crashes().len();
+fn crash(bed: &TestBed) -> Listed {
+    let before = bed.crashes().len();
     Command::new(program("threads")).args([THREADS, MEBIBYTES]).end();
-    stage.wait_for(before + 1).pop().unwrap()
+    bed.wait_for(before + 1).pop().unwrap()
 }
 
 /// 38 threads that wait, main, and the one that crashed: each with its functions' names.
 #[track_caller]
-fn shows_every_stack(stage: &Stage, listed: &Listed) -> Record {
-    let core = stage.core(listed);
+fn shows_every_stack(bed: &TestBed, listed: &Listed) -> Record {
+    let core = bed.core(listed);
     let record = listed.record.clone();
     assert_eq!(core.metadata().unwrap().len(), record.core.bytes);
-    let kernels = stage.kernels_core(listed);
+    let kernels = bed.kernels_core(listed);
     let there = every_byte_is_the_kernels(&core, &kernels);
     assert!(there > 0 && there < record.core.bytes, "{there} of {:?}", record.core);
     std::fs::remove_file(kernels).unwrap();
@@ -94,28 +94,28 @@ const NO_SHARES: &str = "MaxUsePerUnit=infinity\nMaxUsePerExecutable=infinity\nM
 
 #[test]
 fn a_hundredth_a_tenth_and_a_half() {
-    let Some(stage) = Stage::beside_the_kernel() else { return };
-    let daemon = stage.daemon();
-    reload(&stage, &daemon, "");
-    let whole = shows_every_stack(&stage, &crash(&stage)).core;
+    let Some(bed) = TestBed::beside_the_kernel() else { return };
+    let daemon = bed.daemon();
+    reload(&bed, &daemon, "");
+    let whole = shows_every_stack(&bed, &crash(&bed)).core;
     assert_eq!(whole.truncated, None);
     for (key, size, cut) in [
-        ("ProcessSizeMax", whole.bytes, Cut::ProcessSizeMax),
-        ("ExternalSizeMax", whole.stored, Cut::ExternalSizeMax),
-        (&format!("{NO_SHARES}MaxUse"), whole.stored, Cut::Quota),
+        ("ProcessSizeMax", whole.bytes, Truncation::ProcessSizeMax),
+        ("ExternalSizeMax", whole.stored, Truncation::ExternalSizeMax),
+        (&format!("{NO_SHARES}MaxUse"), whole.stored, Truncation::Quota),
         // Reached while the process waits, or when it has gone and a part of the core is on disk.
-        ("CompressLevel=9\nExternalSizeMax", whole.stored, Cut::ExternalSizeMax),
+        ("CompressLevel=9\nExternalSizeMax", whole.stored, Truncation::ExternalSizeMax),
     ] {
         for percent in if key.starts_with("Compress") { [60, 75, 90] } else { [1, 10, 50] } {
             let limit = size * percent / 100;
-            for file in stage.names("var/lib/coreward/cores") {
-                std::fs::remove_file(stage.path("var/lib/coreward/cores").join(file)).unwrap();
+            for file in bed.names("var/lib/coreward/cores") {
+                std::fs::remove_file(bed.path("var/lib/coreward/cores").join(file)).unwrap();
             }
             daemon.signal(Signal::SIGTERM);
             daemon.wait_for_word("STOPPING=1");
             daemon.wait_for_word("READY=1");
-            reload(&stage, &daemon, &format!("{key}={limit}"));
-            let core = shows_every_stack(&stage, &crash(&stage)).core;
+            reload(&bed, &daemon, &format!("{key}={limit}"));
+            let core = shows_every_stack(&bed, &crash(&bed)).core;
             assert_eq!(core.truncated, Some(cut), "{key}={limit}");
             let used = if key == "ProcessSizeMax" { core.bytes } else { core.stored };
             assert!(used <= limit, "{key}={limit}: {core:?}");
@@ -127,35 +127,35 @@ fn a_hundredth_a_tenth_and_a_half() {
 
 #[test]
 fn stacks_only_on_purpose() {
-    let Some(stage) = Stage::beside_the_kernel() else { return };
-    let daemon = stage.daemon();
-    reload(&stage, &daemon, "Storage=stacks");
-    let core = shows_every_stack(&stage, &crash(&stage)).core;
-    assert_eq!(core.truncated, Some(Cut::Stacks));
+    let Some(bed) = TestBed::beside_the_kernel() else { return };
+    let daemon = bed.daemon();
+    reload(&bed, &daemon, "Storage=stacks");
+    let core = shows_every_stack(&bed, &crash(&bed)).core;
+    assert_eq!(core.truncated, Some(Truncation::Stacks));
     assert!(core.stored < 1 << 20, "{core:?}");
     // A program whose libraries are loaded by hand, their list on the heap.
     Command::new("python3").args(["-c", "import ctypes, json, socket, ssl; ctypes.string_at(0)"]).end();
-    let crashes = stage.wait_for(2);
-    let trace = gdb(crashes[1].record.exe.as_ref(), &stage.core(&crashes[1]), &["info sharedlibrary"]);
+    let crashes = bed.wait_for(2);
+    let trace = gdb(crashes[1].record.exe.as_ref(), &bed.core(&crashes[1]), &["info sharedlibrary"]);
     assert!(trace.contains("libffi") && trace.contains("_ctypes"), "{trace}");
 }
 
 #[test]
 fn a_process_is_held_no_longer_than_allowed() {
-    let Some(stage) = Stage::beside_the_kernel() else { return };
-    let daemon = stage.daemon();
-    reload(&stage, &daemon, "MaxHold=100ms\nCompressLevel=19");
-    let record = shows_every_stack(&stage, &crash(&stage));
-    assert_eq!(record.core.truncated, Some(Cut::MaxHold), "{:?}", record.core);
+    let Some(bed) = TestBed::beside_the_kernel() else { return };
+    let daemon = bed.daemon();
+    reload(&bed, &daemon, "MaxHold=100ms\nCompressLevel=19");
+    let record = shows_every_stack(&bed, &crash(&bed));
+    assert_eq!(record.core.truncated, Some(Truncation::MaxHold), "{:?}", record.core);
     assert!(record.core.bytes < record.core.expected);
     assert_eq!(daemon.metric("coreward_truncated_total", "reason=\"max-hold\""), 1.0);
 }
 
 #[test]
 fn a_process_that_is_killed_amid_it() {
-    let Some(stage) = Stage::beside_the_kernel() else { return };
-    let daemon = stage.daemon();
-    reload(&stage, &daemon, "CompressLevel=19\nCompressThreads=1");
+    let Some(bed) = TestBed::beside_the_kernel() else { return };
+    let daemon = bed.daemon();
+    reload(&bed, &daemon, "CompressLevel=19\nCompressThreads=1");
     let crashing = std::thread::spawn(|| {
         let mut child = Command::new(program("threads")).args([THREADS, "1500"]).spawn().unwrap();
         let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
@@ -171,8 +171,8 @@ fn a_process_that_is_killed_amid_it() {
         child.wait().unwrap()
     });
     crashing.join().unwrap();
-    let crashes = stage.wait_for(1);
-    let record = shows_every_stack(&stage, &crashes[0]);
-    assert_eq!(record.core.truncated, Some(Cut::EndedEarly), "{:?}", record.core);
+    let crashes = bed.wait_for(1);
+    let record = shows_every_stack(&bed, &crashes[0]);
+    assert_eq!(record.core.truncated, Some(Truncation::EndedEarly), "{:?}", record.core);
     assert!(record.core.bytes < record.core.expected);
 }

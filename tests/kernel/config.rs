@@ -1,18 +1,18 @@
 //! A bad configuration stops nothing and is named.
 
-use crate::stage::{Ended, Stage, program};
+use crate::testbed::{Ended, TestBed, program};
 use coreward::store::CoreState;
 use nix::sys::signal::Signal;
 use std::process::Command;
 
 #[test]
 fn a_bad_key_is_named_with_file_and_line_and_the_default_stands() {
-    let Some(stage) = Stage::new() else { return };
-    stage.configure("[Coreward]\nMaxUse=plenty\nStormBurst=2\nMaxUze=1G\n");
-    let daemon = stage.daemon();
+    let Some(bed) = TestBed::new() else { return };
+    bed.configure("[Coreward]\nMaxUse=plenty\nStormBurst=2\nMaxUze=1G\n");
+    let daemon = bed.daemon();
     assert_eq!(daemon.metric("coreward_config_problems", ""), 2.0);
-    let log = std::fs::read_to_string(stage.path("log")).unwrap();
-    let file = stage.path("etc/coreward/coreward.conf");
+    let log = std::fs::read_to_string(bed.path("log")).unwrap();
+    let file = bed.path("etc/coreward/coreward.conf");
     assert!(log.contains(&format!("{}:2: MaxUse=plenty is not a size", file.display())), "{log}");
     assert!(log.contains(&format!("{}:4: unknown key MaxUze=", file.display())), "{log}");
     let status = daemon.wait_for_word("STATUS=");
@@ -20,15 +20,15 @@ fn a_bad_key_is_named_with_file_and_line_and_the_default_stands() {
     for _ in 0..3 {
         Command::new(program("segv")).end();
     }
-    let whole = stage.wait_for(3).iter().filter(|listed| listed.core_state == CoreState::Stored).count();
+    let whole = bed.wait_for(3).iter().filter(|listed| listed.core_state == CoreState::Stored).count();
     assert_eq!(whole, 2, "the good line is in force");
 
-    stage.configure("[Coreward]\nStormBurst=0\n");
+    bed.configure("[Coreward]\nStormBurst=0\n");
     daemon.signal(Signal::SIGHUP);
     let reloading = daemon.wait_for_word("RELOADING=1");
     assert!(reloading.contains("MONOTONIC_USEC="), "systemd 253 and newer ask for it: {reloading}");
     daemon.wait_for_word("READY=1");
     assert_eq!(daemon.metric("coreward_config_problems", ""), 0.0);
     Command::new(program("segv")).end();
-    assert!(stage.wait_for(4)[3].record.core.is_stored());
+    assert!(bed.wait_for(4)[3].record.core.is_stored());
 }

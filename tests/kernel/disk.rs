@@ -1,7 +1,7 @@
 //! The disk never fills: quotas, a full volume, a read-only one.
 
-use crate::stage::{Ended, Stage, eventually, has_texts, program};
-use coreward::crash::{CoreOutcome, Cut, NoCore};
+use crate::testbed::{Ended, TestBed, eventually, has_texts, program};
+use coreward::crash::{CoreOutcome, NoCore, Truncation};
 use coreward::store::CoreState;
 use std::path::PathBuf;
 use std::process::Command;
@@ -18,25 +18,25 @@ fn run(command: &str, arguments: &[&str]) {
 }
 
 impl Volume {
-    pub fn new(stage: &Stage, size: &str) -> Self {
-        Self::make(stage, size, &["mkfs.ext4", "-q", "-m", "0"])
+    pub fn new(bed: &TestBed, size: &str) -> Self {
+        Self::make(bed, size, &["mkfs.ext4", "-q", "-m", "0"])
     }
 
     /// A btrfs with more room than its quota lets anybody use, root included.
-    fn with_quota(stage: &Stage, limit: &str) -> Self {
-        let volume = Self::make(stage, "512M", &["mkfs.btrfs", "-q"]);
+    fn with_quota(bed: &TestBed, limit: &str) -> Self {
+        let volume = Self::make(bed, "512M", &["mkfs.btrfs", "-q"]);
         let mounted = volume.mounted.to_str().unwrap();
         run("btrfs", &["quota", "enable", mounted]);
         run("btrfs", &["qgroup", "limit", limit, mounted]);
         volume
     }
 
-    fn make(stage: &Stage, size: &str, mkfs: &[&str]) -> Self {
-        let image = stage.path("volume");
+    fn make(bed: &TestBed, size: &str, mkfs: &[&str]) -> Self {
+        let image = bed.path("volume");
         let image = image.to_str().unwrap();
         run("truncate", &["-s", size, image]);
         run(mkfs[0], &[&mkfs[1..], &[image]].concat());
-        let volume = Self::mount(stage);
+        let volume = Self::mount(bed);
         for dir in ["cores", "spool"] {
             std::fs::create_dir_all(volume.mounted.join(dir)).unwrap();
         }
@@ -44,8 +44,8 @@ impl Volume {
     }
 
     /// Mounts the volume that is there.
-    fn mount(stage: &Stage) -> Self {
-        let (image, mounted) = (stage.path("volume"), stage.root.state_dir());
+    fn mount(bed: &TestBed) -> Self {
+        let (image, mounted) = (bed.path("volume"), bed.root.state_dir());
         run("mount", &["-o", "loop", image.to_str().unwrap(), mounted.to_str().unwrap()]);
         Self { mounted }
     }
@@ -69,25 +69,25 @@ impl Drop for Volume {
 
 #[test]
 fn max_use_evicts_what_tells_least_and_its_record_stays() {
-    let Some(stage) = Stage::new() else { return };
-    stage.configure(
+    let Some(bed) = TestBed::new() else { return };
+    bed.configure(
         "[Coreward]\nMaxUse=17M\nMaxUsePerUnit=infinity\nMaxUsePerExecutable=infinity\nMaxUsePerSignature=infinity\n\
          KeepFree=0\nStormBurst=0\n",
     );
-    let daemon = stage.daemon();
+    let daemon = bed.daemon();
     // The only core of its bug, and the oldest of all.
     Command::new(program("abrt")).end();
-    stage.wait_for(1);
+    bed.wait_for(1);
     for _ in 0..6 {
         Command::new(program("memory")).arg("16").end();
     }
-    stage.wait_for(7);
+    bed.wait_for(7);
     // Each of the six takes 5 MB.
-    let states = || stage.crashes().iter().map(|listed| listed.core_state).collect::<Vec<_>>();
+    let states = || bed.crashes().iter().map(|listed| listed.core_state).collect::<Vec<_>>();
     eventually(Duration::from_secs(5), || states().iter().filter(|state| **state == CoreState::Evicted).count() == 3);
     use CoreState::{Evicted, Stored};
     assert_eq!(states(), [Stored, Stored, Evicted, Evicted, Evicted, Stored, Stored], "the first and the newest stay");
-    let total = total(&stage);
+    let total = total(&bed);
     assert!(total <= 17 << 20, "{total}");
     assert_eq!(daemon.metric("coreward_stored_bytes", ""), total as f64);
     assert_eq!(daemon.metric("coredump_process_count", "core_exists=\"true\""), 7.0, "evicting takes no count back");
@@ -95,16 +95,16 @@ fn max_use_evicts_what_tells_least_and_its_record_stays() {
 
 #[test]
 fn a_unit_that_has_its_share_pays_itself() {
-    let Some(stage) = Stage::new() else { return };
-    stage.configure("[Coreward]\nMaxUse=400M\nMaxUsePerExecutable=12M\nKeepFree=0\nStormBurst=0\n");
-    let _daemon = stage.daemon();
+    let Some(bed) = TestBed::new() else { return };
+    bed.configure("[Coreward]\nMaxUse=400M\nMaxUsePerExecutable=12M\nKeepFree=0\nStormBurst=0\n");
+    let _daemon = bed.daemon();
     for _ in 0..4 {
         Command::new(program("segv")).end();
     }
     for _ in 0..4 {
         Command::new(program("memory")).arg("16").end();
     }
-    let crashes = stage.wait_for(8);
+    let crashes = bed.wait_for(8);
     let of = |name: &str| {
         crashes
             .iter()
@@ -113,25 +113,25 @@ fn a_unit_that_has_its_share_pays_itself() {
             .collect::<Vec<_>>()
     };
     let there = |ids: &[coreward::crash::CrashId]| {
-        let cores = stage.names("var/lib/coreward/cores");
+        let cores = bed.names("var/lib/coreward/cores");
         ids.iter().filter(|id| cores.contains(&format!("{id}.core.zst"))).count()
     };
     assert_eq!((there(&of("/segv")), there(&of("/memory"))), (4, 2));
 }
 
 /// Bytes of all core files.
-fn total(stage: &Stage) -> u64 {
-    let names = stage.names("var/lib/coreward/cores");
-    names.iter().map(|name| stage.path("var/lib/coreward/cores").join(name).metadata().unwrap().len()).sum()
+fn total(bed: &TestBed) -> u64 {
+    let names = bed.names("var/lib/coreward/cores");
+    names.iter().map(|name| bed.path("var/lib/coreward/cores").join(name).metadata().unwrap().len()).sum()
 }
 
 #[test]
 fn pinned_cores_stay_and_removed_ones_are_noticed_at_once() {
-    let Some(stage) = Stage::new() else { return };
-    stage.configure("[Coreward]\nStormBurst=0\nMaxCores=3\n");
-    let daemon = stage.daemon();
+    let Some(bed) = TestBed::new() else { return };
+    bed.configure("[Coreward]\nStormBurst=0\nMaxCores=3\n");
+    let daemon = bed.daemon();
     let coreward = |arguments: &[&str]| {
-        let run = crate::cli::coreward(&stage, arguments);
+        let run = crate::cli::coreward(&bed, arguments);
         (
             run.status.success(),
             String::from_utf8_lossy(&run.stdout).into_owned() + &String::from_utf8_lossy(&run.stderr),
@@ -140,16 +140,15 @@ fn pinned_cores_stay_and_removed_ones_are_noticed_at_once() {
     let mut ids = Vec::new();
     for count in 1..=2 {
         Command::new(program("segv")).end();
-        ids.push(stage.wait_for(count)[count - 1].id().to_string());
+        ids.push(bed.wait_for(count)[count - 1].id().to_string());
     }
     assert!(coreward(&["pin", &ids[1]]).0);
     for count in 3..=6 {
         Command::new(program("segv")).end();
-        ids.push(stage.wait_for(count)[count - 1].id().to_string());
+        ids.push(bed.wait_for(count)[count - 1].id().to_string());
     }
-    let there = || {
-        ids.iter().map(|id| stage.path(&format!("var/lib/coreward/cores/{id}.core.zst")).exists()).collect::<Vec<_>>()
-    };
+    let there =
+        || ids.iter().map(|id| bed.path(&format!("var/lib/coreward/cores/{id}.core.zst")).exists()).collect::<Vec<_>>();
     eventually(Duration::from_secs(5), || there().iter().filter(|there| **there).count() == 3);
     assert_eq!(there(), [true, true, false, false, false, true], "the first, the pinned and the newest");
     let (_, usage) = coreward(&["usage"]);
@@ -158,13 +157,13 @@ fn pinned_cores_stay_and_removed_ones_are_noticed_at_once() {
     assert!(!done && said.contains("is pinned: coreward unpin"), "{said}");
     assert!(coreward(&["rm", "--force", &ids[1]]).0);
     eventually(Duration::from_secs(5), || daemon.metric("coreward_stored_cores", "") == 2.0);
-    eventually(Duration::from_secs(5), || stage.crashes()[1].core_state == CoreState::Removed);
+    eventually(Duration::from_secs(5), || bed.crashes()[1].core_state == CoreState::Removed);
     let (done, said) = coreward(&["vacuum", "--max-cores", "1"]);
     assert!(done && said.starts_with("Deleted 1 cores"), "{said}");
     assert_eq!(there(), [false, false, false, false, false, true], "the newest goes last");
     eventually(Duration::from_secs(5), || daemon.metric("coreward_stored_cores", "") == 1.0);
     // The row is marked a moment after the books.
-    eventually(Duration::from_secs(5), || stage.crashes()[0].core_state == CoreState::Removed);
+    eventually(Duration::from_secs(5), || bed.crashes()[0].core_state == CoreState::Removed);
     let (_, groups) = coreward(&["groups"]);
     let row = groups.lines().nth(1).unwrap_or_default();
     assert!(
@@ -175,79 +174,79 @@ fn pinned_cores_stay_and_removed_ones_are_noticed_at_once() {
 
 #[test]
 fn sizes_cut_a_core_and_say_so() {
-    let Some(stage) = Stage::new() else { return };
-    stage.configure("[Coreward]\nProcessSizeMax=5M\n");
-    let daemon = stage.daemon();
+    let Some(bed) = TestBed::new() else { return };
+    bed.configure("[Coreward]\nProcessSizeMax=5M\n");
+    let daemon = bed.daemon();
     Command::new(program("memory")).arg("16").end();
-    let record = stage.wait_for(1)[0].record.clone();
-    assert_eq!(record.core.truncated, Some(Cut::ProcessSizeMax));
+    let record = bed.wait_for(1)[0].record.clone();
+    assert_eq!(record.core.truncated, Some(Truncation::ProcessSizeMax));
     assert!((4 << 20..=5 << 20).contains(&record.core.bytes), "{:?}", record.core);
-    stage.configure("[Coreward]\nExternalSizeMax=4M\n");
+    bed.configure("[Coreward]\nExternalSizeMax=4M\n");
     daemon.signal(nix::sys::signal::Signal::SIGHUP);
     daemon.wait_for_word("RELOADING=1");
     daemon.wait_for_word("READY=1");
     Command::new(program("memory")).arg("16").end();
-    let record = stage.wait_for(2)[1].record.clone();
-    assert_eq!(record.core.truncated, Some(Cut::ExternalSizeMax));
+    let record = bed.wait_for(2)[1].record.clone();
+    assert_eq!(record.core.truncated, Some(Truncation::ExternalSizeMax));
     assert!(record.core.stored <= 4 << 20, "{:?}", record.core);
     assert_eq!(daemon.metric("coreward_truncated_total", ""), 2.0);
-    assert!(String::from_utf8_lossy(&stage.journal()[1]).contains("COREDUMP_TRUNCATED=1\n"));
+    assert!(String::from_utf8_lossy(&bed.journal()[1]).contains("COREDUMP_TRUNCATED=1\n"));
 }
 
 #[test]
 fn storage_none_records_and_lets_go() {
-    let Some(stage) = Stage::new() else { return };
-    stage.configure("[Coreward]\nStorage=none\n");
-    let _daemon = stage.daemon();
+    let Some(bed) = TestBed::new() else { return };
+    bed.configure("[Coreward]\nStorage=none\n");
+    let _daemon = bed.daemon();
     Command::new(program("memory")).arg("200").end();
-    let record = stage.wait_for(1)[0].record.clone();
+    let record = bed.wait_for(1)[0].record.clone();
     assert_eq!(record.core.outcome, CoreOutcome::None(NoCore::Configured));
 }
 
 #[test]
 fn a_full_disk_is_an_ordinary_outcome() {
-    let Some(stage) = Stage::new() else { return };
-    stage.configure("[Coreward]\nMaxUse=infinity\nKeepFree=0\nStormBurst=0\n");
-    let _volume = Volume::new(&stage, "32M");
-    let daemon = stage.daemon();
+    let Some(bed) = TestBed::new() else { return };
+    bed.configure("[Coreward]\nMaxUse=infinity\nKeepFree=0\nStormBurst=0\n");
+    let _volume = Volume::new(&bed, "32M");
+    let daemon = bed.daemon();
     // Somebody else fills the disk, all but a few MiB.
-    let free = nix::sys::statvfs::statvfs(&stage.root.state_dir()).unwrap();
+    let free = nix::sys::statvfs::statvfs(&bed.root.state_dir()).unwrap();
     let free = free.blocks_available() as u64 * free.fragment_size() as u64;
-    let ballast = stage.path("var/lib/coreward/ballast");
+    let ballast = bed.path("var/lib/coreward/ballast");
     run("fallocate", &["-l", &(free - (6 << 20)).to_string(), ballast.to_str().unwrap()]);
     for _ in 0..3 {
         Command::new(program("memory")).arg("48").end();
     }
-    let crashes = stage.wait_for(3);
+    let crashes = bed.wait_for(3);
     for listed in &crashes {
         let core = &listed.record.core;
-        let said = core.truncated.is_some_and(|cut| matches!(cut, Cut::DiskFull | Cut::Quota))
+        let said = core.truncated.is_some_and(|cut| matches!(cut, Truncation::DiskFull | Truncation::Quota))
             || matches!(core.outcome, CoreOutcome::None(NoCore::DiskFull | NoCore::Quota));
         assert!(said, "{core:?}");
     }
     assert_eq!(daemon.metric("coredump_process_count", ""), 3.0);
-    assert_eq!(stage.crashes().len(), 3);
+    assert_eq!(bed.crashes().len(), 3);
 }
 
 #[test]
 fn a_quota_of_the_kernel_is_a_full_disk_and_no_crash_is_lost() {
-    let Some(stage) = Stage::new() else { return };
-    stage.configure(
+    let Some(bed) = TestBed::new() else { return };
+    bed.configure(
         "[Coreward]\nMaxUse=infinity\nMaxUsePerUnit=infinity\nMaxUsePerExecutable=infinity\n\
          MaxUsePerSignature=infinity\nKeepFree=0\nStormBurst=0\n",
     );
-    let volume = Volume::with_quota(&stage, "64M");
-    let daemon = stage.daemon();
+    let volume = Volume::with_quota(&bed, "64M");
+    let daemon = bed.daemon();
     for count in 1..=3 {
         Command::new(program("memory")).arg("16").end();
-        stage.wait_for(count);
+        bed.wait_for(count);
     }
     // A core that is larger than what is left of the quota, though of the disk there is plenty.
     Command::new(program("memory")).arg("400").end();
-    let crashes = stage.wait_for(4);
+    let crashes = bed.wait_for(4);
     let core = &crashes[3].record.core;
-    let said = core.truncated == Some(Cut::DiskFull) || core.outcome == CoreOutcome::None(NoCore::DiskFull);
-    assert!(said, "{core:?} {:?}", crashes[3].record.trouble);
+    let said = core.truncated == Some(Truncation::DiskFull) || core.outcome == CoreOutcome::None(NoCore::DiskFull);
+    assert!(said, "{core:?} {:?}", crashes[3].record.warnings);
     // Somebody else takes the rest of it.
     let ballast = volume.mounted.join("ballast");
     let mut file = std::fs::File::create(&ballast).unwrap();
@@ -265,48 +264,47 @@ fn a_quota_of_the_kernel_is_a_full_disk_and_no_crash_is_lost() {
     // What could not be written waits in the spool, and is there when there is room again. (SQLite maps a file of the volume, and
     // btrfs answers a page that can't be copied with SIGBUS: then the daemon itself is a crash more, and its successor goes on.)
     std::fs::remove_file(&ballast).unwrap();
-    let ours =
-        || stage.crashes().into_iter().filter(|listed| listed.record.exe.ends_with("/memory")).collect::<Vec<_>>();
+    let ours = || bed.crashes().into_iter().filter(|listed| listed.record.exe.ends_with("/memory")).collect::<Vec<_>>();
     eventually(Duration::from_secs(60), || ours().len() == 9);
     for listed in ours() {
         let outcome = listed.record.core.outcome;
         assert!(
             matches!(outcome, CoreOutcome::Stored | CoreOutcome::None(NoCore::DiskFull | NoCore::Gone)),
             "{outcome:?} {:?}",
-            listed.record.trouble
+            listed.record.warnings
         );
     }
     eventually(Duration::from_secs(20), || daemon.metric("coredump_process_count", "/memory") == 9.0);
     eventually(Duration::from_secs(20), || daemon.metric("coreward_catalog_up", "") == 1.0);
-    assert!(!std::fs::read_to_string(stage.path("log")).unwrap_or_default().contains("panicked"));
+    assert!(!std::fs::read_to_string(bed.path("log")).unwrap_or_default().contains("panicked"));
 }
 
 #[test]
 fn a_disk_that_turns_read_only_loses_no_count() {
-    let Some(stage) = Stage::new() else { return };
-    let volume = Volume::new(&stage, "32M");
-    let daemon = stage.daemon();
+    let Some(bed) = TestBed::new() else { return };
+    let volume = Volume::new(&bed, "32M");
+    let daemon = bed.daemon();
     Command::new(program("segv")).end();
-    stage.wait_for(1);
+    bed.wait_for(1);
     // As ext4 does by itself when it meets an error.
     volume.remount("abort");
     Command::new(program("segv")).end();
-    eventually(Duration::from_secs(20), || stage.names("run/coreward/spool").len() == 1);
+    eventually(Duration::from_secs(20), || bed.names("run/coreward/spool").len() == 1);
     assert!(daemon.metric("coreward_errors_total", "kind=\"catalog\"") >= 1.0);
-    assert!(stage.kmsg().contains("without its core"), "{}", stage.kmsg());
+    assert!(bed.kmsg().contains("without its core"), "{}", bed.kmsg());
     daemon.stop();
     drop(volume);
-    let volume = Volume::mount(&stage);
-    stage.clear_sockets();
+    let volume = Volume::mount(&bed);
+    bed.clear_sockets();
 
     // And a daemon that finds it read-only collects, and needs no restart when it is writable again.
     volume.remount("ro");
-    let daemon = stage.daemon();
+    let daemon = bed.daemon();
     Command::new(program("segv")).end();
-    eventually(Duration::from_secs(20), || stage.names("run/coreward/spool").len() == 2);
+    eventually(Duration::from_secs(20), || bed.names("run/coreward/spool").len() == 2);
     assert_eq!(daemon.metric("coreward_catalog_up", ""), 0.0);
     volume.remount("rw");
-    let crashes = stage.wait_for(3);
+    let crashes = bed.wait_for(3);
     for listed in &crashes {
         assert!(has_texts(&listed.record), "{:?}", listed.record);
     }
@@ -314,7 +312,7 @@ fn a_disk_that_turns_read_only_loses_no_count() {
         crashes.iter().filter(|listed| listed.record.core.outcome == CoreOutcome::None(NoCore::Gone)).count(),
         2
     );
-    eventually(Duration::from_secs(5), || stage.names("run/coreward/spool").is_empty());
+    eventually(Duration::from_secs(5), || bed.names("run/coreward/spool").is_empty());
     assert_eq!(daemon.metric("coredump_process_count", ""), 3.0);
     eventually(Duration::from_secs(10), || daemon.metric("coreward_catalog_up", "") == 1.0);
     daemon.stop();
@@ -322,14 +320,14 @@ fn a_disk_that_turns_read_only_loses_no_count() {
 
 #[test]
 fn a_lost_or_damaged_catalog_is_rebuilt_from_the_cores() {
-    let Some(stage) = Stage::new() else { return };
+    let Some(bed) = TestBed::new() else { return };
     for damage in ["lost", "garbage", "cut"] {
-        let daemon = stage.daemon();
-        let before = stage.crashes().len();
+        let daemon = bed.daemon();
+        let before = bed.crashes().len();
         Command::new(program("segv")).end();
-        stage.wait_for(before + 1);
+        bed.wait_for(before + 1);
         daemon.stop();
-        let catalog = stage.path("var/lib/coreward/catalog.db");
+        let catalog = bed.path("var/lib/coreward/catalog.db");
         for journal in ["-wal", "-shm"] {
             let _ = std::fs::remove_file(format!("{}{journal}", catalog.display()));
         }
@@ -341,12 +339,12 @@ fn a_lost_or_damaged_catalog_is_rebuilt_from_the_cores() {
                 std::fs::write(&catalog, &bytes[..bytes.len() / 2 + 100]).unwrap();
             }
         }
-        stage.clear_sockets();
-        let daemon = stage.daemon();
-        let crashes = stage.wait_for(before + 1);
+        bed.clear_sockets();
+        let daemon = bed.daemon();
+        let crashes = bed.wait_for(before + 1);
         assert!(crashes.iter().all(|listed| listed.core_state == CoreState::Stored), "{damage}");
         assert_eq!(daemon.metric("coredump_process_count", "core_exists=\"true\""), (before + 1) as f64, "{damage}");
         daemon.stop();
-        stage.clear_sockets();
+        bed.clear_sockets();
     }
 }

@@ -1,41 +1,41 @@
 //! Wrong arguments, wrong messages, wrong streams: a clear error, a metric, and never a crash that goes uncounted.
 
-use crate::stage::{Daemon, Ended, Stage, eventually, once, program};
-use coreward::crash::{CoreOutcome, Cut, NoCore};
-use coreward::sys::fdpass;
-use coreward::wire::{Answer, HEADER_LEN, Header, Kind, Offer, Reply, Wanted};
+use crate::testbed::{Daemon, Ended, TestBed, eventually, once, program, shim};
+use coreward::crash::{CoreOutcome, NoCore, Truncation};
+use coreward_sys::fdpass;
+use coreward_wire::{DaemonMessage, HEADER_LEN, Header, Kind, Offer, Reply, Request};
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-fn connect(stage: &Stage) -> UnixStream {
-    let stream = UnixStream::connect(stage.root.intake_socket()).unwrap();
+fn connect(bed: &TestBed) -> UnixStream {
+    let stream = UnixStream::connect(bed.root.intake_socket()).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     stream
 }
 
 /// The daemon's answer, where there is one.
-fn answer(stream: &mut UnixStream) -> Option<Answer> {
+fn answer(stream: &mut UnixStream) -> Option<DaemonMessage> {
     let mut header = [0; HEADER_LEN];
     stream.read_exact(&mut header).ok()?;
     let header = Header::decode(&header).unwrap();
     let mut payload = vec![0; header.payload_len];
     stream.read_exact(&mut payload).ok()?;
-    Some(Answer::decode(header.kind, &payload).unwrap())
+    Some(DaemonMessage::decode(header.kind, &payload).unwrap())
 }
 
 fn offer() -> Offer {
     Offer { attempt: 1, boot_id: "0".repeat(32), signal: Some(11), comm: b"made-up".to_vec(), ..Offer::default() }
 }
 
-fn rejected(stage: &Stage, daemon: &Daemon, message: &[u8], why: &str) {
+fn rejected(bed: &TestBed, daemon: &Daemon, message: &[u8], why: &str) {
     let before = daemon.metric("coreward_errors_total", "kind=\"message\"");
-    let mut stream = connect(stage);
+    let mut stream = connect(bed);
     stream.write_all(message).unwrap();
     match answer(&mut stream) {
-        Some(Answer::Rejected { reason }) => assert!(reason.contains(why), "{reason}"),
+        Some(DaemonMessage::Rejected { reason }) => assert!(reason.contains(why), "{reason}"),
         other => panic!("{other:?} instead of a rejection because of {why}"),
     }
     assert_eq!(daemon.metric("coreward_errors_total", "kind=\"message\""), before + 1.0, "{why}");
@@ -43,104 +43,104 @@ fn rejected(stage: &Stage, daemon: &Daemon, message: &[u8], why: &str) {
 
 #[test]
 fn messages_that_are_not_ours_are_named_and_counted() {
-    let Some(stage) = Stage::new() else { return };
-    let daemon = stage.daemon();
+    let Some(bed) = TestBed::new() else { return };
+    let daemon = bed.daemon();
     let good = offer().encode(&[]);
     let with = |at: usize, bytes: &[u8]| {
         let mut message = good.clone();
         message[at..at + bytes.len()].copy_from_slice(bytes);
         message
     };
-    rejected(&stage, &daemon, b"GET / HTTP/1.1\r\n", "wrong magic");
-    rejected(&stage, &daemon, &with(4, &[9, 0]), "version 9");
-    rejected(&stage, &daemon, &with(6, &[99, 0]), "unknown kind");
-    rejected(&stage, &daemon, &with(8, &[0xff, 0xff, 0xff, 0x7f]), "payload of 2147483647 bytes");
-    rejected(&stage, &daemon, &with(12, &[3, 0]), "3 are announced");
-    rejected(&stage, &daemon, &with(12, &[99, 0]), "99 are announced");
+    rejected(&bed, &daemon, b"GET / HTTP/1.1\r\n", "wrong magic");
+    rejected(&bed, &daemon, &with(4, &[9, 0]), "version 9");
+    rejected(&bed, &daemon, &with(6, &[99, 0]), "unknown kind");
+    rejected(&bed, &daemon, &with(8, &[0xff, 0xff, 0xff, 0x7f]), "payload of 2147483647 bytes");
+    rejected(&bed, &daemon, &with(12, &[3, 0]), "3 are announced");
+    rejected(&bed, &daemon, &with(12, &[99, 0]), "99 are announced");
     let payload = u32::try_from(good.len() - HEADER_LEN).unwrap();
-    rejected(&stage, &daemon, &with(8, &(payload - 1).to_le_bytes())[..good.len() - 1], "inside of a field");
-    rejected(&stage, &daemon, &Answer::Taken.encode(), "makes no sense");
-    rejected(&stage, &daemon, &Offer { boot_id: "x".into(), ..offer() }.encode(&[]), "is missing");
+    rejected(&bed, &daemon, &with(8, &(payload - 1).to_le_bytes())[..good.len() - 1], "inside of a field");
+    rejected(&bed, &daemon, &DaemonMessage::Taken.encode(), "makes no sense");
+    rejected(&bed, &daemon, &Offer { boot_id: "x".into(), ..offer() }.encode(&[]), "is missing");
     // Whoever connects and goes, or says nothing, costs nothing but its own connection.
-    drop(connect(&stage));
-    let silent = connect(&stage);
-    connect(&stage).write_all(&good[..20]).unwrap();
+    drop(connect(&bed));
+    let silent = connect(&bed);
+    connect(&bed).write_all(&good[..20]).unwrap();
     Command::new(program("segv")).end();
-    stage.wait_for(1);
+    bed.wait_for(1);
     eventually(Duration::from_secs(10), || daemon.metric("coreward_errors_total", "kind=\"connection\"") >= 3.0);
     drop(silent);
 }
 
 #[test]
 fn a_descriptor_too_many_is_an_error() {
-    let Some(stage) = Stage::new() else { return };
-    let daemon = stage.daemon();
-    let mut stream = connect(&stage);
+    let Some(bed) = TestBed::new() else { return };
+    let daemon = bed.daemon();
+    let mut stream = connect(&bed);
     let null = std::fs::File::open("/dev/null").unwrap();
     fdpass::send_with_fds(stream.as_fd(), &offer().encode(&[]), &[null.as_raw_fd(); 3]).unwrap();
     assert!(
-        matches!(answer(&mut stream), Some(Answer::Rejected { reason }) if reason.contains("3 descriptors arrived"))
+        matches!(answer(&mut stream), Some(DaemonMessage::Rejected { reason }) if reason.contains("3 descriptors arrived"))
     );
     assert_eq!(daemon.metric("coreward_errors_total", "kind=\"message\""), 1.0);
 }
 
 /// Offers a crash with these bytes as its core, and plays the shim to the end.
-fn offer_stream(stage: &Stage, offer: &Offer, bytes: &[u8]) {
+fn offer_stream(bed: &TestBed, offer: &Offer, bytes: &[u8]) {
     let (core, mut into): (std::io::PipeReader, std::io::PipeWriter) = std::io::pipe().unwrap();
-    let mut stream = connect(stage);
+    let mut stream = connect(bed);
     stream.write_all(&offer.encode(&[])).unwrap();
     into.write_all(bytes).unwrap();
     drop(into);
     loop {
         match answer(&mut stream).expect("an answer") {
-            Answer::Done { .. } => return,
-            Answer::Request(Wanted::Core) => {
+            DaemonMessage::Done { .. } => return,
+            DaemonMessage::Request(Request::Core) => {
                 fdpass::send_with_fds(stream.as_fd(), &Reply::default().encode(1), &[core.as_raw_fd()])
                     .map(drop)
                     .unwrap();
             }
-            Answer::Request(_) => stream.write_all(&Reply { errno: 2, ..Reply::default() }.encode(0)).unwrap(),
-            Answer::Release { .. } => stream.write_all(&coreward::wire::released_message()).unwrap(),
-            Answer::Taken | Answer::Busy => {}
-            Answer::Rejected { reason } => panic!("{reason}"),
+            DaemonMessage::Request(_) => stream.write_all(&Reply { errno: 2, ..Reply::default() }.encode(0)).unwrap(),
+            DaemonMessage::Release { .. } => stream.write_all(&coreward_wire::released_message()).unwrap(),
+            DaemonMessage::Taken | DaemonMessage::Busy => {}
+            DaemonMessage::Rejected { reason } => panic!("{reason}"),
         }
     }
 }
 
 #[test]
 fn streams_that_are_no_cores_are_recorded_and_said() {
-    let Some(stage) = Stage::new() else { return };
-    let daemon = stage.daemon();
+    let Some(bed) = TestBed::new() else { return };
+    let daemon = bed.daemon();
     let at = |second| Offer { started: Duration::from_secs(second), ..offer() };
-    offer_stream(&stage, &at(1), b"");
-    offer_stream(&stage, &at(2), &[0x41; 9000]);
-    offer_stream(&stage, &at(3), b"\x7fELF");
-    let outcomes: Vec<CoreOutcome> = stage.wait_for(3).iter().map(|listed| listed.record.core.outcome).collect();
+    offer_stream(&bed, &at(1), b"");
+    offer_stream(&bed, &at(2), &[0x41; 9000]);
+    offer_stream(&bed, &at(3), b"\x7fELF");
+    let outcomes: Vec<CoreOutcome> = bed.wait_for(3).iter().map(|listed| listed.record.core.outcome).collect();
     for reason in [NoCore::Empty, NoCore::NotElf] {
         assert!(outcomes.contains(&CoreOutcome::None(reason)), "{outcomes:?}");
     }
     assert_eq!(daemon.metric("coreward_errors_total", "kind=\"not_a_core\""), 3.0);
-    assert_eq!(stage.names("var/lib/coreward/cores"), [] as [String; 0]);
+    assert_eq!(bed.names("var/lib/coreward/cores"), [] as [String; 0]);
 
     // At the third attempt nobody looks at the bytes any more: they are kept as they are.
-    offer_stream(&stage, &Offer { attempt: 3, ..at(4) }, &[0x41; 9000]);
-    let crashes = stage.wait_for(4);
+    offer_stream(&bed, &Offer { attempt: 3, ..at(4) }, &[0x41; 9000]);
+    let crashes = bed.wait_for(4);
     let unparsed = crashes.iter().find(|listed| listed.record.attempt == 3).unwrap();
     assert!(unparsed.record.core.is_stored());
-    assert_eq!(std::fs::read(stage.core(unparsed)).unwrap(), [0x41; 9000]);
+    assert_eq!(std::fs::read(bed.core(unparsed)).unwrap(), [0x41; 9000]);
 
     // The same crash again is the same crash.
-    offer_stream(&stage, &Offer { attempt: 2, released: true, ..at(4) }, b"");
-    stage.wait_for(4);
+    offer_stream(&bed, &Offer { attempt: 2, released: true, ..at(4) }, b"");
+    bed.wait_for(4);
     assert_eq!(daemon.metric("coredump_process_count", ""), 4.0);
 }
 
 #[test]
 fn only_root_is_heard() {
-    let Some(stage) = Stage::new() else { return };
-    let daemon = stage.daemon();
-    std::fs::set_permissions(stage.root.intake_socket(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
-    let socket = stage.root.intake_socket();
+    let Some(bed) = TestBed::new() else { return };
+    let daemon = bed.daemon();
+    std::fs::set_permissions(bed.root.intake_socket(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    let socket = bed.root.intake_socket();
     let script = format!(
         "import socket; s=socket.socket(socket.AF_UNIX); s.connect('{}'); s.send(b'x'*16); s.recv(1)",
         socket.display()
@@ -153,34 +153,34 @@ fn only_root_is_heard() {
 
 #[test]
 fn a_process_killed_in_mid_dump_is_counted_and_its_core_marked() {
-    let Some(stage) = Stage::new() else { return };
-    let daemon = stage.daemon();
+    let Some(bed) = TestBed::new() else { return };
+    let daemon = bed.daemon();
     let mut child = Command::new(program("memory")).arg("1500").quiet().spawn().unwrap();
     eventually(Duration::from_secs(30), || daemon.metric("coreward_inflight_crashes", "") == 1.0);
     // No disk takes 1.5 GiB in that time.
     std::thread::sleep(Duration::from_millis(50));
     child.kill().unwrap();
     child.wait().unwrap();
-    let record = stage.wait_for(1)[0].record.clone();
-    assert_eq!(record.core.truncated, Some(Cut::EndedEarly), "{:?}", record.core);
+    let record = bed.wait_for(1)[0].record.clone();
+    assert_eq!(record.core.truncated, Some(Truncation::EndedEarly), "{:?}", record.core);
     assert!(record.core.bytes < record.core.expected);
 }
 
 #[test]
 fn a_wrong_core_pattern_is_said_and_the_crash_counted() {
-    let Some(stage) = Stage::new() else { return };
-    let daemon = stage.daemon();
+    let Some(bed) = TestBed::new() else { return };
+    let daemon = bed.daemon();
     let segv = program("segv");
     for (arguments, count) in [("%P", 1), ("", 2), ("%P %P %P %h %h %h %h %h %h %h", 3)] {
-        let shim = stage.path("shim");
-        let pattern = format!("|{} --root {} {arguments}", shim.display(), stage.root.path().display());
+        let shim = bed.path("shim");
+        let pattern = format!("|{} --root {} {arguments}", shim.display(), bed.root.path().display());
         std::fs::write("/proc/sys/kernel/core_pattern", pattern.trim_end()).unwrap();
         Command::new(&segv).end();
-        let crashes = stage.wait_for(count);
-        let record = &crashes.iter().find(|listed| !listed.record.trouble.is_empty()).unwrap().record;
-        assert!(record.trouble[0].contains("argument"), "{:?}", record.trouble);
+        let crashes = bed.wait_for(count);
+        let record = &crashes.iter().find(|listed| !listed.record.warnings.is_empty()).unwrap().record;
+        assert!(record.warnings[0].contains("argument"), "{:?}", record.warnings);
     }
-    assert!(stage.kmsg().contains("core_pattern is wrong: 1 arguments, expected 10"), "{}", stage.kmsg());
+    assert!(bed.kmsg().contains("core_pattern is wrong: 1 arguments, expected 10"), "{}", bed.kmsg());
     assert_eq!(daemon.metric("coreward_errors_total", "kind=\"shim_arguments\""), 2.0);
     // What the arguments did not tell, the core's own notes did.
     assert_eq!(daemon.metric("coredump_process_count", "program=\"[segv]\",signal=\"SEGV\""), 2.0);
@@ -188,30 +188,30 @@ fn a_wrong_core_pattern_is_said_and_the_crash_counted() {
 
 #[test]
 fn by_hand_the_shim_says_how_it_is_meant() {
-    let output = Command::new(env!("CARGO_BIN_EXE_coreward-shim")).stdin(Stdio::null()).output().unwrap();
+    let output = Command::new(shim()).stdin(Stdio::null()).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("Usage: coreward-shim"));
 }
 
 #[test]
 fn a_second_daemon_and_one_without_sockets_say_why_they_end() {
-    let Some(stage) = Stage::new() else { return };
-    let _daemon = stage.daemon();
-    let intake = UnixListener::bind(stage.path("other.sock")).unwrap();
-    let output = once(&stage.root, &intake).output().unwrap();
+    let Some(bed) = TestBed::new() else { return };
+    let _daemon = bed.daemon();
+    let intake = UnixListener::bind(bed.path("other.sock")).unwrap();
+    let output = once(&bed.root, &intake).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("another corewardd is at work on") && said.contains("systemctl stop"), "{said}");
 
-    let output = Command::new(stage.root.daemon_exe()).arg("--root").arg(stage.root.path()).output().unwrap();
+    let output = Command::new(bed.root.daemon_exe()).arg("--root").arg(bed.root.path()).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("systemctl start coreward.socket"));
 }
 
 #[test]
 fn a_rude_scraper_costs_its_own_connection() {
-    let Some(stage) = Stage::new() else { return };
-    let daemon = stage.daemon();
+    let Some(bed) = TestBed::new() else { return };
+    let daemon = bed.daemon();
     assert!(daemon.http("GET /nothing HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").starts_with("HTTP/1.1 404"));
     assert!(
         daemon

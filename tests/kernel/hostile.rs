@@ -1,18 +1,18 @@
 //! Text from a crash is hostile: names that try to be something else.
 
-use crate::stage::{Ended, Stage, program};
+use crate::testbed::{Ended, TestBed, program};
 use std::process::Command;
 
 #[test]
 fn names_stay_inside_of_labels_entries_and_lines() {
-    let Some(stage) = Stage::new() else { return };
-    let daemon = stage.daemon();
+    let Some(bed) = TestBed::new() else { return };
+    let daemon = bed.daemon();
     let name = "x\"} 9\nevil 1\u{1b}[31m";
-    let hostile = stage.path(name);
+    let hostile = bed.path(name);
     std::fs::copy(program("segv"), &hostile).unwrap();
     let script = "hostname \"$(printf 'a\\nb\"')\" || hostname odd_host; exec \"$1\" 'COREDUMP_UID=0\nMESSAGE=forged'";
     Command::new("unshare").args(["--uts", "sh", "-c", script, "sh"]).arg(&hostile).end();
-    let crashes = stage.wait_for(1);
+    let crashes = bed.wait_for(1);
     assert_eq!(crashes[0].record.exe, hostile.to_str().unwrap(), "the record keeps what it is");
 
     let text = daemon.scrape();
@@ -22,13 +22,13 @@ fn names_stay_inside_of_labels_entries_and_lines() {
     assert_eq!(lines, 1);
 
     // In the journal's protocol a value with a newline has its length in front: nothing after it is a field of its own.
-    let entry = stage.journal().remove(0);
-    assert!(coreward::wire::journal::is_about_a_crash(&entry), "every field's end is where its length says");
+    let entry = bed.journal().remove(0);
+    assert!(coreward_wire::journal::is_about_a_crash(&entry), "every field's end is where its length says");
     let entry = String::from_utf8_lossy(&entry);
     assert!(entry.contains("\nCOREDUMP_CMDLINE\n") && !entry.contains("COREDUMP_CMDLINE="), "{entry}");
 
     let file = crashes[0].core_file.as_ref().unwrap().file_name().unwrap().to_str().unwrap().to_owned();
     assert!(file.chars().all(|character| character.is_ascii_alphanumeric() || character == '.'), "{file}");
-    let log = std::fs::read_to_string(stage.path("log")).unwrap();
+    let log = std::fs::read_to_string(bed.path("log")).unwrap();
     assert!(!log.contains('\u{1b}'), "{log}");
 }

@@ -5,7 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
-mod stage;
+mod testbed;
 
 mod access;
 mod budget;

@@ -1,7 +1,7 @@
 //! One crash, all the way: counted, stored, in the journal, readable by gdb.
 
 use crate::cli::{coreward, text};
-use crate::stage::{Ended, Stage, gdb, has_details, program};
+use crate::testbed::{Ended, TestBed, gdb, has_details, program};
 use coreward::crash::{CoreOutcome, Level};
 use coreward::store::CoreState;
 use std::os::unix::fs::PermissionsExt;
@@ -10,13 +10,13 @@ use std::process::Command;
 
 #[test]
 fn a_segfault_is_counted_stored_and_told() {
-    let Some(stage) = Stage::new() else { return };
-    let daemon = stage.daemon();
+    let Some(bed) = TestBed::new() else { return };
+    let daemon = bed.daemon();
     let segv = program("segv");
     let status = Command::new(&segv).arg("an argument").end();
     assert!(status.core_dumped(), "the parent sees what it always saw: {status}");
 
-    let crashes = stage.wait_for(1);
+    let crashes = bed.wait_for(1);
     let (listed, record) = (&crashes[0], &crashes[0].record);
     assert_eq!((record.signal_name.as_str(), record.signal), ("SEGV", Some(11)));
     assert_eq!(record.exe, segv.to_str().unwrap());
@@ -24,7 +24,7 @@ fn a_segfault_is_counted_stored_and_told() {
     assert_eq!(record.cmdline, format!("{} an argument", segv.display()));
     assert_eq!(record.hostname, nix::unistd::gethostname().unwrap().to_str().unwrap());
     assert!(has_details(record), "{record:?}");
-    assert_eq!(record.trouble, [] as [String; 0]);
+    assert_eq!(record.warnings, [] as [String; 0]);
     assert!(record.exe_build_id.as_ref().is_some_and(|id| id.len() == 40), "{:?}", record.exe_build_id);
     assert_eq!(record.core.outcome, CoreOutcome::Stored);
     assert_eq!((record.core.truncated, record.core.bytes), (None, record.core.expected));
@@ -32,7 +32,7 @@ fn a_segfault_is_counted_stored_and_told() {
     let file = listed.core_file.as_ref().unwrap().metadata().unwrap();
     assert_eq!((file.permissions().mode() & 0o777, file.len()), (0o640, record.core.stored));
 
-    let trace = gdb(&segv, &stage.core(listed), &["bt"]);
+    let trace = gdb(&segv, &bed.core(listed), &["bt"]);
     for function in ["innermost", "middle", "outermost", "main"] {
         assert!(trace.contains(&format!(" {function} (")), "{function} is missing in:\n{trace}");
     }
@@ -44,8 +44,7 @@ fn a_segfault_is_counted_stored_and_told() {
     assert_eq!(daemon.metric("coreward_stored_cores", ""), 1.0);
     assert_eq!(daemon.metric("coreward_held_seconds_count", ""), 1.0);
 
-    let entries: Vec<String> =
-        stage.journal().iter().map(|entry| String::from_utf8_lossy(entry).into_owned()).collect();
+    let entries: Vec<String> = bed.journal().iter().map(|entry| String::from_utf8_lossy(entry).into_owned()).collect();
     assert_eq!(entries.len(), 1, "{entries:?}");
     for field in [
         "MESSAGE_ID=fc2e22bc6ee647b6b90729ab34a250b1\n".to_owned(),
@@ -59,24 +58,24 @@ fn a_segfault_is_counted_stored_and_told() {
     ] {
         assert!(entries[0].contains(&field), "{field} is missing in {}", entries[0]);
     }
-    assert_eq!(stage.kmsg(), "", "the shim has nothing to say to the kernel's log");
+    assert_eq!(bed.kmsg(), "", "the shim has nothing to say to the kernel's log");
 }
 
 #[test]
 fn every_thread_of_three_hundred_is_in_the_core() {
-    let Some(stage) = Stage::new() else { return };
-    let _daemon = stage.daemon();
+    let Some(bed) = TestBed::new() else { return };
+    let _daemon = bed.daemon();
     let threads = program("threads");
     Command::new(&threads).arg("300").end();
-    let crashes = stage.wait_for(1);
-    let core = stage.core(&crashes[0]);
+    let crashes = bed.wait_for(1);
+    let core = bed.core(&crashes[0]);
     let trace = gdb(&threads, &core, &["thread apply all bt"]);
     assert_eq!(trace.matches("wait_for_ever (").count(), 300, "299 threads and main");
     assert!(trace.contains("crash_here ("), "{trace}");
     // And in the record, 299 of them at one place.
     let record = &crashes[0].record;
     let counts: Vec<u32> = record.other_threads.iter().map(|threads| threads.count).collect();
-    assert_eq!(counts, [299, 1], "{:?}", record.trouble);
+    assert_eq!(counts, [299, 1], "{:?}", record.warnings);
     assert_eq!(record.other_threads[1].tids, [record.key.pid]);
     for threads in &record.other_threads {
         let shown: Vec<String> = threads.frames.iter().map(|frame| format!("{:#018x}", frame.address)).collect();
@@ -84,32 +83,32 @@ fn every_thread_of_three_hundred_is_in_the_core() {
         assert!(shown.len() > 2 && trace.matches(&frame(0)).count() >= threads.count as usize, "{shown:?}\n{trace}");
         assert!(trace.matches(&frame(1)).count() >= threads.count as usize, "{shown:?}\n{trace}");
     }
-    let info = text(&coreward(&stage, &["info"]));
+    let info = text(&coreward(&bed, &["info"]));
     assert!(info.contains("Stack trace of 299 threads ("), "{info}");
     assert_eq!(info.matches(" wait_for_ever (").count(), 2, "{info}");
 }
 
 #[test]
 fn of_three_thousand_threads_as_many_are_in_the_record_as_there_is_time_for_and_the_rest_is_said() {
-    let Some(stage) = Stage::new() else { return };
-    let _daemon = stage.daemon();
+    let Some(bed) = TestBed::new() else { return };
+    let _daemon = bed.daemon();
     Command::new(program("threads")).arg("3000").end();
-    let record = &stage.wait_for(1)[0].record;
+    let record = &bed.wait_for(1)[0].record;
     let told: u32 = record.other_threads.iter().map(|threads| threads.count).sum();
     let missing = format!("the stacks of {} of 3000 other threads did not fit into time and room", 3000 - told);
-    assert!(told == 3000 || record.trouble.contains(&missing), "{told}: {:?}", record.trouble);
+    assert!(told == 3000 || record.warnings.contains(&missing), "{told}: {:?}", record.warnings);
     assert!(told > 0 && record.signature.as_ref().unwrap().level == Level::Stack);
 }
 
 #[test]
 fn memory_comes_back_byte_for_byte() {
-    let Some(stage) = Stage::new() else { return };
-    let _daemon = stage.daemon();
+    let Some(bed) = TestBed::new() else { return };
+    let _daemon = bed.daemon();
     Command::new(program("memory")).arg("64").end();
-    let crashes = stage.wait_for(1);
+    let crashes = bed.wait_for(1);
     let record = &crashes[0].record;
     assert!(record.core.bytes > 64 << 20 && record.core.stored < record.core.bytes / 2, "{:?}", record.core);
-    let core = stage.core(&crashes[0]);
+    let core = bed.core(&crashes[0]);
     assert_eq!(core.metadata().unwrap().len(), record.core.bytes);
     // The structured pages hold their own offset plus a multiple of eight: gdb must find the last words of the block.
     let trace = gdb(&program("memory"), &core, &["frame 0", "p ((unsigned long*)memory)[512 * 5 + 1] == 4096 * 5 + 8"]);
@@ -118,11 +117,11 @@ fn memory_comes_back_byte_for_byte() {
 
 #[test]
 fn abort_and_python_have_their_own_names() {
-    let Some(stage) = Stage::new() else { return };
-    let daemon = stage.daemon();
+    let Some(bed) = TestBed::new() else { return };
+    let daemon = bed.daemon();
     Command::new(program("abrt")).end();
     Command::new("python3").args(["-c", "import ctypes; ctypes.string_at(0)"]).end();
-    let crashes = stage.wait_for(2);
+    let crashes = bed.wait_for(2);
     assert_eq!(crashes[0].record.signal_name, "ABRT");
     assert_eq!(crashes[1].record.signal_name, "SEGV");
     assert!(crashes[1].record.program().contains("python3"), "{}", crashes[1].record.program());
@@ -131,12 +130,12 @@ fn abort_and_python_have_their_own_names() {
 
 #[test]
 fn the_counters_survive_a_restart() {
-    let Some(stage) = Stage::new() else { return };
-    let daemon = stage.daemon();
+    let Some(bed) = TestBed::new() else { return };
+    let daemon = bed.daemon();
     for _ in 0..3 {
         Command::new(program("segv")).end();
     }
-    stage.wait_for(3);
+    bed.wait_for(3);
     let before = daemon.metric("coredump_process_count", "signal=\"SEGV\"");
     daemon.signal(nix::sys::signal::Signal::SIGTERM);
     daemon.wait_for_word("STOPPING=1");
@@ -144,6 +143,6 @@ fn the_counters_survive_a_restart() {
     assert_eq!(before, 3.0);
     assert_eq!(daemon.metric("coredump_process_count", "signal=\"SEGV\""), 3.0);
     Command::new(program("segv")).end();
-    stage.wait_for(4);
+    bed.wait_for(4);
     assert_eq!(daemon.metric("coredump_process_count", "signal=\"SEGV\""), 4.0);
 }

@@ -1,7 +1,7 @@
 //! Signatures of real crashes.
 
-use crate::stage::{Daemon, Ended, Stage, eventually, program};
-use coreward::crash::{Found, Level, Module, Origin, Record, Signature};
+use crate::testbed::{Daemon, Ended, TestBed, eventually, program};
+use coreward::crash::{FrameTrust, Level, Module, Origin, Record, Signature};
 use std::collections::{HashMap, HashSet};
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
@@ -41,7 +41,7 @@ fn told(record: &Record) -> String {
     let frames = record.stack.iter().take(18).map(|frame| {
         let module = frame.module.and_then(|number| record.modules.get(number as usize));
         let name = module.map_or("?", |module| module.path.rsplit('/').next().unwrap());
-        format!("{name}+{:#x}/{:?}", frame.offset, frame.found)
+        format!("{name}+{:#x}/{:?}", frame.offset, frame.trust)
     });
     let frames: Vec<String> = frames.collect();
     let signature = record.signature.as_ref().unwrap();
@@ -61,8 +61,8 @@ fn signature(record: &Record) -> &Signature {
 }
 
 /// Records of `times` crashes of each of the bugs, and the numbers of those that ended otherwise.
-fn crash(stage: &Stage, name: &str, bugs: &[usize], times: usize) -> Vec<Vec<Record>> {
-    let before = stage.crashes().len();
+fn crash(bed: &TestBed, name: &str, bugs: &[usize], times: usize) -> Vec<Vec<Record>> {
+    let before = bed.crashes().len();
     let mut count = before;
     for number in bugs {
         for _ in 0..times {
@@ -71,7 +71,7 @@ fn crash(stage: &Stage, name: &str, bugs: &[usize], times: usize) -> Vec<Vec<Rec
             count += 1;
         }
     }
-    let crashes = stage.wait_for(count);
+    let crashes = bed.wait_for(count);
     let records: Vec<Record> = crashes.into_iter().skip(before).map(|listed| listed.record).collect();
     records.chunks(times).map(<[Record]>::to_vec).collect()
 }
@@ -91,11 +91,11 @@ fn assert_distinct(name: &str, records: &[Vec<Record>], level: Level) {
     assert_eq!(seen.len(), records.len(), "{name}: {seen:?} {}", told(&records[0][0]));
 }
 
-fn started() -> Option<(Stage, Daemon)> {
-    let stage = Stage::new()?;
-    stage.configure("[Coreward]\nStormBurst=0\nUnitBurst=0\nTotalBurst=0\n");
-    let daemon = stage.daemon();
-    Some((stage, daemon))
+fn started() -> Option<(TestBed, Daemon)> {
+    let bed = TestBed::new()?;
+    bed.configure("[Coreward]\nStormBurst=0\nUnitBurst=0\nTotalBurst=0\n");
+    let daemon = bed.daemon();
+    Some((bed, daemon))
 }
 
 /// All but the one whose stack is smashed.
@@ -103,59 +103,64 @@ const BUGS: [usize; 22] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16
 
 #[test]
 fn twenty_two_bugs_of_one_c_program_have_as_many_signatures() {
-    let Some((stage, _daemon)) = started() else { return };
+    let Some((bed, _daemon)) = started() else { return };
     for name in ["bugs", "bugs-stripped", "bugs-static"] {
-        assert_distinct(name, &crash(&stage, name, &BUGS, 3), Level::Stack);
+        assert_distinct(name, &crash(&bed, name, &BUGS, 3), Level::Stack);
     }
-    let smashed = crash(&stage, "bugs", &[23], 3);
-    assert_distinct("a smashed stack", &smashed, Level::Counter);
+    let smashed = crash(&bed, "bugs", &[23], 3);
+    assert_distinct("a smashed stack", &smashed, Level::ProgramCounter);
     let record = &smashed[0][0];
-    assert!(record.stack.iter().skip(1).all(|frame| frame.found != Found::FramePointer), "{}", told(record));
+    assert!(record.stack.iter().skip(1).all(|frame| frame.trust != FrameTrust::FramePointer), "{}", told(record));
 }
 
 #[test]
 fn how_each_frame_was_found_is_said() {
-    let Some((stage, _daemon)) = started() else { return };
-    let records = crash(&stage, "bugs", &[1, 12, 18, 21, 22, 14], 1);
+    let Some((bed, _daemon)) = started() else { return };
+    let records = crash(&bed, "bugs", &[1, 12, 18, 21, 22, 14], 1);
     let [plain, nothing, handler, vdso, generated, overflow] = &records[..] else { unreachable!() };
-    let found = |record: &Record| record.stack.iter().map(|frame| frame.found).collect::<Vec<_>>();
+    let found = |record: &Record| record.stack.iter().map(|frame| frame.trust).collect::<Vec<_>>();
     let (plain, nothing, handler) = (&plain[0], &nothing[0], &handler[0]);
-    assert_eq!(found(plain)[..3], [Found::Registers, Found::Unwound, Found::Unwound], "{}", told(plain));
+    assert_eq!(
+        found(plain)[..3],
+        [FrameTrust::Context, FrameTrust::CallFrameInfo, FrameTrust::CallFrameInfo],
+        "{}",
+        told(plain)
+    );
     assert_eq!(plain.siginfo.as_ref().unwrap().address, Some(0));
     let exe = &plain.modules[plain.stack[0].module.unwrap() as usize];
     assert_eq!((exe.path.as_str(), &exe.build_id), (plain.exe.as_str(), &plain.exe_build_id));
     assert_eq!((nothing.stack[0].address, nothing.stack[0].module), (0, None), "{}", told(nothing));
     // The frames behind the kernel's signal frame are those that the signal interrupted.
-    assert_eq!(found(handler).iter().filter(|found| **found == Found::Registers).count(), 2, "{}", told(handler));
+    assert_eq!(found(handler).iter().filter(|found| **found == FrameTrust::Context).count(), 2, "{}", told(handler));
     let first = |record: &Record| record.stack[0].module.map(|number| record.modules[number as usize].path.clone());
     assert_eq!(first(&vdso[0]).as_deref(), Some("[vdso]"));
     let generated = &generated[0];
-    assert_eq!((first(generated), generated.stack[1].found), (None, Found::FramePointer), "{}", told(generated));
+    assert_eq!((first(generated), generated.stack[1].trust), (None, FrameTrust::FramePointer), "{}", told(generated));
     assert_eq!(overflow[0].stack.len(), 64, "a long stack is cut in the record");
 }
 
 #[test]
 fn the_bugs_of_a_program_on_musl_are_told_apart_though_musl_has_no_tables() {
-    let Some((stage, _daemon)) = started() else { return };
+    let Some((bed, _daemon)) = started() else { return };
     let bugs: Vec<usize> = BUGS.into_iter().filter(|bug| *bug != 16).collect();
-    assert_distinct("bugs-musl", &crash(&stage, "bugs-musl", &bugs, 2), Level::Stack);
+    assert_distinct("bugs-musl", &crash(&bed, "bugs-musl", &bugs, 2), Level::Stack);
     // A callback out of musl: the frames behind are guesses, and not taken.
-    assert_distinct("bugs-musl", &crash(&stage, "bugs-musl", &[16], 2), Level::Counter);
+    assert_distinct("bugs-musl", &crash(&bed, "bugs-musl", &[16], 2), Level::ProgramCounter);
 }
 
 #[test]
 fn the_bugs_of_other_languages_are_told_apart() {
-    let Some((stage, _daemon)) = started() else { return };
+    let Some((bed, _daemon)) = started() else { return };
     for (name, bugs) in [("bugs-c++", 6), ("bugs-rust", 6), ("bugs-go", 4), ("python", 2), ("ruby", 2)] {
         let bugs: Vec<usize> = (1..=bugs).collect();
-        assert_distinct(name, &crash(&stage, name, &bugs, 3), Level::Stack);
+        assert_distinct(name, &crash(&bed, name, &bugs, 3), Level::Stack);
     }
 }
 
 #[test]
 fn a_hundred_runs_with_other_addresses_have_one_signature() {
-    let Some((stage, _daemon)) = started() else { return };
-    let records = crash(&stage, "bugs", &[16], 100);
+    let Some((bed, _daemon)) = started() else { return };
+    let records = crash(&bed, "bugs", &[16], 100);
     assert_distinct("bugs", &records, Level::Stack);
     let addresses: HashSet<u64> = records[0].iter().map(|record| record.stack[0].address).collect();
     assert!(addresses.len() > 50, "addresses are random: {}", addresses.len());
@@ -163,10 +168,10 @@ fn a_hundred_runs_with_other_addresses_have_one_signature() {
 
 #[test]
 fn two_images_with_the_same_program_have_one_signature() {
-    let Some((stage, _daemon)) = started() else { return };
+    let Some((bed, _daemon)) = started() else { return };
     let (mut ids, mut count) = (HashSet::new(), 0);
     for name in ["one", "other"] {
-        let image = stage.path(&format!("image-{name}"));
+        let image = bed.path(&format!("image-{name}"));
         let libraries = ["/lib64/ld-linux-x86-64.so.2", "/lib/x86_64-linux-gnu/libc.so.6"];
         for library in libraries {
             let to = image.join(&library[1..]);
@@ -187,7 +192,7 @@ fn two_images_with_the_same_program_have_one_signature() {
             inside.args(["--uts", "--mount", "--root"]).arg(&image).args(["/bugs", &bug.to_string()]);
             assert!(inside.end().core_dumped(), "{name}");
             count += 1;
-            let record = stage.wait_for(count).pop().unwrap().record;
+            let record = bed.wait_for(count).pop().unwrap().record;
             let is_libc = |module: &&Module| module.path.ends_with("libc.so.6");
             let libc = record.modules.iter().find(is_libc).and_then(|module| module.build_id.clone()).unwrap();
             assert_eq!(libc.starts_with("5555"), name == "other");
@@ -199,15 +204,15 @@ fn two_images_with_the_same_program_have_one_signature() {
 
 #[test]
 fn info_shows_the_stack_with_names() {
-    let Some((stage, _daemon)) = started() else { return };
+    let Some((bed, _daemon)) = started() else { return };
     for (name, number, lines) in [
         ("bugs", 1, &["read_one (bugs.c:22) in bugs+0x", "first_caller (bugs.c:24) in bugs+0x", "main (bugs.c:"][..]),
         ("bugs-rust", 1, &["bugs::index_here", "bugs::main"]),
         ("bugs-c++", 3, &["out_of_range() in bugs-c+++0x", "main in"]),
         ("bugs-go", 3, &["main.panicHere (bugs.go:", "main.main (bugs.go:"]),
     ] {
-        let id = crash(&stage, name, &[number], 1)[0][0].id.clone();
-        let root = stage.root.path().to_str().unwrap();
+        let id = crash(&bed, name, &[number], 1)[0][0].id.clone();
+        let root = bed.root.path().to_str().unwrap();
         let info =
             Command::new(env!("CARGO_BIN_EXE_coreward")).args(["--root", root, "info", id.as_str()]).output().unwrap();
         let text = String::from_utf8(info.stdout).unwrap();
@@ -220,18 +225,18 @@ fn info_shows_the_stack_with_names() {
 
 #[test]
 fn a_crash_from_the_spool_has_the_signature_of_a_live_one() {
-    let Some(stage) = Stage::new() else { return };
+    let Some(bed) = TestBed::new() else { return };
     let bugs = [1, 6, 12, 14, 16, 18];
-    stage.configure("[Coreward]\nStormBurst=0\n");
+    bed.configure("[Coreward]\nStormBurst=0\n");
     for number in bugs {
         assert!(bug("bugs", number).end().core_dumped());
-        eventually(Duration::from_secs(10), || !stage.kmsg().is_empty());
+        eventually(Duration::from_secs(10), || !bed.kmsg().is_empty());
     }
-    eventually(Duration::from_secs(10), || stage.names("var/lib/coreward/spool").len() == bugs.len());
-    let _daemon = stage.daemon();
-    let mut spooled: Vec<Record> = stage.wait_for(bugs.len()).into_iter().map(|listed| listed.record).collect();
+    eventually(Duration::from_secs(10), || bed.names("var/lib/coreward/spool").len() == bugs.len());
+    let _daemon = bed.daemon();
+    let mut spooled: Vec<Record> = bed.wait_for(bugs.len()).into_iter().map(|listed| listed.record).collect();
     spooled.sort_by_key(|record| record.key.pid);
-    for (spooled, live) in spooled.iter().zip(crash(&stage, "bugs", &bugs, 1)) {
+    for (spooled, live) in spooled.iter().zip(crash(&bed, "bugs", &bugs, 1)) {
         assert_eq!(spooled.origin, Origin::Spool);
         assert_eq!(signature(spooled), signature(&live[0]), "{} {}", told(spooled), told(&live[0]));
     }

@@ -1,6 +1,6 @@
 //! No daemon: the shim saves the crash alone, the next daemon takes it in.
 
-use crate::stage::{Ended, Stage, eventually, gdb, has_details, program};
+use crate::testbed::{Ended, TestBed, eventually, gdb, has_details, program};
 use coreward::crash::Origin;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
@@ -11,75 +11,75 @@ const WITHIN: Duration = Duration::from_secs(10);
 
 #[test]
 fn a_crash_without_a_daemon_waits_in_the_spool() {
-    let Some(stage) = Stage::new() else { return };
+    let Some(bed) = TestBed::new() else { return };
     let segv = program("segv");
     assert!(Command::new(&segv).end().core_dumped());
     // The process goes when its core is drained; the file has its name, and the log its line, a moment later.
-    eventually(WITHIN, || stage.kmsg().contains("saved as"));
-    let spooled = stage.names("var/lib/coreward/spool");
-    assert_eq!(spooled.len(), 1, "{}", stage.kmsg());
-    let file = stage.path("var/lib/coreward/spool").join(&spooled[0]).metadata().unwrap();
+    eventually(WITHIN, || bed.kmsg().contains("saved as"));
+    let spooled = bed.names("var/lib/coreward/spool");
+    assert_eq!(spooled.len(), 1, "{}", bed.kmsg());
+    let file = bed.path("var/lib/coreward/spool").join(&spooled[0]).metadata().unwrap();
     assert_eq!(file.permissions().mode() & 0o777, 0o640);
-    assert!(stage.kmsg().contains("no daemon at") && stage.kmsg().contains("saved as"), "{}", stage.kmsg());
+    assert!(bed.kmsg().contains("no daemon at") && bed.kmsg().contains("saved as"), "{}", bed.kmsg());
 
-    let daemon = stage.daemon();
-    let crashes = stage.wait_for(1);
+    let daemon = bed.daemon();
+    let crashes = bed.wait_for(1);
     let record = &crashes[0].record;
     assert_eq!((record.origin, record.core.truncated, record.signal_name.as_str()), (Origin::Spool, None, "SEGV"));
     assert!(has_details(record), "nobody could ask its shim later: {record:?}");
-    assert!(gdb(&segv, &stage.core(&crashes[0]), &["bt"]).contains("innermost ("));
-    assert_eq!(stage.names("var/lib/coreward/spool"), [] as [String; 0]);
+    assert!(gdb(&segv, &bed.core(&crashes[0]), &["bt"]).contains("innermost ("));
+    assert_eq!(bed.names("var/lib/coreward/spool"), [] as [String; 0]);
     assert_eq!(daemon.metric("coreward_crashes_total", "origin=\"spool\""), 1.0);
-    assert_eq!(stage.journal().len(), 1);
+    assert_eq!(bed.journal().len(), 1);
 }
 
 #[test]
 fn the_daemons_own_crash_is_one_too() {
-    let Some(stage) = Stage::new() else { return };
-    let daemon = stage.daemon();
+    let Some(bed) = TestBed::new() else { return };
+    let daemon = bed.daemon();
     daemon.signal(nix::sys::signal::Signal::SIGABRT);
     daemon.wait_for_word("READY=1");
-    let crashes = stage.wait_for(1);
+    let crashes = bed.wait_for(1);
     assert_eq!(crashes[0].record.comm, "corewardd");
     assert_eq!(crashes[0].record.origin, Origin::Spool);
-    assert!(stage.kmsg().contains("it is the daemon that crashed"), "{}", stage.kmsg());
+    assert!(bed.kmsg().contains("it is the daemon that crashed"), "{}", bed.kmsg());
 }
 
 #[test]
 fn what_user_coreward_plants_leads_root_nowhere() {
-    let Some(stage) = Stage::new() else { return };
+    let Some(bed) = TestBed::new() else { return };
     // The daemon's user owns the state directory, so it can put anything in place of the spool.
-    let spool = stage.path("var/lib/coreward/spool");
-    let elsewhere = stage.path("elsewhere");
+    let spool = bed.path("var/lib/coreward/spool");
+    let elsewhere = bed.path("elsewhere");
     std::fs::create_dir(&elsewhere).unwrap();
     std::fs::remove_dir(&spool).unwrap();
     std::os::unix::fs::symlink(&elsewhere, &spool).unwrap();
     Command::new(program("segv")).end();
     // The crash is saved all the same.
-    eventually(WITHIN, || stage.names("run/coreward/spool").len() == 1);
-    assert_eq!(stage.names("elsewhere"), [] as [String; 0], "root did not follow the link");
+    eventually(WITHIN, || bed.names("run/coreward/spool").len() == 1);
+    assert_eq!(bed.names("elsewhere"), [] as [String; 0], "root did not follow the link");
 
     // A directory that is not root's.
     std::fs::remove_file(&spool).unwrap();
     std::fs::create_dir(&spool).unwrap();
     std::os::unix::fs::chown(&spool, Some(65534), Some(65534)).unwrap();
     Command::new(program("segv")).end();
-    eventually(WITHIN, || stage.names("run/coreward/spool").len() == 2);
-    assert_eq!(stage.names("var/lib/coreward/spool"), [] as [String; 0]);
+    eventually(WITHIN, || bed.names("run/coreward/spool").len() == 2);
+    assert_eq!(bed.names("var/lib/coreward/spool"), [] as [String; 0]);
 }
 
 #[test]
 fn garbage_in_the_spool_is_put_aside() {
-    let Some(stage) = Stage::new() else { return };
-    let spool = stage.path("var/lib/coreward/spool");
+    let Some(bed) = TestBed::new() else { return };
+    let spool = bed.path("var/lib/coreward/spool");
     std::fs::write(spool.join("garbage.spool"), "not a message").unwrap();
     std::fs::write(spool.join("empty.spool"), "").unwrap();
     nix::unistd::mkfifo(&spool.join("fifo.spool"), nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
     std::os::unix::fs::symlink("/etc/passwd", spool.join("link.spool")).unwrap();
-    let daemon = stage.daemon();
-    eventually(WITHIN, || stage.names("var/lib/coreward/spool").iter().all(|name| name.ends_with(".bad")));
-    assert_eq!(stage.names("var/lib/coreward/spool").len(), 4);
+    let daemon = bed.daemon();
+    eventually(WITHIN, || bed.names("var/lib/coreward/spool").iter().all(|name| name.ends_with(".bad")));
+    assert_eq!(bed.names("var/lib/coreward/spool").len(), 4);
     assert_eq!(daemon.metric("coreward_errors_total", "kind=\"spool\""), 4.0);
     Command::new(program("segv")).end();
-    stage.wait_for(1);
+    bed.wait_for(1);
 }

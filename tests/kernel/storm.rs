@@ -1,7 +1,7 @@
 //! Storms: all counted, a few stored, nobody held.
 
-use crate::stage::{Ended, Stage, eventually, has_details, has_texts, program};
-use coreward::crash::{CoreOutcome, Cut, Decision, Keep, NoCore, Reason};
+use crate::testbed::{Ended, TestBed, eventually, has_details, has_texts, program};
+use coreward::crash::{CoreOutcome, Decision, Keep, NoCore, Reason, Truncation};
 use coreward::store::{Filter, Listed, list};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
@@ -10,8 +10,8 @@ use std::time::Duration;
 
 #[test]
 fn of_two_hundred_crashes_all_are_counted_and_ten_kept() {
-    let Some(stage) = Stage::new() else { return };
-    let daemon = stage.daemon();
+    let Some(bed) = TestBed::new() else { return };
+    let daemon = bed.daemon();
     let segv = program("segv");
     std::thread::scope(|scope| {
         for _ in 0..8 {
@@ -22,7 +22,7 @@ fn of_two_hundred_crashes_all_are_counted_and_ten_kept() {
             });
         }
     });
-    let crashes = stage.wait_for(200);
+    let crashes = bed.wait_for(200);
     let kept = |keep, reason| {
         let decision = Decision { keep, reason };
         crashes.iter().filter(|listed| listed.record.decision == decision).count()
@@ -30,7 +30,7 @@ fn of_two_hundred_crashes_all_are_counted_and_ten_kept() {
     assert_eq!(kept(Keep::Full, Reason::First) + kept(Keep::Full, Reason::Burst), 5, "StormBurst= is 5 by default");
     assert_eq!(kept(Keep::Stacks, Reason::StacksBurst), 5, "StormStacks= is 5 by default");
     assert_eq!(kept(Keep::Record, Reason::Storm), 190);
-    let cut = |listed: &&Listed| listed.record.core.truncated == Some(Cut::Stacks);
+    let cut = |listed: &&Listed| listed.record.core.truncated == Some(Truncation::Stacks);
     assert_eq!(crashes.iter().filter(cut).count(), 5);
     let storm = CoreOutcome::None(NoCore::Storm);
     let duplicates: Vec<&Listed> = crashes.iter().filter(|listed| listed.record.core.outcome == storm).collect();
@@ -46,14 +46,14 @@ fn of_two_hundred_crashes_all_are_counted_and_ten_kept() {
 
     // Another program, and another signal, are not in the storm.
     Command::new(program("abrt")).end();
-    assert!(stage.wait_for(201)[200].record.core.is_stored());
+    assert!(bed.wait_for(201)[200].record.core.is_stored());
     assert_eq!(daemon.stop(), Some(0));
 
     // A restart opens no new window.
-    stage.clear_sockets();
-    let daemon = stage.daemon();
+    bed.clear_sockets();
+    let daemon = bed.daemon();
     Command::new(&segv).end();
-    let crashes = stage.wait_for(202);
+    let crashes = bed.wait_for(202);
     assert_eq!(crashes[201].record.core.outcome, storm);
     drop(daemon);
 }
@@ -65,10 +65,10 @@ fn storm_size() -> usize {
 
 #[test]
 fn a_storm_with_two_kills_is_counted_and_takes_nobody_elses_evidence() {
-    let Some(stage) = Stage::new() else { return };
-    let daemon = stage.daemon();
+    let Some(bed) = TestBed::new() else { return };
+    let daemon = bed.daemon();
     Command::new(program("abrt")).end();
-    assert!(stage.wait_for(1)[0].record.core.is_stored());
+    assert!(bed.wait_for(1)[0].record.core.is_stored());
     let count = storm_size();
     let mut storm = Command::new(program("storm"));
     storm.arg(count.to_string()).arg("32");
@@ -86,22 +86,22 @@ fn a_storm_with_two_kills_is_counted_and_takes_nobody_elses_evidence() {
     });
     eventually(Duration::from_secs(120), || daemon.metric("coredump_process_count", "") as usize == count + 1);
     largest = largest.max(largest_size(daemon.pid()));
-    let groups = coreward::store::groups(&stage.root).unwrap();
+    let groups = coreward::store::groups(&bed.root).unwrap();
     let other = |listed: &Listed| {
         let record = &listed.record;
-        (record.comm == "storm" && record.group() != groups[0].signature).then(|| {
+        (record.comm == "storm" && record.signature_key().as_str() != groups[0].signature).then(|| {
             let level = record.signature.as_ref().map(|signature| signature.level);
             format!(
                 "{level:?} {:?} attempt {} {:?} {:?}",
-                record.origin, record.attempt, record.decision, record.trouble
+                record.origin, record.attempt, record.decision, record.warnings
             )
         })
     };
-    let others: Vec<String> = list(&stage.root, &Filter::default()).unwrap().iter().filter_map(other).collect();
+    let others: Vec<String> = list(&bed.root, &Filter::default()).unwrap().iter().filter_map(other).collect();
     assert_eq!(groups[0].count as usize, count, "one signature: {others:?}");
     assert!(groups[0].cores <= 10, "StormBurst= and StormStacks= are 5 by default: {}", groups[0].cores);
     assert_eq!(groups.iter().map(|group| group.cores).sum::<u64>(), groups[0].cores + 1, "the other's core is there");
-    let listed = list(&stage.root, &Filter::default()).unwrap().len();
+    let listed = list(&bed.root, &Filter::default()).unwrap().len();
     assert!(listed <= 1500, "{listed} rows for {count} crashes");
     println!("largest resident size of the daemon: {largest} KiB; {} cores; {listed} rows", groups[0].cores);
     assert!(largest < 64 << 10, "{largest} KiB");
@@ -116,16 +116,16 @@ fn largest_size(pid: i32) -> u64 {
 
 #[test]
 fn a_flood_of_new_signatures_by_one_user_leaves_room_for_the_others() {
-    let Some(stage) = Stage::new() else { return };
-    stage.configure("[Coreward]\nUnitBurst=4\nTotalBurst=8\n");
-    let _daemon = stage.daemon();
+    let Some(bed) = TestBed::new() else { return };
+    bed.configure("[Coreward]\nUnitBurst=4\nTotalBurst=8\n");
+    let _daemon = bed.daemon();
     // What runs in no unit is its user's: twelve bugs of one.
     for number in 1..=12 {
         let mut bug = Command::new("setpriv");
         bug.args(["--reuid=65001", "--regid=65001", "--clear-groups"]).arg(program("bugs")).arg(number.to_string());
         assert!(bug.end().core_dumped());
     }
-    let crashes = stage.wait_for(12);
+    let crashes = bed.wait_for(12);
     let reasons: Vec<Reason> = crashes.iter().map(|listed| listed.record.decision.reason).collect();
     assert_eq!(
         reasons[..5],
@@ -135,28 +135,28 @@ fn a_flood_of_new_signatures_by_one_user_leaves_room_for_the_others() {
     assert!(reasons[4..].iter().all(|reason| *reason == Reason::UnitRate), "{reasons:?}");
     assert_eq!(crashes[11].record.core.outcome, CoreOutcome::None(NoCore::Rate));
     Command::new(program("segv")).end();
-    assert!(stage.wait_for(13)[12].record.core.is_stored(), "another user's bug");
+    assert!(bed.wait_for(13)[12].record.core.is_stored(), "another user's bug");
 }
 
 #[test]
 fn a_unit_and_an_executable_have_values_of_their_own() {
-    let Some(stage) = Stage::new() else { return };
+    let Some(bed) = TestBed::new() else { return };
     let abrt = program("abrt");
-    stage.configure(&format!(
+    bed.configure(&format!(
         "[Coreward]\nStormBurst=1\nStormStacks=0\n[Executable {}]\nStorage=stacks\n[Unit coreward-test-*.service]\nStorage=none\n",
         abrt.display()
     ));
-    let _daemon = stage.daemon();
+    let _daemon = bed.daemon();
     Command::new(&abrt).end();
-    assert_eq!(stage.wait_for(1)[0].record.core.truncated, Some(Cut::Stacks));
-    assert_eq!(stage.crashes()[0].record.decision, Decision { keep: Keep::Stacks, reason: Reason::Configured });
+    assert_eq!(bed.wait_for(1)[0].record.core.truncated, Some(Truncation::Stacks));
+    assert_eq!(bed.crashes()[0].record.decision, Decision { keep: Keep::Stacks, reason: Reason::Configured });
     let Some(unit) = cgroup("coreward-test-1.service") else { return };
     let mut inside = Command::new("sh");
     inside.arg("-c").arg("echo $$ > \"$0\" && exec \"$1\"").arg(unit.join("cgroup.procs")).arg(program("segv"));
     assert!(inside.end().core_dumped());
-    let record = stage.wait_for(2)[1].record.clone();
+    let record = bed.wait_for(2)[1].record.clone();
     std::fs::remove_dir(&unit).unwrap();
-    assert_eq!(record.place.unit.as_deref(), Some("coreward-test-1.service"));
+    assert_eq!(record.cgroup.unit.as_deref(), Some("coreward-test-1.service"));
     assert_eq!(record.decision, Decision { keep: Keep::Record, reason: Reason::Configured });
     assert_eq!(record.core.outcome, CoreOutcome::None(NoCore::Configured));
     assert!(has_texts(&record), "{record:?}");
@@ -164,8 +164,8 @@ fn a_unit_and_an_executable_have_values_of_their_own() {
 
 #[test]
 fn the_crashes_of_a_storm_are_listed_by_container_and_counted() {
-    let Some(stage) = Stage::new() else { return };
-    let _daemon = stage.daemon();
+    let Some(bed) = TestBed::new() else { return };
+    let _daemon = bed.daemon();
     let mut count = 0;
     for (container, times) in [("a".repeat(64), 12), ("b".repeat(64), 7)] {
         let Some(scope) = cgroup(&format!("docker-{container}.scope")) else { return };
@@ -179,17 +179,17 @@ fn the_crashes_of_a_storm_are_listed_by_container_and_counted() {
             assert!(inside.end().core_dumped());
             count += 1;
         }
-        stage.wait_for(count);
+        bed.wait_for(count);
         std::fs::remove_dir(&scope).unwrap();
     }
-    let listed = |filter: Filter| list(&stage.root, &filter).unwrap().len();
+    let listed = |filter: Filter| list(&bed.root, &filter).unwrap().len();
     let by = |container: &str| listed(Filter { container: Some(container.to_owned()), ..Filter::default() });
     assert_eq!((by("aaaa"), by(&"b".repeat(64)), by("c")), (12, 7, 0));
     let host = nix::unistd::gethostname().unwrap().to_string_lossy().into_owned();
     assert_eq!(listed(Filter { hostname: Some(host), ..Filter::default() }), 19);
-    let groups = coreward::store::groups(&stage.root).unwrap();
+    let groups = coreward::store::groups(&bed.root).unwrap();
     assert_eq!((groups.len(), groups[0].count, groups[0].cores), (1, 19, 10));
-    let occurrences = coreward::store::occurrences(&stage.root, &groups[0].signature).unwrap();
+    let occurrences = coreward::store::occurrences(&bed.root, &groups[0].signature).unwrap();
     assert_eq!(occurrences.iter().map(|occurrence| occurrence.count).sum::<u64>(), 19);
     let containers: std::collections::HashSet<&str> =
         occurrences.iter().map(|occurrence| occurrence.container.as_str()).collect();

@@ -1,13 +1,13 @@
 //! The daemon dies, hangs, or stops amid crashes: each is recorded once.
 
-use crate::stage::{Ended, Stage, has_details, program};
+use crate::testbed::{Ended, TestBed, has_details, program};
 use nix::sys::signal::Signal;
 use std::collections::HashSet;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-fn crash_all(stage: &Stage, per_process: usize, processes: usize, mut amid: impl FnMut(usize)) {
+fn crash_all(bed: &TestBed, per_process: usize, processes: usize, mut amid: impl FnMut(usize)) {
     let segv = program("segv");
     let ended = AtomicUsize::new(0);
     std::thread::scope(|scope| {
@@ -25,18 +25,18 @@ fn crash_all(stage: &Stage, per_process: usize, processes: usize, mut amid: impl
             std::thread::sleep(Duration::from_millis(5));
         }
     });
-    let crashes = stage.wait_for(per_process * processes);
+    let crashes = bed.wait_for(per_process * processes);
     let ids: HashSet<_> = crashes.iter().map(|listed| listed.id().clone()).collect();
     assert_eq!(ids.len(), crashes.len());
 }
 
 #[test]
 fn sigkill_amid_a_storm_loses_nothing() {
-    let Some(stage) = Stage::new() else { return };
-    stage.configure("[Coreward]\nStormBurst=100\n");
-    let daemon = stage.daemon();
+    let Some(bed) = TestBed::new() else { return };
+    bed.configure("[Coreward]\nStormBurst=100\n");
+    let daemon = bed.daemon();
     let mut kills = 0;
-    crash_all(&stage, 40, 16, |ended| {
+    crash_all(&bed, 40, 16, |ended| {
         if ended >= (kills + 1) * 120 && kills < 4 {
             daemon.signal(Signal::SIGKILL);
             kills += 1;
@@ -45,8 +45,8 @@ fn sigkill_amid_a_storm_loses_nothing() {
     assert_eq!(kills, 4);
     assert_eq!(daemon.metric("coredump_process_count", ""), 640.0);
     // A core that is called whole is whole.
-    for listed in stage.crashes().iter().filter(|listed| listed.record.core.is_stored()) {
-        assert_eq!(stage.core(listed).metadata().unwrap().len(), listed.record.core.bytes);
+    for listed in bed.crashes().iter().filter(|listed| listed.record.core.is_stored()) {
+        assert_eq!(bed.core(listed).metadata().unwrap().len(), listed.record.core.bytes);
         assert_eq!(listed.record.core.truncated.is_none(), listed.record.core.bytes == listed.record.core.expected);
         assert!(has_details(&listed.record), "{:?}", listed.record);
     }
@@ -54,10 +54,10 @@ fn sigkill_amid_a_storm_loses_nothing() {
 
 #[test]
 fn a_graceful_stop_amid_a_storm_loses_nothing() {
-    let Some(stage) = Stage::new() else { return };
-    let daemon = stage.daemon();
+    let Some(bed) = TestBed::new() else { return };
+    let daemon = bed.daemon();
     let mut stops = 0;
-    crash_all(&stage, 20, 8, |ended| {
+    crash_all(&bed, 20, 8, |ended| {
         if ended >= (stops + 1) * 40 && stops < 3 {
             daemon.signal(Signal::SIGTERM);
             stops += 1;
@@ -73,9 +73,9 @@ fn kills() -> u64 {
 
 #[test]
 fn a_daemon_killed_at_any_moment_costs_not_a_byte() {
-    let Some(stage) = Stage::beside_the_kernel() else { return };
-    stage.configure("[Coreward]\nStormBurst=0\nMaxUse=4G\nKeepFree=0\n");
-    let daemon = stage.daemon();
+    let Some(bed) = TestBed::beside_the_kernel() else { return };
+    bed.configure("[Coreward]\nStormBurst=0\nMaxUse=4G\nKeepFree=0\n");
+    let daemon = bed.daemon();
     let memory = program("memory");
     let crash = || {
         std::thread::spawn({
@@ -86,9 +86,9 @@ fn a_daemon_killed_at_any_moment_costs_not_a_byte() {
     // How long it takes undisturbed, from the offer to the record.
     let begun = Instant::now();
     let crashing = crash();
-    crate::stage::eventually(Duration::from_secs(30), || daemon.metric("coreward_inflight_crashes", "") == 1.0);
+    crate::testbed::eventually(Duration::from_secs(30), || daemon.metric("coreward_inflight_crashes", "") == 1.0);
     let offered = begun.elapsed();
-    crate::stage::eventually(Duration::from_secs(60), || stage.crashes().len() == 1);
+    crate::testbed::eventually(Duration::from_secs(60), || bed.crashes().len() == 1);
     let span = begun.elapsed() - offered;
     crashing.join().unwrap();
     let mut again = 0;
@@ -100,9 +100,9 @@ fn a_daemon_killed_at_any_moment_costs_not_a_byte() {
                 begun.elapsed() < Duration::from_secs(30),
                 "kill {kill}: {} in flight, {} recorded; kernel log: {}; log: {}",
                 daemon.metric("coreward_inflight_crashes", ""),
-                stage.crashes().len(),
-                stage.kmsg(),
-                std::fs::read_to_string(stage.path("log")).unwrap_or_default(),
+                bed.crashes().len(),
+                bed.kmsg(),
+                std::fs::read_to_string(bed.path("log")).unwrap_or_default(),
             );
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -110,46 +110,46 @@ fn a_daemon_killed_at_any_moment_costs_not_a_byte() {
         std::thread::sleep(span * u32::try_from(kill).unwrap() / u32::try_from(kills()).unwrap());
         daemon.signal(Signal::SIGKILL);
         daemon.wait_for_word("READY=1");
-        let crashes = stage.wait_for(usize::try_from(kill).unwrap() + 2);
+        let crashes = bed.wait_for(usize::try_from(kill).unwrap() + 2);
         crashing.join().unwrap();
         let record = &crashes.last().unwrap().record;
         again += u64::from(record.attempt > 1);
         assert_eq!((record.core.truncated, record.core.bytes), (None, record.core.expected), "kill {kill}: {record:?}");
-        let kernels = stage.kernels_core(crashes.last().unwrap());
-        crate::identity::same(&stage.core(crashes.last().unwrap()), &kernels);
+        let kernels = bed.kernels_core(crashes.last().unwrap());
+        crate::identity::same(&bed.core(crashes.last().unwrap()), &kernels);
         std::fs::remove_file(kernels).unwrap();
         std::fs::remove_file(crashes.last().unwrap().core_file.as_ref().unwrap()).unwrap();
     }
     assert!(again * 2 > kills(), "only {again} of {} were amid it", kills());
     assert_eq!(daemon.metric("coredump_process_count", ""), (kills() + 1) as f64);
-    assert_eq!(stage.names("var/lib/coreward/cores").len(), 1, "half-written files leave no trace");
+    assert_eq!(bed.names("var/lib/coreward/cores").len(), 1, "half-written files leave no trace");
 }
 
 #[test]
 fn a_hung_daemon_holds_nobody_for_ever() {
-    let Some(stage) = Stage::new() else { return };
-    let daemon = stage.daemon();
+    let Some(bed) = TestBed::new() else { return };
+    let daemon = bed.daemon();
     daemon.signal(Signal::SIGSTOP);
     let begun = Instant::now();
     Command::new(program("segv")).end();
     let held = begun.elapsed();
     assert!(held < Duration::from_secs(30), "{held:?}");
     // The process goes when its core is drained; the file has its name a moment later.
-    crate::stage::eventually(Duration::from_secs(5), || stage.kmsg().contains("saved as"));
-    assert_eq!(stage.names("var/lib/coreward/spool").len(), 1, "{}", stage.kmsg());
-    assert!(stage.kmsg().contains("no daemon took the crash within"), "{}", stage.kmsg());
+    crate::testbed::eventually(Duration::from_secs(5), || bed.kmsg().contains("saved as"));
+    assert_eq!(bed.names("var/lib/coreward/spool").len(), 1, "{}", bed.kmsg());
+    assert!(bed.kmsg().contains("no daemon took the crash within"), "{}", bed.kmsg());
     daemon.signal(Signal::SIGCONT);
-    let crashes = stage.wait_for(1);
+    let crashes = bed.wait_for(1);
     assert!(crashes[0].record.core.is_stored());
     assert_eq!(crashes[0].record.core.truncated, None);
 }
 
 #[test]
 fn a_stuck_worker_stops_the_keepalive() {
-    let Some(stage) = Stage::new() else { return };
+    let Some(bed) = TestBed::new() else { return };
     // A volume of its own that can be frozen: writes to it then wait until it is thawed.
-    let volume = crate::disk::Volume::new(&stage, "64M");
-    let daemon = stage.daemon();
+    let volume = crate::disk::Volume::new(&bed, "64M");
+    let daemon = bed.daemon();
     assert!(daemon.words(Duration::from_secs(2)).iter().any(|word| word == "WATCHDOG=1\n"), "keepalives in peace");
     volume.freeze(true);
     let memory = program("memory");
@@ -160,5 +160,5 @@ fn a_stuck_worker_stops_the_keepalive() {
     crashing.join().unwrap();
     assert!(!words.iter().any(|word| word == "WATCHDOG=1\n"), "{words:?}");
     assert!(daemon.words(Duration::from_secs(3)).iter().any(|word| word == "WATCHDOG=1\n"), "and again after");
-    stage.wait_for(1);
+    bed.wait_for(1);
 }

@@ -64,7 +64,7 @@ fn the_shipped_file_and_the_manual_say_what_is_in_force() {
 #[test]
 fn the_shipped_file_is_read_without_a_complaint() {
     let dir = tempfile::tempdir().unwrap();
-    let root = crate::wire::paths::Root::new(dir.path());
+    let root = coreward_wire::paths::Root::new(dir.path());
     std::fs::create_dir_all(root.join("/etc/coreward")).unwrap();
     let uncommented: Vec<String> = SHIPPED
         .lines()

@@ -16,7 +16,12 @@ const RATES: Rules = Rules {
 };
 
 fn event(group: &str, holder: &str, uid: u32) -> Event {
-    Event { group: group.to_owned(), holder: holder.to_owned(), uid: Some(uid), first: false }
+    Event {
+        signature: SignatureKey::new(group),
+        principal: Principal::Unit(holder.to_owned()),
+        uid: Some(uid),
+        first: false,
+    }
 }
 
 fn at(second: u64) -> Duration {

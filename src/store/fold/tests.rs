@@ -5,11 +5,11 @@ use proptest::prelude::*;
 const ALL: Retention = Retention { rows: u64::MAX, age: Duration::MAX };
 
 fn crash(number: u32, signature: u8, container: u8, time_us: u64, stored: bool) -> Record {
-    let mut record = crate::cli::list::tests::crash(number).record;
+    let mut record = crate::crash::fixtures::record(number);
     record.key = CrashKey { boot_id: "0".repeat(32), pid: number, start_time: 1 };
     record.id = record.key.id();
     record.signal_name = format!("S{signature}");
-    record.place.container = Some(container.to_string());
+    record.cgroup.container = Some(container.to_string());
     record.time_us = time_us;
     if !stored {
         record.core = CoreReport::none(NoCore::Storm);

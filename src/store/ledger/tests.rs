@@ -1,5 +1,5 @@
 use super::*;
-use crate::crash::CrashKey;
+use crate::crash::{CrashKey, Principal};
 use proptest::prelude::*;
 use std::path::Path;
 use std::time::Duration;
@@ -8,8 +8,13 @@ fn id(number: u32) -> CrashId {
     CrashKey { boot_id: "0".repeat(32), pid: number, start_time: 0 }.id()
 }
 
-fn owner(holder: &str, group: &str) -> Owner {
-    Owner { holder: holder.to_owned(), uid: Some(0), program: format!("p{group}"), group: group.to_owned() }
+fn owner(holder: &str, group: &str) -> Attribution {
+    Attribution {
+        principal: Principal::Unit(holder.to_owned()),
+        uid: Some(0),
+        program: format!("p{group}"),
+        signature: SignatureKey::new(group),
+    }
 }
 
 fn ledger(dir: &Path, quotas: Quotas) -> Ledger {
@@ -32,7 +37,7 @@ fn total(max_use: u64) -> Quotas {
     }
 }
 
-fn store(dir: &Path, ledger: &Ledger, number: u32, owner: &Owner, bytes: u64) -> Grant {
+fn store(dir: &Path, ledger: &Ledger, number: u32, owner: &Attribution, bytes: u64) -> Grant {
     let grant = ledger.reserve(owner, bytes);
     if grant == Grant::Granted {
         std::fs::write(dir.join(file_name(&id(number))), "x").unwrap();
@@ -77,7 +82,7 @@ fn a_unit_that_is_full_pays_itself_and_what_can_never_fit_costs_no_evidence() {
 #[test]
 fn signatures_executables_and_users_have_limits_of_their_own() {
     let dir = tempfile::tempdir().unwrap();
-    let user = |uid, group: &str| Owner { uid: Some(uid), ..owner("u", group) };
+    let user = |uid, group: &str| Attribution { uid: Some(uid), ..owner("u", group) };
     for (quotas, owner, name) in [
         (Quotas { per_signature: Some(99), ..total(1000) }, user(0, "a"), "MaxUsePerSignature="),
         (Quotas { per_executable: Some(99), ..total(1000) }, user(0, "b"), "MaxUsePerExecutable="),
@@ -132,9 +137,9 @@ fn a_core_that_is_entered_twice_is_counted_once_and_one_that_somebody_deleted_no
     let ledger = ledger(dir.path(), total(1000));
     ledger.settle(owner("u", "a"), 0, id(1), 5, 100);
     ledger.settle(owner("u", "a"), 0, id(1), 9, 120);
-    assert_eq!((ledger.usage(), ledger.has_group("a")), ((120, 1), true));
+    assert_eq!((ledger.usage(), ledger.has_signature(&SignatureKey::new("a"))), ((120, 1), true));
     assert!(ledger.forget(&id(1)) && !ledger.forget(&id(1)));
-    assert_eq!((ledger.usage(), ledger.has_group("a")), ((0, 0), false));
+    assert_eq!((ledger.usage(), ledger.has_signature(&SignatureKey::new("a"))), ((0, 0), false));
 }
 
 proptest! {
@@ -150,7 +155,7 @@ proptest! {
         let mut captures = [0_u64; 4];
         for (number, (capture, unit, bytes, step)) in steps.into_iter().enumerate() {
             let owner = owner(&(capture % 2).to_string(), &format!("{}{unit}", capture % 2));
-            let owner = Owner { group: format!("g{}", capture), program: "p".to_owned(), ..owner };
+            let owner = Attribution { signature: SignatureKey::new(format!("g{capture}")), program: "p".to_owned(), ..owner };
             match step {
                 0 | 1 => {
                     if ledger.reserve(&owner, bytes) == Grant::Granted {
@@ -166,10 +171,10 @@ proptest! {
             prop_assert!(ledger.usage().0 <= 1000);
             let state = ledger.state();
             for holder in ["0", "1"] {
-                prop_assert!(state.books.used(&Key::Holder(holder.to_owned())) <= 700);
+                prop_assert!(state.books.used(&Key::Principal(Principal::Unit(holder.to_owned()))) <= 700);
             }
             for group in 0..4 {
-                let key = Key::Group(format!("g{group}"));
+                let key = Key::Signature(SignatureKey::new(format!("g{group}")));
                 prop_assert!(state.books.used(&key) <= 500);
             }
         }

@@ -2,7 +2,7 @@ use super::*;
 use std::path::PathBuf;
 
 fn crash(number: u32) -> Record {
-    let mut record = crate::cli::list::tests::crash(number).record;
+    let mut record = crate::crash::fixtures::record(number);
     record.time_us += u64::from(number);
     record
 }

@@ -18,18 +18,18 @@ fn modules() -> Vec<Module> {
     vec![module("/usr/bin/a", Some("aa")), module("/lib/libc.so.6", Some("cc")), module("/opt/plain.so", None)]
 }
 
-fn frame(module: u32, offset: u64, found: Found) -> Frame {
+fn frame(module: u32, offset: u64, trust: FrameTrust) -> Frame {
     let shift = 0x10_0000 * u64::from(module + 1);
-    Frame { address: offset + shift, module: (module != NOWHERE).then_some(module), offset, found }
+    Frame { address: offset + shift, module: (module != NOWHERE).then_some(module), offset, trust }
 }
 
 fn unwound(places: &[(u32, u64)]) -> Vec<Frame> {
-    places.iter().map(|(module, offset)| frame(*module, *offset, Found::Unwound)).collect()
+    places.iter().map(|(module, offset)| frame(*module, *offset, FrameTrust::CallFrameInfo)).collect()
 }
 
 fn signed(signal: u32, frames: &[Frame], fault: Option<u64>) -> Signature {
     let modules = modules();
-    sign(&Facts {
+    compute_signature(&SignatureInput {
         signal: Some(signal),
         fault,
         stack_pointer: Some(0x7fff_0000),
@@ -89,16 +89,16 @@ fn recursion_is_taken_once_and_an_overflow_is_its_cycle() {
 
 #[test]
 fn weaker_levels_say_what_they_are_made_from() {
-    assert_eq!(signed(11, &unwound(&[(EXE, 0x10)]), None).level, Level::Counter);
-    assert_eq!(signed(11, &unwound(&[(LIBC, 0x10), (LIBC, 0x20)]), None).level, Level::Counter);
+    assert_eq!(signed(11, &unwound(&[(EXE, 0x10)]), None).level, Level::ProgramCounter);
+    assert_eq!(signed(11, &unwound(&[(LIBC, 0x10), (LIBC, 0x20)]), None).level, Level::ProgramCounter);
     assert_eq!(signed(11, &unwound(&[(NOWHERE, 0x10)]), None).level, Level::Executable);
     assert_eq!(signed(11, &[], None).level, Level::Executable);
     // A guess counts only where nothing is known.
     let mut smashed = unwound(&[(EXE, 0x10)]);
-    smashed.push(frame(EXE, 0x20, Found::Scanned));
+    smashed.push(frame(EXE, 0x20, FrameTrust::Scan));
     assert_eq!(signed(11, &smashed, None), signed(11, &smashed[..1], None));
     let mut musl = unwound(&[(LIBC, 0x10)]);
-    musl.extend([frame(EXE, 0x20, Found::Scanned), frame(EXE, 0x30, Found::Unwound)]);
+    musl.extend([frame(EXE, 0x20, FrameTrust::Scan), frame(EXE, 0x30, FrameTrust::CallFrameInfo)]);
     assert_eq!(signed(6, &musl, None).level, Level::Stack);
 }
 
@@ -106,7 +106,7 @@ fn weaker_levels_say_what_they_are_made_from() {
 fn a_call_to_nowhere_is_told_by_its_caller() {
     let call = |address: u64, caller: u64| {
         let mut frames = unwound(&[(NOWHERE, 0), (EXE, caller), (EXE, 0x50)]);
-        frames[0] = Frame { address, module: None, offset: 0, found: Found::Registers };
+        frames[0] = Frame { address, module: None, offset: 0, trust: FrameTrust::Context };
         signed(11, &frames, None)
     };
     assert_eq!(call(0, 0x10), call(8, 0x10));

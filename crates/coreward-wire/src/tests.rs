@@ -1,0 +1,176 @@
+//! Messages survive the way, and nothing that arrives makes a reader panic.
+
+use super::journal::{MAX_ENTRY, is_about_a_crash, push_field};
+use super::*;
+use proptest::prelude::*;
+use std::time::Duration;
+
+fn payload(message: &[u8]) -> (Header, &[u8]) {
+    let header = Header::decode(message.first_chunk().unwrap()).unwrap();
+    assert_eq!(message.len(), HEADER_LEN + header.payload_len);
+    (header, &message[HEADER_LEN..])
+}
+
+fn offers() -> impl Strategy<Value = Offer> {
+    let text = || prop::collection::vec(any::<u8>(), 0..200);
+    let numbers =
+        (any::<u32>(), prop::option::of(any::<u32>()), prop::option::of(any::<u32>()), any::<u64>(), any::<u64>());
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
+    (numbers, flags, "[0-9a-f]{32}", text(), text(), text(), text(), text(), prop::collection::vec("\\PC{0,40}", 0..5))
+        .prop_map(
+            |(
+                (attempt, pid, signal, time, start_time),
+                (released, cut, pid_ns, user_ns),
+                boot_id,
+                hostname,
+                exe,
+                cgroup,
+                cwd,
+                limits,
+                warnings,
+            )| Offer {
+                attempt,
+                released,
+                cut,
+                started: Duration::from_nanos(time),
+                boot_id,
+                pid,
+                signal,
+                time,
+                start_time,
+                hostname,
+                exe,
+                cgroup,
+                namespaces: Namespaces { pid: pid_ns, user: user_ns, ..Namespaces::default() },
+                details: Details { cwd, limits, ..Details::default() },
+                warnings,
+                ..Offer::default()
+            },
+        )
+}
+
+proptest! {
+    #[test]
+    fn an_offer_arrives_as_it_was_sent(offer in offers()) {
+        let kinds = [FdKind::Mem, FdKind::Pidfd];
+        let message = offer.encode(&kinds);
+        let (header, payload) = payload(&message);
+        prop_assert_eq!((header.kind, header.fds), (Kind::Offer, 2));
+        prop_assert_eq!(Offer::decode(payload), Ok((offer, kinds.to_vec())));
+    }
+
+    #[test]
+    fn an_entry_for_the_journal_is_told_from_a_forged_one(values in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..99), 1..9)) {
+        let mut entry = Vec::new();
+        push_field(&mut entry, "MESSAGE_ID", journal::MESSAGE_ID.as_bytes());
+        for value in &values {
+            push_field(&mut entry, "COREDUMP_COMM", value);
+        }
+        prop_assert!(is_about_a_crash(&entry));
+        for (name, value) in [("OBJECT_PID", "1"), ("SYSLOG_IDENTIFIER", "sshd"), ("PRIORITY", "0"), ("MESSAGE_ID", "x")] {
+            let mut forged = entry.clone();
+            push_field(&mut forged, name, value.as_bytes());
+            prop_assert!(!is_about_a_crash(&forged));
+        }
+    }
+
+    #[test]
+    fn no_bytes_make_a_reader_panic(bytes in prop::collection::vec(any::<u8>(), 0..300), at in 0..300_usize, byte: u8) {
+        let _ = Offer::decode(&bytes);
+        let _ = Reply::decode(&bytes);
+        let _ = Details::decode(&bytes);
+        let _ = DaemonMessage::decode(Kind::Request, &bytes);
+        let _ = is_about_a_crash(&bytes);
+        if let Some(header) = bytes.first_chunk() {
+            let _ = Header::decode(header);
+        }
+        // And a true message with one byte changed.
+        let offer = Offer { boot_id: "0".repeat(32), exe: b"/usr/bin/x".to_vec(), ..Offer::default() };
+        let mut message = offer.encode(&[]);
+        let place = at % message.len();
+        message[place] = byte;
+        let _ = Header::decode(message.first_chunk().unwrap());
+        let _ = Offer::decode(&message[HEADER_LEN..]);
+    }
+}
+
+#[test]
+fn the_largest_offer_is_within_the_limit() {
+    let text = vec![b'x'; 100_000];
+    let offer = Offer {
+        boot_id: "0".repeat(32),
+        hostname: text.clone(),
+        comm: text.clone(),
+        exe: text.clone(),
+        root: text.clone(),
+        cgroup: text.clone(),
+        details: Details { cwd: text.clone(), status: text.clone(), limits: text.clone(), open_fds: text },
+        warnings: vec!["é".repeat(10_000); 100],
+        ..Offer::default()
+    };
+    let message = offer.encode(&[FdKind::Mem; 7]);
+    assert!(message.len() <= MAX_PAYLOAD - MAX_CHECKPOINT, "{}", message.len());
+    let (_, payload) = payload(&message);
+    assert_eq!(Offer::decode(payload).unwrap().0.exe.len(), MAX_TEXT);
+}
+
+#[test]
+fn answers_and_replies_arrive_as_they_were_sent() {
+    for answer in [
+        DaemonMessage::Taken,
+        DaemonMessage::Busy,
+        DaemonMessage::Request(Request::Core),
+        DaemonMessage::Request(Request::Details),
+        DaemonMessage::Request(Request::Head(123_456)),
+        DaemonMessage::Release { checkpoint: Vec::new(), fds: Vec::new(), quiet: true },
+        DaemonMessage::Release {
+            checkpoint: vec![7; MAX_CHECKPOINT],
+            fds: vec![FdKind::CheckpointFile, FdKind::CheckpointMemory],
+            quiet: false,
+        },
+        DaemonMessage::Done { journal: vec![1, 2, 3] },
+        DaemonMessage::Rejected { reason: "because".to_owned() },
+    ] {
+        let message = answer.encode();
+        let (header, payload) = payload(&message);
+        assert_eq!(DaemonMessage::decode(header.kind, payload), Ok(answer));
+    }
+    let details = Details { cwd: b"/".to_vec(), open_fds: b"3 -> pipe:[1]\n".to_vec(), ..Details::default() };
+    let warnings = vec!["limits can't be read".to_owned()];
+    let reply = Reply { errno: 13, data: details.encode(&warnings), fds: vec![FdKind::Maps, FdKind::Pagemap] };
+    assert_eq!(Reply::decode(payload(&reply.encode(2)).1), Ok(reply.clone()));
+    assert_eq!(Details::decode(&reply.data), Ok((details, warnings)));
+}
+
+#[test]
+fn what_can_no_longer_be_read_stays_as_it_was() {
+    let text = |text: &str| text.as_bytes().to_vec();
+    let mut details = Details { cwd: text("/old"), status: text("old"), ..Details::default() };
+    details.update(Details { cwd: text("/new"), limits: text("new"), ..Details::default() });
+    assert_eq!(details, Details { cwd: text("/new"), status: text("old"), limits: text("new"), open_fds: Vec::new() });
+}
+
+#[test]
+fn fields_of_a_newer_version_are_skipped_and_a_newer_layout_is_refused() {
+    let mut message = Offer { boot_id: "0".repeat(32), pid: Some(7), ..Offer::default() }.encode(&[]);
+    message.extend_from_slice(&[0xff, 0x7f, 2, 0, 0, 0, 1, 2]);
+    assert_eq!(Offer::decode(&message[HEADER_LEN..]).unwrap().0.pid, Some(7));
+    message[4] = 2;
+    assert_eq!(Header::decode(message.first_chunk().unwrap()), Err(WireError::Version(2)));
+}
+
+#[test]
+fn an_entry_that_is_too_long_or_cut_is_none() {
+    let mut entry = Vec::new();
+    push_field(&mut entry, "MESSAGE", &vec![b'x'; MAX_ENTRY]);
+    assert!(!is_about_a_crash(&entry));
+    let mut entry = Vec::new();
+    push_field(&mut entry, "MESSAGE_ID", journal::MESSAGE_ID.as_bytes());
+    let first = entry.len();
+    push_field(&mut entry, "COREDUMP_CMDLINE", b"a\nb");
+    assert!(is_about_a_crash(&entry));
+    assert!(!is_about_a_crash(&entry[first..]), "without a kind");
+    for end in first + 1..entry.len() {
+        assert!(!is_about_a_crash(&entry[..end]), "{end}");
+    }
+}

@@ -1,9 +1,0 @@
-//! The program that the kernel starts for every crash. It has C's main, so that nothing is done that a crash does not need.
-#![no_main]
-
-use coreward::sys::arena::Arena;
-
-#[global_allocator]
-static MEMORY: Arena = Arena::new();
-
-coreward::c_main!(coreward::shim::run);

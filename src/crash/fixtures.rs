@@ -1,0 +1,47 @@
+//! A crash for tests: the values of an ordinary one, to be changed where a test needs it.
+
+use super::cgroup::CgroupInfo;
+use super::{CoreOutcome, CoreReport, CrashKey, Decision, Origin, Record};
+
+/// The record of a crash of process `pid`, with a stored core.
+pub(crate) fn record(pid: u32) -> Record {
+    let key = CrashKey { boot_id: "0".repeat(32), pid, start_time: 1 };
+    Record {
+        format: Record::FORMAT,
+        id: key.id(),
+        key,
+        time_us: 1_767_348_000_000_000,
+        tid: Some(pid),
+        uid: Some(0),
+        gid: Some(0),
+        signal: Some(11),
+        signal_name: "SEGV".to_owned(),
+        comm: "segv".to_owned(),
+        exe: "/usr/bin/segv".to_owned(),
+        exe_build_id: None,
+        cmdline: "segv -x".to_owned(),
+        cwd: "/".to_owned(),
+        root: "/".to_owned(),
+        hostname: "here".to_owned(),
+        cgroup: CgroupInfo { unit: Some("a.service".to_owned()), ..CgroupInfo::default() },
+        in_namespace: false,
+        privileged: false,
+        core_limit: u64::MAX,
+        status: String::new(),
+        limits: String::new(),
+        open_fds: String::new(),
+        kernel: "6.12.0".to_owned(),
+        machine: "x86_64".to_owned(),
+        origin: Origin::Live,
+        attempt: 1,
+        held_us: 1500,
+        signature: None,
+        stack: Vec::new(),
+        other_threads: Vec::new(),
+        modules: Vec::new(),
+        siginfo: None,
+        decision: Decision::default(),
+        core: CoreReport { outcome: CoreOutcome::Stored, bytes: 8192, expected: 8192, stored: 2048, truncated: None },
+        warnings: Vec::new(),
+    }
+}
