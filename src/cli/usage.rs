@@ -159,7 +159,7 @@ mod tests {
             bytes,
             pinned,
         };
-        let all = [held(1, "a", 10, false), held(2, "unit b", 20, true), held(3, "unit b", 5, false)];
+        let all = [held(1, "a", 10, false), held(2, "b", 20, true), held(3, "b", 5, false)];
         let usage = usage(&Root::new(dir.path()), By::Unit, &all);
         let names: Vec<&str> = usage.holders.iter().map(|holder| holder.name.as_str()).collect();
         assert_eq!(names, ["unit b", "unit a"]);
