@@ -18,7 +18,7 @@ mod trim;
 
 pub use checkpoint::{CaptureCheckpoint, CheckpointFiles};
 pub use compressor_pool::CompressorPool;
-pub use core_stream::CoreStream;
+pub use core_stream::StreamReader;
 pub use core_writer::{CoreWriter, Failure, Limits};
 pub use health::{HealthMonitor, Heartbeat};
 pub use large_core_limiter::LargeCoreLimiter;

@@ -60,7 +60,7 @@ fn read(file: &Path, loaded: &mut Loaded, overrides: &mut Overrides) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Storage;
+    use crate::policy::admission::Storage;
     use super::*;
 
     fn tree(files: &[(&str, &str)]) -> (tempfile::TempDir, Loaded) {

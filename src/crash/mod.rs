@@ -11,6 +11,7 @@ mod principal;
 mod record;
 pub mod signal;
 mod signature;
+mod warning;
 pub mod text;
 
 pub use decision::{Decision, Keep, Reason};
@@ -18,3 +19,4 @@ pub use key::{CrashId, CrashKey};
 pub use principal::Principal;
 pub use record::{CoreOutcome, CoreReport, NoCore, Origin, Record, Truncation, program_of};
 pub use signature::{Frame, FrameTrust, Level, Module, SigInfo, Signature, SignatureKey, ThreadStacks};
+pub use warning::{Cause, Warning};
