@@ -164,7 +164,7 @@ impl Connection {
     /// never answers, and then what was captured here must not be published.
     pub(super) async fn release(&mut self, kept: Vec<u8>, fds: Vec<(FdKind, OwnedFd)>) -> Result<(), ConnectionError> {
         let (kinds, fds): (Vec<_>, Vec<_>) = fds.into_iter().unzip();
-        self.send_with(&DaemonMessage::Release { checkpoint: kept, fds: kinds, quiet: false }, &fds).await?;
+        self.send_with(&DaemonMessage::Release { checkpoint: kept, fds: kinds, needs_ack: true }, &fds).await?;
         match self.receive_within(SEND_WITHIN).await? {
             Message::Released => Ok(()),
             Message::Offer(..) => Err(WireError::Unexpected(Kind::Offer).into()),

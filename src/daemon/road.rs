@@ -45,7 +45,7 @@ pub(super) async fn travel(context: &Arc<Context>, mut link: Connection, offer: 
             return context.metrics.error(ErrorKind::Connection);
         }
     };
-    let pid = offer.pid.unwrap_or(0);
+    let pid = offer.pid.map_or(0, nix::unistd::Pid::as_raw);
     let mut giver = Giver::Shim(link);
     match record(context, &mut giver, offer, core, fds).await {
         Ok(entry) => {
@@ -55,7 +55,7 @@ pub(super) async fn travel(context: &Arc<Context>, mut link: Connection, offer: 
         Err(RoadError::Catalog(error)) => {
             tracing::error!("crash of process {pid}: {error}: its shim saves it in the spool");
             context.metrics.error(ErrorKind::Catalog);
-            let _ = giver.tell(&DaemonMessage::Rejected { reason: error.to_string() }).await;
+            let _ = giver.tell(&DaemonMessage::Unavailable { reason: error.to_string() }).await;
         }
         Err(RoadError::Stopping) => {}
         Err(RoadError::Connection(error)) => {
@@ -116,7 +116,7 @@ pub(super) async fn record(
             drop((opened, fds));
             // Nothing is published, so nobody has to agree; the shim keeps the record for the next daemon.
             let kept = Memo { record: triaged.record.clone(), reader: None, core: None }.write();
-            giver.tell(&DaemonMessage::Release { checkpoint: kept, fds: Vec::new(), quiet: true }).await?;
+            giver.tell(&DaemonMessage::Release { checkpoint: kept, fds: Vec::new(), needs_ack: false }).await?;
         }
         None => {
             let opened = opened.unwrap_or(Err(Failure::Empty));

@@ -36,7 +36,7 @@ pub(super) fn key(offer: &Offer) -> CrashKey {
     let nameless = u64::try_from(offer.started.as_nanos()).unwrap_or(u64::MAX);
     CrashKey {
         boot_id: offer.boot_id.clone(),
-        pid: offer.pid.unwrap_or(0),
+        pid: offer.pid.map_or(0, |pid| pid.as_raw().cast_unsigned()),
         start_time: if offer.start_time > 0 { offer.start_time } else { nameless },
     }
 }
@@ -49,7 +49,7 @@ pub(super) fn triage(offer: &Offer, from_memory: Option<FromMemory>, origin: Ori
         FromMemory::default()
     });
     let facts = AccessFacts {
-        uid: offer.uid,
+        uid: offer.uid.map(nix::unistd::Uid::as_raw),
         dumpable: offer.dumpable,
         secure: from_memory.auxv.secure,
         same_ids: from_memory.auxv.same_ids,
@@ -65,9 +65,9 @@ pub(super) fn triage(offer: &Offer, from_memory: Option<FromMemory>, origin: Ori
         id: key.id(),
         key,
         time_us: time_us(offer, origin),
-        tid: offer.tid,
-        uid: offer.uid,
-        gid: offer.gid,
+        tid: offer.tid.map(|tid| tid.as_raw().cast_unsigned()),
+        uid: offer.uid.map(nix::unistd::Uid::as_raw),
+        gid: offer.gid.map(nix::unistd::Gid::as_raw),
         signal: offer.signal,
         signal_name: signal::name(offer.signal),
         comm: from_bytes(&offer.comm),
