@@ -126,33 +126,33 @@ impl Connection {
     }
 
     /// Sends a request and waits for its reply. `Ok(None)`: the shim could not get it.
-    pub(super) async fn request(&mut self, wanted: Request) -> Result<Option<(Reply, Vec<OwnedFd>)>, ConnectionError> {
-        self.request_after(&[], wanted).await
+    pub(super) async fn request(&mut self, request: Request) -> Result<Option<(Reply, Vec<OwnedFd>)>, ConnectionError> {
+        self.request_after(&[], request).await
     }
 
     /// Requests a descriptor. `Ok(None)`: the shim could not open it.
-    pub(super) async fn request_fd(&mut self, wanted: Request) -> Result<Option<OwnedFd>, ConnectionError> {
-        self.request_fd_after(&[], wanted).await
+    pub(super) async fn request_fd(&mut self, request: Request) -> Result<Option<OwnedFd>, ConnectionError> {
+        self.request_fd_after(&[], request).await
     }
 
     /// [`Self::request_fd`] with the messages `first` in front of the request, all in one write: the shim wakes up once.
     pub(super) async fn request_fd_after(
         &mut self,
         first: &[DaemonMessage],
-        wanted: Request,
+        request: Request,
     ) -> Result<Option<OwnedFd>, ConnectionError> {
-        Ok(self.request_after(first, wanted).await?.and_then(|(_, fds)| fds.into_iter().next()))
+        Ok(self.request_after(first, request).await?.and_then(|(_, fds)| fds.into_iter().next()))
     }
 
     async fn request_after(
         &mut self,
         first: &[DaemonMessage],
-        wanted: Request,
+        request: Request,
     ) -> Result<Option<(Reply, Vec<OwnedFd>)>, ConnectionError> {
         /// The shim gives up on an open(2) that blocks after 2 s.
         const REPLY_TIMEOUT: Duration = Duration::from_secs(4);
         let mut message: Vec<u8> = first.iter().flat_map(DaemonMessage::encode).collect();
-        message.extend(DaemonMessage::Request(wanted).encode());
+        message.extend(DaemonMessage::Request(request).encode());
         self.send_bytes(&message, &[]).await?;
         match self.receive_within(REPLY_TIMEOUT).await? {
             Message::Reply(reply, fds) => Ok((reply.errno == 0).then_some((reply, fds))),
@@ -165,7 +165,7 @@ impl Connection {
     /// then the core that was captured here must not be published.
     pub(super) async fn release(&mut self, checkpoint: Vec<u8>, fds: Vec<(FdKind, OwnedFd)>) -> Result<(), ConnectionError> {
         let (kinds, fds): (Vec<_>, Vec<_>) = fds.into_iter().unzip();
-        self.send_with(&DaemonMessage::Release { checkpoint, fds: kinds, quiet: false }, &fds).await?;
+        self.send_with(&DaemonMessage::Release { checkpoint, fds: kinds, needs_ack: true }, &fds).await?;
         match self.receive_within(SEND_TIMEOUT).await? {
             Message::Released => Ok(()),
             Message::Offer(..) => Err(WireError::Unexpected(Kind::Offer).into()),

@@ -87,7 +87,7 @@ impl CrashSource {
     pub(super) async fn release(&mut self, checkpoint: Vec<u8>) -> Result<(), ConnectionError> {
         match self {
             Self::Shim(connection) => {
-                connection.send(&DaemonMessage::Release { checkpoint, fds: Vec::new(), quiet: true }).await
+                connection.send(&DaemonMessage::Release { checkpoint, fds: Vec::new(), needs_ack: false }).await
             }
             Self::Spool(_) => Ok(()),
         }

@@ -44,7 +44,7 @@ pub(super) fn crash_key(offer: &Offer) -> CrashKey {
     let shim_started = u64::try_from(offer.started.as_nanos()).unwrap_or(u64::MAX);
     CrashKey {
         boot_id: offer.boot_id.clone(),
-        pid: offer.pid.unwrap_or(0),
+        pid: offer.pid.map_or(0, |pid| pid.as_raw().cast_unsigned()),
         start_time: if offer.start_time > 0 { offer.start_time } else { shim_started },
     }
 }
@@ -64,7 +64,7 @@ impl RecordBuilder {
     pub(super) fn new(offer: &Offer, evidence: &Evidence, origin: Origin, time: Duration, host: &Host) -> Self {
         let facts = &evidence.facts;
         let access = AccessFacts {
-            uid: offer.uid,
+            uid: offer.uid.map(nix::unistd::Uid::as_raw),
             dumpable: offer.dumpable,
             secure: facts.auxv.secure,
             same_ids: facts.auxv.same_ids,
@@ -78,9 +78,9 @@ impl RecordBuilder {
             id: key.id(),
             key,
             time_us: u64::try_from(time.as_micros()).unwrap_or(u64::MAX),
-            tid: offer.tid,
-            uid: offer.uid,
-            gid: offer.gid,
+            tid: offer.tid.map(|tid| tid.as_raw().cast_unsigned()),
+            uid: offer.uid.map(nix::unistd::Uid::as_raw),
+            gid: offer.gid.map(nix::unistd::Gid::as_raw),
             signal: offer.signal,
             signal_name: signal::name(offer.signal),
             comm: from_bytes(&offer.comm),

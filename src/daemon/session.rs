@@ -16,6 +16,7 @@ use crate::report::{self, ErrorKind};
 use crate::store::{CatalogError, Inserted, file_name};
 use coreward_sys::clock;
 use coreward_wire::{DaemonMessage, FdKind, Offer};
+use nix::unistd::Pid;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -188,7 +189,7 @@ impl Session {
     /// Stage 8: answers the shim.
     async fn answer(&mut self, recorded: Result<Vec<u8>, SessionError>) {
         let Self { shared, source, offer } = self;
-        let pid = offer.pid.unwrap_or(0);
+        let pid = offer.pid.map_or(0, Pid::as_raw);
         match recorded {
             Ok(journal) => {
                 // The record is durable: a shim that misses this message offers the crash again and is answered the same.
@@ -197,7 +198,7 @@ impl Session {
             Err(SessionError::Catalog(error)) => {
                 tracing::error!("crash of process {pid}: {error}: its shim saves it in the spool");
                 shared.metrics.error(ErrorKind::Catalog);
-                let _ = source.send(&DaemonMessage::Rejected { reason: error.to_string() }).await;
+                let _ = source.send(&DaemonMessage::Unavailable { reason: error.to_string() }).await;
             }
             // The shim offers the crash to the next daemon.
             Err(SessionError::Stopping) => {}
