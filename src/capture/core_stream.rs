@@ -5,9 +5,8 @@ use coreward_sys::pipe::{self, Ready};
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Seek};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
-use tokio_util::sync::CancellationToken;
 use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
 
 /// A stream of core bytes that can be called off.
 #[derive(Debug)]

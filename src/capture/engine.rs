@@ -16,9 +16,9 @@ use crate::store::format::HEADER_LEN;
 use coreward_sys::nice;
 use std::collections::HashMap;
 use std::ops::Range;
-use tokio_util::sync::CancellationToken;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
 
 /// What a run of the engine is to do.
 pub struct Job {
@@ -186,7 +186,12 @@ pub fn run(
 }
 
 /// Waits for the workers; returns how many compressors were replaced because their workers were slow.
-fn wait(run: &Run, resources: &super::CaptureResources, heartbeat: &Heartbeat, cancelled: &CancellationToken) -> [usize; 2] {
+fn wait(
+    run: &Run,
+    resources: &super::CaptureResources,
+    heartbeat: &Heartbeat,
+    cancelled: &CancellationToken,
+) -> [usize; 2] {
     let mut state = run.lock();
     let mut stopped_at = None;
     let (mut replaced, mut seen) = ([0; 2], state.turn);

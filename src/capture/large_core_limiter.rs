@@ -1,9 +1,9 @@
 //! Large cores one after the other: two at once share processors and disk, more would only hold all their processes longer.
 
 use super::core_writer::Failure;
-use tokio_util::sync::CancellationToken;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
 
 /// At work at once.
 const AT_ONCE: usize = 2;

@@ -23,7 +23,7 @@ pub use core_writer::{CoreWriter, Failure, Limits};
 pub use health::{HealthMonitor, Heartbeat};
 pub use large_core_limiter::LargeCoreLimiter;
 pub use peek::{Head, peek};
-pub use process_memory::ProcessMemory;
+pub use process_memory::{LiveMemory, ProcessMemory};
 pub use snapshot::{Snapshot, SnapshotError, SnapshotRequest, seal, snapshot};
 pub use staging::{MemoryBudget, StagingArea};
 pub use stream::{Stream, drain};

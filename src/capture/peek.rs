@@ -6,8 +6,8 @@ use coreward_sys::pipe::{self, Ready};
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::BorrowedFd;
-use tokio_util::sync::CancellationToken;
 use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
 
 /// What stands in front of the memory.
 #[derive(Clone, Debug)]

@@ -5,7 +5,7 @@ use super::core_writer::{CoreWriter, Failure, Stop, whole_chunks};
 use super::engine::{self, Aside, Job};
 use super::health::Heartbeat;
 use super::plan::Plan;
-use super::process_memory::{ProcessImage, ProcessMemory};
+use super::process_memory::{LiveMemory, ProcessImage};
 use super::staging::StagingArea;
 use super::trim::{Watch, trim};
 use super::{CaptureResources, CapturedCore};
@@ -18,9 +18,9 @@ use std::fs::File;
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
-use tokio_util::sync::CancellationToken;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
 
 /// A core of at most so many bytes that are not zero is copied into memory, which takes a fraction of the time that compressing
 /// takes, however far its pages lie apart.
@@ -35,7 +35,7 @@ pub struct SnapshotRequest<'a> {
     /// Headers and notes of the core.
     pub head: Vec<u8>,
     /// The process' memory.
-    pub memory: ProcessMemory,
+    pub memory: LiveMemory,
     /// Its `/proc/PID/maps`.
     pub maps: String,
     /// Where to.

@@ -11,8 +11,8 @@ mod principal;
 mod record;
 pub mod signal;
 mod signature;
-mod warning;
 pub mod text;
+mod warning;
 
 pub use decision::{Decision, Keep, Reason};
 pub use key::{CrashId, CrashKey};

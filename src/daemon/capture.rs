@@ -9,7 +9,7 @@ use super::process_handles::{CheckpointHandles, ProcessHandles};
 use super::record_builder::RecordBuilder;
 use super::shared::Shared;
 use crate::capture::{
-    self, CaptureCheckpoint, CapturedCore, CheckpointFiles, CoreWriter, Failure, Heartbeat, Limits, ProcessMemory,
+    self, CaptureCheckpoint, CapturedCore, CheckpointFiles, CoreWriter, Failure, Heartbeat, Limits, LiveMemory,
     Snapshot, SnapshotError, SnapshotRequest, Stream, StreamReader,
 };
 use crate::config::Config;
@@ -117,7 +117,7 @@ impl CaptureContext {
         if let (Some(header), Some(mem)) = (header, handles.mem.take()) {
             let request = SnapshotRequest {
                 head: header,
-                memory: ProcessMemory::live(mem, handles.pagemap.take()),
+                memory: LiveMemory::new(mem, handles.pagemap.take()),
                 maps: handles.maps.as_ref().and_then(read_maps).unwrap_or_default(),
                 writer,
                 quota: Arc::clone(&self.quota),
@@ -403,7 +403,9 @@ fn finish_without_core(shared: &Shared, mut builder: RecordBuilder, failure: &Fa
 }
 
 /// Runs what blocks in a thread of its own, its log lines within the session's span.
-async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
+async fn run_blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
     let span = Span::current();
     let ended = tokio::task::spawn_blocking(move || span.in_scope(work)).await;
     ended.unwrap_or_else(|error| Err(Failure::Read(io::Error::other(error))))

@@ -163,7 +163,11 @@ impl Connection {
 
     /// Lets the process go and waits for the shim's confirmation. A shim that has turned to another daemon never confirms, and
     /// then the core that was captured here must not be published.
-    pub(super) async fn release(&mut self, checkpoint: Vec<u8>, fds: Vec<(FdKind, OwnedFd)>) -> Result<(), ConnectionError> {
+    pub(super) async fn release(
+        &mut self,
+        checkpoint: Vec<u8>,
+        fds: Vec<(FdKind, OwnedFd)>,
+    ) -> Result<(), ConnectionError> {
         let (kinds, fds): (Vec<_>, Vec<_>) = fds.into_iter().unzip();
         self.send_with(&DaemonMessage::Release { checkpoint, fds: kinds, needs_ack: true }, &fds).await?;
         match self.receive_within(SEND_TIMEOUT).await? {

@@ -91,11 +91,7 @@ fn run(arguments: Arguments) -> Result<(), DaemonError> {
     ended
 }
 
-async fn serve_until_stopped(
-    sockets: Sockets,
-    shared: &Arc<Shared>,
-    notifier: &Notifier,
-) -> Result<(), DaemonError> {
+async fn serve_until_stopped(sockets: Sockets, shared: &Arc<Shared>, notifier: &Notifier) -> Result<(), DaemonError> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;

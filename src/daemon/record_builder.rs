@@ -4,8 +4,7 @@ use super::evidence::{CrashedStack, Evidence};
 use super::stack::OtherThreads;
 use crate::crash::text::from_bytes;
 use crate::crash::{
-    CoreReport, CrashId, CrashKey, Decision, NoCore, Origin, Principal, Record, Signature, SignatureKey, Warning, cgroup,
-    signal,
+    CoreReport, CrashKey, Decision, NoCore, Origin, Principal, Record, Signature, SignatureKey, Warning, cgroup, signal,
 };
 use crate::elf::ProcessNotes;
 use crate::policy::access::{self, AccessFacts};
@@ -210,11 +209,6 @@ impl RecordBuilder {
         Record { core, warnings, ..self.record }
     }
 
-    /// The crash's id.
-    pub(super) fn id(&self) -> &CrashId {
-        &self.record.id
-    }
-
     /// PID in the initial namespace, 0 if unknown.
     pub(super) fn pid(&self) -> u32 {
         self.record.key.pid
@@ -307,8 +301,7 @@ mod tests {
     fn warnings_of_all_stages_are_in_the_record_in_their_order() {
         let offer = Offer { warnings: vec!["from the shim".to_owned()], ..offer() };
         let evidence = evidence(vec![Warning::MemoryTimedOut]);
-        let mut builder =
-            RecordBuilder::new(&offer, &evidence, Origin::Live, Duration::from_secs(1), &Host::default());
+        let mut builder = RecordBuilder::new(&offer, &evidence, Origin::Live, Duration::from_secs(1), &Host::default());
         builder.set_other_threads(Some(OtherThreads { stacks: Vec::new(), omitted: 2, total: 3 }));
         let expected = [
             "from the shim",

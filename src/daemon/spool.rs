@@ -144,9 +144,8 @@ impl SpooledFile {
 
     async fn remove(&self, shared: &Shared, name: String) {
         let dir = Arc::clone(&self.dir);
-        let removed = run_blocking(move || -> io::Result<()> {
-            Ok(unlinkat(&*dir, name.as_str(), UnlinkatFlags::NoRemoveDir)?)
-        });
+        let removed =
+            run_blocking(move || -> io::Result<()> { Ok(unlinkat(&*dir, name.as_str(), UnlinkatFlags::NoRemoveDir)?) });
         if let Err(error) = removed.await {
             self.log_error(shared, &format!("the crash is recorded, but its file cannot be removed: {error}"));
         }

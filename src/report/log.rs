@@ -117,7 +117,8 @@ fn write_messages(messages: &Receiver<Message>) {
         write(&message, to_journal);
         let dropped = DROPPED.swap(0, std::sync::atomic::Ordering::Relaxed);
         if dropped > 0 {
-            let text = format!("{dropped} messages of the log were dropped: they came faster than they could be written");
+            let text =
+                format!("{dropped} messages of the log were dropped: they came faster than they could be written");
             write(&Message { level: Level::WARN, text, fields: Vec::new() }, to_journal);
         }
     }
@@ -192,11 +193,8 @@ mod tests {
             tracing::warn!(cause = "a\nb", "the core of {} is gone", "x");
             tracing::debug!("not in the log");
         });
-        let fields = vec![
-            ("COREWARD_ID", "0123".to_owned()),
-            ("COREWARD_PID", "7".to_owned()),
-            ("cause", "a\nb".to_owned()),
-        ];
+        let fields =
+            vec![("COREWARD_ID", "0123".to_owned()), ("COREWARD_PID", "7".to_owned()), ("cause", "a\nb".to_owned())];
         assert_eq!(messages, [Message { level: Level::WARN, text: "the core of x is gone".to_owned(), fields }]);
         assert_eq!(line_of(&messages[0]), r"the core of x is gone COREWARD_ID=0123 COREWARD_PID=7 cause=a\nb");
     }

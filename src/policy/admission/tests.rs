@@ -41,7 +41,11 @@ fn every_rule_before_the_limiter_names_its_reason() {
     ] {
         assert_eq!(admit_once(terms, applicant), expected);
     }
-    assert_eq!(admit_once(&TERMS, &unlimited_core).decision().keep, Keep::Full, "the limit counts only where it is enforced");
+    assert_eq!(
+        admit_once(&TERMS, &unlimited_core).decision().keep,
+        Keep::Full,
+        "the limit counts only where it is enforced"
+    );
 }
 
 #[test]
