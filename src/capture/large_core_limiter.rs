@@ -91,6 +91,8 @@ mod tests {
         }
         drop(one);
         assert!(waiting.join().unwrap().unwrap().is_some());
-        assert!(matches!(large_cores.pass(soon(), &CancellationToken::new(true)), Err(Failure::Cancelled)));
+        let cancelled = CancellationToken::new();
+        cancelled.cancel();
+        assert!(matches!(large_cores.pass(soon(), &cancelled), Err(Failure::Cancelled)));
     }
 }

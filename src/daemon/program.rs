@@ -40,7 +40,7 @@ const THREADS_TIMEOUT: Duration = Duration::from_millis(200);
 enum DaemonError {
     #[error("{path}: {error}")]
     State { path: PathBuf, error: std::io::Error },
-    #[error("another corewardd uses {0}: stop it first (systemctl stop coreward.service)")]
+    #[error("another corewardd is at work on {0}: stop it first (systemctl stop coreward.service)")]
     Locked(PathBuf),
     #[error("{0}")]
     Sockets(#[from] SocketError),

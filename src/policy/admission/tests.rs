@@ -90,7 +90,12 @@ proptest! {
             let admission = admit(&terms, &applicant, &mut limiter, now);
             let keep = admission.decision().keep;
             prop_assert_eq!(matches!(admission, Admission::Core(_)), keep > Keep::Record);
-            prop_assert!(keep <= match storage { Storage::None => Keep::Record, Storage::Stacks => Keep::Stacks, Storage::External => Keep::Full });
+            let most = match storage {
+                Storage::None => Keep::Record,
+                Storage::Stacks => Keep::Stacks,
+                Storage::External => Keep::Full,
+            };
+            prop_assert!(keep <= most);
             prop_assert!(has_core || admission == Admission::record_only(Reason::Gone, NoCore::Gone));
             let reaches_the_limiter = has_core && storage != Storage::None && !(enforce_core_limit && core_limit == 0);
             if reaches_the_limiter {
