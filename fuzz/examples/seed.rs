@@ -15,7 +15,7 @@ struct Recorder<'a> {
 }
 
 impl ReadMemory for Recorder<'_> {
-    fn look(&self, address: u64, buffer: &mut [u8]) -> bool {
+    fn read_exact_at(&self, address: u64, buffer: &mut [u8]) -> bool {
         let read = self.layout.find(address).is_some_and(|place| self.core.read_exact_at(buffer, place.start).is_ok());
         if read {
             self.pages.borrow_mut().insert(address, buffer.to_vec());

@@ -9,7 +9,7 @@ use super::compressor_pool::{CompressorPool, FrameCompressor};
 use super::core_writer::{CoreWriter, Failure, Stop};
 use super::health::Heartbeat;
 use super::large_core_limiter::LargeCoreLimiter;
-use super::process_memory::ProcessImage;
+use super::process_image::ProcessImage;
 use super::staging::StagingArea;
 use crate::crash::Truncation;
 use crate::store::format::HEADER_LEN;

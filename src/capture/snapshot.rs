@@ -5,7 +5,8 @@ use super::core_writer::{CoreWriter, Failure, Stop, whole_chunks};
 use super::engine::{self, Aside, Job};
 use super::health::Heartbeat;
 use super::plan::Plan;
-use super::process_memory::{ProcessImage, ProcessMemory};
+use super::process_image::ProcessImage;
+use super::process_memory::ProcessMemory;
 use super::staging::StagingArea;
 use super::trim::{Watch, trim};
 use super::{CaptureResources, CapturedCore};
@@ -88,15 +89,16 @@ pub enum SnapshotError {
 /// The memory can't be used, or nothing can be kept.
 pub fn snapshot(request: SnapshotRequest<'_>, resources: &CaptureResources) -> Result<Snapshot, SnapshotError> {
     let SnapshotRequest { head, maps, writer, account, .. } = request;
-    let memory = Arc::new(request.memory);
+    let ProcessMemory::Live(memory) = request.memory else { return Err(SnapshotError::Unusable(Box::new(writer))) };
+    let memory = Arc::new(memory);
     let Ok(layout) = CoreLayout::read(&head) else { return Err(SnapshotError::Unusable(Box::new(writer))) };
     let useful = layout.dump.program.map_or_else(Vec::new, |(at, count)| {
         let memory = Arc::clone(&memory);
-        let read = move |address, length| memory.piece(address, length);
+        let read = move |address, length| memory.read_vec(address, length);
         guarded("libraries", LIBRARIES_WITHIN, request.heartbeat, move || elf::link_map(at, count, read))
             .unwrap_or_default()
     });
-    let planned = Plan::new(layout, &maps, &useful, |range, found| memory.runs(range, found));
+    let planned = Plan::new(layout, &maps, &useful, |range, found| memory.present_runs(range, found));
     let Ok(plan) = planned.map(Arc::new) else { return Err(SnapshotError::Unusable(Box::new(writer))) };
     let notes = process_notes(&head);
     let (end, mut cut) = if request.stacks_only {

@@ -2,7 +2,7 @@
 //! is not enough. The shim holds both files as well, so a daemon that is killed loses neither.
 
 use super::chunk::{CHUNK, Fill, Filled, SourceError};
-use super::process_memory::ProcessImage;
+use super::process_image::ProcessImage;
 use crate::store::QuotaHandle;
 use coreward_sys::{sparse_io, tmpfile};
 use nix::sys::stat::Mode;

@@ -230,7 +230,7 @@ async fn get(
         let writer = call.writer()?;
         let writer = match (head, mem) {
             (Some(head), Some(mem)) if is_parked => {
-                let memory = ProcessMemory::new(File::from(mem), pagemap.map(File::from));
+                let memory = ProcessMemory::live(File::from(mem), pagemap.map(File::from));
                 let maps = maps.and_then(|maps| read_maps(&File::from(maps))).unwrap_or_default();
                 let order = SnapshotRequest {
                     head,

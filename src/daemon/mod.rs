@@ -7,7 +7,6 @@ mod details;
 mod fds;
 mod giver;
 mod intake;
-mod look;
 mod memo;
 mod notify;
 mod opened;

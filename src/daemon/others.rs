@@ -1,7 +1,6 @@
 //! The stacks of the threads that did not crash, for the record of a crash whose core is kept.
 
 use super::context::Context;
-use super::look::Memory;
 use super::opened::Opened;
 use super::probe::probe;
 use super::stack::{MAX_FRAMES, source, within};
@@ -10,6 +9,7 @@ use crate::elf::CoreLayout;
 use crate::unwind::Process;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The process waits meanwhile. A thread takes some ten microseconds.
@@ -25,7 +25,8 @@ pub(super) async fn look(context: &Context, record: &mut Record, opened: &Opened
     let source = source(record, opened, mem);
     let walk = move || {
         let Ok(layout) = CoreLayout::read(&head) else { return (Vec::new(), Vec::new(), 0) };
-        let memory = Memory { source, layout: &layout };
+        let layout = Arc::new(layout);
+        let memory = source.map(|source| source.open(&layout));
         let mut process = Process::new(&layout, &memory);
         let walked = process.others(MAX_FRAMES, &within(OTHERS_WITHIN));
         let count = layout.dump.threads.len().saturating_sub(1);

@@ -3,9 +3,8 @@
 
 use super::context::{Context, lock};
 use super::fds;
-use super::look::Source;
 use super::probe::probe_within;
-use super::stack::{LOOK_WITHIN, Looked, looked};
+use super::stack::{LOOK_WITHIN, Looked, MemorySource, looked};
 use super::triage::{FromMemory, read_memory};
 use crate::capture::{self, Failure, Head};
 use crate::crash::program_of;
@@ -50,10 +49,7 @@ pub(super) async fn see(
         let build_id = memory.exe_build_id.clone();
         lock(&sight).memory = Some(memory);
         let looked = match whole.as_deref() {
-            Some(Head::Whole(head)) => {
-                let source = mem.map_or(Source::Nowhere, Source::ProcessImage);
-                looked(head, source, signal, build_id.as_deref(), &program)
-            }
+            Some(Head::Whole(head)) => looked(head, mem.map(MemorySource::Live), signal, build_id.as_deref(), &program),
             _ => None,
         };
         // Whoever waits takes the head as it is, and need not copy it.

@@ -1,13 +1,15 @@
 //! The stack and the signature of a crash, before its memory is copied.
 
 use super::context::Context;
-use super::look::{Memory, Saved, Source};
 use super::opened::Opened;
 use super::probe::probe_within;
+use crate::capture::ProcessMemory;
 use crate::crash::{Frame, Module, Record, SigInfo, Signature};
 use crate::elf::{self, CoreLayout};
 use crate::unwind::{self, Process, SignatureInput};
+use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A stack takes a millisecond or two, and its depth and its pages are bounded. A clock that cut it on a loaded machine would
@@ -46,16 +48,32 @@ pub(super) async fn look(
     looked.flatten()
 }
 
+/// What the memory of a crash is read from, once the layout of its core is known.
+pub(super) enum MemorySource {
+    /// `/proc/PID/mem`.
+    Live(File),
+    /// A core at this offset of a file; whether its process saw the files of this machine.
+    CoreFile(File, u64, bool),
+}
+
+impl MemorySource {
+    pub(super) fn open(self, layout: &Arc<CoreLayout>) -> ProcessMemory {
+        match self {
+            Self::Live(mem) => ProcessMemory::live(mem, None),
+            Self::CoreFile(core, at, on_host) => ProcessMemory::core_file(core, at, on_host, Arc::clone(layout)),
+        }
+    }
+}
+
 /// Where the memory of a crash is.
-pub(super) fn source(record: &Record, opened: &Opened, mem: Option<OwnedFd>) -> Source {
+pub(super) fn source(record: &Record, opened: &Opened, mem: Option<OwnedFd>) -> Option<MemorySource> {
     match (opened.saved_at, mem) {
         (Some(at), _) => {
             let on_host = !record.in_namespace && record.cgroup.container.is_none() && record.root == "/";
-            let core = opened.core.try_clone();
-            core.map_or(Source::Nowhere, |core| Source::Saved(Saved::new(core.into(), at, on_host)))
+            opened.core.try_clone().ok().map(|core| MemorySource::CoreFile(core.into(), at, on_host))
         }
-        (None, Some(mem)) => Source::ProcessImage(mem.into()),
-        (None, None) => Source::Nowhere,
+        (None, Some(mem)) => Some(MemorySource::Live(mem.into())),
+        (None, None) => None,
     }
 }
 
@@ -87,14 +105,14 @@ pub(super) fn put(record: &mut Record, looked: Option<Looked>) {
 /// Looks, in this thread; it may hang on a dead mount. `None`: the head is not understood.
 pub(super) fn looked(
     head: &[u8],
-    source: Source,
+    source: Option<MemorySource>,
     signal: Option<u32>,
     build_id: Option<&str>,
     program: &str,
 ) -> Option<Looked> {
-    let layout = &CoreLayout::read(head).ok()?;
-    let memory = Memory { source, layout };
-    let mut process = Process::new(layout, &memory);
+    let layout = Arc::new(CoreLayout::read(head).ok()?);
+    let memory = source.map(|source| source.open(&layout));
+    let mut process = Process::new(&layout, &memory);
     let mut stack = process.crashed(&|| true);
     let modules = process.modules(&within(MODULES_WITHIN));
     let siginfo = layout.dump.siginfo.map(|info| siginfo(info, signal));
