@@ -55,7 +55,7 @@ impl Snapshot {
         let (memory, raw) = self.stage.share()?;
         let kept = CaptureCheckpoint {
             record_room: self.writer.file.record_room(),
-            head: usize::try_from(self.plan.layout.notes.end).unwrap_or(usize::MAX),
+            head: usize::try_from(self.plan.layout.notes_range.end).unwrap_or(usize::MAX),
             end: self.end,
             raw_from: self.stage.raw_from(),
             aside: merged(&self.aside),
@@ -100,7 +100,7 @@ impl CaptureCheckpoint {
         let mut head = vec![0; self.head.min(elf::MAX_HEADERS)];
         stage.memory.read_exact_at(&mut head, 0).map_err(Failure::Read)?;
         let layout = CoreLayout::read(&head).map_err(Failure::NotACore)?;
-        let total = layout.total;
+        let total = layout.total_len;
         let Ok(plan) = Plan::new(layout, "", &[], |_, _| Ok::<(), Infallible>(()));
         let expected = |number: u64| {
             let part = chunk::framed(&chunk::range(number, total));

@@ -46,7 +46,7 @@ pub fn peek(core: BorrowedFd<'_>, cancelled: &AtomicBool) -> Result<Head, Failur
     if bytes.is_empty() {
         return Ok(Head::Nothing);
     }
-    let length = match elf::head_length(&bytes) {
+    let length = match elf::headers_len(&bytes) {
         Ok(length) => length,
         Err(error) => return Ok(Head::Other(error)),
     };

@@ -60,9 +60,9 @@ impl Plan {
     ) -> Result<Self, E> {
         let sparse = sparse(&layout, maps);
         let first = first(&layout, useful);
-        let words = usize::try_from(chunk::count(layout.total).div_ceil(64)).unwrap_or(usize::MAX);
+        let words = usize::try_from(chunk::count(layout.total_len).div_ceil(64)).unwrap_or(usize::MAX);
         let mut plan = Self { layout, sparse, there: vec![0; words], present: 0, first };
-        plan.mark(0..plan.layout.data_at());
+        plan.mark(0..plan.layout.memory_start());
         plan.mark(plan.tail_range());
         for index in 0..plan.layout.loads.len() {
             let load = plan.layout.loads[index].clone();
@@ -104,7 +104,7 @@ impl Plan {
 
     /// The section header behind the memory.
     pub fn tail_range(&self) -> Range<u64> {
-        self.layout.total - self.layout.tail.len() as u64..self.layout.total
+        self.layout.total_len - self.layout.trailer.len() as u64..self.layout.total_len
     }
 
     /// The stretches of mappings in `range` of the core, in order.
@@ -157,16 +157,16 @@ fn sparse(layout: &CoreLayout, maps: &str) -> Vec<bool> {
 fn first(layout: &CoreLayout, useful: &[Range<u64>]) -> Vec<Range<u64>> {
     let mut first = First { ranges: Vec::new(), left: FIRST_MAX };
     // Where notes and memory share no page, as the kernel aligns memory to the next one.
-    first.add(64..layout.data_at().min(layout.notes.end.next_multiple_of(PAGE)));
+    first.add(64..layout.memory_start().min(layout.notes_range.end.next_multiple_of(PAGE)));
     let stacks: Vec<Range<u64>> =
-        layout.dump.threads.iter().filter_map(|thread| stack(layout, thread.registers.stack())).collect();
+        layout.notes.threads.iter().filter_map(|thread| stack(layout, thread.registers.stack_pointer())).collect();
     let of = |stack: &Range<u64>, length: u64| stack.start..stack.end.min(stack.start + length);
     if let Some(crashed) = stacks.first() {
         first.add(of(crashed, STACK_CRASHED));
     }
     stacks.iter().for_each(|stack| first.add(of(stack, STACK_FIRST)));
     for range in useful {
-        if let Some(found) = layout.find(range.start) {
+        if let Some(found) = layout.file_range(range.start) {
             let length = (range.end - range.start).min(found.end - found.start);
             first.add(found.start..found.start + length);
         }
@@ -180,7 +180,7 @@ fn first(layout: &CoreLayout, useful: &[Range<u64>]) -> Vec<Range<u64>> {
 /// The used part of the stack that `pointer` points into, in the core. Below the pointer there are 128 bytes that a leaf
 /// function may use without moving it (the red zone of the x86_64 ABI).
 fn stack(layout: &CoreLayout, pointer: u64) -> Option<Range<u64>> {
-    layout.find(pointer.wrapping_sub(128)).or_else(|| layout.find(pointer))
+    layout.file_range(pointer.wrapping_sub(128)).or_else(|| layout.file_range(pointer))
 }
 
 struct First {
@@ -237,7 +237,7 @@ mod tests {
             notes.extend_from_slice(&status);
         }
         let loads: Vec<(u64, u64, u64)> = loads.iter().map(|(address, length)| (*address, *length, *length)).collect();
-        CoreLayout::read(&crate::elf::test_head(&loads, &notes)).unwrap()
+        CoreLayout::read(&crate::elf::test_headers(&loads, &notes)).unwrap()
     }
 
     fn plan(layout: CoreLayout, maps: &str, touched: &[Range<u64>]) -> Plan {
@@ -284,14 +284,14 @@ mod tests {
         loads.extend(&stacks);
         let pointers: Vec<u64> = stacks.iter().map(|(begin, length)| begin + length - 512 * 1024).collect();
         let layout = layout(&loads, &pointers);
-        let of: Vec<u64> = pointers.iter().map(|pointer| layout.find(*pointer).unwrap().start).collect();
+        let of: Vec<u64> = pointers.iter().map(|pointer| layout.file_range(*pointer).unwrap().start).collect();
         let plan = plan(layout, "", &[]);
-        assert!(plan.first[0].contains(&plan.layout.notes.start));
+        assert!(plan.first[0].contains(&plan.layout.notes_range.start));
         let position = |offset: &u64| plan.first.iter().position(|range| range.contains(offset)).unwrap();
         assert_eq!(position(&of[0]), 1);
         assert!(of[1..].is_sorted_by_key(position));
         assert!(plan.first[1].end - plan.first[1].start > plan.first[2].end - plan.first[2].start);
-        let small = plan.layout.find(0x1000).unwrap().start;
+        let small = plan.layout.file_range(0x1000).unwrap().start;
         assert!(position(&small) > position(&of[19]), "after every stack what a debugger needs");
     }
 
@@ -316,7 +316,7 @@ mod tests {
             sorted.sort_by_key(|range| range.start);
             prop_assert!(sorted.windows(2).all(|two| two[0].end <= two[1].start));
             // The stretches of the whole core are its mappings, once each and in order.
-            let stretches: Vec<Stretch> = plan.parts(0..plan.layout.total).collect();
+            let stretches: Vec<Stretch> = plan.parts(0..plan.layout.total_len).collect();
             let lengths: Vec<(u64, u64)> = stretches.iter().map(|part| (part.address, part.length)).collect();
             prop_assert_eq!(lengths, placed);
         }

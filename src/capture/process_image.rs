@@ -102,7 +102,7 @@ impl Fill for ProcessImage {
         }
         let length = place(range.end);
         buffer[zero_from..length].fill(0);
-        let head_end = self.plan.layout.notes.end.min(range.end);
+        let head_end = self.plan.layout.notes_range.end.min(range.end);
         if range.start < head_end {
             self.head.read_exact_at(&mut buffer[..place(head_end)], range.start).map_err(SourceError::Io)?;
         }
@@ -110,7 +110,7 @@ impl Fill for ProcessImage {
         if tail.start < range.end && tail.end > range.start {
             let from = tail.start.max(range.start);
             let to = tail.end.min(range.end);
-            let bytes = &self.plan.layout.tail[(from - tail.start) as usize..(to - tail.start) as usize];
+            let bytes = &self.plan.layout.trailer[(from - tail.start) as usize..(to - tail.start) as usize];
             buffer[place(from)..place(to)].copy_from_slice(bytes);
         }
         Ok(Filled::Data)

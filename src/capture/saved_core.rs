@@ -35,7 +35,7 @@ impl SavedCore {
 
     /// Reads from the core itself.
     fn read_core(&self, address: u64, buffer: &mut [u8]) -> bool {
-        let found = self.layout.find(address).filter(|range| range.end - range.start >= buffer.len() as u64);
+        let found = self.layout.file_range(address).filter(|range| range.end - range.start >= buffer.len() as u64);
         let offset = found.and_then(|range| self.at.checked_add(range.start));
         offset.is_some_and(|offset| self.core.read_exact_at(buffer, offset).is_ok())
     }
@@ -43,7 +43,7 @@ impl SavedCore {
     /// Reads from the file that is mapped at `address`.
     fn read_mapped_file(&self, address: u64, buffer: &mut [u8]) -> bool {
         let Some(mapped) = self.mapped_file(address).filter(|_| self.on_host) else { return false };
-        if self.layout.mapping(address).is_none_or(|load| load.flags & PF_W != 0) {
+        if self.layout.segment_at(address).is_none_or(|load| load.flags & PF_W != 0) {
             // The process may have changed its private copy of a writable mapping.
             return false;
         }
@@ -54,14 +54,14 @@ impl SavedCore {
     }
 
     fn mapped_file(&self, address: u64) -> Option<&MappedFile> {
-        let files = &self.layout.dump.files;
+        let files = &self.layout.notes.files;
         let next = files.partition_point(|file| file.start <= address);
         files.get(next.checked_sub(1)?).filter(|file| address < file.end)
     }
 
     /// Opens a mapped file if its first page, which has the build-id, is the one that the core has of it.
     fn open_if_unchanged(&self, path: &str) -> Option<File> {
-        let first = self.layout.dump.files.iter().find(|file| file.path == path && file.offset == 0)?;
+        let first = self.layout.notes.files.iter().find(|file| file.path == path && file.offset == 0)?;
         let mut expected = [0; PAGE_LEN];
         if !path.starts_with('/') || !self.read_core(first.start, &mut expected) {
             return None;

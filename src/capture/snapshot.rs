@@ -92,10 +92,10 @@ pub fn snapshot(request: SnapshotRequest<'_>, resources: &CaptureResources) -> R
     let ProcessMemory::Live(memory) = request.memory else { return Err(SnapshotError::Unusable(Box::new(writer))) };
     let memory = Arc::new(memory);
     let Ok(layout) = CoreLayout::read(&head) else { return Err(SnapshotError::Unusable(Box::new(writer))) };
-    let useful = layout.dump.program.map_or_else(Vec::new, |(at, count)| {
+    let useful = layout.notes.program_headers.map_or_else(Vec::new, |(at, count)| {
         let memory = Arc::clone(&memory);
         let read = move |address, length| memory.read_vec(address, length);
-        guarded("libraries", LIBRARIES_WITHIN, request.heartbeat, move || elf::link_map(at, count, read))
+        guarded("libraries", LIBRARIES_WITHIN, request.heartbeat, move || elf::link_map_ranges(at, count, read))
             .unwrap_or_default()
     });
     let planned = Plan::new(layout, &maps, &useful, |range, found| memory.present_runs(range, found));
@@ -104,7 +104,7 @@ pub fn snapshot(request: SnapshotRequest<'_>, resources: &CaptureResources) -> R
     let (end, mut cut) = if request.stacks_only {
         (0, Some(Truncation::Stacks))
     } else {
-        whole_chunks(plan.layout.total, &writer.limits())
+        whole_chunks(plan.layout.total_len, &writer.limits())
     };
     let small = plan.present <= IN_MEMORY && end > 0;
     let first: u64 = plan.first.iter().map(|range| range.end - range.start).sum();
@@ -121,10 +121,10 @@ pub fn snapshot(request: SnapshotRequest<'_>, resources: &CaptureResources) -> R
     let mut stage = stage.map_err(failed)?;
     stage.memory.write_all_at(&head, 0).map_err(failed)?;
     let tail = plan.tail_range();
-    stage.memory.write_all_at(&plan.layout.tail, tail.start).map_err(failed)?;
+    stage.memory.write_all_at(&plan.layout.trailer, tail.start).map_err(failed)?;
     // The file is as long as the core, though most of it may be a hole.
-    if stage.memory.metadata().is_ok_and(|data| data.len() < plan.layout.total) {
-        stage.memory.set_len(plan.layout.total).map_err(failed)?;
+    if stage.memory.metadata().is_ok_and(|data| data.len() < plan.layout.total_len) {
+        stage.memory.set_len(plan.layout.total_len).map_err(failed)?;
     }
     if !small && end > 1 {
         // Without it all is compressed while the process waits.
@@ -150,7 +150,7 @@ pub fn snapshot(request: SnapshotRequest<'_>, resources: &CaptureResources) -> R
         aside: (small || stage.has_raw()).then(|| Aside { parked: Arc::clone(&parked), stage: Arc::clone(&stage) }),
         done_with: None,
         chunks: 0..end,
-        total: plan.layout.total,
+        total: plan.layout.total_len,
         level: request.level,
         deadline: Some(request.deadline),
     };
@@ -174,7 +174,7 @@ pub fn snapshot(request: SnapshotRequest<'_>, resources: &CaptureResources) -> R
     let aside = if ended.lost.is_empty() && ended.turn >= ended.back.min(end) && cut.is_none() {
         Vec::new()
     } else {
-        (ended.back..end).filter(whole).map(|number| chunk::range(number, plan.layout.total)).collect()
+        (ended.back..end).filter(whole).map(|number| chunk::range(number, plan.layout.total_len)).collect()
     };
     Ok(Snapshot {
         writer: ended.writer,
@@ -233,7 +233,7 @@ fn guarded<T: Send + 'static>(
 }
 
 pub(super) fn process_notes(head: &[u8]) -> ProcessNotes {
-    elf::inspect(head).map(|found| elf::process_notes(head, &found)).unwrap_or_default()
+    elf::summarize(head).map(|found| elf::process_notes(head, &found)).unwrap_or_default()
 }
 
 /// Makes the file out of what was taken.
@@ -255,7 +255,7 @@ pub fn seal(
             aside: None,
             done_with: Some(Arc::clone(&stage)),
             chunks: turn..end,
-            total: plan.layout.total,
+            total: plan.layout.total_len,
             level,
             deadline: None,
         };
@@ -265,7 +265,7 @@ pub fn seal(
             Some(Stop::Failed(failure)) => return Err(failure),
             Some(Stop::Truncation(why)) => {
                 cut = Some(why);
-                aside = (ended.turn..end).map(|number| chunk::range(number, plan.layout.total)).collect();
+                aside = (ended.turn..end).map(|number| chunk::range(number, plan.layout.total_len)).collect();
             }
             None => {}
         }
@@ -274,5 +274,5 @@ pub fn seal(
     if let Some(why) = cut {
         trim(&mut writer, &plan, &stage, &aside, why, resources, level, &Watch { heartbeat, cancelled })?;
     }
-    Ok(CapturedCore { writer, expected: plan.layout.total, cut, notes: Some(notes), stage: Some(stage) })
+    Ok(CapturedCore { writer, expected: plan.layout.total_len, cut, notes: Some(notes), stage: Some(stage) })
 }

@@ -98,9 +98,9 @@ fn look(captured: &mut CapturedCore, bytes: &[u8], parse: bool, resumed: bool) -
         captured.cut = (resumed && !bytes.starts_with(b"\x7fELF")).then_some(Truncation::Resumed);
         return Ok(());
     }
-    match elf::inspect(bytes) {
+    match elf::summarize(bytes) {
         Ok(head) => {
-            captured.expected = head.expected.unwrap_or(0);
+            captured.expected = head.expected_len.unwrap_or(0);
             captured.notes = Some(elf::process_notes(bytes, &head));
             Ok(())
         }

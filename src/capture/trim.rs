@@ -9,7 +9,7 @@ use super::health::Heartbeat;
 use super::plan::Plan;
 use super::staging::StagingArea;
 use crate::crash::Truncation;
-use crate::elf::{self, Part};
+use crate::elf::{self, StoredRange};
 use crate::store::format::{self, FRAME_LEN, HEADER_LEN};
 use coreward_sys::pagemap::PAGE;
 use std::ops::Range;
@@ -48,8 +48,8 @@ impl Packed {
         self.frames.iter().map(|(_, content)| u64::from(*content)).sum()
     }
 
-    fn append(&self, writer: &mut CoreWriter, parts: &mut Vec<Part>) -> Result<(), Stop> {
-        parts.push(Part { whole: self.whole.clone(), at: writer.file.content() });
+    fn append(&self, writer: &mut CoreWriter, parts: &mut Vec<StoredRange>) -> Result<(), Stop> {
+        parts.push(StoredRange { original: self.whole.clone(), stored_at: writer.file.content() });
         self.frames.iter().try_for_each(|(frame, content)| writer.append(frame, *content))
     }
 }
@@ -121,7 +121,7 @@ fn compose(
     // Should this daemon be killed now, its successor sees where the core's own frames end.
     writer.append(&format::trim_mark(), 0)?;
     let prefix = writer.file.content();
-    let mut parts = vec![Part { whole: 0..prefix, at: 0 }];
+    let mut parts = vec![StoredRange { original: 0..prefix, stored_at: 0 }];
     if prefix < PAGE {
         // ProcessMemory begins on a page in every core.
         let length = (PAGE - prefix) as usize;
@@ -145,11 +145,11 @@ fn compose(
         }
         packed.append(writer, &mut parts)?;
     }
-    let notes = &plan.layout.notes;
-    let notes_at = parts.iter().find(|part| part.whole.start <= notes.start && notes.end <= part.whole.end);
+    let notes = &plan.layout.notes_range;
+    let notes_at = parts.iter().find(|part| part.original.start <= notes.start && notes.end <= part.original.end);
     let Some(part) = notes_at else { return Err(Stop::Failed(Failure::Quota)) };
-    let notes_at = part.at + (notes.start - part.whole.start);
-    let trimmed = elf::trimmed(&plan.layout, &parts, notes_at, writer.file.content());
+    let notes_at = part.stored_at + (notes.start - part.original.start);
+    let trimmed = elf::partial_headers(&plan.layout, &parts, notes_at, writer.file.content());
     for piece in trimmed.table.chunks(FRAME_LEN) {
         bench.buffer()[..piece.len()].copy_from_slice(piece);
         let frame = bench.compress(0..piece.len(), level).map_err(failed)?;

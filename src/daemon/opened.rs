@@ -87,7 +87,7 @@ fn saved(core: &OwnedFd) -> (Option<Vec<u8>>, Option<u64>) {
             file.take(length).read_to_end(&mut bytes).map(|_| bytes)
         };
         let mut bytes = read(USUAL_HEAD)?;
-        let length = elf::head_length(&bytes).ok().filter(|length| *length <= MAX_SAVED_HEAD);
+        let length = elf::headers_len(&bytes).ok().filter(|length| *length <= MAX_SAVED_HEAD);
         if let Some(length) = length {
             let rest = length.saturating_sub(bytes.len() as u64);
             bytes.extend(read(rest)?);

@@ -6,7 +6,7 @@ use super::probe::probe;
 use super::stack::{MAX_FRAMES, source, within};
 use crate::crash::{Frame, Module, Record, ThreadStacks};
 use crate::elf::CoreLayout;
-use crate::unwind::Process;
+use crate::unwind::ProcessUnwinder;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -27,10 +27,10 @@ pub(super) async fn look(context: &Context, record: &mut Record, opened: &Opened
         let Ok(layout) = CoreLayout::read(&head) else { return (Vec::new(), Vec::new(), 0) };
         let layout = Arc::new(layout);
         let memory = source.map(|source| source.open(&layout));
-        let mut process = Process::new(&layout, &memory);
-        let walked = process.others(MAX_FRAMES, &within(OTHERS_WITHIN));
-        let count = layout.dump.threads.len().saturating_sub(1);
-        (walked, process.modules(&|| false), count)
+        let mut process = ProcessUnwinder::new(&layout, &memory);
+        let walked = process.other_threads(MAX_FRAMES, &within(OTHERS_WITHIN));
+        let count = layout.notes.threads.len().saturating_sub(1);
+        (walked, process.into_modules(&|| false), count)
     };
     let Some((walked, modules, count)) = probe(context, walk).await else {
         return record.warnings.push("the stacks of the other threads could not be unwound in time".to_owned());

@@ -6,7 +6,7 @@ use super::probe::probe_within;
 use crate::capture::ProcessMemory;
 use crate::crash::{Frame, Module, Record, SigInfo, Signature};
 use crate::elf::{self, CoreLayout};
-use crate::unwind::{self, Process, SignatureInput};
+use crate::unwind::{self, ProcessUnwinder, SignatureInput};
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -112,14 +112,14 @@ pub(super) fn looked(
 ) -> Option<Looked> {
     let layout = Arc::new(CoreLayout::read(head).ok()?);
     let memory = source.map(|source| source.open(&layout));
-    let mut process = Process::new(&layout, &memory);
-    let mut stack = process.crashed(&|| true);
-    let modules = process.modules(&within(MODULES_WITHIN));
-    let siginfo = layout.dump.siginfo.map(|info| siginfo(info, signal));
+    let mut process = ProcessUnwinder::new(&layout, &memory);
+    let mut stack = process.crashed_thread(&|| true);
+    let modules = process.into_modules(&within(MODULES_WITHIN));
+    let siginfo = layout.notes.siginfo.map(|info| siginfo(info, signal));
     let facts = SignatureInput {
         signal,
         fault: siginfo.as_ref().and_then(|info| info.address),
-        stack_pointer: layout.dump.threads.first().map(|thread| thread.registers.stack()),
+        stack_pointer: layout.notes.threads.first().map(|thread| thread.registers.stack_pointer()),
         frames: &stack,
         module: &|number| modules.get(number as usize),
         is_code: &|address| layout.is_code(address),
@@ -138,7 +138,7 @@ pub(super) fn within(limit: Duration) -> impl Fn() -> bool {
 }
 
 /// sigaction(2): the kernel's own codes of these signals are positive, and go with an address; others name a sender.
-fn siginfo(info: elf::SigInfo, signal: Option<u32>) -> SigInfo {
+fn siginfo(info: elf::SigInfoNote, signal: Option<u32>) -> SigInfo {
     const ILL: u32 = 4;
     const TRAP: u32 = 5;
     const BUS: u32 = 7;
