@@ -1,7 +1,7 @@
 //! The core of a parked process, put together from its headers and its memory as the kernel would write it.
 
-use super::chunk::{Fill, Filled, SourceError};
-use super::plan::Plan;
+use super::chunk::{CoreSource, RangeData, SourceError, buffer_len};
+use super::plan::CapturePlan;
 use super::process_memory::LiveMemory;
 use std::fs::File;
 use std::io;
@@ -9,110 +9,107 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-/// The core of a parked process, put together as the kernel would write it.
+/// A core whose bytes are read from the process when they are needed.
 #[derive(Debug)]
 pub struct ProcessImage {
-    /// What lies where.
-    pub plan: Arc<Plan>,
-    /// Its memory.
+    /// Which memory is where in the core.
+    pub plan: Arc<CapturePlan>,
+    /// The memory of the process.
     pub memory: Arc<LiveMemory>,
-    /// Headers and notes, at their place in the core.
-    pub head: Arc<File>,
+    /// A file that has the headers at their place in the core.
+    pub headers: Arc<File>,
 }
 
 impl ProcessImage {
-    /// Calls `take` with every stretch of `range` of the core that may hold something: its place in the core and its bytes,
-    /// at most a buffer at once.
+    /// Calls `write` with all memory in `range` of the core that may be something else than zeros: an offset in the core, and
+    /// at most as many bytes as `buffer` has. Headers and trailer are left out.
     ///
     /// # Errors
-    /// The process is gone, or `take`'s own.
-    pub fn copy(
+    /// The process has ended, or `write` failed.
+    pub fn copy_present(
         &self,
         range: Range<u64>,
         buffer: &mut [u8],
-        mut take: impl FnMut(u64, &[u8]) -> io::Result<()>,
+        mut write: impl FnMut(u64, &[u8]) -> io::Result<()>,
     ) -> Result<(), SourceError> {
-        for part in self.plan.parts(range) {
-            let to_core = part.offset.wrapping_sub(part.address);
+        for slice in self.plan.mapping_slices(range) {
+            let to_offset = slice.offset.wrapping_sub(slice.address);
             let mut runs = Vec::new();
-            if part.sparse {
-                self.memory.present_runs(part.address..part.address + part.length, |run| runs.push(run))?;
+            if slice.sparse {
+                self.memory.present_runs(slice.addresses(), |run| runs.push(run))?;
             } else {
-                runs.push(part.address..part.address + part.length);
+                runs.push(slice.addresses());
             }
             for run in runs {
-                let mut at = run.start;
-                while at < run.end {
-                    let length = usize::try_from(run.end - at).unwrap_or(usize::MAX).min(buffer.len());
-                    self.memory.read_pages(at, &mut buffer[..length])?;
-                    take(at.wrapping_add(to_core), &buffer[..length]).map_err(SourceError::Write)?;
-                    at += length as u64;
+                let mut address = run.start;
+                while address < run.end {
+                    let length = buffer_len(&(address..run.end)).min(buffer.len());
+                    self.memory.read_pages(address, &mut buffer[..length])?;
+                    write(address.wrapping_add(to_offset), &buffer[..length]).map_err(SourceError::Write)?;
+                    address += length as u64;
                 }
             }
         }
         Ok(())
     }
 
-    /// How many bytes of `range` of the core may be something else than zeros.
+    /// How many bytes of memory in `range` of the core may be something else than zeros.
     ///
     /// # Errors
-    /// The process is gone.
-    pub fn present(&self, range: Range<u64>) -> Result<u64, SourceError> {
+    /// The process has ended.
+    pub fn present_bytes(&self, range: Range<u64>) -> Result<u64, SourceError> {
         let mut present = 0;
-        for part in self.plan.parts(range) {
-            if part.sparse {
-                self.memory
-                    .present_runs(part.address..part.address + part.length, |run| present += run.end - run.start)?;
+        for slice in self.plan.mapping_slices(range) {
+            if slice.sparse {
+                self.memory.present_runs(slice.addresses(), |run| present += run.end - run.start)?;
             } else {
-                present += part.length;
+                present += slice.length;
             }
         }
         Ok(present)
     }
 }
 
-impl Fill for ProcessImage {
-    fn fill(&self, range: Range<u64>, buffer: &mut [u8]) -> Result<Filled, SourceError> {
-        if !self.plan.may_hold(range.clone()) {
-            return Ok(Filled::Zeros);
+impl CoreSource for ProcessImage {
+    fn read_range(&self, range: Range<u64>, buffer: &mut [u8]) -> Result<RangeData, SourceError> {
+        if !self.plan.may_have_data(range.clone()) {
+            return Ok(RangeData::Zeros);
         }
-        let place = |offset: u64| usize::try_from(offset - range.start).unwrap_or(usize::MAX);
-        // What lies between the parts is zero.
-        let mut zero_from = 0;
-        for part in self.plan.parts(range.clone()) {
-            let begin = place(part.offset);
-            let end = begin + part.length as usize;
-            buffer[zero_from..begin].fill(0);
-            zero_from = end;
-            if !part.sparse {
-                self.memory.read_pages(part.address, &mut buffer[begin..end])?;
+        let position = |offset: u64| buffer_len(&(range.start..offset));
+        // Whatever is between the slices is zero.
+        let mut filled = 0;
+        for slice in self.plan.mapping_slices(range.clone()) {
+            let begin = position(slice.offset);
+            let end = position(slice.offset + slice.length);
+            buffer[filled..begin].fill(0);
+            filled = end;
+            if !slice.sparse {
+                self.memory.read_pages(slice.address, &mut buffer[begin..end])?;
                 continue;
             }
             let mut runs = Vec::new();
-            self.memory.present_runs(part.address..part.address + part.length, |run| runs.push(run))?;
-            let mut at = begin;
+            self.memory.present_runs(slice.addresses(), |run| runs.push(run))?;
+            let mut run_end = begin;
             for run in runs {
-                let from = begin + (run.start - part.address) as usize;
-                let to = begin + (run.end - part.address) as usize;
-                buffer[at..from].fill(0);
-                self.memory.read_pages(run.start, &mut buffer[from..to])?;
-                at = to;
+                let run_begin = begin + buffer_len(&(slice.address..run.start));
+                buffer[run_end..run_begin].fill(0);
+                run_end = run_begin + buffer_len(&run);
+                self.memory.read_pages(run.start, &mut buffer[run_begin..run_end])?;
             }
-            buffer[at..end].fill(0);
+            buffer[run_end..end].fill(0);
         }
-        let length = place(range.end);
-        buffer[zero_from..length].fill(0);
-        let head_end = self.plan.layout.notes_range.end.min(range.end);
-        if range.start < head_end {
-            self.head.read_exact_at(&mut buffer[..place(head_end)], range.start).map_err(SourceError::Io)?;
+        buffer[filled..position(range.end)].fill(0);
+        let headers_end = self.plan.layout.notes_range.end.min(range.end);
+        if range.start < headers_end {
+            let headers = &mut buffer[..position(headers_end)];
+            self.headers.read_exact_at(headers, range.start).map_err(SourceError::Read)?;
         }
-        let tail = self.plan.tail_range();
-        if tail.start < range.end && tail.end > range.start {
-            let from = tail.start.max(range.start);
-            let to = tail.end.min(range.end);
-            let bytes = &self.plan.layout.trailer[(from - tail.start) as usize..(to - tail.start) as usize];
-            buffer[place(from)..place(to)].copy_from_slice(bytes);
+        let trailer = self.plan.trailer_range();
+        if trailer.start < range.end && trailer.end > range.start {
+            let (from, to) = (trailer.start.max(range.start), trailer.end.min(range.end));
+            let bytes = &self.plan.layout.trailer[buffer_len(&(trailer.start..from))..buffer_len(&(trailer.start..to))];
+            buffer[position(from)..position(to)].copy_from_slice(bytes);
         }
-        Ok(Filled::Data)
+        Ok(RangeData::Bytes)
     }
 }

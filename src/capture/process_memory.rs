@@ -72,7 +72,7 @@ impl LiveMemory {
             let at = address + filled as u64;
             match self.read_some(at, &mut buffer[filled..]) {
                 // The process was killed, and its memory is gone.
-                Ok(0) => return Err(SourceError::Gone),
+                Ok(0) => return Err(SourceError::ProcessGone),
                 Ok(count) => filled += count,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if concerns_one_page(&error) => {
@@ -81,7 +81,7 @@ impl LiveMemory {
                     buffer[filled..end].fill(0);
                     filled = end;
                 }
-                Err(error) => return Err(SourceError::Io(error)),
+                Err(error) => return Err(SourceError::Read(error)),
             }
         }
         Ok(())
@@ -114,7 +114,7 @@ impl LiveMemory {
             return Ok(());
         };
         match pagemap::runs(pagemap, range.clone(), &mut found) {
-            Err(error) if error.kind() == ErrorKind::UnexpectedEof => Err(SourceError::Gone),
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => Err(SourceError::ProcessGone),
             // The pagemap cannot be used: read all of it.
             Err(_) => {
                 found(range);

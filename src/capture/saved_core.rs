@@ -5,7 +5,6 @@
 
 use crate::elf::{CoreLayout, MappedFile};
 use crate::unwind::ReadMemory;
-use coreward_sys::pagemap::PAGE;
 use nix::fcntl::OFlag;
 use object::elf::PF_W;
 use std::collections::HashMap;
@@ -26,7 +25,8 @@ pub struct SavedCore {
     mapped_files: Mutex<HashMap<String, Option<File>>>,
 }
 
-const PAGE_LEN: usize = PAGE as usize;
+/// Length of a page, in bytes.
+const PAGE_LEN: usize = 4096;
 
 impl SavedCore {
     pub(super) fn new(core: File, at: u64, on_host: bool, layout: Arc<CoreLayout>) -> Self {

@@ -10,8 +10,8 @@ use super::others;
 use super::road::RoadError;
 use super::triage::{self, Triaged};
 use crate::capture::{
-    self, CaptureCheckpoint, CapturedCore, CheckpointFiles, CoreStream, CoreWriter, Failure, Heartbeat, Limits,
-    ProcessMemory, Snapshot, SnapshotError, SnapshotRequest, Stream,
+    self, CaptureCheckpoint, CaptureError, CapturedCore, CheckpointFiles, CoreLimits, CoreStream, CoreWriter,
+    DrainRequest, Heartbeat, ProcessMemory, Snapshot, SnapshotError, SnapshotRequest,
 };
 use crate::config::Config;
 use crate::crash::{CoreOutcome, CoreReport, Keep, NoCore, Record, Truncation};
@@ -51,7 +51,7 @@ struct Call {
     heartbeat: Heartbeat,
     cancelled: Arc<AtomicBool>,
     record: Record,
-    limits: Limits,
+    limits: CoreLimits,
     level: i32,
     stacks_only: bool,
     account: Arc<QuotaHandle>,
@@ -73,14 +73,14 @@ impl Call {
         }
     }
 
-    fn writer(&self) -> Result<CoreWriter, Failure> {
+    fn writer(&self) -> Result<CoreWriter, CaptureError> {
         let file = CoreFile::create(self.account.dir().as_fd(), &self.record)?;
         CoreWriter::new(file, Arc::clone(&self.account), self.limits)
     }
 }
 
-fn limits(config: &Config, record: &Record) -> Limits {
-    Limits {
+fn limits(config: &Config, record: &Record) -> CoreLimits {
+    CoreLimits {
         process_size_max: config.process_size_max,
         external_size_max: config.external_size_max,
         core_limit: config.enforce_core_limit.then_some(record.core_limit),
@@ -103,7 +103,7 @@ pub(super) async fn store(
     offer: &Offer,
     triaged: &mut Triaged,
     config: &Config,
-    opened: Result<Opened, Failure>,
+    opened: Result<Opened, CaptureError>,
     mut fds: Vec<(FdKind, OwnedFd)>,
 ) -> Result<CoreReport, RoadError> {
     details::complete(giver, &mut triaged.record, &mut fds).await?;
@@ -120,7 +120,7 @@ pub(super) async fn store(
     let call = Call::new(context, offer, giver, &triaged.record, config);
     let place = match place(context, giver, call.deadline).await {
         Ok(place) => Ok(place),
-        Err(Failure::Cancelled) => return Err(RoadError::Stopping),
+        Err(CaptureError::Cancelled) => return Err(RoadError::Stopping),
         Err(failure) => Err(failure),
     };
     let got = match (opened, &place) {
@@ -128,10 +128,10 @@ pub(super) async fn store(
         (Err(failure), _) => Err(failure),
         (Ok(_), Err(_)) => {
             drop(fds);
-            Err(Failure::Stalled)
+            Err(CaptureError::Stalled)
         }
     };
-    if matches!(got, Err(Failure::Cancelled)) {
+    if matches!(got, Err(CaptureError::Cancelled)) {
         // The process stays parked: its shim offers it to the next daemon.
         return Err(RoadError::Stopping);
     }
@@ -148,7 +148,7 @@ pub(super) async fn store(
     };
     match captured {
         Ok(captured) => Ok(publish(context, offer, triaged, captured).await),
-        Err(Failure::Cancelled) => Err(RoadError::Stopping),
+        Err(CaptureError::Cancelled) => Err(RoadError::Stopping),
         Err(failure) => Ok(failed(context, &mut triaged.record, &failure)),
     }
 }
@@ -175,16 +175,16 @@ pub(super) async fn go_on(
     };
     let account = Arc::new(QuotaHandle::new(Arc::clone(&context.ledger), &record));
     let limits = limits(&context.config_for(&record), &record);
-    let files = CheckpointFiles { file, memory, raw };
+    let files = CheckpointFiles { file, memory, spill: raw };
     let resumed = in_touch(giver, spawn_blocking(move || kept.resume(files, &account, limits))).await;
-    let captured = match resumed.unwrap_or_else(|error| Err(Failure::Read(io::Error::other(error)))) {
+    let captured = match resumed.unwrap_or_else(|error| Err(CaptureError::Read(io::Error::other(error)))) {
         Ok(taken) => seal(context, giver, taken).await,
         Err(failure) => Err(failure),
     };
     let mut triaged = Triaged { record, reader };
     triaged.record.core = match captured {
         Ok(captured) => publish(context, offer, &mut triaged, captured).await,
-        Err(Failure::Cancelled) => return Err(RoadError::Stopping),
+        Err(CaptureError::Cancelled) => return Err(RoadError::Stopping),
         Err(failure) => failed(context, &mut triaged.record, &failure),
     };
     Ok(triaged.record)
@@ -195,15 +195,15 @@ async fn place<'a>(
     context: &'a Context,
     giver: &mut Giver,
     deadline: Instant,
-) -> Result<tokio::sync::SemaphorePermit<'a>, Failure> {
+) -> Result<tokio::sync::SemaphorePermit<'a>, CaptureError> {
     let within = TURN_WITHIN.min(deadline.saturating_duration_since(Instant::now()));
     tokio::select! {
         place = timeout(within, context.captures.acquire()) => match place {
-            Ok(place) => place.map_err(|_| Failure::Cancelled),
-            Err(_) => Err(Failure::Stalled),
+            Ok(place) => place.map_err(|_| CaptureError::Cancelled),
+            Err(_) => Err(CaptureError::Stalled),
         },
-        () = context.stopped() => Err(Failure::Cancelled),
-        () = stay_in_touch(giver) => Err(Failure::Cancelled),
+        () = context.stopped() => Err(CaptureError::Cancelled),
+        () = stay_in_touch(giver) => Err(CaptureError::Cancelled),
     }
 }
 
@@ -214,7 +214,7 @@ async fn get(
     call: Call,
     opened: Opened,
     mut fds: Vec<(FdKind, OwnedFd)>,
-) -> Result<Got, Failure> {
+) -> Result<Got, CaptureError> {
     let Opened { core, before, head, .. } = opened;
     let mut take = |wanted| fds::take(&mut fds, wanted);
     let (mem, pagemap, maps) = (take(FdKind::Mem), take(FdKind::Pagemap), take(FdKind::Maps));
@@ -233,7 +233,7 @@ async fn get(
                 let memory = ProcessMemory::live(File::from(mem), pagemap.map(File::from));
                 let maps = maps.and_then(|maps| read_maps(&File::from(maps))).unwrap_or_default();
                 let order = SnapshotRequest {
-                    head,
+                    headers: head,
                     memory,
                     maps,
                     writer,
@@ -255,17 +255,18 @@ async fn get(
         };
         let source = CoreStream::new(core, before, Arc::clone(&call.cancelled));
         let deadline = Some(call.deadline);
-        let stream = Stream { source, writer, heartbeat: &call.heartbeat, parse, resumed, level: call.level, deadline };
+        let stream =
+            DrainRequest { source, writer, heartbeat: &call.heartbeat, parse, resumed, level: call.level, deadline };
         capture::drain(stream, &call.context.resources).map(Box::new).map(Got::CapturedCore)
     });
     tokio::select! {
-        done = &mut work => return done.unwrap_or_else(|error| Err(Failure::Read(io::Error::other(error)))),
+        done = &mut work => return done.unwrap_or_else(|error| Err(CaptureError::Read(io::Error::other(error)))),
         () = stay_in_touch(giver) => {}
     }
     // The shim has gone: either it offers the crash to another daemon, or it was killed and took the process with it.
     cancelled.store(true, Ordering::Relaxed);
     let _ = work.await;
-    Err(Failure::Cancelled)
+    Err(CaptureError::Cancelled)
 }
 
 /// The text of `maps`, from its beginning: the descriptor shares its position with that of the shim, and of daemons before.
@@ -284,9 +285,9 @@ fn read_maps(maps: &File) -> Option<String> {
 }
 
 /// What the shim is to keep while the core is sealed.
-fn keep(triaged: &Triaged, got: &Result<Got, Failure>) -> (Vec<u8>, Vec<(FdKind, OwnedFd)>) {
+fn keep(triaged: &Triaged, got: &Result<Got, CaptureError>) -> (Vec<u8>, Vec<(FdKind, OwnedFd)>) {
     let Ok(Got::Snapshot(taken)) = got else { return Default::default() };
-    let (kept, files): (CaptureCheckpoint, CheckpointFiles) = match taken.keep() {
+    let (kept, files): (CaptureCheckpoint, CheckpointFiles) = match taken.save_checkpoint() {
         Ok(both) => both,
         Err(error) => {
             tracing::warn!("crash {}: its shim can't keep the core: {error}", triaged.record.id);
@@ -295,17 +296,18 @@ fn keep(triaged: &Triaged, got: &Result<Got, Failure>) -> (Vec<u8>, Vec<(FdKind,
     };
     let memo = Memo { record: triaged.record.clone(), reader: triaged.reader, core: Some(kept) };
     let mut fds = vec![(FdKind::CheckpointFile, files.file), (FdKind::CheckpointMemory, files.memory)];
-    fds.extend(files.raw.map(|raw| (FdKind::CheckpointSpill, raw)));
+    fds.extend(files.spill.map(|raw| (FdKind::CheckpointSpill, raw)));
     (memo.write(), fds)
 }
 
 /// Seals what was taken, whether or not its shim is still there: the core is all here.
-async fn seal(context: &Arc<Context>, giver: &mut Giver, taken: Snapshot) -> Result<CapturedCore, Failure> {
-    let _turn = in_touch(giver, context.sealing.acquire()).await.map_err(|_| Failure::Cancelled)?;
+async fn seal(context: &Arc<Context>, giver: &mut Giver, taken: Snapshot) -> Result<CapturedCore, CaptureError> {
+    let _turn = in_touch(giver, context.sealing.acquire()).await.map_err(|_| CaptureError::Cancelled)?;
     let cancelled = context.cancel_switch();
     let (resources, heartbeat) = (context.resources.clone(), context.health.register("the sealing of a core"));
-    let done = in_touch(giver, spawn_blocking(move || capture::seal(taken, &resources, &heartbeat, &cancelled))).await;
-    done.unwrap_or_else(|error| Err(Failure::Write(io::Error::other(error))))
+    let done =
+        in_touch(giver, spawn_blocking(move || capture::finalize(taken, &resources, &heartbeat, &cancelled))).await;
+    done.unwrap_or_else(|error| Err(CaptureError::Write(io::Error::other(error))))
 }
 
 /// What `work` yields, the shim told meanwhile that it goes on; a shim that goes does not end it.
@@ -335,14 +337,16 @@ async fn stay_in_touch(giver: &mut Giver) {
 }
 
 /// What a failed capture means for the record, and for the metrics.
-fn failed(context: &Context, record: &mut Record, failure: &Failure) -> CoreReport {
+fn failed(context: &Context, record: &mut Record, failure: &CaptureError) -> CoreReport {
     let (reason, kind) = match failure {
-        Failure::Empty => (NoCore::Empty, ErrorKind::NotACore),
-        Failure::NotACore(_) => (NoCore::NotElf, ErrorKind::NotACore),
-        Failure::Stalled => (NoCore::Stalled, ErrorKind::Capture),
-        Failure::Quota => (NoCore::Quota, ErrorKind::Quota),
-        Failure::DiskFull(_) => (NoCore::DiskFull, ErrorKind::DiskFull),
-        Failure::Cancelled | Failure::Write(_) | Failure::Read(_) => (NoCore::WriteError, ErrorKind::Capture),
+        CaptureError::Empty => (NoCore::Empty, ErrorKind::NotACore),
+        CaptureError::NotACore(_) => (NoCore::NotElf, ErrorKind::NotACore),
+        CaptureError::Stalled => (NoCore::Stalled, ErrorKind::Capture),
+        CaptureError::Quota => (NoCore::Quota, ErrorKind::Quota),
+        CaptureError::DiskFull(_) => (NoCore::DiskFull, ErrorKind::DiskFull),
+        CaptureError::Cancelled | CaptureError::Write(_) | CaptureError::Read(_) => {
+            (NoCore::WriteError, ErrorKind::Capture)
+        }
     };
     tracing::error!("crash {} of process {} ({}): no core: {failure}", record.id, record.key.pid, record.comm);
     context.metrics.error(kind);
@@ -351,7 +355,7 @@ fn failed(context: &Context, record: &mut Record, failure: &Failure) -> CoreRepo
 }
 
 async fn publish(context: &Arc<Context>, offer: &Offer, triaged: &mut Triaged, captured: CapturedCore) -> CoreReport {
-    let CapturedCore { writer, expected, cut, stage, notes } = captured;
+    let CapturedCore { writer, expected_len: expected, truncation: cut, staging: stage, notes } = captured;
     let CoreWriter { file, reservation, .. } = writer;
     if let Some(notes) = notes.filter(|_| offer.pid.is_none()) {
         triaged.record.complete_from_notes(notes.signal, notes.uid, notes.gid, notes.comm);
@@ -368,17 +372,17 @@ async fn publish(context: &Arc<Context>, offer: &Offer, triaged: &mut Triaged, c
     });
     let published = published.await;
     if let Some(stage) = stage {
-        let _ = spawn_blocking(move || stage.clear()).await;
+        let _ = spawn_blocking(move || stage.free()).await;
     }
     match published {
         Ok((Ok(stored), record)) => {
-            reservation.settle(record.id.clone(), record.time_us, stored);
+            reservation.commit(record.id.clone(), record.time_us, stored);
             context.metrics.captured_bytes.inc_by(content);
             context.metrics.written_bytes.inc_by(stored);
             triaged.record = record;
             triaged.record.core.clone()
         }
-        Ok((Err(error), _)) => failed(context, &mut triaged.record, &Failure::from(error)),
-        Err(error) => failed(context, &mut triaged.record, &Failure::Write(io::Error::other(error))),
+        Ok((Err(error), _)) => failed(context, &mut triaged.record, &CaptureError::from(error)),
+        Err(error) => failed(context, &mut triaged.record, &CaptureError::Write(io::Error::other(error))),
     }
 }

@@ -90,7 +90,7 @@ fn keep(watchdog: Option<Duration>, health: &HealthMonitor, words: &Receiver<Wor
 
 /// `WATCHDOG=1`, unless somebody at work has not moved for half of the period.
 fn keepalive(period: Duration, health: &HealthMonitor, told: &mut Option<String>) {
-    let stuck = health.stuck(period / 2);
+    let stuck = health.stuck_worker(period / 2);
     match &stuck {
         None => send(&[NotifyState::Watchdog]),
         Some(who) if *told != stuck => {

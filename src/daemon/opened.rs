@@ -3,7 +3,7 @@
 use super::context::Context;
 use super::giver::Giver;
 use super::road::RoadError;
-use crate::capture::{self, Failure, Head};
+use crate::capture::{self, CaptureError, PeekedHeaders};
 use crate::elf;
 use coreward_wire::{Offer, Request};
 use std::fs::File;
@@ -44,8 +44,8 @@ pub(super) async fn open(
     offer: &Offer,
     core: OwnedFd,
     mut before: Option<OwnedFd>,
-    seen: Option<Result<Arc<Head>, Failure>>,
-) -> Result<Result<Opened, Failure>, RoadError> {
+    seen: Option<Result<Arc<PeekedHeaders>, CaptureError>>,
+) -> Result<Result<Opened, CaptureError>, RoadError> {
     let Giver::Shim(link) = giver else {
         let (head, saved_at) = if may_parse(offer) { saved(&core) } else { (None, None) };
         return Ok(Ok(Opened { core, before, head, saved_at }));
@@ -57,15 +57,16 @@ pub(super) async fn open(
                 Some(seen) => seen.map(Arc::unwrap_or_clone),
                 None => {
                     let (pipe, cancelled) = (core.try_clone(), context.cancel_switch());
-                    let looked =
-                        spawn_blocking(move || capture::peek(pipe.map_err(Failure::Read)?.as_fd(), &cancelled));
-                    looked.await.unwrap_or_else(|error| Err(Failure::Read(io::Error::other(error))))
+                    let looked = spawn_blocking(move || {
+                        capture::peek_headers(pipe.map_err(CaptureError::Read)?.as_fd(), &cancelled)
+                    });
+                    looked.await.unwrap_or_else(|error| Err(CaptureError::Read(io::Error::other(error))))
                 }
             };
             match seen {
-                Ok(Head::Whole(bytes)) => head = Some(bytes),
-                Ok(Head::Long(bytes)) => before = link.ask_for_fd(Request::Head(bytes)).await?,
-                Ok(Head::Other(_) | Head::Nothing) => {}
+                Ok(PeekedHeaders::Complete(bytes)) => head = Some(bytes),
+                Ok(PeekedHeaders::TooLong(bytes)) => before = link.ask_for_fd(Request::Head(bytes)).await?,
+                Ok(PeekedHeaders::Unsupported(_) | PeekedHeaders::Empty) => {}
                 Err(failure) => return Ok(Err(failure)),
             }
         }

@@ -7,7 +7,7 @@ use super::memo::Memo;
 use super::opened::{Opened, may_parse};
 use super::triage::Triaged;
 use super::{core, details, fds, opened, sight, stack, triage};
-use crate::capture::Failure;
+use crate::capture::CaptureError;
 use crate::config::{Config, Storage};
 use crate::crash::{CoreOutcome, CoreReport, Decision, Keep, NoCore, Origin, Reason, Record};
 use crate::report::{self, ErrorKind};
@@ -119,7 +119,7 @@ pub(super) async fn record(
             giver.tell(&DaemonMessage::Release { checkpoint: kept, fds: Vec::new(), quiet: true }).await?;
         }
         None => {
-            let opened = opened.unwrap_or(Err(Failure::Empty));
+            let opened = opened.unwrap_or(Err(CaptureError::Empty));
             triaged.record.core = core::store(context, giver, &offer, &mut triaged, &config, opened, fds).await?;
         }
     }
@@ -133,7 +133,7 @@ async fn look(
     offer: &Offer,
     mut core: Option<OwnedFd>,
     fds: &mut Vec<(FdKind, OwnedFd)>,
-) -> Result<(Triaged, Option<Result<Opened, Failure>>), RoadError> {
+) -> Result<(Triaged, Option<Result<Opened, CaptureError>>), RoadError> {
     if core.is_none() && giver.has_core(offer) {
         core = giver.core().await?;
     }

@@ -6,7 +6,7 @@ use super::fds;
 use super::probe::probe_within;
 use super::stack::{LOOK_WITHIN, Looked, MemorySource, looked};
 use super::triage::{FromMemory, read_memory};
-use crate::capture::{self, Failure, Head};
+use crate::capture::{self, CaptureError, PeekedHeaders};
 use crate::crash::program_of;
 use crate::crash::text::from_bytes;
 use coreward_wire::{FdKind, Offer};
@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex};
 #[derive(Default)]
 pub(super) struct Sight {
     /// What stands in front of the core; `None`: nobody looked.
-    pub(super) head: Option<Result<Arc<Head>, Failure>>,
+    pub(super) head: Option<Result<Arc<PeekedHeaders>, CaptureError>>,
     pub(super) memory: Option<FromMemory>,
     pub(super) looked: Option<Looked>,
     /// All was read that can be.
@@ -42,14 +42,17 @@ pub(super) async fn see(
     let sight = Arc::clone(&seen);
     let read = move || {
         // First what never hangs: it is the kernel's own.
-        let head = core.map(|core| capture::peek(core.map_err(Failure::Read)?.as_fd(), &cancelled).map(Arc::new));
+        let head =
+            core.map(|core| capture::peek_headers(core.map_err(CaptureError::Read)?.as_fd(), &cancelled).map(Arc::new));
         let whole = head.as_ref().and_then(|head| head.as_ref().ok()).map(Arc::clone);
         lock(&sight).head = head;
         let memory = read_memory(cmdline, auxv, mem.as_ref());
         let build_id = memory.exe_build_id.clone();
         lock(&sight).memory = Some(memory);
         let looked = match whole.as_deref() {
-            Some(Head::Whole(head)) => looked(head, mem.map(MemorySource::Live), signal, build_id.as_deref(), &program),
+            Some(PeekedHeaders::Complete(head)) => {
+                looked(head, mem.map(MemorySource::Live), signal, build_id.as_deref(), &program)
+            }
             _ => None,
         };
         // Whoever waits takes the head as it is, and need not copy it.
