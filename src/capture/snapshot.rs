@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 /// A core with at most this many bytes that are not zero is copied into memory before it is compressed. However far its pages are
 /// apart, that takes a fraction of the time that compressing takes.
 const IN_MEMORY_MAX: u64 = 80 << 20;
-/// How long reading the dynamic linker's list of libraries may take. It is some hundred small reads.
+/// How long reading the dynamic linker's list of libraries may take. It takes a few hundred small reads.
 const LIBRARIES_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long copying the priority ranges may take.
 const PRIORITY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -37,7 +37,7 @@ pub struct SnapshotRequest<'a> {
     pub headers: Vec<u8>,
     /// The memory of the process.
     pub memory: ProcessMemory,
-    /// Its `/proc/PID/maps`. If it is empty, no memory is taken for sparse.
+    /// Its `/proc/PID/maps`. If it is empty, no memory is treated as sparse.
     pub maps: String,
     /// The file for the core.
     pub writer: CoreWriter,

@@ -110,7 +110,7 @@ impl StagingArea {
         let Some(spill) = self.spill.as_ref().filter(|_| range.start >= self.spill_start()) else { return };
         let mut freed_to = self.freed_to.lock().unwrap_or_else(PoisonError::into_inner);
         *freed_to = (*freed_to).max(range.end);
-        // Recorded first: if this daemon is killed, its successor must not take the hole for zeros of the core.
+        // Recorded first: if this daemon is killed, its successor must not mistake the hole for zeros of the core.
         if self.memory.write_all_at(&freed_to.to_le_bytes(), freed_to_offset(total_len)).is_err() {
             return;
         }

@@ -169,7 +169,7 @@ fn files(data: &[u8]) -> Option<Vec<MappedFile>> {
 }
 
 #[cfg(test)]
-#[expect(clippy::indexing_slicing, reason = "a test may panic")]
+#[expect(clippy::indexing_slicing, clippy::cast_possible_truncation, reason = "a test may panic")]
 mod tests {
     use super::*;
     use proptest::prelude::*;

@@ -22,7 +22,7 @@ const NT_GO_BUILD_ID: u32 = 4;
 const NT_FDO_PACKAGING_METADATA: u32 = 0xcafe_1a7e;
 /// Longest package metadata that is accepted, in bytes; distributions write about 150.
 const MAX_PACKAGE: usize = 1024;
-/// Longest range of notes that is read, in bytes: a build-id has 20, package metadata some hundred.
+/// Longest range of notes that is read, in bytes: a build-id has 20, package metadata a few hundred.
 const MAX_NOTES: u64 = 64 * 1024;
 
 /// Where the notes of an image are in memory; `table` are its program headers, found at `address` (AT_PHDR).
@@ -137,7 +137,7 @@ pub fn build_id(bytes: &[u8]) -> Option<String> {
 }
 
 #[cfg(test)]
-#[expect(clippy::indexing_slicing, reason = "a test may panic")]
+#[expect(clippy::indexing_slicing, clippy::cast_possible_truncation, reason = "a test may panic")]
 mod tests {
     use super::*;
 

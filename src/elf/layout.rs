@@ -185,7 +185,7 @@ pub(super) fn put<const N: usize>(header: &mut [u8], offset: usize, value: [u8; 
 }
 
 #[cfg(test)]
-#[expect(clippy::indexing_slicing, reason = "a test may panic")]
+#[expect(clippy::indexing_slicing, clippy::cast_possible_truncation, reason = "a test may panic")]
 pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;

@@ -66,7 +66,6 @@ fn follow_list(
 }
 
 #[cfg(test)]
-#[expect(clippy::indexing_slicing, reason = "a test may panic")]
 mod tests {
     use super::*;
     use std::os::unix::fs::FileExt;

@@ -16,7 +16,7 @@ pub(super) struct FunctionTable {
     pub(super) address: u64,
 }
 
-/// Longest entry that is accepted, in bytes. Those of GCC and LLVM have some hundred.
+/// Longest entry that is accepted, in bytes. Those of GCC and LLVM have a few hundred.
 const MAX_ENTRY: usize = 256 << 10;
 
 // Pointer encodings (Linux Standard Base, "DWARF Extensions").
@@ -123,7 +123,7 @@ fn covered_code(section: &[u8], address: u64, fde: usize) -> Option<Range<u64>> 
 }
 
 #[cfg(test)]
-#[expect(clippy::indexing_slicing, reason = "a test may panic")]
+#[expect(clippy::indexing_slicing, clippy::cast_possible_truncation, reason = "a test may panic")]
 mod tests {
     use super::*;
     use crate::unwind::ReadMemory;

@@ -34,7 +34,7 @@ pub(super) struct ModuleTable<'a> {
 /// Modules beyond this number are ignored, since the record has to fit into a message. Those of the frames are read first.
 const MAX_MODULES: usize = 256;
 const NOTES_PER_MODULE: usize = 8;
-/// The path that stands for the vDSO, which is no file.
+/// The path that stands for the vDSO, which is not a file.
 pub(super) const VDSO: &str = "[vdso]";
 
 impl<'a> ModuleTable<'a> {

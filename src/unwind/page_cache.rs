@@ -89,7 +89,7 @@ mod tests {
     impl ReadMemory for Counting {
         fn read_exact_at(&self, address: u64, buffer: &mut [u8]) -> bool {
             self.0.set(self.0.get() + 1);
-            buffer.fill((address / PAGE as u64) as u8);
+            buffer.fill((address / PAGE as u64).to_le_bytes()[0]);
             address < 0x10_0000_0000
         }
     }
