@@ -1,6 +1,7 @@
-//! Makes a seed for the target `unwind` of a core that has been exported: `cargo run --release --example seed CORE > corpus/unwind/name`.
+//! Makes a seed for the fuzz target `unwind` from an uncompressed core:
+//! `cargo run --release --example seed CORE > corpus/unwind/NAME`.
 
-use coreward::elf::{CoreLayout, head_length};
+use coreward::elf::{CoreLayout, headers_len};
 use coreward::unwind::ReadMemory;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -8,15 +9,17 @@ use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 
-struct Recorder<'a> {
+/// Reads memory from a core, and remembers what was read.
+struct RecordingMemory<'a> {
     core: File,
     layout: &'a CoreLayout,
     pages: RefCell<BTreeMap<u64, Vec<u8>>>,
 }
 
-impl ReadMemory for Recorder<'_> {
-    fn look(&self, address: u64, buffer: &mut [u8]) -> bool {
-        let read = self.layout.find(address).is_some_and(|place| self.core.read_exact_at(buffer, place.start).is_ok());
+impl ReadMemory for RecordingMemory<'_> {
+    fn read_exact_at(&self, address: u64, buffer: &mut [u8]) -> bool {
+        let range = self.layout.file_range(address);
+        let read = range.is_some_and(|range| self.core.read_exact_at(buffer, range.start).is_ok());
         if read {
             self.pages.borrow_mut().insert(address, buffer.to_vec());
         }
@@ -26,20 +29,20 @@ impl ReadMemory for Recorder<'_> {
 
 fn main() {
     let path = std::env::args().nth(1).expect("usage: seed CORE");
-    let core = File::open(&path).expect("the core");
+    let core = File::open(&path).expect("the core can be opened");
     let mut start = vec![0; 4096];
-    core.read_exact_at(&mut start, 0).expect("a head");
-    let mut head = vec![0; head_length(&start).expect("a core") as usize];
-    core.read_exact_at(&mut head, 0).expect("a whole head");
-    let layout = CoreLayout::read(&head).expect("a core of the kernel's");
-    let recorder = Recorder { core, layout: &layout, pages: RefCell::default() };
-    let (id, frames) = coreward_fuzz::look(&head, &recorder).expect("a core");
-    eprintln!("{id}: {} frames, {} pages", frames.len(), recorder.pages.borrow().len());
+    core.read_exact_at(&mut start, 0).expect("the core has an ELF header");
+    let mut headers = vec![0; headers_len(&start).expect("the file is a core") as usize];
+    core.read_exact_at(&mut headers, 0).expect("the core has its headers");
+    let layout = CoreLayout::read(&headers).expect("the kernel wrote the core");
+    let memory = RecordingMemory { core, layout: &layout, pages: RefCell::default() };
+    let (id, frames) = coreward_fuzz::analyze(&headers, &memory).expect("the core can be unwound");
+    eprintln!("{id}: {} frames, {} pages", frames.len(), memory.pages.borrow().len());
     let mut out = std::io::stdout().lock();
-    out.write_all(&(head.len() as u32).to_le_bytes()).expect("stdout");
-    out.write_all(&head).expect("stdout");
-    for (address, page) in recorder.pages.borrow().iter() {
-        out.write_all(&address.to_le_bytes()).expect("stdout");
-        out.write_all(page).expect("stdout");
+    out.write_all(&(headers.len() as u32).to_le_bytes()).expect("stdout can be written");
+    out.write_all(&headers).expect("stdout can be written");
+    for (address, page) in memory.pages.borrow().iter() {
+        out.write_all(&address.to_le_bytes()).expect("stdout can be written");
+        out.write_all(page).expect("stdout can be written");
     }
 }

@@ -1,4 +1,4 @@
-//! The record in front of a stored core, which may come from another machine.
+//! The record at the beginning of a core file, which may come from another machine.
 #![no_main]
 
 use coreward::store::format::read_record;

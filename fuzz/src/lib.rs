@@ -1,19 +1,20 @@
-//! What the fuzz targets share: a crashed process as one piece of bytes.
+//! What the fuzz targets share: a crashed process as one sequence of bytes.
 //!
-//! Four bytes of length, so many bytes of head (headers and notes of a core), then pages: eight bytes of address, 4096 of memory.
+//! Four bytes hold the length of the core's headers (little-endian); the headers follow, and then pages: eight bytes of
+//! address and 4096 bytes of memory each.
 
 use coreward::crash::Frame;
 use coreward::elf::CoreLayout;
-use coreward::unwind::{SignatureInput, ReadMemory, Process, compute_signature};
+use coreward::unwind::{ProcessUnwinder, ReadMemory, SignatureInput, compute_signature};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 
 const PAGE: usize = 4096;
 
-/// Pages by address.
-pub struct Pages(pub BTreeMap<u64, Vec<u8>>);
+/// Memory that consists of the pages in the map, by address.
+pub struct SparseMemory(pub BTreeMap<u64, Vec<u8>>);
 
-impl ReadMemory for Pages {
+impl ReadMemory for SparseMemory {
     fn read_exact_at(&self, address: u64, buffer: &mut [u8]) -> bool {
         let Some((start, page)) = self.0.range(..=address).next_back() else { return false };
         let from = usize::try_from(address - start).unwrap_or(usize::MAX);
@@ -27,38 +28,38 @@ impl ReadMemory for Pages {
     }
 }
 
-/// Takes a piece apart.
-pub fn parse(bytes: &[u8]) -> Option<(&[u8], Pages)> {
+/// Splits the input into the headers of a core and memory.
+pub fn parse_crash(bytes: &[u8]) -> Option<(&[u8], SparseMemory)> {
     let (length, rest) = bytes.split_first_chunk::<4>()?;
     let length = usize::try_from(u32::from_le_bytes(*length)).ok()?;
-    let (head, rest) = rest.split_at_checked(length)?;
+    let (headers, rest) = rest.split_at_checked(length)?;
     let pages = rest.chunks(8 + PAGE).filter_map(|chunk| {
         let (address, page) = chunk.split_first_chunk::<8>()?;
         let mut page = page.to_vec();
         page.resize(PAGE, 0);
         Some((u64::from_le_bytes(*address), page))
     });
-    Some((head, Pages(pages.collect())))
+    Some((headers, SparseMemory(pages.collect())))
 }
 
-/// All that the daemon does with a crash before it decides.
-pub fn look(head: &[u8], memory: &dyn ReadMemory) -> Option<(String, Vec<Frame>)> {
-    let layout = CoreLayout::read(head).ok()?;
-    let mut process = Process::new(&layout, memory);
-    // The daemon's clock ends it after some milliseconds; here so many steps do.
+/// Does what the daemon does with a crash before it decides what to keep. Returns the signature and the crashed thread's frames.
+pub fn analyze(headers: &[u8], memory: &dyn ReadMemory) -> Option<(String, Vec<Frame>)> {
+    let layout = CoreLayout::read(headers).ok()?;
+    let mut process = ProcessUnwinder::new(&layout, memory);
+    // The daemon stops after some milliseconds. Counting steps instead keeps runs reproducible.
     let steps = Cell::new(0_u32);
-    let go_on = || {
+    let keep_going = || {
         steps.set(steps.get() + 1);
         steps.get() < 4096
     };
-    let frames = process.crashed(&go_on);
-    let others = process.others(64, &go_on);
+    let frames = process.crashed_thread(&keep_going);
+    let others = process.other_threads(64, &keep_going);
     assert!(others.iter().all(|(_, frames)| frames.len() <= 64));
-    let modules = process.modules(&go_on);
+    let modules = process.into_modules(&keep_going);
     let signature = compute_signature(&SignatureInput {
         signal: Some(11),
-        fault: layout.dump.siginfo.map(|info| info.value),
-        stack_pointer: layout.dump.threads.first().map(|thread| thread.registers.stack()),
+        fault: layout.notes.siginfo.map(|info| info.value),
+        stack_pointer: layout.notes.threads.first().map(|thread| thread.registers.stack_pointer()),
         frames: &frames,
         module: &|number| modules.get(number as usize),
         is_code: &|address| layout.is_code(address),

@@ -1,8 +1,9 @@
-//! What a shim keeps of a core whose process has gone, so that the next daemon can go on where this one was killed.
+//! What a shim keeps of a snapshot, so that the next daemon can finalize the core if this one is killed.
 
-use super::chunk;
-use super::core_writer::{CoreWriter, Failure, Limits};
-use super::plan::Plan;
+use super::chunk::{self, CHUNK_LEN, frame_content};
+use super::core_writer::{CoreLimits, CoreWriter};
+use super::error::CaptureError;
+use super::plan::CapturePlan;
 use super::snapshot::{Snapshot, process_notes};
 use super::staging::StagingArea;
 use crate::crash::Truncation;
@@ -17,58 +18,64 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-/// What the files alone do not tell.
+/// The state of a snapshot that its files do not show. The names in JSON are those of earlier versions, which may have written
+/// it: a daemon is upgraded while shims wait.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CaptureCheckpoint {
-    /// Bytes kept for the record in front of the core.
+    /// Bytes that the core file keeps free for the record.
     record_room: usize,
-    /// Bytes of headers and notes.
-    head: usize,
-    /// Behind the last chunk to be stored.
-    end: u64,
-    /// From here on the core is on disk.
-    raw_from: u64,
-    /// Chunks that were put aside where it was cut.
-    aside: Vec<(u64, u64)>,
-    cut: Option<Truncation>,
+    /// Length of the headers, in bytes.
+    #[serde(rename = "head")]
+    headers_len: usize,
+    /// The first chunk that is not to be stored.
+    #[serde(rename = "end")]
+    chunks_end: u64,
+    /// The core from this offset on is in the spill file.
+    #[serde(rename = "raw_from")]
+    spill_start: u64,
+    /// If the core is truncated, the ranges that are staged completely.
+    #[serde(rename = "aside")]
+    spilled: Vec<(u64, u64)>,
+    #[serde(rename = "cut")]
+    truncation: Option<Truncation>,
     level: i32,
     in_memory: bool,
 }
 
-/// The files.
+/// The files of a snapshot.
 #[derive(Debug)]
 pub struct CheckpointFiles {
-    /// The core's own.
+    /// The core file.
     pub file: OwnedFd,
-    /// The stage in memory.
+    /// What is staged in memory.
     pub memory: OwnedFd,
-    /// The stage on disk.
-    pub raw: Option<OwnedFd>,
+    /// What is staged on disk.
+    pub spill: Option<OwnedFd>,
 }
 
 impl Snapshot {
     /// What the shim has to keep.
     ///
     /// # Errors
-    /// No descriptor left.
+    /// Errors of fcntl(2).
     pub fn save_checkpoint(&self) -> io::Result<(CaptureCheckpoint, CheckpointFiles)> {
-        let (memory, raw) = self.stage.share()?;
-        let kept = CaptureCheckpoint {
+        let (memory, spill) = self.staging.clone_files()?;
+        let checkpoint = CaptureCheckpoint {
             record_room: self.writer.file.record_room(),
-            head: usize::try_from(self.plan.layout.notes.end).unwrap_or(usize::MAX),
-            end: self.end,
-            raw_from: self.stage.raw_from(),
-            aside: merged(&self.aside),
-            cut: self.cut,
+            headers_len: usize::try_from(self.plan.layout.notes_range.end).unwrap_or(usize::MAX),
+            chunks_end: self.chunks_end,
+            spill_start: self.staging.spill_start(),
+            spilled: merge_adjacent(&self.spilled),
+            truncation: self.truncation,
             level: self.level,
             in_memory: self.in_memory,
         };
-        Ok((kept, CheckpointFiles { file: self.writer.file.share()?, memory, raw }))
+        Ok((checkpoint, CheckpointFiles { file: self.writer.file.share()?, memory, spill }))
     }
 }
 
-/// Neighbouring ranges as one, so that few words tell of many.
-fn merged(ranges: &[Range<u64>]) -> Vec<(u64, u64)> {
+/// Merges adjacent ranges, to keep the checkpoint short.
+fn merge_adjacent(ranges: &[Range<u64>]) -> Vec<(u64, u64)> {
     let mut merged: Vec<(u64, u64)> = Vec::new();
     for range in ranges {
         match merged.last_mut() {
@@ -79,50 +86,63 @@ fn merged(ranges: &[Range<u64>]) -> Vec<(u64, u64)> {
     merged
 }
 
-/// The chunks that lie in `range`.
-fn chunks(range: Range<u64>, total: u64) -> impl Iterator<Item = Range<u64>> {
-    (range.start / chunk::CHUNK..chunk::count(range.end.min(total))).map(move |number| chunk::range(number, total))
+/// The chunks in a range of the core.
+fn chunks_in(range: Range<u64>, total_len: u64) -> impl Iterator<Item = Range<u64>> {
+    let numbers = range.start / CHUNK_LEN..chunk::count(range.end.min(total_len));
+    numbers.map(move |number| chunk::range(number, total_len))
 }
 
 impl CaptureCheckpoint {
-    /// Goes on with what a shim kept.
+    /// Restores a snapshot from what a shim kept.
     ///
     /// # Errors
-    /// The files are not what they were, or there is no room.
+    /// The files are not those of the checkpoint, or there is no room.
     pub fn resume(
         self,
         files: CheckpointFiles,
-        account: &Arc<QuotaHandle>,
-        limits: Limits,
-    ) -> Result<Snapshot, Failure> {
-        let raw = files.raw.map(|raw| (File::from(raw), self.raw_from));
-        let stage = StagingArea::kept(File::from(files.memory), raw, Arc::clone(account)).map_err(Failure::write)?;
-        let mut head = vec![0; self.head.min(elf::MAX_HEADERS)];
-        stage.memory.read_exact_at(&mut head, 0).map_err(Failure::Read)?;
-        let layout = CoreLayout::read(&head).map_err(Failure::NotACore)?;
-        let total = layout.total;
-        let Ok(plan) = Plan::new(layout, "", &[], |_, _| Ok::<(), Infallible>(()));
-        let expected = |number: u64| {
-            let part = chunk::framed(&chunk::range(number, total));
-            (number < self.end).then_some((part.end - part.start) as u32)
+        quota: &Arc<QuotaHandle>,
+        limits: CoreLimits,
+    ) -> Result<Snapshot, CaptureError> {
+        let spill = files.spill.map(|spill| (File::from(spill), self.spill_start));
+        let staging = StagingArea::from_checkpoint(File::from(files.memory), spill, Arc::clone(quota))
+            .map_err(CaptureError::from_write)?;
+        let mut headers = vec![0; self.headers_len.min(elf::MAX_HEADERS)];
+        staging.memory.read_exact_at(&mut headers, 0).map_err(CaptureError::Read)?;
+        let layout = CoreLayout::read(&headers).map_err(CaptureError::NotACore)?;
+        let total_len = layout.total_len;
+        let Ok(plan) = CapturePlan::new(layout, "", &[], |_, _| Ok::<(), Infallible>(()));
+        let expected_content = |number: u64| {
+            let part = chunk::framed_part(&chunk::range(number, total_len));
+            (number < self.chunks_end).then(|| frame_content(part.len()))
         };
         let header = plan.layout.header.to_vec();
-        let file = CoreFile::resume(File::from(files.file), self.record_room, header, expected)?;
-        let turn = file.frames();
-        let (mut cut, mut aside): (_, Vec<_>) =
-            (self.cut, self.aside.iter().flat_map(|(from, to)| chunks(*from..*to, total)).collect());
-        let (mut end, by_limit) = (self.end, cut.is_none_or(Truncation::is_a_size));
-        // From here on the stage still has it all.
-        let staged = stage.gone_before(total).max(self.raw_from.min(end * chunk::CHUNK));
-        if !self.in_memory && by_limit && turn * chunk::CHUNK < staged {
-            // Frames had been taken away again to make room, and what they came from is gone.
-            cut = cut.or(Some(Truncation::Resumed));
-            aside = chunks(staged..end * chunk::CHUNK, total).collect();
-            end = turn;
+        let file = CoreFile::resume(File::from(files.file), self.record_room, header, expected_content)?;
+        let next_chunk = file.frames();
+        let mut truncation = self.truncation;
+        let mut chunks_end = self.chunks_end;
+        let mut spilled: Vec<_> = self.spilled.iter().flat_map(|(from, to)| chunks_in(*from..*to, total_len)).collect();
+        let is_shortened = truncation.is_some_and(|truncation| !truncation.is_a_size());
+        // The staging area has everything from this offset on.
+        let staged_from = staging.recorded_freed_to(total_len).max(self.spill_start.min(chunks_end * CHUNK_LEN));
+        if !self.in_memory && !is_shortened && next_chunk * CHUNK_LEN < staged_from {
+            // The earlier daemon removed frames to make room, and had already freed the chunks that they came from.
+            truncation = truncation.or(Some(Truncation::Resumed));
+            spilled = chunks_in(staged_from..chunks_end * CHUNK_LEN, total_len).collect();
+            chunks_end = next_chunk;
         }
-        let notes = process_notes(&head);
-        let writer = CoreWriter::new(file, Arc::clone(account), limits)?;
-        let (stage, plan) = (Arc::new(stage), Arc::new(plan));
-        Ok(Snapshot { writer, stage, plan, turn, end, aside, cut, notes, level: self.level, in_memory: self.in_memory })
+        let notes = process_notes(&headers);
+        let writer = CoreWriter::new(file, Arc::clone(quota), limits)?;
+        Ok(Snapshot {
+            writer,
+            staging: Arc::new(staging),
+            plan: Arc::new(plan),
+            next_chunk,
+            chunks_end,
+            spilled,
+            truncation,
+            notes,
+            level: self.level,
+            in_memory: self.in_memory,
+        })
     }
 }

@@ -1,57 +1,68 @@
-//! A core in chunks: what one frame holds, and where its bytes can come from.
+//! The chunks of a core, each of which becomes one frame of the file, and where their bytes are read from.
 
 use crate::store::format::{FRAME_LEN, HEADER_LEN};
 use std::io;
 use std::ops::Range;
 use thiserror::Error;
 
-/// Length of a chunk.
-pub const CHUNK: u64 = FRAME_LEN as u64;
+/// Length of a chunk, in bytes.
+pub const CHUNK_LEN: u64 = FRAME_LEN as u64;
 
-/// Somewhere to read the bytes of a core from, by their place in the core.
-pub trait Fill: Send + Sync {
-    /// Fills `buffer` with `range` of the core.
+/// A source of the bytes of a core.
+pub trait CoreSource: Send + Sync {
+    /// Reads `range` of the core into the beginning of `buffer`, which must have room for it.
     ///
     /// # Errors
-    /// The bytes can't be had any more.
-    fn fill(&self, range: Range<u64>, buffer: &mut [u8]) -> Result<Filled, SourceError>;
+    /// The bytes are not available any more.
+    fn read_range(&self, range: Range<u64>, buffer: &mut [u8]) -> Result<RangeData, SourceError>;
 }
 
-/// What came.
+/// The outcome of [`CoreSource::read_range`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Filled {
-    /// Nothing but zeros; the buffer was not written.
+pub enum RangeData {
+    /// The range has nothing but zeros, and the buffer was not written.
     Zeros,
-    /// The buffer is full.
-    Data,
+    /// The buffer holds the range.
+    Bytes,
 }
 
-/// Why bytes of a core can't be had.
+/// Why bytes of a core could not be copied.
 #[derive(Debug, Error)]
 pub enum SourceError {
     /// The process was killed while it was dumped: its memory is gone.
     #[error("the process was killed")]
-    Gone,
-    /// Its memory, or what was kept of it, can't be read.
-    #[error("it can't be read: {0}")]
-    Io(io::Error),
-    /// What was read can't be put aside.
-    #[error("it can't be put aside: {0}")]
+    ProcessGone,
+    /// The memory of the process, or the staged copy of it, cannot be read.
+    #[error("the memory cannot be read: {0}")]
+    Read(io::Error),
+    /// The copy cannot be written to the staging area.
+    #[error("the memory cannot be staged: {0}")]
     Write(io::Error),
 }
 
-/// How many chunks a core of `total` bytes has.
-pub fn count(total: u64) -> u64 {
-    total.div_ceil(CHUNK)
+/// Number of chunks in a core of `total_len` bytes.
+pub fn count(total_len: u64) -> u64 {
+    total_len.div_ceil(CHUNK_LEN)
 }
 
-/// The bytes of chunk `number` in a core of `total` bytes.
-pub fn range(number: u64, total: u64) -> Range<u64> {
-    number * CHUNK..((number + 1) * CHUNK).min(total)
+/// The range of chunk `number` in a core of `total_len` bytes.
+pub fn range(number: u64, total_len: u64) -> Range<u64> {
+    number * CHUNK_LEN..((number + 1) * CHUNK_LEN).min(total_len)
 }
 
-/// The part of a chunk's bytes that its frame has: the first one leaves the ELF header to the frame in front of it.
-pub fn framed(range: &Range<u64>) -> Range<usize> {
+/// The part of a chunk that its frame holds, relative to the chunk: the ELF header, at the beginning of the first chunk, has a
+/// frame of its own.
+pub fn framed_part(range: &Range<u64>) -> Range<usize> {
     let skip = if range.start == 0 { HEADER_LEN } else { 0 };
-    skip..(range.end - range.start) as usize
+    skip..buffer_len(range)
+}
+
+/// Length of a range that fits into memory, in bytes.
+pub fn buffer_len(range: &Range<u64>) -> usize {
+    usize::try_from(range.end - range.start).unwrap_or(usize::MAX)
+}
+
+/// Length of a frame's content as the file format has it. A frame holds at most [`FRAME_LEN`] bytes.
+pub fn frame_content(length: usize) -> u32 {
+    u32::try_from(length).unwrap_or(u32::MAX)
 }

@@ -1,4 +1,4 @@
-//! Where the bytes of a core come from: the kernel's pipe, or a file of the spool.
+//! Reads a core as a stream: from the kernel's pipe, or from a file in the spool.
 
 use super::health::Heartbeat;
 use coreward_sys::pipe::{self, Ready};
@@ -8,64 +8,64 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
-/// A stream of core bytes that can be called off.
+/// A stream of core bytes whose reads can be cancelled.
 #[derive(Debug)]
-pub struct StreamReader {
-    /// What was taken out of the stream before, to be read first.
-    before: Option<File>,
+pub struct CoreStream {
+    /// What the shim took out of the pipe, to be read first.
+    prefix: Option<File>,
     file: File,
     cancelled: CancellationToken,
 }
 
-/// What came.
+/// The outcome of [`CoreStream::fill`].
 #[derive(Clone, Copy, Debug)]
 pub struct StreamRead {
-    /// How many bytes.
+    /// Bytes that were read.
     pub bytes: usize,
-    /// The stream has stood still for so long that no more is waited for.
+    /// No data arrived for too long.
     pub stalled: bool,
 }
 
-/// A page from a disk takes milliseconds. Where none comes for this long, the kernel waits for a mount that is dead, or
-/// that a user made to stand still; neither the worker nor the other crashes may wait with it.
-const STALL: Duration = Duration::from_secs(20);
-/// How often a wait for the kernel looks whether it was called off.
-const LOOK: Duration = Duration::from_millis(250);
-/// What an unprivileged pipe may grow to (fs.pipe-max-size); fewer turns for the same bytes.
+/// A page from a disk arrives within milliseconds. If none does for this long, the kernel waits for a mount that is dead, or that
+/// a user blocks on purpose; the worker is not to wait with it.
+const STALL_TIMEOUT: Duration = Duration::from_secs(20);
+/// How often a wait checks whether it was cancelled.
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
+/// Largest size of an unprivileged pipe, in bytes (fs.pipe-max-size): the fewer reads, the faster.
 const PIPE_SIZE: i32 = 1 << 20;
 
-impl StreamReader {
-    /// A stream from `core`, `before` in front of it, until `cancelled` is set.
-    pub fn new(core: OwnedFd, before: Option<OwnedFd>, cancelled: CancellationToken) -> Self {
-        let before = before.map(File::from).and_then(|mut before| before.rewind().ok().map(|()| before));
-        // Best effort: it fails for a file of the spool, and where the user's pipes have used up their share.
+impl CoreStream {
+    /// A stream of `prefix` and then `core`, whose reads fail once `cancelled` is set.
+    pub fn new(core: OwnedFd, prefix: Option<OwnedFd>, cancelled: CancellationToken) -> Self {
+        let prefix = prefix.map(File::from).and_then(|mut prefix| prefix.rewind().ok().map(|()| prefix));
+        // This fails for a file of the spool, and once the user's pipes have reached fs.pipe-user-pages-soft.
         let _ = pipe::set_size(core.as_fd(), PIPE_SIZE);
-        Self { before, file: File::from(core), cancelled }
+        Self { prefix, file: File::from(core), cancelled }
     }
 
-    /// Fills `buffer` from the stream; less than its length only at the end, or where it stands still.
+    /// Fills `buffer`; less than all of it only at the end of the stream, or if the stream stalls.
     ///
     /// # Errors
-    /// `Interrupted` when the stream was called off, otherwise what read(2) says.
+    /// `Interrupted` if the stream was cancelled, otherwise errors of read(2).
     pub fn fill(&mut self, buffer: &mut [u8], heartbeat: &Heartbeat) -> io::Result<StreamRead> {
         let mut filled = 0;
-        while let Some(before) = self.before.as_mut().filter(|_| filled < buffer.len()) {
-            match before.read(&mut buffer[filled..])? {
-                0 => self.before = None,
+        while let Some(prefix) = self.prefix.as_mut().filter(|_| filled < buffer.len()) {
+            match prefix.read(&mut buffer[filled..])? {
+                0 => self.prefix = None,
                 count => filled += count,
             }
         }
         while filled < buffer.len() {
-            // The kernel writes at its own pace: a page may have to come from a slow disk. That is not this worker's fault.
+            // The kernel may have to wait for a slow disk, which is not this worker's fault.
             heartbeat.idle();
             let since = Instant::now();
-            while pipe::wait_readable(self.file.as_fd(), LOOK)? == Ready::TimedOut {
-                self.check()?;
-                if since.elapsed() >= STALL {
+            while pipe::wait_readable(self.file.as_fd(), POLL_INTERVAL)? == Ready::TimedOut {
+                self.check_cancelled()?;
+                if since.elapsed() >= STALL_TIMEOUT {
                     return Ok(StreamRead { bytes: filled, stalled: true });
                 }
             }
-            self.check()?;
+            self.check_cancelled()?;
             heartbeat.tick();
             match self.file.read(&mut buffer[filled..]) {
                 Ok(0) => break,
@@ -77,7 +77,7 @@ impl StreamReader {
         Ok(StreamRead { bytes: filled, stalled: false })
     }
 
-    fn check(&self) -> io::Result<()> {
+    fn check_cancelled(&self) -> io::Result<()> {
         if self.cancelled.is_cancelled() { Err(ErrorKind::Interrupted.into()) } else { Ok(()) }
     }
 }

@@ -1,63 +1,67 @@
-//! Proof of monitor: what the watchdog asks before it says that the daemon lives.
+//! Heartbeats of the daemon's workers, which the watchdog checks before it reports to systemd that the daemon is alive.
 
+use super::error::CaptureError;
 use coreward_sys::clock;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
-/// Everybody whose standstill is the daemon's.
+/// The heartbeats of all workers.
 #[derive(Clone, Debug, Default)]
 pub struct HealthMonitor {
-    beats: Arc<Mutex<Beats>>,
-    next: Arc<AtomicU64>,
+    workers: Arc<Mutex<Workers>>,
+    next_number: Arc<AtomicU64>,
 }
 
-/// Who beats, and when they last did, by number.
-type Beats = HashMap<u64, (String, Arc<AtomicU64>)>;
+/// Name and last tick of each worker, by number.
+type Workers = HashMap<u64, (String, Arc<AtomicU64>)>;
 
-/// One worker's pulse. Waiting for others is not work: a worker that rests is never late.
+/// The heartbeat of one worker. A worker that waits for something outside the daemon is idle, and never late.
 #[derive(Debug)]
 pub struct Heartbeat {
-    at: Arc<AtomicU64>,
+    /// Milliseconds since boot, or [`IDLE`].
+    last_tick: Arc<AtomicU64>,
     number: u64,
     monitor: HealthMonitor,
 }
 
-/// The worker is waiting for somebody outside of the daemon.
-const RESTING: u64 = u64::MAX;
+/// The worker waits for something outside the daemon.
+const IDLE: u64 = u64::MAX;
 
 impl HealthMonitor {
-    /// A new pulse, resting. It counts as long as it exists.
+    /// Registers a worker, which is idle at first. It is monitored until its heartbeat is dropped.
     pub fn register(&self, name: &str) -> Heartbeat {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let at = Arc::new(AtomicU64::new(RESTING));
-        self.lock().insert(number, (name.to_owned(), Arc::clone(&at)));
-        Heartbeat { at, number, monitor: self.clone() }
+        let number = self.next_number.fetch_add(1, Ordering::Relaxed);
+        let last_tick = Arc::new(AtomicU64::new(IDLE));
+        self.lock().insert(number, (name.to_owned(), Arc::clone(&last_tick)));
+        Heartbeat { last_tick, number, monitor: self.clone() }
     }
 
-    /// Somebody who is at work and has not moved for `limit`.
-    pub fn stuck(&self, limit: Duration) -> Option<String> {
-        let now = millis();
+    /// The name of a worker that is not idle and has not ticked for `limit`.
+    pub fn stuck_worker(&self, limit: Duration) -> Option<String> {
+        let now = millis_since_boot();
         let limit = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
-        let late = |at: u64| at != RESTING && now.saturating_sub(at) > limit;
-        self.lock().values().find(|(_, at)| late(at.load(Ordering::Relaxed))).map(|(name, _)| name.clone())
+        let is_late = |tick: u64| tick != IDLE && now.saturating_sub(tick) > limit;
+        let workers = self.lock();
+        workers.values().find(|(_, tick)| is_late(tick.load(Ordering::Relaxed))).map(|(name, _)| name.clone())
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Beats> {
-        self.beats.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Workers> {
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Heartbeat {
-    /// At work, and just now something was done.
+    /// The worker is busy, and has just made progress.
     pub fn tick(&self) {
-        self.at.store(millis(), Ordering::Relaxed);
+        self.last_tick.store(millis_since_boot(), Ordering::Relaxed);
     }
 
-    /// Waiting for somebody outside.
+    /// The worker waits for something outside the daemon.
     pub fn idle(&self) {
-        self.at.store(RESTING, Ordering::Relaxed);
+        self.last_tick.store(IDLE, Ordering::Relaxed);
     }
 }
 
@@ -67,8 +71,28 @@ impl Drop for Heartbeat {
     }
 }
 
-fn millis() -> u64 {
-    u64::try_from(clock::since_boot().as_millis()).unwrap_or(RESTING - 1)
+/// The heartbeat of a worker, and the flag that cancels its work.
+#[derive(Clone, Copy)]
+pub struct Supervision<'a> {
+    /// Heartbeat of the worker.
+    pub heartbeat: &'a Heartbeat,
+    /// Set when the work is to be abandoned.
+    pub cancelled: &'a CancellationToken,
+}
+
+impl Supervision<'_> {
+    /// Reports progress.
+    ///
+    /// # Errors
+    /// The work was cancelled.
+    pub fn check(&self) -> Result<(), CaptureError> {
+        self.heartbeat.tick();
+        if self.cancelled.is_cancelled() { Err(CaptureError::Cancelled) } else { Ok(()) }
+    }
+}
+
+fn millis_since_boot() -> u64 {
+    u64::try_from(clock::since_boot().as_millis()).unwrap_or(IDLE - 1)
 }
 
 #[cfg(test)]
@@ -76,16 +100,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_worker_at_work_can_be_stuck() {
+    fn only_a_busy_worker_can_be_stuck() {
         let monitor = HealthMonitor::default();
         let heartbeat = monitor.register("capture");
         std::thread::sleep(Duration::from_millis(20));
-        assert_eq!(monitor.stuck(Duration::from_millis(5)), None, "resting");
+        assert_eq!(monitor.stuck_worker(Duration::from_millis(5)), None, "idle");
         heartbeat.tick();
-        assert_eq!(monitor.stuck(Duration::from_secs(60)), None, "moving");
+        assert_eq!(monitor.stuck_worker(Duration::from_secs(60)), None, "making progress");
         std::thread::sleep(Duration::from_millis(20));
-        assert_eq!(monitor.stuck(Duration::from_millis(5)).as_deref(), Some("capture"));
+        assert_eq!(monitor.stuck_worker(Duration::from_millis(5)).as_deref(), Some("capture"));
         drop(heartbeat);
-        assert_eq!(monitor.stuck(Duration::ZERO), None, "gone");
+        assert_eq!(monitor.stuck_worker(Duration::ZERO), None, "dropped");
     }
 }

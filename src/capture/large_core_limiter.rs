@@ -1,71 +1,83 @@
-//! Large cores one after the other: two at once share processors and disk, more would only hold all their processes longer.
+//! Limits how many large cores are captured at once. Two share processors and disk; more would only hold all their processes
+//! for longer.
 
-use super::core_writer::Failure;
+use super::error::CaptureError;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
-/// At work at once.
+/// Large cores that are captured at once.
 const AT_ONCE: usize = 2;
-/// How often a wait looks whether it was called off.
-const LOOK: Duration = Duration::from_millis(100);
+/// How often a waiting capture checks whether it was cancelled.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The way in.
+/// Admits large cores to their capture.
 #[derive(Clone, Default)]
 pub struct LargeCoreLimiter {
-    shared: Arc<(Mutex<State>, Condvar)>,
+    shared: Arc<SharedLimiter>,
 }
 
 #[derive(Default)]
-struct State {
-    at_work: usize,
+struct SharedLimiter {
+    state: Mutex<LimiterState>,
+    released: Condvar,
+}
+
+#[derive(Default)]
+struct LimiterState {
+    active: usize,
     waiting: usize,
 }
 
-/// One that is in.
-pub struct Passed {
-    large_cores: LargeCoreLimiter,
+/// Permission to capture a large core, until it is dropped.
+pub struct LargeCorePermit {
+    limiter: LargeCoreLimiter,
 }
 
 impl LargeCoreLimiter {
-    /// Waits for the way to be free. `Ok(None)`: it was not by the `deadline`.
+    /// Waits for a permit; `None` if there was none by the `deadline`.
     ///
     /// # Errors
-    /// It was called off.
-    pub fn pass(&self, deadline: Instant, cancelled: &CancellationToken) -> Result<Option<Passed>, Failure> {
+    /// The capture was cancelled.
+    pub fn acquire(
+        &self,
+        deadline: Instant,
+        cancelled: &CancellationToken,
+    ) -> Result<Option<LargeCorePermit>, CaptureError> {
         let mut state = self.lock();
         state.waiting += 1;
-        let passed = loop {
+        let permit = loop {
             if cancelled.is_cancelled() {
-                break Err(Failure::Cancelled);
+                break Err(CaptureError::Cancelled);
             }
-            if state.at_work < AT_ONCE {
-                state.at_work += 1;
-                break Ok(Some(Passed { large_cores: self.clone() }));
+            if state.active < AT_ONCE {
+                state.active += 1;
+                break Ok(Some(LargeCorePermit { limiter: self.clone() }));
             }
             if Instant::now() >= deadline {
                 break Ok(None);
             }
-            state = self.shared.1.wait_timeout(state, LOOK).unwrap_or_else(PoisonError::into_inner).0;
+            let waited = self.shared.released.wait_timeout(state, POLL_INTERVAL);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
         };
         state.waiting -= 1;
-        passed
+        permit
     }
 
-    /// Whether others wait: then what is done twice is done at their cost.
-    pub fn is_crowded(&self) -> bool {
+    /// Whether other captures wait for a permit.
+    pub fn has_waiters(&self) -> bool {
         self.lock().waiting > 0
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.shared.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, LimiterState> {
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Passed {
+impl Drop for LargeCorePermit {
     fn drop(&mut self) {
-        self.large_cores.lock().at_work -= 1;
-        self.large_cores.shared.1.notify_one();
+        self.limiter.lock().active -= 1;
+        self.limiter.shared.released.notify_one();
     }
 }
 
@@ -74,25 +86,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn as_many_as_may_are_in_and_the_next_is_told_when_it_is_too_late() {
-        let large_cores = LargeCoreLimiter::default();
+    fn the_next_waits_until_one_ends_or_its_deadline_passes() {
+        let limiter = LargeCoreLimiter::default();
         let (never, soon) = (CancellationToken::new(), || Instant::now() + Duration::from_millis(30));
-        let (one, two) = (large_cores.pass(soon(), &never).unwrap(), large_cores.pass(soon(), &never).unwrap());
-        assert!(one.is_some() && two.is_some() && !large_cores.is_crowded());
-        assert!(large_cores.pass(soon(), &never).unwrap().is_none());
+        let (one, two) = (limiter.acquire(soon(), &never).unwrap(), limiter.acquire(soon(), &never).unwrap());
+        assert!(one.is_some() && two.is_some() && !limiter.has_waiters());
+        assert!(limiter.acquire(soon(), &never).unwrap().is_none());
         let waiting = {
-            let large_cores = large_cores.clone();
+            let limiter = limiter.clone();
             std::thread::spawn(move || {
-                large_cores.pass(Instant::now() + Duration::from_secs(60), &CancellationToken::new())
+                limiter.acquire(Instant::now() + Duration::from_secs(60), &CancellationToken::new())
             })
         };
-        while !large_cores.is_crowded() {
+        while !limiter.has_waiters() {
             std::thread::yield_now();
         }
         drop(one);
         assert!(waiting.join().unwrap().unwrap().is_some());
         let cancelled = CancellationToken::new();
         cancelled.cancel();
-        assert!(matches!(large_cores.pass(soon(), &cancelled), Err(Failure::Cancelled)));
+        assert!(matches!(limiter.acquire(soon(), &cancelled), Err(CaptureError::Cancelled)));
     }
 }

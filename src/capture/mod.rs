@@ -1,32 +1,51 @@
-//! Memory to file: look, plan, read, compress, seal. Bounded memory, and the process is let go as soon as it is not needed.
+//! From the memory of a crashed process to a core file.
+//!
+//! The kernel keeps a crashed process, its memory and its /proc entries until its dump is read; the process is *parked*.
+//! [`snapshot`] copies the memory while the process is parked, and [`finalize`] completes the file when it has been released.
+//! If the memory cannot be used, [`drain`] reads the core from the kernel's pipe. All of it uses bounded memory, and releases the
+//! process as soon as possible.
 
 mod checkpoint;
 mod chunk;
 mod compressor_pool;
 mod core_stream;
 mod core_writer;
+mod drain;
 mod engine;
+mod error;
+mod finalize;
+mod frame_compressor;
 mod health;
 mod large_core_limiter;
+mod memory_budget;
 mod peek;
 mod plan;
+mod priority;
+mod process_image;
 mod process_memory;
+mod saved_core;
 mod snapshot;
+mod sparse;
+mod spill_file;
 mod staging;
-mod stream;
-mod trim;
+mod truncate;
+mod workers;
 
 pub use checkpoint::{CaptureCheckpoint, CheckpointFiles};
 pub use compressor_pool::CompressorPool;
-pub use core_stream::StreamReader;
-pub use core_writer::{CoreWriter, Failure, Limits};
+pub use core_stream::CoreStream;
+pub use core_writer::{CoreLimits, CoreWriter};
+pub use drain::{DrainRequest, drain};
+pub use error::CaptureError;
+pub use finalize::finalize;
 pub use health::{HealthMonitor, Heartbeat};
 pub use large_core_limiter::LargeCoreLimiter;
-pub use peek::{Head, peek};
+pub use memory_budget::MemoryBudget;
+pub use peek::{PeekedHeaders, peek_headers};
 pub use process_memory::{LiveMemory, ProcessMemory};
-pub use snapshot::{Snapshot, SnapshotError, SnapshotRequest, seal, snapshot};
-pub use staging::{MemoryBudget, StagingArea};
-pub use stream::{Stream, drain};
+pub use saved_core::SavedCore;
+pub use snapshot::{Snapshot, SnapshotError, SnapshotRequest, snapshot};
+pub use staging::StagingArea;
 
 use crate::crash::Truncation;
 use crate::elf::ProcessNotes;
@@ -35,27 +54,27 @@ use std::sync::Arc;
 /// What all captures share.
 #[derive(Clone)]
 pub struct CaptureResources {
-    /// For compressing: one a processor.
+    /// Compressors, about one per processor.
     pub compressors: CompressorPool,
-    /// For copying without compressing: more than one keep a disk busy.
+    /// Buffers for copying without compressing, as many as keep a disk busy.
     pub copy_buffers: CompressorPool,
-    /// For cores that are too large to be copied into memory.
+    /// Admits cores that are too large to be copied into memory.
     pub large_cores: LargeCoreLimiter,
-    /// Memory for what was copied and is not compressed yet.
+    /// Memory for what is copied and not compressed yet.
     pub memory_budget: MemoryBudget,
 }
 
 /// A core in a file that has no name yet.
 #[derive(Debug)]
 pub struct CapturedCore {
-    /// The file, and what is reserved for it.
+    /// The file, and the disk space that is reserved for it.
     pub writer: CoreWriter,
-    /// Bytes that the core's headers announce, 0 where they could not be read.
-    pub expected: u64,
-    /// Why it is not whole.
-    pub cut: Option<Truncation>,
-    /// What it was made of, not needed any more when it is published.
-    pub stage: Option<Arc<StagingArea>>,
-    /// What the notes say of the process.
+    /// Length of the core according to its headers, in bytes; 0 if they could not be read.
+    pub expected_len: u64,
+    /// Why the core is not complete.
+    pub truncation: Option<Truncation>,
+    /// What the core was made from, to be freed when it is published.
+    pub staging: Option<Arc<StagingArea>>,
+    /// What the notes say about the process.
     pub notes: Option<ProcessNotes>,
 }

@@ -1,6 +1,6 @@
-//! A look at headers and notes in the core pipe, which nothing is taken out of: whoever comes after finds the same.
+//! Reads the headers of a core in the pipe without consuming them, so that whoever reads the pipe afterwards finds all of it.
 
-use super::core_writer::Failure;
+use super::error::CaptureError;
 use crate::elf::{self, ElfError};
 use coreward_sys::pipe::{self, Ready};
 use std::fs::File;
@@ -9,100 +9,106 @@ use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
-/// What stands in front of the memory.
+/// The outcome of [`peek_headers`].
 #[derive(Clone, Debug)]
-pub enum Head {
-    /// Headers and notes, whole.
-    Whole(Vec<u8>),
-    /// They have so many bytes, more than the pipe can be made to hold.
-    Long(u64),
-    /// Not a core that can be planned for: another word length, a rest of a stream, or no core at all.
-    Other(ElfError),
-    /// It did not come.
-    Nothing,
+pub enum PeekedHeaders {
+    /// The headers: ELF header, program headers and notes.
+    Complete(Vec<u8>),
+    /// They have this many bytes, more than the pipe can hold.
+    TooLong(u64),
+    /// Not the beginning of a 64-bit core: a 32-bit one, the rest of a stream, or something else.
+    Unsupported(ElfError),
+    /// Nothing arrived.
+    Empty,
 }
 
-/// What an unprivileged pipe may grow to (fs.pipe-max-size).
-const PIPE_MAX: u64 = 1 << 20;
-/// The kernel writes headers and notes out of its own memory; what does not come in this time will not come.
-const COME_WITHIN: Duration = Duration::from_secs(5);
-/// The kernel's ELF header and what tells where the notes end.
-const FIRST: u64 = 4096;
-/// Room for the head of a program with one thread.
-const USUAL: usize = 16 << 10;
-/// How long a full pipe that is too small is looked at before that is believed.
-const FULL_WITHIN: Duration = Duration::from_millis(100);
+/// Largest size of an unprivileged pipe, in bytes (fs.pipe-max-size).
+const PIPE_MAX: u32 = 1 << 20;
+/// Size of a pipe that was not changed, in bytes (pipe(7)).
+const PIPE_DEFAULT: usize = 64 << 10;
+/// How long to wait for the headers. The kernel writes them from its own memory, so they arrive at once or not at all.
+const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a wait checks whether it was cancelled.
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
+/// Bytes that contain the ELF header and the first program header, which tell how long the headers are.
+const FIRST_PAGE: u16 = 4096;
+/// Room for the headers of a process with one thread, in bytes.
+const USUAL_LEN: usize = 16 << 10;
+/// A pipe whose contents have not changed for this long is full.
+const FULL_AFTER: Duration = Duration::from_millis(100);
 
-/// Looks.
+/// Reads the headers of the core in a pipe, which grows if it is too small for them.
 ///
 /// # Errors
-/// The pipe can't be read, or the look was called off.
-pub fn peek(core: BorrowedFd<'_>, cancelled: &CancellationToken) -> Result<Head, Failure> {
-    // All but the largest fit into what a pipe has from the beginning.
-    wait_for(core, 4096, cancelled)?;
-    let mut copy = pipe::peek(core, 64 << 10).map_err(Failure::Read)?;
-    let mut bytes = Vec::with_capacity(USUAL);
-    read(&mut copy, FIRST, &mut bytes)?;
+/// The pipe cannot be read, or the capture was cancelled.
+pub fn peek_headers(core: BorrowedFd<'_>, cancelled: &CancellationToken) -> Result<PeekedHeaders, CaptureError> {
+    // Most headers fit into the pipe as it is.
+    wait_for_bytes(core, u64::from(FIRST_PAGE), cancelled)?;
+    let mut copy = pipe::peek(core, PIPE_DEFAULT).map_err(CaptureError::Read)?;
+    let mut bytes = Vec::with_capacity(USUAL_LEN);
+    read_more(&mut copy, u64::from(FIRST_PAGE), &mut bytes)?;
     if bytes.is_empty() {
-        return Ok(Head::Nothing);
+        return Ok(PeekedHeaders::Empty);
     }
-    let length = match elf::head_length(&bytes) {
+    let length = match elf::headers_len(&bytes) {
         Ok(length) => length,
-        Err(error) => return Ok(Head::Other(error)),
+        Err(error) => return Ok(PeekedHeaders::Unsupported(error)),
     };
     let rest = length.saturating_sub(bytes.len() as u64);
-    read(&mut copy, rest, &mut bytes)?;
-    let whole = |mut bytes: Vec<u8>| {
-        bytes.truncate(usize::try_from(length).unwrap_or(usize::MAX));
-        Head::Whole(bytes)
-    };
-    if bytes.len() as u64 >= length {
-        return Ok(whole(bytes));
+    read_more(&mut copy, rest, &mut bytes)?;
+    if let Some(headers) = complete(bytes, length) {
+        return Ok(headers);
     }
-    if length > PIPE_MAX {
-        return Ok(Head::Long(length));
+    if length > u64::from(PIPE_MAX) {
+        return Ok(PeekedHeaders::TooLong(length));
     }
-    if pipe::size(core).map_err(Failure::Read)? as u64 <= length {
-        // A page is wasted wherever the kernel began a new one.
-        let wanted = (length + length / 8).next_power_of_two().min(PIPE_MAX);
+    if pipe::size(core).map_err(CaptureError::Read)? as u64 <= length {
+        // Pages of a pipe are not filled completely, so it needs more room than the length.
+        let wanted = (length + length / 8).next_power_of_two().min(u64::from(PIPE_MAX));
         let _ = pipe::set_size(core, i32::try_from(wanted).unwrap_or(i32::MAX));
     }
-    wait_for(core, length, cancelled)?;
-    let mut copy = pipe::peek(core, usize::try_from(PIPE_MAX).unwrap_or(usize::MAX)).map_err(Failure::Read)?;
+    wait_for_bytes(core, length, cancelled)?;
+    let mut copy = pipe::peek(core, PIPE_MAX as usize).map_err(CaptureError::Read)?;
     let mut bytes = Vec::new();
-    read(&mut copy, length, &mut bytes)?;
-    Ok(if bytes.len() as u64 >= length { whole(bytes) } else { Head::Long(length) })
+    read_more(&mut copy, length, &mut bytes)?;
+    Ok(complete(bytes, length).unwrap_or(PeekedHeaders::TooLong(length)))
 }
 
-/// Adds at most `length` bytes.
-fn read(copy: &mut File, length: u64, bytes: &mut Vec<u8>) -> Result<(), Failure> {
-    copy.take(length).read_to_end(bytes).map_err(Failure::Read)?;
+/// The headers, if there are `length` bytes of them.
+fn complete(mut bytes: Vec<u8>, length: u64) -> Option<PeekedHeaders> {
+    let length = usize::try_from(length).ok().filter(|length| *length <= bytes.len())?;
+    bytes.truncate(length);
+    Some(PeekedHeaders::Complete(bytes))
+}
+
+/// Appends at most `length` bytes.
+fn read_more(copy: &mut File, length: u64, bytes: &mut Vec<u8>) -> Result<(), CaptureError> {
+    copy.take(length).read_to_end(bytes).map_err(CaptureError::Read)?;
     Ok(())
 }
 
-/// Waits until so many bytes are in the pipe, or no more will come.
-fn wait_for(core: BorrowedFd<'_>, bytes: u64, cancelled: &CancellationToken) -> Result<(), Failure> {
+/// Waits until there are `bytes` in the pipe, or no more will arrive.
+fn wait_for_bytes(core: BorrowedFd<'_>, bytes: u64, cancelled: &CancellationToken) -> Result<(), CaptureError> {
     let begun = Instant::now();
-    let (mut seen, mut since) = (0, Instant::now());
+    let (mut last_count, mut changed) = (0, Instant::now());
     loop {
         if cancelled.is_cancelled() {
-            return Err(Failure::Cancelled);
+            return Err(CaptureError::Cancelled);
         }
-        if seen == 0 && pipe::wait_readable(core, Duration::from_millis(250)).map_err(Failure::Read)? == Ready::TimedOut
-        {
-            if begun.elapsed() >= COME_WITHIN {
+        if last_count == 0 && pipe::wait_readable(core, POLL_INTERVAL).map_err(CaptureError::Read)? == Ready::TimedOut {
+            if begun.elapsed() >= ARRIVAL_TIMEOUT {
                 return Ok(());
             }
             continue;
         }
         let ended = pipe::ended(core);
-        let waiting = pipe::waiting(core).map_err(Failure::Read)?;
-        if waiting as u64 >= bytes || ended || begun.elapsed() >= COME_WITHIN {
+        let count = pipe::waiting(core).map_err(CaptureError::Read)?;
+        if count as u64 >= bytes || ended || begun.elapsed() >= ARRIVAL_TIMEOUT {
             return Ok(());
         }
-        if waiting != seen {
-            (seen, since) = (waiting, Instant::now());
-        } else if since.elapsed() >= FULL_WITHIN {
+        if count != last_count {
+            (last_count, changed) = (count, Instant::now());
+        } else if changed.elapsed() >= FULL_AFTER {
             return Ok(());
         }
         std::thread::sleep(Duration::from_micros(50));

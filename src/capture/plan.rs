@@ -1,69 +1,66 @@
-//! What is read of a parked process, and in which order. Pure: maps, headers and notes in, ranges of the core out.
+//! Which memory of a parked process belongs where in its core, what of it exists, and what is copied first. Pure: maps and
+//! headers in, ranges of the core out.
 
-use super::chunk::{self, CHUNK};
+use super::chunk::{self, CHUNK_LEN};
+use super::priority::priority_ranges;
 use crate::elf::CoreLayout;
-use coreward_sys::pagemap::PAGE;
 use std::ops::Range;
 
-/// Of every thread's stack so much comes first...
-const STACK_FIRST: u64 = 16 << 10;
-/// ... and of the crashed thread's so much: a recursion that ran out of stack is long.
-const STACK_CRASHED: u64 = 256 << 10;
-/// What of a stack counts as such at all.
-const STACK_MAX: u64 = 128 << 10;
-/// Mappings up to this length hold what a debugger needs to find its way: the dynamic linker's list of libraries, the first
-/// pages of ELF files with their build-ids, the vDSO.
-const SMALL: u64 = 64 << 10;
-/// All that comes first together.
-const FIRST_MAX: u64 = 8 << 20;
-
-/// A stretch of a mapping, in the core and in the process.
+/// A part of a mapping, in the core and in the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stretch {
-    /// Where in the core.
+pub struct MappingSlice {
+    /// Offset in the core.
     pub offset: u64,
-    /// Where in the process.
+    /// Address in the process.
     pub address: u64,
-    /// How long.
+    /// Length in bytes.
     pub length: u64,
-    /// Pages that were never touched are zeros and need not be read. Only so in private memory without a file: an absent page of
-    /// a file or of shared memory is not a hole.
+    /// Pages that do not exist are zeros and need not be read. This holds for private anonymous memory; an absent page of a file
+    /// or of shared memory has contents all the same.
     pub sparse: bool,
 }
 
-/// What lies where in a core, and what of it is needed first.
-#[derive(Debug)]
-pub struct Plan {
-    /// Headers and mappings.
-    pub layout: CoreLayout,
-    /// For each mapping of the layout, whether it is sparse.
-    sparse: Vec<bool>,
-    /// For each chunk, whether there may be something else than zeros in it.
-    there: Vec<u64>,
-    /// Bytes that may be something else than zeros.
-    pub present: u64,
-    /// What comes first, in this order: notes, stacks, what a debugger needs. Whole pages, none twice.
-    pub first: Vec<Range<u64>>,
+impl MappingSlice {
+    /// The addresses in the process.
+    pub fn addresses(&self) -> Range<u64> {
+        self.address..self.address + self.length
+    }
 }
 
-impl Plan {
-    /// A plan for a core of this layout whose process has these `maps` (proc_pid_maps(5)). `useful` are addresses that a debugger
-    /// will ask for. `runs` tells which pages of a sparse stretch exist.
+/// The plan for capturing one core.
+#[derive(Debug)]
+pub struct CapturePlan {
+    /// The layout of the core.
+    pub layout: CoreLayout,
+    /// For each segment of the layout, whether it is sparse.
+    sparse: Vec<bool>,
+    /// One bit for each chunk: whether it may have anything but zeros.
+    chunks_with_data: Vec<u64>,
+    /// Bytes of the core that may be anything but zeros.
+    pub present_bytes: u64,
+    /// Ranges of the core to copy first, in this order. Whole pages, and none twice.
+    pub priority: Vec<Range<u64>>,
+}
+
+impl CapturePlan {
+    /// Plans a core of this layout; `maps` is the process' `/proc/PID/maps` (proc_pid_maps(5)). `debugger_ranges` are addresses
+    /// that a debugger reads to find its way. `present_runs` calls its second argument with the pages that exist in a range of
+    /// sparse memory.
     ///
     /// # Errors
-    /// Those of `runs`.
+    /// Errors of `present_runs`.
     pub fn new<E>(
         layout: CoreLayout,
         maps: &str,
-        useful: &[Range<u64>],
-        mut runs: impl FnMut(Range<u64>, &mut dyn FnMut(Range<u64>)) -> Result<(), E>,
+        debugger_ranges: &[Range<u64>],
+        mut present_runs: impl FnMut(Range<u64>, &mut dyn FnMut(Range<u64>)) -> Result<(), E>,
     ) -> Result<Self, E> {
-        let sparse = sparse(&layout, maps);
-        let first = first(&layout, useful);
-        let words = usize::try_from(chunk::count(layout.total).div_ceil(64)).unwrap_or(usize::MAX);
-        let mut plan = Self { layout, sparse, there: vec![0; words], present: 0, first };
-        plan.mark(0..plan.layout.data_at());
-        plan.mark(plan.tail_range());
+        let sparse = sparse_segments(&layout, maps);
+        let priority = priority_ranges(&layout, debugger_ranges);
+        let words = usize::try_from(chunk::count(layout.total_len).div_ceil(64)).unwrap_or(usize::MAX);
+        let mut plan = Self { layout, sparse, chunks_with_data: vec![0; words], present_bytes: 0, priority };
+        plan.add_data(0..plan.layout.memory_start());
+        plan.add_data(plan.trailer_range());
         for index in 0..plan.layout.loads.len() {
             let load = plan.layout.loads[index].clone();
             let length = load.offset.end - load.offset.start;
@@ -71,53 +68,51 @@ impl Plan {
                 continue;
             }
             if plan.sparse[index] {
-                runs(load.address..load.address + length, &mut |run| {
+                present_runs(load.address..load.address + length, &mut |run| {
                     let begin = load.offset.start + (run.start - load.address);
-                    plan.mark(begin..begin + (run.end - run.start));
+                    plan.add_data(begin..begin + (run.end - run.start));
                 })?;
             } else {
-                plan.mark(load.offset);
+                plan.add_data(load.offset);
             }
         }
         Ok(plan)
     }
 
-    fn mark(&mut self, range: Range<u64>) {
-        self.present += range.end - range.start;
-        for chunk in range.start / CHUNK..chunk::count(range.end) {
-            if let Some(word) = usize::try_from(chunk / 64).ok().and_then(|word| self.there.get_mut(word)) {
-                *word |= 1 << (chunk % 64);
+    fn add_data(&mut self, range: Range<u64>) {
+        self.present_bytes += range.end - range.start;
+        for number in range.start / CHUNK_LEN..chunk::count(range.end) {
+            if let Some(word) = usize::try_from(number / 64).ok().and_then(|word| self.chunks_with_data.get_mut(word)) {
+                *word |= 1 << (number % 64);
             }
         }
     }
 
-    /// Whether there may be something else than zeros in `range`.
-    pub fn may_hold(&self, range: Range<u64>) -> bool {
-        let holds = |chunk: u64| {
-            usize::try_from(chunk / 64)
-                .ok()
-                .and_then(|word| self.there.get(word))
-                .is_none_or(|word| word >> (chunk % 64) & 1 == 1)
+    /// Whether a chunk of `range` may have anything but zeros.
+    pub fn may_have_data(&self, range: Range<u64>) -> bool {
+        let has_data = |number: u64| {
+            let word = usize::try_from(number / 64).ok().and_then(|word| self.chunks_with_data.get(word));
+            word.is_none_or(|word| word >> (number % 64) & 1 == 1)
         };
-        (range.start / CHUNK..chunk::count(range.end)).any(holds)
+        (range.start / CHUNK_LEN..chunk::count(range.end)).any(has_data)
     }
 
-    /// The section header behind the memory.
-    pub fn tail_range(&self) -> Range<u64> {
-        self.layout.total - self.layout.tail.len() as u64..self.layout.total
+    /// The range of the section header after the memory. Empty if there is none.
+    pub fn trailer_range(&self) -> Range<u64> {
+        self.layout.total_len - self.layout.trailer.len() as u64..self.layout.total_len
     }
 
-    /// The stretches of mappings in `range` of the core, in order.
-    pub fn parts(&self, range: Range<u64>) -> impl Iterator<Item = Stretch> {
+    /// The parts of mappings that are in `range` of the core, in order.
+    pub fn mapping_slices(&self, range: Range<u64>) -> impl Iterator<Item = MappingSlice> {
         let loads = &self.layout.loads;
-        let begin = loads.partition_point(|load| load.offset.end <= range.start);
-        loads[begin..]
+        let first = loads.partition_point(|load| load.offset.end <= range.start);
+        loads[first..]
             .iter()
-            .zip(&self.sparse[begin..])
+            .zip(&self.sparse[first..])
             .take_while(move |(load, _)| load.offset.start < range.end)
             .filter_map(move |(load, sparse)| {
                 let (from, to) = (load.offset.start.max(range.start), load.offset.end.min(range.end));
-                (from < to).then(|| Stretch {
+                (from < to).then(|| MappingSlice {
                     offset: from,
                     address: load.address + (from - load.offset.start),
                     length: to - from,
@@ -127,24 +122,24 @@ impl Plan {
     }
 }
 
-/// Which mappings are private memory without a file.
-fn sparse(layout: &CoreLayout, maps: &str) -> Vec<bool> {
+/// For each segment whether it is private anonymous memory.
+fn sparse_segments(layout: &CoreLayout, maps: &str) -> Vec<bool> {
     // begin-end perms offset device inode path
     let parse = |line: &str| {
-        let mut words = line.split_ascii_whitespace();
-        let (begin, end) = words.next()?.split_once('-')?;
-        let (perms, inode) = (words.next()?, words.nth(2)?);
-        let path = words.next().unwrap_or_default();
-        let private = perms.ends_with('p') && inode == "0";
-        // Kernel mappings ([vdso], [vsyscall]) have no pages that the pagemap would count.
-        let plain = path.is_empty() || path == "[heap]" || path == "[stack]" || path.starts_with("[anon");
-        Some((u64::from_str_radix(begin, 16).ok()?, u64::from_str_radix(end, 16).ok()?, private && plain))
+        let mut fields = line.split_ascii_whitespace();
+        let (begin, end) = fields.next()?.split_once('-')?;
+        let (perms, inode) = (fields.next()?, fields.nth(2)?);
+        let path = fields.next().unwrap_or_default();
+        let is_private = perms.ends_with('p') && inode == "0";
+        // Other paths in brackets are the kernel's mappings ([vdso], [vsyscall]), whose pages the pagemap does not show.
+        let is_anonymous = path.is_empty() || path == "[heap]" || path == "[stack]" || path.starts_with("[anon");
+        Some((u64::from_str_radix(begin, 16).ok()?, u64::from_str_radix(end, 16).ok()?, is_private && is_anonymous))
     };
-    let mut known: Vec<(u64, u64, bool)> = maps.lines().filter_map(parse).collect();
-    known.sort_unstable();
+    let mut mappings: Vec<(u64, u64, bool)> = maps.lines().filter_map(parse).collect();
+    mappings.sort_unstable();
     let is_sparse = |begin: u64, end: u64| {
-        let next = known.partition_point(|(_, to, _)| *to <= begin);
-        known.get(next).is_some_and(|(from, to, sparse)| *sparse && *from <= begin && end <= *to)
+        let next = mappings.partition_point(|(_, to, _)| *to <= begin);
+        mappings.get(next).is_some_and(|(from, to, sparse)| *sparse && *from <= begin && end <= *to)
     };
     layout
         .loads
@@ -153,78 +148,17 @@ fn sparse(layout: &CoreLayout, maps: &str) -> Vec<bool> {
         .collect()
 }
 
-/// What comes first.
-fn first(layout: &CoreLayout, useful: &[Range<u64>]) -> Vec<Range<u64>> {
-    let mut first = First { ranges: Vec::new(), left: FIRST_MAX };
-    // Where notes and memory share no page, as the kernel aligns memory to the next one.
-    first.add(64..layout.data_at().min(layout.notes.end.next_multiple_of(PAGE)));
-    let stacks: Vec<Range<u64>> =
-        layout.dump.threads.iter().filter_map(|thread| stack(layout, thread.registers.stack())).collect();
-    let of = |stack: &Range<u64>, length: u64| stack.start..stack.end.min(stack.start + length);
-    if let Some(crashed) = stacks.first() {
-        first.add(of(crashed, STACK_CRASHED));
-    }
-    stacks.iter().for_each(|stack| first.add(of(stack, STACK_FIRST)));
-    for range in useful {
-        if let Some(found) = layout.find(range.start) {
-            let length = (range.end - range.start).min(found.end - found.start);
-            first.add(found.start..found.start + length);
-        }
-    }
-    let small = layout.loads.iter().filter(|load| load.offset.end - load.offset.start <= SMALL);
-    small.for_each(|load| first.add(load.offset.clone()));
-    stacks.iter().for_each(|stack| first.add(of(stack, STACK_MAX)));
-    first.ranges
-}
-
-/// The used part of the stack that `pointer` points into, in the core. Below the pointer there are 128 bytes that a leaf
-/// function may use without moving it (the red zone of the x86_64 ABI).
-fn stack(layout: &CoreLayout, pointer: u64) -> Option<Range<u64>> {
-    layout.find(pointer.wrapping_sub(128)).or_else(|| layout.find(pointer))
-}
-
-struct First {
-    ranges: Vec<Range<u64>>,
-    left: u64,
-}
-
-impl First {
-    /// Adds what of `range`, in whole pages, is not there yet.
-    fn add(&mut self, range: Range<u64>) {
-        if self.left == 0 {
-            return;
-        }
-        let end = range.end.next_multiple_of(PAGE);
-        // Notes begin behind the ELF header, everything else on a page.
-        let begin = if range.start < PAGE { range.start } else { range.start / PAGE * PAGE };
-        let whole = begin..end;
-        let mut missing = vec![whole];
-        for known in &self.ranges {
-            missing = missing
-                .into_iter()
-                .flat_map(|gap| [gap.start..gap.end.min(known.start), gap.start.max(known.end)..gap.end])
-                .filter(|gap| gap.start < gap.end)
-                .collect();
-        }
-        for gap in missing {
-            let end = if gap.end - gap.start <= self.left { gap.end } else { (gap.start + self.left) / PAGE * PAGE };
-            if end > gap.start {
-                self.left -= end - gap.start;
-                self.ranges.push(gap.start..end);
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::priority::PRIORITY_MAX;
     use super::*;
+    use coreward_sys::pagemap::PAGE;
     use proptest::prelude::*;
     use std::convert::Infallible;
 
     const MIB: u64 = 1 << 20;
 
-    /// The head of a core with these mappings (address, bytes), and a note for each thread with this stack pointer.
+    /// A core with these mappings (address, bytes), and a thread for each of these stack pointers.
     fn layout(loads: &[(u64, u64)], stack_pointers: &[u64]) -> CoreLayout {
         let mut notes = Vec::new();
         for pointer in stack_pointers {
@@ -237,10 +171,10 @@ mod tests {
             notes.extend_from_slice(&status);
         }
         let loads: Vec<(u64, u64, u64)> = loads.iter().map(|(address, length)| (*address, *length, *length)).collect();
-        CoreLayout::read(&crate::elf::test_head(&loads, &notes)).unwrap()
+        CoreLayout::read(&crate::elf::test_headers(&loads, &notes)).unwrap()
     }
 
-    fn plan(layout: CoreLayout, maps: &str, touched: &[Range<u64>]) -> Plan {
+    fn plan(layout: CoreLayout, maps: &str, touched: &[Range<u64>]) -> CapturePlan {
         let runs = |range: Range<u64>, found: &mut dyn FnMut(Range<u64>)| {
             for run in touched {
                 let (from, to) = (run.start.max(range.start), run.end.min(range.end));
@@ -250,7 +184,7 @@ mod tests {
             }
             Ok::<(), Infallible>(())
         };
-        Plan::new(layout, maps, &[], runs).unwrap()
+        CapturePlan::new(layout, maps, &[], runs).unwrap()
     }
 
     const MAPS: &str = "\
@@ -260,44 +194,48 @@ mod tests {
 7ffc0000000-7ffc4000000 rw-p 00000000 00:00 0 [stack]\n";
 
     #[test]
-    fn only_private_memory_without_a_file_has_holes() {
+    fn only_private_anonymous_memory_is_sparse() {
         let loads =
             [(0x1000_0000, 64 * MIB), (0x2000_0000, 64 * MIB), (0x3000_0000, 64 * MIB), (0x7ff_c000_0000, 64 * MIB)];
         let touched = 0x1000_5000..0x1000_6000;
         let plan = plan(layout(&loads, &[]), MAPS, &[touched]);
         assert_eq!(plan.sparse, [true, false, false, true]);
-        // The head, one page, and all of the two that must be read.
-        assert!((128 * MIB..129 * MIB).contains(&plan.present), "{}", plan.present);
-        assert!(plan.may_hold(0..MIB) && !plan.may_hold(10 * MIB..20 * MIB) && plan.may_hold(70 * MIB..71 * MIB));
+        // The headers, one page, and all of the two mappings that are not sparse.
+        assert!((128 * MIB..129 * MIB).contains(&plan.present_bytes), "{}", plan.present_bytes);
+        assert!(
+            plan.may_have_data(0..MIB)
+                && !plan.may_have_data(10 * MIB..20 * MIB)
+                && plan.may_have_data(70 * MIB..71 * MIB)
+        );
     }
 
     #[test]
-    fn without_maps_nothing_is_taken_for_a_hole() {
+    fn without_maps_nothing_is_sparse() {
         let plan = plan(layout(&[(0x1000_0000, 64 * MIB)], &[]), "", &[]);
-        assert!(plan.may_hold(30 * MIB..31 * MIB) && plan.present >= 64 * MIB);
+        assert!(plan.may_have_data(30 * MIB..31 * MIB) && plan.present_bytes >= 64 * MIB);
     }
 
     #[test]
-    fn notes_come_first_then_the_crashed_stack_then_the_others() {
+    fn notes_precede_the_crashed_stack_which_precedes_the_others() {
         let stacks: Vec<(u64, u64)> = (0..20).map(|thread| (0x7000_0000_0000 + thread * 16 * MIB, 8 * MIB)).collect();
         let mut loads = vec![(0x1000, 4096), (0x1000_0000, 64 * MIB)];
         loads.extend(&stacks);
         let pointers: Vec<u64> = stacks.iter().map(|(begin, length)| begin + length - 512 * 1024).collect();
         let layout = layout(&loads, &pointers);
-        let of: Vec<u64> = pointers.iter().map(|pointer| layout.find(*pointer).unwrap().start).collect();
+        let offsets: Vec<u64> = pointers.iter().map(|pointer| layout.file_range(*pointer).unwrap().start).collect();
         let plan = plan(layout, "", &[]);
-        assert!(plan.first[0].contains(&plan.layout.notes.start));
-        let position = |offset: &u64| plan.first.iter().position(|range| range.contains(offset)).unwrap();
-        assert_eq!(position(&of[0]), 1);
-        assert!(of[1..].is_sorted_by_key(position));
-        assert!(plan.first[1].end - plan.first[1].start > plan.first[2].end - plan.first[2].start);
-        let small = plan.layout.find(0x1000).unwrap().start;
-        assert!(position(&small) > position(&of[19]), "after every stack what a debugger needs");
+        assert!(plan.priority[0].contains(&plan.layout.notes_range.start));
+        let position = |offset: &u64| plan.priority.iter().position(|range| range.contains(offset)).unwrap();
+        assert_eq!(position(&offsets[0]), 1);
+        assert!(offsets[1..].is_sorted_by_key(position));
+        assert!(plan.priority[1].end - plan.priority[1].start > plan.priority[2].end - plan.priority[2].start);
+        let small = plan.layout.file_range(0x1000).unwrap().start;
+        assert!(position(&small) > position(&offsets[19]), "small mappings follow the stacks");
     }
 
     proptest! {
         #[test]
-        fn what_comes_first_is_bounded_and_nothing_twice(
+        fn priority_ranges_are_bounded_and_do_not_overlap(
             loads in prop::collection::vec((1..64_u64, 1..4000_u64), 1..40),
             pointers in prop::collection::vec(any::<u64>(), 0..40), inside in any::<bool>(),
         ) {
@@ -310,14 +248,14 @@ mod tests {
             }
             let pointers: Vec<u64> = pointers.iter().map(|pointer| if inside { pointer % at } else { *pointer }).collect();
             let plan = plan(layout(&placed, &pointers), "", &[]);
-            let total: u64 = plan.first.iter().map(|range| range.end - range.start).sum();
-            prop_assert!(total <= FIRST_MAX);
-            let mut sorted = plan.first.clone();
+            let total: u64 = plan.priority.iter().map(|range| range.end - range.start).sum();
+            prop_assert!(total <= PRIORITY_MAX);
+            let mut sorted = plan.priority.clone();
             sorted.sort_by_key(|range| range.start);
             prop_assert!(sorted.windows(2).all(|two| two[0].end <= two[1].start));
-            // The stretches of the whole core are its mappings, once each and in order.
-            let stretches: Vec<Stretch> = plan.parts(0..plan.layout.total).collect();
-            let lengths: Vec<(u64, u64)> = stretches.iter().map(|part| (part.address, part.length)).collect();
+            // The slices of the complete core are its mappings, once each and in order.
+            let slices: Vec<MappingSlice> = plan.mapping_slices(0..plan.layout.total_len).collect();
+            let lengths: Vec<(u64, u64)> = slices.iter().map(|slice| (slice.address, slice.length)).collect();
             prop_assert_eq!(lengths, placed);
         }
     }

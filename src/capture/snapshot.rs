@@ -1,20 +1,21 @@
-//! A core out of a parked process: taken while it waits, sealed when it has gone.
+//! Copies the core of a parked process, so that the process can be released.
 
-use super::chunk;
-use super::core_writer::{CoreWriter, Failure, Stop, whole_chunks};
-use super::engine::{self, Aside, Job};
-use super::health::Heartbeat;
-use super::plan::Plan;
-use super::process_memory::{LiveMemory, ProcessImage};
+use super::chunk::{self, CHUNK_LEN, CoreSource};
+use super::core_writer::{CoreWriter, chunks_within};
+use super::engine::{self, EngineJob, SpillTarget};
+use super::error::{CaptureError, StopReason};
+use super::health::{Heartbeat, Supervision};
+use super::plan::CapturePlan;
+use super::process_image::ProcessImage;
+use super::process_memory::{LiveMemory, ProcessMemory};
 use super::staging::StagingArea;
-use super::trim::{Watch, trim};
-use super::{CaptureResources, CapturedCore};
+use super::{CaptureResources, MemoryBudget};
 use crate::crash::Truncation;
 use crate::elf::{self, CoreLayout, ProcessNotes};
 use crate::store::QuotaHandle;
 use coreward_sys::{pidfd, sparse_io, tmpfile};
 use nix::sys::stat::Mode;
-use std::fs::File;
+use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
@@ -22,255 +23,245 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
-/// A core of at most so many bytes that are not zero is copied into memory, which takes a fraction of the time that compressing
-/// takes, however far its pages lie apart.
-const IN_MEMORY: u64 = 80 << 20;
-/// The list of libraries is some hundred small reads.
-const LIBRARIES_WITHIN: Duration = Duration::from_millis(500);
-/// What comes first is read in this time, or not at all.
-const FIRST_WITHIN: Duration = Duration::from_secs(5);
+/// A core with at most this many bytes that are not zero is copied into memory before it is compressed. However far its pages are
+/// apart, that takes a fraction of the time that compressing takes.
+const IN_MEMORY_MAX: u64 = 80 << 20;
+/// How long reading the dynamic linker's list of libraries may take. It takes a few hundred small reads.
+const LIBRARIES_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long copying the priority ranges may take.
+const PRIORITY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What to take, and under what circumstances.
+/// What to capture, and how.
 pub struct SnapshotRequest<'a> {
-    /// Headers and notes of the core.
-    pub head: Vec<u8>,
-    /// The process' memory.
-    pub memory: LiveMemory,
-    /// Its `/proc/PID/maps`.
+    /// The headers of the core.
+    pub headers: Vec<u8>,
+    /// The memory of the process.
+    pub memory: ProcessMemory,
+    /// Its `/proc/PID/maps`. If it is empty, no memory is treated as sparse.
     pub maps: String,
-    /// Where to.
+    /// The file for the core.
     pub writer: CoreWriter,
-    /// Who grants room for what is put aside.
+    /// What disk space for staged data is charged to.
     pub quota: Arc<QuotaHandle>,
-    /// Notes, stacks and what a debugger needs, and no more.
+    /// Capture only the priority ranges: notes, stacks, and what a debugger needs to find its way.
     pub stacks_only: bool,
-    /// The process, to see whether it was killed meanwhile.
+    /// A pidfd of the process, to see whether it was killed during the copy.
     pub process: Option<OwnedFd>,
-    /// Until when the process may be held.
+    /// When the process is to be released.
     pub deadline: Instant,
     /// Level of compression.
     pub level: i32,
-    /// Pulse of this worker.
+    /// Heartbeat of this worker.
     pub heartbeat: &'a Heartbeat,
-    /// Whether it was called off.
+    /// Set when the capture is to be abandoned.
     pub cancelled: &'a CancellationToken,
 }
 
-/// A core that needs its process no more.
+/// A core that does not need its process any more.
 pub struct Snapshot {
     pub(super) writer: CoreWriter,
-    pub(super) stage: Arc<StagingArea>,
-    pub(super) plan: Arc<Plan>,
+    pub(super) staging: Arc<StagingArea>,
+    pub(super) plan: Arc<CapturePlan>,
     /// The first chunk that is not in the file yet.
-    pub(super) turn: u64,
-    /// Behind the last chunk to be stored.
-    pub(super) end: u64,
-    /// Chunks that were put aside whole, where it was cut.
-    pub(super) aside: Vec<Range<u64>>,
-    pub(super) cut: Option<Truncation>,
+    pub(super) next_chunk: u64,
+    /// The first chunk that is not to be stored.
+    pub(super) chunks_end: u64,
+    /// If the core is truncated, the chunks that the staging area has completely.
+    pub(super) spilled: Vec<Range<u64>>,
+    pub(super) truncation: Option<Truncation>,
     pub(super) notes: ProcessNotes,
     pub(super) level: i32,
-    /// All of it is in the stage's memory.
+    /// All of the core is in the staging area's memory.
     pub(super) in_memory: bool,
 }
 
-/// Why the memory can't be taken this way.
+/// Why there is no snapshot.
 pub enum SnapshotError {
-    /// The pipe may still have it: the writer is given back.
+    /// The memory cannot be used, but the stream may have the core. The writer is returned for it.
     Unusable(Box<CoreWriter>),
-    /// Nothing can be kept.
-    Failed(Failure),
+    /// There is no core.
+    Failed(CaptureError),
 }
 
-/// Copies the core out of the process; when this returns, the process may go.
+impl From<CaptureError> for SnapshotError {
+    fn from(error: CaptureError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Copies the core out of the process. The process can be released when this returns.
 ///
 /// # Errors
-/// The memory can't be used, or nothing can be kept.
+/// The memory cannot be used, or no core can be stored.
 pub fn snapshot(request: SnapshotRequest<'_>, resources: &CaptureResources) -> Result<Snapshot, SnapshotError> {
-    let SnapshotRequest { head, maps, writer, quota, .. } = request;
-    let memory = Arc::new(request.memory);
-    let Ok(layout) = CoreLayout::read(&head) else { return Err(SnapshotError::Unusable(Box::new(writer))) };
-    let useful = layout.dump.program.map_or_else(Vec::new, |(at, count)| {
-        let memory = Arc::clone(&memory);
-        let read = move |address, length| memory.piece(address, length);
-        guarded("libraries", LIBRARIES_WITHIN, request.heartbeat, move || elf::link_map(at, count, read))
-            .unwrap_or_default()
-    });
-    let planned = Plan::new(layout, &maps, &useful, |range, found| memory.runs(range, found));
-    let Ok(plan) = planned.map(Arc::new) else { return Err(SnapshotError::Unusable(Box::new(writer))) };
-    let notes = process_notes(&head);
-    let (end, mut cut) = if request.stacks_only {
-        (0, Some(Truncation::Stacks))
-    } else {
-        whole_chunks(plan.layout.total, &writer.limits())
-    };
-    let small = plan.present <= IN_MEMORY && end > 0;
-    let first: u64 = plan.first.iter().map(|range| range.end - range.start).sum();
-    let allowed = if small { resources.memory_budget.take(plan.present) } else { None };
-    let small = allowed.is_some();
-    let stage = match allowed.or_else(|| resources.memory_budget.take(first + head.len() as u64)) {
-        Some(allowed) => sparse_io::in_memory("coreward-stage")
-            .map(|memory| StagingArea::new(Arc::new(memory), Arc::clone(&quota), Some(allowed))),
-        // So many at once that memory is short: on disk then, through the cache.
-        None => tmpfile::create(quota.dir().as_fd(), Mode::from_bits_truncate(0o600))
-            .map(|file| StagingArea::new(Arc::new(File::from(file)), Arc::clone(&quota), None)),
-    };
-    let failed = |error| SnapshotError::Failed(Failure::write(error));
-    let mut stage = stage.map_err(failed)?;
-    stage.memory.write_all_at(&head, 0).map_err(failed)?;
-    let tail = plan.tail_range();
-    stage.memory.write_all_at(&plan.layout.tail, tail.start).map_err(failed)?;
-    // The file is as long as the core, though most of it may be a hole.
-    if stage.memory.metadata().is_ok_and(|data| data.len() < plan.layout.total) {
-        stage.memory.set_len(plan.layout.total).map_err(failed)?;
-    }
-    if !small && end > 1 {
-        // Without it all is compressed while the process waits.
-        if let Err(error) = stage.add_raw() {
-            tracing::warn!("nothing can be put aside on disk: {error}");
-        }
-    }
-    let (parked, stage) =
-        (Arc::new(ProcessImage { plan: Arc::clone(&plan), memory, head: Arc::clone(&stage.memory) }), Arc::new(stage));
-    match take_first(&parked, &stage, resources, request.heartbeat) {
+    let SnapshotRequest { headers, memory, maps, writer, quota, heartbeat, cancelled, level, .. } = request;
+    let unusable = |writer| SnapshotError::Unusable(Box::new(writer));
+    let ProcessMemory::Live(memory) = memory else { return Err(unusable(writer)) };
+    let memory = Arc::new(memory);
+    let Some(plan) = make_plan(&headers, &maps, &memory, heartbeat) else { return Err(unusable(writer)) };
+    let plan = Arc::new(plan);
+    let notes = process_notes(&headers);
+    let total_len = plan.layout.total_len;
+    let (chunks_end, mut truncation) =
+        if request.stacks_only { (0, Some(Truncation::Stacks)) } else { chunks_within(total_len, &writer.limits()) };
+    let (staging, in_memory) = create_staging(&plan, &headers, chunks_end, &quota, &resources.memory_budget)
+        .map_err(CaptureError::from_write)?;
+    let staging = Arc::new(staging);
+    let image = Arc::new(ProcessImage { plan: Arc::clone(&plan), memory, headers: Arc::clone(&staging.memory) });
+    match copy_priority_ranges(&image, &staging, resources, heartbeat) {
         Ok(()) => {}
-        // The pipe may still have what can't be read here.
-        Err(Failure::Empty | Failure::Read(_)) => return Err(SnapshotError::Unusable(Box::new(writer))),
-        Err(failure) => return Err(SnapshotError::Failed(failure)),
+        // The stream may have what cannot be read from memory.
+        Err(CaptureError::Empty | CaptureError::Read(_)) => return Err(unusable(writer)),
+        Err(error) => return Err(error.into()),
     }
-    request.heartbeat.idle();
-    let passed = if small { Ok(None) } else { resources.large_cores.pass(request.deadline, request.cancelled) };
-    let _passed = passed.map_err(SnapshotError::Failed)?;
-    let job = Job {
-        source: Arc::clone(&parked) as Arc<dyn chunk::Fill>,
-        compress: !small,
-        large_cores: (!small).then(|| resources.large_cores.clone()),
-        aside: (small || stage.has_raw()).then(|| Aside { parked: Arc::clone(&parked), stage: Arc::clone(&stage) }),
-        done_with: None,
-        chunks: 0..end,
-        total: plan.layout.total,
-        level: request.level,
+    heartbeat.idle();
+    let limiter = (!in_memory).then(|| resources.large_cores.clone());
+    let _permit = match &limiter {
+        Some(limiter) => limiter.acquire(request.deadline, cancelled)?,
+        None => None,
+    };
+    let spill = (in_memory || staging.spill_file().is_some())
+        .then(|| SpillTarget { image: Arc::clone(&image), staging: Arc::clone(&staging) });
+    let job = EngineJob {
+        source: image as Arc<dyn CoreSource>,
+        compress: !in_memory,
+        limiter,
+        spill,
+        free_from: None,
+        chunks: 0..chunks_end,
+        total_len,
+        level,
         deadline: Some(request.deadline),
     };
-    let ended = engine::run(job, writer, resources, request.heartbeat, request.cancelled);
-    if stage.has_raw() {
-        stage.set_raw_from(ended.back * chunk::CHUNK);
+    let outcome = engine::run(job, writer, resources, Supervision { heartbeat, cancelled });
+    if staging.spill_file().is_some() {
+        staging.set_spill_start(outcome.spilled_from * CHUNK_LEN);
     }
-    match ended.stop {
-        Some(Stop::Failed(failure)) => {
-            stage.clear();
-            return Err(SnapshotError::Failed(failure));
+    match outcome.stop {
+        Some(StopReason::Failed(error)) => {
+            staging.free();
+            return Err(error.into());
         }
-        Some(Stop::Truncation(why)) => cut = Some(why),
+        Some(StopReason::Truncated(reason)) => truncation = Some(reason),
         None => {}
     }
     if request.process.is_some_and(|process| !pidfd::is_alive(process.as_fd())) {
-        // Pages that were taken from it while it died looked like holes.
-        cut = Some(Truncation::EndedEarly);
+        // Pages that were read while the process died looked like holes.
+        truncation = Some(Truncation::EndedEarly);
     }
-    let whole = |number: &u64| !ended.lost.iter().any(|lost| lost.contains(number));
-    let aside = if ended.lost.is_empty() && ended.turn >= ended.back.min(end) && cut.is_none() {
+    let is_complete = outcome.missing.is_empty() && outcome.next_chunk >= outcome.spilled_from.min(chunks_end);
+    let spilled = if is_complete && truncation.is_none() {
         Vec::new()
     } else {
-        (ended.back..end).filter(whole).map(|number| chunk::range(number, plan.layout.total)).collect()
+        let is_spilled = |number: &u64| !outcome.missing.iter().any(|missing| missing.contains(number));
+        let numbers = (outcome.spilled_from..chunks_end).filter(is_spilled);
+        numbers.map(|number| chunk::range(number, total_len)).collect()
     };
     Ok(Snapshot {
-        writer: ended.writer,
-        stage,
+        writer: outcome.writer,
+        staging,
         plan,
-        turn: ended.turn,
-        end,
-        aside,
-        cut,
+        next_chunk: outcome.next_chunk,
+        chunks_end,
+        spilled,
+        truncation,
         notes,
-        level: request.level,
-        in_memory: small,
+        level,
+        in_memory,
     })
 }
 
-/// Copies what comes first.
-fn take_first(
-    parked: &Arc<ProcessImage>,
-    stage: &Arc<StagingArea>,
+/// The plan of a core; `None` if its headers or its memory cannot be used.
+fn make_plan(headers: &[u8], maps: &str, memory: &Arc<LiveMemory>, heartbeat: &Heartbeat) -> Option<CapturePlan> {
+    let layout = CoreLayout::read(headers).ok()?;
+    let libraries = layout.notes.program_headers.and_then(|(address, count)| {
+        let memory = Arc::clone(memory);
+        let read = move |address, length| memory.read_vec(address, length);
+        let find_libraries = move || elf::link_map_ranges(address, count, read);
+        run_with_timeout("libraries", LIBRARIES_TIMEOUT, heartbeat, find_libraries)
+    });
+    let libraries = libraries.unwrap_or_default();
+    CapturePlan::new(layout, maps, &libraries, |range, found| memory.present_runs(range, found)).ok()
+}
+
+/// Creates a staging area that has the headers and the trailer of the core. Also returns whether it takes all of the core in
+/// memory.
+fn create_staging(
+    plan: &CapturePlan,
+    headers: &[u8],
+    chunks_end: u64,
+    quota: &Arc<QuotaHandle>,
+    budget: &MemoryBudget,
+) -> io::Result<(StagingArea, bool)> {
+    let is_small = plan.present_bytes <= IN_MEMORY_MAX && chunks_end > 0;
+    let grant = if is_small { budget.reserve(plan.present_bytes) } else { None };
+    let in_memory = grant.is_some();
+    let priority_len: u64 = plan.priority.iter().map(|range| range.end - range.start).sum();
+    let grant = grant.or_else(|| budget.reserve(priority_len + headers.len() as u64));
+    let memory = match &grant {
+        Some(_) => sparse_io::in_memory("coreward-stage")?,
+        // Many captures have used up the budget: a file on disk, in the page cache, takes the place of memory.
+        None => tmpfile::create(quota.dir().as_fd(), Mode::from_bits_truncate(0o600))?.into(),
+    };
+    let mut staging = StagingArea::new(Arc::new(memory), grant);
+    staging.memory.write_all_at(headers, 0)?;
+    staging.memory.write_all_at(&plan.layout.trailer, plan.trailer_range().start)?;
+    // The file is as long as the core, though most of it may be a hole.
+    if staging.memory.metadata().is_ok_and(|metadata| metadata.len() < plan.layout.total_len) {
+        staging.memory.set_len(plan.layout.total_len)?;
+    }
+    if !in_memory && chunks_end > 1 {
+        // Without a spill file, all of the core is compressed while the process waits.
+        if let Err(error) = staging.add_spill_file(Arc::clone(quota)) {
+            tracing::warn!("a core cannot be spilled to disk: {error}");
+        }
+    }
+    Ok((staging, in_memory))
+}
+
+/// Copies what a debugger needs most, before anything else.
+fn copy_priority_ranges(
+    image: &Arc<ProcessImage>,
+    staging: &Arc<StagingArea>,
     resources: &CaptureResources,
     heartbeat: &Heartbeat,
-) -> Result<(), Failure> {
-    let (parked, stage, copy_buffers) = (Arc::clone(parked), Arc::clone(stage), resources.copy_buffers.clone());
+) -> Result<(), CaptureError> {
+    let (image, staging, copy_buffers) = (Arc::clone(image), Arc::clone(staging), resources.copy_buffers.clone());
     let copy = move || {
-        let mut bench = copy_buffers.take();
-        let ranges = parked.plan.first.iter();
-        ranges.clone().try_for_each(|range| stage.put_in_memory(&parked, range.clone(), bench.buffer()))
+        let mut buffer = copy_buffers.acquire();
+        let mut ranges = image.plan.priority.iter();
+        ranges.try_for_each(|range| staging.store_in_memory(&image, range.clone(), buffer.buffer()))
     };
-    match guarded("stacks", FIRST_WITHIN, heartbeat, copy) {
+    match run_with_timeout("stacks", PRIORITY_TIMEOUT, heartbeat, copy) {
         Some(copied) => Ok(copied?),
-        // A stack on a dead mount. Others may be there already, and the rest is tried all the same.
+        // A stack is on a dead mount. The ranges before it are copied, and the rest of the core is tried all the same.
         None => {
-            resources.copy_buffers.replace(1);
+            resources.copy_buffers.add_stuck(1);
             Ok(())
         }
     }
 }
 
-/// Does what may hang in a thread of its own, which is left behind if it does.
-fn guarded<T: Send + 'static>(
+/// Runs `work` in a thread of its own; `None` if it takes longer than `timeout`. The thread is abandoned then, as it hangs in a
+/// read.
+fn run_with_timeout<T: Send + 'static>(
     name: &str,
-    within: Duration,
+    timeout: Duration,
     heartbeat: &Heartbeat,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Option<T> {
     let (sender, receiver) = mpsc::channel();
     heartbeat.idle();
-    let thread = std::thread::Builder::new().name(name.to_owned());
-    let started = thread.spawn(move || {
-        // Nobody may be waiting any more.
+    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        // The receiver is gone if this took too long.
         let _ = sender.send(work());
     });
-    let done = started.ok().and_then(|_| receiver.recv_timeout(within).ok());
+    let result = thread.ok().and_then(|_| receiver.recv_timeout(timeout).ok());
     heartbeat.tick();
-    done
+    result
 }
 
-pub(super) fn process_notes(head: &[u8]) -> ProcessNotes {
-    elf::inspect(head).map(|found| elf::process_notes(head, &found)).unwrap_or_default()
-}
-
-/// Makes the file out of what was taken.
-///
-/// # Errors
-/// Nothing can be kept.
-pub fn seal(
-    taken: Snapshot,
-    resources: &CaptureResources,
-    heartbeat: &Heartbeat,
-    cancelled: &CancellationToken,
-) -> Result<CapturedCore, Failure> {
-    let Snapshot { mut writer, stage, plan, turn, end, mut aside, mut cut, notes, level, .. } = taken;
-    if turn < end && cut.is_none_or(Truncation::is_a_size) {
-        let job = Job {
-            source: Arc::clone(&stage) as Arc<dyn chunk::Fill>,
-            compress: true,
-            large_cores: None,
-            aside: None,
-            done_with: Some(Arc::clone(&stage)),
-            chunks: turn..end,
-            total: plan.layout.total,
-            level,
-            deadline: None,
-        };
-        let ended = engine::run(job, writer, resources, heartbeat, cancelled);
-        writer = ended.writer;
-        match ended.stop {
-            Some(Stop::Failed(failure)) => return Err(failure),
-            Some(Stop::Truncation(why)) => {
-                cut = Some(why);
-                aside = (ended.turn..end).map(|number| chunk::range(number, plan.layout.total)).collect();
-            }
-            None => {}
-        }
-    }
-    heartbeat.tick();
-    if let Some(why) = cut {
-        trim(&mut writer, &plan, &stage, &aside, why, resources, level, &Watch { heartbeat, cancelled })?;
-    }
-    Ok(CapturedCore { writer, expected: plan.layout.total, cut, notes: Some(notes), stage: Some(stage) })
+/// What the notes among the headers say about the process.
+pub(super) fn process_notes(headers: &[u8]) -> ProcessNotes {
+    elf::summarize(headers).map(|summary| elf::process_notes(headers, &summary)).unwrap_or_default()
 }

@@ -1,16 +1,16 @@
 //! Stage 6: the core of one crash. It is taken while the process waits; when the process is gone, it is sealed and published.
 
 use super::checkpoint::Checkpoint;
-use super::connection::ConnectionError;
 use super::crash_source::CrashSource;
-use super::evidence::{CoreEvidence, CoreStream};
+use super::error::SessionError;
+use super::evidence::{CoreEvidence, CoreInput};
 use super::inspect::may_parse;
 use super::process_handles::{CheckpointHandles, ProcessHandles};
 use super::record_builder::RecordBuilder;
 use super::shared::Shared;
 use crate::capture::{
-    self, CaptureCheckpoint, CapturedCore, CheckpointFiles, CoreWriter, Failure, Heartbeat, Limits, LiveMemory,
-    Snapshot, SnapshotError, SnapshotRequest, Stream, StreamReader,
+    self, CaptureCheckpoint, CaptureError, CapturedCore, CheckpointFiles, CoreLimits, CoreStream, CoreWriter,
+    DrainRequest, Heartbeat, ProcessMemory, Snapshot, SnapshotError, SnapshotRequest,
 };
 use crate::config::Config;
 use crate::crash::{Cause, CoreOutcome, CoreReport, NoCore, Record, Truncation, Warning};
@@ -27,7 +27,6 @@ use std::os::unix::fs::FileExt;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use thiserror::Error;
 use tokio::sync::SemaphorePermit;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -37,17 +36,6 @@ use tracing::Span;
 const PERMIT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longest `/proc/PID/maps` that is read: that of vm.max_map_count mappings is shorter.
 const MAPS_MAX: usize = 16 << 20;
-
-/// Why a session ends here. A core that cannot be had is no error: the record says why.
-#[derive(Debug, Error)]
-pub(super) enum CaptureError {
-    /// The shim went, or turned to another daemon.
-    #[error("{0}")]
-    Connection(#[from] ConnectionError),
-    /// The daemon stops; the shim offers the crash to the next one.
-    #[error("the daemon stops")]
-    Stopping,
-}
 
 /// A crash whose core is to be kept.
 pub(super) struct AdmittedCrash {
@@ -77,7 +65,7 @@ struct CaptureContext {
     heartbeat: Heartbeat,
     cancelled: CancellationToken,
     record: Record,
-    limits: Limits,
+    limits: CoreLimits,
     level: i32,
     stacks_only: bool,
     quota: Arc<QuotaHandle>,
@@ -104,20 +92,20 @@ impl CaptureContext {
         }
     }
 
-    fn writer(&self) -> Result<CoreWriter, Failure> {
+    fn writer(&self) -> Result<CoreWriter, CaptureError> {
         let file = CoreFile::create(self.quota.dir().as_fd(), &self.record)?;
         CoreWriter::new(file, Arc::clone(&self.quota), self.limits)
     }
 
     /// Takes a snapshot of the parked process, or drains the stream where memory cannot be used. Blocks.
-    fn capture(self, stream: CoreStream, mut handles: ProcessHandles) -> Result<CaptureOutcome, Failure> {
+    fn capture(self, stream: CoreInput, mut handles: ProcessHandles) -> Result<CaptureOutcome, CaptureError> {
         self.heartbeat.tick();
         let mut writer = self.writer()?;
-        let CoreStream { source, prefix, header, saved_at: _ } = stream;
-        if let (Some(header), Some(mem)) = (header, handles.mem.take()) {
+        let CoreInput { source, prefix, headers, saved_at: _ } = stream;
+        if let (Some(headers), Some(mem)) = (headers, handles.mem.take()) {
             let request = SnapshotRequest {
-                head: header,
-                memory: LiveMemory::new(mem, handles.pagemap.take()),
+                headers,
+                memory: ProcessMemory::live(mem, handles.pagemap.take()),
                 maps: handles.maps.as_ref().and_then(read_maps).unwrap_or_default(),
                 writer,
                 quota: Arc::clone(&self.quota),
@@ -134,8 +122,8 @@ impl CaptureContext {
                 Err(SnapshotError::Unusable(unused)) => writer = *unused,
             }
         }
-        let stream = Stream {
-            source: StreamReader::new(source, prefix, self.cancelled.clone()),
+        let request = DrainRequest {
+            source: CoreStream::new(source, prefix, self.cancelled.clone()),
             writer,
             heartbeat: &self.heartbeat,
             parse: self.may_parse,
@@ -143,7 +131,7 @@ impl CaptureContext {
             level: self.level,
             deadline: Some(self.deadline),
         };
-        capture::drain(stream, &self.shared.resources).map(|core| CaptureOutcome::Captured(Box::new(core)))
+        capture::drain(request, &self.shared.resources).map(|core| CaptureOutcome::Captured(Box::new(core)))
     }
 }
 
@@ -156,7 +144,7 @@ pub(super) async fn capture(
     source: &mut CrashSource,
     offer: &Offer,
     admitted: AdmittedCrash,
-) -> Result<Record, CaptureError> {
+) -> Result<Record, SessionError> {
     let context = CaptureContext::new(shared, source, offer, &admitted);
     let AdmittedCrash { mut builder, core, mut handles, .. } = admitted;
     if !source.holds_process() {
@@ -164,21 +152,21 @@ pub(super) async fn capture(
         handles.mem = None;
     }
     let permit = match capture_permit(shared, source, context.deadline).await {
-        Err(Failure::Cancelled) => return Err(CaptureError::Stopping),
+        Err(CaptureError::Cancelled) => return Err(SessionError::Stopping),
         permit => permit,
     };
     let outcome = match (core, &permit) {
         (CoreEvidence::Ready(stream), Ok(_)) => run_capture(source, context, stream, handles).await,
         (CoreEvidence::Unreadable(failure), _) => Err(failure),
-        (CoreEvidence::Gone, _) => Err(Failure::Empty),
+        (CoreEvidence::Gone, _) => Err(CaptureError::Empty),
         (CoreEvidence::Ready(_), Err(_)) => {
             drop(handles);
-            Err(Failure::Stalled)
+            Err(CaptureError::Stalled)
         }
     };
-    if matches!(outcome, Err(Failure::Cancelled)) {
+    if matches!(outcome, Err(CaptureError::Cancelled)) {
         // The process stays parked, and its shim offers it to the next daemon.
-        return Err(CaptureError::Stopping);
+        return Err(SessionError::Stopping);
     }
     // The process has waited long enough, whatever became of its core. Without the shim's consent nothing is published.
     builder.set_held(held(offer, source));
@@ -204,7 +192,7 @@ pub(super) async fn resume(
     offer: &Offer,
     checkpoint: Checkpoint,
     files: CheckpointHandles,
-) -> Result<Record, CaptureError> {
+) -> Result<Record, SessionError> {
     let Checkpoint { record, reader, core } = checkpoint;
     let report = record.core.clone();
     let builder = RecordBuilder::resume(record, reader, offer.attempt);
@@ -214,7 +202,7 @@ pub(super) async fn resume(
         return Ok(builder.finish(CoreReport::none(NoCore::Gone)));
     };
     let (quota, limits) = (quota(shared, &builder), limits(&shared.config_for(&builder), &builder));
-    let resumed = run_blocking(move || core.resume(CheckpointFiles { file, memory, raw: spill }, &quota, limits));
+    let resumed = run_blocking(move || core.resume(CheckpointFiles { file, memory, spill }, &quota, limits));
     let captured = match keep_alive_during(source, resumed).await {
         Ok(snapshot) => seal(shared, source, snapshot).await,
         Err(failure) => Err(failure),
@@ -222,8 +210,8 @@ pub(super) async fn resume(
     finalize(shared, offer, builder, captured).await
 }
 
-fn limits(config: &Config, builder: &RecordBuilder) -> Limits {
-    Limits {
+fn limits(config: &Config, builder: &RecordBuilder) -> CoreLimits {
+    CoreLimits {
         process_size_max: config.process_size_max,
         external_size_max: config.external_size_max,
         core_limit: config.enforce_core_limit.then_some(builder.core_limit()),
@@ -259,15 +247,15 @@ async fn capture_permit<'a>(
     shared: &'a Shared,
     source: &mut CrashSource,
     deadline: Instant,
-) -> Result<SemaphorePermit<'a>, Failure> {
+) -> Result<SemaphorePermit<'a>, CaptureError> {
     let limit = PERMIT_TIMEOUT.min(deadline.saturating_duration_since(Instant::now()));
     tokio::select! {
         permit = timeout(limit, shared.capture_permits.acquire()) => match permit {
-            Ok(permit) => permit.map_err(|_| Failure::Cancelled),
-            Err(_) => Err(Failure::Stalled),
+            Ok(permit) => permit.map_err(|_| CaptureError::Cancelled),
+            Err(_) => Err(CaptureError::Stalled),
         },
-        () = shared.shutdown.stopped() => Err(Failure::Cancelled),
-        () = source.keep_alive() => Err(Failure::Cancelled),
+        () = shared.shutdown.stopped() => Err(CaptureError::Cancelled),
+        () = source.keep_alive() => Err(CaptureError::Cancelled),
     }
 }
 
@@ -275,9 +263,9 @@ async fn capture_permit<'a>(
 async fn run_capture(
     source: &mut CrashSource,
     context: CaptureContext,
-    stream: CoreStream,
+    stream: CoreInput,
     handles: ProcessHandles,
-) -> Result<CaptureOutcome, Failure> {
+) -> Result<CaptureOutcome, CaptureError> {
     let cancelled = context.cancelled.clone();
     let mut capture = pin!(run_blocking(move || context.capture(stream, handles)));
     tokio::select! {
@@ -287,7 +275,7 @@ async fn run_capture(
     // Either the shim offers the crash to another daemon, or it was killed and took the process with it.
     cancelled.cancel();
     let _ = capture.await;
-    Err(Failure::Cancelled)
+    Err(CaptureError::Cancelled)
 }
 
 /// Reads `/proc/PID/maps` from its beginning: the descriptor shares its position with the shim's, and with those of earlier
@@ -309,7 +297,7 @@ fn read_maps(maps: &File) -> Option<String> {
 /// What the shim keeps while the core is sealed.
 fn save_checkpoint(
     builder: &RecordBuilder,
-    outcome: &Result<CaptureOutcome, Failure>,
+    outcome: &Result<CaptureOutcome, CaptureError>,
 ) -> (Vec<u8>, Vec<(FdKind, OwnedFd)>) {
     let Ok(CaptureOutcome::Snapshot(snapshot)) = outcome else { return Default::default() };
     let (core, files): (CaptureCheckpoint, CheckpointFiles) = match snapshot.save_checkpoint() {
@@ -320,17 +308,21 @@ fn save_checkpoint(
         }
     };
     let mut descriptors = vec![(FdKind::CheckpointFile, files.file), (FdKind::CheckpointMemory, files.memory)];
-    descriptors.extend(files.raw.map(|spill| (FdKind::CheckpointSpill, spill)));
+    descriptors.extend(files.spill.map(|spill| (FdKind::CheckpointSpill, spill)));
     (Checkpoint::of_capture(builder, core).encode(), descriptors)
 }
 
 /// Seals a snapshot, whether or not its shim is still there: nothing of the core is missing.
-async fn seal(shared: &Arc<Shared>, source: &mut CrashSource, snapshot: Snapshot) -> Result<CapturedCore, Failure> {
+async fn seal(
+    shared: &Arc<Shared>,
+    source: &mut CrashSource,
+    snapshot: Snapshot,
+) -> Result<CapturedCore, CaptureError> {
     let permit = keep_alive_during(source, shared.sealing_permits.acquire()).await;
-    let _permit = permit.map_err(|_| Failure::Cancelled)?;
+    let _permit = permit.map_err(|_| CaptureError::Cancelled)?;
     let cancelled = shared.shutdown.abort_token();
     let (resources, heartbeat) = (shared.resources.clone(), shared.health.register("the sealing of a core"));
-    let seal = run_blocking(move || capture::seal(snapshot, &resources, &heartbeat, &cancelled));
+    let seal = run_blocking(move || capture::finalize(snapshot, &resources, &heartbeat, &cancelled));
     keep_alive_during(source, seal).await
 }
 
@@ -339,17 +331,17 @@ async fn finalize(
     shared: &Arc<Shared>,
     offer: &Offer,
     builder: RecordBuilder,
-    captured: Result<CapturedCore, Failure>,
-) -> Result<Record, CaptureError> {
+    captured: Result<CapturedCore, CaptureError>,
+) -> Result<Record, SessionError> {
     match captured {
         Ok(core) => Ok(publish(shared, offer, builder, core).await),
-        Err(Failure::Cancelled) => Err(CaptureError::Stopping),
+        Err(CaptureError::Cancelled) => Err(SessionError::Stopping),
         Err(failure) => Ok(finish_without_core(shared, builder, &failure)),
     }
 }
 
 async fn publish(shared: &Arc<Shared>, offer: &Offer, mut builder: RecordBuilder, core: CapturedCore) -> Record {
-    let CapturedCore { writer, expected, cut, stage, notes } = core;
+    let CapturedCore { writer, expected_len, truncation, staging, notes } = core;
     let CoreWriter { file, reservation, .. } = writer;
     if let Some(notes) = notes.filter(|_| offer.pid.is_none()) {
         builder.complete_from_notes(notes);
@@ -361,22 +353,22 @@ async fn publish(shared: &Arc<Shared>, offer: &Offer, mut builder: RecordBuilder
         builder.warn(Warning::AccessNotGranted { uid: Uid::from_raw(uid), cause: Cause::from(&error) });
     }
     let (content, stored) = (file.content(), file.final_length());
-    let truncated = cut.or(offer.cut.then_some(Truncation::Spool));
-    let report = CoreReport { outcome: CoreOutcome::Stored, bytes: content, expected, stored, truncated };
+    let truncated = truncation.or(offer.cut.then_some(Truncation::Spool));
+    let report = CoreReport { outcome: CoreOutcome::Stored, bytes: content, expected: expected_len, stored, truncated };
     let record = builder.clone().finish(report);
     let heartbeat = shared.health.register(&format!("the file of process {}", builder.pid()));
     let ledger = Arc::clone(&shared.ledger);
     let published = run_blocking(move || {
         heartbeat.tick();
         let published = file.publish(&record, ledger.dir().as_fd());
-        if let Some(stage) = stage {
-            stage.clear();
+        if let Some(staging) = staging {
+            staging.free();
         }
-        published.map(|()| record).map_err(Failure::from)
+        published.map(|()| record).map_err(CaptureError::from)
     });
     match published.await {
         Ok(record) => {
-            reservation.settle(record.id.clone(), builder.time_us(), stored);
+            reservation.commit(record.id.clone(), builder.time_us(), stored);
             shared.metrics.captured_bytes.inc_by(content);
             shared.metrics.written_bytes.inc_by(stored);
             record
@@ -386,14 +378,16 @@ async fn publish(shared: &Arc<Shared>, offer: &Offer, mut builder: RecordBuilder
 }
 
 /// The record of a crash whose core could not be stored.
-fn finish_without_core(shared: &Shared, mut builder: RecordBuilder, failure: &Failure) -> Record {
+fn finish_without_core(shared: &Shared, mut builder: RecordBuilder, failure: &CaptureError) -> Record {
     let (reason, kind) = match failure {
-        Failure::Empty => (NoCore::Empty, ErrorKind::NotACore),
-        Failure::NotACore(_) => (NoCore::NotElf, ErrorKind::NotACore),
-        Failure::Stalled => (NoCore::Stalled, ErrorKind::Capture),
-        Failure::Quota => (NoCore::Quota, ErrorKind::Quota),
-        Failure::DiskFull(_) => (NoCore::DiskFull, ErrorKind::DiskFull),
-        Failure::Cancelled | Failure::Write(_) | Failure::Read(_) => (NoCore::WriteError, ErrorKind::Capture),
+        CaptureError::Empty => (NoCore::Empty, ErrorKind::NotACore),
+        CaptureError::NotACore(_) => (NoCore::NotElf, ErrorKind::NotACore),
+        CaptureError::Stalled => (NoCore::Stalled, ErrorKind::Capture),
+        CaptureError::Quota => (NoCore::Quota, ErrorKind::Quota),
+        CaptureError::DiskFull(_) => (NoCore::DiskFull, ErrorKind::DiskFull),
+        CaptureError::Cancelled | CaptureError::Write(_) | CaptureError::Read(_) => {
+            (NoCore::WriteError, ErrorKind::Capture)
+        }
     };
     tracing::error!("no core of process {} ({}): {failure}", builder.pid(), builder.comm());
     shared.metrics.error(kind);
@@ -404,11 +398,11 @@ fn finish_without_core(shared: &Shared, mut builder: RecordBuilder, failure: &Fa
 
 /// Runs what blocks in a thread of its own, its log lines within the session's span.
 async fn run_blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
-) -> Result<T, Failure> {
+    work: impl FnOnce() -> Result<T, CaptureError> + Send + 'static,
+) -> Result<T, CaptureError> {
     let span = Span::current();
     let ended = tokio::task::spawn_blocking(move || span.in_scope(work)).await;
-    ended.unwrap_or_else(|error| Err(Failure::Read(io::Error::other(error))))
+    ended.unwrap_or_else(|error| Err(CaptureError::Read(io::Error::other(error))))
 }
 
 /// Waits for `work` while the shim hears that it goes on; a shim that goes does not end it.

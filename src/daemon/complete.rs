@@ -2,7 +2,7 @@
 
 use super::connection::ConnectionError;
 use super::crash_source::{CrashSource, ProcessDetails};
-use super::evidence::CoreStream;
+use super::evidence::CoreInput;
 use super::inspect::memory_of;
 use super::process_handles::ProcessHandles;
 use super::record_builder::RecordBuilder;
@@ -30,7 +30,7 @@ pub(super) async fn complete(
     offer: &Offer,
     builder: &mut RecordBuilder,
     handles: &mut ProcessHandles,
-    stream: Option<&CoreStream>,
+    stream: Option<&CoreInput>,
 ) -> Result<(), ConnectionError> {
     add_details(source, builder, handles).await?;
     if !builder.has_exe_build_id()
@@ -40,10 +40,10 @@ pub(super) async fn complete(
         let read = move || read_build_id(executable);
         builder.set_exe_build_id(run_with_timeout(shared, READ_TIMEOUT, read).await.flatten());
     }
-    if let Some((header, stream)) = stream.and_then(|stream| Some((stream.header.clone()?, stream))) {
+    if let Some((headers, stream)) = stream.and_then(|stream| Some((stream.headers.clone()?, stream))) {
         let open_memory = memory_of(offer, handles, stream);
         let recorded = builder.modules().to_vec();
-        let unwind = move || match CoreLayout::read(&header).map(Arc::new) {
+        let unwind = move || match CoreLayout::read(&headers).map(Arc::new) {
             Ok(layout) => unwind_other_threads(&layout, open_memory(&layout).as_ref(), &recorded),
             Err(_) => OtherThreads { stacks: Vec::new(), omitted: 0, total: 0 },
         };

@@ -1,6 +1,6 @@
 //! What an inspection of a crash found. Nothing in here is missing for a reason that a warning does not name.
 
-use crate::capture::Failure;
+use crate::capture::CaptureError;
 use crate::crash::auxv::Auxv;
 use crate::crash::{Frame, Module, SigInfo, Signature, Warning};
 use std::os::fd::OwnedFd;
@@ -11,7 +11,7 @@ pub(super) struct Evidence {
     pub(super) core: CoreEvidence,
     /// What the process' memory says of it.
     pub(super) facts: ProcessFacts,
-    /// The crashed thread's stack. `None`: the core's header is missing or not understood, or memory did not answer.
+    /// The crashed thread's stack. `None`: the core's headers are missing or not understood, or memory did not answer.
     pub(super) stack: Option<CrashedStack>,
     /// What could not be learnt.
     pub(super) warnings: Vec<Warning>,
@@ -22,19 +22,19 @@ pub(super) enum CoreEvidence {
     /// The process was released before, or the shim that saved the crash had no room for a core.
     Gone,
     /// There is one that cannot be read.
-    Unreadable(Failure),
+    Unreadable(CaptureError),
     /// It can be captured.
-    Ready(CoreStream),
+    Ready(CoreInput),
 }
 
-/// The stream of a core.
-pub(super) struct CoreStream {
+/// Where the bytes of a core come from.
+pub(super) struct CoreInput {
     /// The core pipe, or the file in which a shim saved the core.
     pub(super) source: OwnedFd,
     /// Bytes that were taken out of the pipe before; the shim keeps them as well.
     pub(super) prefix: Option<OwnedFd>,
     /// ELF header, program headers and notes, whole. `None` where they are not understood or must not be parsed.
-    pub(super) header: Option<Vec<u8>>,
+    pub(super) headers: Option<Vec<u8>>,
     /// Offset of the core in a file; `None`: it comes through a pipe.
     pub(super) saved_at: Option<u64>,
 }

@@ -5,12 +5,12 @@
 
 use super::connection::ConnectionError;
 use super::crash_source::CrashSource;
-use super::evidence::{CoreEvidence, CoreStream, CrashedStack, Evidence, ProcessFacts};
+use super::evidence::{CoreEvidence, CoreInput, CrashedStack, Evidence, ProcessFacts};
 use super::process_handles::ProcessHandles;
 use super::shared::{Shared, lock};
 use super::stack::{SignatureContext, unwind_crashed_thread};
 use super::timeout::run_with_timeout;
-use crate::capture::{self, Failure, Head, ProcessMemory};
+use crate::capture::{self, CaptureError, PeekedHeaders, ProcessMemory};
 use crate::crash::text::from_bytes;
 use crate::crash::{Warning, auxv, cgroup, program_of};
 use crate::elf::{self, CoreLayout};
@@ -29,10 +29,10 @@ use tokio::task::spawn_blocking;
 const INSPECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// From this attempt on the bytes of the core are not parsed: something in them may have ended the daemons before.
 const UNPARSED_FROM: u32 = 3;
-/// Size of a header in bytes, at least and mostly.
-const USUAL_HEADER: u64 = 64 << 10;
-/// A saved core with a longer header is not inspected: the header would have to fit into memory.
-const MAX_SAVED_HEADER: u64 = 16 << 20;
+/// Size of the headers in bytes, at least and mostly.
+const USUAL_HEADERS: u64 = 64 << 10;
+/// A saved core with longer headers is not inspected: they would have to fit into memory.
+const MAX_SAVED_HEADERS: u64 = 16 << 20;
 
 /// Whether the bytes of this crash may be parsed.
 pub(super) fn may_parse(offer: &Offer) -> bool {
@@ -57,7 +57,7 @@ pub(super) async fn inspect(
     };
     let prefix = handles.prefix.take();
     let pipe = core.as_ref().filter(|_| source.holds_process() && prefix.is_none() && may_parse(offer));
-    let ProcessReading { header, facts, stack, is_complete } = read_process(shared, offer, handles, pipe).await;
+    let ProcessReading { headers, facts, stack, is_complete } = read_process(shared, offer, handles, pipe).await;
     let mut warnings = Vec::new();
     if facts.is_none() {
         warnings.push(Warning::MemoryTimedOut);
@@ -65,7 +65,7 @@ pub(super) async fn inspect(
     let facts = facts.unwrap_or_default();
     let core = match core {
         None => CoreEvidence::Gone,
-        Some(core) if source.holds_process() => open_pipe(shared, source, offer, core, prefix, header).await?,
+        Some(core) if source.holds_process() => open_pipe(shared, source, offer, core, prefix, headers).await?,
         Some(core) => CoreEvidence::Ready(open_saved(offer, core)),
     };
     let stack = match (&core, stack) {
@@ -84,14 +84,14 @@ pub(super) async fn inspect(
 #[derive(Default)]
 struct ProcessReading {
     /// What stands in front of the core; `None`: the pipe was not looked at.
-    header: Option<Result<Arc<Head>, Failure>>,
+    headers: Option<Result<Arc<PeekedHeaders>, CaptureError>>,
     facts: Option<ProcessFacts>,
     stack: Option<CrashedStack>,
     /// Nothing blocked.
     is_complete: bool,
 }
 
-/// Reads a process through its handles, and the header of its core in `pipe`.
+/// Reads a process through its handles, and the headers of its core in `pipe`.
 async fn read_process(
     shared: &Shared,
     offer: &Offer,
@@ -106,20 +106,21 @@ async fn read_process(
     let so_far = Arc::new(Mutex::new(ProcessReading::default()));
     let reading = Arc::clone(&so_far);
     let read = move || {
-        // First what never blocks: the kernel writes the header out of its own memory.
-        let header = pipe.map(|pipe| capture::peek(pipe.map_err(Failure::Read)?.as_fd(), &cancelled).map(Arc::new));
-        let peeked = header.as_ref().and_then(|header| header.as_ref().ok()).map(Arc::clone);
-        lock(&reading).header = header;
+        // First what never blocks: the kernel writes the headers out of its own memory.
+        let headers =
+            pipe.map(|pipe| capture::peek_headers(pipe.map_err(CaptureError::Read)?.as_fd(), &cancelled).map(Arc::new));
+        let peeked = headers.as_ref().and_then(|headers| headers.as_ref().ok()).map(Arc::clone);
+        lock(&reading).headers = headers;
         let facts = read_facts(cmdline, auxv, mem.as_ref());
         let context = SignatureContext { build_id: facts.exe_build_id.clone(), ..context };
         lock(&reading).facts = Some(facts);
         let stack = match peeked.as_deref() {
-            Some(Head::Whole(header)) => CoreLayout::read(header)
+            Some(PeekedHeaders::Complete(headers)) => CoreLayout::read(headers)
                 .ok()
                 .map(|layout| unwind_crashed_thread(&layout, live_memory(mem).as_ref(), &context)),
             _ => None,
         };
-        // Only one owner is left, so the header need not be copied.
+        // Only one owner is left, so the headers need not be copied.
         drop(peeked);
         let mut reading = lock(&reading);
         reading.stack = stack;
@@ -130,20 +131,20 @@ async fn read_process(
     std::mem::take(&mut lock(&so_far))
 }
 
-/// Unwinds a crash whose header came later than the rest, or out of a file.
+/// Unwinds a crash whose headers came later than the rest, or out of a file.
 async fn unwind_late(
     shared: &Shared,
     offer: &Offer,
     handles: &ProcessHandles,
     facts: &ProcessFacts,
-    stream: &CoreStream,
+    stream: &CoreInput,
     warnings: &mut Vec<Warning>,
 ) -> Option<CrashedStack> {
-    let header = stream.header.clone()?;
+    let headers = stream.headers.clone()?;
     let open_memory = memory_of(offer, handles, stream);
     let context = signature_context(offer, facts.exe_build_id.clone());
     let unwind = move || {
-        let layout = Arc::new(CoreLayout::read(&header).ok()?);
+        let layout = Arc::new(CoreLayout::read(&headers).ok()?);
         Some(unwind_crashed_thread(&layout, open_memory(&layout).as_ref(), &context))
     };
     let unwound = run_with_timeout(shared, INSPECT_TIMEOUT, unwind).await;
@@ -162,7 +163,7 @@ fn signature_context(offer: &Offer, build_id: Option<String>) -> SignatureContex
 pub(super) fn memory_of(
     offer: &Offer,
     handles: &ProcessHandles,
-    stream: &CoreStream,
+    stream: &CoreInput,
 ) -> impl FnOnce(&Arc<CoreLayout>) -> Box<dyn ReadMemory> + Send + 'static {
     let mem = handles.share_mem();
     let saved = stream.saved_at.and_then(|at| Some((File::from(stream.source.try_clone().ok()?), at)));
@@ -198,16 +199,16 @@ fn saw_files_of_host(offer: &Offer) -> bool {
     !namespaces.pid && !namespaces.user && !in_container && offer.root == b"/"
 }
 
-/// Brings the pipe of a core and its header together. `peeked` is the header as it was seen in the pipe, if it was looked at.
+/// Brings the pipe of a core and its headers together. `peeked` is the headers as they were seen in the pipe, if it was looked at.
 async fn open_pipe(
     shared: &Shared,
     source: &mut CrashSource,
     offer: &Offer,
     core: OwnedFd,
     mut prefix: Option<OwnedFd>,
-    peeked: Option<Result<Arc<Head>, Failure>>,
+    peeked: Option<Result<Arc<PeekedHeaders>, CaptureError>>,
 ) -> Result<CoreEvidence, ConnectionError> {
-    let mut header = None;
+    let mut headers = None;
     if may_parse(offer) {
         if prefix.is_none() {
             let peeked = match peeked {
@@ -215,40 +216,40 @@ async fn open_pipe(
                 None => peek(shared, &core).await,
             };
             match peeked {
-                Ok(Head::Whole(bytes)) => header = Some(bytes),
-                Ok(Head::Long(bytes)) => prefix = source.request_prefix(bytes).await?,
-                Ok(Head::Other(_) | Head::Nothing) => {}
+                Ok(PeekedHeaders::Complete(bytes)) => headers = Some(bytes),
+                Ok(PeekedHeaders::TooLong(bytes)) => prefix = source.request_prefix(bytes).await?,
+                Ok(PeekedHeaders::Unsupported(_) | PeekedHeaders::Empty) => {}
                 Err(failure) => return Ok(CoreEvidence::Unreadable(failure)),
             }
         }
         if let Some(prefix) = &prefix {
-            header = read_whole(prefix);
+            headers = read_whole(prefix);
         }
     }
-    Ok(CoreEvidence::Ready(CoreStream { source: core, prefix, header, saved_at: None }))
+    Ok(CoreEvidence::Ready(CoreInput { source: core, prefix, headers, saved_at: None }))
 }
 
-/// Looks at the header in the pipe, in a thread of its own; it returns within seconds.
-async fn peek(shared: &Shared, core: &OwnedFd) -> Result<Head, Failure> {
+/// Looks at the headers in the pipe, in a thread of its own; it returns within seconds.
+async fn peek(shared: &Shared, core: &OwnedFd) -> Result<PeekedHeaders, CaptureError> {
     let (pipe, cancelled) = (core.try_clone(), shared.shutdown.abort_token());
-    let peek = move || capture::peek(pipe.map_err(Failure::Read)?.as_fd(), &cancelled);
-    spawn_blocking(peek).await.unwrap_or_else(|error| Err(Failure::Read(io::Error::other(error))))
+    let peek = move || capture::peek_headers(pipe.map_err(CaptureError::Read)?.as_fd(), &cancelled);
+    spawn_blocking(peek).await.unwrap_or_else(|error| Err(CaptureError::Read(io::Error::other(error))))
 }
 
-/// The stream of a core that a shim saved, with its header.
-fn open_saved(offer: &Offer, core: OwnedFd) -> CoreStream {
-    let found = if may_parse(offer) { read_saved_header(&core).ok() } else { None };
-    let (header, saved_at) = found.map_or((None, None), |(header, at)| (header, Some(at)));
-    CoreStream { source: core, prefix: None, header, saved_at }
+/// The stream of a core that a shim saved, with its headers.
+fn open_saved(offer: &Offer, core: OwnedFd) -> CoreInput {
+    let found = if may_parse(offer) { read_saved_headers(&core).ok() } else { None };
+    let (headers, saved_at) = found.map_or((None, None), |(headers, at)| (headers, Some(at)));
+    CoreInput { source: core, prefix: None, headers, saved_at }
 }
 
-/// The header of a core in a file and the core's offset; the file's position stays.
-fn read_saved_header(core: &OwnedFd) -> io::Result<(Option<Vec<u8>>, u64)> {
+/// The headers of a core in a file and the core's offset; the file's position stays.
+fn read_saved_headers(core: &OwnedFd) -> io::Result<(Option<Vec<u8>>, u64)> {
     let mut file = File::from(core.try_clone()?);
     let at = file.stream_position()?;
     let mut bytes = Vec::new();
-    (&file).take(USUAL_HEADER).read_to_end(&mut bytes)?;
-    let length = elf::head_length(&bytes).ok().filter(|length| *length <= MAX_SAVED_HEADER);
+    (&file).take(USUAL_HEADERS).read_to_end(&mut bytes)?;
+    let length = elf::headers_len(&bytes).ok().filter(|length| *length <= MAX_SAVED_HEADERS);
     if let Some(length) = length {
         (&file).take(length.saturating_sub(bytes.len() as u64)).read_to_end(&mut bytes)?;
         bytes.truncate(usize::try_from(length).unwrap_or(usize::MAX));

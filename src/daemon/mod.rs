@@ -5,6 +5,7 @@ mod checkpoint;
 mod complete;
 mod connection;
 mod crash_source;
+mod error;
 mod evidence;
 mod inspect;
 mod listener;

@@ -93,7 +93,7 @@ fn send_notifications(watchdog: Option<Duration>, health: &HealthMonitor, notifi
 
 /// `WATCHDOG=1`, unless a worker has not moved for half of the period. `reported` is the worker that the log named last.
 fn send_keepalive(period: Duration, health: &HealthMonitor, reported: &mut Option<String>) {
-    let stuck = health.stuck(period / 2);
+    let stuck = health.stuck_worker(period / 2);
     match &stuck {
         None => send(&[NotifyState::Watchdog]),
         Some(worker) if *reported != stuck => {

@@ -1,10 +1,11 @@
 //! One crash: from its offer to the answer. The stages are those of ARCHITECTURE.md; each consumes what the one before returned.
 
-use super::capture::{self, AdmittedCrash, CaptureError, held};
+use super::capture::{self, AdmittedCrash, held};
 use super::checkpoint::Checkpoint;
 use super::complete::{add_details, complete};
 use super::connection::ConnectionError;
 use super::crash_source::CrashSource;
+use super::error::SessionError;
 use super::evidence::{CoreEvidence, Evidence};
 use super::inspect::inspect;
 use super::process_handles::ProcessHandles;
@@ -13,35 +14,14 @@ use super::shared::Shared;
 use crate::crash::{CoreOutcome, CoreReport, Keep, NoCore, Origin, Record};
 use crate::policy::admission::Admission;
 use crate::report::{self, ErrorKind};
-use crate::store::{CatalogError, Inserted, file_name};
+use crate::store::{Inserted, file_name};
 use coreward_sys::clock;
 use coreward_wire::{DaemonMessage, FdKind, Offer};
 use nix::unistd::Pid;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-use thiserror::Error;
 use tracing::Instrument;
-
-/// Why a crash was not recorded. Its shim keeps it, and offers it again or spools it.
-#[derive(Debug, Error)]
-pub(super) enum SessionError {
-    #[error("{0}")]
-    Connection(#[from] ConnectionError),
-    #[error("{0}")]
-    Catalog(#[from] CatalogError),
-    #[error("the daemon stops")]
-    Stopping,
-}
-
-impl From<CaptureError> for SessionError {
-    fn from(error: CaptureError) -> Self {
-        match error {
-            CaptureError::Connection(error) => Self::Connection(error),
-            CaptureError::Stopping => Self::Stopping,
-        }
-    }
-}
 
 /// A crash that is being recorded.
 pub(super) struct Session {

@@ -1,7 +1,8 @@
 //! Imports the crashes that shims saved alone.
 
 use super::crash_source::CrashSource;
-use super::session::{Session, SessionError};
+use super::error::SessionError;
+use super::session::Session;
 use super::shared::Shared;
 use crate::report::ErrorKind;
 use coreward_sys::{datagram, openat};

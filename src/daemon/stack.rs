@@ -3,7 +3,7 @@
 use super::evidence::CrashedStack;
 use crate::crash::{Frame, Module, SigInfo, ThreadStacks};
 use crate::elf::{self, CoreLayout};
-use crate::unwind::{self, Process, ReadMemory, SignatureInput};
+use crate::unwind::{self, ProcessUnwinder, ReadMemory, SignatureInput};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -34,15 +34,15 @@ pub(super) fn unwind_crashed_thread(
     memory: &dyn ReadMemory,
     context: &SignatureContext,
 ) -> CrashedStack {
-    let mut process = Process::new(layout, memory);
+    let mut unwinder = ProcessUnwinder::new(layout, memory);
     // Bounded by frames and pages: a clock that cut the walk on a loaded machine would give the same bug another signature.
-    let mut frames = process.crashed(&|| true);
-    let modules = process.modules(&until(MODULES_TIMEOUT));
-    let siginfo = layout.dump.siginfo.map(|info| siginfo(info, context.signal));
+    let mut frames = unwinder.crashed_thread(&|| true);
+    let modules = unwinder.into_modules(&until(MODULES_TIMEOUT));
+    let siginfo = layout.notes.siginfo.map(|info| siginfo(info, context.signal));
     let signature = unwind::compute_signature(&SignatureInput {
         signal: context.signal,
         fault: siginfo.as_ref().and_then(|info| info.address),
-        stack_pointer: layout.dump.threads.first().map(|thread| thread.registers.stack()),
+        stack_pointer: layout.notes.threads.first().map(|thread| thread.registers.stack_pointer()),
         frames: &frames,
         module: &|number| modules.get(number as usize),
         is_code: &|address| layout.is_code(address),
@@ -65,10 +65,10 @@ pub(super) struct OtherThreads {
 
 /// Unwinds the threads that did not crash, as far as time and room allow. `recorded` are the modules of the record.
 pub(super) fn unwind_other_threads(layout: &CoreLayout, memory: &dyn ReadMemory, recorded: &[Module]) -> OtherThreads {
-    let mut process = Process::new(layout, memory);
-    let walked = process.others(MAX_FRAMES, &until(OTHER_THREADS_TIMEOUT));
-    let stacks = group_by_frames(walked, &process.modules(&|| false), recorded);
-    let total = layout.dump.threads.len().saturating_sub(1);
+    let mut unwinder = ProcessUnwinder::new(layout, memory);
+    let walked = unwinder.other_threads(MAX_FRAMES, &until(OTHER_THREADS_TIMEOUT));
+    let stacks = group_by_frames(walked, &unwinder.into_modules(&|| false), recorded);
+    let total = layout.notes.threads.len().saturating_sub(1);
     let listed: usize = stacks.iter().map(|stacks| stacks.count as usize).sum();
     OtherThreads { stacks, omitted: total.saturating_sub(listed), total }
 }
@@ -81,7 +81,7 @@ fn until(limit: Duration) -> impl Fn() -> bool {
 
 /// What a siginfo_t says (sigaction(2)): the kernel's own codes of these signals are positive and go with an address, the
 /// others name a sender.
-fn siginfo(info: elf::SigInfo, signal: Option<u32>) -> SigInfo {
+fn siginfo(info: elf::SigInfoNote, signal: Option<u32>) -> SigInfo {
     use nix::sys::signal::Signal::{SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGTRAP};
     /// A general protection fault has no address.
     const SI_KERNEL: i32 = 0x80;
@@ -162,7 +162,7 @@ mod tests {
 
     #[test]
     fn an_address_goes_with_faults_and_a_sender_with_signals_that_were_sent() {
-        let info = |code, value| elf::SigInfo { code, value };
+        let info = |code, value| elf::SigInfoNote { code, value };
         let fault = siginfo(info(1, 0x1234), Some(11));
         assert_eq!((fault.address, fault.sender), (Some(0x1234), None));
         let protection = siginfo(info(0x80, 0), Some(11));

@@ -1,4 +1,4 @@
-//! An executable as it lies in memory: where its notes are, and the build-id among them.
+//! An ELF file as it is mapped in memory: where its notes are, and the build-id and package metadata in them.
 
 use super::notes::notes;
 use object::elf::{
@@ -8,37 +8,37 @@ use object::read::elf::{FileHeader, ProgramHeader};
 use object::{Endianness, LittleEndian, ReadRef};
 use std::ops::Range;
 
-/// A stretch of notes in memory.
+/// A range of notes in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoteRange {
-    /// Where it begins in the process.
+    /// Address in the process.
     pub address: u64,
-    /// How long it is.
+    /// Length in bytes.
     pub length: u64,
 }
 
 const NT_GNU_BUILD_ID: u32 = 3;
 const NT_GO_BUILD_ID: u32 = 4;
 const NT_FDO_PACKAGING_METADATA: u32 = 0xcafe_1a7e;
-/// Distributions write some 150 bytes.
+/// Longest package metadata that is accepted, in bytes; distributions write about 150.
 const MAX_PACKAGE: usize = 1024;
-/// Longest range that is worth reading: a build-id has 20 bytes, and a package note some hundred.
-const MAX_RANGE: u64 = 64 * 1024;
+/// Longest range of notes that is read, in bytes: a build-id has 20, package metadata a few hundred.
+const MAX_NOTES: u64 = 64 * 1024;
 
-/// Where the notes of an image lie whose program headers (AT_PHDR) are `table`, found at `address`.
+/// Where the notes of an image are in memory; `table` are its program headers, found at `address` (AT_PHDR).
 pub fn note_ranges(table: &[u8], address: u64, is_64bit: bool) -> Vec<NoteRange> {
     if is_64bit {
-        ranges::<ProgramHeader64<Endianness>>(table, address)
+        note_ranges_as::<ProgramHeader64<Endianness>>(table, address)
     } else {
-        ranges::<ProgramHeader32<Endianness>>(table, address)
+        note_ranges_as::<ProgramHeader32<Endianness>>(table, address)
     }
 }
 
-fn ranges<Header: ProgramHeader<Endian = Endianness>>(table: &[u8], address: u64) -> Vec<NoteRange> {
+fn note_ranges_as<Header: ProgramHeader<Endian = Endianness>>(table: &[u8], address: u64) -> Vec<NoteRange> {
     let endian = Endianness::Little;
     let count = table.len() / size_of::<Header>();
     let Ok(headers) = table.read_slice_at::<Header>(0, count) else { return Vec::new() };
-    // A position-independent program says in PT_PHDR where its table should lie; the difference is the load bias.
+    // PT_PHDR has the address that the table was linked at; the difference is the load bias.
     let linked: Option<u64> =
         headers.iter().find(|header| header.p_type(endian) == PT_PHDR).map(|header| header.p_vaddr(endian).into());
     let bias = address.wrapping_sub(linked.unwrap_or(address));
@@ -46,15 +46,15 @@ fn ranges<Header: ProgramHeader<Endian = Endianness>>(table: &[u8], address: u64
     notes
         .map(|header| NoteRange {
             address: bias.wrapping_add(header.p_vaddr(endian).into()),
-            length: header.p_memsz(endian).into().min(MAX_RANGE),
+            length: header.p_memsz(endian).into().min(MAX_NOTES),
         })
         .collect()
 }
 
-/// An ELF file as it is mapped.
+/// An ELF file that is mapped in memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Image {
-    /// What its headers' addresses are shifted by.
+pub struct MappedImage {
+    /// Load bias: the difference between an address in memory and the same address in the file's headers.
     pub bias: u64,
     /// Where its notes are in memory.
     pub notes: Vec<NoteRange>,
@@ -62,84 +62,87 @@ pub struct Image {
     pub eh_frame_hdr: Option<Range<u64>>,
 }
 
-/// No linker makes more program headers than fit into so many bytes.
+/// Longest table of program headers that is read, in bytes; linkers write less than a page.
 const MAX_TABLE: usize = 4096;
-/// PT_LOAD begins on the page that its file offset is in.
+/// A mapping begins on the page that the offset of its PT_LOAD is in.
 const PAGE_MASK: u64 = !0xfff;
 
-/// The image whose ELF header is at `start`. `read` reads a stretch of memory, whole or not at all. Images of other than 64
-/// bits and little-endian are none.
-pub fn image(start: u64, mut read: impl FnMut(u64, usize) -> Option<Vec<u8>>) -> Option<Image> {
-    let of = LittleEndian;
+/// Reads the image whose ELF header is at address `start`; `None` if there is none that is 64-bit and little-endian. `read`
+/// returns the bytes at an address, or `None` if any of them cannot be read.
+pub fn read_image(start: u64, mut read: impl FnMut(u64, usize) -> Option<Vec<u8>>) -> Option<MappedImage> {
+    let endian = LittleEndian;
     let bytes = read(start, size_of::<FileHeader64<LittleEndian>>())?;
     let header: &FileHeader64<LittleEndian> = bytes.as_slice().read_at(0).ok()?;
     if !header.is_supported() || !header.is_class_64() || header.e_ident.data != 1 {
         return None;
     }
     let size = size_of::<ProgramHeader64<LittleEndian>>();
-    let count = usize::from(header.e_phnum(of)).min(MAX_TABLE / size);
-    let table = read(start.checked_add(header.e_phoff(of))?, count * size)?;
+    let count = usize::from(header.e_phnum(endian)).min(MAX_TABLE / size);
+    let table = read(start.checked_add(header.e_phoff(endian))?, count * size)?;
     let table: &[ProgramHeader64<LittleEndian>] = table.as_slice().read_slice_at(0, count).ok()?;
-    let is_first =
-        |header: &&ProgramHeader64<LittleEndian>| header.p_type(of) == PT_LOAD && header.p_offset(of) & PAGE_MASK == 0;
-    let first = table.iter().find(is_first)?;
-    let bias = start.wrapping_sub(first.p_vaddr(of) & PAGE_MASK);
-    let placed = |header: &ProgramHeader64<LittleEndian>| {
-        let address = bias.wrapping_add(header.p_vaddr(of));
-        NoteRange { address, length: header.p_memsz(of).min(MAX_RANGE) }
+    let is_first = |header: &&ProgramHeader64<LittleEndian>| {
+        header.p_type(endian) == PT_LOAD && header.p_offset(endian) & PAGE_MASK == 0
     };
-    let notes = table.iter().filter(|header| header.p_type(of) == PT_NOTE).map(placed).collect();
-    let index = table.iter().find(|header| header.p_type(of) == PT_GNU_EH_FRAME);
+    let first = table.iter().find(is_first)?;
+    let bias = start.wrapping_sub(first.p_vaddr(endian) & PAGE_MASK);
+    let note_range = |header: &ProgramHeader64<LittleEndian>| {
+        let address = bias.wrapping_add(header.p_vaddr(endian));
+        NoteRange { address, length: header.p_memsz(endian).min(MAX_NOTES) }
+    };
+    let notes = table.iter().filter(|header| header.p_type(endian) == PT_NOTE).map(note_range).collect();
+    let index = table.iter().find(|header| header.p_type(endian) == PT_GNU_EH_FRAME);
     let eh_frame_hdr = index.and_then(|header| {
-        let begin = bias.wrapping_add(header.p_vaddr(of));
-        Some(begin..begin.checked_add(header.p_memsz(of))?)
+        let begin = bias.wrapping_add(header.p_vaddr(endian));
+        Some(begin..begin.checked_add(header.p_memsz(endian))?)
     });
-    Some(Image { bias, notes, eh_frame_hdr })
+    Some(MappedImage { bias, notes, eh_frame_hdr })
 }
 
-/// The package metadata among the notes in `bytes`: JSON (systemd's "ELF Package Metadata", type 0xcafe1a7e of owner FDO).
-pub fn package(bytes: &[u8]) -> Option<String> {
+/// The package metadata among the notes in `bytes`, which is JSON ("Package Metadata for Executable Files", UAPI group: type
+/// 0xcafe1a7e, owner FDO).
+pub fn package_metadata(bytes: &[u8]) -> Option<String> {
     let text = notes(bytes).find(|(kind, name, _)| *kind == NT_FDO_PACKAGING_METADATA && *name == b"FDO")?.2;
     let text = std::str::from_utf8(text).ok()?.trim_end_matches(['\0', '\n']);
     (!text.is_empty() && text.len() <= MAX_PACKAGE).then(|| text.to_owned())
 }
 
-/// The build-id of an ELF file, from its first bytes.
-pub fn build_id_of_file(head: &[u8]) -> Option<String> {
-    match FileHeader64::<Endianness>::parse(head) {
-        Ok(header) => file_notes(header, head),
-        Err(_) => file_notes(FileHeader32::<Endianness>::parse(head).ok()?, head),
+/// The build-id of an ELF file, read from its first bytes.
+pub fn build_id_of_file(start: &[u8]) -> Option<String> {
+    match FileHeader64::<Endianness>::parse(start) {
+        Ok(header) => build_id_as(header, start),
+        Err(_) => build_id_as(FileHeader32::<Endianness>::parse(start).ok()?, start),
     }
 }
 
-fn file_notes<Elf: FileHeader<Endian = Endianness>>(header: &Elf, head: &[u8]) -> Option<String> {
+fn build_id_as<Elf: FileHeader<Endian = Endianness>>(header: &Elf, start: &[u8]) -> Option<String> {
     let endian = header.endian().ok()?;
-    let headers = header.program_headers(endian, head).ok()?;
+    let headers = header.program_headers(endian, start).ok()?;
     let notes = headers.iter().filter(|header| header.p_type(endian) == PT_NOTE);
-    notes.filter_map(|header| header.data(endian, head).ok()).find_map(build_id)
+    notes.filter_map(|header| header.data(endian, start).ok()).find_map(build_id)
 }
 
-/// The build-id among the notes in `bytes`, hexadecimal. Go's linker writes one of its own kind (owner Go, type 4): that is text, with
-/// `go:` in front of it.
+/// The build-id among the notes in `bytes`: the GNU linker's in hexadecimal (owner GNU, type 3), else that of Go's linker
+/// (owner Go, type 4), which is text, with `go:` in front.
 pub fn build_id(bytes: &[u8]) -> Option<String> {
-    let of = |wanted: u32, owner: &[u8]| {
+    let find = |wanted: u32, owner: &[u8]| {
         notes(bytes).find(|(kind, name, _)| *kind == wanted && *name == owner).map(|(_, _, id)| id)
     };
     let hex = |id: &[u8]| id.iter().map(|byte| format!("{byte:02x}")).collect();
-    let gnu = of(NT_GNU_BUILD_ID, b"GNU").filter(|id| (4..=64).contains(&id.len())).map(hex);
+    let gnu = find(NT_GNU_BUILD_ID, b"GNU").filter(|id| (4..=64).contains(&id.len())).map(hex);
     gnu.or_else(|| {
-        let text = of(NT_GO_BUILD_ID, b"Go\0").or_else(|| of(NT_GO_BUILD_ID, b"Go"))?;
-        let is_sound = (4..=128).contains(&text.len()) && text.iter().all(u8::is_ascii_graphic);
-        std::str::from_utf8(text).ok().filter(|_| is_sound).map(|text| format!("go:{text}"))
+        let text = find(NT_GO_BUILD_ID, b"Go\0").or_else(|| find(NT_GO_BUILD_ID, b"Go"))?;
+        let is_valid = (4..=128).contains(&text.len()) && text.iter().all(u8::is_ascii_graphic);
+        std::str::from_utf8(text).ok().filter(|_| is_valid).map(|text| format!("go:{text}"))
     })
 }
 
 #[cfg(test)]
+#[expect(clippy::indexing_slicing, clippy::cast_possible_truncation, reason = "a test may panic")]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_build_id_of_this_very_program_is_found_in_its_memory() {
+    fn the_build_id_of_this_program_is_found_in_its_memory() {
         let auxv = crate::crash::auxv::parse(&std::fs::read("/proc/self/auxv").unwrap());
         let memory = std::fs::File::open("/proc/self/mem").unwrap();
         let read = |address: u64, length: u64| {
@@ -161,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn the_image_of_this_very_program_is_found_at_its_first_address() {
+    fn the_image_of_this_program_is_found_at_its_first_address() {
         let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
         let exe = std::fs::read_link("/proc/self/exe").unwrap();
         let first = maps.lines().find(|line| line.ends_with(exe.to_str().unwrap())).unwrap();
@@ -171,7 +174,7 @@ mod tests {
             let mut bytes = vec![0; length];
             std::os::unix::fs::FileExt::read_exact_at(&memory, &mut bytes, address).ok().map(|()| bytes)
         };
-        let image = image(start, read).unwrap();
+        let image = read_image(start, read).unwrap();
         assert_eq!(image.bias, start, "a position-independent program is linked at 0");
         let index = read(image.eh_frame_hdr.unwrap().start, 1).unwrap();
         assert_eq!(index, [1], "version 1 of .eh_frame_hdr");
@@ -197,13 +200,13 @@ mod tests {
             bytes.resize(bytes.len().next_multiple_of(4), 0);
             bytes
         };
-        assert_eq!(package(&note(b"{\"type\":\"deb\"}\0")).unwrap(), "{\"type\":\"deb\"}");
-        assert_eq!(package(&note(b"\xff\xff")), None);
-        assert_eq!(package(&note(&[b'x'; 2000])), None);
+        assert_eq!(package_metadata(&note(b"{\"type\":\"deb\"}\0")).unwrap(), "{\"type\":\"deb\"}");
+        assert_eq!(package_metadata(&note(b"\xff\xff")), None);
+        assert_eq!(package_metadata(&note(&[b'x'; 2000])), None);
     }
 
     #[test]
-    fn cut_tables_and_foreign_notes_yield_nothing() {
+    fn incomplete_tables_and_foreign_notes_yield_nothing() {
         assert_eq!(note_ranges(&[0; 55], 0x1000, true), []);
         assert_eq!(build_id(b"\x04\0\0\0\x04\0\0\0\x03\0\0\0GNX\0abcd"), None);
         assert_eq!(build_id(b"\x04\0\0\0\xff\xff\xff\xff\x03\0\0\0GNU\0abcd"), None);

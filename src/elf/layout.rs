@@ -1,60 +1,60 @@
-//! Where everything lies in a core of the kernel's: the order of fs/binfmt_elf.c (elf_core_dump) is header, program
-//! headers, notes, memory from the next page on, and where 65,535 mappings or more must be counted, a section header.
+//! Where everything is in a core that the kernel wrote. elf_core_dump in fs/binfmt_elf.c writes, in this order: ELF header,
+//! program headers, notes, the memory from the next page on, and a section header if there are 65,535 program headers or more.
 
 use super::ElfError;
-use super::dump::Dump;
+use super::crash_notes::CrashNotes;
 use object::elf::{ET_CORE, FileHeader64, PF_X, PN_XNUM, PT_LOAD, PT_NOTE, ProgramHeader64};
 use object::read::elf::{FileHeader, ProgramHeader};
 use object::{LittleEndian, ReadRef};
 use std::ops::Range;
 
-/// Length of the ELF header of a 64-bit core.
+/// Length of the ELF header of a 64-bit core, in bytes.
 pub const HEADER_LEN: usize = 64;
-/// Length of a program header of a 64-bit core.
+/// Length of a program header of a 64-bit core, in bytes.
 pub(super) const SEGMENT_LEN: usize = size_of::<ProgramHeader64<LittleEndian>>();
 
-/// One mapping, as its PT_LOAD announces it.
+/// A mapping of the process (PT_LOAD).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Load {
-    /// Where its memory lies in the core; `offset.end - offset.start` is p_filesz.
+pub struct LoadSegment {
+    /// The range of the core that holds its memory, p_offset and p_filesz. Empty if the memory was left out.
     pub offset: Range<u64>,
-    /// Where it begins in the process.
+    /// Its address in the process (p_vaddr).
     pub address: u64,
-    /// How long it is in the process (p_memsz).
+    /// Its length in the process, in bytes (p_memsz).
     pub length: u64,
-    /// Read, write, execute (p_flags).
+    /// PF_R, PF_W, PF_X (p_flags).
     pub flags: u32,
 }
 
-/// A core of 64 bits, little-endian, as its head announces it.
+/// The layout of a 64-bit little-endian core, according to its headers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CoreLayout {
     /// The ELF header.
     pub header: [u8; HEADER_LEN],
-    /// Where the notes lie in the core.
-    pub notes: Range<u64>,
-    /// The mappings, by their place in the core; none overlaps another.
-    pub loads: Vec<Load>,
-    /// The mappings by address, as indices of `loads` (kernel.core_sort_vma=1 orders a core by size).
-    by_address: Vec<u32>,
-    /// Bytes of the whole core.
-    pub total: u64,
-    /// The section header behind the memory that counts the program headers, where their number does not fit into e_phnum.
-    pub tail: Vec<u8>,
-    /// What the notes tell of the crash.
-    pub dump: Dump,
+    /// The range of the core that holds the notes.
+    pub notes_range: Range<u64>,
+    /// The mappings, in the order of their memory in the core; the ranges do not overlap.
+    pub loads: Vec<LoadSegment>,
+    /// Addresses and indices of `loads`, sorted by address: with kernel.core_sort_vma=1 a core is sorted by size.
+    by_address: Vec<(u64, u32)>,
+    /// Length of the complete core, in bytes.
+    pub total_len: u64,
+    /// The section header that follows the memory if the number of program headers does not fit into e_phnum; else empty.
+    pub trailer: Vec<u8>,
+    /// What the notes say about the crash.
+    pub notes: CrashNotes,
 }
 
-/// How many bytes from the beginning of a core hold its headers and all its notes.
+/// Length of a core's headers, all notes included, in bytes. The first `bytes` of the core must contain the ELF header and one
+/// program header.
 ///
 /// # Errors
-/// Not a 64-bit little-endian core with its notes in front; `Headers` also where fewer bytes are given than the ELF
-/// header and one program header have.
-pub fn head_length(bytes: &[u8]) -> Result<u64, ElfError> {
+/// Not a 64-bit little-endian core that begins with its notes.
+pub fn headers_len(bytes: &[u8]) -> Result<u64, ElfError> {
     Ok(first_segment(bytes)?.1.end)
 }
 
-/// The ELF header and where the notes are.
+/// The ELF header, and the range of the notes.
 fn first_segment(bytes: &[u8]) -> Result<(&FileHeader64<LittleEndian>, Range<u64>), ElfError> {
     let endian = LittleEndian;
     let header = bytes.read_at::<FileHeader64<LittleEndian>>(0).map_err(|()| ElfError::NotElf)?;
@@ -67,125 +67,142 @@ fn first_segment(bytes: &[u8]) -> Result<(&FileHeader64<LittleEndian>, Range<u64
     let first =
         bytes.read_at::<ProgramHeader64<LittleEndian>>(header.e_phoff(endian)).map_err(|()| ElfError::Headers)?;
     let notes = first.p_offset(endian)..first.p_offset(endian).saturating_add(first.p_filesz(endian));
-    let behind_table = notes.start >= header.e_phoff(endian) && notes.end < u64::MAX;
-    if first.p_type(endian) != PT_NOTE || header.e_phoff(endian) != HEADER_LEN as u64 || !behind_table {
+    let after_table = notes.start >= header.e_phoff(endian) && notes.end < u64::MAX;
+    if first.p_type(endian) != PT_NOTE || header.e_phoff(endian) != HEADER_LEN as u64 || !after_table {
         return Err(ElfError::Headers);
     }
     Ok((header, notes))
 }
 
 impl CoreLayout {
-    /// Reads the layout from the head of a core, which must be whole ([`head_length`]).
+    /// Reads the layout from the headers of a core, which must be complete ([`headers_len`]).
     ///
     /// # Errors
-    /// Anything that the kernel would not write.
-    pub fn read(head: &[u8]) -> Result<Self, ElfError> {
+    /// The headers are incomplete, or not what the kernel would write.
+    pub fn read(headers: &[u8]) -> Result<Self, ElfError> {
         let endian = LittleEndian;
-        let (header, notes) = first_segment(head)?;
+        let (header, notes_range) = first_segment(headers)?;
         let mut count = usize::from(header.e_phnum(endian));
         if count == usize::from(PN_XNUM) {
-            count = usize::try_from(notes.start - HEADER_LEN as u64).map_err(|_| ElfError::Headers)? / SEGMENT_LEN;
+            let table_len = notes_range.start - HEADER_LEN as u64;
+            count = usize::try_from(table_len).map_err(|_| ElfError::Headers)? / SEGMENT_LEN;
         }
         let table: &[ProgramHeader64<LittleEndian>] =
-            head.read_slice_at(HEADER_LEN as u64, count).map_err(|()| ElfError::Headers)?;
+            headers.read_slice_at(HEADER_LEN as u64, count).map_err(|()| ElfError::Headers)?;
         let mut loads = Vec::with_capacity(count);
-        let mut at = notes.end;
+        let mut memory_end = notes_range.end;
         for segment in table.iter().filter(|segment| segment.p_type(endian) == PT_LOAD) {
-            let (begin, length) = (segment.p_offset(endian), segment.p_filesz(endian));
-            let (address, in_memory) = (segment.p_vaddr(endian), segment.p_memsz(endian));
-            let end = begin.checked_add(length).ok_or(ElfError::Headers)?;
-            if begin < at || length > in_memory || address.checked_add(in_memory).is_none() || end > i64::MAX as u64 {
+            let (begin, file_len) = (segment.p_offset(endian), segment.p_filesz(endian));
+            let (address, length) = (segment.p_vaddr(endian), segment.p_memsz(endian));
+            let end = begin.checked_add(file_len).ok_or(ElfError::Headers)?;
+            let in_order = begin >= memory_end && file_len <= length;
+            if !in_order || address.checked_add(length).is_none() || i64::try_from(end).is_err() {
                 return Err(ElfError::Headers);
             }
-            at = end;
-            loads.push(Load { offset: begin..end, address, length: in_memory, flags: segment.p_flags(endian) });
+            memory_end = end;
+            loads.push(LoadSegment { offset: begin..end, address, length, flags: segment.p_flags(endian) });
         }
-        let tail = tail(header, at, count)?;
-        let range =
-            usize::try_from(notes.start).unwrap_or(usize::MAX)..usize::try_from(notes.end).unwrap_or(usize::MAX);
-        let machine = header.e_machine(endian);
-        let dump = Dump::read(head.get(range).ok_or(ElfError::Headers)?, machine);
-        let header = *head.first_chunk().ok_or(ElfError::Headers)?;
-        let mut by_address: Vec<u32> = (0..loads.len() as u32).collect();
-        by_address.sort_by_key(|index| loads[*index as usize].address);
-        Ok(Self { header, notes, loads, by_address, total: at + tail.len() as u64, tail, dump })
+        let trailer = trailer(header, memory_end, count)?;
+        let clamp = |offset: u64| usize::try_from(offset).unwrap_or(usize::MAX);
+        let notes = headers.get(clamp(notes_range.start)..clamp(notes_range.end)).ok_or(ElfError::Headers)?;
+        let notes = CrashNotes::read(notes, header.e_machine(endian));
+        let header = *headers.first_chunk().ok_or(ElfError::Headers)?;
+        let mut by_address: Vec<(u64, u32)> =
+            loads.iter().zip(0..).map(|(load, index)| (load.address, index)).collect();
+        by_address.sort_by_key(|(address, _)| *address);
+        let total_len = memory_end + trailer.len() as u64;
+        Ok(Self { header, notes_range, loads, by_address, total_len, trailer, notes })
     }
 
-    /// Where the memory begins; between the end of the notes and this there are zeros.
-    pub fn data_at(&self) -> u64 {
-        self.loads.first().map_or(self.total, |load| load.offset.start)
+    /// Offset of the memory; the bytes between the end of the notes and this are zeros.
+    pub fn memory_start(&self) -> u64 {
+        self.loads.first().map_or(self.total_len, |load| load.offset.start)
     }
 
-    /// Where the byte at `address` lies in the core, and how many behind it are of the same mapping and in the core.
-    pub fn find(&self, address: u64) -> Option<Range<u64>> {
-        let load = self.mapping(address)?;
+    /// The range of the core from the byte at `address` to the end of its segment; `None` if the core does not have it.
+    pub fn file_range(&self, address: u64) -> Option<Range<u64>> {
+        let load = self.segment_at(address)?;
         let begin = load.offset.start + (address - load.address);
         (begin < load.offset.end).then_some(begin..load.offset.end)
     }
 
-    /// The first mapping behind `address` that is `wanted`.
-    pub fn next_mapping(&self, address: u64, wanted: impl Fn(&Load) -> bool) -> Option<&Load> {
-        let next = self.by_address.partition_point(|index| self.loads[*index as usize].address <= address);
-        self.by_address[next..].iter().map(|index| &self.loads[*index as usize]).find(|load| wanted(load))
+    /// The first segment after `address` that is `wanted`.
+    pub fn next_segment(&self, address: u64, wanted: impl Fn(&LoadSegment) -> bool) -> Option<&LoadSegment> {
+        let next = self.by_address.partition_point(|(start, _)| *start <= address);
+        self.segments_from(next).find(|load| wanted(load))
     }
 
-    /// Whether instructions may lie at `address`.
+    /// Whether `address` is in an executable segment.
     pub fn is_code(&self, address: u64) -> bool {
-        self.mapping(address).is_some_and(|load| load.flags & PF_X != 0)
+        self.segment_at(address).is_some_and(|load| load.flags & PF_X != 0)
     }
 
-    /// Whether instructions may lie anywhere in a range of addresses.
+    /// Whether an executable segment begins in this range of addresses.
     pub fn has_code(&self, range: Range<u64>) -> bool {
-        let first = self.by_address.partition_point(|index| self.loads[*index as usize].address < range.start);
-        let loads = self.by_address[first..].iter().map(|index| &self.loads[*index as usize]);
-        loads.take_while(|load| load.address < range.end).any(|load| load.flags & PF_X != 0)
+        let first = self.by_address.partition_point(|(start, _)| *start < range.start);
+        self.segments_from(first).take_while(|load| load.address < range.end).any(|load| load.flags & PF_X != 0)
     }
 
-    /// The mapping that `address` is in.
-    pub fn mapping(&self, address: u64) -> Option<&Load> {
-        let next = self.by_address.partition_point(|index| self.loads[*index as usize].address <= address);
-        let load = &self.loads[*self.by_address.get(next.checked_sub(1)?)? as usize];
+    /// The segment that `address` is in.
+    pub fn segment_at(&self, address: u64) -> Option<&LoadSegment> {
+        let next = self.by_address.partition_point(|(start, _)| *start <= address);
+        let load = self.segments_from(next.checked_sub(1)?).next()?;
         (address < load.address + load.length).then_some(load)
+    }
+
+    /// The segments by address, from the `first`-th on.
+    fn segments_from(&self, first: usize) -> impl Iterator<Item = &LoadSegment> {
+        let sorted = self.by_address.get(first..).unwrap_or_default();
+        sorted.iter().filter_map(|(_, index)| self.loads.get(*index as usize))
     }
 }
 
-/// The section header that counts (fill_extnum_info in fs/binfmt_elf.c).
-fn tail(header: &FileHeader64<LittleEndian>, at: u64, count: usize) -> Result<Vec<u8>, ElfError> {
+/// The section header after the memory, if the number of program headers needs one; the memory ends at offset `memory_end`.
+fn trailer(header: &FileHeader64<LittleEndian>, memory_end: u64, count: usize) -> Result<Vec<u8>, ElfError> {
     if header.e_phnum(LittleEndian) != PN_XNUM {
         return Ok(Vec::new());
     }
-    if header.e_shoff(LittleEndian) != at {
+    if header.e_shoff(LittleEndian) != memory_end {
         return Err(ElfError::Headers);
     }
     Ok(counting_section(count))
 }
 
-/// A section header of type NULL whose sh_size is 1 and whose sh_info is the number of program headers (elf(5)).
+/// A section header that holds the number of program headers: its type is SHT_NULL, sh_size 1 and sh_info the number (elf(5);
+/// fill_extnum_info in fs/binfmt_elf.c).
 pub(super) fn counting_section(count: usize) -> Vec<u8> {
     let mut section = vec![0; 64];
-    section[32..40].copy_from_slice(&1_u64.to_le_bytes());
-    section[44..48].copy_from_slice(&(count as u32).to_le_bytes());
+    put(&mut section, 32, 1_u64.to_le_bytes());
+    put(&mut section, 44, u32::try_from(count).unwrap_or(u32::MAX).to_le_bytes());
     section
 }
 
+/// Writes `value` at byte `offset` of a header, which must have room for it.
+pub(super) fn put<const N: usize>(header: &mut [u8], offset: usize, value: [u8; N]) {
+    if let Some(field) = header.get_mut(offset..).and_then(|rest| rest.first_chunk_mut()) {
+        *field = value;
+    }
+}
+
 #[cfg(test)]
+#[expect(clippy::indexing_slicing, clippy::cast_possible_truncation, reason = "a test may panic")]
 pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// The head of a core with these mappings: (address, bytes in the core, bytes in memory).
-    pub fn head(loads: &[(u64, u64, u64)], notes: &[u8]) -> Vec<u8> {
-        let mut head = vec![0_u8; 64];
-        head[..8].copy_from_slice(b"\x7fELF\x02\x01\x01\0");
-        head[16..20].copy_from_slice(&[4, 0, 62, 0]);
-        head[32..40].copy_from_slice(&64_u64.to_le_bytes());
-        head[54..56].copy_from_slice(&56_u16.to_le_bytes());
-        head[56..58].copy_from_slice(&(loads.len() as u16 + 1).to_le_bytes());
+    /// The headers of a core with these mappings: address, bytes in the core, bytes in memory.
+    pub fn headers(loads: &[(u64, u64, u64)], notes: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0_u8; 64];
+        bytes[..8].copy_from_slice(b"\x7fELF\x02\x01\x01\0");
+        bytes[16..20].copy_from_slice(&[4, 0, 62, 0]);
+        bytes[32..40].copy_from_slice(&64_u64.to_le_bytes());
+        bytes[54..56].copy_from_slice(&56_u16.to_le_bytes());
+        bytes[56..58].copy_from_slice(&(loads.len() as u16 + 1).to_le_bytes());
         let mut segment = |kind: u32, offset: u64, address: u64, in_file: u64, in_memory: u64| {
-            head.extend_from_slice(&kind.to_le_bytes());
-            head.extend_from_slice(&6_u32.to_le_bytes());
+            bytes.extend_from_slice(&kind.to_le_bytes());
+            bytes.extend_from_slice(&6_u32.to_le_bytes());
             for value in [offset, address, 0, in_file, in_memory, 4096] {
-                head.extend_from_slice(&value.to_le_bytes());
+                bytes.extend_from_slice(&value.to_le_bytes());
             }
         };
         let notes_at = 64 + 56 * (loads.len() as u64 + 1);
@@ -195,40 +212,40 @@ pub(crate) mod tests {
             segment(PT_LOAD, at, *address, *in_file, *in_memory);
             at += in_file;
         }
-        head.extend_from_slice(notes);
-        head
+        bytes.extend_from_slice(notes);
+        bytes
     }
 
     #[test]
-    fn a_layout_adds_up() {
-        let head = head(&[(0x1000, 4096, 4096), (0x8000, 0, 8192), (0x20000, 8192, 12288)], b"");
-        assert_eq!(head_length(&head), Ok(head.len() as u64));
-        let layout = CoreLayout::read(&head).unwrap();
-        assert_eq!((layout.data_at(), layout.total), (4096, 4096 + 4096 + 8192));
-        assert_eq!(layout.find(0x1010), Some(4096 + 0x10..8192));
-        assert_eq!(layout.find(0x8000), None, "left out of the core");
-        assert_eq!(layout.find(0x22fff), None, "behind p_filesz");
-        assert_eq!(layout.find(0x3000), None);
+    fn offsets_and_addresses_are_related() {
+        let bytes = headers(&[(0x1000, 4096, 4096), (0x8000, 0, 8192), (0x20000, 8192, 12288)], b"");
+        assert_eq!(headers_len(&bytes), Ok(bytes.len() as u64));
+        let layout = CoreLayout::read(&bytes).unwrap();
+        assert_eq!((layout.memory_start(), layout.total_len), (4096, 4096 + 4096 + 8192));
+        assert_eq!(layout.file_range(0x1010), Some(4096 + 0x10..8192));
+        assert_eq!(layout.file_range(0x8000), None, "left out of the core");
+        assert_eq!(layout.file_range(0x22fff), None, "beyond p_filesz");
+        assert_eq!(layout.file_range(0x3000), None);
     }
 
     #[test]
-    fn what_the_kernel_would_not_write_is_refused() {
-        let mut overlapping = head(&[(0x1000, 4096, 4096), (0x8000, 4096, 4096)], b"");
+    fn headers_that_the_kernel_would_not_write_are_refused() {
+        let mut overlapping = headers(&[(0x1000, 4096, 4096), (0x8000, 4096, 4096)], b"");
         let second = 64 + 2 * 56 + 8;
         overlapping[second..second + 8].copy_from_slice(&4096_u64.to_le_bytes());
         assert_eq!(CoreLayout::read(&overlapping), Err(ElfError::Headers));
-        assert_eq!(CoreLayout::read(&head(&[(0x1000, 8192, 4096)], b"")), Err(ElfError::Headers));
-        assert_eq!(CoreLayout::read(&head(&[(u64::MAX - 100, 4096, 4096)], b"")), Err(ElfError::Headers));
-        assert_eq!(CoreLayout::read(&head(&[], b"")[..100]), Err(ElfError::Headers));
+        assert_eq!(CoreLayout::read(&headers(&[(0x1000, 8192, 4096)], b"")), Err(ElfError::Headers));
+        assert_eq!(CoreLayout::read(&headers(&[(u64::MAX - 100, 4096, 4096)], b"")), Err(ElfError::Headers));
+        assert_eq!(CoreLayout::read(&headers(&[], b"")[..100]), Err(ElfError::Headers));
     }
 
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic(
+        fn arbitrary_headers_do_not_panic(
             mut bytes in prop::collection::vec(any::<u8>(), 0..600), at in 0..600_usize, cut in 0..700_usize,
         ) {
             let _ = CoreLayout::read(&bytes);
-            let mut mutant = head(&[(0x1000, 4096, 4096), (0x8000, 4096, 8192)], &[1; 64]);
+            let mut mutant = headers(&[(0x1000, 4096, 4096), (0x8000, 4096, 8192)], &[1; 64]);
             bytes.truncate(16);
             for (index, byte) in bytes.iter().enumerate() {
                 if let Some(place) = mutant.get_mut(at + index) {
@@ -236,10 +253,10 @@ pub(crate) mod tests {
                 }
             }
             mutant.truncate(cut);
-            let _ = head_length(&mutant);
+            let _ = headers_len(&mutant);
             if let Ok(layout) = CoreLayout::read(&mutant) {
                 prop_assert!(layout.loads.is_sorted_by_key(|load| load.offset.start));
-                let _ = layout.find(0x1000);
+                let _ = layout.file_range(0x1000);
             }
         }
     }

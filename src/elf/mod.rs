@@ -1,19 +1,24 @@
-//! ELF: hostile bytes in, plain data out. Bounded, no panics, no I/O.
+//! ELF: hostile bytes in, plain data out. No I/O, no panics, and bounded work for any input.
+//!
+//! The *headers* of a core are everything that the kernel writes before the memory: ELF header, program headers and notes
+//! (elf_core_dump in fs/binfmt_elf.c).
+#![deny(clippy::indexing_slicing)]
 
-mod core;
-mod dump;
+mod crash_notes;
 mod image;
 mod layout;
 mod link_map;
 mod notes;
-mod trim;
+mod partial;
+mod process_notes;
+mod summary;
 
-pub use self::core::{CoreHead, ElfError, MAX_HEADERS, inspect};
-pub use dump::{Dump, MappedFile, Registers, SigInfo, Thread};
-pub use image::{Image, NoteRange, build_id, build_id_of_file, image, note_ranges, package};
+pub use crash_notes::{CrashNotes, MappedFile, Registers, SigInfoNote, ThreadNote};
+pub use image::{MappedImage, NoteRange, build_id, build_id_of_file, note_ranges, package_metadata, read_image};
 #[cfg(test)]
-pub(crate) use layout::tests::head as test_head;
-pub use layout::{CoreLayout, HEADER_LEN, Load, head_length};
-pub use link_map::link_map;
-pub use notes::{ProcessNotes, process_notes};
-pub use trim::{Part, Trimmed, trimmed};
+pub(crate) use layout::tests::headers as test_headers;
+pub use layout::{CoreLayout, HEADER_LEN, LoadSegment, headers_len};
+pub use link_map::link_map_ranges;
+pub use partial::{PartialHeaders, StoredRange, partial_headers};
+pub use process_notes::{ProcessNotes, process_notes};
+pub use summary::{CoreSummary, ElfError, MAX_HEADERS, summarize};

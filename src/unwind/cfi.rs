@@ -1,91 +1,105 @@
-//! The unwind table of one function, found through `.eh_frame_hdr` and taken out of memory alone: a large library has tens
-//! of MiB of them, and a stack needs a few.
+//! The unwind table of one function, found through `.eh_frame_hdr` and read from memory. A large library has tens of MiB of
+//! unwind tables, and a stack needs a few of them.
 
-use super::pages::Pages;
+use super::page_cache::PageCache;
 use gimli::{BaseAddresses, CallFrameInstruction, EhFrame, EndianSlice, LittleEndian, Operation, UnwindSection};
 use std::ops::Range;
 
-/// A section with one CIE and one FDE.
+/// The unwind table of a function: an `.eh_frame` section of one CIE and one FDE.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Function {
-    /// The instructions that the FDE is for.
+pub(super) struct FunctionTable {
+    /// The instructions that the FDE covers.
     pub(super) code: Range<u64>,
-    /// The section, as if it lay at `at`: the FDE is where it is in the process, what it says relative to itself holds.
+    /// The bytes of the section.
     pub(super) section: Vec<u8>,
-    pub(super) at: u64,
+    /// Address of the section. It places the FDE where the process has it, so that its relative addresses are right.
+    pub(super) address: u64,
 }
 
-/// Longest entries that are taken: GCC's and LLVM's have some hundred bytes.
+/// Longest entry that is accepted, in bytes. Those of GCC and LLVM have a few hundred.
 const MAX_ENTRY: usize = 256 << 10;
 
 // Pointer encodings (Linux Standard Base, "DWARF Extensions").
 const UDATA4: u8 = 0x03;
 const DATAREL_SDATA4: u8 = 0x3b;
 
-/// The table of the function at `address`, from the index at `index`.
-pub(super) fn function(pages: &mut Pages<'_>, index: Range<u64>, address: u64) -> Option<Function> {
-    let fde = lookup(pages, index, address)?;
-    let (entry, pointer) = entry(pages, fde)?;
-    // The CIE is so many bytes before the field that says so.
-    let (cie, zero) = self::entry(pages, fde.checked_add(4)?.checked_sub(u64::from(pointer))?)?;
-    if pointer == 0 || zero != 0 {
+/// Finds the table of the function at `address` through the `.eh_frame_hdr` in the range `index` of memory.
+pub(super) fn find_table(pages: &mut PageCache<'_>, index: Range<u64>, address: u64) -> Option<FunctionTable> {
+    let fde_at = find_fde(pages, index, address)?;
+    let fde = read_entry(pages, fde_at)?;
+    // The CIE pointer of an FDE is the distance from the pointer's own field back to the CIE.
+    let cie = read_entry(pages, fde_at.checked_add(4)?.checked_sub(u64::from(fde.cie_pointer))?)?;
+    if fde.cie_pointer == 0 || cie.cie_pointer != 0 {
         return None;
     }
-    let mut section = cie;
-    let at = fde.checked_sub(section.len() as u64)?;
-    let back = u32::try_from(section.len() + 4).ok()?;
-    let begin = section.len();
-    section.extend_from_slice(&entry);
-    section[begin + 4..begin + 8].copy_from_slice(&back.to_le_bytes());
-    let code = code(&section, at, begin)?;
-    code.contains(&address).then_some(Function { code, section, at })
+    // In the new section the FDE directly follows the CIE.
+    let cie_len = cie.bytes.len();
+    let cie_pointer = u32::try_from(cie_len + 4).ok()?;
+    let mut section = cie.bytes;
+    section.extend_from_slice(&fde.bytes);
+    *section.get_mut(cie_len + 4..)?.first_chunk_mut()? = cie_pointer.to_le_bytes();
+    let address_of_section = fde_at.checked_sub(cie_len as u64)?;
+    let code = covered_code(&section, address_of_section, cie_len)?;
+    code.contains(&address).then_some(FunctionTable { code, section, address: address_of_section })
 }
 
-/// Where the FDE of the last function that begins at `address` or before is.
-fn lookup(pages: &mut Pages<'_>, index: Range<u64>, address: u64) -> Option<u64> {
-    let head = pages.read(index.start, 12)?;
-    if head[0] != 1 || head[2] != UDATA4 || head[3] != DATAREL_SDATA4 {
+/// Address of the FDE of the last function that begins at or before `address`.
+fn find_fde(pages: &mut PageCache<'_>, index: Range<u64>, address: u64) -> Option<u64> {
+    // Version, then the encodings of the pointer to .eh_frame, of the number of entries, and of the entries.
+    let [version, pointer, count, table] = pages.read_u32(index.start)?.to_le_bytes();
+    if version != 1 || count != UDATA4 || table != DATAREL_SDATA4 {
         return None;
     }
-    // The pointer to .eh_frame is not needed, but its length is.
-    let pointer: u64 = match head[1] & 0x0f {
+    // The pointer is not needed, but its length is.
+    let pointer_len: u64 = match pointer & 0x0f {
         0x02 | 0x0a => 2,
         0x03 | 0x0b => 4,
         0x04 | 0x0c => 8,
         _ => return None,
     };
-    let count = u64::from(pages.half(index.start + 4 + pointer)?);
-    let table = index.start + 4 + pointer + 4;
-    let mut related = |at: u64| Some(index.start.wrapping_add_signed(i64::from(pages.half(at)?.cast_signed())));
+    let count_at = index.start.checked_add(4 + pointer_len)?;
+    let count = u64::from(pages.read_u32(count_at)?);
+    let table = count_at + 4;
+    // An entry is a pair: where a function begins, and where its FDE is, both relative to the beginning of the index.
+    let mut read_relative =
+        |at: u64| Some(index.start.wrapping_add_signed(i64::from(pages.read_u32(at)?.cast_signed())));
     let (mut low, mut high) = (0, count.min((index.end.checked_sub(table)?) / 8));
     while low < high {
         let middle = low + (high - low) / 2;
-        if related(table + middle * 8)? <= address {
+        if read_relative(table + middle * 8)? <= address {
             low = middle + 1;
         } else {
             high = middle;
         }
     }
-    related(table + low.checked_sub(1)? * 8 + 4)
+    read_relative(table + low.checked_sub(1)? * 8 + 4)
 }
 
-/// An entry of `.eh_frame`, its length in front, and the word behind that.
-fn entry(pages: &mut Pages<'_>, at: u64) -> Option<(Vec<u8>, u32)> {
-    let length = pages.half(at)? as usize;
-    // 0xffffffff announces a length of 64 bits, which no linker writes here.
+/// A CIE or an FDE.
+struct FrameEntry {
+    /// All of it, its length included.
+    bytes: Vec<u8>,
+    /// The word after the length: 0 in a CIE, the distance to the CIE in an FDE.
+    cie_pointer: u32,
+}
+
+fn read_entry(pages: &mut PageCache<'_>, address: u64) -> Option<FrameEntry> {
+    let length = pages.read_u32(address)? as usize;
+    // 0xffffffff announces a 64-bit length, which no linker writes here.
     if !(4..=MAX_ENTRY).contains(&length) {
         return None;
     }
-    let bytes = pages.read(at, length + 4)?;
-    let word = u32::from_le_bytes(*bytes.get(4..)?.first_chunk()?);
-    Some((bytes, word))
+    let bytes = pages.read(address, length + 4)?;
+    let cie_pointer = u32::from_le_bytes(*bytes.get(4..)?.first_chunk()?);
+    Some(FrameEntry { bytes, cie_pointer })
 }
 
-/// What the FDE is for. A table whose expressions jump is refused: they could jump for ever.
-fn code(section: &[u8], at: u64, fde: usize) -> Option<Range<u64>> {
+/// The code that the FDE at `fde` in the section covers. A table with a branch in an expression is refused: the evaluation
+/// might not terminate.
+fn covered_code(section: &[u8], address: u64, fde: usize) -> Option<Range<u64>> {
     let mut frames = EhFrame::from(EndianSlice::new(section, LittleEndian));
     frames.set_address_size(8);
-    let bases = BaseAddresses::default().set_eh_frame(at);
+    let bases = BaseAddresses::default().set_eh_frame(address);
     let fde = frames.fde_from_offset(&bases, fde.into(), EhFrame::cie_from_offset).ok()?;
     let encoding = fde.cie().encoding();
     let mut both = [fde.cie().instructions(&frames, &bases), fde.instructions(&frames, &bases)];
@@ -109,15 +123,16 @@ fn code(section: &[u8], at: u64, fde: usize) -> Option<Range<u64>> {
 }
 
 #[cfg(test)]
+#[expect(clippy::indexing_slicing, clippy::cast_possible_truncation, reason = "a test may panic")]
 mod tests {
     use super::*;
     use crate::unwind::ReadMemory;
     use proptest::prelude::*;
 
-    /// Memory with something at 0x1000.
-    struct Bytes(Vec<u8>);
+    /// Memory that has these bytes at 0x1000, and zeros after them.
+    struct TableMemory(Vec<u8>);
 
-    impl ReadMemory for Bytes {
+    impl ReadMemory for TableMemory {
         fn read_exact_at(&self, address: u64, buffer: &mut [u8]) -> bool {
             for (byte, at) in buffer.iter_mut().zip(address..) {
                 *byte = at.checked_sub(0x1000).and_then(|at| self.0.get(at as usize)).copied().unwrap_or(0);
@@ -126,7 +141,7 @@ mod tests {
         }
     }
 
-    /// An index at 0x1000 of two functions, at 0x5000 and 0x6000, then a CIE and an FDE each; these instructions in the CIE.
+    /// At 0x1000 an index of two functions, at 0x5000 and 0x6000; then a CIE with these instructions, and their FDEs.
     fn tables(instructions: &[u8]) -> Vec<u8> {
         let mut bytes = vec![1, 0x1b, UDATA4, DATAREL_SDATA4, 0, 0, 0, 0, 2, 0, 0, 0];
         bytes.resize(28, 0);
@@ -147,13 +162,13 @@ mod tests {
         bytes
     }
 
-    fn find(bytes: Vec<u8>, address: u64) -> Option<Function> {
+    fn find(bytes: Vec<u8>, address: u64) -> Option<FunctionTable> {
         let end = 0x1000 + bytes.len() as u64;
-        function(&mut Pages::new(&Bytes(bytes)), 0x1000..end, address)
+        find_table(&mut PageCache::new(&TableMemory(bytes)), 0x1000..end, address)
     }
 
     #[test]
-    fn the_function_is_found_and_no_other() {
+    fn only_the_function_at_the_address_is_found() {
         for (address, code) in [(0x5000, 0x5000..0x5800), (0x57ff, 0x5000..0x5800), (0x6001, 0x6000..0x6800)] {
             assert_eq!(find(tables(&[]), address).unwrap().code, code);
         }
@@ -163,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn an_expression_that_jumps_is_refused() {
+    fn an_expression_that_branches_is_refused() {
         // DW_CFA_def_cfa_expression: DW_OP_breg7 8; then DW_OP_skip -3.
         assert!(find(tables(&[0x0f, 2, 0x77, 8]), 0x5000).is_some());
         assert_eq!(find(tables(&[0x0f, 3, 0x2f, 0xfd, 0xff]), 0x5000), None);
@@ -171,7 +186,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic(at in 0..120_usize, with in prop::collection::vec(any::<u8>(), 1..16), address in 0x4f00_u64..0x6900) {
+        fn arbitrary_tables_do_not_panic(at in 0..120_usize, with in prop::collection::vec(any::<u8>(), 1..16), address in 0x4f00_u64..0x6900) {
             let mut bytes = tables(&[0x0f, 2, 0x77, 8]);
             for (index, byte) in with.into_iter().enumerate() {
                 if let Some(place) = bytes.get_mut(at + index) {

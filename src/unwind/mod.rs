@@ -1,65 +1,62 @@
-//! The stack of a crashed process: frames from its parked memory or from its core, and the signature made of them.
+//! The stacks of a crashed process, and the signature of the crash.
 //!
-//! No file is opened: unwind tables, build-ids and package notes are mapped and read where the process has them. All bytes
-//! are hostile; every loop is bounded, and the caller's clock ends the work.
+//! Frames come from the memory of the process while it is parked, or from its core. No file is opened: unwind tables,
+//! build-ids and package metadata are mapped, and read where the process has them. All bytes are hostile; every loop is
+//! bounded, and the caller's budget ends the work.
+#![deny(clippy::indexing_slicing)]
 
+mod arch;
 mod cfi;
-mod machine;
 mod modules;
-mod pages;
+mod page_cache;
 mod signature;
 mod walk;
 
-pub use pages::ReadMemory;
+pub use page_cache::ReadMemory;
 pub use signature::{SignatureInput, VERSION, compute_signature, is_runtime};
 
 use crate::crash::{Frame, Module};
 use crate::elf::CoreLayout;
-use modules::Modules;
-use pages::Pages;
+use modules::ModuleTable;
+use page_cache::PageCache;
 use walk::StackWalker;
 
-/// Frames of the crashed thread that are looked at: enough to see a recursion turn.
-const DEPTH: usize = 256;
+/// Frames of the crashed thread that are unwound: enough to recognize a recursion.
+const MAX_DEPTH: usize = 256;
 
-/// A process whose stacks are looked at.
-pub struct Process<'a> {
+/// Unwinds the threads of one process.
+pub struct ProcessUnwinder<'a> {
     layout: &'a CoreLayout,
-    pages: Pages<'a>,
-    modules: Modules<'a>,
+    pages: PageCache<'a>,
+    modules: ModuleTable<'a>,
 }
 
-impl<'a> Process<'a> {
-    /// The process whose core begins with `layout`, its memory read through `memory`.
+impl<'a> ProcessUnwinder<'a> {
+    /// For the process whose core has this `layout` and whose memory is read through `memory`.
     pub fn new(layout: &'a CoreLayout, memory: &'a dyn ReadMemory) -> Self {
-        Self { layout, pages: Pages::new(memory), modules: Modules::new(layout) }
+        Self { layout, pages: PageCache::new(memory), modules: ModuleTable::new(layout) }
     }
 
-    /// The crashed thread's frames, the innermost first, as far as `go_on` lets it look. Empty where the notes have no registers
-    /// of an architecture that is known.
-    pub fn crashed(&mut self, go_on: &dyn Fn() -> bool) -> Vec<Frame> {
-        let Some(thread) = self.layout.dump.threads.first() else { return Vec::new() };
-        let first = thread.registers;
-        StackWalker::new(&mut self.pages, &mut self.modules, first).frames(first, DEPTH, go_on)
+    /// The frames of the crashed thread, innermost first, until `keep_going` returns false. Empty if the notes have no registers
+    /// of a known architecture.
+    pub fn crashed_thread(&mut self, keep_going: &dyn Fn() -> bool) -> Vec<Frame> {
+        let Some(thread) = self.layout.notes.threads.first() else { return Vec::new() };
+        let registers = thread.registers;
+        StackWalker::new(&mut self.pages, &mut self.modules, registers).frames(registers, MAX_DEPTH, keep_going)
     }
 
-    /// Id and frames of every other thread, `depth` frames at most of each, until `go_on` says no.
-    pub fn others(&mut self, depth: usize, go_on: &dyn Fn() -> bool) -> Vec<(u32, Vec<Frame>)> {
-        let threads = &self.layout.dump.threads;
-        let Some(first) = threads.first() else { return Vec::new() };
-        let mut walk = StackWalker::new(&mut self.pages, &mut self.modules, first.registers);
-        let others = threads[1..].iter().take_while(|_| go_on());
-        others.map(|thread| (thread.tid, walk.frames(thread.registers, depth, go_on))).collect()
+    /// Thread id and frames of every other thread, at most `max_depth` frames of each, until `keep_going` returns false.
+    pub fn other_threads(&mut self, max_depth: usize, keep_going: &dyn Fn() -> bool) -> Vec<(u32, Vec<Frame>)> {
+        let Some((crashed, others)) = self.layout.notes.threads.split_first() else { return Vec::new() };
+        let mut walker = StackWalker::new(&mut self.pages, &mut self.modules, crashed.registers);
+        let others = others.iter().take_while(|_| keep_going());
+        others.map(|thread| (thread.tid, walker.frames(thread.registers, max_depth, keep_going))).collect()
     }
 
-    /// All modules that have instructions, those of the frames before others.
-    pub fn modules(mut self, go_on: &dyn Fn() -> bool) -> Vec<Module> {
-        self.modules.load_all(&mut self.pages, go_on);
+    /// The modules of the frames, by the numbers that the frames have, and after them the others that have code, which are
+    /// read until `keep_going` returns false.
+    pub fn into_modules(mut self, keep_going: &dyn Fn() -> bool) -> Vec<Module> {
+        self.modules.read_all(&mut self.pages, keep_going);
         self.modules.into_modules()
-    }
-
-    /// The modules that were looked at so far, by their numbers in the frames.
-    pub fn module(&self, number: u32) -> Option<&Module> {
-        self.modules.get(number).map(|loaded| &loaded.module)
     }
 }

@@ -1,131 +1,133 @@
-//! Which ELF file an address lies in. Files are looked at when an address in them is asked for.
+//! The ELF files that are mapped, and which of them an address is in. A file's headers are read when they are first needed.
 
-use super::pages::Pages;
+use super::page_cache::PageCache;
 use crate::crash::Module;
-use crate::elf::{self, CoreLayout, Image, Load};
+use crate::elf::{self, CoreLayout, LoadSegment, MappedImage};
 use object::elf::PF_W;
 use std::collections::HashMap;
 use std::ops::Range;
 
-/// A mapped ELF file.
-pub(super) struct Loaded {
+/// A mapped ELF file whose headers were read.
+pub(super) struct LoadedModule {
     pub(super) module: Module,
-    /// Where the index of its unwind tables is in memory.
+    /// Where the index of its unwind tables is in memory (PT_GNU_EH_FRAME).
     pub(super) eh_frame_hdr: Option<Range<u64>>,
 }
 
-/// A file whose parts lie one behind the other in the address space, its beginning first.
-struct Group {
+/// A mapped file: its beginning, and the parts of it that follow in the address space.
+struct FileSpan {
     range: Range<u64>,
     path: String,
 }
 
 /// The modules of a process.
-pub(super) struct Modules<'a> {
+pub(super) struct ModuleTable<'a> {
     layout: &'a CoreLayout,
-    groups: Vec<Group>,
-    /// By their place among the groups; `None`: no ELF file.
-    places: HashMap<usize, Option<u32>>,
-    /// Those that were looked at.
-    loaded: Vec<Loaded>,
+    /// Mapped files, sorted by address.
+    spans: Vec<FileSpan>,
+    /// For each span that was looked at the number of its module; `None` if it is not an ELF file, or one too many.
+    numbers: HashMap<usize, Option<u32>>,
+    /// The modules that were read, by number.
+    loaded: Vec<LoadedModule>,
 }
 
-/// More of them are not told: the record goes through a message. Those that frames lie in come first.
-pub(super) const MAX_MODULES: usize = 256;
+/// Modules beyond this number are ignored, since the record has to fit into a message. Those of the frames are read first.
+const MAX_MODULES: usize = 256;
 const NOTES_PER_MODULE: usize = 8;
-/// The name of the kernel's own module.
+/// The path that stands for the vDSO, which is not a file.
 pub(super) const VDSO: &str = "[vdso]";
 
-impl<'a> Modules<'a> {
+impl<'a> ModuleTable<'a> {
     pub(super) fn new(layout: &'a CoreLayout) -> Self {
-        let mut groups: Vec<Group> = Vec::new();
-        for file in &layout.dump.files {
-            match groups.last_mut() {
-                Some(group) if group.path == file.path && file.offset != 0 => group.range.end = file.end,
-                _ => groups.push(Group { range: file.start..file.end, path: file.path.clone() }),
+        let mut spans: Vec<FileSpan> = Vec::new();
+        for file in &layout.notes.files {
+            match spans.last_mut() {
+                Some(span) if span.path == file.path && file.offset != 0 => span.range.end = file.end,
+                _ => spans.push(FileSpan { range: file.start..file.end, path: file.path.clone() }),
             }
         }
-        if let Some(load) = layout.dump.vdso.and_then(|at| layout.mapping(at)) {
-            groups.push(Group { range: load.address..load.address + load.length, path: VDSO.to_owned() });
+        if let Some(load) = layout.notes.vdso.and_then(|address| layout.segment_at(address)) {
+            spans.push(FileSpan { range: load.address..load.address + load.length, path: VDSO.to_owned() });
         }
-        groups.sort_by_key(|group| group.range.start);
-        Self { layout, groups, places: HashMap::new(), loaded: Vec::new() }
+        spans.sort_by_key(|span| span.range.start);
+        Self { layout, spans, numbers: HashMap::new(), loaded: Vec::new() }
     }
 
-    /// Whether instructions may lie there.
+    /// Whether `address` is in an executable mapping.
     pub(super) fn is_code(&self, address: u64) -> bool {
         self.layout.is_code(address)
     }
 
-    /// What is left of a stack from `address` on.
-    pub(super) fn stack(&self, address: u64) -> Option<Range<u64>> {
-        /// An overflowing stack pointer is below its stack, in the gap or the guard that no stack grows into.
+    /// The rest of the stack from `address` on.
+    pub(super) fn stack_from(&self, address: u64) -> Option<Range<u64>> {
+        /// After a stack overflow the stack pointer is below the stack, in the gap or guard pages there.
         const GUARD: u64 = 1 << 20;
-        let is_stack = |load: &&Load| load.flags & PF_W != 0;
-        if let Some(load) = self.layout.mapping(address).filter(is_stack) {
+        let is_stack = |load: &&LoadSegment| load.flags & PF_W != 0;
+        if let Some(load) = self.layout.segment_at(address).filter(is_stack) {
             return Some(address..load.address + load.length);
         }
-        let load = self.layout.next_mapping(address, |load| is_stack(&load))?;
+        let load = self.layout.next_segment(address, |load| is_stack(&load))?;
         (load.address - address <= GUARD).then_some(load.address..load.address + load.length)
     }
 
-    /// The number of the module at `address`.
-    pub(super) fn at(&mut self, pages: &mut Pages<'_>, address: u64) -> Option<u32> {
-        let next = self.groups.partition_point(|group| group.range.start <= address);
-        let place = next.checked_sub(1).filter(|place| address < self.groups[*place].range.end)?;
-        self.load(pages, place)
+    /// The number of the module that `address` is in.
+    pub(super) fn number_at(&mut self, pages: &mut PageCache<'_>, address: u64) -> Option<u32> {
+        let next = self.spans.partition_point(|span| span.range.start <= address);
+        let index = next.checked_sub(1)?;
+        self.spans.get(index).filter(|span| address < span.range.end)?;
+        self.load(pages, index)
     }
 
-    pub(super) fn get(&self, number: u32) -> Option<&Loaded> {
+    /// The module with this number.
+    pub(super) fn get(&self, number: u32) -> Option<&LoadedModule> {
         self.loaded.get(number as usize)
     }
 
-    /// Looks at all of them, while `go_on` says so.
-    pub(super) fn load_all(&mut self, pages: &mut Pages<'_>, go_on: &dyn Fn() -> bool) {
-        for place in 0..self.groups.len() {
-            if !go_on() {
+    /// Reads all modules, until `keep_going` returns false.
+    pub(super) fn read_all(&mut self, pages: &mut PageCache<'_>, keep_going: &dyn Fn() -> bool) {
+        for index in 0..self.spans.len() {
+            if !keep_going() {
                 return;
             }
-            // Only what has instructions is a module; fonts and databases are mapped as well.
-            let range = self.groups[place].range.clone();
-            if self.layout.has_code(range) {
-                self.load(pages, place);
+            // A mapped file without code, such as a font or a database, is not a module.
+            if self.spans.get(index).is_some_and(|span| self.layout.has_code(span.range.clone())) {
+                self.load(pages, index);
             }
         }
     }
 
-    /// The modules that were looked at.
+    /// The modules that were read, by number.
     pub(super) fn into_modules(self) -> Vec<Module> {
         self.loaded.into_iter().map(|loaded| loaded.module).collect()
     }
 
-    fn load(&mut self, pages: &mut Pages<'_>, place: usize) -> Option<u32> {
-        if let Some(known) = self.places.get(&place) {
+    fn load(&mut self, pages: &mut PageCache<'_>, index: usize) -> Option<u32> {
+        if let Some(known) = self.numbers.get(&index) {
             return *known;
         }
-        let group = &self.groups[place];
-        let number = (self.loaded.len() < MAX_MODULES).then_some(self.loaded.len() as u32);
-        let image = elf::image(group.range.start, |at, length| pages.read(at, length));
-        let number = number.filter(|_| image.is_some());
-        self.places.insert(place, number);
-        let loaded = look(pages, group, image?);
-        self.loaded.extend(number.map(|_| loaded));
+        let span = self.spans.get(index)?;
+        let next = u32::try_from(self.loaded.len()).ok().filter(|_| self.loaded.len() < MAX_MODULES);
+        let image = elf::read_image(span.range.start, |address, length| pages.read(address, length));
+        let number = next.filter(|_| image.is_some());
+        self.numbers.insert(index, number);
+        let module = read_module(pages, span, image?);
+        self.loaded.extend(number.map(|_| module));
         number
     }
 }
 
-fn look(pages: &mut Pages<'_>, group: &Group, image: Image) -> Loaded {
+fn read_module(pages: &mut PageCache<'_>, span: &FileSpan, image: MappedImage) -> LoadedModule {
     let mut notes = Vec::new();
     for range in image.notes.iter().take(NOTES_PER_MODULE) {
-        notes.extend(pages.read(range.address, range.length as usize));
+        notes.extend(usize::try_from(range.length).ok().and_then(|length| pages.read(range.address, length)));
     }
     let module = Module {
-        path: group.path.strip_suffix(" (deleted)").unwrap_or(&group.path).to_owned(),
+        path: span.path.strip_suffix(" (deleted)").unwrap_or(&span.path).to_owned(),
         build_id: notes.iter().find_map(|bytes| elf::build_id(bytes)),
-        package: notes.iter().find_map(|bytes| elf::package(bytes)),
+        package: notes.iter().find_map(|bytes| elf::package_metadata(bytes)),
         bias: image.bias,
-        start: group.range.start,
-        end: group.range.end,
+        start: span.range.start,
+        end: span.range.end,
     };
-    Loaded { module, eh_frame_hdr: image.eh_frame_hdr }
+    LoadedModule { module, eh_frame_hdr: image.eh_frame_hdr }
 }

@@ -1,25 +1,25 @@
-//! The signature: docs/signature.md says the same in words, for other tools.
+//! The signature of a crash: equal for crashes of one bug. docs/signature.md specifies it for other tools.
 
 use crate::crash::{Frame, FrameTrust, Level, Module, Signature, signal};
 use sha2::{Digest, Sha256};
 
-/// Raised whenever the same crash would get another signature.
+/// Raised whenever a change gives the same crash another signature.
 pub const VERSION: u32 = 1;
 
-/// What a signature is made from.
+/// What a signature is computed from.
 #[derive(Clone, Copy)]
 pub struct SignatureInput<'a> {
-    /// Signal number.
+    /// The signal that killed the process.
     pub signal: Option<u32>,
-    /// The address that a fault was about (`si_addr`), if the kernel raised the signal.
+    /// The faulting address (`si_addr`), if the kernel raised the signal.
     pub fault: Option<u64>,
     /// The stack pointer of the crashed thread.
     pub stack_pointer: Option<u64>,
-    /// The crashed thread's frames, the innermost first.
+    /// The frames of the crashed thread, innermost first.
     pub frames: &'a [Frame],
-    /// The module with this number.
+    /// Returns the module with a number that a frame has.
     pub module: &'a dyn Fn(u32) -> Option<&'a Module>,
-    /// Whether instructions may lie at an address.
+    /// Returns whether an address is in an executable mapping.
     pub is_code: &'a dyn Fn(u64) -> bool,
     /// Build-id of the executable.
     pub build_id: Option<&'a str>,
@@ -27,33 +27,33 @@ pub struct SignatureInput<'a> {
     pub program: &'a str,
 }
 
-/// Frames that count where a fault stopped the program: where, and who called.
-const WINDOW: usize = 5;
-/// Frames that count where the program stopped itself: between the fault and the signal lies the language's own plumbing,
-/// which can't be told apart in a stripped program. Rust's has up to 12.
+/// Frames that count if a fault stopped the program: the function and its callers.
+const FAULT_WINDOW: usize = 5;
+/// Frames that count if the program aborted itself. Between the bug and the signal are functions of the language's runtime, up
+/// to 12 in Rust, which cannot be recognized in a stripped program.
 const ABORT_WINDOW: usize = 16;
-/// Longest cycle of functions that is seen as a recursion.
-const CYCLE: usize = 16;
-/// So often a cycle must turn before an overflow of the stack is put down to it.
-const TURNS: usize = 8;
-/// A function's frame that does not fit any more is seldom larger.
+/// Longest cycle of functions that is recognized as a recursion.
+const MAX_CYCLE: usize = 16;
+/// Times that a cycle must repeat to be the cause of a stack overflow.
+const OVERFLOW_REPEATS: usize = 8;
+/// A fault this close to the stack pointer, in bytes, may be a stack overflow: frames are rarely larger.
 const NEAR_STACK: u64 = 1 << 20;
-/// Below this nothing can be mapped (vm.mmap_min_addr).
-const NULL: u64 = 65536;
+/// Nothing is mapped below this address (vm.mmap_min_addr).
+const NULL_END: u64 = 65536;
 
-/// What a frame says.
+/// What a frame contributes to the signature.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Token {
-    /// An instruction of a module.
+    /// An instruction in a module.
     Place(String),
-    /// Something whose own place says nothing, or changes from host to host.
+    /// Code whose address says nothing, or differs from host to host.
     Mark(&'static str),
 }
 
-/// The signature of a crash.
+/// Computes the signature of a crash.
 pub fn compute_signature(input: &SignatureInput<'_>) -> Signature {
-    let class = class(input.signal);
-    let (level, lines) = lines(input, &class);
+    let class = signal_class(input.signal);
+    let (level, lines) = signature_lines(input, &class);
     let mut hash = Sha256::new();
     hash.update(format!("coreward-signature {VERSION}\n{class}\n{}\n", level.name()));
     for line in lines {
@@ -64,8 +64,8 @@ pub fn compute_signature(input: &SignatureInput<'_>) -> Signature {
     Signature { id: format!("s{VERSION}-{digits}"), level }
 }
 
-/// Signals that one bug may raise in turn are one class.
-fn class(signal: Option<u32>) -> String {
+/// The class of a signal: those that one bug may raise on different occasions have the same.
+fn signal_class(signal: Option<u32>) -> String {
     let name = signal::name(signal);
     match name.as_str() {
         "SEGV" | "BUS" => "memory".to_owned(),
@@ -74,14 +74,14 @@ fn class(signal: Option<u32>) -> String {
     }
 }
 
-fn lines(input: &SignatureInput<'_>, class: &str) -> (Level, Vec<String>) {
-    let (tokens, cycle) = tokens(input);
-    let near = |fault: u64, stack: u64| fault.abs_diff(stack) <= NEAR_STACK;
-    let on_stack = input.fault.zip(input.stack_pointer).is_some_and(|(fault, stack)| near(fault, stack));
-    if let Some(cycle) = cycle.filter(|_| on_stack && class == "memory") {
+fn signature_lines(input: &SignatureInput<'_>, class: &str) -> (Level, Vec<String>) {
+    let (tokens, cycle) = frame_tokens(input);
+    let distance = input.fault.zip(input.stack_pointer).map(|(fault, stack)| fault.abs_diff(stack));
+    let is_near_stack = distance.is_some_and(|distance| distance <= NEAR_STACK);
+    if let Some(cycle) = cycle.filter(|_| is_near_stack && class == "memory") {
         return (Level::Stack, [vec!["overflow".to_owned()], cycle].concat());
     }
-    let window = if class == "abort" { ABORT_WINDOW } else { WINDOW };
+    let window = if class == "abort" { ABORT_WINDOW } else { FAULT_WINDOW };
     let mut lines = Vec::new();
     let mut places = 0;
     for token in &tokens {
@@ -99,8 +99,8 @@ fn lines(input: &SignatureInput<'_>, class: &str) -> (Level, Vec<String>) {
     match (places, input.frames.first().and_then(|frame| place(input, frame))) {
         (2.., _) => (Level::Stack, lines),
         (1, _) => (Level::ProgramCounter, lines),
-        // Nothing but the C library.
-        (0, Some(counter)) => (Level::ProgramCounter, vec![counter]),
+        // The stack has nothing but runtime libraries.
+        (0, Some(innermost)) => (Level::ProgramCounter, vec![innermost]),
         (0, None) => match input.build_id {
             Some(id) => (Level::Executable, [vec![id.to_owned()], lines].concat()),
             None => (Level::Program, [vec![input.program.to_owned()], lines].concat()),
@@ -108,36 +108,42 @@ fn lines(input: &SignatureInput<'_>, class: &str) -> (Level, Vec<String>) {
     }
 }
 
-/// The frames as tokens, recursion taken once; and the cycle that turned often, from its least line on.
-fn tokens(input: &SignatureInput<'_>) -> (Vec<Token>, Option<Vec<String>>) {
+/// The frames as tokens, each recursion once; and the first cycle that repeats often enough for a stack overflow, rotated so
+/// that its smallest line comes first.
+fn frame_tokens(input: &SignatureInput<'_>) -> (Vec<Token>, Option<Vec<String>>) {
     let mut tokens: Vec<Token> = Vec::new();
-    let (mut turns, mut cycle) = ((0, 0), None);
+    // Length of the current cycle, and how often it was repeated.
+    let (mut repeats, mut cycle) = ((0, 0), None);
     for (index, frame) in input.frames.iter().enumerate() {
-        let sure = tokens.iter().any(|token| matches!(token, Token::Place(_)));
-        if frame.trust == FrameTrust::Scan && sure {
-            // A guess says nothing where something is known.
+        let has_place = tokens.iter().any(|token| matches!(token, Token::Place(_)));
+        if frame.trust == FrameTrust::Scan && has_place {
+            // A scanned frame is a guess, which adds nothing to what is known.
             break;
         }
-        let token = token(input, frame, index == 0);
+        let token = frame_token(input, frame, index == 0);
         if matches!(token, Token::Mark(_)) && tokens.last() == Some(&token) {
             continue;
         }
         tokens.push(token);
         let count = tokens.len();
-        let turned = (1..=CYCLE.min(count / 2))
-            .find(|length| tokens[count - length..] == tokens[count - 2 * length..count - length]);
-        if let Some(length) = turned {
+        if let Some(length) = (1..=MAX_CYCLE.min(count / 2)).find(|length| ends_repeated(&tokens, *length)) {
             tokens.truncate(count - length);
-            turns = if turns.0 == length { (length, turns.1 + 1) } else { (length, 1) };
-            if turns.1 == TURNS {
-                cycle = cycle.or_else(|| Some(from_the_least(&tokens[count - 2 * length..])));
+            repeats = if repeats.0 == length { (length, repeats.1 + 1) } else { (length, 1) };
+            if repeats.1 == OVERFLOW_REPEATS {
+                cycle = cycle.or_else(|| tokens.get(count - 2 * length..).map(smallest_rotation));
             }
         }
     }
     (tokens, cycle)
 }
 
-fn from_the_least(cycle: &[Token]) -> Vec<String> {
+/// Whether the last `length` tokens equal those before them.
+fn ends_repeated(tokens: &[Token], length: usize) -> bool {
+    let earlier = tokens.len().checked_sub(length).and_then(|end| tokens.get(..end));
+    earlier.is_some_and(|earlier| tokens.get(earlier.len()..).is_some_and(|last| earlier.ends_with(last)))
+}
+
+fn smallest_rotation(cycle: &[Token]) -> Vec<String> {
     let lines: Vec<String> = cycle
         .iter()
         .map(|token| match token {
@@ -145,22 +151,25 @@ fn from_the_least(cycle: &[Token]) -> Vec<String> {
             Token::Mark(mark) => (*mark).to_owned(),
         })
         .collect();
-    let rotated = (0..lines.len()).map(|first| [&lines[first..], &lines[..first]].concat());
-    rotated.min().unwrap_or_default()
+    let rotations = (0..lines.len()).filter_map(|middle| {
+        let (end, beginning) = lines.split_at_checked(middle)?;
+        Some([beginning, end].concat())
+    });
+    rotations.min().unwrap_or_default()
 }
 
-fn token(input: &SignatureInput<'_>, frame: &Frame, first: bool) -> Token {
+fn frame_token(input: &SignatureInput<'_>, frame: &Frame, is_innermost: bool) -> Token {
     match frame.module.and_then(input.module) {
         Some(module) if module.path == super::modules::VDSO => Token::Mark("vdso"),
         Some(module) if is_runtime(&module.path) => Token::Mark("runtime"),
         Some(_) => place(input, frame).map_or(Token::Mark("wild"), Token::Place),
-        None if first && frame.address < NULL => Token::Mark("null"),
+        None if is_innermost && frame.address < NULL_END => Token::Mark("null"),
         None if (input.is_code)(frame.address) => Token::Mark("jit"),
         None => Token::Mark("wild"),
     }
 }
 
-/// Build-id, else file name, and offset.
+/// Build-id, else file name, and offset of a frame in a module.
 fn place(input: &SignatureInput<'_>, frame: &Frame) -> Option<String> {
     let module = frame.module.and_then(input.module)?;
     let name = module.build_id.as_deref().unwrap_or_else(|| base_name(&module.path));
@@ -171,8 +180,9 @@ fn base_name(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
 }
 
-/// The C and C++ libraries: they differ from container to container below the same program, choose their functions by
-/// processor, and what they do when a program aborts is no part of its bug.
+/// Whether the file at `path` is one of the C and C++ runtime libraries. Their frames are left out of the signature: the same
+/// program uses different ones in different containers, they select functions by processor, and what they do when a program
+/// aborts is not part of its bug.
 pub fn is_runtime(path: &str) -> bool {
     const NAMES: [&str; 14] = [
         "libc.so",

@@ -1,51 +1,65 @@
-//! From frame to frame: by the unwind tables, else by the frame pointer, else by looking for what a call has left on the stack.
+//! Walks a stack from frame to frame: by the unwind tables, else by the frame pointer, else by scanning the stack for return
+//! addresses.
 
+use super::arch::{Arch, follows_call, interrupted_by_signal};
 use super::cfi;
-use super::machine::{Machine, follows_call, interrupted};
-use super::modules::Modules;
-use super::pages::Pages;
+use super::modules::ModuleTable;
+use super::page_cache::PageCache;
 use crate::crash::{Frame, FrameTrust};
 use crate::elf::Registers;
 use std::collections::HashSet;
 
-/// Words of the stack that are looked at for a return address.
-const SCAN: u64 = 512;
+/// Words of the stack that one scan reads at most.
+const SCAN_WORDS: usize = 512;
+/// Scans of one stack at most. Scanning is expensive, and a stack that needs much of it is not useful.
+const MAX_SCANS: u32 = 8;
 
-/// A walk through the stacks of one process, a thread at a time.
+/// Walks the stacks of one process, one thread at a time.
 pub(super) struct StackWalker<'a, 'p> {
-    pub(super) pages: &'p mut Pages<'a>,
-    pub(super) modules: &'p mut Modules<'a>,
-    machine: Machine,
-    /// Functions that framehop knows, or that have no table.
-    asked: HashSet<u64>,
-    /// Guesses are dear, and a stack that needs many tells nothing.
+    pages: &'p mut PageCache<'a>,
+    modules: &'p mut ModuleTable<'a>,
+    arch: Arch,
+    /// Where the functions begin that `arch` knows.
+    known_functions: HashSet<u64>,
+    /// Scans of the current stack so far.
     scans: u32,
 }
 
-/// A frame with the registers in it.
+/// A frame and the registers in it.
 #[derive(Clone, Copy)]
 struct FrameState {
     registers: Registers,
-    /// The counter is where a call returns to.
-    is_return: bool,
+    /// The instruction pointer is where a call returns to.
+    is_return_address: bool,
     trust: FrameTrust,
 }
 
-const MAX_SCANS: u32 = 8;
+impl FrameState {
+    /// An address inside the instruction that the frame is at. A return address may already be in the next function.
+    fn code_address(&self) -> u64 {
+        self.registers.instruction_pointer().wrapping_sub(u64::from(self.is_return_address))
+    }
+}
 
 impl<'a, 'p> StackWalker<'a, 'p> {
-    pub(super) fn new(pages: &'p mut Pages<'a>, modules: &'p mut Modules<'a>, first: Registers) -> Self {
-        Self { pages, modules, machine: Machine::of(first), asked: HashSet::new(), scans: 0 }
+    /// `registers` are those of any thread; they tell the architecture.
+    pub(super) fn new(pages: &'p mut PageCache<'a>, modules: &'p mut ModuleTable<'a>, registers: Registers) -> Self {
+        Self { pages, modules, arch: Arch::from_registers(registers), known_functions: HashSet::new(), scans: 0 }
     }
 
-    /// The frames from the innermost on: at most `depth`, and none after `go_on` says no.
-    pub(super) fn frames(&mut self, first: Registers, depth: usize, go_on: &dyn Fn() -> bool) -> Vec<Frame> {
+    /// The frames of the thread with these registers, innermost first: at most `max_depth`, until `keep_going` returns false.
+    pub(super) fn frames(
+        &mut self,
+        registers: Registers,
+        max_depth: usize,
+        keep_going: &dyn Fn() -> bool,
+    ) -> Vec<Frame> {
         let mut frames = Vec::new();
         self.scans = 0;
-        // The stacks of many threads are many pages.
+        // The stacks of many threads are more pages than the cache holds.
         self.pages.make_room();
-        let mut next = Some(FrameState { registers: first, is_return: false, trust: FrameTrust::Context });
-        while let Some(state) = next.filter(|_| frames.len() < depth && go_on()) {
+        let mut next = Some(FrameState { registers, is_return_address: false, trust: FrameTrust::Context });
+        while let Some(state) = next.filter(|_| frames.len() < max_depth && keep_going()) {
             frames.push(self.frame(state));
             next = self.caller(state);
         }
@@ -53,131 +67,139 @@ impl<'a, 'p> StackWalker<'a, 'p> {
     }
 
     fn frame(&mut self, state: FrameState) -> Frame {
-        let address = state.registers.counter();
-        let inside = address.wrapping_sub(u64::from(state.is_return));
-        let module = self.modules.at(self.pages, inside);
+        let code_address = state.code_address();
+        let module = self.modules.number_at(self.pages, code_address);
         let bias = module.and_then(|number| self.modules.get(number)).map(|loaded| loaded.module.bias);
-        let offset = bias.map_or(0, |bias| inside.wrapping_sub(bias));
-        Frame { address, module, offset, trust: state.trust }
+        let offset = bias.map_or(0, |bias| code_address.wrapping_sub(bias));
+        Frame { address: state.registers.instruction_pointer(), module, offset, trust: state.trust }
     }
 
     fn caller(&mut self, state: FrameState) -> Option<FrameState> {
-        if state.is_return
-            && let Some(registers) = interrupted(state.registers, self.pages)
+        if state.is_return_address
+            && let Some(registers) = interrupted_by_signal(state.registers, self.pages)
         {
-            return Some(FrameState { registers, is_return: false, trust: FrameTrust::Context });
+            return Some(FrameState { registers, is_return_address: false, trust: FrameTrust::Context });
         }
-        let from = state.registers.counter();
-        if !self.modules.is_code(from) {
-            // A call to an address where nothing is: the call itself was whole.
-            return self.returned(state).or_else(|| self.scan(state));
+        if !self.modules.is_code(state.registers.instruction_pointer()) {
+            // A jump through a bad pointer. The call itself was completed, so the return address is where it belongs.
+            return self.caller_at_entry(state).or_else(|| self.scan(state));
         }
-        if self.has_table(state) {
-            match self.machine.step(state.registers, state.is_return, self.pages) {
+        if self.ensure_table(state) {
+            match self.arch.unwind_frame(state.registers, state.is_return_address, self.pages) {
                 Ok(None) => return None,
-                Ok(Some(registers)) if self.is_plausible(state, registers) => {
-                    return Some(FrameState { registers, is_return: true, trust: FrameTrust::CallFrameInfo });
+                Ok(Some(registers)) if self.is_plausible_caller(state, registers) => {
+                    return Some(FrameState { registers, is_return_address: true, trust: FrameTrust::CallFrameInfo });
                 }
                 _ => {}
             }
         }
-        self.frame_pointer(state).or_else(|| self.scan(state))
+        self.caller_by_frame_pointer(state).or_else(|| self.scan(state))
     }
 
-    /// Whether the unwind tables have the function, which framehop is told of.
-    fn has_table(&mut self, state: FrameState) -> bool {
-        let inside = state.registers.counter().wrapping_sub(u64::from(state.is_return));
-        let Some(number) = self.modules.at(self.pages, inside) else { return false };
+    /// Whether the unwind tables cover the frame's function. If so, `arch` knows it afterwards.
+    fn ensure_table(&mut self, state: FrameState) -> bool {
+        let code_address = state.code_address();
+        let Some(number) = self.modules.number_at(self.pages, code_address) else { return false };
         let Some(index) = self.modules.get(number).and_then(|loaded| loaded.eh_frame_hdr.clone()) else { return false };
-        let Some(function) = cfi::function(self.pages, index, inside) else { return false };
-        if self.asked.insert(function.code.start) {
-            self.machine.add(function);
+        let Some(function) = cfi::find_table(self.pages, index, code_address) else { return false };
+        if self.known_functions.insert(function.code.start) {
+            self.arch.add_function(function);
         }
         true
     }
 
-    /// Whether such a caller may be: code, and further up the stack.
-    fn is_plausible(&self, state: FrameState, caller: Registers) -> bool {
-        let (stack, callers) = (state.registers.stack(), caller.stack());
-        let first = state.trust == FrameTrust::Context;
-        self.modules.is_code(caller.counter().wrapping_sub(1)) && (callers > stack || (first && callers == stack))
+    /// Whether the caller is in code and further up the stack.
+    fn is_plausible_caller(&self, state: FrameState, caller: Registers) -> bool {
+        let (own, callers) = (state.registers.stack_pointer(), caller.stack_pointer());
+        // A leaf function need not have moved the stack pointer.
+        let may_be_equal = state.trust == FrameTrust::Context;
+        self.modules.is_code(caller.instruction_pointer().wrapping_sub(1))
+            && (callers > own || (may_be_equal && callers == own))
     }
 
-    /// The caller of a function that has done nothing yet.
-    fn returned(&mut self, state: FrameState) -> Option<FrameState> {
+    /// The caller of a function of which no instruction was executed.
+    fn caller_at_entry(&mut self, state: FrameState) -> Option<FrameState> {
         let registers = match state.registers {
             Registers::X86_64 { sp, bp, .. } => {
-                Registers::X86_64 { ip: self.pages.word(sp)?, sp: sp.checked_add(8)?, bp }
+                Registers::X86_64 { ip: self.pages.read_u64(sp)?, sp: sp.checked_add(8)?, bp }
             }
             Registers::Aarch64 { sp, fp, lr, .. } => Registers::Aarch64 { pc: lr, sp, fp, lr },
         };
-        self.is_call(registers).then_some(FrameState { registers, is_return: true, trust: FrameTrust::CallFrameInfo })
+        let caller = FrameState { registers, is_return_address: true, trust: FrameTrust::CallFrameInfo };
+        self.is_after_call(registers).then_some(caller)
     }
 
-    fn frame_pointer(&mut self, state: FrameState) -> Option<FrameState> {
-        let pointer = match state.registers {
+    fn caller_by_frame_pointer(&mut self, state: FrameState) -> Option<FrameState> {
+        let frame_pointer = match state.registers {
             Registers::X86_64 { bp, .. } => bp,
             Registers::Aarch64 { fp, .. } => fp,
         };
-        let stack = self.modules.stack(state.registers.stack())?;
-        if !stack.contains(&pointer) || !pointer.is_multiple_of(8) {
+        let stack = self.modules.stack_from(state.registers.stack_pointer())?;
+        if !stack.contains(&frame_pointer) || !frame_pointer.is_multiple_of(8) {
             return None;
         }
-        let (caller, back) = (self.pages.word(pointer)?, self.pages.word(pointer.checked_add(8)?)?);
-        let above = pointer.checked_add(16)?;
+        let callers_pointer = self.pages.read_u64(frame_pointer)?;
+        let return_address = self.pages.read_u64(frame_pointer.checked_add(8)?)?;
+        let sp = frame_pointer.checked_add(16)?;
         let registers = match state.registers {
-            Registers::X86_64 { .. } => Registers::X86_64 { ip: back, sp: above, bp: caller },
-            Registers::Aarch64 { .. } => Registers::Aarch64 { pc: back, sp: above, fp: caller, lr: back },
+            Registers::X86_64 { .. } => Registers::X86_64 { ip: return_address, sp, bp: callers_pointer },
+            Registers::Aarch64 { .. } => {
+                Registers::Aarch64 { pc: return_address, sp, fp: callers_pointer, lr: return_address }
+            }
         };
-        // A runtime that makes a fault look like a call (Go's sigpanic) leaves an address that no call is in front of: then the
-        // next link must be sound.
-        let next = |walk: &mut Self| {
-            let above = walk.pages.word(caller.checked_add(8)?)?;
-            Some(caller > pointer && stack.contains(&caller) && walk.is_call_to(registers, above))
+        // Go's sigpanic makes a fault look like a call, and then no call instruction precedes the return address. Accept it if
+        // the next frame of the chain is valid.
+        let next_is_valid = |walker: &mut Self| {
+            let next_return = walker.pages.read_u64(callers_pointer.checked_add(8)?)?;
+            let is_further_up = callers_pointer > frame_pointer && stack.contains(&callers_pointer);
+            Some(is_further_up && walker.is_return_address(registers, next_return))
         };
-        let sound = self.is_call(registers) || (self.modules.is_code(back) && next(self) == Some(true));
-        sound.then_some(FrameState { registers, is_return: true, trust: FrameTrust::FramePointer })
+        let is_valid = self.is_after_call(registers)
+            || (self.modules.is_code(return_address) && next_is_valid(self) == Some(true));
+        is_valid.then_some(FrameState { registers, is_return_address: true, trust: FrameTrust::FramePointer })
     }
 
-    /// The first word up the stack that follows a call, one whose caller can be unwound in turn before others.
+    /// The first word up the stack that is a return address. One whose own caller can be unwound as well is preferred.
     fn scan(&mut self, state: FrameState) -> Option<FrameState> {
         if self.scans >= MAX_SCANS {
             return None;
         }
         self.scans += 1;
-        let stack = self.modules.stack(state.registers.stack().checked_next_multiple_of(8)?)?;
-        let mut second = None;
-        for at in (stack.start..stack.end.saturating_sub(8)).step_by(8).take(SCAN as usize) {
-            let word = self.pages.word(at)?;
+        let stack = self.modules.stack_from(state.registers.stack_pointer().checked_next_multiple_of(8)?)?;
+        let mut fallback = None;
+        for at in (stack.start..stack.end.saturating_sub(8)).step_by(8).take(SCAN_WORDS) {
+            let word = self.pages.read_u64(at)?;
+            let sp = at + 8;
             let registers = match state.registers {
-                Registers::X86_64 { bp, .. } => Registers::X86_64 { ip: word, sp: at + 8, bp },
-                Registers::Aarch64 { fp, .. } => Registers::Aarch64 { pc: word, sp: at + 8, fp, lr: word },
+                Registers::X86_64 { bp, .. } => Registers::X86_64 { ip: word, sp, bp },
+                Registers::Aarch64 { fp, .. } => Registers::Aarch64 { pc: word, sp, fp, lr: word },
             };
-            if self.modules.is_code(word) && interrupted(registers, self.pages).is_some() {
-                // The kernel has put it there, and code that is not C has made its own frame below it, as Go's runtime does.
-                return Some(FrameState { registers, is_return: true, trust: FrameTrust::CallFrameInfo });
+            if self.modules.is_code(word) && interrupted_by_signal(registers, self.pages).is_some() {
+                // The kernel put the trampoline's address there. Below it, code such as Go's runtime has a frame of its own kind.
+                return Some(FrameState { registers, is_return_address: true, trust: FrameTrust::CallFrameInfo });
             }
-            if !self.is_call(registers) {
+            if !self.is_after_call(registers) {
                 continue;
             }
-            let guess = FrameState { registers, is_return: true, trust: FrameTrust::Scan };
-            if self.has_table(guess)
-                && let Ok(caller) = self.machine.step(registers, true, self.pages)
-                && caller.is_none_or(|caller| self.is_plausible(guess, caller) && self.is_call(caller))
+            let candidate = FrameState { registers, is_return_address: true, trust: FrameTrust::Scan };
+            if self.ensure_table(candidate)
+                && let Ok(caller) = self.arch.unwind_frame(registers, true, self.pages)
+                && caller.is_none_or(|caller| self.is_plausible_caller(candidate, caller) && self.is_after_call(caller))
             {
-                return Some(guess);
+                return Some(candidate);
             }
-            second = second.or(Some(guess));
+            fallback = fallback.or(Some(candidate));
         }
-        second
+        fallback
     }
 
-    fn is_call(&mut self, registers: Registers) -> bool {
-        self.is_call_to(registers, registers.counter())
+    /// Whether a call instruction ends at the instruction pointer.
+    fn is_after_call(&mut self, registers: Registers) -> bool {
+        self.is_return_address(registers, registers.instruction_pointer())
     }
 
-    /// Whether a call of this architecture returns to `address`.
-    fn is_call_to(&mut self, registers: Registers, address: u64) -> bool {
+    /// Whether a call instruction ends at `address`; `registers` tell the architecture.
+    fn is_return_address(&mut self, registers: Registers, address: u64) -> bool {
         self.modules.is_code(address.wrapping_sub(1)) && follows_call(registers, address, self.pages)
     }
 }

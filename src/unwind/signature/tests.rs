@@ -1,3 +1,5 @@
+#![expect(clippy::indexing_slicing, reason = "a test may panic")]
+
 use super::*;
 use proptest::prelude::*;
 
@@ -42,7 +44,7 @@ fn signed(signal: u32, frames: &[Frame], fault: Option<u64>) -> Signature {
 }
 
 #[test]
-fn the_text_that_is_hashed_is_the_documented_one() {
+fn the_hashed_text_is_the_documented_one() {
     let frames = unwound(&[(EXE, 0x10), (PLAIN, 0x20), (LIBC, 0x30), (LIBC, 0x40), (EXE, 0x50)]);
     let text = "coreward-signature 1\nmemory\nstack\naa+0x10\nplain.so+0x20\nruntime\naa+0x50\n";
     let digest: String = Sha256::digest(text).iter().take(10).map(|byte| format!("{byte:02x}")).collect();
@@ -53,7 +55,7 @@ fn the_text_that_is_hashed_is_the_documented_one() {
 }
 
 #[test]
-fn another_c_library_or_another_caller_far_away_changes_nothing() {
+fn runtime_libraries_and_distant_callers_are_ignored() {
     let one = unwound(&[(LIBC, 1), (EXE, 0x10), (EXE, 0x20), (EXE, 0x30), (EXE, 0x40), (EXE, 0x50), (EXE, 0x60)]);
     let mut other = one.clone();
     other[0].offset = 77;
@@ -64,7 +66,7 @@ fn another_c_library_or_another_caller_far_away_changes_nothing() {
 }
 
 #[test]
-fn aborts_look_further_because_their_plumbing_comes_first() {
+fn aborts_count_more_frames_than_faults() {
     let plumbing: Vec<(u32, u64)> = (0..12).map(|number| (EXE, 0x1000 + number)).collect();
     let bug = |at: u64| unwound(&[&[(LIBC, 1)], plumbing.as_slice(), &[(EXE, at)]].concat());
     assert_ne!(signed(6, &bug(0x10), None), signed(6, &bug(0x20), None));
@@ -72,10 +74,10 @@ fn aborts_look_further_because_their_plumbing_comes_first() {
 }
 
 #[test]
-fn recursion_is_taken_once_and_an_overflow_is_its_cycle() {
+fn recursion_counts_once_and_an_overflow_is_its_cycle() {
     let deep = |lead: &[(u32, u64)], depth: usize| {
-        let turns = (0..depth).map(|number| (EXE, [0x10, 0x20, 0x30][number % 3]));
-        unwound(&lead.iter().copied().chain(turns).collect::<Vec<_>>())
+        let repeated = (0..depth).map(|number| (EXE, [0x10, 0x20, 0x30][number % 3]));
+        unwound(&lead.iter().copied().chain(repeated).collect::<Vec<_>>())
     };
     let near = Some(0x7ffe_fff8);
     let overflow = signed(11, &deep(&[], 200), near);
@@ -83,17 +85,17 @@ fn recursion_is_taken_once_and_an_overflow_is_its_cycle() {
         assert_eq!(overflow, signed(11, &deep(&lead, depth), near), "{lead:?} {depth}");
     }
     let far = Some(8);
-    assert_ne!(overflow, signed(11, &deep(&[], 200), far), "a bad pointer amid recursion is no overflow");
+    assert_ne!(overflow, signed(11, &deep(&[], 200), far), "a bad pointer in a recursion is not an overflow");
     assert_eq!(signed(11, &deep(&[(EXE, 0x99)], 30), far), signed(11, &deep(&[(EXE, 0x99)], 60), far));
 }
 
 #[test]
-fn weaker_levels_say_what_they_are_made_from() {
+fn the_level_tells_what_the_signature_is_computed_from() {
     assert_eq!(signed(11, &unwound(&[(EXE, 0x10)]), None).level, Level::ProgramCounter);
     assert_eq!(signed(11, &unwound(&[(LIBC, 0x10), (LIBC, 0x20)]), None).level, Level::ProgramCounter);
     assert_eq!(signed(11, &unwound(&[(NOWHERE, 0x10)]), None).level, Level::Executable);
     assert_eq!(signed(11, &[], None).level, Level::Executable);
-    // A guess counts only where nothing is known.
+    // A scanned frame counts only if no other does.
     let mut smashed = unwound(&[(EXE, 0x10)]);
     smashed.push(frame(EXE, 0x20, FrameTrust::Scan));
     assert_eq!(signed(11, &smashed, None), signed(11, &smashed[..1], None));
@@ -103,7 +105,7 @@ fn weaker_levels_say_what_they_are_made_from() {
 }
 
 #[test]
-fn a_call_to_nowhere_is_told_by_its_caller() {
+fn a_call_through_a_bad_pointer_is_identified_by_its_caller() {
     let call = |address: u64, caller: u64| {
         let mut frames = unwound(&[(NOWHERE, 0), (EXE, caller), (EXE, 0x50)]);
         frames[0] = Frame { address, module: None, offset: 0, trust: FrameTrust::Context };
@@ -116,7 +118,7 @@ fn a_call_to_nowhere_is_told_by_its_caller() {
 
 proptest! {
     #[test]
-    fn what_is_loaded_elsewhere_has_the_same_signature(
+    fn load_addresses_do_not_matter(
         places in prop::collection::vec((0..3_u32, 0..64_u64), 0..200), shift in 0..1_u64 << 40, signal in prop::sample::select(vec![4_u32, 6, 8, 11])
     ) {
         let frames = unwound(&places);

@@ -1,12 +1,12 @@
-//! The notes of a core that tell of the crash: registers of the threads, siginfo, mapped files, the vDSO.
+//! The notes of a core that describe the crash: registers of the threads, siginfo, mapped files, the vDSO.
 
-use super::notes::notes;
+use super::notes::{notes, u32_at, u64_at};
 use object::elf::{EM_AARCH64, EM_X86_64};
 
-/// The registers that an unwinder needs.
+/// The general registers that an unwinder needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Registers {
-    /// Those of x86_64.
+    /// x86_64.
     X86_64 {
         /// Instruction pointer.
         ip: u64,
@@ -15,7 +15,7 @@ pub enum Registers {
         /// Frame pointer.
         bp: u64,
     },
-    /// Those of aarch64.
+    /// aarch64.
     Aarch64 {
         /// Program counter.
         pc: u64,
@@ -28,57 +28,57 @@ pub enum Registers {
     },
 }
 
-/// A thread as NT_PRSTATUS has it (struct elf_prstatus, include/linux/elfcore.h).
+/// A thread according to its NT_PRSTATUS (struct elf_prstatus, include/linux/elfcore.h).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Thread {
-    /// Its id in its own PID namespace.
+pub struct ThreadNote {
+    /// Thread id, in the PID namespace of the process.
     pub tid: u32,
-    /// Where it was.
+    /// Its registers when the process crashed.
     pub registers: Registers,
 }
 
-/// Why the crashed thread got its signal (NT_SIGINFO; sigaction(2)).
+/// Why the crashed thread received its signal (NT_SIGINFO; sigaction(2)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SigInfo {
+pub struct SigInfoNote {
     /// `si_code`.
     pub code: i32,
-    /// The union behind it: `si_addr` of a fault; `si_pid` and `si_uid` of a signal that was sent.
+    /// The union that follows it: `si_addr` of a fault; `si_pid` and `si_uid` of a signal that was sent.
     pub value: u64,
 }
 
-/// A part of a file that is mapped (NT_FILE).
+/// A part of a file that the process had mapped (NT_FILE).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MappedFile {
     /// First address.
     pub start: u64,
-    /// The address behind the last one.
+    /// First address after it.
     pub end: u64,
-    /// Where in the file it begins, bytes.
+    /// Where it begins in the file, in bytes.
     pub offset: u64,
-    /// The file, as the process' own mount namespace names it.
+    /// Path of the file in the mount namespace of the process.
     pub path: String,
 }
 
-/// What the notes tell.
+/// What the notes say about the crash.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Dump {
+pub struct CrashNotes {
     /// The threads, the crashed one first.
-    pub threads: Vec<Thread>,
-    /// Of the crashed thread.
-    pub siginfo: Option<SigInfo>,
-    /// By address.
+    pub threads: Vec<ThreadNote>,
+    /// Siginfo of the crashed thread.
+    pub siginfo: Option<SigInfoNote>,
+    /// The mapped files, sorted by address.
     pub files: Vec<MappedFile>,
-    /// Where the vDSO is (AT_SYSINFO_EHDR).
+    /// Address of the vDSO (AT_SYSINFO_EHDR).
     pub vdso: Option<u64>,
-    /// Where the program's own headers are in memory, and how many (AT_PHDR, AT_PHNUM).
-    pub program: Option<(u64, u64)>,
+    /// Address and number of the executable's program headers (AT_PHDR, AT_PHNUM).
+    pub program_headers: Option<(u64, u64)>,
 }
 
-/// More stacks than these are not told from other memory.
+/// Threads beyond this number are ignored: their stacks are captured like any other memory.
 const MAX_THREADS: usize = 8192;
-/// vm.max_map_count is 65,530 by default; what comes behind so many is of no module that matters.
+/// Mapped files beyond this number are ignored; vm.max_map_count is 65,530 by default.
 const MAX_FILES: usize = 1 << 17;
-/// A path is at most that long (PATH_MAX).
+/// PATH_MAX, in bytes.
 const MAX_PATH: usize = 4096;
 
 const NT_PRSTATUS: u32 = 1;
@@ -89,22 +89,22 @@ const AT_PHDR: u64 = 3;
 const AT_PHNUM: u64 = 5;
 const AT_SYSINFO_EHDR: u64 = 33;
 
-impl Dump {
-    /// Reads the notes of a 64-bit little-endian core for `machine` (e_machine).
+impl CrashNotes {
+    /// Reads the notes of a 64-bit little-endian core; `machine` is its e_machine, which the layout of registers depends on.
     pub fn read(bytes: &[u8], machine: u16) -> Self {
-        let mut dump = Self::default();
+        let mut found = Self::default();
         let (mut table, mut count) = (None, None);
         for (kind, _, data) in notes(bytes).filter(|(_, name, _)| *name == b"CORE") {
             match kind {
-                NT_PRSTATUS if dump.threads.len() < MAX_THREADS => dump.threads.extend(thread(data, machine)),
-                NT_SIGINFO if dump.siginfo.is_none() => dump.siginfo = siginfo(data),
-                NT_FILE => dump.files = files(data).unwrap_or_default(),
+                NT_PRSTATUS if found.threads.len() < MAX_THREADS => found.threads.extend(thread(data, machine)),
+                NT_SIGINFO if found.siginfo.is_none() => found.siginfo = siginfo(data),
+                NT_FILE => found.files = files(data).unwrap_or_default(),
                 NT_AUXV => {
                     for entry in data.as_chunks::<16>().0 {
-                        match (word(entry, 0), word(entry, 8)) {
+                        match (u64_at(entry, 0), u64_at(entry, 8)) {
                             (Some(AT_PHDR), value) => table = value,
                             (Some(AT_PHNUM), value) => count = value,
-                            (Some(AT_SYSINFO_EHDR), value) => dump.vdso = value.filter(|at| *at != 0),
+                            (Some(AT_SYSINFO_EHDR), value) => found.vdso = value.filter(|at| *at != 0),
                             _ => {}
                         }
                     }
@@ -112,14 +112,14 @@ impl Dump {
                 _ => {}
             }
         }
-        dump.program = table.zip(count);
-        dump
+        found.program_headers = table.zip(count);
+        found
     }
 }
 
 impl Registers {
-    /// The address of the instruction.
-    pub fn counter(self) -> u64 {
+    /// The instruction pointer, or program counter.
+    pub fn instruction_pointer(self) -> u64 {
         match self {
             Self::X86_64 { ip, .. } => ip,
             Self::Aarch64 { pc, .. } => pc,
@@ -127,24 +127,16 @@ impl Registers {
     }
 
     /// The stack pointer.
-    pub fn stack(self) -> u64 {
+    pub fn stack_pointer(self) -> u64 {
         match self {
             Self::X86_64 { sp, .. } | Self::Aarch64 { sp, .. } => sp,
         }
     }
 }
 
-fn word(data: &[u8], at: usize) -> Option<u64> {
-    Some(u64::from_le_bytes(*data.get(at..)?.first_chunk()?))
-}
-
-fn half(data: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_le_bytes(*data.get(at..)?.first_chunk()?))
-}
-
-/// struct elf_prstatus: siginfo, signals, four ids from 32 on, times, and the general registers from 112 on.
-fn thread(data: &[u8], machine: u16) -> Option<Thread> {
-    let register = |index: usize| word(data, 112 + index * 8);
+/// struct elf_prstatus: siginfo, signals, four ids from byte 32 on, times, and the general registers from byte 112 on.
+fn thread(data: &[u8], machine: u16) -> Option<ThreadNote> {
+    let register = |index: usize| u64_at(data, 112 + index * 8);
     let registers = match machine {
         // struct user_regs_struct, arch/x86/include/asm/user_64.h
         EM_X86_64 => Registers::X86_64 { ip: register(16)?, sp: register(19)?, bp: register(4)? },
@@ -152,37 +144,38 @@ fn thread(data: &[u8], machine: u16) -> Option<Thread> {
         EM_AARCH64 => Registers::Aarch64 { pc: register(32)?, sp: register(31)?, fp: register(29)?, lr: register(30)? },
         _ => return None,
     };
-    Some(Thread { tid: half(data, 32)?, registers })
+    Some(ThreadNote { tid: u32_at(data, 32)?, registers })
 }
 
-fn siginfo(data: &[u8]) -> Option<SigInfo> {
+fn siginfo(data: &[u8]) -> Option<SigInfoNote> {
     // si_signo, si_errno, si_code, padding, then the union (include/uapi/asm-generic/siginfo.h).
-    Some(SigInfo { code: half(data, 8)?.cast_signed(), value: word(data, 16)? })
+    Some(SigInfoNote { code: u32_at(data, 8)?.cast_signed(), value: u64_at(data, 16)? })
 }
 
-/// fill_files_note in fs/binfmt_elf.c: count, page size, then start, end and page offset of each, then the names.
+/// fill_files_note in fs/binfmt_elf.c: count and page size; start, end and page offset of each mapping; then the paths.
 fn files(data: &[u8]) -> Option<Vec<MappedFile>> {
-    let (count, page) = (usize::try_from(word(data, 0)?).ok()?, word(data, 8)?);
-    let (table, names) = data.get(16..)?.split_at_checked(count.checked_mul(24)?)?;
-    let mut names = names.split(|byte| *byte == 0);
+    let (count, page) = (usize::try_from(u64_at(data, 0)?).ok()?, u64_at(data, 8)?);
+    let (table, paths) = data.get(16..)?.split_at_checked(count.checked_mul(24)?)?;
+    let mut paths = paths.split(|byte| *byte == 0);
     let mut files = Vec::with_capacity(count.min(MAX_FILES));
     for entry in table.as_chunks::<24>().0.iter().take(MAX_FILES) {
-        let (Some(start), Some(end), Some(at)) = (word(entry, 0), word(entry, 8), word(entry, 16)) else { break };
-        let Some(name) = names.next() else { break };
-        let path = String::from_utf8_lossy(&name[..name.len().min(MAX_PATH)]).into_owned();
-        files.push(MappedFile { start, end, offset: at.wrapping_mul(page), path });
+        let (start, end, page_offset) = (u64_at(entry, 0)?, u64_at(entry, 8)?, u64_at(entry, 16)?);
+        let Some(path) = paths.next() else { break };
+        let path = String::from_utf8_lossy(path.get(..MAX_PATH).unwrap_or(path)).into_owned();
+        files.push(MappedFile { start, end, offset: page_offset.wrapping_mul(page), path });
     }
     files.sort_by_key(|file| file.start);
     Some(files)
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+#[expect(clippy::indexing_slicing, clippy::cast_possible_truncation, reason = "a test may panic")]
+mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// A note of "CORE".
-    pub(crate) fn note(kind: u32, data: &[u8]) -> Vec<u8> {
+    /// A note whose owner is "CORE".
+    fn note(kind: u32, data: &[u8]) -> Vec<u8> {
         let mut note = Vec::new();
         for word in [5, data.len() as u32, kind] {
             note.extend_from_slice(&word.to_le_bytes());
@@ -214,26 +207,26 @@ pub(crate) mod tests {
             note(NT_AUXV, &words(&[3, 0x1040, 5, 9, 33, 0x7fff])),
         ]
         .concat();
-        let dump = Dump::read(&bytes, EM_X86_64);
+        let found = CrashNotes::read(&bytes, EM_X86_64);
         let x86 = Registers::X86_64 { ip: 116, sp: 119, bp: 104 };
-        assert_eq!(dump.threads, [Thread { tid: 77, registers: x86 }]);
-        assert_eq!(dump.siginfo, Some(SigInfo { code: -6, value: 0xdead }));
-        assert_eq!((dump.vdso, dump.program), (Some(0x7fff), Some((0x1040, 9))));
+        assert_eq!(found.threads, [ThreadNote { tid: 77, registers: x86 }]);
+        assert_eq!(found.siginfo, Some(SigInfoNote { code: -6, value: 0xdead }));
+        assert_eq!((found.vdso, found.program_headers), (Some(0x7fff), Some((0x1040, 9))));
         let file = |start, end, offset, path: &str| MappedFile { start, end, offset, path: path.to_owned() };
-        assert_eq!(dump.files, [file(0x1000, 0x2000, 0, "/bin/a"), file(0x7000, 0x9000, 0x3000, "/lib/b")]);
-        let arm = Dump::read(&bytes, EM_AARCH64);
+        assert_eq!(found.files, [file(0x1000, 0x2000, 0, "/bin/a"), file(0x7000, 0x9000, 0x3000, "/lib/b")]);
+        let arm = CrashNotes::read(&bytes, EM_AARCH64);
         assert_eq!(arm.threads[0].registers, Registers::Aarch64 { pc: 132, sp: 131, fp: 129, lr: 130 });
-        assert!(Dump::read(&bytes, 8).threads.is_empty());
+        assert!(CrashNotes::read(&bytes, 8).threads.is_empty());
     }
 
     proptest! {
         #[test]
-        fn no_notes_make_it_panic(kind in prop::sample::select(vec![NT_PRSTATUS, NT_SIGINFO, NT_FILE, NT_AUXV]),
-                                  data in prop::collection::vec(any::<u8>(), 0..512), count: u64) {
-            let _ = Dump::read(&note(kind, &data), EM_X86_64);
+        fn arbitrary_notes_do_not_panic(kind in prop::sample::select(vec![NT_PRSTATUS, NT_SIGINFO, NT_FILE, NT_AUXV]),
+                                        data in prop::collection::vec(any::<u8>(), 0..512), count: u64) {
+            let _ = CrashNotes::read(&note(kind, &data), EM_X86_64);
             let mut data = data;
             data.splice(0..data.len().min(8), count.to_le_bytes());
-            let _ = Dump::read(&note(NT_FILE, &data), EM_X86_64);
+            let _ = CrashNotes::read(&note(NT_FILE, &data), EM_X86_64);
         }
     }
 }

@@ -1,0 +1,166 @@
+//! What depends on the architecture: unwinding a frame (framehop), recognizing call instructions and signal frames.
+
+use super::cfi::FunctionTable;
+use super::page_cache::PageCache;
+use crate::elf::Registers;
+use framehop::aarch64::{CacheAarch64, PtrAuthMask, UnwindRegsAarch64, UnwinderAarch64};
+use framehop::x86_64::{CacheX86_64, UnwindRegsX86_64, UnwinderX86_64};
+use framehop::{Error, ExplicitModuleSectionInfo, FrameAddress, Module, Unwinder};
+
+/// An unwinder for one architecture, and the functions that it knows.
+pub(super) enum Arch {
+    X86_64(Box<UnwinderX86_64<Vec<u8>>>, Box<CacheX86_64>),
+    Aarch64(Box<UnwinderAarch64<Vec<u8>>>, Box<CacheAarch64>),
+}
+
+/// User addresses of aarch64 have at most 48 bits with 4 KiB pages; the bits above them hold pointer authentication codes.
+const AARCH64_MAX_ADDRESS: u64 = u64::MAX >> 16;
+
+impl Arch {
+    /// The architecture that has these registers.
+    pub(super) fn from_registers(registers: Registers) -> Self {
+        match registers {
+            Registers::X86_64 { .. } => {
+                Self::X86_64(Box::new(UnwinderX86_64::new()), Box::new(CacheX86_64::<_>::new()))
+            }
+            Registers::Aarch64 { .. } => {
+                Self::Aarch64(Box::new(UnwinderAarch64::new()), Box::new(CacheAarch64::<_>::new()))
+            }
+        }
+    }
+
+    /// Adds a function, so that its frames can be unwound.
+    pub(super) fn add_function(&mut self, function: FunctionTable) {
+        let FunctionTable { code, section, address } = function;
+        let info = ExplicitModuleSectionInfo {
+            base_svma: code.start,
+            eh_frame_svma: Some(address..address.saturating_add(section.len() as u64)),
+            eh_frame: Some(section),
+            ..ExplicitModuleSectionInfo::default()
+        };
+        let module = Module::new(String::new(), code.clone(), code.start, info);
+        match self {
+            Self::X86_64(unwinder, _) => unwinder.add_module(module),
+            Self::Aarch64(unwinder, _) => unwinder.add_module(module),
+        }
+    }
+
+    /// The registers of the caller of a frame; `None` at the end of the stack. `is_return_address` says that the instruction
+    /// pointer is where a call returns to.
+    pub(super) fn unwind_frame(
+        &mut self,
+        registers: Registers,
+        is_return_address: bool,
+        pages: &mut PageCache<'_>,
+    ) -> Result<Option<Registers>, Error> {
+        let mut read = |address| pages.read_u64(address).ok_or(());
+        let ip = registers.instruction_pointer();
+        let address = match FrameAddress::from_return_address(ip).filter(|_| is_return_address) {
+            Some(address) => address,
+            None => FrameAddress::from_instruction_pointer(ip),
+        };
+        match (self, registers) {
+            (Self::X86_64(unwinder, cache), Registers::X86_64 { ip, sp, bp }) => {
+                let mut now = UnwindRegsX86_64::new(ip, sp, bp);
+                let next = unwinder.unwind_frame(address, &mut now, cache, &mut read)?;
+                Ok(next.map(|ip| Registers::X86_64 { ip, sp: now.sp(), bp: now.bp() }))
+            }
+            (Self::Aarch64(unwinder, cache), Registers::Aarch64 { sp, fp, lr, .. }) => {
+                let mask = PtrAuthMask::from_max_known_address(AARCH64_MAX_ADDRESS);
+                let mut now = UnwindRegsAarch64::new_with_ptr_auth_mask(mask, lr, sp, fp);
+                let next = unwinder.unwind_frame(address, &mut now, cache, &mut read)?;
+                Ok(next.map(|pc| Registers::Aarch64 { pc, sp: now.sp(), fp: now.fp(), lr: now.lr() }))
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
+/// The registers of the code that a signal interrupted; `None` if `registers` are not those of the trampoline that a signal
+/// handler returns to.
+pub(super) fn interrupted_by_signal(registers: Registers, pages: &mut PageCache<'_>) -> Option<Registers> {
+    match registers {
+        Registers::X86_64 { ip, sp, .. } => {
+            // mov $15,%rax (or %eax); syscall: rt_sigreturn. When a handler has returned, the stack pointer is at the struct
+            // ucontext, whose general registers begin at 40: r8 to r15, rdi, rsi, rbp, rbx, rdx, rax, rcx, rsp, rip
+            // (arch/x86/include/uapi/asm/sigcontext.h).
+            const LONG: [u8; 9] = [0x48, 0xc7, 0xc0, 15, 0, 0, 0, 0x0f, 0x05];
+            const SHORT: [u8; 7] = [0xb8, 15, 0, 0, 0, 0x0f, 0x05];
+            let code = pages.read(ip, LONG.len())?;
+            if code != LONG && !code.starts_with(&SHORT) {
+                return None;
+            }
+            let mut register = |index: u64| pages.read_u64(sp.checked_add(40 + index * 8)?);
+            Some(Registers::X86_64 { bp: register(10)?, sp: register(15)?, ip: register(16)? })
+        }
+        Registers::Aarch64 { pc, sp, .. } => {
+            // mov x8,#139; svc #0. The stack pointer is at the struct rt_sigframe: 128 bytes of siginfo, then the ucontext with
+            // its struct sigcontext at 176: fault_address, x0 to x30, sp, pc (arch/arm64/include/uapi/asm/sigcontext.h).
+            if pages.read_u32(pc)? != 0xd280_1168 || pages.read_u32(pc.checked_add(4)?)? != 0xd400_0001 {
+                return None;
+            }
+            let mut register = |index: u64| pages.read_u64(sp.checked_add(128 + 176 + 8 + index * 8)?);
+            Some(Registers::Aarch64 { fp: register(29)?, lr: register(30)?, sp: register(31)?, pc: register(32)? })
+        }
+    }
+}
+
+/// Whether a call instruction ends at `address`.
+pub(super) fn follows_call(registers: Registers, address: u64, pages: &mut PageCache<'_>) -> bool {
+    let Some(code) = address.checked_sub(8).and_then(|at| pages.read_u64(at)) else { return false };
+    let code = code.to_le_bytes();
+    match registers {
+        Registers::X86_64 { .. } => {
+            // call rel32, or one of the lengths that call r/m64 can have.
+            code[3] == 0xe8 || [2, 3, 4, 6, 7].into_iter().any(|length| is_indirect_call(&code, length))
+        }
+        Registers::Aarch64 { .. } => {
+            let instruction = code.last_chunk().map_or(0, |word| u32::from_le_bytes(*word));
+            // bl; blr, blraa and their variants.
+            instruction & 0xfc00_0000 == 0x9400_0000 || instruction & 0xfeff_f000 == 0xd63f_0000
+        }
+    }
+}
+
+/// Whether the last `length` bytes of x86_64 code are a call r/m64: opcode 0xff /2, ModRM byte, SIB byte and displacement (Intel
+/// SDM, volume 2).
+fn is_indirect_call(code: &[u8], length: usize) -> bool {
+    let Some([0xff, modrm, rest @ ..]) = code.len().checked_sub(length).and_then(|begin| code.get(begin..)) else {
+        return false;
+    };
+    let (mode, operation, rm) = (modrm >> 6, (modrm >> 3) & 7, modrm & 7);
+    let sib = rest.first().filter(|_| mode != 3 && rm == 4);
+    let displacement = match mode {
+        0 if rm == 5 => 4,
+        0 if sib.is_some_and(|sib| sib & 7 == 5) => 4,
+        1 => 1,
+        2 => 4,
+        _ => 0,
+    };
+    operation == 2 && rest.len() == usize::from(mode != 3 && rm == 4) + displacement
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn indirect_calls_of_every_length_are_recognized() {
+        let calls: [&[u8]; 7] = [
+            &[0xff, 0xd0],                   // call *%rax
+            &[0xff, 0x14, 0x24],             // call *(%rsp)
+            &[0xff, 0x50, 0x18],             // call *0x18(%rax)
+            &[0xff, 0x54, 0x24, 0x08],       // call *0x8(%rsp)
+            &[0xff, 0x15, 1, 2, 3, 4],       // call *0x4030201(%rip)
+            &[0xff, 0x14, 0xc5, 1, 2, 3, 4], // call *0x4030201(,%rax,8)
+            &[0xff, 0x94, 0x24, 1, 2, 3, 4], // call *0x4030201(%rsp)
+        ];
+        for call in calls {
+            let code = [&[0x90; 8], call].concat();
+            let lengths: Vec<usize> = (0..8).filter(|length| is_indirect_call(&code, *length)).collect();
+            assert_eq!(lengths, [call.len()], "{call:x?}");
+        }
+        // jmp *%rax, and a call that is incomplete.
+        assert!(!is_indirect_call(&[0xff, 0xe0], 2) && !is_indirect_call(&[0xff, 0x50], 2));
+    }
+}
