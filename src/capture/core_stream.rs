@@ -40,7 +40,7 @@ impl CoreStream {
     pub fn new(core: OwnedFd, before: Option<OwnedFd>, cancelled: Arc<AtomicBool>) -> Self {
         let before = before.map(File::from).and_then(|mut before| before.rewind().ok().map(|()| before));
         // Best effort: it fails for a file of the spool, and where the user's pipes have used up their share.
-        let _ = pipe::set_size(core.as_fd(), PIPE_SIZE);
+        let _ = pipe::set_capacity(core.as_fd(), PIPE_SIZE);
         Self { before, file: File::from(core), cancelled }
     }
 

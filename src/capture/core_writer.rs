@@ -187,5 +187,5 @@ pub fn whole_chunks(total: u64, limits: &Limits) -> (u64, Option<Truncation>) {
 
 /// ENOSPC and EDQUOT are ordinary outcomes: the disk's own limit, and the kernel's quota for this user or project.
 pub fn is_full(error: &io::Error) -> bool {
-    error.raw_os_error().map(Errno::from_raw).is_some_and(no_space::is_full)
+    error.raw_os_error().map(Errno::from_raw).is_some_and(no_space::is_out_of_space)
 }

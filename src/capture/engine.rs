@@ -265,7 +265,7 @@ impl Run {
 fn compress(run: &Run, compressors: &CompressorPool) {
     if run.job.aside.is_some() {
         // The disk must not wait for a processor: what goes aside goes faster than what is compressed.
-        nice::give_way();
+        nice::lower_priority();
     }
     loop {
         // First the bench and then the chunk: who has a chunk can always finish it, whoever else is waiting.

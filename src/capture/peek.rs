@@ -62,10 +62,10 @@ pub fn peek(core: BorrowedFd<'_>, cancelled: &AtomicBool) -> Result<Head, Failur
     if length > PIPE_MAX {
         return Ok(Head::Long(length));
     }
-    if pipe::size(core).map_err(Failure::Read)? as u64 <= length {
+    if pipe::capacity(core).map_err(Failure::Read)? as u64 <= length {
         // A page is wasted wherever the kernel began a new one.
         let wanted = (length + length / 8).next_power_of_two().min(PIPE_MAX);
-        let _ = pipe::set_size(core, i32::try_from(wanted).unwrap_or(i32::MAX));
+        let _ = pipe::set_capacity(core, i32::try_from(wanted).unwrap_or(i32::MAX));
     }
     wait_for(core, length, cancelled)?;
     let mut copy = pipe::peek(core, usize::try_from(PIPE_MAX).unwrap_or(usize::MAX)).map_err(Failure::Read)?;
@@ -95,8 +95,8 @@ fn wait_for(core: BorrowedFd<'_>, bytes: u64, cancelled: &AtomicBool) -> Result<
             }
             continue;
         }
-        let ended = pipe::ended(core);
-        let waiting = pipe::waiting(core).map_err(Failure::Read)?;
+        let ended = pipe::writer_closed(core);
+        let waiting = pipe::bytes_waiting(core).map_err(Failure::Read)?;
         if waiting as u64 >= bytes || ended || begun.elapsed() >= COME_WITHIN {
             return Ok(());
         }

@@ -77,7 +77,7 @@ impl ProcessMemory {
             found(range);
             return Ok(());
         };
-        match pagemap::runs(pagemap, range.clone(), &mut found) {
+        match pagemap::for_each_populated_run(pagemap, range.clone(), &mut found) {
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => Err(SourceError::Gone),
             // Nobody knows: then all of it is read.
             Err(_) => {

@@ -109,7 +109,7 @@ pub fn snapshot(request: SnapshotRequest<'_>, resources: &CaptureResources) -> R
     let allowed = if small { resources.memory_budget.take(plan.present) } else { None };
     let small = allowed.is_some();
     let stage = match allowed.or_else(|| resources.memory_budget.take(first + head.len() as u64)) {
-        Some(allowed) => sparse_io::in_memory("coreward-stage")
+        Some(allowed) => sparse_io::create_memfd("coreward-stage")
             .map(|memory| StagingArea::new(Arc::new(memory), Arc::clone(&account), Some(allowed))),
         // So many at once that memory is short: on disk then, through the cache.
         None => tmpfile::create(account.dir().as_fd(), Mode::from_bits_truncate(0o600))

@@ -64,8 +64,8 @@ struct SpillFile {
 
 impl SpillFile {
     fn new(direct: File) -> io::Result<Self> {
-        let cached = sparse_io::through_the_cache(&direct)?;
-        sparse_io::past_the_cache(&direct);
+        let cached = sparse_io::reopen_buffered(&direct)?;
+        sparse_io::enable_direct_io(&direct);
         Ok(Self { direct, cached })
     }
 }
@@ -175,7 +175,7 @@ impl StagingArea {
             let (at, mut written) = (range.start, 0);
             if at >= *self.prepared() {
                 // Blocks that were made ready for whole chunks.
-                sparse_io::punch(&raw.direct, range.clone());
+                sparse_io::punch_hole(&raw.direct, range.clone());
             }
             parked.copy(range, buffer, |at, bytes| {
                 written += bytes.len() as u64;
@@ -206,7 +206,7 @@ impl StagingArea {
         if at < *from {
             let end = (at + CHUNK).min(*from);
             *from = end.saturating_sub(PREPARED);
-            sparse_io::prepare(raw, *from..end);
+            sparse_io::preallocate(raw, *from..end);
         }
     }
 
@@ -239,7 +239,7 @@ impl StagingArea {
         // Blocks that were made ready and not needed.
         let from = *self.prepared();
         if let Some(raw) = self.raw.as_ref().filter(|_| from < offset) {
-            sparse_io::punch(&raw.direct, from..offset);
+            sparse_io::punch_hole(&raw.direct, from..offset);
         }
     }
 
@@ -259,7 +259,7 @@ impl StagingArea {
         }
         drop(gone);
         let at = range.start;
-        sparse_io::punch(&raw.direct, range);
+        sparse_io::punch_hole(&raw.direct, range);
         self.settle(at, 0);
     }
 
@@ -376,7 +376,7 @@ mod tests {
     #[test]
     fn what_is_in_memory_lies_over_what_is_on_disk() {
         let dir = tempfile::tempdir().unwrap();
-        let memory = Arc::new(sparse_io::in_memory("test").unwrap());
+        let memory = Arc::new(sparse_io::create_memfd("test").unwrap());
         let mut stage = StagingArea::new(memory, account(dir.path()), None);
         stage.add_raw().unwrap();
         stage.raw.as_ref().unwrap().cached.write_all_at(&[1; 4 * PAGE], CHUNK).unwrap();
@@ -397,7 +397,8 @@ mod tests {
     fn what_is_given_back_is_said_and_what_is_reserved_is_not_lost() {
         let dir = tempfile::tempdir().unwrap();
         let account = account(dir.path());
-        let mut stage = StagingArea::new(Arc::new(sparse_io::in_memory("test").unwrap()), Arc::clone(&account), None);
+        let mut stage =
+            StagingArea::new(Arc::new(sparse_io::create_memfd("test").unwrap()), Arc::clone(&account), None);
         stage.add_raw().unwrap();
         assert!(stage.reserve(2 * CHUNK, 0) && stage.reserve(3 * CHUNK, 0));
         assert!(!stage.reserve(4 * CHUNK, 1 << 30), "not at the cost of what is to come");

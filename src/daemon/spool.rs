@@ -116,7 +116,7 @@ async fn take_in_one(context: &Arc<Context>, dir: &OwnedFd, path: &Path, name: &
             }
             // No shim is there to send it as root.
             let socket = context.root.journal_socket();
-            let sent = spawn_blocking(move || datagram::send_patiently(&socket, &entry, JOURNAL_WITHIN)).await;
+            let sent = spawn_blocking(move || datagram::send_with_retry(&socket, &entry, JOURNAL_WITHIN)).await;
             if let Ok(Err(error)) = sent {
                 tracing::warn!("journal: {error}");
                 context.metrics.error(ErrorKind::Journal);

@@ -141,7 +141,7 @@ fn send_to_journal(entry: &[u8], root: &Root, kmsg: &Kmsg) {
         return;
     }
     // The journal's queue is short and a storm is long: wait a little for it, holding nobody.
-    if let Err(error) = datagram::send_patiently(&root.journal_socket(), entry, JOURNAL_WITHIN)
+    if let Err(error) = datagram::send_with_retry(&root.journal_socket(), entry, JOURNAL_WITHIN)
         && error.kind() != ErrorKind::NotFound
     {
         kmsg.say(&format!("the journal did not take an entry: {error}"));

@@ -59,7 +59,7 @@ pub(super) fn open(offer: &mut Offer, inherited: Option<i32>) -> Process {
 
 /// The kernel's own pidfd where it is one of that process, else a new one.
 fn pin(pid: i32, inherited: Option<i32>) -> io::Result<OwnedFd> {
-    match inherited.and_then(|number| pidfd::inherited(number, pid).ok()) {
+    match inherited.and_then(|number| pidfd::adopt_inherited(number, pid).ok()) {
         Some(pin) => Ok(pin),
         None => pidfd::open(pid),
     }

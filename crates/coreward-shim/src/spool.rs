@@ -165,7 +165,7 @@ fn drain(core: BorrowedFd<'_>, file: &File, limit: u64) -> io::Result<bool> {
             Ok(count) => left -= count as u64,
             Err(Errno::EINTR) => {}
             // What is in the file is still the beginning of the core.
-            Err(error) if no_space::is_full(error) => return Ok(true),
+            Err(error) if no_space::is_out_of_space(error) => return Ok(true),
             Err(error) => return Err(error.into()),
         }
     }
