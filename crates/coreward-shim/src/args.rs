@@ -1,7 +1,7 @@
 //! The shim's arguments: the specifiers of core_pattern as the kernel expands them (core(5), `format_corename` in
 //! fs/coredump.c).
 
-use super::warning::Warning;
+use super::warning::ShimWarning;
 use coreward_wire::Offer;
 use coreward_wire::paths::Root;
 use nix::unistd::{Gid, Pid, Uid};
@@ -23,7 +23,7 @@ pub(super) struct Args {
     /// Number of the inherited pidfd (`%F`).
     pub(super) pidfd: Option<RawFd>,
     /// What is wrong with the arguments.
-    pub(super) warnings: Vec<Warning>,
+    pub(super) warnings: Vec<ShimWarning>,
 }
 
 /// Parses the arguments; the first one is the program's name. They are read by position only: the crashed process may have
@@ -44,7 +44,7 @@ pub(super) fn parse(arguments: &[OsString]) -> Args {
         (arguments, arguments.len())
     else {
         // The arguments may be in other positions than expected: a wrong signal or UID would be worse than none.
-        warnings.push(Warning::ArgumentCount { found: arguments.len() });
+        warnings.push(ShimWarning::ArgumentCount { found: arguments.len() });
         return Args { root, offer, pidfd: None, warnings };
     };
     let mut reader = NumberReader { warnings };
@@ -63,7 +63,7 @@ pub(super) fn parse(arguments: &[OsString]) -> Args {
 
 /// Parses numbers and collects warnings about those that are not valid.
 struct NumberReader {
-    warnings: Vec<Warning>,
+    warnings: Vec<ShimWarning>,
 }
 
 impl NumberReader {
@@ -79,7 +79,7 @@ impl NumberReader {
 
     fn valid<T>(&mut self, name: &'static str, text: &OsStr, value: Option<T>) -> Option<T> {
         if value.is_none() {
-            self.warnings.push(Warning::InvalidArgument { name, value: text.as_bytes().to_vec() });
+            self.warnings.push(ShimWarning::InvalidArgument { name, value: text.as_bytes().to_vec() });
         }
         value
     }
@@ -134,7 +134,7 @@ mod tests {
     fn too_few_arguments_and_garbage_are_reported_and_the_crash_still_offered() {
         assert!(parsed(&["shim", "7"]).warnings[0].to_string().contains("1 arguments, expected 10"));
         assert!(parsed(&[]).warnings[0].to_string().contains("0 arguments"));
-        assert_eq!(parsed(&["7"; 12]).warnings, [Warning::ArgumentCount { found: 11 }]);
+        assert_eq!(parsed(&["7"; 12]).warnings, [ShimWarning::ArgumentCount { found: 11 }]);
         let args = parsed(&["shim", "x\n", "-1", "0", "0", "99999999999", "1", "0", "1", "h", ""]);
         assert_eq!((args.offer.pid, args.offer.tid, args.offer.signal), (None, None, None));
         assert!(args.warnings[0].to_string().contains(r"x\n"), "{:?}", args.warnings);

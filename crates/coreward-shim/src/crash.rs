@@ -1,7 +1,7 @@
 //! One crash, from the start of the shim until the daemon has recorded it or the spool has it.
 
 use super::process::CrashedProcess;
-use super::warning::Warning;
+use super::warning::ShimWarning;
 use coreward_wire::{FdKind, Offer};
 use std::os::fd::OwnedFd;
 
@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 pub(super) struct Crash {
     /// The offer. Its `warnings` are filled in from [`Self::warnings`] when it is encoded.
     pub(super) offer: Offer,
-    pub(super) warnings: Vec<Warning>,
+    pub(super) warnings: Vec<ShimWarning>,
     pub(super) process: CrashedProcess,
     /// The read end of the core pipe. `None` once the process is released.
     pub(super) core: Option<OwnedFd>,
@@ -18,7 +18,7 @@ pub(super) struct Crash {
 impl Crash {
     /// Encodes the offer, for descriptors of these kinds.
     pub(super) fn encode_offer(&mut self, fds: &[FdKind]) -> Vec<u8> {
-        self.offer.warnings = self.warnings.iter().map(Warning::to_string).collect();
+        self.offer.warnings = self.warnings.iter().map(ShimWarning::to_string).collect();
         self.offer.encode(fds)
     }
 

@@ -2,7 +2,7 @@
 //! ([`coreward_wire::Details`]).
 
 use super::proc_dir::ProcDir;
-use super::warning::Warning;
+use super::warning::ShimWarning;
 use coreward_sys::openat::read_link_at;
 use coreward_wire::{Details, FdKind, MAX_OPEN_FDS, MAX_TEXT, Offer, Reply};
 use nix::dir::Dir;
@@ -22,12 +22,12 @@ const CAPTURE_FILES: [(FdKind, &str); 2] = [(FdKind::Maps, "maps"), (FdKind::Pag
 pub(super) fn reply(dir: &ProcDir, offer: &mut Offer) -> (Reply, Vec<OwnedFd>) {
     let mut warnings = read_into(offer, dir);
     let (kinds, fds) = dir.open_files(&CAPTURE_FILES, &mut warnings).into_iter().unzip();
-    let warnings: Vec<String> = warnings.iter().map(Warning::to_string).collect();
+    let warnings: Vec<String> = warnings.iter().map(ShimWarning::to_string).collect();
     (Reply { errno: 0, data: offer.details.encode(&warnings), fds: kinds }, fds)
 }
 
 /// Reads the texts into the offer. Returns what could not be read.
-pub(super) fn read_into(offer: &mut Offer, dir: &ProcDir) -> Vec<Warning> {
+pub(super) fn read_into(offer: &mut Offer, dir: &ProcDir) -> Vec<ShimWarning> {
     let mut warnings = Vec::new();
     offer.details.update(Details {
         cwd: dir.read_link("cwd", &mut warnings),
@@ -38,9 +38,9 @@ pub(super) fn read_into(offer: &mut Offer, dir: &ProcDir) -> Vec<Warning> {
     warnings
 }
 
-fn list_open_fds(dir: &ProcDir, warnings: &mut Vec<Warning>) -> Vec<u8> {
+fn list_open_fds(dir: &ProcDir, warnings: &mut Vec<ShimWarning>) -> Vec<u8> {
     dir.in_main_or_crashed_thread("fd", |name| list_links(dir, name)).unwrap_or_else(|errno| {
-        warnings.push(Warning::Read { what: "fd", errno });
+        warnings.push(ShimWarning::Read { what: "fd", errno });
         Vec::new()
     })
 }

@@ -20,7 +20,7 @@
 //! daemon, which may be compromised, the shim accepts the messages of `coreward-wire` and journal entries about a crash
 //! ([`coreward_wire::journal::is_about_a_crash`]). It writes to the spool, the journal's socket and the kernel's log only.
 //!
-//! It links `coreward-wire`, `coreward-sys`, `nix` and `libc`, and nothing else.
+//! It links `coreward-wire`, `coreward-sys`, `nix` and `libc` (through `nix`), and nothing else.
 
 #![forbid(unsafe_code)]
 #![deny(clippy::indexing_slicing)]

@@ -1,7 +1,7 @@
 //! The directory `/proc/PID` of the crashed process. It belongs to that process for as long as it is open, whoever gets the PID
 //! later.
 
-use super::warning::{Warning, errno_of};
+use super::warning::{ShimWarning, errno_of};
 use coreward_sys::openat::{self, read_link_at};
 use coreward_wire::{FdKind, MAX_TEXT};
 use nix::fcntl::{OFlag, openat};
@@ -32,33 +32,33 @@ impl ProcDir {
     pub(super) fn open_files(
         &self,
         files: &[(FdKind, &'static str)],
-        warnings: &mut Vec<Warning>,
+        warnings: &mut Vec<ShimWarning>,
     ) -> Vec<(FdKind, OwnedFd)> {
         // One more for the pidfd, which the caller adds.
         let mut fds = Vec::with_capacity(files.len() + 1);
         for (kind, name) in files {
             match self.in_main_or_crashed_thread(name, |name| open_at(self.as_fd(), name)) {
                 Ok(fd) => fds.push((*kind, fd)),
-                Err(errno) => warnings.push(Warning::Open { what: name, errno }),
+                Err(errno) => warnings.push(ShimWarning::Open { what: name, errno }),
             }
         }
         fds
     }
 
     /// The file `name`, up to [`MAX_TEXT`] bytes. After an error it is as long as was read before.
-    pub(super) fn read_text(&self, name: &'static str, warnings: &mut Vec<Warning>) -> Vec<u8> {
+    pub(super) fn read_text(&self, name: &'static str, warnings: &mut Vec<ShimWarning>) -> Vec<u8> {
         let (text, outcome) = read_text_at(self.as_fd(), name);
         if let Err(error) = outcome {
-            warnings.push(Warning::Read { what: name, errno: errno_of(&error) });
+            warnings.push(ShimWarning::Read { what: name, errno: errno_of(&error) });
         }
         text
     }
 
     /// The target of the link `name`. Empty if it cannot be read.
-    pub(super) fn read_link(&self, name: &'static str, warnings: &mut Vec<Warning>) -> Vec<u8> {
+    pub(super) fn read_link(&self, name: &'static str, warnings: &mut Vec<ShimWarning>) -> Vec<u8> {
         let target = self.in_main_or_crashed_thread(name, |name| read_link_at(self.as_fd(), name));
         target.unwrap_or_else(|errno| {
-            warnings.push(Warning::Read { what: name, errno });
+            warnings.push(ShimWarning::Read { what: name, errno });
             Vec::new()
         })
     }

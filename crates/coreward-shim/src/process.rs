@@ -2,7 +2,7 @@
 //! that every offer passes on. Nothing here can block on a dead mount.
 
 use super::proc_dir::{ProcDir, read_text_at};
-use super::warning::{Warning, errno_of};
+use super::warning::{ShimWarning, errno_of};
 use coreward_sys::openat::read_link_at;
 use coreward_sys::pidfd;
 use coreward_wire::{FdKind, Namespaces, Offer};
@@ -26,7 +26,7 @@ pub(super) struct CrashedProcess {
 
 impl CrashedProcess {
     /// Opens the process that the kernel named, and completes the offer with what `/proc` has about it.
-    pub(super) fn open(offer: &mut Offer, inherited: Option<RawFd>, warnings: &mut Vec<Warning>) -> Self {
+    pub(super) fn open(offer: &mut Offer, inherited: Option<RawFd>, warnings: &mut Vec<ShimWarning>) -> Self {
         offer.boot_id = boot_id();
         let Some(pid) = offer.pid else { return Self::default() };
         match Self::open_pid(pid, offer, inherited) {
@@ -42,8 +42,12 @@ impl CrashedProcess {
     }
 
     /// Leaves the offer as it is if the process is not certainly the one that crashed.
-    fn open_pid(pid: Pid, offer: &mut Offer, inherited: Option<RawFd>) -> Result<(Self, Vec<Warning>), Warning> {
-        let open_error = |what| move |error: io::Error| Warning::Open { what, errno: errno_of(&error) };
+    fn open_pid(
+        pid: Pid,
+        offer: &mut Offer,
+        inherited: Option<RawFd>,
+    ) -> Result<(Self, Vec<ShimWarning>), ShimWarning> {
+        let open_error = |what| move |error: io::Error| ShimWarning::Open { what, errno: errno_of(&error) };
         let pidfd = open_pidfd(pid, inherited).map_err(open_error("a pidfd of the process"))?;
         let dir = ProcDir::open(pid, offer.tid).map_err(open_error("the process' directory in /proc"))?;
         let (mut completed, mut warnings) = (offer.clone(), Vec::new());
@@ -52,7 +56,7 @@ impl CrashedProcess {
         // The directory was opened by number. If the process of the pidfd is still alive, its PID cannot have been reused, and
         // the directory is its own; a directory in /proc never changes its process.
         if !pidfd::is_alive(pidfd.as_fd()) {
-            return Err(Warning::ProcessEnded);
+            return Err(ShimWarning::ProcessEnded);
         }
         *offer = completed;
         fds.push((FdKind::Pidfd, pidfd));
@@ -74,14 +78,14 @@ fn open_pidfd(pid: Pid, inherited: Option<RawFd>) -> io::Result<OwnedFd> {
     inherited.map_or_else(|| pidfd::open(pid.as_raw()), Ok)
 }
 
-fn read_identity(offer: &mut Offer, dir: &ProcDir, warnings: &mut Vec<Warning>) {
+fn read_identity(offer: &mut Offer, dir: &ProcDir, warnings: &mut Vec<ShimWarning>) {
     offer.cgroup = dir.read_text("cgroup", warnings);
     match parse_stat(&dir.read_text("stat", warnings)) {
         Some((comm, start_time)) => {
             offer.comm = comm.to_vec();
             offer.start_time = start_time;
         }
-        None => warnings.push(Warning::MalformedStat),
+        None => warnings.push(ShimWarning::MalformedStat),
     }
     offer.exe = dir.read_link("exe", warnings);
     offer.root = dir.read_link("root", warnings);
@@ -147,7 +151,7 @@ mod tests {
         let mut warnings = Vec::new();
         let process = CrashedProcess::open(&mut offer, None, &mut warnings);
         let errno = nix::errno::Errno::ESRCH;
-        assert_eq!(warnings, [Warning::Open { what: "a pidfd of the process", errno }]);
+        assert_eq!(warnings, [ShimWarning::Open { what: "a pidfd of the process", errno }]);
         assert!(process.dir.is_none() && process.fds.is_empty() && offer.comm.is_empty());
         assert_eq!(offer.boot_id.len(), 32);
     }

@@ -11,7 +11,7 @@ const MAX_SHOWN: usize = 32;
 
 /// What failed, and why.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Warning {
+pub(super) enum ShimWarning {
     /// The kernel started the shim with another number of arguments than core_pattern should expand to.
     ArgumentCount { found: usize },
     /// An argument is not a number, or not in the range of its type.
@@ -26,7 +26,7 @@ pub(super) enum Warning {
     ProcessEnded,
 }
 
-impl fmt::Display for Warning {
+impl fmt::Display for ShimWarning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::ArgumentCount { found } => write!(
@@ -57,9 +57,9 @@ mod tests {
 
     #[test]
     fn a_warning_names_what_failed_and_why() {
-        let warning = Warning::Open { what: "pagemap", errno: Errno::EACCES };
+        let warning = ShimWarning::Open { what: "pagemap", errno: Errno::EACCES };
         assert_eq!(warning.to_string(), "cannot open pagemap: EACCES: Permission denied");
-        let warning = Warning::InvalidArgument { name: "PID", value: vec![b'\n'; 100] };
+        let warning = ShimWarning::InvalidArgument { name: "PID", value: vec![b'\n'; 100] };
         assert_eq!(warning.to_string(), format!("argument PID is not a valid number: \"{}\"", r"\n".repeat(MAX_SHOWN)));
     }
 }

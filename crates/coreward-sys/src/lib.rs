@@ -7,7 +7,6 @@
 pub mod arena;
 pub mod clock;
 pub mod datagram;
-pub mod entry;
 pub mod fdpass;
 pub mod nice;
 pub mod no_space;

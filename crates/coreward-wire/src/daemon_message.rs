@@ -1,6 +1,6 @@
 //! The daemon's messages and the shim's replies: everything but the offer.
 
-use super::field::{Fields, PayloadWriter, truncated, truncated_text};
+use super::field::{FieldReader, PayloadWriter, truncated, truncated_text};
 use super::{FdKind, Kind, MAX_CHECKPOINT, MAX_TEXT, WireError};
 
 const WHAT: u16 = 1;
@@ -117,7 +117,7 @@ impl DaemonMessage {
     pub fn decode(kind: Kind, payload: &[u8]) -> Result<Self, WireError> {
         let (mut what, mut bytes, mut journal, mut reason) = (None, 0, Vec::new(), String::new());
         let (mut checkpoint, mut fds, mut needs_ack) = (Vec::new(), Vec::new(), true);
-        for field in Fields::new(payload) {
+        for field in FieldReader::new(payload) {
             let field = field?;
             match field.tag {
                 WHAT => what = Some((field.number()?, field.invalid())),
@@ -173,7 +173,7 @@ impl Reply {
     /// A field that is cut off or invalid.
     pub fn decode(payload: &[u8]) -> Result<Self, WireError> {
         let mut reply = Self::default();
-        for field in Fields::new(payload) {
+        for field in FieldReader::new(payload) {
             let field = field?;
             match field.tag {
                 ERRNO => reply.errno = field.number32()?,

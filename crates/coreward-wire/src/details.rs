@@ -2,7 +2,7 @@
 //! for each file of `/proc` that is opened; in a storm of duplicates that would be wasted, since duplicates are stored without
 //! these texts.
 
-use super::field::{Field, Fields, PayloadWriter, truncated, truncated_text};
+use super::field::{Field, FieldReader, PayloadWriter, truncated, truncated_text};
 use super::{MAX_TEXT, WireError};
 
 /// Texts from `/proc/PID`, exactly as the kernel gave them. They contain text of the crashed process: treat them as hostile.
@@ -58,7 +58,7 @@ impl Details {
     /// A field that is cut off or has an invalid value.
     pub fn decode(data: &[u8]) -> Result<(Self, Vec<String>), WireError> {
         let (mut details, mut warnings) = (Self::default(), Vec::new());
-        for field in Fields::new(data) {
+        for field in FieldReader::new(data) {
             details.read_field(&field?, &mut warnings)?;
         }
         Ok((details, warnings))

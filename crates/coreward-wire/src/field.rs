@@ -64,7 +64,7 @@ pub(super) fn truncated_text(text: &str, max: usize) -> &str {
 }
 
 /// Iterates over the fields of a payload.
-pub(super) struct Fields<'a> {
+pub(super) struct FieldReader<'a> {
     rest: &'a [u8],
 }
 
@@ -74,7 +74,7 @@ pub(super) struct Field<'a> {
     pub(super) value: &'a [u8],
 }
 
-impl<'a> Fields<'a> {
+impl<'a> FieldReader<'a> {
     pub(super) fn new(payload: &'a [u8]) -> Self {
         Self { rest: payload }
     }
@@ -89,7 +89,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-impl<'a> Iterator for Fields<'a> {
+impl<'a> Iterator for FieldReader<'a> {
     type Item = Result<Field<'a>, WireError>;
 
     fn next(&mut self) -> Option<Self::Item> {

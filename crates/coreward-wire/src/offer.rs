@@ -1,7 +1,7 @@
 //! The offer of a crash: what the kernel told the shim, and what the shim read in places where a read cannot block.
 
 use super::details::Details;
-use super::field::{Field, Fields, PayloadWriter, truncated};
+use super::field::{Field, FieldReader, PayloadWriter, truncated};
 use super::{Kind, MAX_CHECKPOINT, MAX_FDS, WireError};
 use nix::unistd::{Gid, Pid, Uid};
 use std::time::Duration;
@@ -206,7 +206,7 @@ impl Offer {
     pub fn decode(payload: &[u8]) -> Result<(Self, Vec<FdKind>), WireError> {
         let mut offer = Self::default();
         let mut fds = Vec::new();
-        for field in Fields::new(payload) {
+        for field in FieldReader::new(payload) {
             let field = field?;
             match field.tag {
                 FDS => fds = FdKind::from_field(&field)?,
