@@ -39,7 +39,7 @@ impl CoreStream {
     pub fn new(core: OwnedFd, prefix: Option<OwnedFd>, cancelled: CancellationToken) -> Self {
         let prefix = prefix.map(File::from).and_then(|mut prefix| prefix.rewind().ok().map(|()| prefix));
         // This fails for a file of the spool, and once the user's pipes have reached fs.pipe-user-pages-soft.
-        let _ = pipe::set_size(core.as_fd(), PIPE_SIZE);
+        let _ = pipe::set_capacity(core.as_fd(), PIPE_SIZE);
         Self { prefix, file: File::from(core), cancelled }
     }
 

@@ -84,5 +84,5 @@ pub enum StopReason {
 /// Whether an error is ENOSPC, from the volume, or EDQUOT, from the kernel's quota of a user or project. Both are ordinary
 /// outcomes.
 pub fn is_disk_full(error: &io::Error) -> bool {
-    error.raw_os_error().map(Errno::from_raw).is_some_and(no_space::is_full)
+    error.raw_os_error().map(Errno::from_raw).is_some_and(no_space::is_out_of_space)
 }

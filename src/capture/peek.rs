@@ -62,10 +62,10 @@ pub fn peek_headers(core: BorrowedFd<'_>, cancelled: &CancellationToken) -> Resu
     if length > u64::from(PIPE_MAX) {
         return Ok(PeekedHeaders::TooLong(length));
     }
-    if pipe::size(core).map_err(CaptureError::Read)? as u64 <= length {
+    if pipe::capacity(core).map_err(CaptureError::Read)? as u64 <= length {
         // Pages of a pipe are not filled completely, so it needs more room than the length.
         let wanted = (length + length / 8).next_power_of_two().min(u64::from(PIPE_MAX));
-        let _ = pipe::set_size(core, i32::try_from(wanted).unwrap_or(i32::MAX));
+        let _ = pipe::set_capacity(core, i32::try_from(wanted).unwrap_or(i32::MAX));
     }
     wait_for_bytes(core, length, cancelled)?;
     let mut copy = pipe::peek(core, PIPE_MAX as usize).map_err(CaptureError::Read)?;
@@ -101,8 +101,8 @@ fn wait_for_bytes(core: BorrowedFd<'_>, bytes: u64, cancelled: &CancellationToke
             }
             continue;
         }
-        let ended = pipe::ended(core);
-        let count = pipe::waiting(core).map_err(CaptureError::Read)?;
+        let ended = pipe::writer_closed(core);
+        let count = pipe::bytes_waiting(core).map_err(CaptureError::Read)?;
         if count as u64 >= bytes || ended || begun.elapsed() >= ARRIVAL_TIMEOUT {
             return Ok(());
         }

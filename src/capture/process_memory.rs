@@ -113,7 +113,7 @@ impl LiveMemory {
             found(range);
             return Ok(());
         };
-        match pagemap::runs(pagemap, range.clone(), &mut found) {
+        match pagemap::for_each_populated_run(pagemap, range.clone(), &mut found) {
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => Err(SourceError::ProcessGone),
             // The pagemap cannot be used: read all of it.
             Err(_) => {

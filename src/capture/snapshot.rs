@@ -199,7 +199,7 @@ fn create_staging(
     let priority_len: u64 = plan.priority.iter().map(|range| range.end - range.start).sum();
     let grant = grant.or_else(|| budget.reserve(priority_len + headers.len() as u64));
     let memory = match &grant {
-        Some(_) => sparse_io::in_memory("coreward-stage")?,
+        Some(_) => sparse_io::create_memfd("coreward-stage")?,
         // Many captures have used up the budget: a file on disk, in the page cache, takes the place of memory.
         None => tmpfile::create(quota.dir().as_fd(), Mode::from_bits_truncate(0o600))?.into(),
     };

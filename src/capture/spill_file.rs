@@ -51,8 +51,8 @@ impl SpillFile {
     /// # Errors
     /// Errors of open(2).
     pub fn open(direct: File, quota: Arc<QuotaHandle>) -> io::Result<Self> {
-        let cached = sparse_io::through_the_cache(&direct)?;
-        sparse_io::past_the_cache(&direct);
+        let cached = sparse_io::reopen_buffered(&direct)?;
+        sparse_io::enable_direct_io(&direct);
         Ok(Self {
             direct,
             cached,
@@ -126,7 +126,7 @@ impl SpillFile {
         let chunk = range.start;
         if chunk >= *self.lock_preallocated() {
             // Blocks were preallocated for the whole chunk.
-            sparse_io::punch(&self.direct, range.clone());
+            sparse_io::punch_hole(&self.direct, range.clone());
         }
         let mut written = 0;
         image.copy_present(range, buffer, |offset, bytes| {
@@ -150,7 +150,7 @@ impl SpillFile {
         if offset < *from {
             let end = (offset + CHUNK_LEN).min(*from);
             *from = end.saturating_sub(PREALLOCATED);
-            sparse_io::prepare(&self.direct, *from..end);
+            sparse_io::preallocate(&self.direct, *from..end);
         }
     }
 
@@ -158,13 +158,13 @@ impl SpillFile {
     pub fn free_unused(&self, offset: u64) {
         let from = *self.lock_preallocated();
         if from < offset {
-            sparse_io::punch(&self.direct, from..offset);
+            sparse_io::punch_hole(&self.direct, from..offset);
         }
     }
 
     /// Frees a chunk and its reservation.
     pub fn free_chunk(&self, range: Range<u64>) {
-        sparse_io::punch(&self.direct, range.clone());
+        sparse_io::punch_hole(&self.direct, range.clone());
         self.shrink_reservation(range.start, 0);
     }
 

@@ -181,7 +181,7 @@ mod tests {
     }
 
     fn with_spill_file(quota: &Arc<QuotaHandle>) -> StagingArea {
-        let mut staging = StagingArea::new(Arc::new(sparse_io::in_memory("test").unwrap()), None);
+        let mut staging = StagingArea::new(Arc::new(sparse_io::create_memfd("test").unwrap()), None);
         staging.add_spill_file(Arc::clone(quota)).unwrap();
         staging
     }

@@ -119,7 +119,7 @@ impl SharedEngine {
     pub fn compress_chunks(&self, compressors: &CompressorPool) {
         if self.job.spill.is_some() {
             // Spilling is faster than compressing, so the disk must not wait for a processor.
-            nice::give_way();
+            nice::lower_priority();
         }
         loop {
             // A worker acquires a compressor before it claims a chunk, so a claimed chunk can always be finished.

@@ -175,7 +175,7 @@ where
 /// No shim is left to send the entry as root.
 async fn send_to_journal(shared: &Shared, entry: Vec<u8>) {
     let socket = shared.root.journal_socket();
-    let sent = run_blocking(move || datagram::send_patiently(&socket, &entry, JOURNAL_TIMEOUT)).await;
+    let sent = run_blocking(move || datagram::send_with_retry(&socket, &entry, JOURNAL_TIMEOUT)).await;
     if let Err(error) = sent {
         tracing::warn!("journal: {error}");
         shared.metrics.error(ErrorKind::Journal);

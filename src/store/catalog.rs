@@ -404,7 +404,10 @@ fn volume_is_full(catalog: &Path) -> bool {
         let dir = File::open(catalog.parent().unwrap_or(catalog))?;
         File::from(tmpfile::create(dir.as_fd(), Mode::from_bits_truncate(0o600))?).write_all(&TRIAL)
     };
-    write().err().and_then(|error| error.raw_os_error()).is_some_and(|errno| no_space::is_full(Errno::from_raw(errno)))
+    write()
+        .err()
+        .and_then(|error| error.raw_os_error())
+        .is_some_and(|errno| no_space::is_out_of_space(Errno::from_raw(errno)))
 }
 
 fn is_broken(error: &rusqlite::Error) -> bool {

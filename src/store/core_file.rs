@@ -150,11 +150,11 @@ impl CoreFile {
         self.length += frame.len() as u64;
         self.content += u64::from(content);
         if self.length - self.begun >= WINDOW {
-            sparse_io::begin_writing(&self.file, self.begun..self.length);
+            sparse_io::start_writeback(&self.file, self.begun..self.length);
             self.begun = self.length;
             // By now the disk is through with what was begun long ago.
             if self.begun - self.behind > LAG {
-                sparse_io::end_writing(&self.file, self.behind..self.behind + WINDOW);
+                sparse_io::finish_writeback(&self.file, self.behind..self.behind + WINDOW);
                 self.behind += WINDOW;
             }
         }

@@ -1,28 +1,35 @@
-//! The arguments that the kernel makes of `core_pattern`.
+//! The shim's arguments: the specifiers of core_pattern as the kernel expands them (core(5), `format_corename` in
+//! fs/coredump.c).
 
+use super::warning::ShimWarning;
 use coreward_wire::Offer;
-use coreward_wire::paths::{Root, SPECIFIERS};
+use coreward_wire::paths::Root;
 use nix::unistd::{Gid, Pid, Uid};
 use std::ffi::{OsStr, OsString};
+use std::os::fd::RawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::str::FromStr;
 
-pub(super) const USAGE: &str = "Usage: coreward-shim [--root DIR] PID TID UID GID SIGNAL TIME RLIMIT DUMPABLE HOSTNAME PIDFD\n\
+pub(super) const USAGE: &str = "Usage: coreward-shim [--root DIR] PID TID UID GID SIGNAL TIME RLIMIT DUMPABLE HOSTNAME [PIDFD]\n\
     The kernel starts this program with a core on its standard input (see core(5), coreward-shim(8)).";
 
-/// What was said on the command line.
+/// Number of specifiers in `coreward_wire::paths::SPECIFIERS`.
+const EXPECTED: usize = 10;
+
+/// The parsed command line.
 pub(super) struct Args {
     pub(super) root: Root,
-    /// The facts; what is wrong with the arguments stands in `warnings`, and the crash is offered all the same.
+    /// The offer, as far as the kernel's arguments fill it in.
     pub(super) offer: Offer,
     /// Number of the inherited pidfd (`%F`).
-    pub(super) pidfd: Option<i32>,
+    pub(super) pidfd: Option<RawFd>,
+    /// What is wrong with the arguments.
+    pub(super) warnings: Vec<ShimWarning>,
 }
 
-/// Reads the arguments, the program's name first. By position only: the host name is the crashed process' own text, and
-/// must not be able to say `--root`.
-pub(super) fn parse(arguments: Vec<OsString>) -> Args {
-    let mut arguments = &arguments[1.min(arguments.len())..];
+/// Parses the arguments; the first one is the program's name. They are read by position only: the crashed process may have
+/// chosen the host name, so an argument must never be taken as an option because of what it contains.
+pub(super) fn parse(arguments: &[OsString]) -> Args {
+    let mut arguments = arguments.split_first().map_or(arguments, |(_, rest)| rest);
     let mut root = Root::default();
     if let [flag, dir, rest @ ..] = arguments
         && flag == "--root"
@@ -30,54 +37,66 @@ pub(super) fn parse(arguments: Vec<OsString>) -> Args {
         root = Root::new(dir);
         arguments = rest;
     }
-    let expected = SPECIFIERS.split(' ').count();
     let mut offer = Offer { attempt: 1, ..Offer::default() };
-    // Without `%F` the kernel leaves the last argument empty, or away.
-    if arguments.len() != expected && arguments.len() + 1 != expected {
-        offer.warnings.push(format!(
-            "core_pattern is wrong: {} arguments, expected {expected} ({SPECIFIERS}); `coreward register` sets it right",
-            arguments.len()
-        ));
-        // The places can't be trusted then: a signal read from the place of a uid is worse than none.
-        return Args { root, offer, pidfd: None };
-    }
-    let at = |place: usize| arguments.get(place).map_or(OsStr::new(""), OsString::as_os_str);
     let mut warnings = Vec::new();
-    offer.pid = process_id(at(0), "PID", &mut warnings);
-    offer.tid = process_id(at(1), "TID", &mut warnings);
-    offer.uid = number(at(2), "UID", &mut warnings).map(Uid::from_raw);
-    offer.gid = number(at(3), "GID", &mut warnings).map(Gid::from_raw);
-    offer.signal = number(at(4), "SIGNAL", &mut warnings);
-    offer.time = number(at(5), "TIME", &mut warnings).unwrap_or_default();
-    offer.core_limit = number(at(6), "RLIMIT", &mut warnings).unwrap_or(u64::MAX);
-    offer.dumpable = number(at(7), "DUMPABLE", &mut warnings);
-    offer.hostname = at(8).to_owned().into_vec();
-    let pidfd = if at(9).is_empty() { None } else { number(at(9), "PIDFD", &mut warnings) };
-    offer.warnings = warnings;
-    Args { root, offer, pidfd }
+    // A kernel without `%F` leaves the last argument empty, or omits it.
+    let ([pid, tid, uid, gid, signal, time, limit, dumpable, hostname, rest @ ..], ..=EXPECTED) =
+        (arguments, arguments.len())
+    else {
+        // The arguments may be in other positions than expected: a wrong signal or UID would be worse than none.
+        warnings.push(ShimWarning::ArgumentCount { found: arguments.len() });
+        return Args { root, offer, pidfd: None, warnings };
+    };
+    let mut reader = NumberReader { warnings };
+    offer.pid = reader.pid("PID", pid);
+    offer.tid = reader.pid("TID", tid);
+    offer.uid = reader.number("UID", uid).map(Uid::from_raw);
+    offer.gid = reader.number("GID", gid).map(Gid::from_raw);
+    offer.signal = reader.number("SIGNAL", signal);
+    offer.time = reader.number("TIME", time).unwrap_or_default();
+    offer.core_limit = reader.number("RLIMIT", limit).unwrap_or(u64::MAX);
+    offer.dumpable = reader.number("DUMPABLE", dumpable);
+    offer.hostname = hostname.clone().into_vec();
+    let pidfd = rest.first().filter(|pidfd| !pidfd.is_empty()).and_then(|pidfd| reader.number("PIDFD", pidfd));
+    Args { root, offer, pidfd, warnings: reader.warnings }
 }
 
-/// A PID or TID: a `pid_t` that is not negative.
-fn process_id(text: &OsStr, name: &str, warnings: &mut Vec<String>) -> Option<Pid> {
-    let number: u32 = number(text, name, warnings)?;
-    i32::try_from(number).ok().map(Pid::from_raw)
+/// Parses numbers and collects warnings about those that are not valid.
+struct NumberReader {
+    warnings: Vec<ShimWarning>,
 }
 
-fn number<T: FromStr>(text: &OsStr, name: &str, warnings: &mut Vec<String>) -> Option<T> {
-    let value = text.to_str().and_then(|text| text.parse().ok());
-    if value.is_none() {
-        let shown = text.as_bytes()[..text.len().min(32)].escape_ascii();
-        warnings.push(format!("argument {name} is \"{shown}\", which is not a number of its kind"));
+impl NumberReader {
+    fn number<T: std::str::FromStr>(&mut self, name: &'static str, text: &OsStr) -> Option<T> {
+        self.valid(name, text, text.to_str().and_then(|text| text.parse().ok()))
     }
-    value
+
+    /// A PID or TID: a `pid_t` that is not negative.
+    fn pid(&mut self, name: &'static str, text: &OsStr) -> Option<Pid> {
+        let pid = text.to_str().and_then(|text| text.parse().ok()).filter(|pid| *pid >= 0);
+        self.valid(name, text, pid.map(Pid::from_raw))
+    }
+
+    fn valid<T>(&mut self, name: &'static str, text: &OsStr, value: Option<T>) -> Option<T> {
+        if value.is_none() {
+            self.warnings.push(ShimWarning::InvalidArgument { name, value: text.as_bytes().to_vec() });
+        }
+        value
+    }
 }
 
 #[cfg(test)]
+#[expect(clippy::indexing_slicing, reason = "a test that indexes out of bounds fails, as it should")]
 mod tests {
     use super::*;
 
     fn parsed(line: &[&str]) -> Args {
-        parse(line.iter().map(OsString::from).collect())
+        parse(&line.iter().map(OsString::from).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn every_specifier_has_its_argument() {
+        assert_eq!(coreward_wire::paths::SPECIFIERS.split(' ').count(), EXPECTED);
     }
 
     #[test]
@@ -90,7 +109,7 @@ mod tests {
         assert_eq!((args.offer.uid, args.offer.gid), (Some(Uid::from_raw(1000)), Some(Gid::from_raw(1001))));
         assert_eq!(args.offer.hostname, b"web-1");
         assert_eq!(args.pidfd, Some(3));
-        assert!(args.offer.warnings.is_empty());
+        assert_eq!(args.warnings, []);
     }
 
     #[test]
@@ -100,7 +119,7 @@ mod tests {
         {
             let args = parsed(&[&["shim"], line.as_slice()].concat());
             assert_eq!(args.pidfd, None);
-            assert!(args.offer.warnings.is_empty(), "{:?}", args.offer.warnings);
+            assert_eq!(args.warnings, []);
         }
     }
 
@@ -112,12 +131,14 @@ mod tests {
     }
 
     #[test]
-    fn too_few_arguments_and_garbage_are_said_and_the_crash_still_offered() {
-        assert!(parsed(&["shim", "7"]).offer.warnings[0].contains("1 arguments, expected 10"));
-        assert!(parsed(&[]).offer.warnings[0].contains("0 arguments"));
-        let args = parsed(&["shim", "x\n", "1", "0", "0", "99999999999", "1", "0", "1", "h", ""]);
-        assert_eq!((args.offer.pid, args.offer.signal), (None, None));
-        assert!(args.offer.warnings[0].contains(r"x\n"), "{:?}", args.offer.warnings);
+    fn too_few_arguments_and_garbage_are_reported_and_the_crash_still_offered() {
+        assert!(parsed(&["shim", "7"]).warnings[0].to_string().contains("1 arguments, expected 10"));
+        assert!(parsed(&[]).warnings[0].to_string().contains("0 arguments"));
+        assert_eq!(parsed(&["7"; 12]).warnings, [ShimWarning::ArgumentCount { found: 11 }]);
+        let args = parsed(&["shim", "x\n", "-1", "0", "0", "99999999999", "1", "0", "1", "h", ""]);
+        assert_eq!((args.offer.pid, args.offer.tid, args.offer.signal), (None, None, None));
+        assert!(args.warnings[0].to_string().contains(r"x\n"), "{:?}", args.warnings);
+        assert_eq!(args.warnings.len(), 3);
         assert_eq!(args.offer.attempt, 1);
     }
 }

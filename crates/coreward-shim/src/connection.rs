@@ -1,4 +1,4 @@
-//! The intake stream as the shim uses it: every step has a deadline.
+//! The connection to the daemon on the intake socket. Every step has a deadline.
 
 use coreward_sys::fdpass;
 use coreward_wire::paths::Root;
@@ -10,66 +10,69 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-/// Most answers are shorter, and two of them may come at once.
-const ROOM: usize = 4096;
+/// Size of the receive buffer. Most messages are shorter, and two of them may arrive together.
+const BUFFER: usize = 4096;
 
-pub(super) struct Connection {
+/// A connection to the daemon.
+pub(super) struct DaemonConnection {
     stream: UnixStream,
-    /// What has arrived and was not read yet, and the descriptors that came along.
+    /// Bytes that were received but not decoded yet.
     bytes: Vec<u8>,
+    /// Descriptors that were received with these bytes.
     fds: Vec<OwnedFd>,
 }
 
-impl Connection {
-    /// Connects. A full backlog makes connect(2) wait as long as the send timeout lets it, so that is set first.
-    pub(super) fn connect(root: &Root, within: Duration) -> io::Result<Self> {
+impl DaemonConnection {
+    /// Connects to the intake socket. If the socket's backlog is full, connect(2) blocks for at most the send timeout
+    /// (SO_SNDTIMEO, socket(7)), which is therefore set first.
+    pub(super) fn connect(root: &Root, timeout: Duration) -> io::Result<Self> {
         let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-        let limit = TimeVal::new(within.as_secs().max(1) as i64, 0);
-        setsockopt(&socket, sockopt::SendTimeout, &limit)?;
+        let seconds = timeout.as_secs().max(1).try_into().unwrap_or(i64::MAX);
+        setsockopt(&socket, sockopt::SendTimeout, &TimeVal::new(seconds, 0))?;
         let address = UnixAddr::new(&root.intake_socket())?;
         connect(socket.as_raw_fd(), &address)?;
         Ok(Self { stream: UnixStream::from(socket), bytes: Vec::new(), fds: Vec::new() })
     }
 
-    /// Sends a whole message, its descriptors with the first byte.
+    /// Sends a message, its descriptors with the first byte.
     pub(super) fn send(&mut self, message: &[u8], fds: &[RawFd]) -> io::Result<()> {
         let sent = fdpass::send_with_fds(self.stream.as_fd(), message, fds)?;
-        self.stream.write_all(&message[sent..])
+        self.stream.write_all(message.get(sent..).unwrap_or_default())
     }
 
-    /// Waits for the daemon's next word until `deadline`. `TimedOut`: it said nothing. Descriptors come with a release only.
+    /// Receives the daemon's next message and its descriptors. Fails with `TimedOut` if it is not complete by `deadline`.
     pub(super) fn receive(&mut self, deadline: Instant) -> io::Result<(DaemonMessage, Vec<OwnedFd>)> {
         let (header, payload) = loop {
-            match take_message(&mut self.bytes).map_err(invalid)? {
+            match take_message(&mut self.bytes).map_err(invalid_data)? {
                 Some(message) => break message,
-                None => self.fill(deadline)?,
+                None => self.receive_bytes(deadline)?,
             }
         };
-        let answer = DaemonMessage::decode(header.kind, &payload).map_err(invalid)?;
-        // Descriptors arrive with the first byte of their message, and recvmsg(2) never reads past a message that has some
-        // into another: where this one has none, those that are here belong to the next.
+        let message = DaemonMessage::decode(header.kind, &payload).map_err(invalid_data)?;
+        // Descriptors arrive with the first byte of their message, and recvmsg(2) does not read past a message with descriptors
+        // into the next one (unix(7)). So descriptors that are here belong to a later message if this one announces none.
         if header.fds == 0 {
-            return Ok((answer, Vec::new()));
+            return Ok((message, Vec::new()));
         }
         if self.fds.len() != header.fds {
-            return Err(invalid(WireError::Descriptors { announced: header.fds, arrived: self.fds.len() }));
+            return Err(invalid_data(WireError::Descriptors { announced: header.fds, arrived: self.fds.len() }));
         }
-        Ok((answer, std::mem::take(&mut self.fds)))
+        Ok((message, std::mem::take(&mut self.fds)))
     }
 
-    fn fill(&mut self, deadline: Instant) -> io::Result<()> {
-        let mut room = [0; ROOM];
+    fn receive_bytes(&mut self, deadline: Instant) -> io::Result<()> {
+        let mut buffer = [0; BUFFER];
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            let remaining = deadline.saturating_duration_since(Instant::now());
+            if remaining.is_zero() {
                 return Err(ErrorKind::TimedOut.into());
             }
-            self.stream.set_read_timeout(Some(left))?;
-            match fdpass::recv_with_fds(self.stream.as_fd(), &mut room) {
+            self.stream.set_read_timeout(Some(remaining))?;
+            match fdpass::recv_with_fds(self.stream.as_fd(), &mut buffer) {
                 Ok((0, _)) => return Err(ErrorKind::UnexpectedEof.into()),
                 Ok((count, fds)) => {
                     self.fds.extend(fds);
-                    self.bytes.extend_from_slice(&room[..count]);
+                    self.bytes.extend(buffer.iter().take(count));
                     return Ok(());
                 }
                 Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => {}
@@ -79,6 +82,6 @@ impl Connection {
     }
 }
 
-fn invalid(error: WireError) -> io::Error {
+fn invalid_data(error: WireError) -> io::Error {
     io::Error::new(ErrorKind::InvalidData, error)
 }

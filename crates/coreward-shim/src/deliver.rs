@@ -1,165 +1,174 @@
-//! Offering the crash until a daemon has it: the shim is the keeper of the parked process.
+//! Offering the crash to one daemon after another until one records it. Meanwhile the shim holds the core pipe, and with it the
+//! crashed process; after the release it holds the daemon's checkpoint.
 
-use super::connection::Connection;
-use super::kmsg::Kmsg;
-use super::{Crash, requests};
+use super::connection::DaemonConnection;
+use super::crash::Crash;
+use super::kernel_log::KernelLog;
+use super::requests;
 use coreward_sys::datagram;
 use coreward_wire::paths::Root;
 use coreward_wire::{DaemonMessage, FdKind, journal, released_message};
+use std::fmt;
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
+use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// How long an offer may stand untaken. A daemon answers in milliseconds, and systemd starts one in a second or two;
-/// a service that waits for its restart should not wait longer than this for a collector that is not there.
-const TAKE_WITHIN: Duration = Duration::from_secs(15);
-/// systemd holds the socket while a daemon starts, restarts or is upgraded. Where there is none, it is only missing for the
-/// moment in which a package is replaced, or for good.
-const SOCKET_WITHIN: Duration = Duration::from_secs(4);
-/// A daemon that has taken a crash says "busy" every two seconds. Silence for this long is a hang.
-const SILENCE: Duration = Duration::from_secs(20);
-/// The third attempt is stored without being parsed; a daemon that dies of that as well won't survive a sixth.
-const ATTEMPTS: u32 = 5;
-/// How long a journal that is behind is waited for. The process has long gone then.
-const JOURNAL_WITHIN: Duration = Duration::from_secs(10);
-/// Pause before the socket is tried again.
-const PAUSE: Duration = Duration::from_millis(50);
+/// How long the shim waits for `Taken`. A daemon answers within milliseconds, and systemd starts one within a second or two. A
+/// service that waits for its restart should not wait longer for a collector that is not there.
+const TAKEN_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long the shim tries to connect. systemd holds the socket while a daemon starts, restarts or is upgraded; it is missing
+/// only for a moment while a package is replaced, or for good.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
+/// How long a daemon that has taken the crash may be silent. It sends `Busy` every two seconds, so it hangs if it does not.
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(20);
+/// How often a crash is offered. From the third attempt on the daemon stores the core without parsing it; if that kills it as
+/// well, more attempts will not help.
+const MAX_ATTEMPTS: u32 = 5;
+/// How long the shim waits for a journal whose queue is full. It holds no process at that point.
+const JOURNAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pause between attempts.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
-/// How it ended.
-pub(super) enum Delivery {
-    /// The record is durable.
-    Done,
-    /// Nobody has it, and why.
-    NotTaken(String),
+/// Why no daemon recorded the crash, so that it goes to the spool.
+pub(super) enum SpoolReason {
+    /// The daemon itself crashed.
+    DaemonCrashed,
+    /// The intake socket could not be connected to.
+    NoDaemon { socket: PathBuf, error: io::Error },
+    /// A connection was made, but the offer was not taken in time.
+    NotTaken,
+    /// Every attempt was taken, and every connection broke before the crash was recorded.
+    TooManyAttempts { error: io::Error },
+    /// [`DaemonMessage::Rejected`].
+    Rejected { reason: String },
+    /// [`DaemonMessage::Unavailable`].
+    Unavailable { reason: String },
+}
+
+impl fmt::Display for SpoolReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::DaemonCrashed => f.write_str("it is the daemon that crashed"),
+            Self::NoDaemon { socket, error } => write!(f, "no daemon at {}: {error}", socket.display()),
+            Self::NotTaken => write!(f, "no daemon took the crash within {} s", TAKEN_TIMEOUT.as_secs()),
+            Self::TooManyAttempts { error } => {
+                write!(f, "{MAX_ATTEMPTS} daemons took the crash and none finished it ({error})")
+            }
+            Self::Rejected { reason } => write!(f, "the daemon cannot read the offer: {reason}"),
+            Self::Unavailable { reason } => write!(f, "the daemon cannot record the crash now: {reason}"),
+        }
+    }
 }
 
 /// How one connection ended.
-enum Ended {
-    Done,
-    GiveUp(String),
-    /// The daemon was there and went: offer it to the next one.
+enum ConnectionEnd {
+    /// The daemon recorded the crash.
+    Recorded,
+    /// No other attempt would help.
+    GiveUp(SpoolReason),
+    /// The daemon disappeared after the connection was made: the next daemon may record the crash.
     Broken(io::Error),
-    /// No offer was made: nobody listens.
+    /// No connection could be made.
     Unreachable(io::Error),
 }
 
-/// Offers `crash` to one daemon after the other.
-pub(super) fn deliver(crash: &mut Crash, root: &Root, kmsg: &Kmsg) -> Delivery {
-    let mut give_up = Instant::now() + TAKE_WITHIN;
+/// Offers the crash until a daemon has recorded it.
+pub(super) fn deliver(crash: &mut Crash, root: &Root, log: &KernelLog) -> Result<(), SpoolReason> {
+    let mut taken_deadline = Instant::now() + TAKEN_TIMEOUT;
     let mut unreachable_since = None;
     loop {
-        match converse(crash, root, kmsg, give_up) {
-            Ended::Done => return Delivery::Done,
-            Ended::GiveUp(reason) => return Delivery::NotTaken(reason),
-            Ended::Broken(error) if crash.offer.attempt >= ATTEMPTS => {
-                return Delivery::NotTaken(format!(
-                    "{ATTEMPTS} daemons took the crash and did not finish it ({error})"
-                ));
+        match offer_once(crash, root, log, taken_deadline) {
+            ConnectionEnd::Recorded => return Ok(()),
+            ConnectionEnd::GiveUp(reason) => return Err(reason),
+            ConnectionEnd::Broken(error) if crash.offer.attempt >= MAX_ATTEMPTS => {
+                return Err(SpoolReason::TooManyAttempts { error });
             }
-            Ended::Broken(_) => {
+            ConnectionEnd::Broken(_) => {
                 crash.offer.attempt += 1;
                 unreachable_since = None;
-                give_up = Instant::now() + TAKE_WITHIN;
+                taken_deadline = Instant::now() + TAKEN_TIMEOUT;
             }
-            Ended::Unreachable(error) => {
+            ConnectionEnd::Unreachable(error) => {
                 let since: Instant = *unreachable_since.get_or_insert_with(Instant::now);
-                if since.elapsed() >= SOCKET_WITHIN || Instant::now() >= give_up {
-                    let socket = root.intake_socket();
-                    return Delivery::NotTaken(format!("no daemon at {}: {error}", socket.display()));
+                if since.elapsed() >= CONNECT_TIMEOUT || Instant::now() >= taken_deadline {
+                    return Err(SpoolReason::NoDaemon { socket: root.intake_socket(), error });
                 }
             }
         }
-        sleep(PAUSE);
+        sleep(RETRY_PAUSE);
     }
 }
 
-fn converse(crash: &mut Crash, root: &Root, kmsg: &Kmsg, give_up: Instant) -> Ended {
-    let mut link = match Connection::connect(root, give_up.saturating_duration_since(Instant::now())) {
-        Ok(link) => link,
-        Err(error) => return Ended::Unreachable(error),
+/// Offers the crash on a new connection, and serves the daemon until the connection ends.
+fn offer_once(crash: &mut Crash, root: &Root, log: &KernelLog, taken_deadline: Instant) -> ConnectionEnd {
+    let timeout = taken_deadline.saturating_duration_since(Instant::now());
+    let mut connection = match DaemonConnection::connect(root, timeout) {
+        Ok(connection) => connection,
+        Err(error) => return ConnectionEnd::Unreachable(error),
     };
-    let (message, fds) = offer_message(crash);
-    if let Err(error) = link.send(&message, &fds) {
-        return Ended::Broken(error);
+    if let Err(error) = send_offer(&mut connection, crash) {
+        return ConnectionEnd::Broken(error);
     }
-    let mut deadline = give_up;
+    let mut deadline = taken_deadline;
     let mut taken = false;
     loop {
-        let (answer, fds) = match link.receive(deadline) {
-            Ok(answer) => answer,
+        let (message, fds) = match connection.receive(deadline) {
+            Ok(received) => received,
             Err(error) if error.kind() == ErrorKind::TimedOut && !taken => {
-                return Ended::GiveUp(format!("no daemon took the crash within {} s", TAKE_WITHIN.as_secs()));
+                return ConnectionEnd::GiveUp(SpoolReason::NotTaken);
             }
-            Err(error) => return Ended::Broken(error),
+            Err(error) => return ConnectionEnd::Broken(error),
         };
         taken = true;
-        deadline = Instant::now() + SILENCE;
-        let sent = match answer {
+        deadline = Instant::now() + SILENCE_TIMEOUT;
+        let sent = match message {
             DaemonMessage::Taken | DaemonMessage::Busy => Ok(()),
-            DaemonMessage::Request(wanted) => {
-                let (reply, fds) = requests::answer(wanted, crash);
+            DaemonMessage::Request(request) => {
+                let (reply, fds) = requests::reply_to(request, crash);
                 let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
-                link.send(&reply.encode(raw.len()), &raw)
+                connection.send(&reply.encode(raw.len()), &raw)
             }
             DaemonMessage::Release { checkpoint, fds: kinds, needs_ack } => {
                 crash.release();
-                crash.keep(checkpoint, kinds, fds);
-                if needs_ack { link.send(&released_message(), &[]) } else { Ok(()) }
+                crash.save_checkpoint(checkpoint, kinds, fds);
+                if needs_ack { connection.send(&released_message(), &[]) } else { Ok(()) }
             }
             DaemonMessage::Done { journal } => {
                 crash.release();
-                send_to_journal(&journal, root, kmsg);
-                return Ended::Done;
+                send_to_journal(&journal, root, log);
+                return ConnectionEnd::Recorded;
             }
-            DaemonMessage::Rejected { reason } => {
-                return Ended::GiveUp(format!("the daemon cannot read the offer: {reason}"));
-            }
-            DaemonMessage::Unavailable { reason } => {
-                return Ended::GiveUp(format!("the daemon cannot record the crash now: {reason}"));
-            }
+            DaemonMessage::Rejected { reason } => return ConnectionEnd::GiveUp(SpoolReason::Rejected { reason }),
+            DaemonMessage::Unavailable { reason } => return ConnectionEnd::GiveUp(SpoolReason::Unavailable { reason }),
         };
         if let Err(error) = sent {
-            return Ended::Broken(error);
+            return ConnectionEnd::Broken(error);
         }
     }
 }
 
-fn offer_message(crash: &Crash) -> (Vec<u8>, Vec<RawFd>) {
-    let (kinds, fds): (Vec<_>, Vec<_>) = crash.process.fds.iter().map(|(kind, fd)| (*kind, fd.as_raw_fd())).unzip();
-    (crash.offer.encode(&kinds), fds)
+fn send_offer(connection: &mut DaemonConnection, crash: &mut Crash) -> io::Result<()> {
+    let (kinds, fds): (Vec<FdKind>, Vec<RawFd>) =
+        crash.process.fds.iter().map(|(kind, fd)| (*kind, fd.as_raw_fd())).unzip();
+    connection.send(&crash.encode_offer(&kinds), &fds)
 }
 
-/// The entry is the daemon's, the sender root: `journalctl -u UNIT` and `systemctl status UNIT` show the crash of a unit only
-/// where `_UID=0` says so.
-fn send_to_journal(entry: &[u8], root: &Root, kmsg: &Kmsg) {
+/// Sends the daemon's entry to the journal as root: `journalctl -u UNIT` and `systemctl status UNIT` accept an entry about a unit
+/// only with `_UID=0` (`add_matches_for_unit` in systemd's src/shared/logs-show.c).
+fn send_to_journal(entry: &[u8], root: &Root, log: &KernelLog) {
     if entry.is_empty() {
         return;
     }
     if !journal::is_about_a_crash(entry) {
-        kmsg.say("the daemon wanted an entry in the journal that is not about a crash: not sent");
+        log.log("the daemon wanted to send a journal entry that is not about a crash: not sent");
         return;
     }
-    // The journal's queue is short and a storm is long: wait a little for it, holding nobody.
-    if let Err(error) = datagram::send_patiently(&root.journal_socket(), entry, JOURNAL_WITHIN)
+    // The queue of the journal's socket is short and fills up in a storm.
+    if let Err(error) = datagram::send_with_retry(&root.journal_socket(), entry, JOURNAL_TIMEOUT)
         && error.kind() != ErrorKind::NotFound
     {
-        kmsg.say(&format!("the journal did not take an entry: {error}"));
-    }
-}
-
-impl Crash {
-    /// Lets the process go. Nothing that may hang comes before this.
-    pub(super) fn release(&mut self) {
-        self.core = None;
-        self.offer.released = true;
-    }
-
-    /// Keeps what the daemon took of the process, for the next daemon: it is all that is left of it.
-    fn keep(&mut self, checkpoint: Vec<u8>, kinds: Vec<FdKind>, fds: Vec<OwnedFd>) {
-        if kinds.len() == fds.len() {
-            self.offer.checkpoint = checkpoint;
-            self.process.fds = kinds.into_iter().zip(fds).collect();
-        }
+        log.log(format_args!("the journal did not accept an entry: {error}"));
     }
 }

@@ -1,59 +1,61 @@
-//! What of a process is looked up only where it is asked for. Its directory in `/proc` was verified when the crash was offered,
-//! and belongs to that process for ever.
+//! Texts and files of the process that are needed only if the daemon requests them, or if the crash goes to the spool
+//! ([`coreward_wire::Details`]).
 
-use super::process::{link, of_thread, open_files, text};
+use super::proc_dir::ProcDir;
+use super::warning::ShimWarning;
 use coreward_sys::openat::read_link_at;
 use coreward_wire::{Details, FdKind, MAX_OPEN_FDS, MAX_TEXT, Offer, Reply};
 use nix::dir::Dir;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
-use nix::unistd::Pid;
 use std::fmt::Write;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
-/// How many descriptors of a process are listed.
+/// Most descriptors in a list.
 const MAX_LISTED: usize = 256;
-/// What a capture needs, and nobody else.
-const FOR_CAPTURE: [(FdKind, &str); 2] = [(FdKind::Maps, "maps"), (FdKind::Pagemap, "pagemap")];
+/// Longest target of a descriptor in a list, in bytes before escaping.
+const MAX_TARGET: usize = MAX_TEXT / 8;
+/// The files that only a capture of the core needs.
+const CAPTURE_FILES: [(FdKind, &str); 2] = [(FdKind::Maps, "maps"), (FdKind::Pagemap, "pagemap")];
 
-/// The reply to who asks for them. The texts stay in the offer, for the next daemon and for the spool.
-pub(super) fn reply(dir: BorrowedFd<'_>, offer: &mut Offer) -> (Reply, Vec<OwnedFd>) {
-    let mut warnings = read(dir, offer);
-    let (kinds, fds) = open_files(dir, offer.tid, &FOR_CAPTURE, &mut warnings).into_iter().unzip();
+/// The reply to [`coreward_wire::Request::Details`]. The texts are put into the offer too, for the next daemon and the spool.
+pub(super) fn reply(dir: &ProcDir, offer: &mut Offer) -> (Reply, Vec<OwnedFd>) {
+    let mut warnings = read_into(offer, dir);
+    let (kinds, fds) = dir.open_files(&CAPTURE_FILES, &mut warnings).into_iter().unzip();
+    let warnings: Vec<String> = warnings.iter().map(ShimWarning::to_string).collect();
     (Reply { errno: 0, data: offer.details.encode(&warnings), fds: kinds }, fds)
 }
 
-/// Reads the texts into the offer; returns what could not be read of them.
-pub(super) fn read(dir: BorrowedFd<'_>, offer: &mut Offer) -> Vec<String> {
-    let (tid, mut warnings) = (offer.tid, Vec::new());
+/// Reads the texts into the offer. Returns what could not be read.
+pub(super) fn read_into(offer: &mut Offer, dir: &ProcDir) -> Vec<ShimWarning> {
+    let mut warnings = Vec::new();
     offer.details.update(Details {
-        cwd: link(dir, tid, "cwd", &mut warnings),
-        status: text(dir, "status", &mut warnings),
-        limits: text(dir, "limits", &mut warnings),
-        open_fds: open_fds(dir, tid, &mut warnings),
+        cwd: dir.read_link("cwd", &mut warnings),
+        status: dir.read_text("status", &mut warnings),
+        limits: dir.read_text("limits", &mut warnings),
+        open_fds: list_open_fds(dir, &mut warnings),
     });
     warnings
 }
 
-/// A main thread that has ended has no descriptors any more; the one that crashed has.
-fn open_fds(dir: BorrowedFd<'_>, tid: Option<Pid>, warnings: &mut Vec<String>) -> Vec<u8> {
-    let listed = list_fds(dir, "fd").or_else(|error| list_fds(dir, &of_thread(tid, "fd").ok_or(error)?));
-    listed.unwrap_or_else(|error| {
-        warnings.push(format!("fd can't be read: {error}"));
+fn list_open_fds(dir: &ProcDir, warnings: &mut Vec<ShimWarning>) -> Vec<u8> {
+    dir.in_main_or_crashed_thread("fd", |name| list_links(dir, name)).unwrap_or_else(|errno| {
+        warnings.push(ShimWarning::Read { what: "fd", errno });
         Vec::new()
     })
 }
 
-/// A line a descriptor: `3 -> socket:[1234]`. Links are read, never followed.
-fn list_fds(dir: BorrowedFd<'_>, name: &str) -> nix::Result<Vec<u8>> {
-    let mut list = Dir::openat(dir, name, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+/// One line per descriptor: `3 -> socket:[1234]`. Links are read, never followed.
+fn list_links(dir: &ProcDir, name: &str) -> nix::Result<Vec<u8>> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let mut links = Dir::openat(dir.as_fd(), name, flags, Mode::empty())?;
     let mut numbers: Vec<u32> =
-        list.iter().filter_map(|entry| entry.ok()?.file_name().to_str().ok()?.parse().ok()).take(MAX_LISTED).collect();
+        links.iter().filter_map(|entry| entry.ok()?.file_name().to_str().ok()?.parse().ok()).take(MAX_LISTED).collect();
     numbers.sort_unstable();
     let mut text = String::new();
     for number in numbers {
-        let Ok(target) = read_link_at(dir, &format!("{name}/{number}")) else { continue };
-        let _ = writeln!(text, "{number} -> {}", target[..target.len().min(MAX_TEXT / 8)].escape_ascii());
+        let Ok(target) = read_link_at(dir.as_fd(), &format!("{name}/{number}")) else { continue };
+        let _ = writeln!(text, "{number} -> {}", target.get(..MAX_TARGET).unwrap_or(&target).escape_ascii());
     }
     text.truncate(MAX_OPEN_FDS);
     Ok(text.into_bytes())

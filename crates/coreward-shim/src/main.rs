@@ -1,9 +1,16 @@
-//! The program that the kernel starts for every crash. It has C's main, so that nothing is done that a crash does not need.
-#![no_main]
+//! The program that the kernel starts for each crash.
+//!
+//! Rust's runtime ignores SIGPIPE, so that a broken connection is an error, and opens /dev/null as descriptors 1 and 2, which
+//! the kernel leaves closed (`umh_coredump_setup`, fs/coredump.c).
+
+#![forbid(unsafe_code)]
 
 use coreward_sys::arena::Arena;
+use std::process::ExitCode;
 
 #[global_allocator]
-static MEMORY: Arena = Arena::new();
+static ALLOCATOR: Arena = Arena::new();
 
-coreward_sys::c_main!(coreward_shim::run);
+fn main() -> ExitCode {
+    ExitCode::from(coreward_shim::run(std::env::args_os()))
+}

@@ -1,27 +1,69 @@
-//! Opening the parked process: everything that only root may open, and nothing that can wait for a dead mount.
+//! Opening the crashed process, which the kernel keeps while it writes the core: a pidfd, its directory in `/proc`, and the files
+//! that every offer passes on. Nothing here can block on a dead mount.
 
-use coreward_sys::openat::{self, read_link_at};
+use super::proc_dir::{ProcDir, read_text_at};
+use super::warning::{ShimWarning, errno_of};
+use coreward_sys::openat::read_link_at;
 use coreward_sys::pidfd;
-use coreward_wire::{FdKind, MAX_TEXT, Namespaces, Offer};
-use nix::fcntl::{AT_FDCWD, OFlag, openat};
-use nix::sys::stat::Mode;
+use coreward_wire::{FdKind, Namespaces, Offer};
+use nix::fcntl::AT_FDCWD;
 use nix::unistd::{Pid, getppid};
 use std::fs::File;
-use std::io::{self, Read, Seek};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::io::{self, Seek};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 
-/// What the shim holds of the process until the daemon says "done".
+/// The files that every offer passes on. Reading them may block, so only the daemon reads them.
+const OFFERED: [(FdKind, &str); 3] = [(FdKind::Mem, "mem"), (FdKind::Auxv, "auxv"), (FdKind::Cmdline, "cmdline")];
+
+/// What the shim holds of the process until the crash is recorded.
 #[derive(Default)]
-pub(super) struct Process {
-    /// `/proc/PID`.
-    pub(super) dir: Option<OwnedFd>,
-    /// What goes along with the offer, the core pipe apart.
+pub(super) struct CrashedProcess {
+    /// `/proc/PID`. `None` if the process could not be opened.
+    pub(super) dir: Option<ProcDir>,
+    /// The descriptors of the offer. The core pipe is not among them: an offer that nobody reads must not hold it.
     pub(super) fds: Vec<(FdKind, OwnedFd)>,
 }
 
-impl Process {
-    /// The beginning of the core where it was taken out of the pipe, from its first byte.
+impl CrashedProcess {
+    /// Opens the process that the kernel named, and completes the offer with what `/proc` has about it.
+    pub(super) fn open(offer: &mut Offer, inherited: Option<RawFd>, warnings: &mut Vec<ShimWarning>) -> Self {
+        offer.boot_id = boot_id();
+        let Some(pid) = offer.pid else { return Self::default() };
+        match Self::open_pid(pid, offer, inherited) {
+            Ok((process, mut found)) => {
+                warnings.append(&mut found);
+                process
+            }
+            Err(warning) => {
+                warnings.push(warning);
+                Self::default()
+            }
+        }
+    }
+
+    /// Leaves the offer as it is if the process is not certainly the one that crashed.
+    fn open_pid(
+        pid: Pid,
+        offer: &mut Offer,
+        inherited: Option<RawFd>,
+    ) -> Result<(Self, Vec<ShimWarning>), ShimWarning> {
+        let open_error = |what| move |error: io::Error| ShimWarning::Open { what, errno: errno_of(&error) };
+        let pidfd = open_pidfd(pid, inherited).map_err(open_error("a pidfd of the process"))?;
+        let dir = ProcDir::open(pid, offer.tid).map_err(open_error("the process' directory in /proc"))?;
+        let (mut completed, mut warnings) = (offer.clone(), Vec::new());
+        let mut fds = dir.open_files(&OFFERED, &mut warnings);
+        read_identity(&mut completed, &dir, &mut warnings);
+        // The directory was opened by number. If the process of the pidfd is still alive, its PID cannot have been reused, and
+        // the directory is its own; a directory in /proc never changes its process.
+        if !pidfd::is_alive(pidfd.as_fd()) {
+            return Err(ShimWarning::ProcessEnded);
+        }
+        *offer = completed;
+        fds.push((FdKind::Pidfd, pidfd));
+        Ok((Self { dir: Some(dir), fds }, warnings))
+    }
+
+    /// The first bytes of the core, if they were taken out of the pipe, as a file at its start.
     pub(super) fn head(&self) -> Option<File> {
         let (_, head) = self.fds.iter().find(|(kind, _)| *kind == FdKind::Head)?;
         let mut head = File::from(head.try_clone().ok()?);
@@ -30,133 +72,45 @@ impl Process {
     }
 }
 
-/// Pins the process, opens its files, and completes the offer. Whatever is missing is said in the offer's warnings.
-pub(super) fn open(offer: &mut Offer, inherited: Option<i32>) -> Process {
-    offer.boot_id = boot_id();
-    let Some(pid) = offer.pid.map(Pid::as_raw) else { return Process::default() };
-    let opened = pin(pid, inherited).and_then(|pin| Ok((pin, openat::open_dir(Path::new(&format!("/proc/{pid}")))?)));
-    let (pin, dir) = match opened {
-        Ok(both) => both,
-        Err(error) => {
-            offer.warnings.push(format!("the process can't be opened: {error}"));
-            return Process::default();
-        }
-    };
-    let mut read = offer.clone();
-    let fds = open_files(dir.as_fd(), read.tid, &OFFERED, &mut read.warnings);
-    read_texts(&mut read, dir.as_fd());
-    // A directory of /proc belongs to one process for ever. If the process that the kernel named still lives after the
-    // directory was opened by number, the number was its own all the time; if not, it may have been somebody else's.
-    if !pidfd::is_alive(pin.as_fd()) {
-        offer.warnings.push("the process was killed while its core was written".to_owned());
-        return Process::default();
-    }
-    *offer = read;
-    let mut fds = fds;
-    fds.push((FdKind::Pidfd, pin));
-    Process { dir: Some(dir), fds }
+/// The kernel's own pidfd (`%F`) if it refers to this process, else a new one.
+fn open_pidfd(pid: Pid, inherited: Option<RawFd>) -> io::Result<OwnedFd> {
+    let inherited = inherited.and_then(|number| pidfd::adopt_inherited(number, pid.as_raw()).ok());
+    inherited.map_or_else(|| pidfd::open(pid.as_raw()), Ok)
 }
 
-/// The kernel's own pidfd where it is one of that process, else a new one.
-fn pin(pid: i32, inherited: Option<i32>) -> io::Result<OwnedFd> {
-    match inherited.and_then(|number| pidfd::inherited(number, pid).ok()) {
-        Some(pin) => Ok(pin),
-        None => pidfd::open(pid),
-    }
-}
-
-/// What every offer brings along.
-const OFFERED: [(FdKind, &str); 3] = [(FdKind::Mem, "mem"), (FdKind::Auxv, "auxv"), (FdKind::Cmdline, "cmdline")];
-
-/// Opens these files of the process; what can't be opened is said in `warnings`.
-pub(super) fn open_files(
-    dir: BorrowedFd<'_>,
-    tid: Option<Pid>,
-    wanted: &[(FdKind, &str)],
-    warnings: &mut Vec<String>,
-) -> Vec<(FdKind, OwnedFd)> {
-    // Room for the pidfd as well.
-    let mut fds = Vec::with_capacity(wanted.len() + 1);
-    for (kind, name) in wanted {
-        // A main thread that has ended has no memory any more; the one that crashed has.
-        let opened = open_in(dir, name).or_else(|error| open_in(dir, &of_thread(tid, name).ok_or(error)?));
-        match opened {
-            Ok(fd) => fds.push((*kind, fd)),
-            Err(error) => warnings.push(format!("{name} can't be opened: {error}")),
-        }
-    }
-    fds
-}
-
-fn open_in(dir: BorrowedFd<'_>, name: &str) -> nix::Result<OwnedFd> {
-    openat(dir, name, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
-}
-
-/// The same file of the thread that crashed.
-pub(super) fn of_thread(tid: Option<Pid>, name: &str) -> Option<String> {
-    Some(format!("task/{}/{name}", tid?))
-}
-
-fn read_texts(offer: &mut Offer, dir: BorrowedFd<'_>) {
-    let (tid, warnings) = (offer.tid, &mut offer.warnings);
-    offer.cgroup = text(dir, "cgroup", warnings);
-    let stat = text(dir, "stat", warnings);
-    match read_stat(&stat) {
+fn read_identity(offer: &mut Offer, dir: &ProcDir, warnings: &mut Vec<ShimWarning>) {
+    offer.cgroup = dir.read_text("cgroup", warnings);
+    match parse_stat(&dir.read_text("stat", warnings)) {
         Some((comm, start_time)) => {
             offer.comm = comm.to_vec();
             offer.start_time = start_time;
         }
-        None => warnings.push("stat has no comm and no start time".to_owned()),
+        None => warnings.push(ShimWarning::MalformedStat),
     }
-    offer.exe = link(dir, tid, "exe", warnings);
-    offer.root = link(dir, tid, "root", warnings);
-    offer.namespaces = namespaces(dir);
+    offer.exe = dir.read_link("exe", warnings);
+    offer.root = dir.read_link("root", warnings);
+    offer.namespaces = compare_namespaces(dir);
 }
 
-pub(super) fn text(dir: BorrowedFd<'_>, name: &str, warnings: &mut Vec<String>) -> Vec<u8> {
-    let (bytes, read) = text_of(dir, name);
-    if let Err(error) = read {
-        warnings.push(format!("{name} can't be read: {error}"));
-    }
-    bytes
-}
-
-pub(super) fn link(dir: BorrowedFd<'_>, tid: Option<Pid>, name: &str, warnings: &mut Vec<String>) -> Vec<u8> {
-    let target = read_link_at(dir, name).or_else(|error| read_link_at(dir, &of_thread(tid, name).ok_or(error)?));
-    target.unwrap_or_else(|error| {
-        warnings.push(format!("{name} can't be read: {error}"));
-        Vec::new()
-    })
-}
-
-/// What a file of `/proc` says, up to [`MAX_TEXT`] bytes; what came before an error is kept.
-fn text_of(dir: BorrowedFd<'_>, name: &str) -> (Vec<u8>, io::Result<()>) {
-    // The whole room at once: read_to_end would feel its way. What is not used of it is given back.
-    let mut bytes = Vec::with_capacity(MAX_TEXT);
-    let file = open_in(dir, name).map_err(io::Error::from);
-    let read = file.and_then(|fd| File::from(fd).take(MAX_TEXT as u64).read_to_end(&mut bytes));
-    bytes.shrink_to_fit();
-    (bytes, read.map(drop))
-}
-
-/// Fields 2 and 22 of `/proc/PID/stat` (proc_pid_stat(5)): comm and start time. The comm may hold anything, ") " included, so
-/// it ends at the last parenthesis.
-fn read_stat(stat: &[u8]) -> Option<(&[u8], u64)> {
+/// Fields 2 and 22 of `/proc/PID/stat` (proc_pid_stat(5)): comm and start time. The comm may contain anything, also ") ", so it
+/// ends at the last parenthesis.
+fn parse_stat(stat: &[u8]) -> Option<(&[u8], u64)> {
     let begin = stat.iter().position(|byte| *byte == b'(')? + 1;
     let end = stat.iter().rposition(|byte| *byte == b')')?;
-    let rest = std::str::from_utf8(&stat[end + 1..]).ok()?;
+    let rest = std::str::from_utf8(stat.get(end + 1..)?).ok()?;
     Some((stat.get(begin..end)?, rest.split_ascii_whitespace().nth(19)?.parse().ok()?))
 }
 
-fn namespaces(dir: BorrowedFd<'_>) -> Namespaces {
-    /// kthreadd, whose namespaces a helper of the kernel is born with (kernel/umh.c). A path below its own /proc is new for
-    /// every process, and dear for that.
+/// Compares the namespaces of the process with the shim's own.
+fn compare_namespaces(dir: &ProcDir) -> Namespaces {
+    /// kthreadd, whose namespaces the kernel's helpers inherit (kernel/umh.c). Its directory in /proc is in the kernel's cache;
+    /// each process has to build its own, which is expensive.
     const KTHREADD: i32 = 2;
-    let ours = if getppid().as_raw() == KTHREADD { "/proc/2" } else { "/proc/self" };
+    let own = if getppid().as_raw() == KTHREADD { "/proc/2" } else { "/proc/self" };
     let mut unknown = false;
     let mut differs = |name: &str| {
-        let theirs = read_link_at(dir, name);
-        let ours = read_link_at(AT_FDCWD, &format!("{ours}/{name}"));
+        let theirs = read_link_at(dir.as_fd(), name);
+        let ours = read_link_at(AT_FDCWD, &format!("{own}/{name}"));
         match (theirs, ours) {
             (Ok(theirs), Ok(ours)) => theirs != ours,
             _ => {
@@ -170,23 +124,50 @@ fn namespaces(dir: BorrowedFd<'_>) -> Namespaces {
 }
 
 fn boot_id() -> String {
-    let (text, _) = text_of(AT_FDCWD, "/proc/sys/kernel/random/boot_id");
+    let (text, _) = read_text_at(AT_FDCWD, "/proc/sys/kernel/random/boot_id");
     text.into_iter().filter(u8::is_ascii_hexdigit).map(char::from).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::read_stat;
+    use super::*;
 
     #[test]
     fn the_start_time_stands_behind_any_comm() {
         let fields: Vec<String> = (3..=52).map(|field| field.to_string()).collect();
         for comm in ["sh", "a) R 1 2", "(sd-pam)", "two\nlines", ""] {
             let stat = format!("42 ({comm}) {}\n", fields.join(" "));
-            assert_eq!(read_stat(stat.as_bytes()), Some((comm.as_bytes(), 22)), "{comm}");
+            assert_eq!(parse_stat(stat.as_bytes()), Some((comm.as_bytes(), 22)), "{comm}");
         }
-        assert_eq!(read_stat(b"42 (sh"), None);
-        assert_eq!(read_stat(b"42 )sh( R 1"), None);
-        assert_eq!(read_stat(b"42 (sh) R 1"), None);
+        assert_eq!(parse_stat(b"42 (sh"), None);
+        assert_eq!(parse_stat(b"42 )sh( R 1"), None);
+        assert_eq!(parse_stat(b"42 (sh) R 1"), None);
+    }
+
+    #[test]
+    fn a_process_that_is_gone_gives_one_warning_and_an_offer_without_its_texts() {
+        const ABOVE_PID_MAX: i32 = 4_194_305;
+        let mut offer = Offer { pid: Some(Pid::from_raw(ABOVE_PID_MAX)), ..Offer::default() };
+        let mut warnings = Vec::new();
+        let process = CrashedProcess::open(&mut offer, None, &mut warnings);
+        let errno = nix::errno::Errno::ESRCH;
+        assert_eq!(warnings, [ShimWarning::Open { what: "a pidfd of the process", errno }]);
+        assert!(process.dir.is_none() && process.fds.is_empty() && offer.comm.is_empty());
+        assert_eq!(offer.boot_id.len(), 32);
+    }
+
+    #[test]
+    fn a_live_process_is_opened_and_identified() {
+        let me = nix::unistd::getpid();
+        let mut offer = Offer { pid: Some(me), tid: Some(me), ..Offer::default() };
+        let mut warnings = Vec::new();
+        let process = CrashedProcess::open(&mut offer, None, &mut warnings);
+        assert_eq!(warnings, []);
+        assert_eq!(
+            process.fds.iter().map(|(kind, _)| *kind).collect::<Vec<_>>(),
+            [FdKind::Mem, FdKind::Auxv, FdKind::Cmdline, FdKind::Pidfd]
+        );
+        assert!(offer.start_time > 0 && !offer.exe.is_empty());
+        assert_eq!(offer.namespaces, Namespaces::default());
     }
 }

@@ -1,6 +1,8 @@
-//! What the daemon may ask for: what only root may open, and just that.
+//! Answers to the daemon's requests. They open files of the crashed process that only root may open, and nothing else.
 
-use super::{Crash, details};
+use super::crash::Crash;
+use super::details;
+use super::proc_dir::ProcDir;
 use coreward_sys::pipe;
 use coreward_wire::{FdKind, Reply, Request};
 use nix::errno::Errno;
@@ -12,71 +14,74 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// The executable may lie on a mount whose server is dead, where open(2) never returns.
-const OPEN_WITHIN: Duration = Duration::from_secs(2);
-/// Headers and notes are not longer: a million mappings, or some thousand threads with all their registers.
-const HEAD_MAX: u64 = 64 << 20;
-/// The kernel writes them out of its own memory.
-const HEAD_WITHIN: Duration = Duration::from_secs(3);
+/// How long opening the executable may take: open(2) never returns on a mount whose server is dead.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longest head of a core, in bytes: enough for a million mappings, or some thousand threads with all their registers.
+const MAX_HEAD: u64 = 64 << 20;
+/// How long taking the head out of the pipe may take. The kernel writes it from its own memory.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(3);
+/// Longest single wait for the pipe.
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
-/// The reply to a request.
-pub(super) fn answer(wanted: Request, crash: &mut Crash) -> (Reply, Vec<OwnedFd>) {
-    let answered = match (&crash.process.dir, wanted) {
-        (_, Request::Core) => copy(crash.core.as_ref()),
-        (_, Request::Head(bytes)) => head(crash, bytes),
+/// The reply to a request, and its descriptors.
+pub(super) fn reply_to(request: Request, crash: &mut Crash) -> (Reply, Vec<OwnedFd>) {
+    let opened = match (&crash.process.dir, request) {
+        (_, Request::Core) => duplicate(crash.core.as_ref()),
+        (_, Request::Head(bytes)) => take_head(crash, bytes),
         (None, _) => Err(Errno::ESRCH),
-        (Some(dir), Request::Exe) => open_in_time(dir),
-        (Some(dir), Request::Details) => return details::reply(dir.as_fd(), &mut crash.offer),
+        (Some(dir), Request::Exe) => open_exe(dir),
+        (Some(dir), Request::Details) => return details::reply(dir, &mut crash.offer),
     };
-    match answered {
+    match opened {
         Ok(fd) => (Reply::default(), vec![fd]),
-        Err(errno) => (Reply { errno: errno as u32, ..Reply::default() }, Vec::new()),
+        Err(errno) => (Reply { errno: (errno as i32).cast_unsigned(), ..Reply::default() }, Vec::new()),
     }
 }
 
-/// Takes the first `bytes` of the core out of the pipe, once, into memory that goes along with every later offer.
-fn head(crash: &mut Crash, bytes: u64) -> nix::Result<OwnedFd> {
+/// Moves the first `bytes` of the core from the pipe into a memory file that every later offer passes on. A second request gets
+/// the same file.
+fn take_head(crash: &mut Crash, bytes: u64) -> nix::Result<OwnedFd> {
     let core = crash.core.as_ref().ok_or(Errno::EPIPE)?;
-    let held = crash.process.fds.iter().find(|(kind, _)| *kind == FdKind::Head);
-    if let Some((_, held)) = held {
-        return copy(Some(held));
+    let taken = crash.process.fds.iter().find(|(kind, _)| *kind == FdKind::Head);
+    if let Some((_, head)) = taken {
+        return duplicate(Some(head));
     }
-    if bytes > HEAD_MAX {
+    if bytes > MAX_HEAD {
         return Err(Errno::EFBIG);
     }
     let head = memfd_create("coreward-head", MFdFlags::MFD_CLOEXEC)?;
-    let mut left = usize::try_from(bytes).map_err(|_| Errno::EFBIG)?;
+    let mut remaining = usize::try_from(bytes).map_err(|_| Errno::EFBIG)?;
     let begun = Instant::now();
-    while left > 0 && begun.elapsed() < HEAD_WITHIN {
-        // Whoever holds the other end is the kernel, and headers and notes are all its own: no page of a mount is among them.
-        if pipe::wait_readable(core.as_fd(), Duration::from_millis(250)).is_err() {
+    while remaining > 0 && begun.elapsed() < HEAD_TIMEOUT {
+        // The kernel writes headers and notes from its own memory, so no dead mount can delay them for long.
+        if pipe::wait_readable(core.as_fd(), POLL_INTERVAL).is_err() {
             break;
         }
-        match splice(core, None, &head, None, left, SpliceFFlags::SPLICE_F_NONBLOCK) {
+        match splice(core, None, &head, None, remaining, SpliceFFlags::SPLICE_F_NONBLOCK) {
             Ok(0) => break,
-            Ok(count) => left -= count,
+            Ok(count) => remaining = remaining.saturating_sub(count),
             Err(Errno::EAGAIN | Errno::EINTR) => {}
-            // What came so far is all that there will be.
+            // The head ends here; the daemon sees that it is too short.
             Err(_) => break,
         }
     }
-    // What was taken out must be kept, however it ended.
-    let kept = copy(Some(&head));
+    // The file now holds bytes that the pipe no longer has, so it is kept whether or not it can be passed on.
+    let copy = duplicate(Some(&head));
     crash.process.fds.push((FdKind::Head, head));
-    kept
+    copy
 }
 
-fn copy(core: Option<&OwnedFd>) -> nix::Result<OwnedFd> {
-    core.ok_or(Errno::EPIPE)?.try_clone().map_err(|_| Errno::EMFILE)
+fn duplicate(fd: Option<&OwnedFd>) -> nix::Result<OwnedFd> {
+    fd.ok_or(Errno::EPIPE)?.try_clone().map_err(|_| Errno::EMFILE)
 }
 
-/// Opens the executable in a thread of its own; one that hangs is left behind.
-fn open_in_time(dir: &OwnedFd) -> nix::Result<OwnedFd> {
-    let dir = dir.try_clone().map_err(|_| Errno::EMFILE)?;
+/// Opens the executable in a thread, which is abandoned if it blocks.
+fn open_exe(dir: &ProcDir) -> nix::Result<OwnedFd> {
+    let dir = dir.as_fd().try_clone_to_owned().map_err(|_| Errno::EMFILE)?;
     let (sender, receiver) = mpsc::channel();
     let opener = thread::Builder::new().spawn(move || {
         let _ = sender.send(openat(&dir, "exe", OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOCTTY, Mode::empty()));
     });
     opener.map_err(|_| Errno::EAGAIN)?;
-    receiver.recv_timeout(OPEN_WITHIN).map_err(|_| Errno::ETIMEDOUT)?
+    receiver.recv_timeout(OPEN_TIMEOUT).map_err(|_| Errno::ETIMEDOUT)?
 }

@@ -1,7 +1,8 @@
-//! Saving a crash that no daemon took: bounded, whole or not at all, in a directory that user `coreward` may read
-//! and empty but through which it can't lead root anywhere.
+//! Saving a crash that no daemon recorded. The spool has a size limit, and a file in it is complete or does not exist. User
+//! `coreward` owns the parent directory and may read and empty the spool, so no path below it is trusted.
 
-use super::{Crash, details};
+use super::crash::Crash;
+use super::details;
 use coreward_sys::{no_space, openat, tmpfile};
 use coreward_wire::paths::{Root, SPOOL, SPOOL_SUFFIX};
 use nix::dir::Dir;
@@ -10,164 +11,189 @@ use nix::fcntl::{AtFlags, SpliceFFlags, splice};
 use nix::sys::stat::{Mode, fchmod, fstat, fstatat, mkdirat};
 use nix::sys::statvfs::fstatvfs;
 use nix::unistd::{Gid, Pid, Uid, fchown};
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-/// The most that one core may take.
-const CORE_MAX: u64 = 1 << 30;
-/// The most that the spool may take.
-const TOTAL_MAX: u64 = 4 << 30;
-/// Of the free space a core may take this part, so that the spool alone never fills a disk.
-const FREE_PART: u64 = 4;
-/// This part of the volume stays free of cores, looked at again with every step: other shims write too.
-const FLOOR_PART: u64 = 10;
-/// Crashes that are saved without their core take at most this, so that a storm without a daemon fills no inodes and
-/// no /run: some thousand crashes, each a few KiB (without the list of open descriptors, which may be long).
-const OFFERS_MAX: u64 = 16 << 20;
+/// Largest core in the spool, in bytes.
+const MAX_CORE: u64 = 1 << 30;
+/// Largest size of the spool in bytes, where cores are concerned.
+const MAX_TOTAL: u64 = 4 << 30;
+/// A core may take at most this fraction of the free space, so that the spool alone never fills a disk.
+const FREE_FRACTION: u64 = 4;
+/// Cores leave this fraction of the volume free. It is checked for every step, because other shims write at the same time.
+const RESERVED_FRACTION: u64 = 10;
+/// Space in bytes for crashes that are saved without their core, beyond [`MAX_TOTAL`]. It bounds a storm without a daemon to some
+/// thousand crashes of a few KiB each (they are saved without the list of open descriptors), and so its use of inodes and /run.
+const MAX_OFFERS: u64 = 16 << 20;
+/// Bytes that are moved from the pipe into the file in one step.
+const STEP: u64 = 1 << 20;
+/// Size of the units of `st_blocks` (stat(3type)).
+const BLOCK: u64 = 512;
 
-/// Saves the crash; returns in words what became of it.
-pub(super) fn save(crash: &mut Crash, root: &Root) -> io::Result<String> {
-    if let Some(dir) = crash.process.dir.as_ref().filter(|_| !crash.offer.released) {
-        // Nobody can ask for them later.
-        let mut warnings = details::read(dir.as_fd(), &mut crash.offer);
-        crash.offer.warnings.append(&mut warnings);
-    }
-    let state = root.state_dir();
-    let with_core = Spool::open(&state).and_then(|spool| spool.write(crash, Content::Core));
-    let Err(error) = with_core else { return Ok(saved_as(&state, crash)) };
-    // Without room for the core there may still be room for the few hundred bytes that say it happened; and where
-    // the disk takes nothing at all, /run is memory.
-    crash.release();
-    crash.offer.details.open_fds.clear();
-    for (dir, spool_max) in [(state, TOTAL_MAX + OFFERS_MAX), (root.run_dir(), OFFERS_MAX)] {
-        if Spool::open(&dir).and_then(|spool| spool.write(crash, Content::Offer { spool_max })).is_ok() {
-            return Ok(format!("{}, without its core: {error}", saved_as(&dir, crash)));
+/// A crash that is in the spool now.
+pub(super) struct SavedCrash {
+    path: PathBuf,
+    truncated: bool,
+    /// Why the crash was saved without its core.
+    core_error: Option<io::Error>,
+}
+
+impl fmt::Display for SavedCrash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let truncated = if self.truncated { " (truncated)" } else { "" };
+        write!(f, "saved{truncated} as {}", self.path.display())?;
+        match &self.core_error {
+            Some(error) => write!(f, ", without its core: {error}"),
+            None => Ok(()),
         }
     }
-    Err(error)
 }
 
-fn saved_as(dir: &Path, crash: &Crash) -> String {
-    let cut = if crash.offer.cut { " (cut)" } else { "" };
-    format!("saved{cut} as {}", dir.join(SPOOL).join(name_of(crash)).display())
+/// Saves the crash: with its core if there is room for it, else without.
+pub(super) fn save(crash: &mut Crash, root: &Root) -> io::Result<SavedCrash> {
+    if let Some(dir) = crash.process.dir.as_ref().filter(|_| !crash.offer.released) {
+        // The daemon that imports the crash cannot request them any more.
+        let mut warnings = details::read_into(&mut crash.offer, dir);
+        crash.warnings.append(&mut warnings);
+    }
+    let state = root.state_dir();
+    let core_error = match SpoolDir::open(&state).and_then(|spool| spool.write(crash, SpoolContent::OfferAndCore)) {
+        Ok(()) => return Ok(saved_crash(&state, crash, None)),
+        Err(error) => error,
+    };
+    // There may still be room for the offer alone. If the disk takes nothing at all, /run is in memory.
+    crash.release();
+    crash.offer.details.open_fds.clear();
+    for (dir, max_used) in [(state, MAX_TOTAL + MAX_OFFERS), (root.run_dir(), MAX_OFFERS)] {
+        if SpoolDir::open(&dir).and_then(|spool| spool.write(crash, SpoolContent::OfferOnly { max_used })).is_ok() {
+            return Ok(saved_crash(&dir, crash, Some(core_error)));
+        }
+    }
+    Err(core_error)
 }
 
-fn name_of(crash: &Crash) -> String {
+fn saved_crash(dir: &Path, crash: &Crash, core_error: Option<io::Error>) -> SavedCrash {
+    SavedCrash { path: dir.join(SPOOL).join(file_name(crash)), truncated: crash.offer.cut, core_error }
+}
+
+fn file_name(crash: &Crash) -> String {
     let offer = &crash.offer;
-    // Where the start of the process is not known, only the moment tells two crashes apart.
+    // Without the start time of the process, the start of the shim tells two crashes apart.
     let start = if offer.start_time > 0 { u128::from(offer.start_time) } else { offer.started.as_nanos() };
     format!("{:.8}-{}-{start}{SPOOL_SUFFIX}", offer.boot_id, offer.pid.map_or(0, Pid::as_raw))
 }
 
-/// What of a crash is saved.
+/// What is saved of a crash.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Content {
-    /// The offer and as much of the core as there is room for.
-    Core,
-    /// The offer alone, unless the spool takes more than `spool_max` bytes.
-    Offer { spool_max: u64 },
+enum SpoolContent {
+    /// The offer, and as much of the core as there is room for.
+    OfferAndCore,
+    /// The offer alone, unless the spool already uses more than `max_used` bytes.
+    OfferOnly { max_used: u64 },
 }
 
-struct Spool {
+struct SpoolDir {
     dir: OwnedFd,
     group: Gid,
 }
 
-impl Spool {
-    /// Opens `parent/spool`, making it where it is missing. The way to `parent` is root's; `parent` is not.
+impl SpoolDir {
+    /// Opens `parent/spool`, and creates it if it is missing. The path of `parent` belongs to root; `parent` itself does not, so
+    /// a symbolic link in place of the spool is not followed, and a directory that is not root's is not used.
     fn open(parent: &Path) -> io::Result<Self> {
         let parent = OwnedFd::from(File::open(parent)?);
         let group = Gid::from_raw(fstat(&parent)?.st_gid);
-        let made = mkdirat(&parent, SPOOL, Mode::from_bits_truncate(0o770));
+        let created = mkdirat(&parent, SPOOL, Mode::from_bits_truncate(0o770));
         let dir = openat::open_dir_below(parent.as_fd(), Path::new(SPOOL))?;
-        if made.is_ok() {
+        if created.is_ok() {
             fchown(&dir, None, Some(group))?;
             fchmod(&dir, Mode::from_bits_truncate(0o770))?;
         }
         let stat = fstat(&dir)?;
         if stat.st_uid != Uid::effective().as_raw() || stat.st_mode & 0o002 != 0 {
-            return Err(io::Error::other("the spool directory is not root's own: not written to"));
+            return Err(io::Error::other("the spool directory is not owned by root, or anybody may write to it"));
         }
         Ok(Self { dir, group: Gid::from_raw(stat.st_gid) })
     }
 
-    fn write(&self, crash: &mut Crash, content: Content) -> io::Result<()> {
-        let used = self.used()?;
-        let limit = match content {
-            Content::Core => self.room(used)?,
-            Content::Offer { spool_max } if used > spool_max => {
+    fn write(&self, crash: &mut Crash, content: SpoolContent) -> io::Result<()> {
+        let used = self.bytes_used()?;
+        let max_core = match content {
+            SpoolContent::OfferAndCore => self.room_for_core(used)?,
+            SpoolContent::OfferOnly { max_used } if used > max_used => {
                 return Err(io::Error::new(io::ErrorKind::QuotaExceeded, "the spool is full"));
             }
-            Content::Offer { .. } => 0,
+            SpoolContent::OfferOnly { .. } => 0,
         };
         let mut file = File::from(tmpfile::create(self.dir.as_fd(), Mode::from_bits_truncate(0o640))?);
         fchown(&file, None, Some(self.group))?;
-        file.write_all(&crash.offer.encode(&[]))?;
+        file.write_all(&crash.encode_offer(&[]))?;
         crash.offer.cut = match &crash.core {
-            Some(core) if content == Content::Core => {
+            Some(core) if content == SpoolContent::OfferAndCore => {
                 if let Some(head) = crash.process.head() {
-                    io::copy(&mut head.take(limit), &mut file)?;
+                    io::copy(&mut head.take(max_core), &mut file)?;
                 }
-                drain(core.as_fd(), &file, limit)?
+                move_core(core.as_fd(), &file, max_core)?
             }
             _ => true,
         };
-        // The process may go now: what is left to do takes nothing from it.
+        // Nothing more is read from the process.
         crash.release();
-        // The same fields with the same lengths: only now is it known whether the core was cut.
-        file.write_all_at(&crash.offer.encode(&[]), 0)?;
-        match tmpfile::publish(file.as_fd(), self.dir.as_fd(), Path::new(&name_of(crash))) {
-            // An earlier shim of the same crash was here.
+        // `cut` and `released` are known only now. Their fields have fixed lengths, so the offer has the same length as before.
+        file.write_all_at(&crash.encode_offer(&[]), 0)?;
+        match tmpfile::publish(file.as_fd(), self.dir.as_fd(), Path::new(&file_name(crash))) {
+            // An earlier shim saved the same crash.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             published => published,
         }
     }
 
-    /// Bytes that the spool takes.
-    fn used(&self) -> io::Result<u64> {
+    /// Disk space that the files in the spool use, in bytes.
+    fn bytes_used(&self) -> io::Result<u64> {
         let mut used = 0;
         for entry in Dir::from_fd(self.dir.try_clone()?)?.iter() {
             let entry = entry?;
             if let Ok(stat) = fstatat(&self.dir, entry.file_name(), AtFlags::AT_SYMLINK_NOFOLLOW) {
-                used += u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
+                used += u64::try_from(stat.st_blocks).unwrap_or(0) * BLOCK;
             }
         }
         Ok(used)
     }
 
-    /// How many bytes of core may be written where the spool takes `used`.
-    fn room(&self, used: u64) -> io::Result<u64> {
+    /// Most bytes of a core that may be written if the spool already uses `used`.
+    fn room_for_core(&self, used: u64) -> io::Result<u64> {
         let volume = fstatvfs(&self.dir)?;
         let free = volume.blocks_available() * volume.fragment_size();
-        Ok(CORE_MAX.min(TOTAL_MAX.saturating_sub(used)).min(free / FREE_PART))
+        Ok(MAX_CORE.min(MAX_TOTAL.saturating_sub(used)).min(free / FREE_FRACTION))
     }
 }
 
-/// Whether the volume of `file` has less free than its floor.
-fn at_floor(file: &File) -> io::Result<bool> {
-    let volume = fstatvfs(file)?;
-    Ok(volume.blocks_available() < volume.blocks() / FLOOR_PART)
-}
-
-/// Moves the pipe into the file; returns whether something had to be left behind.
-fn drain(core: BorrowedFd<'_>, file: &File, limit: u64) -> io::Result<bool> {
-    let mut left = limit;
-    while left > 0 {
-        if at_floor(file)? {
+/// Moves the core from the pipe into the file, up to `max` bytes. Returns whether it was truncated.
+fn move_core(core: BorrowedFd<'_>, file: &File, max: u64) -> io::Result<bool> {
+    let mut remaining = max;
+    while remaining > 0 {
+        if is_reserve_reached(file)? {
             return Ok(true);
         }
-        let step = usize::try_from(left.min(1 << 20)).unwrap_or(1 << 20);
+        let step = usize::try_from(remaining.min(STEP)).unwrap_or(usize::MAX);
         match splice(core, None, file, None, step, SpliceFFlags::empty()) {
             Ok(0) => return Ok(false),
-            Ok(count) => left -= count as u64,
+            Ok(count) => remaining = remaining.saturating_sub(count as u64),
             Err(Errno::EINTR) => {}
-            // What is in the file is still the beginning of the core.
-            Err(error) if no_space::is_full(error) => return Ok(true),
+            // The file holds the beginning of the core, which is still useful.
+            Err(error) if no_space::is_out_of_space(error) => return Ok(true),
             Err(error) => return Err(error.into()),
         }
     }
     Ok(true)
+}
+
+/// Whether no more than the reserved fraction of the file's volume is free.
+fn is_reserve_reached(file: &File) -> io::Result<bool> {
+    let volume = fstatvfs(file)?;
+    Ok(volume.blocks_available() < volume.blocks() / RESERVED_FRACTION)
 }

@@ -1,4 +1,6 @@
-//! The shim's program against a daemon that is played by the test.
+//! The shim as a program, with the test in place of the daemon.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot continue has failed")]
 
 use coreward_wire::paths::{Root, SPOOL};
 use coreward_wire::{DaemonMessage, HEADER_LEN, Header, Kind, Offer};
@@ -8,7 +10,7 @@ use std::os::unix::net::UnixListener;
 use std::process::{Child, Command};
 use tempfile::TempDir;
 
-/// A root directory with a socket, a kernel log and a place for the spool.
+/// A root directory with the intake socket, a kernel log, and parents for the spool.
 struct FakeSystem {
     dir: TempDir,
     intake: UnixListener,
@@ -54,6 +56,7 @@ impl FakeSystem {
         stream.read_exact(&mut payload).unwrap();
         let (offer, _) = Offer::decode(&payload).unwrap();
         assert_eq!(offer.attempt, 1);
+        assert_eq!(offer.warnings, ["cannot open a pidfd of the process: ESRCH: No such process"]);
         stream.write_all(&reply.encode()).unwrap();
         assert_eq!(shim.wait().unwrap().code(), Some(1), "the crash is in the spool");
         let spool = Root::new(self.dir.path()).state_dir().join(SPOOL);

@@ -1,11 +1,11 @@
-//! The clocks that the shim and the daemon share.
+//! The clock that shim and daemon share.
 
 use nix::time::{ClockId, clock_gettime};
 use std::time::Duration;
 
-/// Time since boot, suspend included (CLOCK_BOOTTIME, clock_gettime(2)): the one clock that two processes of
-/// the same boot can compare and that no administrator can set.
+/// Time since boot, including suspend (CLOCK_BOOTTIME, clock_gettime(2)). Two processes of the same boot can compare it, and
+/// nobody can set it.
 pub fn since_boot() -> Duration {
-    // CLOCK_BOOTTIME has been in every kernel since 2.6.39: the call can't fail with a valid clock id.
+    // CLOCK_BOOTTIME exists since Linux 2.6.39, and clock_gettime fails only for an unknown clock.
     clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from)
 }

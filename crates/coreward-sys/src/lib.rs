@@ -1,12 +1,12 @@
-//! Small typed wrappers over system calls: the only room with `unsafe`. It knows no other room.
+//! Typed wrappers over Linux system calls: the only crate in the workspace with `unsafe` code. It depends on no other crate of
+//! the workspace.
 //!
-//! What `nix` offers safely is called directly where it is needed; here stands what it lacks, or what takes
-//! several calls that only make sense together.
+//! Calls that `nix` wraps safely are made directly where they are needed. This crate has those that `nix` lacks, and sequences
+//! of calls that only make sense together.
 
 pub mod arena;
 pub mod clock;
 pub mod datagram;
-pub mod entry;
 pub mod fdpass;
 pub mod nice;
 pub mod no_space;

@@ -1,10 +1,10 @@
-//! How much of the processors a thread asks for.
+//! Scheduling priority of threads.
 
-/// The calling thread gives way to others from now on, for good: an unprivileged thread can't take it back (setpriority(2);
-/// on Linux nice values belong to threads, sched(7)).
-pub fn give_way() {
-    /// Leaves to a thread of ordinary niceness some thirty times as much.
+/// Lowers the priority of the calling thread. An unprivileged thread cannot raise it again (setpriority(2)); nice values belong
+/// to threads on Linux (sched(7)).
+pub fn lower_priority() {
+    /// A thread of niceness 0 gets some 28 times as much CPU time (`sched_prio_to_weight`, kernel/sched/core.c).
     const NICE: libc::c_int = 15;
-    // SAFETY: setpriority takes three integers; 0 is the calling thread. Where it is forbidden, nothing changes.
+    // SAFETY: setpriority takes three integers; 0 is the calling thread. If it is not permitted, the priority stays as it is.
     let _ = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
 }

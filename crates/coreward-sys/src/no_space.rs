@@ -1,8 +1,9 @@
-//! A volume that takes nothing more.
+//! Errors of a write to a volume that takes no more data.
 
 use nix::errno::Errno;
 
-/// Whether an error says so: the volume is full, or a quota of the kernel is (write(2)).
-pub fn is_full(errno: Errno) -> bool {
+/// Whether `errno` means that the volume is full (`ENOSPC`) or that a quota of the file system is used up (`EDQUOT`); see
+/// write(2).
+pub fn is_out_of_space(errno: Errno) -> bool {
     matches!(errno, Errno::ENOSPC | Errno::EDQUOT)
 }

@@ -1,5 +1,5 @@
-//! Which pages of a process exist: `PAGEMAP_SCAN` (Linux 6.7), and `/proc/PID/pagemap` read word by word before it
-//! (Documentation/admin-guide/mm/pagemap.rst).
+//! Which pages of a process have contents: the `PAGEMAP_SCAN` ioctl (Linux 6.7), or the entries of `/proc/PID/pagemap` on older
+//! kernels. Both are documented in Documentation/admin-guide/mm/pagemap.rst.
 
 use nix::errno::Errno;
 use std::fs::File;
@@ -8,30 +8,28 @@ use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
-/// Bytes of a page. The two architectures that cores are read of here use no other on servers.
+/// Size of a page in bytes. Servers of both supported architectures use no other.
 pub const PAGE: u64 = 4096;
 
-/// Swapped out counts as there: it is read back in.
-const PRESENT_OR_SWAPPED: u64 = PAGE_IS_PRESENT | PAGE_IS_SWAPPED;
 const PAGE_IS_PRESENT: u64 = 1 << 3;
 const PAGE_IS_SWAPPED: u64 = 1 << 4;
 const PAGE_IS_PFNZERO: u64 = 1 << 5;
-/// `_IOWR('f', 16, struct pm_scan_arg)` (include/uapi/linux/fs.h).
-const PAGEMAP_SCAN: libc::Ioctl = 0xc060_6610_u32 as libc::Ioctl;
+/// A page in swap has contents too: a read brings it back.
+const PRESENT_OR_SWAPPED: u64 = PAGE_IS_PRESENT | PAGE_IS_SWAPPED;
 
-/// `struct page_region`.
+/// `struct page_region` (include/uapi/linux/fs.h).
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
-struct Region {
+struct PageRegion {
     start: u64,
     end: u64,
     categories: u64,
 }
 
-/// `struct pm_scan_arg`.
+/// `struct pm_scan_arg` (include/uapi/linux/fs.h).
 #[repr(C)]
 #[derive(Default)]
-struct Scan {
+struct PmScanArg {
     size: u64,
     flags: u64,
     start: u64,
@@ -46,25 +44,29 @@ struct Scan {
     return_mask: u64,
 }
 
-/// Calls `found` with each run of pages in `range` (addresses, whole pages) that may hold something else than zeros, in
-/// order. Pages that were never touched, and those that are the kernel's page of zeros, are left out.
+mod ioctl {
+    nix::ioctl_readwrite!(pagemap_scan, b'f', 16, super::PmScanArg);
+}
+
+/// Calls `on_run` for each run of populated pages in `range`, in order. Ranges are addresses of whole pages. Pages that were
+/// never touched and pages that map the kernel's zero page are not populated: they read as zeros.
 ///
 /// # Errors
-/// What ioctl(2) or pread(2) say; `UnexpectedEof` where the process has no memory any more.
-pub fn runs(pagemap: &File, range: Range<u64>, mut found: impl FnMut(Range<u64>)) -> io::Result<()> {
-    match scan(pagemap, range.clone(), &mut found) {
-        // Older kernels: ENOTTY. Nothing was found yet.
-        Err(error) if error.raw_os_error() == Some(Errno::ENOTTY as i32) => walk(pagemap, range, &mut found),
+/// The error of ioctl(2) or pread(2); `UnexpectedEof` if the process has no memory any more.
+pub fn for_each_populated_run(pagemap: &File, range: Range<u64>, mut on_run: impl FnMut(Range<u64>)) -> io::Result<()> {
+    match scan_by_ioctl(pagemap, range.clone(), &mut on_run) {
+        // A kernel without the ioctl. `on_run` was not called yet.
+        Err(error) if error.raw_os_error() == Some(Errno::ENOTTY as i32) => scan_entries(pagemap, range, &mut on_run),
         other => other,
     }
 }
 
-fn scan(pagemap: &File, range: Range<u64>, found: &mut impl FnMut(Range<u64>)) -> io::Result<()> {
-    let mut regions = [Region::default(); 512];
+fn scan_by_ioctl(pagemap: &File, range: Range<u64>, on_run: &mut impl FnMut(Range<u64>)) -> io::Result<()> {
+    let mut regions = [PageRegion::default(); 512];
     let mut start = range.start;
     while start < range.end {
-        let mut arguments = Scan {
-            size: size_of::<Scan>() as u64,
+        let mut argument = PmScanArg {
+            size: size_of::<PmScanArg>() as u64,
             start,
             end: range.end,
             vec: regions.as_mut_ptr() as u64,
@@ -73,44 +75,47 @@ fn scan(pagemap: &File, range: Range<u64>, found: &mut impl FnMut(Range<u64>)) -
             category_mask: PAGE_IS_PFNZERO,
             category_anyof_mask: PRESENT_OR_SWAPPED,
             return_mask: PRESENT_OR_SWAPPED,
-            ..Scan::default()
+            ..PmScanArg::default()
         };
-        // SAFETY: the kernel reads and writes one pm_scan_arg, and writes at most vec_len regions; both live through the call.
-        let count = Errno::result(unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN, &raw mut arguments) })?;
-        regions.iter().take(count as usize).for_each(|region| found(region.start..region.end));
-        if arguments.walk_end <= start {
+        // SAFETY: the kernel reads and writes one pm_scan_arg, and writes at most vec_len regions to vec. Both outlive the call.
+        let count = unsafe { ioctl::pagemap_scan(pagemap.as_raw_fd(), &raw mut argument) }?;
+        let count = usize::try_from(count).unwrap_or(0);
+        regions.iter().take(count).for_each(|region| on_run(region.start..region.end));
+        if argument.walk_end <= start {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        start = arguments.walk_end;
+        start = argument.walk_end;
     }
     Ok(())
 }
 
-fn walk(pagemap: &File, range: Range<u64>, found: &mut impl FnMut(Range<u64>)) -> io::Result<()> {
-    let mut words = [0; 64 * 1024];
+fn scan_entries(pagemap: &File, range: Range<u64>, on_run: &mut impl FnMut(Range<u64>)) -> io::Result<()> {
+    const ENTRY: u64 = size_of::<u64>() as u64;
+    let mut entries = [0; 64 * 1024];
     let mut run: Option<Range<u64>> = None;
     let mut page = range.start / PAGE;
     while page < range.end / PAGE {
-        let left = usize::try_from((range.end / PAGE - page) * 8).unwrap_or(usize::MAX);
-        let wanted = words.len().min(left);
-        let count = pagemap.read_at(&mut words[..wanted], page * 8)?;
-        if count < 8 {
+        let remaining = usize::try_from((range.end / PAGE - page) * ENTRY).unwrap_or(usize::MAX);
+        let wanted = entries.len().min(remaining);
+        let count = pagemap.read_at(&mut entries[..wanted], page * ENTRY)?;
+        let (entries, _) = entries[..count].as_chunks::<8>();
+        if entries.is_empty() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        for word in words[..count].as_chunks::<8>().0 {
-            // Bit 63: present; bit 62: swapped.
-            let there = u64::from_le_bytes(*word) >> 62 != 0;
+        for entry in entries {
+            // Bit 63: present. Bit 62: swapped.
+            let is_populated = u64::from_le_bytes(*entry) >> 62 != 0;
             match &mut run {
-                Some(run) if there => run.end += PAGE,
-                Some(_) => found(run.take().unwrap_or_default()),
-                None if there => run = Some(page * PAGE..(page + 1) * PAGE),
+                Some(run) if is_populated => run.end += PAGE,
+                Some(_) => on_run(run.take().unwrap_or_default()),
+                None if is_populated => run = Some(page * PAGE..(page + 1) * PAGE),
                 None => {}
             }
             page += 1;
         }
     }
     if let Some(run) = run {
-        found(run);
+        on_run(run);
     }
     Ok(())
 }
@@ -120,25 +125,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn touched_pages_are_found_the_new_way_and_the_old() {
+    fn touched_pages_are_found_by_ioctl_and_in_the_entries() {
+        let page_size = usize::try_from(PAGE).unwrap();
         let memory = vec![0_u8; 64 << 20];
         let begin = (memory.as_ptr() as u64).next_multiple_of(PAGE);
         let memory = std::hint::black_box(memory);
         let range = begin..begin + (63 << 20);
         let offset = usize::try_from(begin - memory.as_ptr() as u64).unwrap();
-        // A vector that is allocated as zeros is not touched until somebody writes.
+        // A vector of zeros is not touched before the first write.
         let mut memory = memory;
         for page in [3, 4, 5, 700, 16000] {
-            memory[offset + page * PAGE as usize] = 1;
+            memory[offset + page * page_size] = 1;
         }
         let pagemap = File::open("/proc/self/pagemap").unwrap();
         let mut old: Vec<u64> = Vec::new();
-        walk(&pagemap, range.clone(), &mut |run| old.extend((run.start..run.end).step_by(PAGE as usize))).unwrap();
+        scan_entries(&pagemap, range.clone(), &mut |run| old.extend((run.start..run.end).step_by(page_size))).unwrap();
         let touched = |page: &u64| (page - begin) / PAGE;
         assert!([3, 4, 5, 700, 16000].iter().all(|page| old.iter().any(|found| touched(found) == *page)));
         assert!(old.len() < 16000, "most of it was never touched");
         let mut new: Vec<u64> = Vec::new();
-        match scan(&pagemap, range, &mut |run| new.extend((run.start..run.end).step_by(PAGE as usize))) {
+        match scan_by_ioctl(&pagemap, range, &mut |run| new.extend((run.start..run.end).step_by(page_size))) {
             Err(error) if error.raw_os_error() == Some(Errno::ENOTTY as i32) => {}
             Err(error) => panic!("{error}"),
             Ok(()) => assert_eq!(new, old),
@@ -150,6 +156,6 @@ mod tests {
     fn a_process_without_memory_is_an_error_and_not_a_hole() {
         // A kernel thread has none.
         let Ok(pagemap) = File::open("/proc/2/pagemap") else { return };
-        assert!(runs(&pagemap, 0x1000..0x9000, |_| {}).is_err());
+        assert!(for_each_populated_run(&pagemap, 0x1000..0x9000, |_| {}).is_err());
     }
 }

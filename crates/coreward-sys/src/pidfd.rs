@@ -1,65 +1,71 @@
-//! Processes held by descriptor (pidfd_open(2)): a PID can be given to another process, a pidfd cannot.
+//! Process descriptors (pidfd_open(2)). The kernel reuses PIDs; a pidfd always refers to the same process.
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::io;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-/// Opens a pidfd for the process `pid` (thread group leader) of this PID namespace.
+/// Opens a pidfd for the process `pid` of the caller's PID namespace.
 ///
 /// # Errors
-/// `ESRCH` where there is no such process, `EINVAL` where `pid` is not a thread group leader.
+/// `ESRCH` if there is no such process, `EINVAL` if `pid` is not a thread group leader, otherwise the error of pidfd_open(2).
 pub fn open(pid: i32) -> io::Result<OwnedFd> {
-    // SAFETY: pidfd_open takes two integers and touches no memory of ours.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-    let fd = Errno::result(fd)? as RawFd;
-    // SAFETY: the kernel has just made this descriptor, and nobody else knows it.
+    // SAFETY: pidfd_open takes two integers and does not access memory of this process.
+    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
+    let fd = RawFd::try_from(fd).map_err(|_| Errno::EBADF)?;
+    // SAFETY: the kernel has just created this descriptor, and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Whether the process has not been reaped or ended yet: a pidfd becomes readable when its process ends.
+/// Whether the process still runs: a pidfd becomes readable when its process terminates (pidfd_open(2)).
 pub fn is_alive(pidfd: BorrowedFd<'_>) -> bool {
     let mut fds = [PollFd::new(pidfd, PollFlags::POLLIN)];
     matches!(poll(&mut fds, PollTimeout::ZERO), Ok(0))
 }
 
-/// `struct pidfd_info` as it was first (PIDFD_INFO_SIZE_VER0, include/uapi/linux/pidfd.h).
+/// `struct pidfd_info`, first version (PIDFD_INFO_SIZE_VER0, include/uapi/linux/pidfd.h).
 #[repr(C)]
 #[derive(Default)]
-struct Info {
+struct PidfdInfo {
     mask: u64,
     cgroupid: u64,
     pid: u32,
     tgid: u32,
-    /// Parent, users and groups, exit code.
+    /// Parent, user and group ids, exit code.
     others: [u32; 10],
 }
 
-/// `_IOWR(PIDFS_IOCTL_MAGIC, 11, struct pidfd_info)`, Linux 6.13. Some older kernels give `%F` as well: it went into stable series.
-const PIDFD_GET_INFO: libc::Ioctl = 0xc040_ff0b_u32 as libc::Ioctl;
+mod ioctl {
+    /// `PIDFS_IOCTL_MAGIC`.
+    const MAGIC: u8 = 0xff;
+    // PIDFD_GET_INFO, since Linux 6.13.
+    nix::ioctl_readwrite!(pidfd_get_info, MAGIC, 11, super::PidfdInfo);
+}
 
-/// Takes over the pidfd that the kernel put at descriptor `number` (`%F`, core(5)), if it is one of `pid`.
+/// Takes ownership of the pidfd that the kernel opened as descriptor `number` for the process `pid` (`%F`, core(5)).
 ///
 /// # Errors
-/// `NotFound` where the descriptor is closed, is something else, or one of another process.
-pub fn inherited(number: RawFd, pid: i32) -> io::Result<OwnedFd> {
-    let found = pid_of(number).or_else(|_| pid_by_fdinfo(number))?;
+/// `NotFound` if the descriptor is closed, is not a pidfd, or refers to another process.
+pub fn adopt_inherited(number: RawFd, pid: i32) -> io::Result<OwnedFd> {
+    // `%F` was backported to stable kernels that lack the ioctl.
+    let found = pid_by_ioctl(number).or_else(|_| pid_by_fdinfo(number))?;
     if number <= 2 || found != pid {
         return Err(io::ErrorKind::NotFound.into());
     }
-    // SAFETY: it is open and a pidfd, or no PID had been found, and at start-up nobody else in this process owns it.
+    // SAFETY: the descriptor is open and a pidfd, or no PID had been found, and at start nothing else in this process owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// Whose pidfd it is, without a path in `/proc`.
-fn pid_of(number: RawFd) -> nix::Result<i32> {
-    let mut info = Info::default();
-    // SAFETY: the kernel writes at most as many bytes as the request's number says, which is the size of `info`, and for
-    // descriptors of another kind that number means nothing (ENOTTY).
-    Errno::result(unsafe { libc::ioctl(number, PIDFD_GET_INFO, &raw mut info) })?;
+/// The PID of a pidfd, without opening a file in `/proc`.
+fn pid_by_ioctl(number: RawFd) -> nix::Result<i32> {
+    let mut info = PidfdInfo::default();
+    // SAFETY: the kernel writes at most as many bytes as the request encodes, which is the size of `info`. A descriptor of any
+    // other kind does not know the request (ENOTTY).
+    unsafe { ioctl::pidfd_get_info(number, &raw mut info) }?;
     i32::try_from(info.tgid).map_err(|_| Errno::EOVERFLOW)
 }
 
+/// The PID of a pidfd from `/proc/self/fdinfo` (proc_pid_fdinfo(5)).
 fn pid_by_fdinfo(number: RawFd) -> io::Result<i32> {
     let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{number}"))?;
     let pid = info.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
@@ -72,17 +78,17 @@ mod tests {
     use std::os::fd::{AsFd, AsRawFd, IntoRawFd};
 
     #[test]
-    fn only_a_pidfd_of_that_very_process_is_taken_over() {
+    fn only_a_pidfd_of_that_very_process_is_adopted() {
         let me = std::process::id().cast_signed();
         let number = open(me).unwrap().into_raw_fd();
-        assert_eq!(inherited(number, me + 1).unwrap_err().kind(), io::ErrorKind::NotFound);
-        // Before Linux 6.13 the first way knows nothing; the second always does.
-        assert!(pid_of(number).ok().is_none_or(|pid| pid == me));
+        assert_eq!(adopt_inherited(number, me + 1).unwrap_err().kind(), io::ErrorKind::NotFound);
+        // Kernels before 6.13 lack the ioctl; fdinfo always works.
+        assert!(pid_by_ioctl(number).ok().is_none_or(|pid| pid == me));
         assert_eq!(pid_by_fdinfo(number).unwrap(), me);
-        let pin = inherited(number, me).unwrap();
-        assert!(pin.as_raw_fd() == number && is_alive(pin.as_fd()));
+        let pidfd = adopt_inherited(number, me).unwrap();
+        assert!(pidfd.as_raw_fd() == number && is_alive(pidfd.as_fd()));
         let file = std::fs::File::open("/proc/self/stat").unwrap();
-        assert_eq!(inherited(file.as_raw_fd(), me).unwrap_err().kind(), io::ErrorKind::NotFound);
-        assert_eq!(inherited(1 << 20, me).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(adopt_inherited(file.as_raw_fd(), me).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(adopt_inherited(1 << 20, me).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 }

@@ -1,7 +1,7 @@
-//! Everything but the offer: what the daemon says, and what the shim says back.
+//! The daemon's messages and the shim's replies: everything but the offer.
 
-use super::field::{Fields, Writer};
-use super::{FdKind, Kind, MAX_CHECKPOINT, WireError};
+use super::field::{FieldReader, PayloadWriter, truncated, truncated_text};
+use super::{FdKind, Kind, MAX_CHECKPOINT, MAX_TEXT, WireError};
 
 const WHAT: u16 = 1;
 const JOURNAL: u16 = 2;
@@ -11,127 +11,132 @@ const DATA: u16 = 5;
 const BYTES: u16 = 6;
 const CHECKPOINT: u16 = 7;
 const FDS: u16 = 8;
-/// 1 where no acknowledgement is needed: the inverse of `needs_ack`.
+/// 1 if no acknowledgement is needed: the inverse of `needs_ack`.
 const QUIET: u16 = 9;
 
 /// What the daemon may ask the shim to open or look up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
-    /// The read end of the core pipe. Asked for only by a daemon that will read it: while anybody else holds it, be it in
-    /// an offer that nobody has received yet, the kernel does not let the process go.
+    /// The read end of the core pipe. A daemon asks for it only when it is about to read it: as long as anybody holds the
+    /// pipe, even in an offer that nobody has received, the kernel keeps the crashed process.
     Core,
     /// `/proc/PID/exe`, open for reading.
     Exe,
-    /// What only a crash is asked for that is no duplicate: [`super::Details`] as data, `maps` and `pagemap` as descriptors.
+    /// What is needed only for a crash that is no duplicate: [`super::Details`] as data, `maps` and `pagemap` as descriptors.
     Details,
-    /// The first bytes of the core, so many of them, in a file that the shim keeps as well: for headers and notes that are
-    /// longer than the pipe can be made. The pipe goes on behind them.
+    /// The first bytes of the core (this many) in a file, for headers and notes that are longer than a pipe can be made. The
+    /// shim keeps the file; the pipe then continues after these bytes.
     Head(u64),
 }
 
 impl Request {
+    /// The number on the wire. 2 was in use before the first release; do not use it again.
     fn number(self) -> u64 {
         match self {
             Self::Exe => 1,
-            // 2 was a request for the open descriptors alone.
-            Self::Details => 5,
             Self::Core => 3,
             Self::Head(_) => 4,
+            Self::Details => 5,
         }
+    }
+
+    fn from_number(number: u64, bytes: u64) -> Option<Self> {
+        [Self::Exe, Self::Core, Self::Head(bytes), Self::Details].into_iter().find(|request| request.number() == number)
     }
 }
 
-/// What the daemon says.
+/// A message from the daemon to the shim.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DaemonMessage {
-    /// I have read the offer.
+    /// The offer was read.
     Taken,
-    /// Still at work.
+    /// The daemon is still at work.
     Busy,
-    /// Open this for me.
+    /// Open or look up something.
     Request(Request),
-    /// Close the core pipe, and keep what comes along: it is given back with the next offer, should this daemon end before
-    /// it says "done".
+    /// Close the core pipe and save the checkpoint. The shim sends the checkpoint with its next offer if this daemon ends
+    /// before `Done`.
     Release {
-        /// What the daemon knows of the crash, in its own form; the shim does not look into it.
+        /// What the daemon knows of the crash, in the daemon's own format; opaque to the shim. At most [`MAX_CHECKPOINT`]
+        /// bytes.
         checkpoint: Vec<u8>,
-        /// What the descriptors of the message are, in their order.
+        /// The kinds of the message's descriptors, in their order.
         fds: Vec<FdKind>,
         /// Whether the daemon waits for `Released` before it publishes a core.
         needs_ack: bool,
     },
-    /// The record is durable; send this entry to the journal (empty: there is none).
+    /// The crash is recorded durably.
     Done {
-        /// A datagram of the journal's native protocol.
+        /// An entry in the journal's native protocol that the shim sends as root. Empty if there is none.
         journal: Vec<u8>,
     },
-    /// The offer cannot be read: it is not a message of this protocol, or of another version of it.
+    /// The offer cannot be read: it is not a message of this protocol, or of a version that the daemon does not speak.
     Rejected {
-        /// Why, for the kernel's log.
+        /// Why, for the kernel's log. At most [`MAX_TEXT`] bytes.
         reason: String,
     },
     /// The offer was understood, but the crash cannot be recorded now, for example because the catalog is down.
     Unavailable {
-        /// Why, for the kernel's log.
+        /// Why, for the kernel's log. At most [`MAX_TEXT`] bytes.
         reason: String,
     },
 }
 
 impl DaemonMessage {
-    /// The message.
+    /// Encodes the message with its header.
     pub fn encode(&self) -> Vec<u8> {
-        let writer = Writer::new();
+        let writer = PayloadWriter::new();
+        let write_reason =
+            |writer: PayloadWriter, reason: &str| writer.bytes(REASON, truncated_text(reason, MAX_TEXT).as_bytes());
         match self {
-            Self::Taken => writer.message(Kind::Taken, 0),
-            Self::Busy => writer.message(Kind::Busy, 0),
-            Self::Request(Request::Head(bytes)) => {
-                writer.number(WHAT, Request::Head(0).number()).number(BYTES, *bytes).message(Kind::Request, 0)
+            Self::Taken => writer.into_message(Kind::Taken, 0),
+            Self::Busy => writer.into_message(Kind::Busy, 0),
+            Self::Request(request) => {
+                let writer = writer.number(WHAT, request.number());
+                let writer = match request {
+                    Request::Head(bytes) => writer.number(BYTES, *bytes),
+                    Request::Core | Request::Exe | Request::Details => writer,
+                };
+                writer.into_message(Kind::Request, 0)
             }
-            Self::Request(wanted) => writer.number(WHAT, wanted.number()).message(Kind::Request, 0),
             Self::Release { checkpoint, fds, needs_ack } => writer
-                .bytes(CHECKPOINT, &checkpoint[..checkpoint.len().min(MAX_CHECKPOINT)])
-                .bytes(FDS, &FdKind::numbers(fds))
+                .bytes(CHECKPOINT, truncated(checkpoint, MAX_CHECKPOINT))
+                .bytes(FDS, &FdKind::to_bytes(fds))
                 .number(QUIET, u64::from(!*needs_ack))
-                .message(Kind::Release, fds.len()),
-            Self::Done { journal } => writer.bytes(JOURNAL, journal).message(Kind::Done, 0),
-            Self::Rejected { reason } => writer.bytes(REASON, reason.as_bytes()).message(Kind::Rejected, 0),
-            Self::Unavailable { reason } => writer.bytes(REASON, reason.as_bytes()).message(Kind::Unavailable, 0),
+                .into_message(Kind::Release, fds.len()),
+            Self::Done { journal } => writer.bytes(JOURNAL, journal).into_message(Kind::Done, 0),
+            Self::Rejected { reason } => write_reason(writer, reason).into_message(Kind::Rejected, 0),
+            Self::Unavailable { reason } => write_reason(writer, reason).into_message(Kind::Unavailable, 0),
         }
     }
 
-    /// The answer in a payload.
+    /// Decodes the payload of a message of this kind.
     ///
     /// # Errors
-    /// A kind that only the shim sends, or a field that is cut or invalid.
+    /// A kind that only the shim sends; a field that is cut off, invalid or missing.
     pub fn decode(kind: Kind, payload: &[u8]) -> Result<Self, WireError> {
-        let (mut wanted, mut journal, mut reason) = (Err(WireError::Missing(WHAT)), Vec::new(), String::new());
-        let (mut bytes, mut checkpoint, mut fds, mut needs_ack) = (0, Vec::new(), Vec::new(), true);
-        for field in Fields::of(payload) {
+        let (mut what, mut bytes, mut journal, mut reason) = (None, 0, Vec::new(), String::new());
+        let (mut checkpoint, mut fds, mut needs_ack) = (Vec::new(), Vec::new(), true);
+        for field in FieldReader::new(payload) {
             let field = field?;
             match field.tag {
-                WHAT => {
-                    let number = field.number()?;
-                    wanted = [Request::Core, Request::Exe, Request::Details, Request::Head(0)]
-                        .into_iter()
-                        .find(|wanted| wanted.number() == number)
-                        .ok_or_else(|| field.invalid());
-                }
+                WHAT => what = Some((field.number()?, field.invalid())),
                 JOURNAL => journal = field.value.to_vec(),
-                REASON => reason = field.text()?,
+                REASON => reason = field.text(MAX_TEXT)?,
                 BYTES => bytes = field.number()?,
-                CHECKPOINT => checkpoint = field.value.to_vec(),
-                FDS => fds = FdKind::list(&field)?,
-                QUIET => needs_ack = field.number()? == 0,
+                CHECKPOINT => checkpoint = field.bytes(MAX_CHECKPOINT),
+                FDS => fds = FdKind::from_field(&field)?,
+                QUIET => needs_ack = !field.flag()?,
                 _ => {}
             }
         }
         match kind {
             Kind::Taken => Ok(Self::Taken),
             Kind::Busy => Ok(Self::Busy),
-            Kind::Request => wanted.map(|wanted| match wanted {
-                Request::Head(_) => Self::Request(Request::Head(bytes)),
-                other => Self::Request(other),
-            }),
+            Kind::Request => {
+                let (number, invalid) = what.ok_or(WireError::Missing(WHAT))?;
+                Request::from_number(number, bytes).map(Self::Request).ok_or(invalid)
+            }
             Kind::Release => Ok(Self::Release { checkpoint, fds, needs_ack }),
             Kind::Done => Ok(Self::Done { journal }),
             Kind::Rejected => Ok(Self::Rejected { reason }),
@@ -144,36 +149,36 @@ impl DaemonMessage {
 /// The shim's reply to a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reply {
-    /// 0, or why not (errno).
+    /// 0, or the errno of what failed (errno(3)).
     pub errno: u32,
-    /// What was looked up, for requests that are answered in text.
+    /// The text of requests that are answered in text, see [`super::Details`].
     pub data: Vec<u8>,
-    /// What the descriptors of the message are, in their order; none where the one that was asked for is the only one.
+    /// The kinds of the message's descriptors, in their order. Empty if the requested descriptor is the only one.
     pub fds: Vec<FdKind>,
 }
 
 impl Reply {
-    /// The message, for `fds` descriptors.
+    /// Encodes the message with its header, for a message that carries `fds` descriptors.
     pub fn encode(&self, fds: usize) -> Vec<u8> {
-        let mut writer = Writer::new().number(ERRNO, u64::from(self.errno)).bytes(DATA, &self.data);
+        let mut writer = PayloadWriter::new().number(ERRNO, u64::from(self.errno)).bytes(DATA, &self.data);
         if !self.fds.is_empty() {
-            writer = writer.bytes(FDS, &FdKind::numbers(&self.fds));
+            writer = writer.bytes(FDS, &FdKind::to_bytes(&self.fds));
         }
-        writer.message(Kind::Reply, fds)
+        writer.into_message(Kind::Reply, fds)
     }
 
-    /// The reply in a payload.
+    /// Decodes the payload of a reply.
     ///
     /// # Errors
-    /// A field that is cut or invalid.
+    /// A field that is cut off or invalid.
     pub fn decode(payload: &[u8]) -> Result<Self, WireError> {
         let mut reply = Self::default();
-        for field in Fields::of(payload) {
+        for field in FieldReader::new(payload) {
             let field = field?;
             match field.tag {
                 ERRNO => reply.errno = field.number32()?,
                 DATA => reply.data = field.value.to_vec(),
-                FDS => reply.fds = FdKind::list(&field)?,
+                FDS => reply.fds = FdKind::from_field(&field)?,
                 _ => {}
             }
         }
@@ -181,7 +186,7 @@ impl Reply {
     }
 }
 
-/// The shim's "the core pipe is closed".
+/// The shim's `Released`: the core pipe is closed.
 pub fn released_message() -> Vec<u8> {
-    Writer::new().message(Kind::Released, 0)
+    PayloadWriter::new().into_message(Kind::Released, 0)
 }

@@ -1,10 +1,11 @@
-//! What a shim tells of a process only when it is asked, or when it saves the crash alone. Each file of `/proc` costs the
-//! kernel an inode: a storm of duplicates would pay for them ten thousand times, and none of it would be checkpoint.
+//! Texts from `/proc` that the shim reads only on request, or when it saves a crash in the spool. The kernel creates an inode
+//! for each file of `/proc` that is opened; in a storm of duplicates that would be wasted, since duplicates are stored without
+//! these texts.
 
-use super::field::{Field, Fields, Writer};
+use super::field::{Field, FieldReader, PayloadWriter, truncated, truncated_text};
 use super::{MAX_TEXT, WireError};
 
-/// Texts out of `/proc`, as the kernel gave them: hostile.
+/// Texts from `/proc/PID`, exactly as the kernel gave them. They contain text of the crashed process: treat them as hostile.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Details {
     /// Target of `/proc/PID/cwd`.
@@ -13,12 +14,16 @@ pub struct Details {
     pub status: Vec<u8>,
     /// `/proc/PID/limits`.
     pub limits: Vec<u8>,
-    /// The targets of `/proc/PID/fd/*`, a line each.
+    /// The targets of `/proc/PID/fd/*`, one per line.
     pub open_fds: Vec<u8>,
 }
 
-/// Longest list of open descriptors.
+/// Longest list of open descriptors, in bytes.
 pub const MAX_OPEN_FDS: usize = 8 * MAX_TEXT;
+/// Most warnings in a message.
+const MAX_WARNINGS: usize = 16;
+/// Longest warning, in bytes.
+const MAX_WARNING: usize = 256;
 
 const CWD: u16 = 19;
 const STATUS: u16 = 22;
@@ -27,7 +32,8 @@ const WARNINGS: u16 = 25;
 const OPEN_FDS: u16 = 27;
 
 impl Details {
-    /// Takes what `newer` has; what it has not (the process may have been killed) stays as it was.
+    /// Replaces each text with the one in `newer`. An empty one leaves the old text in place: the process may have been
+    /// killed since, and then nothing can be read any more.
     pub fn update(&mut self, newer: Self) {
         let Self { cwd, status, limits, open_fds } = newer;
         let texts = [
@@ -41,48 +47,48 @@ impl Details {
         }
     }
 
-    /// As the data of a reply; `warnings` says in words what could not be got.
+    /// Encodes the texts as the data of a [`super::Reply`]. Each warning says what could not be read and why.
     pub fn encode(&self, warnings: &[String]) -> Vec<u8> {
-        self.write(Writer::new(), warnings).payload()
+        self.write_to(PayloadWriter::new(), warnings).into_payload()
     }
 
-    /// The details in the data of a reply, and what could not be got.
+    /// Decodes the data of a [`super::Reply`]: the texts, and the shim's warnings about what could not be read.
     ///
     /// # Errors
-    /// A field that is cut or has an invalid value.
+    /// A field that is cut off or has an invalid value.
     pub fn decode(data: &[u8]) -> Result<(Self, Vec<String>), WireError> {
         let (mut details, mut warnings) = (Self::default(), Vec::new());
-        for field in Fields::of(data) {
-            details.read(&field?, &mut warnings)?;
+        for field in FieldReader::new(data) {
+            details.read_field(&field?, &mut warnings)?;
         }
         Ok((details, warnings))
     }
 
-    pub(super) fn write(&self, mut writer: Writer, warnings: &[String]) -> Writer {
+    /// Appends the texts and warnings. Empty texts are left out.
+    pub(super) fn write_to(&self, mut writer: PayloadWriter, warnings: &[String]) -> PayloadWriter {
         let texts = [
             (CWD, &self.cwd, MAX_TEXT),
             (STATUS, &self.status, MAX_TEXT),
             (LIMITS, &self.limits, MAX_TEXT),
             (OPEN_FDS, &self.open_fds, MAX_OPEN_FDS),
         ];
-        for (tag, text, most) in texts.into_iter().filter(|(_, text, _)| !text.is_empty()) {
-            writer = writer.bytes(tag, &text[..text.len().min(most)]);
+        for (tag, text, max) in texts.into_iter().filter(|(_, text, _)| !text.is_empty()) {
+            writer = writer.bytes(tag, truncated(text, max));
         }
-        for warnings in warnings.iter().take(16) {
-            let end = warnings.floor_char_boundary(256);
-            writer = writer.bytes(WARNINGS, &warnings.as_bytes()[..end]);
+        for warning in warnings.iter().take(MAX_WARNINGS) {
+            writer = writer.bytes(WARNINGS, truncated_text(warning, MAX_WARNING).as_bytes());
         }
         writer
     }
 
-    /// Takes a field that is one of these; others are skipped.
-    pub(super) fn read(&mut self, field: &Field<'_>, warnings: &mut Vec<String>) -> Result<(), WireError> {
+    /// Reads a field of these texts or a warning, and skips any other field.
+    pub(super) fn read_field(&mut self, field: &Field<'_>, warnings: &mut Vec<String>) -> Result<(), WireError> {
         match field.tag {
-            CWD => self.cwd = field.value.to_vec(),
-            STATUS => self.status = field.value.to_vec(),
-            LIMITS => self.limits = field.value.to_vec(),
-            OPEN_FDS => self.open_fds = field.value.to_vec(),
-            WARNINGS => warnings.push(field.text()?),
+            CWD => self.cwd = field.bytes(MAX_TEXT),
+            STATUS => self.status = field.bytes(MAX_TEXT),
+            LIMITS => self.limits = field.bytes(MAX_TEXT),
+            OPEN_FDS => self.open_fds = field.bytes(MAX_OPEN_FDS),
+            WARNINGS if warnings.len() < MAX_WARNINGS => warnings.push(field.text(MAX_WARNING)?),
             _ => {}
         }
         Ok(())

@@ -1,15 +1,23 @@
-//! The journal's native protocol (systemd's JOURNAL_NATIVE_PROTOCOL.md): how the daemon writes an entry down,
-//! and how the shim makes sure that what it sends as root is about a crash and nothing else.
+//! Entries in the journal's native protocol (systemd, docs/JOURNAL_NATIVE_PROTOCOL.md): the daemon writes an entry, and the
+//! shim checks that what it sends as root is about a crash and nothing else.
 
-/// No entry is longer: it fits in a datagram whatever net.core.wmem_max is, and in a message to the shim.
+/// Longest entry in bytes. It fits into a datagram with any value of net.core.wmem_max, and into a message to the shim.
 pub const MAX_ENTRY: usize = 48 * 1024;
+/// `SD_MESSAGE_COREDUMP` (sd-messages.h), "Process PID (COMM) of user UID dumped core": the only kind of entry that the shim
+/// sends.
+pub const MESSAGE_ID: &str = "fc2e22bc6ee647b6b90729ab34a250b1";
+/// `LOG_CRIT` (syslog(3)).
+pub const PRIORITY: &str = "2";
+/// `SYSLOG_IDENTIFIER` of every entry.
+pub const IDENTIFIER: &str = "coreward";
 
-/// Adds `NAME=value` to an entry. A value with a newline is written with its length in front of it.
+/// Appends `NAME=value` to an entry. A value that contains a newline is written with its length (`u64`) in front of it.
 pub fn push_field(entry: &mut Vec<u8>, name: &str, value: &[u8]) {
     entry.extend_from_slice(name.as_bytes());
     if value.contains(&b'\n') {
         entry.push(b'\n');
-        entry.extend_from_slice(&(value.len() as u64).to_le_bytes());
+        let length = u64::try_from(value.len()).unwrap_or(u64::MAX);
+        entry.extend_from_slice(&length.to_le_bytes());
     } else {
         entry.push(b'=');
     }
@@ -17,50 +25,58 @@ pub fn push_field(entry: &mut Vec<u8>, name: &str, value: &[u8]) {
     entry.push(b'\n');
 }
 
-/// "Process PID (COMM) of user UID dumped core" (sd-messages.h), the only kind of entry that the shim sends.
-pub const MESSAGE_ID: &str = "fc2e22bc6ee647b6b90729ab34a250b1";
-/// Critical, as every crash of a service is to somebody (syslog(3)).
-pub const PRIORITY: &str = "2";
-/// The name under which Coreward speaks.
-pub const IDENTIFIER: &str = "coreward";
+/// The names and values of an entry, in order. `None` where the entry is malformed; nothing follows it.
+pub fn fields(entry: &[u8]) -> impl Iterator<Item = Option<(&[u8], &[u8])>> {
+    let mut rest = entry;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let Some((name, value, after)) = split_first_field(rest) else {
+            rest = &[];
+            return Some(None);
+        };
+        rest = after;
+        Some(Some((name, value)))
+    })
+}
 
-/// Whether `entry` is one about a crash, under Coreward's own name.
+/// Whether `entry` is about a crash, under Coreward's own name.
 ///
-/// The journal believes what root says: about other units (`OBJECT_PID=`, `UNIT=`), or as another program
-/// (`SYSLOG_IDENTIFIER=`). So the shim lends its uid only to `COREDUMP_*`, `COREWARD_*`, a `MESSAGE` and these three values.
+/// journald believes what root sends, also about other units (`OBJECT_PID=`, `UNIT=`) and other programs
+/// (`SYSLOG_IDENTIFIER=`). An entry may therefore only have fields named `COREDUMP_*`, `COREWARD_*` and `MESSAGE`, and
+/// [`MESSAGE_ID`], [`PRIORITY`] and [`IDENTIFIER`] with exactly these values.
 pub fn is_about_a_crash(entry: &[u8]) -> bool {
     if entry.len() > MAX_ENTRY {
         return false;
     }
-    let mut rest = entry;
-    let mut is_crash = false;
-    while !rest.is_empty() {
-        let Some((name, value, after)) = next_field(rest) else { return false };
-        let legal = name.iter().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || *byte == b'_');
-        let allowed = match name {
+    let mut has_message_id = false;
+    for field in fields(entry) {
+        let Some((name, value)) = field else { return false };
+        let is_valid_name = name.iter().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || *byte == b'_');
+        let is_allowed = match name {
             b"MESSAGE_ID" => value == MESSAGE_ID.as_bytes(),
             b"PRIORITY" => value == PRIORITY.as_bytes(),
             b"SYSLOG_IDENTIFIER" => value == IDENTIFIER.as_bytes(),
             b"MESSAGE" => true,
             _ => name.starts_with(b"COREDUMP_") || name.starts_with(b"COREWARD_"),
         };
-        if !allowed || !legal {
+        if !is_allowed || !is_valid_name {
             return false;
         }
-        is_crash |= name == b"MESSAGE_ID";
-        rest = after;
+        has_message_id |= name == b"MESSAGE_ID";
     }
-    is_crash
+    has_message_id
 }
 
-/// The first field's name and value, and what comes after the field.
-fn next_field(entry: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+/// The name and value of the first field, and the bytes after it.
+fn split_first_field(entry: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     let end = entry.iter().position(|byte| matches!(byte, b'=' | b'\n'))?;
-    let (name, rest) = entry.split_at(end);
+    let (name, rest) = entry.split_at_checked(end)?;
     let (separator, rest) = rest.split_first()?;
     if *separator == b'=' {
-        let end = rest.iter().position(|byte| *byte == b'\n')?;
-        return Some((name, &rest[..end], &rest[end + 1..]));
+        let mut parts = rest.splitn(2, |byte| *byte == b'\n');
+        return Some((name, parts.next()?, parts.next()?));
     }
     let (length, rest) = rest.split_first_chunk::<8>()?;
     let (value, rest) = rest.split_at_checked(usize::try_from(u64::from_le_bytes(*length)).ok()?)?;

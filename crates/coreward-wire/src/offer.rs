@@ -1,16 +1,16 @@
-//! The offer of a crash: what the kernel told the shim, and what the shim read where nothing can hang.
+//! The offer of a crash: what the kernel told the shim, and what the shim read in places where a read cannot block.
 
 use super::details::Details;
-use super::field::{Field, Fields, Writer};
-use super::{Kind, MAX_CHECKPOINT, WireError};
+use super::field::{Field, FieldReader, PayloadWriter, truncated};
+use super::{Kind, MAX_CHECKPOINT, MAX_FDS, WireError};
 use nix::unistd::{Gid, Pid, Uid};
 use std::time::Duration;
 
-/// What a descriptor of an offer is. The list in the payload has the order of the SCM_RIGHTS message.
+/// The kind of a descriptor. A payload lists the kinds in the order of the descriptors in the `SCM_RIGHTS` message (unix(7)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum FdKind {
-    /// The crashed process.
+    /// A pidfd of the crashed process.
     Pidfd = 2,
     /// `/proc/PID/mem`.
     Mem = 3,
@@ -20,15 +20,16 @@ pub enum FdKind {
     Pagemap = 5,
     /// `/proc/PID/auxv`.
     Auxv = 6,
-    /// `/proc/PID/cmdline`: process memory, so reading it may wait for a dead mount. Never read by the shim.
+    /// `/proc/PID/cmdline`. The kernel reads it from process memory, which may be backed by a dead mount, so reading it may
+    /// block; the shim never reads it.
     Cmdline = 7,
     /// The first bytes of the core, taken out of the pipe for an earlier daemon ([`super::Request::Head`]).
     Head = 8,
-    /// Kept for an earlier daemon: the core's file, as far as it was written when the process was released.
+    /// Part of a checkpoint: the core's file, as far as it was written when the process was released.
     CheckpointFile = 9,
-    /// Kept for an earlier daemon: what of the core is in memory.
+    /// Part of a checkpoint: bytes of the core that are in memory.
     CheckpointMemory = 10,
-    /// Kept for an earlier daemon: what of the core is on disk, uncompressed.
+    /// Part of a checkpoint: bytes of the core that were spilled to disk uncompressed.
     CheckpointSpill = 11,
 }
 
@@ -42,19 +43,22 @@ impl FdKind {
             .find(|kind| *kind as u8 == number)
     }
 
-    /// The value of a field with these kinds.
-    pub(super) fn numbers(kinds: &[Self]) -> Vec<u8> {
+    /// Encodes these kinds as the value of a field, one byte per kind.
+    pub(super) fn to_bytes(kinds: &[Self]) -> Vec<u8> {
         kinds.iter().map(|kind| *kind as u8).collect()
     }
 
-    /// The kinds in a field.
-    pub(super) fn list(field: &Field<'_>) -> Result<Vec<Self>, WireError> {
+    /// Decodes the kinds in a field.
+    pub(super) fn from_field(field: &Field<'_>) -> Result<Vec<Self>, WireError> {
+        if field.value.len() > MAX_FDS {
+            return Err(field.invalid());
+        }
         let kinds = field.value.iter().map(|number| Self::from_number(*number));
         kinds.collect::<Option<_>>().ok_or_else(|| field.invalid())
     }
 }
 
-/// Which namespaces of the process are not the shim's own, that is not the host's (namespaces(7)).
+/// Which namespaces of the process differ from the host's (namespaces(7)).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Namespaces {
     /// Another PID namespace.
@@ -63,7 +67,7 @@ pub struct Namespaces {
     pub user: bool,
     /// Another mount namespace.
     pub mount: bool,
-    /// At least one could not be read, so nothing above is sure.
+    /// At least one namespace could not be read, so the other fields may be wrong.
     pub unknown: bool,
 }
 
@@ -77,40 +81,42 @@ impl Namespaces {
     }
 }
 
-/// A crash as the shim offers it. Bytes are as the kernel gave them: hostile.
+/// A crash as the shim offers it. Bytes are exactly as the kernel gave them: treat them as hostile.
+///
+/// Letters with a percent sign are the specifiers of core_pattern (core(5)).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Offer {
-    /// 1 for the first offer; each broken connection counts one.
+    /// 1 for the first offer of a crash; the shim increments it after each broken connection.
     pub attempt: u32,
-    /// The pipe is closed already: there is nothing to capture any more.
+    /// The core pipe is closed: there is nothing left to capture.
     pub released: bool,
-    /// The core was cut when it was spooled.
+    /// The core was truncated when it was saved in the spool.
     pub cut: bool,
-    /// When the shim started, since boot.
+    /// When the shim started, in time since boot (CLOCK_BOOTTIME).
     pub started: Duration,
-    /// The boot (`/proc/sys/kernel/random/boot_id` without hyphens).
+    /// The boot: `/proc/sys/kernel/random/boot_id` without hyphens.
     pub boot_id: String,
-    /// `%P`, in the initial PID namespace.
+    /// `%P`: PID in the initial PID namespace.
     pub pid: Option<Pid>,
-    /// `%I`.
+    /// `%I`: TID of the crashed thread in the initial PID namespace.
     pub tid: Option<Pid>,
-    /// `%u`, the real uid, in the initial user namespace.
+    /// `%u`: real UID in the initial user namespace.
     pub uid: Option<Uid>,
-    /// `%g`.
+    /// `%g`: real GID in the initial user namespace.
     pub gid: Option<Gid>,
-    /// `%s`.
+    /// `%s`: number of the signal.
     pub signal: Option<u32>,
-    /// `%t`, seconds since 1970.
+    /// `%t`: time of the crash in seconds since 1970.
     pub time: u64,
-    /// `%c`, RLIMIT_CORE in bytes.
+    /// `%c`: soft RLIMIT_CORE in bytes.
     pub core_limit: u64,
-    /// `%d`: 1 only where the process never changed its privilege (PR_GET_DUMPABLE in prctl(2)).
+    /// `%d`: dump mode; 1 only if the process never changed its privileges (PR_GET_DUMPABLE, prctl(2)).
     pub dumpable: Option<u32>,
-    /// Start of the process in clock ticks since boot (field 22 of `/proc/PID/stat`).
+    /// Start time of the process in clock ticks since boot (field 22 of `/proc/PID/stat`, proc_pid_stat(5)).
     pub start_time: u64,
-    /// `%h`, of the process' UTS namespace.
+    /// `%h`: host name, of the process' UTS namespace.
     pub hostname: Vec<u8>,
-    /// `/proc/PID/comm`.
+    /// Name of the thread group leader, from `/proc/PID/stat`.
     pub comm: Vec<u8>,
     /// Target of `/proc/PID/exe`.
     pub exe: Vec<u8>,
@@ -118,18 +124,20 @@ pub struct Offer {
     pub root: Vec<u8>,
     /// `/proc/PID/cgroup`.
     pub cgroup: Vec<u8>,
-    /// What differs from the host's.
+    /// Which namespaces differ from the host's.
     pub namespaces: Namespaces,
-    /// What the shim could not get, in words.
+    /// The shim's warnings: what could not be read or opened, and why.
     pub warnings: Vec<String>,
-    /// What is only looked up where it is asked for ([`super::Request::Details`]), or where the shim saves the crash alone.
+    /// Texts that the shim reads only on request ([`super::Request::Details`]), or when it saves the crash in the spool.
     pub details: Details,
-    /// What an earlier daemon knew when it let the process go ([`super::DaemonMessage::Release`]); empty: none got so far.
+    /// The checkpoint of an earlier daemon ([`super::DaemonMessage::Release`]). Empty if there is none.
     pub checkpoint: Vec<u8>,
 }
 
-/// Longest value of one text field; `/proc` texts and paths are cut to it (PATH_MAX).
+/// Longest text field in bytes (PATH_MAX). Longer texts are truncated.
 pub const MAX_TEXT: usize = 4096;
+/// Length of a boot id without hyphens.
+const BOOT_ID_LEN: usize = 32;
 
 const FDS: u16 = 1;
 const ATTEMPT: u16 = 2;
@@ -155,23 +163,23 @@ const NAMESPACES: u16 = 24;
 const CHECKPOINT: u16 = 26;
 
 impl Offer {
-    /// The message, for descriptors of these kinds in this order.
+    /// Encodes the message with its header, for descriptors of these kinds in this order.
     pub fn encode(&self, fds: &[FdKind]) -> Vec<u8> {
-        let mut writer = Writer::new()
-            .bytes(FDS, &FdKind::numbers(fds))
+        let mut writer = PayloadWriter::new()
+            .bytes(FDS, &FdKind::to_bytes(fds))
             .number(ATTEMPT, u64::from(self.attempt))
             .number(RELEASED, u64::from(self.released))
             .number(CUT, u64::from(self.cut))
             .number(STARTED, u64::try_from(self.started.as_nanos()).unwrap_or(u64::MAX))
             .bytes(BOOT_ID, self.boot_id.as_bytes())
-            .maybe(PID, self.pid.map(|pid| pid.as_raw().cast_unsigned()))
-            .maybe(TID, self.tid.map(|tid| tid.as_raw().cast_unsigned()))
-            .maybe(UID, self.uid.map(Uid::as_raw))
-            .maybe(GID, self.gid.map(Gid::as_raw))
-            .maybe(SIGNAL, self.signal)
+            .optional_pid(PID, self.pid)
+            .optional_pid(TID, self.tid)
+            .optional_number(UID, self.uid.map(Uid::as_raw))
+            .optional_number(GID, self.gid.map(Gid::as_raw))
+            .optional_number(SIGNAL, self.signal)
             .number(TIME, self.time)
             .number(CORE_LIMIT, self.core_limit)
-            .maybe(DUMPABLE, self.dumpable)
+            .optional_number(DUMPABLE, self.dumpable)
             .number(START_TIME, self.start_time)
             .number(NAMESPACES, self.namespaces.bits());
         let texts = [
@@ -182,31 +190,31 @@ impl Offer {
             (CGROUP, &self.cgroup),
         ];
         for (tag, text) in texts {
-            writer = writer.bytes(tag, &text[..text.len().min(MAX_TEXT)]);
+            writer = writer.bytes(tag, truncated(text, MAX_TEXT));
         }
-        writer = self.details.write(writer, &self.warnings);
+        writer = self.details.write_to(writer, &self.warnings);
         if !self.checkpoint.is_empty() {
-            writer = writer.bytes(CHECKPOINT, &self.checkpoint[..self.checkpoint.len().min(MAX_CHECKPOINT)]);
+            writer = writer.bytes(CHECKPOINT, truncated(&self.checkpoint, MAX_CHECKPOINT));
         }
-        writer.message(Kind::Offer, fds.len())
+        writer.into_message(Kind::Offer, fds.len())
     }
 
-    /// The offer in a payload, and what its descriptors are.
+    /// Decodes the payload of an offer: the offer, and the kinds of its descriptors.
     ///
     /// # Errors
-    /// A field that is cut or has an invalid value, a missing boot id, an unknown kind of descriptor.
+    /// A field that is cut off or has an invalid value, a missing boot id, an unknown kind of descriptor.
     pub fn decode(payload: &[u8]) -> Result<(Self, Vec<FdKind>), WireError> {
         let mut offer = Self::default();
         let mut fds = Vec::new();
-        for field in Fields::of(payload) {
+        for field in FieldReader::new(payload) {
             let field = field?;
             match field.tag {
-                FDS => fds = FdKind::list(&field)?,
+                FDS => fds = FdKind::from_field(&field)?,
                 ATTEMPT => offer.attempt = field.number32()?,
-                RELEASED => offer.released = field.number()? != 0,
-                CUT => offer.cut = field.number()? != 0,
+                RELEASED => offer.released = field.flag()?,
+                CUT => offer.cut = field.flag()?,
                 STARTED => offer.started = Duration::from_nanos(field.number()?),
-                BOOT_ID => offer.boot_id = field.text()?,
+                BOOT_ID => offer.boot_id = field.text(MAX_TEXT)?,
                 PID => offer.pid = Some(field.pid()?),
                 TID => offer.tid = Some(field.pid()?),
                 UID => offer.uid = Some(Uid::from_raw(field.number32()?)),
@@ -216,18 +224,19 @@ impl Offer {
                 CORE_LIMIT => offer.core_limit = field.number()?,
                 DUMPABLE => offer.dumpable = Some(field.number32()?),
                 START_TIME => offer.start_time = field.number()?,
-                HOSTNAME => offer.hostname = field.value.to_vec(),
-                COMM => offer.comm = field.value.to_vec(),
-                EXE => offer.exe = field.value.to_vec(),
-                ROOT => offer.root = field.value.to_vec(),
-                CGROUP => offer.cgroup = field.value.to_vec(),
+                HOSTNAME => offer.hostname = field.bytes(MAX_TEXT),
+                COMM => offer.comm = field.bytes(MAX_TEXT),
+                EXE => offer.exe = field.bytes(MAX_TEXT),
+                ROOT => offer.root = field.bytes(MAX_TEXT),
+                CGROUP => offer.cgroup = field.bytes(MAX_TEXT),
                 NAMESPACES => offer.namespaces = Namespaces::from_bits(field.number()?),
-                CHECKPOINT => offer.checkpoint = field.value.to_vec(),
-                _ => offer.details.read(&field, &mut offer.warnings)?,
+                CHECKPOINT => offer.checkpoint = field.bytes(MAX_CHECKPOINT),
+                _ => offer.details.read_field(&field, &mut offer.warnings)?,
             }
         }
-        let is_id = offer.boot_id.len() == 32 && offer.boot_id.bytes().all(|byte| byte.is_ascii_hexdigit());
-        if !is_id {
+        let is_boot_id =
+            offer.boot_id.len() == BOOT_ID_LEN && offer.boot_id.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if !is_boot_id {
             return Err(WireError::Missing(BOOT_ID));
         }
         Ok((offer, fds))

@@ -1,19 +1,19 @@
-//! Where shim and daemon meet, and the `core_pattern` that starts the shim.
+//! The paths that the shim, the daemon and the command share, and the `core_pattern` that makes the kernel start the shim.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// What the shim wants to hear from the kernel, in the order of its arguments (core(5)). `%F` comes last: kernels before
-/// 6.16 expand it to nothing.
+/// The shim's arguments as specifiers of core_pattern (core(5)), in their order. `%F` comes last because kernels before 6.16
+/// expand it to nothing.
 pub const SPECIFIERS: &str = "%P %I %u %g %s %t %c %d %h %F";
-/// The kernel cuts longer patterns without a word (CORENAME_MAX_SIZE less the NUL, fs/coredump.c).
+/// Longest pattern in bytes. The kernel silently truncates a longer one (CORENAME_MAX_SIZE less the NUL, fs/coredump.c).
 pub const MAX_PATTERN: usize = 127;
 
-/// The directory below which every path lies: `/`, or the tree of a test (`--root`).
+/// The directory that every path is relative to: `/`, or a directory of a test (`--root`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Root(PathBuf);
 
-/// A pattern that the kernel would cut.
+/// A `core_pattern` that the kernel would truncate.
 #[derive(Debug)]
 pub struct PatternTooLong {
     length: usize,
@@ -25,7 +25,7 @@ impl fmt::Display for PatternTooLong {
         let Self { length, shim } = self;
         write!(
             f,
-            "core_pattern would have {length} bytes, the kernel takes {MAX_PATTERN}: choose a shorter path than {shim}"
+            "core_pattern would have {length} bytes, the kernel takes at most {MAX_PATTERN}: choose a shorter path than {shim}"
         )
     }
 }
@@ -39,12 +39,12 @@ impl Default for Root {
 }
 
 impl Root {
-    /// The tree below `dir`.
+    /// Paths relative to `dir`.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self(dir.into())
     }
 
-    /// Whether this is the machine itself and no test tree.
+    /// Whether this is `/`, and not the directory of a test.
     pub fn is_system(&self) -> bool {
         self.0 == Path::new("/")
     }
@@ -54,22 +54,22 @@ impl Root {
         &self.0
     }
 
-    /// `path` (written from `/`) in this tree.
+    /// The absolute `path` below this root.
     pub fn join(&self, path: &str) -> PathBuf {
         self.0.join(path.trim_start_matches('/'))
     }
 
-    /// The intake stream.
+    /// The intake socket: a Unix stream socket on which the daemon accepts offers.
     pub fn intake_socket(&self) -> PathBuf {
         self.join("/run/coreward/intake.sock")
     }
 
-    /// Runtime directory: the socket, what `coreward register` remembers.
+    /// The runtime directory: the intake socket, and the kernel settings that `coreward register` saved.
     pub fn run_dir(&self) -> PathBuf {
         self.join("/run/coreward")
     }
 
-    /// State directory.
+    /// The state directory: stored cores, the catalog, the spool.
     pub fn state_dir(&self) -> PathBuf {
         self.join("/var/lib/coreward")
     }
@@ -79,20 +79,20 @@ impl Root {
         self.join("/run/systemd/journal/socket")
     }
 
-    /// The daemon's program: a crash of it is never offered to it.
+    /// The daemon's executable.
     pub fn daemon_exe(&self) -> PathBuf {
         self.join("/usr/libexec/coreward/corewardd")
     }
 
-    /// The shim's program.
+    /// The shim's executable.
     pub fn shim_exe(&self) -> PathBuf {
         self.join("/usr/libexec/coreward/coreward-shim")
     }
 
-    /// The `core_pattern` that makes the kernel start `shim`.
+    /// The `core_pattern` with which the kernel starts `shim` for each crash.
     ///
     /// # Errors
-    /// A pattern longer than the kernel takes.
+    /// A pattern of more than [`MAX_PATTERN`] bytes.
     pub fn core_pattern(&self, shim: &Path) -> Result<String, PatternTooLong> {
         let root = if self.is_system() { String::new() } else { format!(" --root {}", self.0.display()) };
         let pattern = format!("|{}{root} {SPECIFIERS}", shim.display());
@@ -103,7 +103,8 @@ impl Root {
     }
 }
 
-/// Name of the directory, in the state directory and in the runtime directory, where the shim saves what no daemon took.
+/// Name of the spool directory, in the state directory and in the runtime directory: the shim saves crashes there that no
+/// daemon took.
 pub const SPOOL: &str = "spool";
-/// Ending of a spooled crash: the offer as it is sent over the stream, then the bytes of the core.
+/// Suffix of a spooled crash. The file holds the offer exactly as it is sent to the daemon, then the bytes of the core.
 pub const SPOOL_SUFFIX: &str = ".spool";

@@ -1,4 +1,4 @@
-//! Messages survive the way, and nothing that arrives makes a reader panic.
+//! Messages arrive as they were sent, and no bytes make a reader panic.
 
 use super::journal::{MAX_ENTRY, is_about_a_crash, push_field};
 use super::*;
@@ -85,11 +85,11 @@ proptest! {
         if let Some(header) = bytes.first_chunk() {
             let _ = Header::decode(header);
         }
-        // And a true message with one byte changed.
+        // And a valid message with one byte changed.
         let offer = Offer { boot_id: "0".repeat(32), exe: b"/usr/bin/x".to_vec(), ..Offer::default() };
         let mut message = offer.encode(&[]);
-        let place = at % message.len();
-        message[place] = byte;
+        let at = at % message.len();
+        message[at] = byte;
         let _ = Header::decode(message.first_chunk().unwrap());
         let _ = Offer::decode(&message[HEADER_LEN..]);
     }
@@ -116,8 +116,8 @@ fn the_largest_offer_is_within_the_limit() {
 }
 
 #[test]
-fn answers_and_replies_arrive_as_they_were_sent() {
-    for answer in [
+fn daemon_messages_and_replies_arrive_as_they_were_sent() {
+    for sent in [
         DaemonMessage::Taken,
         DaemonMessage::Busy,
         DaemonMessage::Request(Request::Core),
@@ -133,9 +133,9 @@ fn answers_and_replies_arrive_as_they_were_sent() {
         DaemonMessage::Rejected { reason: "because".to_owned() },
         DaemonMessage::Unavailable { reason: "because".to_owned() },
     ] {
-        let message = answer.encode();
+        let message = sent.encode();
         let (header, payload) = payload(&message);
-        assert_eq!(DaemonMessage::decode(header.kind, payload), Ok(answer));
+        assert_eq!(DaemonMessage::decode(header.kind, payload), Ok(sent));
     }
     let details = Details { cwd: b"/".to_vec(), open_fds: b"3 -> pipe:[1]\n".to_vec(), ..Details::default() };
     let warnings = vec!["limits can't be read".to_owned()];
@@ -175,4 +175,38 @@ fn an_entry_that_is_too_long_or_cut_is_none() {
     for end in first + 1..entry.len() {
         assert!(!is_about_a_crash(&entry[..end]), "{end}");
     }
+}
+
+#[test]
+fn a_release_without_the_field_needs_an_acknowledgement_and_quiet_means_none() {
+    const QUIET: [u8; 14] = [9, 0, 8, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0];
+    let needs_ack = |payload: &[u8]| match DaemonMessage::decode(Kind::Release, payload) {
+        Ok(DaemonMessage::Release { needs_ack, .. }) => needs_ack,
+        other => panic!("{other:?}"),
+    };
+    assert!(needs_ack(&[]));
+    assert!(!needs_ack(&QUIET));
+}
+
+#[test]
+fn texts_over_the_limit_are_truncated_by_the_reader_too() {
+    let long = Offer { boot_id: "0".repeat(32), exe: vec![b'x'; MAX_TEXT], ..Offer::default() };
+    let mut message = long.encode(&[]);
+    // A second executable, longer than any writer of ours makes it.
+    message.extend_from_slice(&[18, 0]);
+    message.extend_from_slice(&u32::try_from(MAX_TEXT + 1).unwrap().to_le_bytes());
+    message.extend_from_slice(&vec![b'y'; MAX_TEXT + 1]);
+    assert_eq!(Offer::decode(&message[HEADER_LEN..]).unwrap().0.exe, vec![b'y'; MAX_TEXT]);
+}
+
+#[test]
+fn fields_of_an_entry_are_read_as_they_were_pushed() {
+    let pushed = [("MESSAGE", &b"one line"[..]), ("COREDUMP_CMDLINE", b"two\nlines"), ("COREDUMP_COMM", b"a=b")];
+    let mut entry = Vec::new();
+    for (name, value) in pushed {
+        push_field(&mut entry, name, value);
+    }
+    let read: Vec<_> = journal::fields(&entry).map(Option::unwrap).collect();
+    assert_eq!(read, pushed.map(|(name, value)| (name.as_bytes(), value)));
+    assert!(journal::fields(&entry[..entry.len() - 1]).any(|field| field.is_none()));
 }

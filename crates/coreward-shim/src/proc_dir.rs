@@ -1,0 +1,88 @@
+//! The directory `/proc/PID` of the crashed process. It belongs to that process for as long as it is open, whoever gets the PID
+//! later.
+
+use super::warning::{ShimWarning, errno_of};
+use coreward_sys::openat::{self, read_link_at};
+use coreward_wire::{FdKind, MAX_TEXT};
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
+use nix::unistd::Pid;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+/// An open `/proc/PID`.
+pub(super) struct ProcDir {
+    dir: OwnedFd,
+    /// The thread that crashed. A main thread that has exited has no memory, links or descriptors any more; then this one has.
+    tid: Option<Pid>,
+}
+
+impl ProcDir {
+    pub(super) fn open(pid: Pid, tid: Option<Pid>) -> io::Result<Self> {
+        Ok(Self { dir: openat::open_dir(Path::new(&format!("/proc/{pid}")))?, tid })
+    }
+
+    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+
+    /// Opens these files. A file that cannot be opened is left out, with a warning.
+    pub(super) fn open_files(
+        &self,
+        files: &[(FdKind, &'static str)],
+        warnings: &mut Vec<ShimWarning>,
+    ) -> Vec<(FdKind, OwnedFd)> {
+        // One more for the pidfd, which the caller adds.
+        let mut fds = Vec::with_capacity(files.len() + 1);
+        for (kind, name) in files {
+            match self.in_main_or_crashed_thread(name, |name| open_at(self.as_fd(), name)) {
+                Ok(fd) => fds.push((*kind, fd)),
+                Err(errno) => warnings.push(ShimWarning::Open { what: name, errno }),
+            }
+        }
+        fds
+    }
+
+    /// The file `name`, up to [`MAX_TEXT`] bytes. After an error it is as long as was read before.
+    pub(super) fn read_text(&self, name: &'static str, warnings: &mut Vec<ShimWarning>) -> Vec<u8> {
+        let (text, outcome) = read_text_at(self.as_fd(), name);
+        if let Err(error) = outcome {
+            warnings.push(ShimWarning::Read { what: name, errno: errno_of(&error) });
+        }
+        text
+    }
+
+    /// The target of the link `name`. Empty if it cannot be read.
+    pub(super) fn read_link(&self, name: &'static str, warnings: &mut Vec<ShimWarning>) -> Vec<u8> {
+        let target = self.in_main_or_crashed_thread(name, |name| read_link_at(self.as_fd(), name));
+        target.unwrap_or_else(|errno| {
+            warnings.push(ShimWarning::Read { what: name, errno });
+            Vec::new()
+        })
+    }
+
+    /// Calls `access` with `name`, and if that fails with the path of the same file in the thread that crashed.
+    pub(super) fn in_main_or_crashed_thread<T>(
+        &self,
+        name: &str,
+        access: impl Fn(&str) -> nix::Result<T>,
+    ) -> nix::Result<T> {
+        access(name).or_else(|errno| access(&format!("task/{}/{name}", self.tid.ok_or(errno)?)))
+    }
+}
+
+fn open_at(dir: BorrowedFd<'_>, name: &str) -> nix::Result<OwnedFd> {
+    openat(dir, name, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+}
+
+/// Reads a file up to [`MAX_TEXT`] bytes, and returns what was read before an error as well.
+pub(super) fn read_text_at(dir: BorrowedFd<'_>, name: &str) -> (Vec<u8>, io::Result<()>) {
+    // The whole capacity at once: read_to_end would otherwise start with several small reads.
+    let mut text = Vec::with_capacity(MAX_TEXT);
+    let file = open_at(dir, name).map_err(io::Error::from);
+    let outcome = file.and_then(|fd| File::from(fd).take(MAX_TEXT as u64).read_to_end(&mut text));
+    text.shrink_to_fit();
+    (text, outcome.map(drop))
+}
