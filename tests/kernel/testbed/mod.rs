@@ -33,11 +33,13 @@ pub struct TestBed {
 impl TestBed {
     /// # Panics
     /// The test is not run by root. A kernel test that cannot run fails, so that no run passes without testing anything.
+    #[track_caller]
     pub fn new() -> Self {
         Self::with_shim("shim")
     }
 
     /// A test bed that also stores, as `kernel/PID`, the core of each crash exactly as the kernel writes it.
+    #[track_caller]
     pub fn with_kernel_cores() -> Self {
         let bed = Self::with_shim("shim.both");
         fs::create_dir(bed.path("kernel")).expect("a directory");
@@ -45,6 +47,7 @@ impl TestBed {
         bed
     }
 
+    #[track_caller]
     fn with_shim(helper: &str) -> Self {
         assert!(
             nix::unistd::geteuid().is_root(),
