@@ -14,7 +14,7 @@ const MAX_TABLE: u64 = 4096;
 const NAME: u64 = 256;
 
 /// The stretches of memory that the list and its names are in, found from the program's own headers (`at`, `count`). `read` reads
-/// a stretch of memory, whole or not at all. Hostile memory yields at most `MAX_LIBRARIES` entries.
+/// a stretch of memory, whole or not at all. Hostile memory yields at most [`MAX_LIBRARIES`] entries.
 pub fn link_map(at: u64, count: u64, mut read: impl FnMut(u64, usize) -> Option<Vec<u8>>) -> Vec<Range<u64>> {
     let mut found = Vec::new();
     follow(at, count, &mut read, &mut found);

@@ -7,10 +7,10 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// As `send_to`, again and again while the reader is behind, `patience` at most.
+/// As [`send_to`], again and again while the reader is behind, `patience` at most.
 ///
 /// # Errors
-/// As `send_to`.
+/// As [`send_to`].
 pub fn send_patiently(path: &Path, datagram: &[u8], patience: Duration) -> io::Result<()> {
     const PAUSE: Duration = Duration::from_millis(50);
     let begun = Instant::now();
