@@ -24,6 +24,7 @@ pub struct CgroupInfo {
 }
 
 /// Reads `/proc/PID/cgroup` (cgroups(7)): the unified hierarchy if the process is in it, else systemd's own.
+#[must_use]
 pub fn parse(text: &str) -> CgroupInfo {
     let path_of = |prefix: &str| text.lines().find_map(|line| line.strip_prefix(prefix)).filter(|path| *path != "/");
     let named = text.lines().find_map(|line| line.split_once(":name=systemd:").map(|(_, path)| path));

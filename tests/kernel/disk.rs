@@ -22,13 +22,13 @@ fn max_use_evicts_redundant_cores_first_and_keeps_their_records() {
     }
     bed.wait_for(7);
     // Each of the six cores takes 5 MB.
-    let states = || bed.crashes().iter().map(|listed| listed.core_state).collect::<Vec<_>>();
-    eventually(Duration::from_secs(5), || states().iter().filter(|state| **state == CoreState::Evicted).count() == 3);
     use CoreState::{Evicted, Stored};
+    let states = || bed.crashes().iter().map(|listed| listed.core_state).collect::<Vec<_>>();
+    eventually(Duration::from_secs(5), || states().iter().filter(|state| **state == Evicted).count() == 3);
     assert_eq!(states(), [Stored, Stored, Evicted, Evicted, Evicted, Stored, Stored], "the first and the newest stay");
     let total = total(&bed);
     assert!(total <= 17 << 20, "{total}");
-    assert_eq!(daemon.metric("coreward_stored_bytes", ""), total as f64);
+    assert_eq!(daemon.count("coreward_stored_bytes", ""), total);
     assert_eq!(
         daemon.metric("coredump_process_count", "core_exists=\"true\""),
         7.0,
@@ -154,7 +154,7 @@ fn a_full_disk_is_recorded_as_the_reason() {
     let daemon = bed.daemon();
     // Another program fills the disk up to the last 6 MiB.
     let free = nix::sys::statvfs::statvfs(&bed.root.state_dir()).unwrap();
-    let free = free.blocks_available() as u64 * free.fragment_size() as u64;
+    let free = free.blocks_available() * free.fragment_size();
     let ballast = bed.path("var/lib/coreward/ballast");
     run_tool("fallocate", &["-l", &(free - (6 << 20)).to_string(), ballast.to_str().unwrap()]);
     for _ in 0..3 {
@@ -287,7 +287,7 @@ fn a_lost_or_damaged_catalog_is_rebuilt_from_the_cores() {
         let daemon = bed.daemon();
         let crashes = bed.wait_for(before + 1);
         assert!(crashes.iter().all(|listed| listed.core_state == CoreState::Stored), "{damage}");
-        assert_eq!(daemon.metric("coredump_process_count", "core_exists=\"true\""), (before + 1) as f64, "{damage}");
+        assert_eq!(daemon.count("coredump_process_count", "core_exists=\"true\""), before as u64 + 1, "{damage}");
         daemon.stop();
         bed.clear_sockets();
     }

@@ -58,7 +58,7 @@ fn of_200_crashes_all_are_counted_and_ten_stored() {
 }
 
 /// The number of crashes in a storm: COREWARD_STORM, by default 2000.
-fn storm_size() -> usize {
+fn storm_size() -> u64 {
     std::env::var("COREWARD_STORM").ok().and_then(|text| text.parse().ok()).unwrap_or(2000)
 }
 
@@ -74,7 +74,7 @@ fn a_storm_with_two_daemon_kills_is_counted_and_evicts_no_other_core() {
     let mut largest = 0;
     std::thread::scope(|scope| {
         let storm = scope.spawn(|| storm.output().unwrap());
-        let counted = || daemon.metric("coredump_process_count", "") as usize;
+        let counted = || daemon.count("coredump_process_count", "");
         for third in [1, 2] {
             eventually(Duration::from_secs(120), || counted() > count * third / 3);
             largest = largest.max(largest_size(daemon.pid()));
@@ -83,7 +83,7 @@ fn a_storm_with_two_daemon_kills_is_counted_and_evicts_no_other_core() {
         }
         println!("{count} crashes took {} ms", String::from_utf8_lossy(&storm.join().unwrap().stdout).trim());
     });
-    eventually(Duration::from_secs(120), || daemon.metric("coredump_process_count", "") as usize == count + 1);
+    eventually(Duration::from_secs(120), || daemon.count("coredump_process_count", "") == count + 1);
     largest = largest.max(largest_size(daemon.pid()));
     let groups = coreward::store::groups(&bed.root).unwrap();
     let other = |listed: &Listed| {
@@ -97,7 +97,7 @@ fn a_storm_with_two_daemon_kills_is_counted_and_evicts_no_other_core() {
         })
     };
     let others: Vec<String> = list(&bed.root, &Filter::default()).unwrap().iter().filter_map(other).collect();
-    assert_eq!(groups[0].count as usize, count, "one signature: {others:?}");
+    assert_eq!(groups[0].count, count, "one signature: {others:?}");
     assert!(groups[0].cores <= 10, "StormBurst= and StormStacks= are 5 by default: {}", groups[0].cores);
     assert_eq!(
         groups.iter().map(|group| group.cores).sum::<u64>(),

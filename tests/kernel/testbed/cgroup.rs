@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// A cgroup directly below the root of the hierarchy; removed when dropped.
-pub struct Cgroup {
+pub(crate) struct Cgroup {
     /// Where the test mounted the hierarchy of version 2. A mount of its own, so that the test does not depend on where
     /// the machine has it, or whether it is writable there.
     mount_point: PathBuf,
@@ -14,7 +14,7 @@ pub struct Cgroup {
 }
 
 impl Cgroup {
-    pub fn new(bed: &TestBed, name: &str) -> Self {
+    pub(crate) fn new(bed: &TestBed, name: &str) -> Self {
         let mount_point = bed.path("cgroup");
         std::fs::create_dir_all(&mount_point).expect("a mount point");
         run_tool("mount", &["-t", "cgroup2", "none", mount_point.to_str().expect("UTF-8")]);
@@ -24,7 +24,7 @@ impl Cgroup {
     }
 
     /// A command that runs `program` in this cgroup.
-    pub fn command(&self, program: &Path) -> Command {
+    pub(crate) fn command(&self, program: &Path) -> Command {
         let mut command = Command::new("sh");
         command.arg("-c").arg("echo $$ > \"$0\" && exec \"$1\"").arg(self.dir.join("cgroup.procs")).arg(program);
         command

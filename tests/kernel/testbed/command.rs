@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 /// Longest time that [`RunToEnd::run_to_end`] waits.
 const LIMIT: Duration = Duration::from_secs(60);
 
-pub trait RunToEnd {
+pub(crate) trait RunToEnd {
     /// Connects standard input, output and error to /dev/null.
     fn quiet(&mut self) -> &mut Self;
     /// Runs the command quietly and returns its exit status. After a minute the process is killed and the test fails.
@@ -42,19 +42,19 @@ fn wait(mut child: Child) -> ExitStatus {
 
 /// Runs a tool that must be installed and must succeed.
 #[track_caller]
-pub fn run_tool(tool: &str, arguments: &[&str]) {
+pub(crate) fn run_tool(tool: &str, arguments: &[&str]) {
     let output = Command::new(tool).args(arguments).output().unwrap_or_else(|error| panic!("{tool}: {error}"));
     assert!(output.status.success(), "{tool} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// Runs the `coreward` command on the tree of the test.
-pub fn coreward(bed: &TestBed, arguments: &[&str]) -> Output {
+pub(crate) fn coreward(bed: &TestBed, arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_coreward")).arg("--root").arg(bed.root.path()).args(arguments).output().unwrap()
 }
 
 /// The standard output of a command that must have succeeded.
 #[track_caller]
-pub fn text(output: &Output) -> String {
+pub(crate) fn text(output: &Output) -> String {
     assert!(output.status.success(), "{output:?}");
     String::from_utf8_lossy(&output.stdout).into_owned()
 }

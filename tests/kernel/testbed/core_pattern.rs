@@ -6,14 +6,14 @@ const PATTERN: &str = "/proc/sys/kernel/core_pattern";
 const LIMIT: &str = "/proc/sys/kernel/core_pipe_limit";
 
 /// The two sysctls, set; dropping it restores them.
-pub struct CorePattern {
+pub(crate) struct CorePattern {
     saved: [(&'static str, String); 2],
     /// Only one test of the machine may set them at a time.
     _lock: File,
 }
 
 impl CorePattern {
-    pub fn set(pattern: &str) -> Self {
+    pub(crate) fn set(pattern: &str) -> Self {
         let lock = File::create("/tmp/coreward-core-pattern.lock").expect("a lock file");
         lock.lock().expect("the lock");
         let saved = [PATTERN, LIMIT].map(|file| (file, fs::read_to_string(file).expect("a sysctl").trim().to_owned()));

@@ -14,7 +14,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// A running daemon and its manager; dropping it stops both.
-pub struct Daemon {
+pub(crate) struct Daemon {
     shared: Arc<Shared>,
     supervisor: Option<JoinHandle<()>>,
     metrics: SocketAddr,
@@ -56,7 +56,7 @@ impl Starter {
 }
 
 impl Daemon {
-    pub fn start(root: &Root) -> Self {
+    pub(crate) fn start(root: &Root) -> Self {
         let notify = UnixDatagram::bind(root.join("notify")).expect("a notify socket");
         let (sender, notifications) = channel();
         std::thread::spawn(move || {
@@ -91,7 +91,7 @@ impl Daemon {
 
     /// Waits until the daemon sends its manager a notification that contains `text`; returns the whole notification.
     #[track_caller]
-    pub fn wait_for_notification(&self, text: &str) -> String {
+    pub(crate) fn wait_for_notification(&self, text: &str) -> String {
         let notifications = self.notifications.lock().expect("the notifications");
         let begun = Instant::now();
         while let Some(left) = Duration::from_secs(20).checked_sub(begun.elapsed()) {
@@ -104,23 +104,23 @@ impl Daemon {
     }
 
     /// The notifications that the daemon sends within `time` from now on.
-    pub fn notifications_within(&self, time: Duration) -> Vec<String> {
+    pub(crate) fn notifications_within(&self, time: Duration) -> Vec<String> {
         let notifications = self.notifications.lock().expect("the notifications");
         notifications.try_iter().for_each(drop);
         std::thread::sleep(time);
         notifications.try_iter().collect()
     }
 
-    pub fn pid(&self) -> i32 {
+    pub(crate) fn pid(&self) -> i32 {
         i32::try_from(self.shared.child.lock().expect("the child").id()).expect("a PID")
     }
 
-    pub fn signal(&self, signal: nix::sys::signal::Signal) {
+    pub(crate) fn signal(&self, signal: nix::sys::signal::Signal) {
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid()), signal).expect("kill");
     }
 
     /// Stops the daemon with SIGTERM and starts no other; returns its exit status.
-    pub fn stop(mut self) -> Option<i32> {
+    pub(crate) fn stop(mut self) -> Option<i32> {
         self.terminate()
     }
 
@@ -135,7 +135,7 @@ impl Daemon {
     }
 
     /// Sends a request to the metrics socket and returns the response.
-    pub fn http(&self, request: &str) -> String {
+    pub(crate) fn http(&self, request: &str) -> String {
         let mut stream = TcpStream::connect(self.metrics).expect("the metrics socket");
         stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
         stream.write_all(request.as_bytes()).expect("a request");
@@ -145,17 +145,26 @@ impl Daemon {
     }
 
     /// The text of /metrics, with the response's header.
-    pub fn scrape(&self) -> String {
+    pub(crate) fn scrape(&self) -> String {
         self.http("GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
     }
 
     /// The sum of the samples of a metric whose lines contain `labels`.
-    pub fn metric(&self, name: &str, labels: &str) -> f64 {
+    pub(crate) fn metric(&self, name: &str, labels: &str) -> f64 {
+        self.samples(name, labels).iter().filter_map(|sample| sample.parse::<f64>().ok()).sum()
+    }
+
+    /// The same for a metric of whole numbers.
+    pub(crate) fn count(&self, name: &str, labels: &str) -> u64 {
+        self.samples(name, labels).iter().filter_map(|sample| sample.parse::<u64>().ok()).sum()
+    }
+
+    fn samples(&self, name: &str, labels: &str) -> Vec<String> {
         let text = self.scrape();
         let lines = text.lines().filter(|line| {
             line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])) && line.contains(labels)
         });
-        lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
+        lines.filter_map(|line| Some(line.rsplit_once(' ')?.1.to_owned())).collect()
     }
 }
 
@@ -166,7 +175,7 @@ impl Drop for Daemon {
 }
 
 /// The command of a daemon that is not restarted, for tests of how it exits.
-pub fn unsupervised(root: &Root, intake: &UnixListener) -> Command {
+pub(crate) fn unsupervised(root: &Root, intake: &UnixListener) -> Command {
     let mut command = Command::new("sh");
     command
         .args(["-c", "LISTEN_PID=$$ exec \"$@\" 3<&0 </dev/null", "sh"])

@@ -7,11 +7,11 @@ mod daemon;
 mod programs;
 mod volume;
 
-pub use cgroup::Cgroup;
-pub use command::{RunToEnd, coreward, run_tool, text};
-pub use daemon::{Daemon, unsupervised};
-pub use programs::{program, shim};
-pub use volume::Volume;
+pub(crate) use cgroup::Cgroup;
+pub(crate) use command::{RunToEnd, coreward, run_tool, text};
+pub(crate) use daemon::{Daemon, unsupervised};
+pub(crate) use programs::{program, shim};
+pub(crate) use volume::Volume;
 
 use core_pattern::CorePattern;
 use coreward::crash::Record;
@@ -23,8 +23,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// A temporary root directory. Until it is dropped, all crashes of the machine go to the shim in it.
-pub struct TestBed {
-    pub root: Root,
+pub(crate) struct TestBed {
+    pub(crate) root: Root,
     _core_pattern: CorePattern,
     dir: tempfile::TempDir,
     journal: UnixDatagram,
@@ -34,13 +34,13 @@ impl TestBed {
     /// # Panics
     /// The test is not run by root. A kernel test that cannot run fails, so that no run passes without testing anything.
     #[track_caller]
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with_shim("shim")
     }
 
     /// A test bed that also stores, as `kernel/PID`, the core of each crash exactly as the kernel writes it.
     #[track_caller]
-    pub fn with_kernel_cores() -> Self {
+    pub(crate) fn with_kernel_cores() -> Self {
         let bed = Self::with_shim("shim.both");
         fs::create_dir(bed.path("kernel")).expect("a directory");
         fs::copy(program("both"), bed.dir.path().join("shim.both")).expect("a helper");
@@ -79,35 +79,35 @@ impl TestBed {
     }
 
     /// A path below the root.
-    pub fn path(&self, path: &str) -> PathBuf {
+    pub(crate) fn path(&self, path: &str) -> PathBuf {
         self.root.join(path)
     }
 
     /// Writes the main configuration file.
-    pub fn configure(&self, text: &str) {
+    pub(crate) fn configure(&self, text: &str) {
         fs::create_dir_all(self.path("etc/coreward")).expect("etc");
         fs::write(self.path("etc/coreward/coreward.conf"), text).expect("the configuration");
     }
 
     /// Starts a daemon, and the next one whenever it ends, as systemd does.
-    pub fn daemon(&self) -> Daemon {
+    pub(crate) fn daemon(&self) -> Daemon {
         Daemon::start(&self.root)
     }
 
     /// Removes the sockets of a daemon that was stopped, so that [`Self::daemon`] can be called again.
-    pub fn clear_sockets(&self) {
+    pub(crate) fn clear_sockets(&self) {
         for socket in ["notify", "run/coreward/intake.sock"] {
             fs::remove_file(self.path(socket)).expect("a socket of the previous daemon");
         }
     }
 
     /// All recorded crashes, oldest first.
-    pub fn crashes(&self) -> Vec<Listed> {
+    pub(crate) fn crashes(&self) -> Vec<Listed> {
         list(&self.root, &Filter::default()).unwrap_or_default()
     }
 
     /// Waits until `count` crashes are recorded, and 100 ms more so that a surplus one would be noticed.
-    pub fn wait_for(&self, count: usize) -> Vec<Listed> {
+    pub(crate) fn wait_for(&self, count: usize) -> Vec<Listed> {
         eventually(Duration::from_secs(60), || self.crashes().len() >= count);
         std::thread::sleep(Duration::from_millis(100));
         let crashes = self.crashes();
@@ -116,19 +116,19 @@ impl TestBed {
     }
 
     /// The core of a crash as the kernel wrote it (needs [`Self::with_kernel_cores`]).
-    pub fn kernel_core(&self, listed: &Listed) -> PathBuf {
+    pub(crate) fn kernel_core(&self, listed: &Listed) -> PathBuf {
         let path = self.path("kernel").join(listed.record.key.pid.to_string());
         eventually(Duration::from_secs(120), || path.with_extension("done").exists());
         path
     }
 
     /// The messages that shims wrote to the kernel's log, here a file below the root.
-    pub fn kmsg(&self) -> String {
+    pub(crate) fn kmsg(&self) -> String {
         fs::read_to_string(self.path("dev/kmsg")).unwrap_or_default()
     }
 
     /// The entries that were sent to the journal since the last call.
-    pub fn journal(&self) -> Vec<Vec<u8>> {
+    pub(crate) fn journal(&self) -> Vec<Vec<u8>> {
         let mut entries = Vec::new();
         let mut buffer = vec![0; 65536];
         while let Ok(count) = self.journal.recv(&mut buffer) {
@@ -138,7 +138,7 @@ impl TestBed {
     }
 
     /// The names in a directory below the root, sorted.
-    pub fn names(&self, path: &str) -> Vec<String> {
+    pub(crate) fn names(&self, path: &str) -> Vec<String> {
         let entries = fs::read_dir(self.path(path)).expect("a directory").flatten();
         let mut names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
         names.sort();
@@ -146,7 +146,7 @@ impl TestBed {
     }
 
     /// The path of a crash's core, decompressed with zstd(1).
-    pub fn core(&self, listed: &Listed) -> PathBuf {
+    pub(crate) fn core(&self, listed: &Listed) -> PathBuf {
         let to = self.dir.path().join(format!("{}.core", listed.id()));
         let from = listed.core_file.as_ref().expect("a core file");
         let status = std::process::Command::new("zstd").args(["-dqf", "-o"]).arg(&to).arg(from).status().expect("zstd");
@@ -156,7 +156,7 @@ impl TestBed {
 }
 
 /// Whether a record has the texts from /proc that the shim sends after the offer: status, limits, working directory.
-pub fn has_texts(record: &Record) -> bool {
+pub(crate) fn has_texts(record: &Record) -> bool {
     let here = std::env::current_dir().expect("a directory");
     record.status.starts_with(&format!("Name:\t{}\n", record.comm))
         && record.limits.contains("Max core file size")
@@ -164,12 +164,12 @@ pub fn has_texts(record: &Record) -> bool {
 }
 
 /// Whether a record also has the list of open descriptors, which only records with a core have.
-pub fn has_details(record: &Record) -> bool {
+pub(crate) fn has_details(record: &Record) -> bool {
     has_texts(record) && record.open_fds.contains("/dev/null")
 }
 
 /// The output of gdb for `commands` on a core.
-pub fn gdb(exe: &Path, core: &Path, commands: &[&str]) -> String {
+pub(crate) fn gdb(exe: &Path, core: &Path, commands: &[&str]) -> String {
     let mut gdb = std::process::Command::new("gdb");
     gdb.args(["-nx", "-batch", "-ex", "set debuginfod enabled off"]);
     for command in commands {
@@ -181,7 +181,7 @@ pub fn gdb(exe: &Path, core: &Path, commands: &[&str]) -> String {
 
 /// Waits until `condition` holds; fails the test after `limit`.
 #[track_caller]
-pub fn eventually(limit: Duration, mut condition: impl FnMut() -> bool) {
+pub(crate) fn eventually(limit: Duration, mut condition: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !condition() {
         assert!(begun.elapsed() < limit, "still not true after {} s", limit.as_secs());
@@ -191,7 +191,7 @@ pub fn eventually(limit: Duration, mut condition: impl FnMut() -> bool) {
 
 /// Asserts that a core is the same as the kernel's, byte for byte, and deletes it.
 #[track_caller]
-pub fn assert_same_core(ours: &Path, kernels: &Path) {
+pub(crate) fn assert_same_core(ours: &Path, kernels: &Path) {
     let output = std::process::Command::new("cmp").arg(ours).arg(kernels).output().expect("cmp");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     fs::remove_file(ours).expect("the decompressed core");

@@ -11,7 +11,7 @@ static BUILT: LazyLock<Mutex<HashMap<String, PathBuf>>> = LazyLock::new(Mutex::d
 ///
 /// # Panics
 /// The compiler is missing or fails. `scripts/install-deps check` installs all of them.
-pub fn program(name: &str) -> PathBuf {
+pub(crate) fn program(name: &str) -> PathBuf {
     let mut built = BUILT.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     if let Some(path) = built.get(name) {
         return path.clone();
@@ -70,7 +70,7 @@ fn include(query: &[&str]) -> String {
 
 /// The path of the shim, built with the profile of the tests. It belongs to another package, whose programs cargo does not
 /// build for these tests.
-pub fn shim() -> &'static Path {
+pub(crate) fn shim() -> &'static Path {
     static SHIM: OnceLock<PathBuf> = OnceLock::new();
     SHIM.get_or_init(|| {
         let built = Path::new(env!("CARGO_BIN_EXE_corewardd")).with_file_name("coreward-shim");

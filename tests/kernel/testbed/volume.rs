@@ -6,18 +6,18 @@ use std::path::PathBuf;
 use std::process::Command;
 
 /// A small file system, in a file, mounted on the state directory until it is dropped.
-pub struct Volume {
-    pub mounted: PathBuf,
+pub(crate) struct Volume {
+    pub(crate) mounted: PathBuf,
 }
 
 impl Volume {
     /// An ext4 of `size`, as truncate(1) reads it.
-    pub fn new(bed: &TestBed, size: &str) -> Self {
+    pub(crate) fn new(bed: &TestBed, size: &str) -> Self {
         Self::make(bed, size, &["mkfs.ext4", "-q", "-m", "0"])
     }
 
     /// A btrfs with more free space than its quota lets anybody use, root included.
-    pub fn with_quota(bed: &TestBed, limit: &str) -> Self {
+    pub(crate) fn with_quota(bed: &TestBed, limit: &str) -> Self {
         let volume = Self::make(bed, "512M", &["mkfs.btrfs", "-q"]);
         let mounted = volume.mounted.to_str().unwrap();
         run_tool("btrfs", &["quota", "enable", mounted]);
@@ -38,19 +38,19 @@ impl Volume {
     }
 
     /// Mounts the file system that an earlier volume of this test left.
-    pub fn mount(bed: &TestBed) -> Self {
+    pub(crate) fn mount(bed: &TestBed) -> Self {
         let (image, mounted) = (bed.path("volume"), bed.root.state_dir());
         run_tool("mount", &["-o", "loop", image.to_str().unwrap(), mounted.to_str().unwrap()]);
         Self { mounted }
     }
 
     /// Freezes the file system, or thaws it: while it is frozen, writes to it block.
-    pub fn freeze(&self, frozen: bool) {
+    pub(crate) fn freeze(&self, frozen: bool) {
         run_tool("fsfreeze", &[if frozen { "-f" } else { "-u" }, self.mounted.to_str().unwrap()]);
     }
 
     /// Remounts with the option `mode`.
-    pub fn remount(&self, mode: &str) {
+    pub(crate) fn remount(&self, mode: &str) {
         run_tool("mount", &["-o", &format!("remount,{mode}"), self.mounted.to_str().unwrap()]);
     }
 }
