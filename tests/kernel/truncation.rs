@@ -93,7 +93,7 @@ fn assert_every_stack(bed: &TestBed, listed: &Listed) -> Record {
 const NO_SHARES: &str = "MaxUsePerUnit=infinity\nMaxUsePerExecutable=infinity\nMaxUsePerSignature=infinity\n";
 
 #[test]
-fn a_core_truncated_by_a_size_limit_or_quota_assert_every_stack() {
+fn a_core_truncated_by_a_size_limit_or_quota_shows_every_stack() {
     let bed = TestBed::with_kernel_cores();
     let daemon = bed.daemon();
     reload(&bed, &daemon, "");
