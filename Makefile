@@ -1,4 +1,4 @@
-# Everything that is built, installed, shown and checked. `make help` lists it.
+# Builds, installs, demonstrates and checks Coreward. `make help` lists the targets.
 SHELL := /bin/bash
 PREFIX ?= /usr
 UNITDIR ?= $(PREFIX)/lib/systemd/system
@@ -6,37 +6,40 @@ DESTDIR ?=
 CARGO ?= cargo
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
-# A program of musl's starts without asking the processor what it can do, which is dear in a virtual machine: a storm pays it
-# for every crash. Where the toolchain has no such target, glibc does.
+# The kernel starts the shim for every crash. Linked with musl it starts faster: the start code of glibc executes CPUID, which
+# is slow in a virtual machine. Without a musl target in the toolchain, the shim is linked with glibc.
 MUSL := $(HOST:-gnu=-musl)
 SHIM_TARGET := $(if $(wildcard $(shell rustc --print target-libdir --target $(MUSL) 2>/dev/null)/libstd-*),$(MUSL),$(HOST))
 SHIM := $(TARGET_DIR)/shim/coreward-shim
 
-.PHONY: help demo check test system release shim deb install lint clean
+.PHONY: help demo check check-full test system release shim deb install lint deny-advisories bench clean
 
-help: ## This list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 17
 
-demo: ## Crashes real programs under a socket-activated daemon and shows what became of them
+demo: ## Crash real programs under a socket-activated daemon and show the results (root)
 	scripts/install-deps demo
 	$(MAKE) --no-print-directory release
 	scripts/demo
 
-check: ## Everything that must pass
+check: ## Run every check that must pass, within 45 minutes (root)
 	scripts/check
 
-release: shim ## The three programs, optimised
+check-full: ## The same with long fuzzing, larger storms, more kills, and Debian 12 (root)
+	scripts/check --full
+
+release: shim ## Build the three programs, optimised
 	$(CARGO) build --release --locked --bin coreward --bin corewardd
 
-# A static program starts faster, and depends on nothing that a broken system could lack.
-shim: ## The program that runs as root, static and alone
+# Static: a static program starts faster, and does not depend on libraries of a system that may be broken.
+shim: ## Build the shim, the program that the kernel runs as root
 	RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=pie" $(CARGO) build --locked --profile shim --package coreward-shim --target $(SHIM_TARGET)
 	install -D -m 0755 $(TARGET_DIR)/$(SHIM_TARGET)/shim/coreward-shim $(SHIM)
 
-deb: ## The Debian package, in ..
+deb: ## Build the Debian package, in ..
 	dpkg-buildpackage -us -uc -b
 
-install: ## Puts what `make release` built below DESTDIR
+install: ## Install what `make release` built, below DESTDIR
 	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin $(TARGET_DIR)/release/coreward
 	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/libexec/coreward $(TARGET_DIR)/release/corewardd $(SHIM)
 	install -D -m 0644 -t $(DESTDIR)$(UNITDIR) systemd/*.service systemd/*.socket
@@ -54,25 +57,24 @@ install: ## Puts what `make release` built below DESTDIR
 	install -D -m 0644 $(TARGET_DIR)/completions/_coreward $(DESTDIR)$(PREFIX)/share/zsh/vendor-completions/_coreward
 	install -D -m 0644 $(TARGET_DIR)/completions/coreward.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/coreward.fish
 
-test: ## Unit, property and kernel tests
+test: ## Run all tests but those in a virtual machine (root)
 	$(CARGO) test --locked --workspace
 
-system: ## The package in a virtual machine with a real systemd
+system: ## Test the package in a virtual machine with a real systemd (root)
 	tests/system/run
 
-lint: ## Format, clippy, units, shell
+lint: ## Check formatting and run clippy
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 
-clean:
-	$(CARGO) clean
+deny-advisories: ## Check dependencies for known vulnerabilities (network)
+	scripts/check advisories
 
-.PHONY: deny-advisories
-deny-advisories: ## Known vulnerabilities of dependencies; needs the network
-	cargo-deny check advisories
-
-.PHONY: bench
-bench: ## What a crash costs the crashed service, beside a helper that exits at once
+bench: ## Measure what a crash costs the crashed service (root)
 	scripts/install-deps demo
 	$(MAKE) --no-print-directory release
 	scripts/bench
+
+clean: ## Delete what was built
+	$(CARGO) clean

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""The daemon under a manager that does what coreward.service asks of systemd: it holds the intake socket, and starts the next
-daemon 100 ms after one has ended.
-  scripts/supervise.py ROOT      writes the PID of each daemon to ROOT/pid, and ends with it at SIGTERM
+"""Supervises a daemon as systemd does for coreward.service: listens on the intake socket, passes it to the daemon, and starts
+the next daemon 100 ms after one has ended. Used by scripts/bench.
+  scripts/supervise.py ROOT      writes the PID of each daemon to ROOT/pid; stops the daemon and exits at SIGTERM
 """
 import os
 import signal
@@ -24,17 +24,17 @@ def stop(*_):
         daemon.terminate()
 
 
-def hand_over():
+def pass_socket():
     os.dup2(intake.fileno(), 3)
     os.set_inheritable(3, True)
 
 
 signal.signal(signal.SIGTERM, stop)
 while not stopping:
-    # The shell knows the PID that LISTEN_PID must name before the daemon runs under it.
+    # LISTEN_PID must be the daemon's own PID: the shell knows it, and keeps it when it executes the daemon.
     command = ["sh", "-c", 'LISTEN_PID=$$ exec "$0" --root "$1"', f"{root}/usr/libexec/coreward/corewardd", root]
     environment = dict(os.environ, LISTEN_FDS="1", LISTEN_FDNAMES="intake")
-    daemon = subprocess.Popen(command, env=environment, pass_fds=(3,), preexec_fn=hand_over)
+    daemon = subprocess.Popen(command, env=environment, pass_fds=(3,), preexec_fn=pass_socket)
     with open(f"{root}/pid.new", "w") as file:
         file.write(str(daemon.pid))
     os.rename(f"{root}/pid.new", f"{root}/pid")

@@ -1,7 +1,7 @@
 //! A file that has its name only when it is whole.
 
+use coreward_sys::rename::rename;
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use nix::unistd::mkstemp;
 use std::fs::{self, File};
 use std::io;
@@ -62,8 +62,7 @@ impl Part {
 
     /// Gives the file its name.
     pub(super) fn finish(self) -> Result<(), PartError> {
-        let flags = if self.replace { RenameFlags::empty() } else { RenameFlags::RENAME_NOREPLACE };
-        let renamed = match renameat2(AT_FDCWD, &self.temporary, AT_FDCWD, &self.target, flags) {
+        let renamed = match rename(&self.temporary, &self.target, self.replace) {
             // A file system without this flag (NFS): somebody may be faster than the look before.
             Err(Errno::EINVAL | Errno::ENOSYS) if !self.replace && fs::symlink_metadata(&self.target).is_err() => {
                 fs::rename(&self.temporary, &self.target)

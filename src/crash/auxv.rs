@@ -24,6 +24,7 @@ const AT_EGID: u64 = 14;
 const AT_SECURE: u64 = 23;
 
 /// Reads a vector of either word size: a 64-bit one read as 32-bit words has a zero in every second word.
+#[must_use]
 pub fn parse(bytes: &[u8]) -> Auxv {
     let is_64bit = bytes.len() >= 8 && bytes.len().is_multiple_of(16) && bytes[4..8] == [0; 4];
     let word = if is_64bit { 8 } else { 4 };

@@ -57,6 +57,7 @@ pub enum Reason {
 
 impl Keep {
     /// The word as it stands in records and tables.
+    #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Record => "record",
@@ -68,6 +69,7 @@ impl Keep {
 
 impl Reason {
     /// The word as it stands in records and tables.
+    #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Unlimited => "unlimited",
@@ -86,6 +88,7 @@ impl Reason {
     }
 
     /// The reason in a sentence.
+    #[must_use]
     pub fn sentence(self) -> &'static str {
         match self {
             Self::Unlimited => "nothing is limited",

@@ -23,6 +23,7 @@ pub struct CrashId(String);
 
 impl CrashKey {
     /// The id: the first 64 bits of a SHA-256 over the key, the same for every offer of the crash.
+    #[must_use]
     pub fn id(&self) -> CrashId {
         let mut hash = Sha256::new();
         hash.update(self.boot_id.as_bytes());
@@ -34,12 +35,14 @@ impl CrashKey {
 
 impl CrashId {
     /// The id in a text, if it is one.
+    #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let valid = text.len() == 16 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
         valid.then(|| Self(text.to_owned()))
     }
 
     /// The digits.
+    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -18,6 +18,7 @@ pub enum Principal {
 
 impl Principal {
     /// A user by id, [`Self::Unknown`] without one.
+    #[must_use]
     pub fn user(uid: Option<Uid>) -> Self {
         uid.map_or(Self::Unknown, |uid| Self::User(uid.as_raw()))
     }

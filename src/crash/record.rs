@@ -186,6 +186,7 @@ pub enum Truncation {
 
 impl NoCore {
     /// The reason as it stands in records, labels and tables.
+    #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Storm => "storm",
@@ -205,11 +206,13 @@ impl NoCore {
 
 impl Truncation {
     /// A limit on the bytes of core: known before anything is read.
+    #[must_use]
     pub fn is_a_size(self) -> bool {
         matches!(self, Self::ProcessSizeMax | Self::CoreLimit)
     }
 
     /// The reason as it stands in records, labels and tables.
+    #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::EndedEarly => "ended-early",
@@ -229,11 +232,13 @@ impl Truncation {
 
 impl CoreReport {
     /// The report of a crash that left no core.
+    #[must_use]
     pub fn none(reason: NoCore) -> Self {
         Self { outcome: CoreOutcome::None(reason), bytes: 0, expected: 0, stored: 0, truncated: None }
     }
 
     /// Whether there is a file.
+    #[must_use]
     pub fn is_stored(&self) -> bool {
         self.outcome == CoreOutcome::Stored
     }
@@ -271,6 +276,7 @@ impl Record {
     }
 
     /// What crashes of one bug share: the signature, or program and signal where there is none.
+    #[must_use]
     pub fn signature_key(&self) -> SignatureKey {
         match &self.signature {
             Some(signature) => SignatureKey::new(&signature.id),
@@ -291,12 +297,14 @@ impl Record {
     }
 
     /// What the crash is counted under: the executable's path, else the process' name in brackets, as ps(1) shows it.
+    #[must_use]
     pub fn program(&self) -> String {
         program_of(&self.exe, &self.comm)
     }
 }
 
 /// [`Record::program`], of a crash that has no record yet.
+#[must_use]
 pub fn program_of(exe: &str, comm: &str) -> String {
     match (exe.is_empty(), comm.is_empty()) {
         (false, _) => exe.strip_suffix(" (deleted)").unwrap_or(exe).to_owned(),

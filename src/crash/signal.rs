@@ -8,6 +8,7 @@ const LIBC_RTMIN: u32 = 34;
 const RTMAX: u32 = 64;
 
 /// The name without `SIG`: `SEGV`, `RTMIN+3`; a number nobody named stays a number.
+#[must_use]
 pub fn name(signal: Option<u32>) -> String {
     let Some(number) = signal else { return "unknown".to_owned() };
     let named = i32::try_from(number).ok().and_then(|number| Signal::try_from(number).ok());
@@ -20,6 +21,7 @@ pub fn name(signal: Option<u32>) -> String {
 }
 
 /// What happened, in words (signal(7)); empty where there is nothing to add to the name.
+#[must_use]
 pub fn meaning(signal: Option<u32>) -> &'static str {
     match signal.and_then(|number| i32::try_from(number).ok()).and_then(|number| Signal::try_from(number).ok()) {
         Some(Signal::SIGSEGV) => "invalid memory reference",

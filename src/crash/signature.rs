@@ -23,6 +23,7 @@ impl SignatureKey {
     }
 
     /// The text, as catalog, tables and JSON show it.
+    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -123,6 +124,7 @@ pub struct SigInfo {
 
 impl Level {
     /// The level as it stands in records, tables and signatures.
+    #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Stack => "stack",
@@ -135,6 +137,7 @@ impl Level {
 
 impl FrameTrust {
     /// The way as it stands in records.
+    #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Context => "registers",

@@ -1,12 +1,14 @@
 //! Text from a crashed process: kept as it is, shown escaped.
 
 /// Bytes from `/proc` as text: what is not UTF-8 becomes U+FFFD.
+#[must_use]
 pub fn from_bytes(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
 /// `text` so that it can't move a cursor, end a line, or pose as something else on a terminal or in a log: control
 /// characters, and the Unicode characters that change direction or are invisible, are written as escapes.
+#[must_use]
 pub fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     push_printable(&mut shown, text);
@@ -35,6 +37,7 @@ fn is_deceptive(character: char) -> bool {
 }
 
 /// At most `limit` bytes of `text`, cut between characters.
+#[must_use]
 pub fn cut(text: &str, limit: usize) -> &str {
     &text[..text.floor_char_boundary(limit)]
 }

@@ -1,10 +1,11 @@
-//! A user sees their own crashes only.
+//! Who can read a stored core: root, members of adm, and the user whose process crashed.
 
-use crate::testbed::{Ended, TestBed, program};
+use crate::testbed::{RunToEnd, TestBed, program};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
+/// A command that runs as the user and group of this number.
 fn as_user(uid: u32, command: &Path) -> Command {
     let mut setpriv = Command::new("setpriv");
     setpriv.args([format!("--reuid={uid}"), format!("--regid={uid}"), "--clear-groups".to_owned()]).arg(command);
@@ -12,10 +13,10 @@ fn as_user(uid: u32, command: &Path) -> Command {
 }
 
 fn can_read(uid: u32, file: &Path) -> bool {
-    as_user(uid, Path::new("head")).arg("-c1").arg(file).end().success()
+    as_user(uid, Path::new("head")).arg("-c1").arg(file).run_to_end().success()
 }
 
-/// A copy where everybody may run it, with a mode and an owner.
+/// A copy of the crashing program that everybody can reach, with this mode and owner.
 fn copy(bed: &TestBed, name: &str, mode: u32, owner: u32) -> std::path::PathBuf {
     let to = bed.path(name);
     std::fs::copy(program("segv"), &to).unwrap();
@@ -25,10 +26,10 @@ fn copy(bed: &TestBed, name: &str, mode: u32, owner: u32) -> std::path::PathBuf 
 }
 
 #[test]
-fn the_crashing_user_reads_the_core_and_nobody_else() {
-    let Some(bed) = TestBed::new() else { return };
+fn only_the_crashing_user_can_read_the_core() {
+    let bed = TestBed::new();
     let _daemon = bed.daemon();
-    as_user(1234, &copy(&bed, "plain", 0o755, 0)).end();
+    as_user(1234, &copy(&bed, "plain", 0o755, 0)).run_to_end();
     let core = bed.wait_for(1)[0].core_file.clone().unwrap();
     assert!(can_read(1234, &core));
     assert!(!can_read(1235, &core));
@@ -36,14 +37,14 @@ fn the_crashing_user_reads_the_core_and_nobody_else() {
 }
 
 #[test]
-fn a_program_that_changed_its_privilege_is_roots_alone() {
-    let Some(bed) = TestBed::new() else { return };
+fn the_core_of_a_setuid_program_is_readable_by_root_only() {
+    let bed = TestBed::new();
     let _daemon = bed.daemon();
     let dumpable = Path::new("/proc/sys/fs/suid_dumpable");
     let before = std::fs::read_to_string(dumpable).unwrap();
-    // As systems that want such cores at all have it: dumped, for root only.
+    // 2: the kernel dumps programs that changed privilege, for root only (proc_sys_fs(5)).
     std::fs::write(dumpable, "2").unwrap();
-    as_user(1234, &copy(&bed, "setuid", 0o4755, 1235)).end();
+    as_user(1234, &copy(&bed, "setuid", 0o4755, 1235)).run_to_end();
     std::fs::write(dumpable, before).unwrap();
     let crashes = bed.wait_for(1);
     assert!(crashes[0].record.privileged);
@@ -52,13 +53,13 @@ fn a_program_that_changed_its_privilege_is_roots_alone() {
 }
 
 #[test]
-fn a_containers_user_is_not_the_hosts() {
-    let Some(bed) = TestBed::new() else { return };
+fn a_user_id_in_a_container_grants_no_access_on_the_host() {
+    let bed = TestBed::new();
     let _daemon = bed.daemon();
     let plain = copy(&bed, "plain", 0o755, 0);
     let script = format!("hostname web-1; exec setpriv --reuid=1234 --regid=1234 --clear-groups {}", plain.display());
-    Command::new("unshare").args(["--pid", "--mount", "--uts", "--fork", "sh", "-c", &script]).end();
-    // unshare(1) ends as its child did: by the same signal.
+    Command::new("unshare").args(["--pid", "--mount", "--uts", "--fork", "sh", "-c", &script]).run_to_end();
+    // unshare(1) ends by the same signal as its child, which is the second crash.
     let crashes = bed.wait_for(2);
     let listed = crashes.iter().find(|listed| listed.record.comm == "plain").unwrap();
     let record = &listed.record;
@@ -67,10 +68,10 @@ fn a_containers_user_is_not_the_hosts() {
 }
 
 #[test]
-fn a_system_account_does_not_read_its_siblings() {
-    let Some(bed) = TestBed::new() else { return };
+fn a_system_account_cannot_read_cores_of_its_own_id() {
+    let bed = TestBed::new();
     let _daemon = bed.daemon();
-    as_user(33, &copy(&bed, "plain", 0o755, 0)).end();
+    as_user(33, &copy(&bed, "plain", 0o755, 0)).run_to_end();
     let crashes = bed.wait_for(1);
     assert!(!can_read(33, crashes[0].core_file.as_ref().unwrap()));
 }

@@ -1,25 +1,15 @@
-//! What an operator types, on real crashes.
+//! The `coreward` command on real crashes.
 
-use crate::testbed::{Ended, TestBed, program};
-use std::process::{Command, Output};
-
-pub fn coreward(bed: &TestBed, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_coreward")).arg("--root").arg(bed.root.path()).args(arguments).output().unwrap()
-}
-
-#[track_caller]
-pub fn text(output: &Output) -> String {
-    assert!(output.status.success(), "{output:?}");
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
+use crate::testbed::{RunToEnd, TestBed, coreward, program, text};
+use std::process::Command;
 
 #[test]
-fn from_the_list_to_the_stack_trace() {
-    let Some(bed) = TestBed::new() else { return };
+fn list_info_export_and_debug_find_the_same_crash() {
+    let bed = TestBed::new();
     let daemon = bed.daemon();
     let segv = program("segv");
-    Command::new(&segv).arg("an argument").end();
-    Command::new(program("abrt")).end();
+    Command::new(&segv).arg("an argument").run_to_end();
+    Command::new(program("abrt")).run_to_end();
     let crashes = bed.wait_for(2);
     let id = crashes[0].id().as_str();
 
@@ -32,17 +22,21 @@ fn from_the_list_to_the_stack_trace() {
     assert_eq!(json.as_array().unwrap().len(), 2);
     assert_eq!((json[0]["id"].as_str(), json[0]["signal_name"].as_str()), (Some(id), Some("SEGV")));
 
-    // A crash is named by its id, the beginning of it, a PID, an executable, a name.
+    // MATCH may be an id, a prefix of one, a PID, an executable's path, or a command name.
     let pid = crashes[0].record.key.pid.to_string();
     for name in [id, &id[..9], &pid, segv.to_str().unwrap(), "segv"] {
         let info = text(&coreward(&bed, &["info", name]));
         assert!(info.contains(id) && info.contains("an argument"), "{name}: {info}");
     }
-    assert!(text(&coreward(&bed, &["info"])).contains("ABRT"), "without a name: the newest");
+    assert!(text(&coreward(&bed, &["info"])).contains("ABRT"), "without MATCH: the newest crash");
 
     let core = bed.path("core");
     text(&coreward(&bed, &["export", id, "-o", core.to_str().unwrap()]));
-    assert_eq!(std::fs::read(&core).unwrap(), std::fs::read(bed.core(&crashes[0])).unwrap(), "as zstd -d has it");
+    assert_eq!(
+        std::fs::read(&core).unwrap(),
+        std::fs::read(bed.core(&crashes[0])).unwrap(),
+        "the same as zstd -d writes"
+    );
     let again = coreward(&bed, &["export", id, "-o", core.to_str().unwrap()]);
     assert!(!again.status.success() && String::from_utf8_lossy(&again.stderr).contains("--force"), "{again:?}");
 
@@ -57,17 +51,17 @@ fn from_the_list_to_the_stack_trace() {
 }
 
 #[test]
-fn the_list_is_there_while_the_daemon_is_and_after() {
-    let Some(bed) = TestBed::new() else { return };
+fn list_works_with_and_without_a_running_daemon() {
+    let bed = TestBed::new();
     let before = coreward(&bed, &["list"]);
     assert!(String::from_utf8_lossy(&before.stderr).contains("there is no catalog"), "{before:?}");
     let daemon = bed.daemon();
-    Command::new(program("segv")).end();
+    Command::new(program("segv")).run_to_end();
     bed.wait_for(1);
     assert_eq!(text(&coreward(&bed, &["list", "--no-legend"])).lines().count(), 1);
     assert_eq!(daemon.stop(), Some(0));
     assert_eq!(text(&coreward(&bed, &["list", "--no-legend"])).lines().count(), 1);
-    // A core that somebody deleted is said to be missing.
+    // A core that somebody deleted is reported as missing.
     std::fs::remove_file(bed.crashes()[0].core_file.as_ref().unwrap()).unwrap();
     assert!(text(&coreward(&bed, &["list"])).contains("missing"));
     let export = coreward(&bed, &["export", "-o", bed.path("core").to_str().unwrap()]);
@@ -75,8 +69,8 @@ fn the_list_is_there_while_the_daemon_is_and_after() {
 }
 
 #[test]
-fn status_says_whether_crashes_are_collected() {
-    let Some(bed) = TestBed::new() else { return };
+fn status_reports_whether_crashes_are_collected() {
+    let bed = TestBed::new();
     let daemon = bed.daemon();
     assert!(text(&coreward(&bed, &["status"])).contains("Crashes are being collected"));
     let json: serde_json::Value = serde_json::from_str(&text(&coreward(&bed, &["status", "--json"]))).unwrap();
@@ -89,8 +83,8 @@ fn status_says_whether_crashes_are_collected() {
 }
 
 #[test]
-fn register_points_the_kernel_here_and_unregister_puts_it_back() {
-    let Some(bed) = TestBed::new() else { return };
+fn register_sets_core_pattern_and_unregister_restores_it() {
+    let bed = TestBed::new();
     let sysctl = |name: &str| std::fs::read_to_string(format!("/proc/sys/kernel/{name}")).unwrap().trim().to_owned();
     std::fs::write("/proc/sys/kernel/core_pattern", "core.%p").unwrap();
     std::fs::write("/proc/sys/kernel/core_pipe_limit", "7").unwrap();
@@ -103,7 +97,7 @@ fn register_points_the_kernel_here_and_unregister_puts_it_back() {
     text(&coreward(&bed, &["unregister"]));
     assert_eq!((sysctl("core_pattern").as_str(), sysctl("core_pipe_limit").as_str()), ("core.%p", "7"));
 
-    // What somebody else has set meanwhile is not ours to change.
+    // A value that somebody else has set since is left alone.
     text(&coreward(&bed, &register));
     std::fs::write("/proc/sys/kernel/core_pattern", "theirs").unwrap();
     text(&coreward(&bed, &["unregister"]));

@@ -1,108 +1,51 @@
-//! The disk never fills: quotas, a full volume, a read-only one.
+//! The disk never fills up: quotas, full and read-only file systems, and a lost catalog.
 
-use crate::testbed::{Ended, TestBed, eventually, has_texts, program};
+use crate::testbed::{RunToEnd, TestBed, Volume, coreward as run_coreward, eventually, has_texts, program, run_tool};
 use coreward::crash::{CoreOutcome, NoCore, Truncation};
 use coreward::store::CoreState;
-use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-/// A small ext4 of its own in place of the state directory.
-pub struct Volume {
-    mounted: PathBuf,
-}
-
-fn run(command: &str, arguments: &[&str]) {
-    let output = Command::new(command).args(arguments).output().unwrap_or_else(|error| panic!("{command}: {error}"));
-    assert!(output.status.success(), "{command} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-impl Volume {
-    pub fn new(bed: &TestBed, size: &str) -> Self {
-        Self::make(bed, size, &["mkfs.ext4", "-q", "-m", "0"])
-    }
-
-    /// A btrfs with more room than its quota lets anybody use, root included.
-    fn with_quota(bed: &TestBed, limit: &str) -> Self {
-        let volume = Self::make(bed, "512M", &["mkfs.btrfs", "-q"]);
-        let mounted = volume.mounted.to_str().unwrap();
-        run("btrfs", &["quota", "enable", mounted]);
-        run("btrfs", &["qgroup", "limit", limit, mounted]);
-        volume
-    }
-
-    fn make(bed: &TestBed, size: &str, mkfs: &[&str]) -> Self {
-        let image = bed.path("volume");
-        let image = image.to_str().unwrap();
-        run("truncate", &["-s", size, image]);
-        run(mkfs[0], &[&mkfs[1..], &[image]].concat());
-        let volume = Self::mount(bed);
-        for dir in ["cores", "spool"] {
-            std::fs::create_dir_all(volume.mounted.join(dir)).unwrap();
-        }
-        volume
-    }
-
-    /// Mounts the volume that is there.
-    fn mount(bed: &TestBed) -> Self {
-        let (image, mounted) = (bed.path("volume"), bed.root.state_dir());
-        run("mount", &["-o", "loop", image.to_str().unwrap(), mounted.to_str().unwrap()]);
-        Self { mounted }
-    }
-
-    pub fn freeze(&self, frozen: bool) {
-        run("fsfreeze", &[if frozen { "-f" } else { "-u" }, self.mounted.to_str().unwrap()]);
-    }
-
-    fn remount(&self, mode: &str) {
-        run("mount", &["-o", &format!("remount,{mode}"), self.mounted.to_str().unwrap()]);
-    }
-}
-
-impl Drop for Volume {
-    fn drop(&mut self) {
-        let _ = Command::new("fsfreeze").arg("-u").arg(&self.mounted).quiet().status();
-        // Lazily: a daemon of a failed test may still be on it.
-        run("umount", &["-l", self.mounted.to_str().unwrap()]);
-    }
-}
-
 #[test]
-fn max_use_evicts_what_tells_least_and_its_record_stays() {
-    let Some(bed) = TestBed::new() else { return };
+fn max_use_evicts_redundant_cores_first_and_keeps_their_records() {
+    let bed = TestBed::new();
     bed.configure(
         "[Coreward]\nMaxUse=17M\nMaxUsePerUnit=infinity\nMaxUsePerExecutable=infinity\nMaxUsePerSignature=infinity\n\
          KeepFree=0\nStormBurst=0\n",
     );
     let daemon = bed.daemon();
-    // The only core of its bug, and the oldest of all.
-    Command::new(program("abrt")).end();
+    // The only core of its bug, and the oldest of all cores.
+    Command::new(program("abrt")).run_to_end();
     bed.wait_for(1);
     for _ in 0..6 {
-        Command::new(program("memory")).arg("16").end();
+        Command::new(program("memory")).arg("16").run_to_end();
     }
     bed.wait_for(7);
-    // Each of the six takes 5 MB.
-    let states = || bed.crashes().iter().map(|listed| listed.core_state).collect::<Vec<_>>();
-    eventually(Duration::from_secs(5), || states().iter().filter(|state| **state == CoreState::Evicted).count() == 3);
+    // Each of the six cores takes 5 MB.
     use CoreState::{Evicted, Stored};
+    let states = || bed.crashes().iter().map(|listed| listed.core_state).collect::<Vec<_>>();
+    eventually(Duration::from_secs(5), || states().iter().filter(|state| **state == Evicted).count() == 3);
     assert_eq!(states(), [Stored, Stored, Evicted, Evicted, Evicted, Stored, Stored], "the first and the newest stay");
     let total = total(&bed);
     assert!(total <= 17 << 20, "{total}");
-    assert_eq!(daemon.metric("coreward_stored_bytes", ""), total as f64);
-    assert_eq!(daemon.metric("coredump_process_count", "core_exists=\"true\""), 7.0, "evicting takes no count back");
+    assert_eq!(daemon.count("coreward_stored_bytes", ""), total);
+    assert_eq!(
+        daemon.metric("coredump_process_count", "core_exists=\"true\""),
+        7.0,
+        "eviction does not change the counter"
+    );
 }
 
 #[test]
-fn a_unit_that_has_its_share_pays_itself() {
-    let Some(bed) = TestBed::new() else { return };
+fn an_executable_over_its_quota_evicts_its_own_cores() {
+    let bed = TestBed::new();
     bed.configure("[Coreward]\nMaxUse=400M\nMaxUsePerExecutable=12M\nKeepFree=0\nStormBurst=0\n");
     let _daemon = bed.daemon();
     for _ in 0..4 {
-        Command::new(program("segv")).end();
+        Command::new(program("segv")).run_to_end();
     }
     for _ in 0..4 {
-        Command::new(program("memory")).arg("16").end();
+        Command::new(program("memory")).arg("16").run_to_end();
     }
     let crashes = bed.wait_for(8);
     let of = |name: &str| {
@@ -126,12 +69,12 @@ fn total(bed: &TestBed) -> u64 {
 }
 
 #[test]
-fn pinned_cores_stay_and_removed_ones_are_noticed_at_once() {
-    let Some(bed) = TestBed::new() else { return };
+fn pinned_cores_are_not_evicted_and_removed_cores_are_noticed() {
+    let bed = TestBed::new();
     bed.configure("[Coreward]\nStormBurst=0\nMaxCores=3\n");
     let daemon = bed.daemon();
     let coreward = |arguments: &[&str]| {
-        let run = crate::cli::coreward(&bed, arguments);
+        let run = run_coreward(&bed, arguments);
         (
             run.status.success(),
             String::from_utf8_lossy(&run.stdout).into_owned() + &String::from_utf8_lossy(&run.stderr),
@@ -139,12 +82,12 @@ fn pinned_cores_stay_and_removed_ones_are_noticed_at_once() {
     };
     let mut ids = Vec::new();
     for count in 1..=2 {
-        Command::new(program("segv")).end();
+        Command::new(program("segv")).run_to_end();
         ids.push(bed.wait_for(count)[count - 1].id().to_string());
     }
     assert!(coreward(&["pin", &ids[1]]).0);
     for count in 3..=6 {
-        Command::new(program("segv")).end();
+        Command::new(program("segv")).run_to_end();
         ids.push(bed.wait_for(count)[count - 1].id().to_string());
     }
     let there =
@@ -153,16 +96,16 @@ fn pinned_cores_stay_and_removed_ones_are_noticed_at_once() {
     assert_eq!(there(), [true, true, false, false, false, true], "the first, the pinned and the newest");
     let (_, usage) = coreward(&["usage"]);
     assert!(usage.contains("in 3 cores") && usage.contains("user 0"), "{usage}");
-    let (done, said) = coreward(&["rm", &ids[1]]);
-    assert!(!done && said.contains("is pinned: coreward unpin"), "{said}");
+    let (done, output) = coreward(&["rm", &ids[1]]);
+    assert!(!done && output.contains("is pinned: coreward unpin"), "{output}");
     assert!(coreward(&["rm", "--force", &ids[1]]).0);
     eventually(Duration::from_secs(5), || daemon.metric("coreward_stored_cores", "") == 2.0);
     eventually(Duration::from_secs(5), || bed.crashes()[1].core_state == CoreState::Removed);
-    let (done, said) = coreward(&["vacuum", "--max-cores", "1"]);
-    assert!(done && said.starts_with("Deleted 1 cores"), "{said}");
-    assert_eq!(there(), [false, false, false, false, false, true], "the newest goes last");
+    let (done, output) = coreward(&["vacuum", "--max-cores", "1"]);
+    assert!(done && output.starts_with("Deleted 1 cores"), "{output}");
+    assert_eq!(there(), [false, false, false, false, false, true], "the newest is deleted last");
     eventually(Duration::from_secs(5), || daemon.metric("coreward_stored_cores", "") == 1.0);
-    // The row is marked a moment after the books.
+    // The row in the catalog is updated shortly after the metric.
     eventually(Duration::from_secs(5), || bed.crashes()[0].core_state == CoreState::Removed);
     let (_, groups) = coreward(&["groups"]);
     let row = groups.lines().nth(1).unwrap_or_default();
@@ -173,19 +116,19 @@ fn pinned_cores_stay_and_removed_ones_are_noticed_at_once() {
 }
 
 #[test]
-fn sizes_cut_a_core_and_say_so() {
-    let Some(bed) = TestBed::new() else { return };
+fn process_size_max_and_external_size_max_truncate_and_are_reported() {
+    let bed = TestBed::new();
     bed.configure("[Coreward]\nProcessSizeMax=5M\n");
     let daemon = bed.daemon();
-    Command::new(program("memory")).arg("16").end();
+    Command::new(program("memory")).arg("16").run_to_end();
     let record = bed.wait_for(1)[0].record.clone();
     assert_eq!(record.core.truncated, Some(Truncation::ProcessSizeMax));
     assert!((4 << 20..=5 << 20).contains(&record.core.bytes), "{:?}", record.core);
     bed.configure("[Coreward]\nExternalSizeMax=4M\n");
     daemon.signal(nix::sys::signal::Signal::SIGHUP);
-    daemon.wait_for_word("RELOADING=1");
-    daemon.wait_for_word("READY=1");
-    Command::new(program("memory")).arg("16").end();
+    daemon.wait_for_notification("RELOADING=1");
+    daemon.wait_for_notification("READY=1");
+    Command::new(program("memory")).arg("16").run_to_end();
     let record = bed.wait_for(2)[1].record.clone();
     assert_eq!(record.core.truncated, Some(Truncation::ExternalSizeMax));
     assert!(record.core.stored <= 4 << 20, "{:?}", record.core);
@@ -194,43 +137,43 @@ fn sizes_cut_a_core_and_say_so() {
 }
 
 #[test]
-fn storage_none_records_and_lets_go() {
-    let Some(bed) = TestBed::new() else { return };
+fn storage_none_stores_only_a_record() {
+    let bed = TestBed::new();
     bed.configure("[Coreward]\nStorage=none\n");
     let _daemon = bed.daemon();
-    Command::new(program("memory")).arg("200").end();
+    Command::new(program("memory")).arg("200").run_to_end();
     let record = bed.wait_for(1)[0].record.clone();
     assert_eq!(record.core.outcome, CoreOutcome::None(NoCore::Configured));
 }
 
 #[test]
-fn a_full_disk_is_an_ordinary_outcome() {
-    let Some(bed) = TestBed::new() else { return };
+fn a_full_disk_is_recorded_as_the_reason() {
+    let bed = TestBed::new();
     bed.configure("[Coreward]\nMaxUse=infinity\nKeepFree=0\nStormBurst=0\n");
     let _volume = Volume::new(&bed, "32M");
     let daemon = bed.daemon();
-    // Somebody else fills the disk, all but a few MiB.
+    // Another program fills the disk up to the last 6 MiB.
     let free = nix::sys::statvfs::statvfs(&bed.root.state_dir()).unwrap();
-    let free = free.blocks_available() as u64 * free.fragment_size() as u64;
+    let free = free.blocks_available() * free.fragment_size();
     let ballast = bed.path("var/lib/coreward/ballast");
-    run("fallocate", &["-l", &(free - (6 << 20)).to_string(), ballast.to_str().unwrap()]);
+    run_tool("fallocate", &["-l", &(free - (6 << 20)).to_string(), ballast.to_str().unwrap()]);
     for _ in 0..3 {
-        Command::new(program("memory")).arg("48").end();
+        Command::new(program("memory")).arg("48").run_to_end();
     }
     let crashes = bed.wait_for(3);
     for listed in &crashes {
         let core = &listed.record.core;
-        let said = core.truncated.is_some_and(|cut| matches!(cut, Truncation::DiskFull | Truncation::Quota))
+        let reported = core.truncated.is_some_and(|cut| matches!(cut, Truncation::DiskFull | Truncation::Quota))
             || matches!(core.outcome, CoreOutcome::None(NoCore::DiskFull | NoCore::Quota));
-        assert!(said, "{core:?}");
+        assert!(reported, "{core:?}");
     }
     assert_eq!(daemon.metric("coredump_process_count", ""), 3.0);
     assert_eq!(bed.crashes().len(), 3);
 }
 
 #[test]
-fn a_quota_of_the_kernel_is_a_full_disk_and_no_crash_is_lost() {
-    let Some(bed) = TestBed::new() else { return };
+fn a_file_system_quota_counts_as_a_full_disk_and_loses_no_crash() {
+    let bed = TestBed::new();
     bed.configure(
         "[Coreward]\nMaxUse=infinity\nMaxUsePerUnit=infinity\nMaxUsePerExecutable=infinity\n\
          MaxUsePerSignature=infinity\nKeepFree=0\nStormBurst=0\n",
@@ -238,16 +181,16 @@ fn a_quota_of_the_kernel_is_a_full_disk_and_no_crash_is_lost() {
     let volume = Volume::with_quota(&bed, "64M");
     let daemon = bed.daemon();
     for count in 1..=3 {
-        Command::new(program("memory")).arg("16").end();
+        Command::new(program("memory")).arg("16").run_to_end();
         bed.wait_for(count);
     }
-    // A core that is larger than what is left of the quota, though of the disk there is plenty.
-    Command::new(program("memory")).arg("400").end();
+    // A core that is larger than the rest of the quota, although the disk has room.
+    Command::new(program("memory")).arg("400").run_to_end();
     let crashes = bed.wait_for(4);
     let core = &crashes[3].record.core;
-    let said = core.truncated == Some(Truncation::DiskFull) || core.outcome == CoreOutcome::None(NoCore::DiskFull);
-    assert!(said, "{core:?} {:?}", crashes[3].record.warnings);
-    // Somebody else takes the rest of it.
+    let reported = core.truncated == Some(Truncation::DiskFull) || core.outcome == CoreOutcome::None(NoCore::DiskFull);
+    assert!(reported, "{core:?} {:?}", crashes[3].record.warnings);
+    // Another program uses up the quota.
     let ballast = volume.mounted.join("ballast");
     let mut file = std::fs::File::create(&ballast).unwrap();
     let block = vec![b'b'; 64 << 10];
@@ -259,10 +202,11 @@ fn a_quota_of_the_kernel_is_a_full_disk_and_no_crash_is_lost() {
     assert_eq!(full.raw_os_error(), Some(nix::errno::Errno::EDQUOT as i32));
     drop(file);
     for _ in 0..5 {
-        Command::new(program("memory")).arg("16").end();
+        Command::new(program("memory")).arg("16").run_to_end();
     }
-    // What could not be written waits in the spool, and is there when there is room again. (SQLite maps a file of the volume, and
-    // btrfs answers a page that can't be copied with SIGBUS: then the daemon itself is a crash more, and its successor goes on.)
+    // Crashes that could not be recorded wait in the spool until there is room again. (SQLite maps a file of the volume, and
+    // btrfs raises SIGBUS for a page that it cannot copy. That crashes the daemon, which is recorded too, and the next one
+    // continues.)
     std::fs::remove_file(&ballast).unwrap();
     let ours = || bed.crashes().into_iter().filter(|listed| listed.record.exe.ends_with("/memory")).collect::<Vec<_>>();
     eventually(Duration::from_secs(60), || ours().len() == 9);
@@ -280,15 +224,15 @@ fn a_quota_of_the_kernel_is_a_full_disk_and_no_crash_is_lost() {
 }
 
 #[test]
-fn a_disk_that_turns_read_only_loses_no_count() {
-    let Some(bed) = TestBed::new() else { return };
+fn a_read_only_file_system_loses_no_crash() {
+    let bed = TestBed::new();
     let volume = Volume::new(&bed, "32M");
     let daemon = bed.daemon();
-    Command::new(program("segv")).end();
+    Command::new(program("segv")).run_to_end();
     bed.wait_for(1);
-    // As ext4 does by itself when it meets an error.
+    // As ext4 does with errors=remount-ro.
     volume.remount("abort");
-    Command::new(program("segv")).end();
+    Command::new(program("segv")).run_to_end();
     eventually(Duration::from_secs(20), || bed.names("run/coreward/spool").len() == 1);
     assert!(daemon.metric("coreward_errors_total", "kind=\"catalog\"") >= 1.0);
     assert!(bed.kmsg().contains("without its core"), "{}", bed.kmsg());
@@ -297,10 +241,10 @@ fn a_disk_that_turns_read_only_loses_no_count() {
     let volume = Volume::mount(&bed);
     bed.clear_sockets();
 
-    // And a daemon that finds it read-only collects, and needs no restart when it is writable again.
+    // A daemon that starts on a read-only file system collects crashes, and needs no restart when it becomes writable.
     volume.remount("ro");
     let daemon = bed.daemon();
-    Command::new(program("segv")).end();
+    Command::new(program("segv")).run_to_end();
     eventually(Duration::from_secs(20), || bed.names("run/coreward/spool").len() == 2);
     assert_eq!(daemon.metric("coreward_catalog_up", ""), 0.0);
     volume.remount("rw");
@@ -320,11 +264,11 @@ fn a_disk_that_turns_read_only_loses_no_count() {
 
 #[test]
 fn a_lost_or_damaged_catalog_is_rebuilt_from_the_cores() {
-    let Some(bed) = TestBed::new() else { return };
+    let bed = TestBed::new();
     for damage in ["lost", "garbage", "cut"] {
         let daemon = bed.daemon();
         let before = bed.crashes().len();
-        Command::new(program("segv")).end();
+        Command::new(program("segv")).run_to_end();
         bed.wait_for(before + 1);
         daemon.stop();
         let catalog = bed.path("var/lib/coreward/catalog.db");
@@ -343,7 +287,7 @@ fn a_lost_or_damaged_catalog_is_rebuilt_from_the_cores() {
         let daemon = bed.daemon();
         let crashes = bed.wait_for(before + 1);
         assert!(crashes.iter().all(|listed| listed.core_state == CoreState::Stored), "{damage}");
-        assert_eq!(daemon.metric("coredump_process_count", "core_exists=\"true\""), (before + 1) as f64, "{damage}");
+        assert_eq!(daemon.count("coredump_process_count", "core_exists=\"true\""), before as u64 + 1, "{damage}");
         daemon.stop();
         bed.clear_sockets();
     }

@@ -1,22 +1,23 @@
-//! The whole road: the real kernel hands real crashes of real programs to the built shim and daemon, below a `--root`.
+//! Tests of the whole path of a crash: the running kernel hands crashes of real programs to the built shim and daemon, which
+//! work below a temporary `--root`.
 //!
-//! They need root, and core_pattern is the whole machine's: every test takes it for itself and puts it back. Without root
-//! each says that it is skipped.
+//! They need root. kernel.core_pattern belongs to the whole machine: each test sets it for its own duration, under a lock,
+//! and restores it. Run without root, every test fails.
 
-#![expect(clippy::unwrap_used, reason = "a test that can't go on has failed")]
+#![expect(clippy::unwrap_used, reason = "a failed unwrap fails the test, as intended")]
 
 mod testbed;
 
 mod access;
-mod budget;
 mod cli;
 mod config;
+mod daemon_failure;
 mod disk;
-mod faults;
-mod hostile;
-mod identity;
-mod road;
+mod fidelity;
+mod hostile_text;
+mod misuse;
+mod session;
 mod signature;
 mod spool;
 mod storm;
-mod survive;
+mod truncation;

@@ -1,13 +1,13 @@
-//! Signatures of real crashes.
+//! Signatures of real crashes: the same for the same bug, different for different bugs.
 
-use crate::testbed::{Daemon, Ended, TestBed, eventually, program};
+use crate::testbed::{Daemon, RunToEnd, TestBed, eventually, program};
 use coreward::crash::{FrameTrust, Level, Module, Origin, Record, Signature};
 use std::collections::{HashMap, HashSet};
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 use std::time::Duration;
 
-/// A command that meets bug `number` of a program.
+/// A command that crashes with bug `number` of a program.
 fn bug(name: &str, number: usize) -> Command {
     let number_text = number.to_string();
     let mut command = match name {
@@ -37,7 +37,8 @@ fn bug(name: &str, number: usize) -> Command {
     command
 }
 
-fn told(record: &Record) -> String {
+/// A record's signature and stack, for messages of failed assertions.
+fn describe(record: &Record) -> String {
     let frames = record.stack.iter().take(18).map(|frame| {
         let module = frame.module.and_then(|number| record.modules.get(number as usize));
         let name = module.map_or("?", |module| module.path.rsplit('/').next().unwrap());
@@ -60,13 +61,13 @@ fn signature(record: &Record) -> &Signature {
     record.signature.as_ref().unwrap()
 }
 
-/// Records of `times` crashes of each of the bugs, and the numbers of those that ended otherwise.
+/// Crashes a program `times` times with each of the bugs; returns the records by bug.
 fn crash(bed: &TestBed, name: &str, bugs: &[usize], times: usize) -> Vec<Vec<Record>> {
     let before = bed.crashes().len();
     let mut count = before;
     for number in bugs {
         for _ in 0..times {
-            let ended = bug(name, *number).end();
+            let ended = bug(name, *number).run_to_end();
             assert!(ended.core_dumped(), "{name} {number}: {ended}");
             count += 1;
         }
@@ -76,46 +77,47 @@ fn crash(bed: &TestBed, name: &str, bugs: &[usize], times: usize) -> Vec<Vec<Rec
     records.chunks(times).map(<[Record]>::to_vec).collect()
 }
 
-/// Every bug has one signature, and no two have the same.
+/// Asserts that all records of a bug have one signature of this level, and that no two bugs share one.
 #[track_caller]
 fn assert_distinct(name: &str, records: &[Vec<Record>], level: Level) {
     let mut seen: HashMap<String, usize> = HashMap::new();
     for (index, records) in records.iter().enumerate() {
         for record in records {
             let signature = signature(record);
-            assert_eq!(signature.level, level, "{name} {index}: {}", told(record));
+            assert_eq!(signature.level, level, "{name} {index}: {}", describe(record));
             let owner = *seen.entry(signature.id.clone()).or_insert(index);
-            assert_eq!(owner, index, "{name}: {}", told(record));
+            assert_eq!(owner, index, "{name}: {}", describe(record));
         }
     }
-    assert_eq!(seen.len(), records.len(), "{name}: {seen:?} {}", told(&records[0][0]));
+    assert_eq!(seen.len(), records.len(), "{name}: {seen:?} {}", describe(&records[0][0]));
 }
 
-fn started() -> Option<(TestBed, Daemon)> {
-    let bed = TestBed::new()?;
+/// A test bed whose daemon stores every core.
+fn started() -> (TestBed, Daemon) {
+    let bed = TestBed::new();
     bed.configure("[Coreward]\nStormBurst=0\nUnitBurst=0\nTotalBurst=0\n");
     let daemon = bed.daemon();
-    Some((bed, daemon))
+    (bed, daemon)
 }
 
-/// All but the one whose stack is smashed.
+/// The bugs of bugs.c, without number 23, which smashes the stack.
 const BUGS: [usize; 22] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22];
 
 #[test]
-fn twenty_two_bugs_of_one_c_program_have_as_many_signatures() {
-    let Some((bed, _daemon)) = started() else { return };
+fn the_22_bugs_of_a_c_program_have_22_signatures() {
+    let (bed, _daemon) = started();
     for name in ["bugs", "bugs-stripped", "bugs-static"] {
         assert_distinct(name, &crash(&bed, name, &BUGS, 3), Level::Stack);
     }
     let smashed = crash(&bed, "bugs", &[23], 3);
     assert_distinct("a smashed stack", &smashed, Level::ProgramCounter);
     let record = &smashed[0][0];
-    assert!(record.stack.iter().skip(1).all(|frame| frame.trust != FrameTrust::FramePointer), "{}", told(record));
+    assert!(record.stack.iter().skip(1).all(|frame| frame.trust != FrameTrust::FramePointer), "{}", describe(record));
 }
 
 #[test]
-fn how_each_frame_was_found_is_said() {
-    let Some((bed, _daemon)) = started() else { return };
+fn each_frame_records_how_it_was_found() {
+    let (bed, _daemon) = started();
     let records = crash(&bed, "bugs", &[1, 12, 18, 21, 22, 14], 1);
     let [plain, nothing, handler, vdso, generated, overflow] = &records[..] else { unreachable!() };
     let found = |record: &Record| record.stack.iter().map(|frame| frame.trust).collect::<Vec<_>>();
@@ -124,33 +126,43 @@ fn how_each_frame_was_found_is_said() {
         found(plain)[..3],
         [FrameTrust::Context, FrameTrust::CallFrameInfo, FrameTrust::CallFrameInfo],
         "{}",
-        told(plain)
+        describe(plain)
     );
     assert_eq!(plain.siginfo.as_ref().unwrap().address, Some(0));
     let exe = &plain.modules[plain.stack[0].module.unwrap() as usize];
     assert_eq!((exe.path.as_str(), &exe.build_id), (plain.exe.as_str(), &plain.exe_build_id));
-    assert_eq!((nothing.stack[0].address, nothing.stack[0].module), (0, None), "{}", told(nothing));
-    // The frames behind the kernel's signal frame are those that the signal interrupted.
-    assert_eq!(found(handler).iter().filter(|found| **found == FrameTrust::Context).count(), 2, "{}", told(handler));
+    assert_eq!((nothing.stack[0].address, nothing.stack[0].module), (0, None), "{}", describe(nothing));
+    // After the kernel's signal frame come the frames that the signal interrupted.
+    assert_eq!(
+        found(handler).iter().filter(|found| **found == FrameTrust::Context).count(),
+        2,
+        "{}",
+        describe(handler)
+    );
     let first = |record: &Record| record.stack[0].module.map(|number| record.modules[number as usize].path.clone());
     assert_eq!(first(&vdso[0]).as_deref(), Some("[vdso]"));
     let generated = &generated[0];
-    assert_eq!((first(generated), generated.stack[1].trust), (None, FrameTrust::FramePointer), "{}", told(generated));
-    assert_eq!(overflow[0].stack.len(), 64, "a long stack is cut in the record");
+    assert_eq!(
+        (first(generated), generated.stack[1].trust),
+        (None, FrameTrust::FramePointer),
+        "{}",
+        describe(generated)
+    );
+    assert_eq!(overflow[0].stack.len(), 64, "the record has at most 64 frames");
 }
 
 #[test]
-fn the_bugs_of_a_program_on_musl_are_told_apart_though_musl_has_no_tables() {
-    let Some((bed, _daemon)) = started() else { return };
+fn the_bugs_of_a_musl_program_have_distinct_signatures_without_unwind_tables() {
+    let (bed, _daemon) = started();
     let bugs: Vec<usize> = BUGS.into_iter().filter(|bug| *bug != 16).collect();
     assert_distinct("bugs-musl", &crash(&bed, "bugs-musl", &bugs, 2), Level::Stack);
-    // A callback out of musl: the frames behind are guesses, and not taken.
+    // A callback from musl: the frames after it could only be guessed, and are not used.
     assert_distinct("bugs-musl", &crash(&bed, "bugs-musl", &[16], 2), Level::ProgramCounter);
 }
 
 #[test]
-fn the_bugs_of_other_languages_are_told_apart() {
-    let Some((bed, _daemon)) = started() else { return };
+fn bugs_in_other_languages_have_distinct_signatures() {
+    let (bed, _daemon) = started();
     for (name, bugs) in [("bugs-c++", 6), ("bugs-rust", 6), ("bugs-go", 4), ("python", 2), ("ruby", 2)] {
         let bugs: Vec<usize> = (1..=bugs).collect();
         assert_distinct(name, &crash(&bed, name, &bugs, 3), Level::Stack);
@@ -158,8 +170,8 @@ fn the_bugs_of_other_languages_are_told_apart() {
 }
 
 #[test]
-fn a_hundred_runs_with_other_addresses_have_one_signature() {
-    let Some((bed, _daemon)) = started() else { return };
+fn a_bug_has_one_signature_at_any_address() {
+    let (bed, _daemon) = started();
     let records = crash(&bed, "bugs", &[16], 100);
     assert_distinct("bugs", &records, Level::Stack);
     let addresses: HashSet<u64> = records[0].iter().map(|record| record.stack[0].address).collect();
@@ -167,8 +179,8 @@ fn a_hundred_runs_with_other_addresses_have_one_signature() {
 }
 
 #[test]
-fn two_images_with_the_same_program_have_one_signature() {
-    let Some((bed, _daemon)) = started() else { return };
+fn the_same_program_in_two_container_images_has_one_signature() {
+    let (bed, _daemon) = started();
     let (mut ids, mut count) = (HashSet::new(), 0);
     for name in ["one", "other"] {
         let image = bed.path(&format!("image-{name}"));
@@ -178,7 +190,7 @@ fn two_images_with_the_same_program_have_one_signature() {
             std::fs::create_dir_all(to.parent().unwrap()).unwrap();
             let mut bytes = std::fs::read(library).unwrap();
             if name == "other" && library.contains("libc.so") {
-                // As another distribution would have built it: another build-id.
+                // Another build-id, as if another distribution had built it.
                 let note = b"\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0";
                 let at = bytes.windows(note.len()).position(|window| window == note).unwrap() + note.len();
                 bytes[at..at + 20].fill(0x55);
@@ -190,7 +202,7 @@ fn two_images_with_the_same_program_have_one_signature() {
         for (number, bug) in [5, 16].into_iter().enumerate() {
             let mut inside = Command::new("unshare");
             inside.args(["--uts", "--mount", "--root"]).arg(&image).args(["/bugs", &bug.to_string()]);
-            assert!(inside.end().core_dumped(), "{name}");
+            assert!(inside.run_to_end().core_dumped(), "{name}");
             count += 1;
             let record = bed.wait_for(count).pop().unwrap().record;
             let is_libc = |module: &&Module| module.path.ends_with("libc.so.6");
@@ -199,12 +211,12 @@ fn two_images_with_the_same_program_have_one_signature() {
             ids.insert((number, signature(&record).id.clone()));
         }
     }
-    assert_eq!(ids.len(), 2, "a signature a bug: {ids:?}");
+    assert_eq!(ids.len(), 2, "one signature per bug: {ids:?}");
 }
 
 #[test]
-fn info_shows_the_stack_with_names() {
-    let Some((bed, _daemon)) = started() else { return };
+fn info_shows_a_stack_trace_with_function_names() {
+    let (bed, _daemon) = started();
     for (name, number, lines) in [
         ("bugs", 1, &["read_one (bugs.c:22) in bugs+0x", "first_caller (bugs.c:24) in bugs+0x", "main (bugs.c:"][..]),
         ("bugs-rust", 1, &["bugs::index_here", "bugs::main"]),
@@ -224,12 +236,12 @@ fn info_shows_the_stack_with_names() {
 }
 
 #[test]
-fn a_crash_from_the_spool_has_the_signature_of_a_live_one() {
-    let Some(bed) = TestBed::new() else { return };
+fn a_spooled_crash_has_the_same_signature_as_a_live_one() {
+    let bed = TestBed::new();
     let bugs = [1, 6, 12, 14, 16, 18];
     bed.configure("[Coreward]\nStormBurst=0\n");
     for number in bugs {
-        assert!(bug("bugs", number).end().core_dumped());
+        assert!(bug("bugs", number).run_to_end().core_dumped());
         eventually(Duration::from_secs(10), || !bed.kmsg().is_empty());
     }
     eventually(Duration::from_secs(10), || bed.names("var/lib/coreward/spool").len() == bugs.len());
@@ -238,6 +250,6 @@ fn a_crash_from_the_spool_has_the_signature_of_a_live_one() {
     spooled.sort_by_key(|record| record.key.pid);
     for (spooled, live) in spooled.iter().zip(crash(&bed, "bugs", &bugs, 1)) {
         assert_eq!(spooled.origin, Origin::Spool);
-        assert_eq!(signature(spooled), signature(&live[0]), "{} {}", told(spooled), told(&live[0]));
+        assert_eq!(signature(spooled), signature(&live[0]), "{} {}", describe(spooled), describe(&live[0]));
     }
 }

@@ -1,6 +1,6 @@
-//! No daemon: the shim saves the crash alone, the next daemon takes it in.
+//! Crashes without a daemon: the shim writes them to the spool, and the next daemon imports them.
 
-use crate::testbed::{Ended, TestBed, eventually, gdb, has_details, program};
+use crate::testbed::{RunToEnd, TestBed, eventually, gdb, has_details, program};
 use coreward::crash::Origin;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
@@ -10,11 +10,11 @@ use std::time::Duration;
 const WITHIN: Duration = Duration::from_secs(10);
 
 #[test]
-fn a_crash_without_a_daemon_waits_in_the_spool() {
-    let Some(bed) = TestBed::new() else { return };
+fn a_crash_without_a_daemon_is_spooled_and_imported_later() {
+    let bed = TestBed::new();
     let segv = program("segv");
-    assert!(Command::new(&segv).end().core_dumped());
-    // The process goes when its core is drained; the file has its name, and the log its line, a moment later.
+    assert!(Command::new(&segv).run_to_end().core_dumped());
+    // The process ends when its core is drained; the file gets its name, and the log its line, shortly after.
     eventually(WITHIN, || bed.kmsg().contains("saved as"));
     let spooled = bed.names("var/lib/coreward/spool");
     assert_eq!(spooled.len(), 1, "{}", bed.kmsg());
@@ -26,7 +26,7 @@ fn a_crash_without_a_daemon_waits_in_the_spool() {
     let crashes = bed.wait_for(1);
     let record = &crashes[0].record;
     assert_eq!((record.origin, record.core.truncated, record.signal_name.as_str()), (Origin::Spool, None, "SEGV"));
-    assert!(has_details(record), "nobody could ask its shim later: {record:?}");
+    assert!(has_details(record), "the shim must save them, nobody can ask it later: {record:?}");
     assert!(gdb(&segv, &bed.core(&crashes[0]), &["bt"]).contains("innermost ("));
     assert_eq!(bed.names("var/lib/coreward/spool"), [] as [String; 0]);
     assert_eq!(daemon.metric("coreward_crashes_total", "origin=\"spool\""), 1.0);
@@ -34,11 +34,11 @@ fn a_crash_without_a_daemon_waits_in_the_spool() {
 }
 
 #[test]
-fn the_daemons_own_crash_is_one_too() {
-    let Some(bed) = TestBed::new() else { return };
+fn the_daemons_own_crash_is_recorded() {
+    let bed = TestBed::new();
     let daemon = bed.daemon();
     daemon.signal(nix::sys::signal::Signal::SIGABRT);
-    daemon.wait_for_word("READY=1");
+    daemon.wait_for_notification("READY=1");
     let crashes = bed.wait_for(1);
     assert_eq!(crashes[0].record.comm, "corewardd");
     assert_eq!(crashes[0].record.origin, Origin::Spool);
@@ -46,31 +46,31 @@ fn the_daemons_own_crash_is_one_too() {
 }
 
 #[test]
-fn what_user_coreward_plants_leads_root_nowhere() {
-    let Some(bed) = TestBed::new() else { return };
-    // The daemon's user owns the state directory, so it can put anything in place of the spool.
+fn the_shim_does_not_follow_links_planted_in_place_of_the_spool() {
+    let bed = TestBed::new();
+    // The daemon's user owns the state directory, so a compromised daemon can replace the spool.
     let spool = bed.path("var/lib/coreward/spool");
     let elsewhere = bed.path("elsewhere");
     std::fs::create_dir(&elsewhere).unwrap();
     std::fs::remove_dir(&spool).unwrap();
     std::os::unix::fs::symlink(&elsewhere, &spool).unwrap();
-    Command::new(program("segv")).end();
-    // The crash is saved all the same.
+    Command::new(program("segv")).run_to_end();
+    // The crash is saved in the other spool.
     eventually(WITHIN, || bed.names("run/coreward/spool").len() == 1);
-    assert_eq!(bed.names("elsewhere"), [] as [String; 0], "root did not follow the link");
+    assert_eq!(bed.names("elsewhere"), [] as [String; 0], "the shim did not follow the link");
 
-    // A directory that is not root's.
+    // A directory that belongs to another user.
     std::fs::remove_file(&spool).unwrap();
     std::fs::create_dir(&spool).unwrap();
     std::os::unix::fs::chown(&spool, Some(65534), Some(65534)).unwrap();
-    Command::new(program("segv")).end();
+    Command::new(program("segv")).run_to_end();
     eventually(WITHIN, || bed.names("run/coreward/spool").len() == 2);
     assert_eq!(bed.names("var/lib/coreward/spool"), [] as [String; 0]);
 }
 
 #[test]
-fn garbage_in_the_spool_is_put_aside() {
-    let Some(bed) = TestBed::new() else { return };
+fn invalid_spool_files_are_quarantined() {
+    let bed = TestBed::new();
     let spool = bed.path("var/lib/coreward/spool");
     std::fs::write(spool.join("garbage.spool"), "not a message").unwrap();
     std::fs::write(spool.join("empty.spool"), "").unwrap();
@@ -80,6 +80,6 @@ fn garbage_in_the_spool_is_put_aside() {
     eventually(WITHIN, || bed.names("var/lib/coreward/spool").iter().all(|name| name.ends_with(".bad")));
     assert_eq!(bed.names("var/lib/coreward/spool").len(), 4);
     assert_eq!(daemon.metric("coreward_errors_total", "kind=\"spool\""), 4.0);
-    Command::new(program("segv")).end();
+    Command::new(program("segv")).run_to_end();
     bed.wait_for(1);
 }

@@ -1,23 +1,22 @@
-//! Storms: all counted, a few stored, nobody held.
+//! Storms: every crash is counted, a few are stored, and no process is held.
 
-use crate::testbed::{Ended, TestBed, eventually, has_details, has_texts, program};
+use crate::testbed::{Cgroup, RunToEnd, TestBed, eventually, has_details, has_texts, program};
 use coreward::crash::{CoreOutcome, Decision, Keep, NoCore, Reason, Truncation};
 use coreward::store::{Filter, Listed, list};
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
 #[test]
-fn of_two_hundred_crashes_all_are_counted_and_ten_kept() {
-    let Some(bed) = TestBed::new() else { return };
+fn of_200_crashes_all_are_counted_and_ten_stored() {
+    let bed = TestBed::new();
     let daemon = bed.daemon();
     let segv = program("segv");
     std::thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
                 for _ in 0..25 {
-                    Command::new(&segv).end();
+                    Command::new(&segv).run_to_end();
                 }
             });
         }
@@ -44,30 +43,30 @@ fn of_two_hundred_crashes_all_are_counted_and_ten_kept() {
     assert_eq!(daemon.metric("coredump_process_count", "core_exists=\"false\""), 190.0);
     assert_eq!(daemon.metric("coreward_storm_suppressed_total", ""), 190.0);
 
-    // Another program, and another signal, are not in the storm.
-    Command::new(program("abrt")).end();
+    // Another program's crash is not part of the storm.
+    Command::new(program("abrt")).run_to_end();
     assert!(bed.wait_for(201)[200].record.core.is_stored());
     assert_eq!(daemon.stop(), Some(0));
 
-    // A restart opens no new window.
+    // A restart does not begin a new window.
     bed.clear_sockets();
     let daemon = bed.daemon();
-    Command::new(&segv).end();
+    Command::new(&segv).run_to_end();
     let crashes = bed.wait_for(202);
     assert_eq!(crashes[201].record.core.outcome, storm);
     drop(daemon);
 }
 
-/// `COREWARD_STORM=10000` is the full measure; it takes its time.
-fn storm_size() -> usize {
+/// The number of crashes in a storm: COREWARD_STORM, by default 2000.
+fn storm_size() -> u64 {
     std::env::var("COREWARD_STORM").ok().and_then(|text| text.parse().ok()).unwrap_or(2000)
 }
 
 #[test]
-fn a_storm_with_two_kills_is_counted_and_takes_nobody_elses_evidence() {
-    let Some(bed) = TestBed::new() else { return };
+fn a_storm_with_two_daemon_kills_is_counted_and_evicts_no_other_core() {
+    let bed = TestBed::new();
     let daemon = bed.daemon();
-    Command::new(program("abrt")).end();
+    Command::new(program("abrt")).run_to_end();
     assert!(bed.wait_for(1)[0].record.core.is_stored());
     let count = storm_size();
     let mut storm = Command::new(program("storm"));
@@ -75,16 +74,16 @@ fn a_storm_with_two_kills_is_counted_and_takes_nobody_elses_evidence() {
     let mut largest = 0;
     std::thread::scope(|scope| {
         let storm = scope.spawn(|| storm.output().unwrap());
-        let counted = || daemon.metric("coredump_process_count", "") as usize;
+        let counted = || daemon.count("coredump_process_count", "");
         for third in [1, 2] {
             eventually(Duration::from_secs(120), || counted() > count * third / 3);
             largest = largest.max(largest_size(daemon.pid()));
             daemon.signal(nix::sys::signal::Signal::SIGKILL);
-            daemon.wait_for_word("READY=1");
+            daemon.wait_for_notification("READY=1");
         }
         println!("{count} crashes took {} ms", String::from_utf8_lossy(&storm.join().unwrap().stdout).trim());
     });
-    eventually(Duration::from_secs(120), || daemon.metric("coredump_process_count", "") as usize == count + 1);
+    eventually(Duration::from_secs(120), || daemon.count("coredump_process_count", "") == count + 1);
     largest = largest.max(largest_size(daemon.pid()));
     let groups = coreward::store::groups(&bed.root).unwrap();
     let other = |listed: &Listed| {
@@ -98,16 +97,20 @@ fn a_storm_with_two_kills_is_counted_and_takes_nobody_elses_evidence() {
         })
     };
     let others: Vec<String> = list(&bed.root, &Filter::default()).unwrap().iter().filter_map(other).collect();
-    assert_eq!(groups[0].count as usize, count, "one signature: {others:?}");
+    assert_eq!(groups[0].count, count, "one signature: {others:?}");
     assert!(groups[0].cores <= 10, "StormBurst= and StormStacks= are 5 by default: {}", groups[0].cores);
-    assert_eq!(groups.iter().map(|group| group.cores).sum::<u64>(), groups[0].cores + 1, "the other's core is there");
+    assert_eq!(
+        groups.iter().map(|group| group.cores).sum::<u64>(),
+        groups[0].cores + 1,
+        "the core of the other program is there"
+    );
     let listed = list(&bed.root, &Filter::default()).unwrap().len();
     assert!(listed <= 1500, "{listed} rows for {count} crashes");
     println!("largest resident size of the daemon: {largest} KiB; {} cores; {listed} rows", groups[0].cores);
     assert!(largest < 64 << 10, "{largest} KiB");
 }
 
-/// The largest resident size that a process had, KiB.
+/// The largest resident set size that a process has had, in KiB (VmHWM in proc_pid_status(5)).
 fn largest_size(pid: i32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
@@ -115,15 +118,15 @@ fn largest_size(pid: i32) -> u64 {
 }
 
 #[test]
-fn a_flood_of_new_signatures_by_one_user_leaves_room_for_the_others() {
-    let Some(bed) = TestBed::new() else { return };
+fn one_users_flood_of_new_signatures_leaves_room_for_others() {
+    let bed = TestBed::new();
     bed.configure("[Coreward]\nUnitBurst=4\nTotalBurst=8\n");
     let _daemon = bed.daemon();
-    // What runs in no unit is its user's: twelve bugs of one.
+    // Processes outside of any unit are attributed to their user: twelve different bugs of one user.
     for number in 1..=12 {
         let mut bug = Command::new("setpriv");
         bug.args(["--reuid=65001", "--regid=65001", "--clear-groups"]).arg(program("bugs")).arg(number.to_string());
-        assert!(bug.end().core_dumped());
+        assert!(bug.run_to_end().core_dumped());
     }
     let crashes = bed.wait_for(12);
     let reasons: Vec<Reason> = crashes.iter().map(|listed| listed.record.decision.reason).collect();
@@ -134,28 +137,25 @@ fn a_flood_of_new_signatures_by_one_user_leaves_room_for_the_others() {
     );
     assert!(reasons[4..].iter().all(|reason| *reason == Reason::UnitRate), "{reasons:?}");
     assert_eq!(crashes[11].record.core.outcome, CoreOutcome::None(NoCore::Rate));
-    Command::new(program("segv")).end();
-    assert!(bed.wait_for(13)[12].record.core.is_stored(), "another user's bug");
+    Command::new(program("segv")).run_to_end();
+    assert!(bed.wait_for(13)[12].record.core.is_stored(), "the crash of another user");
 }
 
 #[test]
-fn a_unit_and_an_executable_have_values_of_their_own() {
-    let Some(bed) = TestBed::new() else { return };
+fn unit_and_executable_sections_override_the_configuration() {
+    let bed = TestBed::new();
     let abrt = program("abrt");
     bed.configure(&format!(
         "[Coreward]\nStormBurst=1\nStormStacks=0\n[Executable {}]\nStorage=stacks\n[Unit coreward-test-*.service]\nStorage=none\n",
         abrt.display()
     ));
     let _daemon = bed.daemon();
-    Command::new(&abrt).end();
+    Command::new(&abrt).run_to_end();
     assert_eq!(bed.wait_for(1)[0].record.core.truncated, Some(Truncation::Stacks));
     assert_eq!(bed.crashes()[0].record.decision, Decision { keep: Keep::Stacks, reason: Reason::Configured });
-    let Some(unit) = cgroup("coreward-test-1.service") else { return };
-    let mut inside = Command::new("sh");
-    inside.arg("-c").arg("echo $$ > \"$0\" && exec \"$1\"").arg(unit.join("cgroup.procs")).arg(program("segv"));
-    assert!(inside.end().core_dumped());
+    let unit = Cgroup::new(&bed, "coreward-test-1.service");
+    assert!(unit.command(&program("segv")).run_to_end().core_dumped());
     let record = bed.wait_for(2)[1].record.clone();
-    std::fs::remove_dir(&unit).unwrap();
     assert_eq!(record.cgroup.unit.as_deref(), Some("coreward-test-1.service"));
     assert_eq!(record.decision, Decision { keep: Keep::Record, reason: Reason::Configured });
     assert_eq!(record.core.outcome, CoreOutcome::None(NoCore::Configured));
@@ -163,24 +163,17 @@ fn a_unit_and_an_executable_have_values_of_their_own() {
 }
 
 #[test]
-fn the_crashes_of_a_storm_are_listed_by_container_and_counted() {
-    let Some(bed) = TestBed::new() else { return };
+fn crashes_of_a_storm_are_listed_and_counted_by_container() {
+    let bed = TestBed::new();
     let _daemon = bed.daemon();
     let mut count = 0;
     for (container, times) in [("a".repeat(64), 12), ("b".repeat(64), 7)] {
-        let Some(scope) = cgroup(&format!("docker-{container}.scope")) else { return };
+        let scope = Cgroup::new(&bed, &format!("docker-{container}.scope"));
         for _ in 0..times {
-            let mut inside = Command::new("sh");
-            inside
-                .arg("-c")
-                .arg("echo $$ > \"$0\" && exec \"$1\"")
-                .arg(scope.join("cgroup.procs"))
-                .arg(program("segv"));
-            assert!(inside.end().core_dumped());
+            assert!(scope.command(&program("segv")).run_to_end().core_dumped());
             count += 1;
         }
         bed.wait_for(count);
-        std::fs::remove_dir(&scope).unwrap();
     }
     let listed = |filter: Filter| list(&bed.root, &filter).unwrap().len();
     let by = |container: &str| listed(Filter { container: Some(container.to_owned()), ..Filter::default() });
@@ -194,20 +187,4 @@ fn the_crashes_of_a_storm_are_listed_by_container_and_counted() {
     let containers: std::collections::HashSet<&str> =
         occurrences.iter().map(|occurrence| occurrence.container.as_str()).collect();
     assert_eq!(containers.len(), 2, "no container is hidden by another");
-}
-
-/// A cgroup of this name; without a cgroup tree that can be written to, the test is skipped.
-fn cgroup(name: &str) -> Option<PathBuf> {
-    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
-    let point = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()).find(|fields| fields[2] == "cgroup2")?
-        [1]
-    .to_owned();
-    let dir = PathBuf::from(point).join(name);
-    match std::fs::create_dir(&dir) {
-        Ok(()) => Some(dir),
-        Err(error) => {
-            eprintln!("SKIPPED: {}: {error}", dir.display());
-            None
-        }
-    }
 }

@@ -1,12 +1,12 @@
-# Helpers for the scenarios that run in the guest. A scenario is a bash script:
+# Helpers for the scenarios that run in the guest. A scenario is a bash script such as:
 #
 #   source ./guest-lib.sh
-#   step "what comes now"
+#   step "title of the following checks"
 #   assert_eq 3 "$(count)" "three crashes are counted"
 #   finish
 #
-# A check that fails is counted and the scenario goes on: one run in the virtual
-# machine takes a while, it should tell all that it can.
+# After a failed check the scenario continues, as one run in the virtual machine
+# takes minutes and should find as much as it can.
 # shellcheck shell=bash
 
 passed=0 failed=0 current_step='(start)' finished=
@@ -28,10 +28,10 @@ fail() { # WHY
     printf '   FAIL  %s\n' "$1"
 }
 
-# What is printed beside a result, indented and bounded.
+# Prints standard input, indented and truncated, as a detail of a result.
 note() { head -c 4000 | sed 's/^/         | /'; }
 
-# Runs the command; ok or fail by its status, its output is shown on failure.
+# Runs the command and counts it as ok or failed by its status. Prints its output if it failed.
 check() { # TITLE CMD...
     local title=$1 output status=0
     shift
@@ -45,8 +45,8 @@ check() { # TITLE CMD...
     fi
 }
 
-# For what the rest of the scenario stands on: ends it on failure. Not in a
-# subshell, which is all that it could end.
+# Runs a command that the rest of the scenario depends on: ends the scenario on
+# failure. Not for use in a subshell, which is all it could end.
 must() { # CMD...
     local output
     if output=$("$@" 2>&1); then return 0; fi
@@ -55,12 +55,12 @@ must() { # CMD...
     finish
 }
 
-# Runs the command again until it succeeds; not counted: `check TITLE eventually 10 CMD`.
+# Repeats the command until it succeeds. Not counted itself: `check TITLE eventually 10 CMD`.
 eventually() { # SECONDS CMD...
     local until=$((SECONDS + $1))
     shift
     until "$@" >/dev/null 2>&1; do
-        # Once more with its words, for the caller's report.
+        # Once more, with its output for the caller.
         if ((SECONDS >= until)); then "$@"; return; fi
         sleep 0.3
     done
@@ -76,7 +76,7 @@ assert_eq() { # WANT GOT TITLE
     fi
 }
 
-# The text is in it, as it stands: no pattern.
+# PART occurs literally in TEXT.
 assert_contains() { # TEXT PART TITLE
     if [[ $1 == *"$2"* ]]; then
         ok "$3"
@@ -97,7 +97,7 @@ assert_lacks() { # TEXT PART TITLE
     fi
 }
 
-# The last line is the verdict.
+# The last line is the result.
 finish() {
     finished=1
     printf '\n'
@@ -107,7 +107,7 @@ finish() {
     exit
 }
 
-# A script that ends before its `finish` has not passed, whatever it counted.
+# A script that ends before `finish` has failed, whatever it counted.
 at_exit() {
     if [[ ! $finished ]]; then
         fail "the scenario ended early, after: $current_step"
@@ -116,8 +116,8 @@ at_exit() {
 }
 trap at_exit EXIT
 
-# A small root tree of its own for a container: busybox, the programs, and the
-# libraries they need. Copies, so that nothing in it is a file of the host.
+# Makes a small root directory for a container: busybox, the programs, and the
+# libraries they need. All are copies, so that no file belongs to the host.
 make_root() { # DIR PROGRAM...
     local dir=$1 file name
     shift
@@ -126,7 +126,7 @@ make_root() { # DIR PROGRAM...
     echo ID=coreward-test >"$dir/etc/os-release"
     for file in "$(command -v busybox)" "$@"; do
         install -m 755 "$file" "$dir/usr/bin/"
-        # The loader and what stands behind "=>"; a static program has neither.
+        # The dynamic loader and the paths after "=>"; a static program has neither.
         ldd "$file" 2>/dev/null | grep -o '/[^ ]*' | while read -r name; do
             install -D "$(readlink -f "$name")" "$dir/usr/${name#/usr}"
         done

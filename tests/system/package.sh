@@ -1,11 +1,11 @@
 #!/bin/bash
-# The package on a fresh Debian: installs it, crashes real programs in every
-# place where programs run, and looks at all that an operator would look at.
+# Tests the package on a fresh Debian: installs it, crashes real programs in the
+# places where programs run, and checks everything that an operator would use.
 #
 #   vm run --copy-in coreward_VERSION_ARCH.deb --copy-in ../programs package.sh [PART...]
 #
-# PARTs (storms, names, ...) are the names of the files in package.d/ without
-# their numbers; default: all. Installing and removing are always done.
+# PART is the name of a file in package.d/ without its number (storms, names, ...).
+# Default: all parts. The parts install and remove are always run.
 source ./guest-lib.sh
 source ./package.d/lib.sh
 

@@ -14,6 +14,7 @@ pub mod openat;
 pub mod pagemap;
 pub mod pidfd;
 pub mod pipe;
+pub mod rename;
 pub mod sparse_io;
 pub mod tmpfile;
 pub mod xattr;

@@ -1,5 +1,5 @@
-//! The daemon under a small service manager: it holds the sockets, hands them over as systemd does, and starts the next
-//! daemon when one ends.
+//! The daemon under a small service manager, which does what systemd does for coreward.service: it creates the sockets,
+//! passes them to the daemon, receives its notifications, and starts the next daemon when one ends.
 
 use coreward_wire::paths::Root;
 use std::io::{Read, Write};
@@ -13,11 +13,12 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-pub struct Daemon {
+/// A running daemon and its manager; dropping it stops both.
+pub(crate) struct Daemon {
     shared: Arc<Shared>,
-    keeper: Option<JoinHandle<()>>,
+    supervisor: Option<JoinHandle<()>>,
     metrics: SocketAddr,
-    words: Mutex<Receiver<String>>,
+    notifications: Mutex<Receiver<String>>,
 }
 
 struct Shared {
@@ -34,8 +35,9 @@ struct Starter {
 impl Starter {
     fn start(&self) -> Child {
         let log = std::fs::File::options().create(true).append(true).open(self.root.join("log")).expect("a log");
-        // The shell knows the PID that LISTEN_PID must name before the daemon runs under it; the sockets arrive as its
-        // standard input and output and move to where the protocol wants them.
+        // LISTEN_PID must be the daemon's own PID: the shell knows it, and keeps it when it executes the daemon. The sockets
+        // are passed as the shell's standard input and output and moved to descriptors 3 and 4, where sd_listen_fds(3) expects
+        // them.
         Command::new("sh")
             .args(["-c", "LISTEN_PID=$$ exec \"$@\" 3<&0 4>&1 </dev/null >/dev/null", "sh"])
             .arg(self.root.daemon_exe())
@@ -54,14 +56,14 @@ impl Starter {
 }
 
 impl Daemon {
-    pub fn start(root: &Root) -> Self {
+    pub(crate) fn start(root: &Root) -> Self {
         let notify = UnixDatagram::bind(root.join("notify")).expect("a notify socket");
-        let (said, words) = channel();
+        let (sender, notifications) = channel();
         std::thread::spawn(move || {
-            // Always listening, as systemd is; until the test is over.
+            // Receives all the time, as systemd does, so that the daemon never blocks on its notifications.
             let mut buffer = [0; 4096];
             while let Ok(count) = notify.recv(&mut buffer) {
-                if said.send(String::from_utf8_lossy(&buffer[..count]).into_owned()).is_err() {
+                if sender.send(String::from_utf8_lossy(&buffer[..count]).into_owned()).is_err() {
                     return;
                 }
             }
@@ -71,59 +73,60 @@ impl Daemon {
         let address = metrics.local_addr().expect("an address");
         let starter = Starter { root: root.clone(), intake, metrics };
         let shared = Arc::new(Shared { child: Mutex::new(starter.start()), stopping: AtomicBool::new(false) });
-        let kept = Arc::clone(&shared);
-        let keeper = std::thread::spawn(move || {
-            while !kept.stopping.load(Ordering::SeqCst) {
-                let ended = kept.child.lock().expect("the child").try_wait().expect("a child").is_some();
-                if ended && !kept.stopping.load(Ordering::SeqCst) {
-                    *kept.child.lock().expect("the child") = starter.start();
+        let supervised = Arc::clone(&shared);
+        let supervisor = std::thread::spawn(move || {
+            while !supervised.stopping.load(Ordering::SeqCst) {
+                let ended = supervised.child.lock().expect("the child").try_wait().expect("a child").is_some();
+                if ended && !supervised.stopping.load(Ordering::SeqCst) {
+                    *supervised.child.lock().expect("the child") = starter.start();
                 }
                 std::thread::sleep(Duration::from_millis(10));
             }
         });
-        let daemon = Self { shared, keeper: Some(keeper), metrics: address, words: Mutex::new(words) };
-        daemon.wait_for_word("READY=1");
+        let daemon =
+            Self { shared, supervisor: Some(supervisor), metrics: address, notifications: Mutex::new(notifications) };
+        daemon.wait_for_notification("READY=1");
         daemon
     }
 
-    /// Waits until the daemon says something to its manager.
+    /// Waits until the daemon sends its manager a notification that contains `text`; returns the whole notification.
     #[track_caller]
-    pub fn wait_for_word(&self, word: &str) -> String {
-        let words = self.words.lock().expect("the words");
+    pub(crate) fn wait_for_notification(&self, text: &str) -> String {
+        let notifications = self.notifications.lock().expect("the notifications");
         let begun = Instant::now();
         while let Some(left) = Duration::from_secs(20).checked_sub(begun.elapsed()) {
-            match words.recv_timeout(left) {
-                Ok(said) if said.contains(word) => return said,
+            match notifications.recv_timeout(left) {
+                Ok(received) if received.contains(text) => return received,
                 _ => {}
             }
         }
-        panic!("the daemon never said {word}");
+        panic!("the daemon sent no notification with {text}");
     }
 
-    /// What the daemon says within `time`, from now on.
-    pub fn words(&self, time: Duration) -> Vec<String> {
-        let words = self.words.lock().expect("the words");
-        words.try_iter().for_each(drop);
+    /// The notifications that the daemon sends within `time` from now on.
+    pub(crate) fn notifications_within(&self, time: Duration) -> Vec<String> {
+        let notifications = self.notifications.lock().expect("the notifications");
+        notifications.try_iter().for_each(drop);
         std::thread::sleep(time);
-        words.try_iter().collect()
+        notifications.try_iter().collect()
     }
 
-    pub fn pid(&self) -> i32 {
+    pub(crate) fn pid(&self) -> i32 {
         i32::try_from(self.shared.child.lock().expect("the child").id()).expect("a PID")
     }
 
-    pub fn signal(&self, signal: nix::sys::signal::Signal) {
+    pub(crate) fn signal(&self, signal: nix::sys::signal::Signal) {
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid()), signal).expect("kill");
     }
 
-    /// Ends the daemon for good, gracefully; returns its exit status.
-    pub fn stop(mut self) -> Option<i32> {
-        self.end()
+    /// Stops the daemon with SIGTERM and starts no other; returns its exit status.
+    pub(crate) fn stop(mut self) -> Option<i32> {
+        self.terminate()
     }
 
-    fn end(&mut self) -> Option<i32> {
+    fn terminate(&mut self) -> Option<i32> {
         self.shared.stopping.store(true, Ordering::SeqCst);
-        self.keeper.take()?.join().expect("the keeper");
+        self.supervisor.take()?.join().expect("the supervisor");
         let mut child = self.shared.child.lock().expect("the child");
         let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("a PID"));
         let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGCONT);
@@ -131,38 +134,48 @@ impl Daemon {
         child.wait().expect("the child").code()
     }
 
-    /// A request to the metrics socket, and the answer.
-    pub fn http(&self, request: &str) -> String {
+    /// Sends a request to the metrics socket and returns the response.
+    pub(crate) fn http(&self, request: &str) -> String {
         let mut stream = TcpStream::connect(self.metrics).expect("the metrics socket");
         stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
         stream.write_all(request.as_bytes()).expect("a request");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("an answer");
-        answer
+        let mut response = String::new();
+        stream.read_to_string(&mut response).expect("a response");
+        response
     }
 
-    pub fn scrape(&self) -> String {
+    /// The text of /metrics, with the response's header.
+    pub(crate) fn scrape(&self) -> String {
         self.http("GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
     }
 
-    /// The sum of all samples of a metric whose line contains `labels`.
-    pub fn metric(&self, name: &str, labels: &str) -> f64 {
+    /// The sum of the samples of a metric whose lines contain `labels`.
+    pub(crate) fn metric(&self, name: &str, labels: &str) -> f64 {
+        self.samples(name, labels).iter().filter_map(|sample| sample.parse::<f64>().ok()).sum()
+    }
+
+    /// The same for a metric of whole numbers.
+    pub(crate) fn count(&self, name: &str, labels: &str) -> u64 {
+        self.samples(name, labels).iter().filter_map(|sample| sample.parse::<u64>().ok()).sum()
+    }
+
+    fn samples(&self, name: &str, labels: &str) -> Vec<String> {
         let text = self.scrape();
         let lines = text.lines().filter(|line| {
             line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])) && line.contains(labels)
         });
-        lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
+        lines.filter_map(|line| Some(line.rsplit_once(' ')?.1.to_owned())).collect()
     }
 }
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        self.end();
+        self.terminate();
     }
 }
 
-/// A daemon that is not kept: for tests of how it ends.
-pub fn once(root: &Root, intake: &UnixListener) -> Command {
+/// The command of a daemon that is not restarted, for tests of how it exits.
+pub(crate) fn unsupervised(root: &Root, intake: &UnixListener) -> Command {
     let mut command = Command::new("sh");
     command
         .args(["-c", "LISTEN_PID=$$ exec \"$@\" 3<&0 </dev/null", "sh"])

@@ -1,49 +1,59 @@
-//! A tree of its own for one test, with the kernel pointed at it.
+//! What one test works on: a temporary root directory, with core_pattern pointing at the shim in it.
 
+mod cgroup;
+mod command;
+mod core_pattern;
 mod daemon;
-mod pattern;
 mod programs;
+mod volume;
 
-pub use daemon::{Daemon, once};
-pub use programs::{Ended, program, shim};
+pub(crate) use cgroup::Cgroup;
+pub(crate) use command::{RunToEnd, coreward, run_tool, text};
+pub(crate) use daemon::{Daemon, unsupervised};
+pub(crate) use programs::{program, shim};
+pub(crate) use volume::Volume;
 
+use core_pattern::CorePattern;
 use coreward::crash::Record;
 use coreward::store::{Filter, Listed, list};
 use coreward_wire::paths::Root;
-use pattern::Pattern;
 use std::fs;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// A tree, and the kernel's crashes directed to it until it is dropped.
-pub struct TestBed {
-    pub root: Root,
-    _pattern: Pattern,
+/// A temporary root directory. Until it is dropped, all crashes of the machine go to the shim in it.
+pub(crate) struct TestBed {
+    pub(crate) root: Root,
+    _core_pattern: CorePattern,
     dir: tempfile::TempDir,
     journal: UnixDatagram,
 }
 
 impl TestBed {
-    /// `None`, and a word why, where this can't be: the test is skipped.
-    pub fn new() -> Option<Self> {
+    /// # Panics
+    /// The test is not run by root. A kernel test that cannot run fails, so that no run passes without testing anything.
+    #[track_caller]
+    pub(crate) fn new() -> Self {
         Self::with_shim("shim")
     }
 
-    /// A bed on which the kernel's own core of every crash is written to `kernel/PID` as well.
-    pub fn beside_the_kernel() -> Option<Self> {
-        let bed = Self::with_shim("shim.both")?;
+    /// A test bed that also stores, as `kernel/PID`, the core of each crash exactly as the kernel writes it.
+    #[track_caller]
+    pub(crate) fn with_kernel_cores() -> Self {
+        let bed = Self::with_shim("shim.both");
         fs::create_dir(bed.path("kernel")).expect("a directory");
         fs::copy(program("both"), bed.dir.path().join("shim.both")).expect("a helper");
-        Some(bed)
+        bed
     }
 
-    fn with_shim(helper: &str) -> Option<Self> {
-        if !nix::unistd::geteuid().is_root() {
-            eprintln!("SKIPPED: only root may set kernel.core_pattern");
-            return None;
-        }
-        // A short name: the shim's path, the root and all arguments must fit in 127 bytes.
+    #[track_caller]
+    fn with_shim(helper: &str) -> Self {
+        assert!(
+            nix::unistd::geteuid().is_root(),
+            "the kernel tests set kernel.core_pattern, which only root may do: run them as root"
+        );
+        // A short name: the kernel limits core_pattern, with the shim's path, the root and all arguments, to 127 bytes.
         let dir = tempfile::Builder::new().prefix("cw").rand_bytes(4).tempdir_in("/tmp").expect("a directory in /tmp");
         fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
         let root = Root::new(dir.path());
@@ -55,48 +65,49 @@ impl TestBed {
             "dev",
             "usr/libexec/coreward",
         ] {
-            fs::create_dir_all(dir.path().join(path)).expect("the tree");
+            fs::create_dir_all(dir.path().join(path)).expect("a directory of the root");
         }
-        fs::write(root.join("/dev/kmsg"), "").expect("a kernel log of its own");
+        fs::write(root.join("/dev/kmsg"), "").expect("a file in place of the kernel's log");
         fs::copy(shim(), root.shim_exe()).expect("the shim");
         fs::copy(env!("CARGO_BIN_EXE_corewardd"), root.daemon_exe()).expect("the daemon");
         let journal = UnixDatagram::bind(root.journal_socket()).expect("a journal");
-        journal.set_nonblocking(true).expect("a journal that does not wait");
+        journal.set_nonblocking(true).expect("a non-blocking journal socket");
         let short = dir.path().join("shim");
         std::os::unix::fs::symlink(root.shim_exe(), &short).expect("a short name");
-        let pattern = Pattern::set(&root.core_pattern(&dir.path().join(helper)).expect("a pattern that fits"));
-        Some(Self { root, _pattern: pattern, dir, journal })
+        let core_pattern = CorePattern::set(&root.core_pattern(&dir.path().join(helper)).expect("a pattern that fits"));
+        Self { root, _core_pattern: core_pattern, dir, journal }
     }
 
-    pub fn path(&self, path: &str) -> PathBuf {
+    /// A path below the root.
+    pub(crate) fn path(&self, path: &str) -> PathBuf {
         self.root.join(path)
     }
 
     /// Writes the main configuration file.
-    pub fn configure(&self, text: &str) {
+    pub(crate) fn configure(&self, text: &str) {
         fs::create_dir_all(self.path("etc/coreward")).expect("etc");
         fs::write(self.path("etc/coreward/coreward.conf"), text).expect("the configuration");
     }
 
-    /// A daemon on the test's sockets; started again whenever it ends, as systemd does.
-    pub fn daemon(&self) -> Daemon {
+    /// Starts a daemon, and the next one whenever it ends, as systemd does.
+    pub(crate) fn daemon(&self) -> Daemon {
         Daemon::start(&self.root)
     }
 
-    /// Makes way for another [`Self::daemon`] after one that was stopped.
-    pub fn clear_sockets(&self) {
+    /// Removes the sockets of a daemon that was stopped, so that [`Self::daemon`] can be called again.
+    pub(crate) fn clear_sockets(&self) {
         for socket in ["notify", "run/coreward/intake.sock"] {
-            fs::remove_file(self.path(socket)).expect("a socket of the daemon before");
+            fs::remove_file(self.path(socket)).expect("a socket of the previous daemon");
         }
     }
 
     /// All recorded crashes, oldest first.
-    pub fn crashes(&self) -> Vec<Listed> {
+    pub(crate) fn crashes(&self) -> Vec<Listed> {
         list(&self.root, &Filter::default()).unwrap_or_default()
     }
 
-    /// Waits until `count` crashes are recorded, and a moment longer for one too many.
-    pub fn wait_for(&self, count: usize) -> Vec<Listed> {
+    /// Waits until `count` crashes are recorded, and 100 ms more so that a surplus one would be noticed.
+    pub(crate) fn wait_for(&self, count: usize) -> Vec<Listed> {
         eventually(Duration::from_secs(60), || self.crashes().len() >= count);
         std::thread::sleep(Duration::from_millis(100));
         let crashes = self.crashes();
@@ -104,20 +115,20 @@ impl TestBed {
         crashes
     }
 
-    /// The kernel's own core of a crash ([`Self::beside_the_kernel`]).
-    pub fn kernels_core(&self, listed: &Listed) -> PathBuf {
+    /// The core of a crash as the kernel wrote it (needs [`Self::with_kernel_cores`]).
+    pub(crate) fn kernel_core(&self, listed: &Listed) -> PathBuf {
         let path = self.path("kernel").join(listed.record.key.pid.to_string());
         eventually(Duration::from_secs(120), || path.with_extension("done").exists());
         path
     }
 
-    /// What shims said to the kernel's log.
-    pub fn kmsg(&self) -> String {
+    /// The messages that shims wrote to the kernel's log, here a file below the root.
+    pub(crate) fn kmsg(&self) -> String {
         fs::read_to_string(self.path("dev/kmsg")).unwrap_or_default()
     }
 
-    /// The entries that the journal got so far.
-    pub fn journal(&self) -> Vec<Vec<u8>> {
+    /// The entries that were sent to the journal since the last call.
+    pub(crate) fn journal(&self) -> Vec<Vec<u8>> {
         let mut entries = Vec::new();
         let mut buffer = vec![0; 65536];
         while let Ok(count) = self.journal.recv(&mut buffer) {
@@ -126,16 +137,16 @@ impl TestBed {
         entries
     }
 
-    /// The names in a directory of the tree.
-    pub fn names(&self, path: &str) -> Vec<String> {
+    /// The names in a directory below the root, sorted.
+    pub(crate) fn names(&self, path: &str) -> Vec<String> {
         let entries = fs::read_dir(self.path(path)).expect("a directory").flatten();
         let mut names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
         names.sort();
         names
     }
 
-    /// The core of a crash, decompressed with the stock zstd into a file.
-    pub fn core(&self, listed: &Listed) -> PathBuf {
+    /// The path of a crash's core, decompressed with zstd(1).
+    pub(crate) fn core(&self, listed: &Listed) -> PathBuf {
         let to = self.dir.path().join(format!("{}.core", listed.id()));
         let from = listed.core_file.as_ref().expect("a core file");
         let status = std::process::Command::new("zstd").args(["-dqf", "-o"]).arg(&to).arg(from).status().expect("zstd");
@@ -144,21 +155,21 @@ impl TestBed {
     }
 }
 
-/// Whether a record has the texts that only a shim could look up beside the offer.
-pub fn has_texts(record: &Record) -> bool {
+/// Whether a record has the texts from /proc that the shim sends after the offer: status, limits, working directory.
+pub(crate) fn has_texts(record: &Record) -> bool {
     let here = std::env::current_dir().expect("a directory");
     record.status.starts_with(&format!("Name:\t{}\n", record.comm))
         && record.limits.contains("Max core file size")
         && Path::new(&record.cwd) == here
 }
 
-/// The same, and the descriptors that the process had open: what a record with a core has.
-pub fn has_details(record: &Record) -> bool {
+/// Whether a record also has the list of open descriptors, which only records with a core have.
+pub(crate) fn has_details(record: &Record) -> bool {
     has_texts(record) && record.open_fds.contains("/dev/null")
 }
 
-/// What gdb prints for `commands` on a core.
-pub fn gdb(exe: &Path, core: &Path, commands: &[&str]) -> String {
+/// The output of gdb for `commands` on a core.
+pub(crate) fn gdb(exe: &Path, core: &Path, commands: &[&str]) -> String {
     let mut gdb = std::process::Command::new("gdb");
     gdb.args(["-nx", "-batch", "-ex", "set debuginfod enabled off"]);
     for command in commands {
@@ -168,12 +179,20 @@ pub fn gdb(exe: &Path, core: &Path, commands: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
-/// Asks again and again until it is true.
+/// Waits until `condition` holds; fails the test after `limit`.
 #[track_caller]
-pub fn eventually(limit: Duration, mut question: impl FnMut() -> bool) {
+pub(crate) fn eventually(limit: Duration, mut condition: impl FnMut() -> bool) {
     let begun = Instant::now();
-    while !question() {
+    while !condition() {
         assert!(begun.elapsed() < limit, "still not true after {} s", limit.as_secs());
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// Asserts that a core is the same as the kernel's, byte for byte, and deletes it.
+#[track_caller]
+pub(crate) fn assert_same_core(ours: &Path, kernels: &Path) {
+    let output = std::process::Command::new("cmp").arg(ours).arg(kernels).output().expect("cmp");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    fs::remove_file(ours).expect("the decompressed core");
 }

@@ -1,19 +1,19 @@
-# Installed on a fresh system, the package works without a further step.
+# After installation on a fresh system the package works without any other step.
 # shellcheck shell=bash disable=SC2154 # the variables of package.sh and lib.sh
 step "install"
 pattern_before=$(cat /proc/sys/kernel/core_pattern)
 limit_before=$(cat /proc/sys/kernel/core_pipe_limit)
 note <<<"found: core_pattern=$pattern_before core_pipe_limit=$limit_before suid_dumpable=$(cat /proc/sys/fs/suid_dumpable) $(uname -r), systemd $(systemctl --version | head -n 1)"
-# Debian's systemd writes |/bin/false or nothing; tests of "as found" need a value to know again.
+# Debian's systemd sets |/bin/false or nothing. Distinct values show later whether the previous ones were restored.
 pattern_before='core.%p' limit_before=3
 echo "$pattern_before" >/proc/sys/kernel/core_pattern
 echo "$limit_before" >/proc/sys/kernel/core_pipe_limit
 export DEBIAN_FRONTEND=noninteractive
 
 must apt-get install --yes "$deb"
-check "dpkg calls it installed" prints "install ok installed" dpkg --status coreward
+check "dpkg reports it as installed" prints "install ok installed" dpkg --status coreward
 
-# This machine crashes more in ten minutes than one with a life: its checks must not use up each other's share.
+# The many crashes of these checks must not reach the rate limits, or one check would affect the next.
 mkdir -p /etc/coreward/coreward.conf.d
 printf '%s\n' '[Coreward]' UnitBurst=0 UserBurst=0 TotalBurst=0 >/etc/coreward/coreward.conf.d/80-checks.conf
 
@@ -31,17 +31,17 @@ for unit in coreward.socket coreward-metrics.socket coreward-register.service; d
     check "$unit is active" systemctl is-active "$unit"
     check "$unit is enabled" systemctl is-enabled "$unit"
 done
-# Started by its socket: it may wait for the first crash. It must not have failed.
+# The daemon is started by its socket and may not have been needed yet, but it must not have failed.
 assert_eq success "$(systemctl show -P Result coreward.service)" "coreward.service has not failed"
-check "the daemon starts and says it is ready" systemctl start coreward.service
+check "the daemon starts and reports that it is ready" systemctl start coreward.service
 check "systemctl status coreward.service is fine" systemctl status coreward.service
 check "coreward status is fine" coreward status
 assert_eq coreward "$(systemctl show -P User coreward.service)" "the daemon is not root"
-assert_eq coreward "$(stat -c %U "/proc/$(systemctl show -P MainPID coreward.service)")" "and its process neither"
+assert_eq coreward "$(stat -c %U "/proc/$(systemctl show -P MainPID coreward.service)")" "its process runs as user coreward"
 check "no unit has failed" no_failed_unit
-# It speaks of other units too, which are not ours to mend. The image has no man(1).
-said=$(systemd-analyze verify --man=no coreward.service coreward.socket coreward-metrics.socket coreward-register.service 2>&1 | grep -i coreward)
-assert_eq "" "$said" "systemd-analyze verify finds no fault with the units"
+# It also reports on units of other packages. The image has no man(1).
+faults=$(systemd-analyze verify --man=no coreward.service coreward.socket coreward-metrics.socket coreward-register.service 2>&1 | grep -i coreward)
+assert_eq "" "$faults" "systemd-analyze verify accepts the units"
 
 step "exposure"
 systemd-analyze security --no-pager coreward.service >/run/vm/out/security.txt

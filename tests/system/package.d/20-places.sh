@@ -1,4 +1,4 @@
-# Real programs, crashed as root, as a user and as a service.
+# Crashes of programs run by root, by a user, and as services.
 # shellcheck shell=bash disable=SC2154 # the variables of package.sh and lib.sh
 
 step "programs"
@@ -14,7 +14,7 @@ assert_counted 1 "a program of 40 threads" "hostname=$host" "program=$exe" signa
 python=$(readlink -f /usr/bin/python3)
 crash python3 -c 'import ctypes; ctypes.string_at(0)'
 assert_counted 1 "python3, through ctypes" "hostname=$host" "program=$python" signal=SEGV core_exists=true
-# Not its own fault: what an operator does to a program that hangs.
+# As an operator ends a program that hangs.
 crash bash -c 'ulimit -c 0; exec timeout --signal=QUIT 1 sleep 30'
 assert_counted 1 "SIGQUIT, with a core limit of 0" "program=$(readlink -f "$(command -v sleep)")" signal=QUIT core_exists=true
 
@@ -22,21 +22,21 @@ step "as alice"
 program segv segv-alice
 crash as alice "$exe"
 assert_counted 1 "as alice" "hostname=$host" "program=$exe" signal=SEGV core_exists=true
-assert_eq 1000 "$(field "$exe" .uid)" "with her uid"
+assert_eq 1000 "$(field "$exe" .uid)" "the record has her user id"
 
 step "as a service"
 program segv segv-service
 crash systemd-run --quiet --wait --unit=crashing "$exe"
 assert_counted 1 "as a system service" "hostname=$host" "program=$exe" signal=SEGV core_exists=true
-assert_eq crashing.service "$(field "$exe" .unit)" "with its unit"
+assert_eq crashing.service "$(field "$exe" .unit)" "the record has the unit"
 result=$(systemctl show -P Result crashing.service)
-assert_eq core-dump "$result" "systemd knows that it dumped core"
+assert_eq core-dump "$result" "systemd reports that it dumped core"
 check "journalctl -u shows the crash" prints "dumped core" journalctl -q -u crashing.service
 systemctl reset-failed crashing.service
 
 step "a service that is restarted"
 program segv segv-again
-# It crashes twice, then it runs: what is measured is whether the crash stood in the way.
+# It crashes twice and then runs: collecting the crashes must not prevent the restarts.
 cat >"$work/again.sh" <<END
 #!/bin/sh
 n=\$(cat $work/again.count 2>/dev/null || echo 0)

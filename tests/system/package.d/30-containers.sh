@@ -1,4 +1,4 @@
-# Crashes in namespaces of their own, with a root tree of their own.
+# Crashes in containers: other namespaces, another root directory.
 # shellcheck shell=bash disable=SC2154 # the variables of package.sh and lib.sh
 
 step "systemd-nspawn"
@@ -6,23 +6,23 @@ program segv box-segv
 make_root /tmp/box "$exe"
 crash systemd-nspawn --quiet --pipe -D /tmp/box --machine=box --hostname=box /usr/bin/box-segv
 assert_counted 1 "counted with the container's hostname" hostname=box program=/usr/bin/box-segv signal=SEGV core_exists=true
-assert_eq 0 "$(processes "hostname=$host" program=/usr/bin/box-segv)" "and not with the host's"
-assert_eq box "$(field /usr/bin/box-segv .hostname)" "the record has its hostname"
-assert_eq box "$(field /usr/bin/box-segv .container)" "and the container's name"
-assert_eq true "$(field /usr/bin/box-segv .in_namespace)" "and says that it was in a namespace"
+assert_eq 0 "$(processes "hostname=$host" program=/usr/bin/box-segv)" "not with the host's"
+assert_eq box "$(field /usr/bin/box-segv .hostname)" "the record has the container's hostname"
+assert_eq box "$(field /usr/bin/box-segv .container)" "the record has the container's name"
+assert_eq true "$(field /usr/bin/box-segv .in_namespace)" "the record says that it was in a namespace"
 
-step "a service that is a container, gone when it is looked at"
+step "a service that is a container, gone before the core is read"
 program threads crate-threads
 make_root /tmp/crate "$exe"
 crash systemd-run --quiet --wait --unit=crate \
     unshare --pid --mount --uts --ipc --fork --kill-child --root=/tmp/crate \
     /usr/bin/sh -c 'hostname crate; /usr/bin/crate-threads 4; exit 0'
 rm -rf /tmp/crate
-# A chroot in a mount namespace: the namespace's own name of the program has the
-# directory in it. (nspawn pivots, there it has not.)
+# With chroot(2) in a mount namespace, /proc/PID/exe begins with the directory.
+# (systemd-nspawn uses pivot_root(2), where it does not.)
 inside=/tmp/crate/usr/bin/crate-threads
-assert_counted 1 "counted with its hostname" hostname=crate program=$inside signal=SEGV core_exists=true
-assert_eq crate.service "$(field "$inside" .unit)" "with the unit around it"
+assert_counted 1 "counted with the container's hostname" hostname=crate program=$inside signal=SEGV core_exists=true
+assert_eq crate.service "$(field "$inside" .unit)" "the record has the unit of the container"
 check "its core can be exported" coreward export --force -o "$work/crate.core" "$(field "$inside" .id)"
 check "the core opens in gdb" prints crash_here gdb -batch -ex bt "$exe" "$work/crate.core"
 
@@ -30,5 +30,5 @@ step "a rootless container"
 program segv rootless-segv
 crash as alice unshare --user --map-root-user --pid --mount --uts --fork --kill-child \
     sh -c "hostname rootless; $exe; exit 0"
-assert_counted 1 "counted with its hostname" hostname=rootless "program=$exe" signal=SEGV core_exists=true
-assert_eq 1000 "$(field "$exe" .uid)" "under the uid that its root has out here"
+assert_counted 1 "counted with the container's hostname" hostname=rootless "program=$exe" signal=SEGV core_exists=true
+assert_eq 1000 "$(field "$exe" .uid)" "the record has the user id on the host"

@@ -1,11 +1,11 @@
-# What Prometheus makes of the metrics.
+# Prometheus reads the metrics and fires alerts.
 # shellcheck shell=bash disable=SC2154 # the variables of package.sh and lib.sh
 
 step "the text format"
 check "promtool check metrics" metrics_are_well_formed
 headers=$(curl --silent --head "$(metrics_url)")
-assert_contains "${headers,,}" "content-type: text/plain; version=0.0.4" "with the format's content type"
-assert_eq 404 "$(curl --silent -o /dev/null -w '%{http_code}' "$(metrics_url)s")" "other paths are not found"
+assert_contains "${headers,,}" "content-type: text/plain; version=0.0.4" "the content type is that of the text format"
+assert_eq 404 "$(curl --silent -o /dev/null -w '%{http_code}' "$(metrics_url)s")" "other paths give 404"
 
 step "the rules that come with the package"
 shipped=0
@@ -18,7 +18,7 @@ done
 step "Prometheus scrapes and an alert fires"
 mkdir -p /tmp/prometheus
 cat >/tmp/prometheus/prometheus.yml <<END
-# The timeout of a scrape is at most its interval, and this machine is slow.
+# Prometheus limits a scrape's time to the interval, and this machine is slow.
 global: { scrape_interval: 4s, evaluation_interval: 2s }
 rule_files: [ rules.yml ]
 scrape_configs:
@@ -35,7 +35,7 @@ groups:
       - alert: ProcessCrashedAnew
         expr: increase(coredump_process_count{program="/opt/t/alert"}[2m]) > 0
 END
-check "promtool takes the configuration" promtool check config /tmp/prometheus/prometheus.yml
+check "promtool accepts the configuration" promtool check config /tmp/prometheus/prometheus.yml
 systemd-run --quiet --unit=test-prometheus prometheus --config.file=/tmp/prometheus/prometheus.yml \
     --storage.tsdb.path=/tmp/prometheus/data --web.listen-address=127.0.0.1:19090
 ask() { curl --silent --fail --get "http://127.0.0.1:19090/api/v1/$1" "${@:2}"; }
@@ -48,8 +48,8 @@ is_firing() { ask alerts | jq -e --arg p "$exe" '.data.alerts[] | select(.labels
 check "the alert for the new crash fires" eventually 60 is_firing
 samples() { ask query --data-urlencode "query=coredump_process_count{program=\"$exe\"}" | jq -r '.data.result[] | "\(.metric.hostname) \(.value[1])"'; }
 check "Prometheus has the hostname and the count" eventually 60 prints "$host 1" samples
-# increase() does not see a series that begins at 1: it is the second crash that it shows.
+# increase() is 0 for a series that begins at 1, so that only the second crash shows.
 crash "$exe"
 rises() { ask alerts | jq -e '.data.alerts[] | select(.labels.alertname == "ProcessCrashedAnew" and .state == "firing")'; }
-check "an alert on the increase fires at the second" eventually 90 rises
+check "an alert on the increase fires at the second crash" eventually 90 rises
 systemctl stop test-prometheus.service

@@ -4,29 +4,29 @@
 step "coreward"
 program segv tools
 crash "$exe"
-assert_counted 1 "a crash to look at" "program=$exe" signal=SEGV core_exists=true
+assert_counted 1 "a crash to show" "program=$exe" signal=SEGV core_exists=true
 id=$(field "$exe" .id)
 pid=$(field "$exe" .pid)
 assert_eq SEGV "$(field "$exe" .signal_name)" "list --json has the signal"
-assert_eq "$exe" "$(field "$exe" .exe)" "and the executable"
-assert_eq 0 "$(field "$exe" .uid)" "and the uid"
-assert_eq stored "$(field "$exe" .core_state)" "and that there is a core"
+assert_eq "$exe" "$(field "$exe" .exe)" "list --json has the executable"
+assert_eq 0 "$(field "$exe" .uid)" "list --json has the user id"
+assert_eq stored "$(field "$exe" .core_state)" "list --json has the state of the core"
 core_file=$(field "$exe" .core_file)
-check "whose file is there" test -s "$core_file"
-check "and which zstd finds whole" zstd --quiet --test "$core_file"
+check "the core file exists" test -s "$core_file"
+check "zstd --test accepts the core file" zstd --quiet --test "$core_file"
 assert_contains "$(coreward list)" "$exe" "list shows it"
 for which in "$id" "${id:0:8}" "$pid" "$exe"; do
     assert_contains "$(coreward info "$which" 2>&1)" "$id" "info $which"
 done
-assert_contains "$(coreward info 2>&1)" "$id" "info without a name shows the newest"
-check "an id that is none is refused" not coreward info ffffffffffffffff
+assert_contains "$(coreward info 2>&1)" "$id" "info without MATCH shows the newest crash"
+check "an unknown id is an error" not coreward info ffffffffffffffff
 
 step "gdb on an exported core"
 check "export" coreward export -o "$work/tools.core" "$id"
-assert_eq ELF "$(head -c 4 "$work/tools.core" | tail -c 3)" "it is an ELF file"
+assert_eq ELF "$(head -c 4 "$work/tools.core" | tail -c 3)" "the exported core is an ELF file"
 stack=$(gdb -batch -ex bt "$exe" "$work/tools.core" 2>&1)
-for function in innermost middle outermost main; do assert_contains "$stack" "$function" "the stack has $function"; done
-assert_contains "$stack" "Program terminated with signal SIGSEGV" "and the signal"
+for function in innermost middle outermost main; do assert_contains "$stack" "$function" "gdb shows $function"; done
+assert_contains "$stack" "Program terminated with signal SIGSEGV" "and shows the signal"
 check "export does not overwrite" not coreward export -o "$work/tools.core" "$id"
 check "coreward debug runs gdb" prints innermost coreward debug "$id" -- -batch -ex bt
 
@@ -35,22 +35,22 @@ crash "$exe" 40
 assert_counted 1 "a program of many threads" "program=$exe" core_exists=true
 check "export" coreward export -o "$work/threads.core" "$(field "$exe" .id)"
 stacks=$(gdb -batch -ex 'thread apply all bt' "$exe" "$work/threads.core" 2>&1)
-# 40 and the main thread.
+# 40 threads and the main thread.
 assert_eq 41 "$(grep -c '^Thread ' <<<"$stacks")" "gdb shows every thread"
-assert_eq 40 "$(grep -c 'in wait_for_ever ()' <<<"$stacks")" "39 of them and the main one wait in a named function"
-assert_contains "$stacks" "crash_here ()" "and one has crashed"
+assert_eq 40 "$(grep -c 'in wait_for_ever ()' <<<"$stacks")" "gdb shows the function in which 39 of them and the main thread wait"
+assert_contains "$stacks" "crash_here ()" "gdb shows the function that crashed"
 
 step "coredumpctl"
 assert_contains "$(coredumpctl list 2>&1)" "$work/tools " "coredumpctl list shows the crash"
 shown=$(coredumpctl info "$pid" 2>&1)
 assert_contains "$shown" "$work/tools" "coredumpctl info PID shows the executable"
-assert_contains "$shown" SEGV "and the signal"
-assert_contains "$shown" "$core_file (present)" "and where the core is"
+assert_contains "$shown" SEGV "and shows the signal"
+assert_contains "$shown" "$core_file (present)" "and shows the core file"
 check "coredumpctl dump writes the core" coredumpctl dump -o "$work/ctl.core" "$pid"
-check "the same to the byte as coreward export" cmp "$work/tools.core" "$work/ctl.core"
+check "coredumpctl dump and coreward export write the same bytes" cmp "$work/tools.core" "$work/ctl.core"
 
 step "the journal"
 check "one entry for each of the $crashes crashes so far" eventually 30 one_entry_each
 assert_eq 1 "$(entries COREDUMP_PID="$pid" | wc -l)" "this crash has one"
-assert_eq "$exe" "$(entries COREDUMP_EXE="$exe" | jq -r .COREDUMP_EXE)" "with the executable"
-assert_eq 0 "$(entries COREDUMP_PID="$pid" | jq -r ._UID)" "sent by root: systemctl status shows only those"
+assert_eq "$exe" "$(entries COREDUMP_EXE="$exe" | jq -r .COREDUMP_EXE)" "the entry has the executable"
+assert_eq 0 "$(entries COREDUMP_PID="$pid" | jq -r ._UID)" "the entry was sent by root: systemctl status shows only such entries"

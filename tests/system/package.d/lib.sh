@@ -1,16 +1,16 @@
-# What the parts of package.sh share. Sourced after guest-lib.sh.
+# Functions and variables that the parts of package.sh share. Sourced after guest-lib.sh.
 # shellcheck shell=bash disable=SC2034 # the parts use what is set here
 
 work=/opt/t
 host=$(hostname)
-# Crashes that have been made, by all parts: the totals must come to this.
+# Number of crashes that all parts have made so far: the totals must equal it.
 crashes=0
 mkdir -p "$work"
-# Programs and what they lie in may be read by everybody who is to run them.
+# All users must be able to run the programs in it.
 chmod 755 "$work"
 
-# A program under a name of its own, and with a build-id of its own: by name counts are exact,
-# and by signature no check uses up the cores that the storm rule leaves to another.
+# Builds a program with a unique name and build-id. The unique name makes its counters exact. The
+# unique build-id gives it a signature of its own, so that the storm rule never counts two checks together.
 program() { # SOURCE NAME -> sets `exe`
     local id
     exe=$work/$2
@@ -19,11 +19,11 @@ program() { # SOURCE NAME -> sets `exe`
     must gcc -pthread "-Wl,--build-id=0x$id" -o "$exe" "$work/.$1.o"
 }
 
-# Runs a command that crashes one process. The status says nothing that is the same
-# for all of runuser, nspawn, systemd-run and bash: the crash is checked where it is counted.
+# Runs a command in which one process crashes. The exit status is ignored, as runuser, nspawn,
+# systemd-run and bash each report a crash differently; assert_counted checks for the crash.
 crash() { # CMD...
     crashes=$((crashes + 1))
-    # In braces: bash itself says "Segmentation fault" when it is its own child.
+    # The braces also redirect bash's own message "Segmentation fault".
     { "$@"; } >/dev/null 2>&1 </dev/null || true
 }
 
@@ -31,13 +31,13 @@ as() { # USER CMD...
     runuser -u "$1" -- "${@:2}"
 }
 
-# bob with the rights that members of adm have.
+# Runs a command as bob, as a member of group adm.
 as_adm() { runuser -u bob -g bob -G adm -- "$@"; }
 
 # For check: the command must fail.
 not() { ! "$@"; }
 
-# For check: TEXT is printed by the command.
+# For check: the command's output contains TEXT.
 prints() { # TEXT CMD...
     "${@:2}" 2>&1 | tee /tmp/printed | grep --quiet --fixed-strings -- "$1" || { cat /tmp/printed; return 1; }
 }
@@ -51,8 +51,8 @@ metrics_url() {
 
 scrape() { curl --silent --show-error --fail --max-time 20 "$(metrics_url)"; }
 
-# The sum of the samples of a metric that have all of these labels. Values as they
-# stand in the text format, with its escapes. No such sample: 0. No answer: nothing.
+# Prints the sum of the samples of a metric that have all of these labels, 0 if there are none. Label
+# values are given as in the text format, with its escapes. Prints nothing if the scrape fails.
 metric() { # NAME [LABEL=VALUE...]
     local name=$1 text IFS=$'\n'
     shift
@@ -83,31 +83,31 @@ is_count() { # WANT [LABEL=VALUE...]
     if [[ $got != "$want" ]]; then echo "want $want, got $got for: $*"; return 1; fi
 }
 
-# A crash is counted when its record is durable, a moment after the process is gone.
+# A crash is counted when its record is durable, shortly after the process has ended.
 assert_counted() { # WANT TITLE [LABEL=VALUE...]
     local want=$1 title=$2
     shift 2
     check "$title" eventually 60 is_count "$want" "$@"
 }
 
-# The crashes as one JSON array, whether the tool prints an array or a line each.
+# The crashes as one JSON array.
 list_json() { coreward list --json "$@" | jq -s 'flatten(1)'; }
 
-# A field of the newest crash that matches.
+# Prints a field of the newest crash that matches.
 field() { # MATCH JQ-FILTER
     list_json "$1" | jq -r "last | $2"
 }
 
 coredumpctl() { /opt/systemd-coredump/usr/bin/coredumpctl --no-pager "$@"; }
 
-# One line of JSON for each entry of a crash in the journal.
-# shellcheck disable=SC2120 # some want all of them
+# Prints the journal's entries about crashes, one line of JSON each.
+# shellcheck disable=SC2120 # not all callers pass arguments
 entries() { # [FIELD=VALUE...]
     journalctl --quiet --output=json MESSAGE_ID=fc2e22bc6ee647b6b90729ab34a250b1 "$@"
 }
 
-# `coredump_process_count` is the name that was asked for; promtool would have a
-# counter end in _total. Nothing else may be found fault with.
+# promtool wants the name of a counter to end in _total. The name coredump_process_count is fixed;
+# there must be no other complaint.
 metrics_are_well_formed() {
     local faults
     scrape >/tmp/metrics.txt || return
@@ -128,8 +128,8 @@ no_failed_unit() {
     [[ ! $failed_units ]] || { echo "$failed_units"; return 1; }
 }
 
-# COUNT processes of PROGRAM crash, PARALLEL at a time. Counts itself in only when
-# the caller does: it may run in the background, where `crashes` is a copy.
+# Runs PROGRAM, which crashes, COUNT times, PARALLEL at a time. The caller adds to `crashes`: this
+# function may run in a background shell, which has a copy of the variable.
 storm() { # PROGRAM COUNT PARALLEL
     local i
     for ((i = 1; i <= $2; i++)); do
@@ -139,7 +139,7 @@ storm() { # PROGRAM COUNT PARALLEL
     wait
 } >/dev/null 2>&1
 
-# What is worth having when something failed.
+# Saves metrics, list and unit states for the analysis of a failure.
 save_evidence() { # PART
     command -v coreward >/dev/null || return 0
     mkdir -p "/run/vm/out/$1"

@@ -2,8 +2,8 @@
 #
 #   $cache/SUITE/KEY/{root.img,vmlinuz,initrd}
 #
-# KEY is a hash of everything the image is made from, so that a changed recipe
-# builds anew and an unchanged one never does.
+# KEY is a hash of everything the image is made from: an image is rebuilt when, and
+# only when, its recipe changes.
 # shellcheck shell=bash disable=SC2154 # here and cache are set in ../vm
 
 image_key() { # SUITE
@@ -18,23 +18,23 @@ image_main() {
     printf '%s\n' "$image"
 }
 
-# Sets `image` to the directory of the suite's image; builds it if need be.
+# Sets `image` to the directory of the suite's image, which is built if necessary.
 image_ensure() { # SUITE [FORCE]
     local suite=$1 force=${2-} lock
-    # The name becomes a path and an apt source: nothing but a name gets through.
+    # The name becomes part of a path and of an apt source, so it must be a plain name.
     [[ $suite =~ ^[a-z]+(-backports)?$ ]] || die "not a suite: $suite"
     image=$cache/$suite/$(image_key "$suite")
     if [[ ! $force && -e $image/root.img ]]; then return; fi
 
     mkdir -p "$cache/$suite"
     exec {lock}>"$cache/$suite/lock"
-    flock -n "$lock" || { say "another build of $suite is under way, waiting for it"; flock "$lock"; }
-    # The other build may have made what this one wanted.
+    flock -n "$lock" || { say "waiting for another build of $suite"; flock "$lock"; }
+    # The other build may have made this image.
     if [[ $force || ! -e $image/root.img ]]; then image_build "$suite"; fi
     exec {lock}>&-
 }
 
-# Under the lock: builds beside the final place, then moves it there in one step.
+# Called with the lock held: builds in a temporary directory and renames it when it is complete.
 image_build() { # SUITE
     local suite=$1 old build tool started=$SECONDS
     for tool in mmdebstrap mkfs.ext4 unshare; do
@@ -42,11 +42,11 @@ image_build() { # SUITE
     done
     ((EUID == 0)) || die "building an image needs root: the files in it are root's"
     build=$cache/$suite/build.$$
-    # What a killed build left. One file system: whatever may be mounted inside stays whole.
+    # Removes what a killed build left. --one-file-system, in case something is still mounted in it.
     rm -rf --one-file-system "$cache/$suite"/build.*
     mkdir "$build"
     say "building the $suite image, its log is $cache/$suite/build.log"
-    # A mount namespace of its own: mounts of an interrupted build vanish with its processes.
+    # In a mount namespace, so that an interrupted build leaves no mounts behind.
     if ! nice unshare --mount --propagation private \
         "$here/vm.d/recipe.sh" "$suite" "$build" "$here/vm.d/init" >"$cache/$suite/build.log" 2>&1; then
         rm -rf --one-file-system "$build"

@@ -1,13 +1,12 @@
 #!/bin/bash
-# What a base image is made of: recipe.sh SUITE DIR INIT leaves root.img,
-# vmlinuz and initrd in DIR. Run by image.sh; the text of this file and of INIT
-# are the cache key.
+# Builds a base image: recipe.sh SUITE DIR INIT writes root.img, vmlinuz and
+# initrd to DIR. Run by image.sh, whose cache key is a hash of this file and INIT.
 set -euo pipefail
 export PATH=$PATH:/usr/sbin:/sbin
 
-# Beside what the scenarios call: busybox for the initrd and for containers that
-# have nothing else, libcap2-bin for programs with file capabilities. Not
-# systemd-coredump: its package conflicts with ours. The kernel comes later.
+# The tools that the scenarios call, busybox for the initrd and for containers, and
+# libcap2-bin for programs with file capabilities. Not systemd-coredump, whose
+# package conflicts with coreward. The kernel is installed later.
 packages=(
     systemd-sysv udev dbus systemd-container procps curl jq zstd acl attr libcap2-bin
     gcc libc6-dev gdb python3 busybox-static prometheus
@@ -31,15 +30,15 @@ main() { # SUITE DIR INIT
     cp "$root"/boot/vmlinuz-* "$dir/vmlinuz"
     make_initrd "$root" "$dir/initrd" "$init"
     rm -rf "${root:?}"/boot/*
-    # Sparse; what is not used costs nothing. No journal and no reserve: the
-    # image is never written to, each run writes to a snapshot and drops it.
+    # A sparse file. Without journal and reserved blocks, because the image is
+    # never changed: each run writes to a temporary snapshot.
     truncate -s 6G "$dir/root.img"
     mkfs.ext4 -q -O ^has_journal -m 0 -d "$root" "$dir/root.img"
     rm -rf --one-file-system "$root" "$dir/apt.conf"
 }
 
-# No name of a mirror here: what this machine's apt takes Debian from is used, and
-# when it takes Debian from nowhere, mmdebstrap's own default.
+# Prints the mirror that this machine's apt uses for Debian. Prints nothing if
+# there is none; mmdebstrap then uses its default.
 mirror() {
     command -v apt-get >/dev/null || return 0
     # shellcheck disable=SC2016 # the variables are apt's
@@ -47,14 +46,14 @@ mirror() {
         awk -F'|' '$1 == "Debian" && !n++ { print $2 }'
 }
 
-# Proxies and the like of this machine's apt.
+# Prints the settings of this machine's apt that downloads need, such as proxies.
 apt_options() {
     command -v apt-config >/dev/null || return 0
     apt-config dump --format '%F "%v";%n' Acquire |
         { grep -E '^Acquire::(https?::|Check-|Retries)' || true; } | { grep -v '""' || true; }
 }
 
-# Hook, before apt reads its sources: adds the backports beside the base suite.
+# Hook, run before apt reads its sources: adds the backports to the base suite.
 sources() { # SUITE ROOT
     local suite=$1 list=$2/etc/apt/sources.list base=${1%-backports}
     if [[ $suite == *-backports ]]; then
@@ -62,13 +61,13 @@ sources() { # SUITE ROOT
     fi
 }
 
-# Hook, while the root still has its package lists, /proc and a network.
+# Hook, run while the root still has package lists, /proc and a network.
 customize() { # SUITE ROOT
     local suite=$1 root=$2
-    # INITRD=No: the kernel's own hook would spend half a minute on an initrd
-    # with all of udev in it; ours has one shell script.
+    # INITRD=No: the kernel package would spend half a minute on an initrd that is
+    # not used; make_initrd makes one with a single shell script.
     INITRD=No chroot "$root" apt-get install -y --no-install-recommends -t "$suite" linux-image-cloud-amd64
-    # coredumpctl without the package around it, to see our crashes through it.
+    # coredumpctl without its package, to check that it shows Coreward's crashes.
     # shellcheck disable=SC2016 # for the inner shell
     chroot "$root" sh -euc '
         cd /tmp
@@ -81,17 +80,17 @@ customize() { # SUITE ROOT
     '
 }
 
-# The system as it should be found at each boot: known names, nothing that
-# happens only at a first boot, nothing that starts by the clock.
+# Makes each boot the same: fixed host name and machine id, no work that is done
+# only at the first boot, no timers.
 finish_root() { # ROOT
     local root=$1 unit
     echo guest >"$root/etc/hostname"
     printf '127.0.0.1 localhost guest\n' >"$root/etc/hosts"
     : >"$root/etc/resolv.conf"
-    # A constant: an empty one means first boot, and that enables every unit anew.
+    # Constant, because an empty machine-id means first boot, which would enable all units again.
     echo c0fe9a2d5b0e4c2f8a3d41d0c0ffee42 >"$root/etc/machine-id"
     touch "$root/etc/.updated" "$root/var/.updated"
-    # apt in the guest works from files alone; what the build set is not its own.
+    # apt in the guest installs local files only; settings of the build are removed.
     rm -f "$root"/etc/apt/sources.list "$root"/etc/apt/sources.list.d/* \
         "$root"/etc/apt/apt.conf.d/99mmdebstrap "$root"/etc/dpkg/dpkg.cfg.d/99mmdebstrap
     rm -f "$root"/etc/systemd/system/timers.target.wants/*
@@ -101,15 +100,15 @@ finish_root() { # ROOT
     done
 }
 
-# busybox, the modules between the kernel and its root, and our init.
+# Makes an initrd of busybox, the modules needed to mount the root, and our init.
 make_initrd() { # ROOT FILE INIT
     local root=$1 file=$2 tree=$1/tmp/initrd version n=10 module path
     version=$(basename "$root"/lib/modules/*)
     mkdir -p "$tree"/{bin,dev,modules,root}
     cp "$root/usr/bin/busybox" "$tree/bin/" 2>/dev/null || cp "$root/bin/busybox" "$tree/bin/"
     install -m 755 "$3" "$tree/init"
-    # crc32c is what ext4 asks the kernel's crypto for by name. Some kernels have
-    # some of these built in: modprobe prints no insmod for them.
+    # ext4 requests crc32c from the kernel's crypto API by name. For modules that are
+    # built into the kernel modprobe prints no insmod line.
     for module in virtio_pci virtio_blk virtio_console crc32c_generic ext4; do
         while read -r path; do
             n=$((n + 1))
@@ -117,8 +116,8 @@ make_initrd() { # ROOT FILE INIT
         done < <(chroot "$root" modprobe -S "$version" --show-depends "$module" | awk '$1 == "insmod" { print $2 }')
     done
     find "$tree/modules" -name '*.xz' -exec xz -d {} +
-    # The guest's cpio: this machine needs none. What two of them depend on is there
-    # twice; init does not mind.
+    # With the guest's cpio, so that this machine needs none. A module that two others
+    # depend on is in it twice, which init ignores.
     chroot "$root" sh -c 'cd /tmp/initrd && find . | busybox cpio -o -H newc' | gzip -1 >"$file"
     rm -rf "$tree"
 }

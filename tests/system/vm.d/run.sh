@@ -1,8 +1,8 @@
-# One run: payload in, qemu, status and files out. Sourced by ../vm.
+# One run: makes the payload, runs qemu, retrieves status and files. Sourced by ../vm.
 #
-# Nothing of a run outlives it, even if this process is killed with SIGKILL:
-# its disks are files without a name, reached through this shell's descriptors,
-# and qemu is tied to its parent's life (PR_SET_PDEATHSIG).
+# A run leaves nothing behind, even if this process is killed with SIGKILL: its
+# disks are unlinked files, open as descriptors of this shell, and qemu is killed
+# when its parent ends (PR_SET_PDEATHSIG).
 # shellcheck shell=bash disable=SC2154 # here, cache and image are set in ../vm and image.sh
 
 run_main() {
@@ -40,8 +40,8 @@ run_main() {
     bring_back
 }
 
-# Sets `out`; a lock keeps two runs from writing to the same place. A directory
-# of the cache is emptied first, one that the caller named is the caller's.
+# Sets `out` and locks it, so that two runs cannot write to the same directory. A
+# directory in the cache is emptied first, one that the caller named is not.
 open_out() { # DIR NAME
     out=${1:-$cache/out/$2}
     mkdir -p "$out" || die "cannot write to $out"
@@ -52,7 +52,7 @@ open_out() { # DIR NAME
     rm -f "$out/journal.log"
 }
 
-# A tree as it will be in the guest's /run. Sets `stage`.
+# Makes the files that will be in the guest's /run. Sets `stage`, their directory.
 make_payload() { # TIMEOUT SCRIPT [ARG...]
     local timeout=$1 script=$2 path command
     shift 2
@@ -87,7 +87,7 @@ make_payload() { # TIMEOUT SCRIPT [ARG...]
     for path in "${copy[@]}"; do
         [[ -e $path ]] || die "no such file: $path"
         [[ ! -e $stage/vm/in/$(basename "$path") ]] || die "two files to copy have one name: $path"
-        # A link that was named is followed, links inside of a directory stay what they are.
+        # A symbolic link given as argument is followed; those in directories are copied as links.
         cp -RPH --preserve=mode,timestamps "$path" "$stage/vm/in/"
     done
     if [[ $command == ./* ]]; then chmod a+x "$stage/vm/in/$command"; fi
@@ -103,7 +103,7 @@ make_payload() { # TIMEOUT SCRIPT [ARG...]
     chmod +x "$stage/vm/lib/start"
 }
 
-# Sets the descriptors `payload` and `results`; from here on nothing has a name.
+# Sets the descriptors `payload` and `results` and deletes the files' names.
 make_disks() {
     exec {payload}<>"$stage/payload.tar" {results}<>"$stage/results.tar"
     tar -C "$stage" --owner=0 --group=0 --numeric-owner --format=gnu -cf "/dev/fd/$payload" systemd vm ||
@@ -114,7 +114,7 @@ make_disks() {
 }
 
 on_exit() {
-    # timeout(1) hands the signal on to qemu, which gives up at once.
+    # timeout(1) passes the signal on to qemu, which ends at once.
     if [[ ${machine-} ]]; then
         kill -TERM "$machine" 2>/dev/null || true
         wait "$machine" || true
@@ -122,15 +122,15 @@ on_exit() {
     rm -rf "${stage:?}"
 }
 
-# Sets `ended` to qemu's exit status, 124 or 137 when the time was up.
+# Runs qemu. Sets `ended` to its exit status, which is 124 or 137 after a timeout.
 boot() { # TIMEOUT
     local timeout=$1 lines copier
     exec {lines}> >(exec tee "$out/output.log")
     copier=$!
     began=$EPOCHREALTIME
     # shellcheck disable=SC2054 # the commas are qemu's
-    # svm and la57 off: the guest needs neither, one loads modules and the other
-    # adds a level to each walk of emulated page tables.
+    # svm and la57 are off: the guest needs neither, svm makes it load modules, and la57
+    # adds a level to the emulated page tables.
     local -a qemu=(
         qemu-system-x86_64 -no-user-config -nodefaults -display none -no-reboot -nic none
         -M q35 -accel "${COREWARD_VM_ACCEL:-tcg,thread=multi}" -cpu max,la57=off,svm=off
@@ -154,7 +154,7 @@ boot() { # TIMEOUT
     wait "$copier" || true
 }
 
-# Exits with the script's status.
+# Writes the results to `out` and exits with the script's status.
 bring_back() {
     local status started took
     took=$(awk -v a="$began" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.1f", b - a }')
@@ -162,16 +162,16 @@ bring_back() {
     if [[ ! $status =~ ^[0-9]+$ ]]; then
         tail -n 40 "$out/console.log" | tr -d '\r' >&2
         cat "$out/qemu.log" >&2
-        # Time was up in the script, not in the boot: that is the script's doing.
+        # A timeout after the script has started is the script's failure.
         if ((ended == 124 || ended == 137)) && grep -q 'vm: script started' "$out/console.log"; then
-            say "no end after $took s, and nothing could be collected"
+            say "timeout after $took s, and no results could be collected"
             exit 124
         fi
         die "the machine ended after $took s without a result (qemu: $ended), see $out/console.log"
     fi
     tar -xf "/dev/fd/$results" -C "$out" --no-same-owner journal.log
     tar -xf "/dev/fd/$results" -C "$out" --no-same-owner --strip-components=1 out ||
-        die "what the script left could not be brought back, see the end of $out/journal.log"
+        die "the files of the script could not be retrieved, see the end of $out/journal.log"
     started=$(tar -xOf "/dev/fd/$results" started)
     say "status $status; script began $started s after power-on, run took $took s; files in $out"
     exit "$status"

@@ -1,7 +1,6 @@
-//! One crash, all the way: counted, stored, in the journal, readable by gdb.
+//! One crash from the fault to the record: counted, stored, in the journal, readable with gdb.
 
-use crate::cli::{coreward, text};
-use crate::testbed::{Ended, TestBed, gdb, has_details, program};
+use crate::testbed::{RunToEnd, TestBed, coreward, gdb, has_details, program, text};
 use coreward::crash::{CoreOutcome, Level};
 use coreward::store::CoreState;
 use std::os::unix::fs::PermissionsExt;
@@ -9,12 +8,12 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
 #[test]
-fn a_segfault_is_counted_stored_and_told() {
-    let Some(bed) = TestBed::new() else { return };
+fn a_segfault_is_counted_stored_and_logged() {
+    let bed = TestBed::new();
     let daemon = bed.daemon();
     let segv = program("segv");
-    let status = Command::new(&segv).arg("an argument").end();
-    assert!(status.core_dumped(), "the parent sees what it always saw: {status}");
+    let status = Command::new(&segv).arg("an argument").run_to_end();
+    assert!(status.core_dumped(), "the parent sees the same wait status as without Coreward: {status}");
 
     let crashes = bed.wait_for(1);
     let (listed, record) = (&crashes[0], &crashes[0].record);
@@ -58,21 +57,21 @@ fn a_segfault_is_counted_stored_and_told() {
     ] {
         assert!(entries[0].contains(&field), "{field} is missing in {}", entries[0]);
     }
-    assert_eq!(bed.kmsg(), "", "the shim has nothing to say to the kernel's log");
+    assert_eq!(bed.kmsg(), "", "the shim wrote nothing to the kernel's log");
 }
 
 #[test]
-fn every_thread_of_three_hundred_is_in_the_core() {
-    let Some(bed) = TestBed::new() else { return };
+fn all_of_300_threads_are_in_the_core_and_in_the_record() {
+    let bed = TestBed::new();
     let _daemon = bed.daemon();
     let threads = program("threads");
-    Command::new(&threads).arg("300").end();
+    Command::new(&threads).arg("300").run_to_end();
     let crashes = bed.wait_for(1);
     let core = bed.core(&crashes[0]);
     let trace = gdb(&threads, &core, &["thread apply all bt"]);
     assert_eq!(trace.matches("wait_for_ever (").count(), 300, "299 threads and main");
     assert!(trace.contains("crash_here ("), "{trace}");
-    // And in the record, 299 of them at one place.
+    // In the record, the 299 with the same stack are one group.
     let record = &crashes[0].record;
     let counts: Vec<u32> = record.other_threads.iter().map(|threads| threads.count).collect();
     assert_eq!(counts, [299, 1], "{:?}", record.warnings);
@@ -89,38 +88,38 @@ fn every_thread_of_three_hundred_is_in_the_core() {
 }
 
 #[test]
-fn of_three_thousand_threads_as_many_are_in_the_record_as_there_is_time_for_and_the_rest_is_said() {
-    let Some(bed) = TestBed::new() else { return };
+fn of_3000_threads_those_without_a_stack_are_reported() {
+    let bed = TestBed::new();
     let _daemon = bed.daemon();
-    Command::new(program("threads")).arg("3000").end();
+    Command::new(program("threads")).arg("3000").run_to_end();
     let record = &bed.wait_for(1)[0].record;
-    let told: u32 = record.other_threads.iter().map(|threads| threads.count).sum();
-    let missing = format!("the stacks of {} of 3000 other threads did not fit into time and room", 3000 - told);
-    assert!(told == 3000 || record.warnings.contains(&missing), "{told}: {:?}", record.warnings);
-    assert!(told > 0 && record.signature.as_ref().unwrap().level == Level::Stack);
+    let recorded: u32 = record.other_threads.iter().map(|threads| threads.count).sum();
+    let missing = format!("the stacks of {} of 3000 other threads did not fit into time and room", 3000 - recorded);
+    assert!(recorded == 3000 || record.warnings.contains(&missing), "{recorded}: {:?}", record.warnings);
+    assert!(recorded > 0 && record.signature.as_ref().unwrap().level == Level::Stack);
 }
 
 #[test]
-fn memory_comes_back_byte_for_byte() {
-    let Some(bed) = TestBed::new() else { return };
+fn stored_memory_is_readable_with_gdb() {
+    let bed = TestBed::new();
     let _daemon = bed.daemon();
-    Command::new(program("memory")).arg("64").end();
+    Command::new(program("memory")).arg("64").run_to_end();
     let crashes = bed.wait_for(1);
     let record = &crashes[0].record;
     assert!(record.core.bytes > 64 << 20 && record.core.stored < record.core.bytes / 2, "{:?}", record.core);
     let core = bed.core(&crashes[0]);
     assert_eq!(core.metadata().unwrap().len(), record.core.bytes);
-    // The structured pages hold their own offset plus a multiple of eight: gdb must find the last words of the block.
+    // The program fills each structured page with its own offset plus multiples of eight.
     let trace = gdb(&program("memory"), &core, &["frame 0", "p ((unsigned long*)memory)[512 * 5 + 1] == 4096 * 5 + 8"]);
     assert!(trace.contains("$1 = 1"), "{trace}");
 }
 
 #[test]
-fn abort_and_python_have_their_own_names() {
-    let Some(bed) = TestBed::new() else { return };
+fn an_abort_and_a_python_crash_are_recorded_by_name() {
+    let bed = TestBed::new();
     let daemon = bed.daemon();
-    Command::new(program("abrt")).end();
-    Command::new("python3").args(["-c", "import ctypes; ctypes.string_at(0)"]).end();
+    Command::new(program("abrt")).run_to_end();
+    Command::new("python3").args(["-c", "import ctypes; ctypes.string_at(0)"]).run_to_end();
     let crashes = bed.wait_for(2);
     assert_eq!(crashes[0].record.signal_name, "ABRT");
     assert_eq!(crashes[1].record.signal_name, "SEGV");
@@ -129,20 +128,20 @@ fn abort_and_python_have_their_own_names() {
 }
 
 #[test]
-fn the_counters_survive_a_restart() {
-    let Some(bed) = TestBed::new() else { return };
+fn counters_survive_a_restart() {
+    let bed = TestBed::new();
     let daemon = bed.daemon();
     for _ in 0..3 {
-        Command::new(program("segv")).end();
+        Command::new(program("segv")).run_to_end();
     }
     bed.wait_for(3);
     let before = daemon.metric("coredump_process_count", "signal=\"SEGV\"");
     daemon.signal(nix::sys::signal::Signal::SIGTERM);
-    daemon.wait_for_word("STOPPING=1");
-    daemon.wait_for_word("READY=1");
+    daemon.wait_for_notification("STOPPING=1");
+    daemon.wait_for_notification("READY=1");
     assert_eq!(before, 3.0);
     assert_eq!(daemon.metric("coredump_process_count", "signal=\"SEGV\""), 3.0);
-    Command::new(program("segv")).end();
+    Command::new(program("segv")).run_to_end();
     bed.wait_for(4);
     assert_eq!(daemon.metric("coredump_process_count", "signal=\"SEGV\""), 4.0);
 }

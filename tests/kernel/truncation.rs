@@ -1,6 +1,6 @@
-//! A core that could not be kept whole is a core all the same: debuggers show the stack of every thread.
+//! Truncated cores: gdb shows the stack of every thread, and all memory in them is correct.
 
-use crate::testbed::{Daemon, Ended, TestBed, eventually, gdb, program};
+use crate::testbed::{Daemon, RunToEnd, TestBed, eventually, gdb, program};
 use coreward::crash::{Record, Truncation};
 use coreward::store::Listed;
 use nix::sys::signal::Signal;
@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-/// Where the mappings of a core are: (address, place in the file, bytes in the file).
+/// The PT_LOAD segments of a core: (address, offset in the file, bytes in the file).
 fn mappings(core: &Path) -> Vec<(u64, u64, u64)> {
     let file = File::open(core).unwrap();
     let number = |at: u64, length: usize| {
@@ -23,9 +23,9 @@ fn mappings(core: &Path) -> Vec<(u64, u64, u64)> {
     entries.map(|at| (number(at + 16, 8), number(at + 8, 8), number(at + 32, 8))).collect()
 }
 
-/// Whatever memory a cut core claims to have is that of the kernel's core; returns how many bytes it has.
+/// Asserts that all memory in a truncated core equals that in the kernel's core; returns the number of bytes.
 #[track_caller]
-fn every_byte_is_the_kernels(ours: &Path, kernels: &Path) -> u64 {
+fn assert_same_memory(ours: &Path, kernels: &Path) -> u64 {
     let theirs = mappings(kernels);
     let (file, kernels_file) = (File::open(ours).unwrap(), File::open(kernels).unwrap());
     let end = kernels_file.metadata().unwrap().len();
@@ -37,7 +37,7 @@ fn every_byte_is_the_kernels(ours: &Path, kernels: &Path) -> u64 {
         while done < length {
             let step = usize::try_from((length - done).min(1 << 20)).unwrap();
             let from = place + (address - begin) + done;
-            // Of a process that was killed the kernel's own core ends early.
+            // If the process was killed, the kernel's core ends early.
             let step = step.min(usize::try_from(end.saturating_sub(from)).unwrap());
             if step == 0 {
                 break;
@@ -59,29 +59,29 @@ const MEBIBYTES: &str = "200";
 fn reload(bed: &TestBed, daemon: &Daemon, configuration: &str) {
     bed.configure(&format!("[Coreward]\nStormBurst=0\nMaxUse=8G\nKeepFree=0\n{configuration}\n"));
     daemon.signal(Signal::SIGHUP);
-    daemon.wait_for_word("RELOADING=1");
-    daemon.wait_for_word("READY=1");
+    daemon.wait_for_notification("RELOADING=1");
+    daemon.wait_for_notification("READY=1");
 }
 
 fn crash(bed: &TestBed) -> Listed {
     let before = bed.crashes().len();
-    Command::new(program("threads")).args([THREADS, MEBIBYTES]).end();
+    Command::new(program("threads")).args([THREADS, MEBIBYTES]).run_to_end();
     bed.wait_for(before + 1).pop().unwrap()
 }
 
-/// 38 threads that wait, main, and the one that crashed: each with its functions' names.
+/// Asserts that gdb shows the stacks of the 38 waiting threads, of main, and of the thread that crashed; returns the record.
 #[track_caller]
-fn shows_every_stack(bed: &TestBed, listed: &Listed) -> Record {
+fn assert_every_stack(bed: &TestBed, listed: &Listed) -> Record {
     let core = bed.core(listed);
     let record = listed.record.clone();
     assert_eq!(core.metadata().unwrap().len(), record.core.bytes);
-    let kernels = bed.kernels_core(listed);
-    let there = every_byte_is_the_kernels(&core, &kernels);
+    let kernels = bed.kernel_core(listed);
+    let there = assert_same_memory(&core, &kernels);
     assert!(there > 0 && there < record.core.bytes, "{there} of {:?}", record.core);
     std::fs::remove_file(kernels).unwrap();
     let trace = gdb(&program("threads"), &core, &["thread apply all bt"]);
     assert_eq!(trace.matches(" wait_for_ever (").count(), 39, "{trace}");
-    assert_eq!(trace.matches(" crash_here (").count(), 2, "once when gdb begins: {trace}");
+    assert_eq!(trace.matches(" crash_here (").count(), 2, "gdb shows it once more at its start: {trace}");
     assert_eq!(trace.matches(" main (").count(), 1, "{trace}");
     for complaint in ["truncated", "not at its expected", "Cannot access memory", "corrupt"] {
         assert!(!trace.contains(complaint), "{complaint}: {trace}");
@@ -89,21 +89,21 @@ fn shows_every_stack(bed: &TestBed, listed: &Listed) -> Record {
     record
 }
 
-/// One program may take all of `MaxUse=`.
+/// Lets one program use all of `MaxUse=`.
 const NO_SHARES: &str = "MaxUsePerUnit=infinity\nMaxUsePerExecutable=infinity\nMaxUsePerSignature=infinity\n";
 
 #[test]
-fn a_hundredth_a_tenth_and_a_half() {
-    let Some(bed) = TestBed::beside_the_kernel() else { return };
+fn a_core_truncated_by_a_size_limit_or_quota_shows_every_stack() {
+    let bed = TestBed::with_kernel_cores();
     let daemon = bed.daemon();
     reload(&bed, &daemon, "");
-    let whole = shows_every_stack(&bed, &crash(&bed)).core;
+    let whole = assert_every_stack(&bed, &crash(&bed)).core;
     assert_eq!(whole.truncated, None);
     for (key, size, cut) in [
         ("ProcessSizeMax", whole.bytes, Truncation::ProcessSizeMax),
         ("ExternalSizeMax", whole.stored, Truncation::ExternalSizeMax),
         (&format!("{NO_SHARES}MaxUse"), whole.stored, Truncation::Quota),
-        // Reached while the process waits, or when it has gone and a part of the core is on disk.
+        // The limit is reached while the process waits, or after it was released, when a part of the core is on disk.
         ("CompressLevel=9\nExternalSizeMax", whole.stored, Truncation::ExternalSizeMax),
     ] {
         for percent in if key.starts_with("Compress") { [60, 75, 90] } else { [1, 10, 50] } {
@@ -112,67 +112,67 @@ fn a_hundredth_a_tenth_and_a_half() {
                 std::fs::remove_file(bed.path("var/lib/coreward/cores").join(file)).unwrap();
             }
             daemon.signal(Signal::SIGTERM);
-            daemon.wait_for_word("STOPPING=1");
-            daemon.wait_for_word("READY=1");
+            daemon.wait_for_notification("STOPPING=1");
+            daemon.wait_for_notification("READY=1");
             reload(&bed, &daemon, &format!("{key}={limit}"));
-            let core = shows_every_stack(&bed, &crash(&bed)).core;
+            let core = assert_every_stack(&bed, &crash(&bed)).core;
             assert_eq!(core.truncated, Some(cut), "{key}={limit}");
             let used = if key == "ProcessSizeMax" { core.bytes } else { core.stored };
             assert!(used <= limit, "{key}={limit}: {core:?}");
-            // Of what is allowed little is wasted: a frame, and what comes first twice over.
+            // Most of the allowed size is used; a frame and the parts stored first may be lost.
             assert!(percent == 1 || used > limit / 2, "{key}={limit}: {core:?}");
         }
     }
 }
 
 #[test]
-fn stacks_only_on_purpose() {
-    let Some(bed) = TestBed::beside_the_kernel() else { return };
+fn storage_stacks_keeps_every_stack_and_the_list_of_libraries() {
+    let bed = TestBed::with_kernel_cores();
     let daemon = bed.daemon();
     reload(&bed, &daemon, "Storage=stacks");
-    let core = shows_every_stack(&bed, &crash(&bed)).core;
+    let core = assert_every_stack(&bed, &crash(&bed)).core;
     assert_eq!(core.truncated, Some(Truncation::Stacks));
     assert!(core.stored < 1 << 20, "{core:?}");
-    // A program whose libraries are loaded by hand, their list on the heap.
-    Command::new("python3").args(["-c", "import ctypes, json, socket, ssl; ctypes.string_at(0)"]).end();
+    // The linker's list of libraries loaded with dlopen(3) is on the heap.
+    Command::new("python3").args(["-c", "import ctypes, json, socket, ssl; ctypes.string_at(0)"]).run_to_end();
     let crashes = bed.wait_for(2);
     let trace = gdb(crashes[1].record.exe.as_ref(), &bed.core(&crashes[1]), &["info sharedlibrary"]);
     assert!(trace.contains("libffi") && trace.contains("_ctypes"), "{trace}");
 }
 
 #[test]
-fn a_process_is_held_no_longer_than_allowed() {
-    let Some(bed) = TestBed::beside_the_kernel() else { return };
+fn max_hold_truncates_the_core() {
+    let bed = TestBed::with_kernel_cores();
     let daemon = bed.daemon();
     reload(&bed, &daemon, "MaxHold=100ms\nCompressLevel=19");
-    let record = shows_every_stack(&bed, &crash(&bed));
+    let record = assert_every_stack(&bed, &crash(&bed));
     assert_eq!(record.core.truncated, Some(Truncation::MaxHold), "{:?}", record.core);
     assert!(record.core.bytes < record.core.expected);
     assert_eq!(daemon.metric("coreward_truncated_total", "reason=\"max-hold\""), 1.0);
 }
 
 #[test]
-fn a_process_that_is_killed_amid_it() {
-    let Some(bed) = TestBed::beside_the_kernel() else { return };
+fn a_process_killed_during_capture_leaves_a_truncated_core() {
+    let bed = TestBed::with_kernel_cores();
     let daemon = bed.daemon();
     reload(&bed, &daemon, "CompressLevel=19\nCompressThreads=1");
     let crashing = std::thread::spawn(|| {
         let mut child = Command::new(program("threads")).args([THREADS, "1500"]).spawn().unwrap();
         let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
         let begun = std::time::Instant::now();
-        // It is parked when the kernel has begun to dump it.
+        // The kernel has begun to dump it.
         eventually(Duration::from_secs(30), || {
             let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
             status.contains("CoreDumping:\t1") || begun.elapsed() > Duration::from_secs(20)
         });
-        // No disk takes 1.5 GiB in that time.
+        // 1.5 GiB cannot be stored in this time.
         std::thread::sleep(Duration::from_millis(100));
         nix::sys::signal::kill(pid, Signal::SIGKILL).unwrap();
         child.wait().unwrap()
     });
     crashing.join().unwrap();
     let crashes = bed.wait_for(1);
-    let record = shows_every_stack(&bed, &crashes[0]);
+    let record = assert_every_stack(&bed, &crashes[0]);
     assert_eq!(record.core.truncated, Some(Truncation::EndedEarly), "{:?}", record.core);
     assert!(record.core.bytes < record.core.expected);
 }

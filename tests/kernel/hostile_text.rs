@@ -1,19 +1,19 @@
-//! Text from a crash is hostile: names that try to be something else.
+//! Text from a crash is hostile: names with quotes, newlines and escape sequences.
 
-use crate::testbed::{Ended, TestBed, program};
+use crate::testbed::{RunToEnd, TestBed, program};
 use std::process::Command;
 
 #[test]
-fn names_stay_inside_of_labels_entries_and_lines() {
-    let Some(bed) = TestBed::new() else { return };
+fn hostile_names_cannot_break_out_of_labels_journal_fields_and_lines() {
+    let bed = TestBed::new();
     let daemon = bed.daemon();
     let name = "x\"} 9\nevil 1\u{1b}[31m";
     let hostile = bed.path(name);
     std::fs::copy(program("segv"), &hostile).unwrap();
     let script = "hostname \"$(printf 'a\\nb\"')\" || hostname odd_host; exec \"$1\" 'COREDUMP_UID=0\nMESSAGE=forged'";
-    Command::new("unshare").args(["--uts", "sh", "-c", script, "sh"]).arg(&hostile).end();
+    Command::new("unshare").args(["--uts", "sh", "-c", script, "sh"]).arg(&hostile).run_to_end();
     let crashes = bed.wait_for(1);
-    assert_eq!(crashes[0].record.exe, hostile.to_str().unwrap(), "the record keeps what it is");
+    assert_eq!(crashes[0].record.exe, hostile.to_str().unwrap(), "the record has the name unchanged");
 
     let text = daemon.scrape();
     assert!(!text.lines().any(|line| line.starts_with("evil")), "{text}");
@@ -21,9 +21,9 @@ fn names_stay_inside_of_labels_entries_and_lines() {
     let lines = text.lines().filter(|line| line.starts_with("coredump_process_count{")).count();
     assert_eq!(lines, 1);
 
-    // In the journal's protocol a value with a newline has its length in front: nothing after it is a field of its own.
+    // In the journal's protocol a value with a newline is preceded by its length, so no part of it becomes a field.
     let entry = bed.journal().remove(0);
-    assert!(coreward_wire::journal::is_about_a_crash(&entry), "every field's end is where its length says");
+    assert!(coreward_wire::journal::is_about_a_crash(&entry), "every field ends where its length says");
     let entry = String::from_utf8_lossy(&entry);
     assert!(entry.contains("\nCOREDUMP_CMDLINE\n") && !entry.contains("COREDUMP_CMDLINE="), "{entry}");
 

@@ -1,6 +1,7 @@
-//! Wrong arguments, wrong messages, wrong streams: a clear error, a metric, and never a crash that goes uncounted.
+//! Wrong arguments, malformed messages and streams, misbehaving clients: each gives a clear error and a metric, and no crash
+//! goes uncounted.
 
-use crate::testbed::{Daemon, Ended, TestBed, eventually, once, program, shim};
+use crate::testbed::{Daemon, RunToEnd, TestBed, eventually, program, shim, unsupervised};
 use coreward::crash::{CoreOutcome, NoCore, Truncation};
 use coreward_sys::fdpass;
 use coreward_wire::{DaemonMessage, HEADER_LEN, Header, Kind, Offer, Reply, Request};
@@ -16,7 +17,7 @@ fn connect(bed: &TestBed) -> UnixStream {
     stream
 }
 
-/// The daemon's answer, where there is one.
+/// The daemon's next message; `None` if it closed the connection or sent nothing for ten seconds.
 fn answer(stream: &mut UnixStream) -> Option<DaemonMessage> {
     let mut header = [0; HEADER_LEN];
     stream.read_exact(&mut header).ok()?;
@@ -26,10 +27,12 @@ fn answer(stream: &mut UnixStream) -> Option<DaemonMessage> {
     Some(DaemonMessage::decode(header.kind, &payload).unwrap())
 }
 
+/// A valid offer of a crash that did not happen.
 fn offer() -> Offer {
     Offer { attempt: 1, boot_id: "0".repeat(32), signal: Some(11), comm: b"made-up".to_vec(), ..Offer::default() }
 }
 
+/// Asserts that the daemon rejects `message` with a reason that contains `why`, and counts it.
 fn rejected(bed: &TestBed, daemon: &Daemon, message: &[u8], why: &str) {
     let before = daemon.metric("coreward_errors_total", "kind=\"message\"");
     let mut stream = connect(bed);
@@ -42,8 +45,8 @@ fn rejected(bed: &TestBed, daemon: &Daemon, message: &[u8], why: &str) {
 }
 
 #[test]
-fn messages_that_are_not_ours_are_named_and_counted() {
-    let Some(bed) = TestBed::new() else { return };
+fn malformed_messages_are_rejected_with_a_reason_and_counted() {
+    let bed = TestBed::new();
     let daemon = bed.daemon();
     let good = offer().encode(&[]);
     let with = |at: usize, bytes: &[u8]| {
@@ -61,19 +64,19 @@ fn messages_that_are_not_ours_are_named_and_counted() {
     rejected(&bed, &daemon, &with(8, &(payload - 1).to_le_bytes())[..good.len() - 1], "inside a field");
     rejected(&bed, &daemon, &DaemonMessage::Taken.encode(), "unexpected message");
     rejected(&bed, &daemon, &Offer { boot_id: "x".into(), ..offer() }.encode(&[]), "is missing");
-    // Whoever connects and goes, or says nothing, costs nothing but its own connection.
+    // Clients that disconnect, send nothing, or send a part of a message do not disturb a real crash.
     drop(connect(&bed));
     let silent = connect(&bed);
     connect(&bed).write_all(&good[..20]).unwrap();
-    Command::new(program("segv")).end();
+    Command::new(program("segv")).run_to_end();
     bed.wait_for(1);
     eventually(Duration::from_secs(10), || daemon.metric("coreward_errors_total", "kind=\"connection\"") >= 3.0);
     drop(silent);
 }
 
 #[test]
-fn a_descriptor_too_many_is_an_error() {
-    let Some(bed) = TestBed::new() else { return };
+fn unannounced_descriptors_are_rejected() {
+    let bed = TestBed::new();
     let daemon = bed.daemon();
     let mut stream = connect(&bed);
     let null = std::fs::File::open("/dev/null").unwrap();
@@ -84,7 +87,7 @@ fn a_descriptor_too_many_is_an_error() {
     assert_eq!(daemon.metric("coreward_errors_total", "kind=\"message\""), 1.0);
 }
 
-/// Offers a crash with these bytes as its core, and plays the shim to the end.
+/// Plays the shim: offers a crash with these bytes as its core, and answers the daemon's requests until it is done.
 fn offer_stream(bed: &TestBed, offer: &Offer, bytes: &[u8]) {
     let (core, mut into): (std::io::PipeReader, std::io::PipeWriter) = std::io::pipe().unwrap();
     let mut stream = connect(bed);
@@ -108,8 +111,8 @@ fn offer_stream(bed: &TestBed, offer: &Offer, bytes: &[u8]) {
 }
 
 #[test]
-fn streams_that_are_no_cores_are_recorded_and_said() {
-    let Some(bed) = TestBed::new() else { return };
+fn streams_that_are_not_cores_are_recorded_with_the_reason() {
+    let bed = TestBed::new();
     let daemon = bed.daemon();
     let at = |second| Offer { started: Duration::from_secs(second), ..offer() };
     offer_stream(&bed, &at(1), b"");
@@ -122,22 +125,22 @@ fn streams_that_are_no_cores_are_recorded_and_said() {
     assert_eq!(daemon.metric("coreward_errors_total", "kind=\"not_a_core\""), 3.0);
     assert_eq!(bed.names("var/lib/coreward/cores"), [] as [String; 0]);
 
-    // At the third attempt nobody looks at the bytes any more: they are kept as they are.
+    // At the third attempt the core is not parsed any more: it is stored as it is.
     offer_stream(&bed, &Offer { attempt: 3, ..at(4) }, &[0x41; 9000]);
     let crashes = bed.wait_for(4);
     let unparsed = crashes.iter().find(|listed| listed.record.attempt == 3).unwrap();
     assert!(unparsed.record.core.is_stored());
     assert_eq!(std::fs::read(bed.core(unparsed)).unwrap(), [0x41; 9000]);
 
-    // The same crash again is the same crash.
+    // A crash that is offered again is not counted again.
     offer_stream(&bed, &Offer { attempt: 2, released: true, ..at(4) }, b"");
     bed.wait_for(4);
     assert_eq!(daemon.metric("coredump_process_count", ""), 4.0);
 }
 
 #[test]
-fn only_root_is_heard() {
-    let Some(bed) = TestBed::new() else { return };
+fn connections_from_other_users_are_refused() {
+    let bed = TestBed::new();
     let daemon = bed.daemon();
     std::fs::set_permissions(bed.root.intake_socket(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
     let socket = bed.root.intake_socket();
@@ -147,17 +150,17 @@ fn only_root_is_heard() {
     );
     Command::new("setpriv")
         .args(["--reuid=65534", "--regid=65534", "--clear-groups", "/usr/bin/python3", "-c", &script])
-        .end();
+        .run_to_end();
     assert_eq!(daemon.metric("coreward_errors_total", "kind=\"peer\""), 1.0);
 }
 
 #[test]
-fn a_process_killed_in_mid_dump_is_counted_and_its_core_marked() {
-    let Some(bed) = TestBed::new() else { return };
+fn a_process_killed_during_the_dump_is_counted_and_its_core_marked() {
+    let bed = TestBed::new();
     let daemon = bed.daemon();
     let mut child = Command::new(program("memory")).arg("1500").quiet().spawn().unwrap();
     eventually(Duration::from_secs(30), || daemon.metric("coreward_inflight_crashes", "") == 1.0);
-    // No disk takes 1.5 GiB in that time.
+    // 1.5 GiB cannot be stored in this time.
     std::thread::sleep(Duration::from_millis(50));
     child.kill().unwrap();
     child.wait().unwrap();
@@ -167,41 +170,41 @@ fn a_process_killed_in_mid_dump_is_counted_and_its_core_marked() {
 }
 
 #[test]
-fn a_wrong_core_pattern_is_said_and_the_crash_counted() {
-    let Some(bed) = TestBed::new() else { return };
+fn a_wrong_core_pattern_is_reported_and_the_crash_counted() {
+    let bed = TestBed::new();
     let daemon = bed.daemon();
     let segv = program("segv");
     for (arguments, count) in [("%P", 1), ("", 2), ("%P %P %P %h %h %h %h %h %h %h", 3)] {
         let shim = bed.path("shim");
         let pattern = format!("|{} --root {} {arguments}", shim.display(), bed.root.path().display());
         std::fs::write("/proc/sys/kernel/core_pattern", pattern.trim_end()).unwrap();
-        Command::new(&segv).end();
+        Command::new(&segv).run_to_end();
         let crashes = bed.wait_for(count);
         let record = &crashes.iter().find(|listed| !listed.record.warnings.is_empty()).unwrap().record;
         assert!(record.warnings[0].contains("argument"), "{:?}", record.warnings);
     }
     assert!(bed.kmsg().contains("core_pattern is wrong: 1 arguments, expected 10"), "{}", bed.kmsg());
     assert_eq!(daemon.metric("coreward_errors_total", "kind=\"shim_arguments\""), 2.0);
-    // What the arguments did not tell, the core's own notes did.
+    // The core's notes tell what the arguments did not.
     assert_eq!(daemon.metric("coredump_process_count", "program=\"[segv]\",signal=\"SEGV\""), 2.0);
 }
 
 #[test]
-fn by_hand_the_shim_says_how_it_is_meant() {
+fn the_shim_run_by_hand_prints_its_usage() {
     let output = Command::new(shim()).stdin(Stdio::null()).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("Usage: coreward-shim"));
 }
 
 #[test]
-fn a_second_daemon_and_one_without_sockets_say_why_they_end() {
-    let Some(bed) = TestBed::new() else { return };
+fn a_second_daemon_and_one_without_sockets_explain_why_they_exit() {
+    let bed = TestBed::new();
     let _daemon = bed.daemon();
     let intake = UnixListener::bind(bed.path("other.sock")).unwrap();
-    let output = once(&bed.root, &intake).output().unwrap();
+    let output = unsupervised(&bed.root, &intake).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(said.contains("another corewardd is at work on") && said.contains("systemctl stop"), "{said}");
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(message.contains("another corewardd is at work on") && message.contains("systemctl stop"), "{message}");
 
     let output = Command::new(bed.root.daemon_exe()).arg("--root").arg(bed.root.path()).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
@@ -209,8 +212,8 @@ fn a_second_daemon_and_one_without_sockets_say_why_they_end() {
 }
 
 #[test]
-fn a_rude_scraper_costs_its_own_connection() {
-    let Some(bed) = TestBed::new() else { return };
+fn a_misbehaving_scraper_does_not_disturb_others() {
+    let bed = TestBed::new();
     let daemon = bed.daemon();
     assert!(daemon.http("GET /nothing HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").starts_with("HTTP/1.1 404"));
     assert!(
@@ -223,7 +226,7 @@ fn a_rude_scraper_costs_its_own_connection() {
             .http("GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             .contains("text/plain; version=0.0.4")
     );
-    // One that sends half a request is answered, or hung up on, in seconds, while others are served.
+    // A client that sends half a request is answered or disconnected within seconds, and others are served meanwhile.
     let begun = std::time::Instant::now();
     let slow = std::thread::scope(|scope| {
         let slow = scope.spawn(|| daemon.http("GET /metrics HTTP/1.1\r\nHo"));

@@ -1,37 +1,28 @@
-//! A stored core is what the kernel would have written, byte for byte: of the same crash the kernel's own stream is kept beside
-//! ours and compared.
+//! A stored core equals the core that the kernel writes, byte for byte. The test bed stores both for the same crash.
 
-use crate::testbed::{Ended, TestBed, program};
+use crate::testbed::{RunToEnd, TestBed, assert_same_core, program};
 use coreward::crash::Record;
-use std::path::Path;
 use std::process::Command;
 
-/// Crashes `command` and compares; returns the record.
+/// Runs `command`, which must crash, and compares the two cores; returns the record.
 #[track_caller]
 fn compare(bed: &TestBed, command: &mut Command) -> Record {
     let before = bed.crashes().len();
-    command.end();
+    command.run_to_end();
     let crashes = bed.wait_for(before + 1);
     let listed = &crashes[before];
     let record = listed.record.clone();
     assert_eq!((record.core.truncated, record.core.bytes), (None, record.core.expected), "{:?}", record.warnings);
-    let kernels = bed.kernels_core(listed);
-    assert_eq!(kernels.metadata().unwrap().len(), record.core.bytes, "nothing was taken out of the pipe");
-    same(&bed.core(listed), &kernels);
+    let kernels = bed.kernel_core(listed);
+    assert_eq!(kernels.metadata().unwrap().len(), record.core.bytes, "nothing was consumed from the pipe");
+    assert_same_core(&bed.core(listed), &kernels);
     std::fs::remove_file(&kernels).unwrap();
     record
 }
 
-#[track_caller]
-pub fn same(ours: &Path, kernels: &Path) {
-    let output = Command::new("cmp").arg(ours).arg(kernels).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
-    std::fs::remove_file(ours).unwrap();
-}
-
 #[test]
-fn one_thread_and_two_hundred() {
-    let Some(bed) = TestBed::beside_the_kernel() else { return };
+fn cores_of_one_thread_and_of_200_equal_the_kernels() {
+    let bed = TestBed::with_kernel_cores();
     let _daemon = bed.daemon();
     compare(&bed, &mut Command::new(program("segv")));
     compare(&bed, Command::new(program("threads")).arg("200"));
@@ -39,26 +30,26 @@ fn one_thread_and_two_hundred() {
 }
 
 #[test]
-fn notes_that_no_pipe_holds() {
-    let Some(bed) = TestBed::beside_the_kernel() else { return };
+fn notes_larger_than_the_pipe_equal_the_kernels() {
+    let bed = TestBed::with_kernel_cores();
     let _daemon = bed.daemon();
-    // The notes were taken out of the pipe, so the kernel's stream goes on behind them.
-    Command::new(program("threads")).arg("1500").end();
+    // The daemon consumed the notes from the pipe, so the stream that the test bed stored begins after them.
+    Command::new(program("threads")).arg("1500").run_to_end();
     let crashes = bed.wait_for(1);
     let record = &crashes[0].record;
     assert_eq!((record.core.truncated, record.core.bytes), (None, record.core.expected));
-    let rest = bed.kernels_core(&crashes[0]);
-    let taken = record.core.bytes - rest.metadata().unwrap().len();
-    assert!(taken > 1 << 20, "notes of {taken} bytes fit into a pipe");
+    let rest = bed.kernel_core(&crashes[0]);
+    let consumed = record.core.bytes - rest.metadata().unwrap().len();
+    assert!(consumed > 1 << 20, "notes of {consumed} bytes fit into a pipe");
     let tail = bed.path("tail");
-    let cut = format!("tail -c +{} {} > {}", taken + 1, bed.core(&crashes[0]).display(), tail.display());
+    let cut = format!("tail -c +{} {} > {}", consumed + 1, bed.core(&crashes[0]).display(), tail.display());
     assert!(Command::new("sh").args(["-c", &cut]).status().unwrap().success());
-    same(&tail, &rest);
+    assert_same_core(&tail, &rest);
 }
 
 #[test]
-fn mappings_of_every_kind() {
-    let Some(bed) = TestBed::beside_the_kernel() else { return };
+fn mappings_of_every_kind_equal_the_kernels_for_each_coredump_filter() {
+    let bed = TestBed::with_kernel_cores();
     let _daemon = bed.daemon();
     let shapes = program("shapes");
     let file = bed.path("mapped");
@@ -72,8 +63,8 @@ fn mappings_of_every_kind() {
 }
 
 #[test]
-fn huge_pages() {
-    let Some(bed) = TestBed::beside_the_kernel() else { return };
+fn huge_pages_equal_the_kernels() {
+    let bed = TestBed::with_kernel_cores();
     let _daemon = bed.daemon();
     let reserved = "/proc/sys/vm/nr_hugepages";
     let before = std::fs::read_to_string(reserved).unwrap();
@@ -83,14 +74,14 @@ fn huge_pages() {
 }
 
 #[test]
-fn a_dense_process_and_a_sparse_one() {
-    let Some(bed) = TestBed::beside_the_kernel() else { return };
+fn dense_and_sparse_memory_equals_the_kernels() {
+    let bed = TestBed::with_kernel_cores();
     bed.configure("[Coreward]\nProcessSizeMax=128G\nExternalSizeMax=128G\n");
     let _daemon = bed.daemon();
-    // Larger than what is staged in memory: a part goes over the disk.
+    // Larger than the staging area in memory: the rest is spilled to disk.
     let record = compare(&bed, Command::new(program("memory")).arg("300"));
     assert!(record.core.stored < record.core.bytes / 2, "{:?}", record.core);
-    // The kernel needs a third of a second a GiB for its holes, and longer ones with COREWARD_SPARSE=64.
+    // The kernel takes a third of a second to write a GiB of holes. COREWARD_SPARSE sets the size in GiB.
     let gibibytes = std::env::var("COREWARD_SPARSE").unwrap_or_else(|_| "16".to_owned());
     compare(&bed, Command::new(program("shapes")).args(["sparse", &gibibytes]));
 }
