@@ -63,7 +63,7 @@ impl Snapshot {
             level: self.level,
             in_memory: self.in_memory,
         };
-        Ok((kept, CheckpointFiles { file: self.writer.file.share()?, memory, raw }))
+        Ok((kept, CheckpointFiles { file: self.writer.file.duplicate_fd()?, memory, raw }))
     }
 }
 

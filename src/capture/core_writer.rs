@@ -114,7 +114,7 @@ impl Reservation {
 
     /// Turns the reservation into a stored core of `stored` bytes.
     pub fn settle(mut self, id: CrashId, time_us: u64, stored: u64) {
-        self.account.settle(std::mem::take(&mut self.bytes), id, time_us, stored);
+        self.account.commit(std::mem::take(&mut self.bytes), id, time_us, stored);
     }
 }
 

@@ -3,9 +3,9 @@
 use crate::capture::{CaptureResources, CompressorPool, HealthMonitor, LargeCoreLimiter, MemoryBudget};
 use crate::config::{self, Config, Loaded, THREADS_MAX};
 use crate::crash::{CrashId, Decision, Record};
-use crate::policy::storm::{Event, Storms};
+use crate::policy::storm::{StormEvent, StormPolicy};
 use crate::report::{ErrorKind, Metrics};
-use crate::store::{Catalog, Layout, Ledger, OpenReport, Recent};
+use crate::store::{Catalog, Layout, Ledger, OpenReport, RecentCore};
 use coreward_sys::clock;
 use coreward_wire::paths::Root;
 use std::collections::HashMap;
@@ -33,7 +33,7 @@ pub(super) struct Context {
     /// recorded without what those reads would have told.
     pub(super) probes: Arc<Semaphore>,
     loaded: Mutex<Loaded>,
-    storms: Mutex<Storms>,
+    storms: Mutex<StormPolicy>,
     turns: Mutex<HashMap<CrashId, Weak<tokio::sync::Mutex<()>>>>,
     cancels: Mutex<Vec<Weak<AtomicBool>>>,
     stopping: watch::Sender<bool>,
@@ -111,7 +111,7 @@ impl Context {
         }
         self.metrics.config_problems.set(i64::try_from(loaded.problems.len()).unwrap_or(i64::MAX));
         self.ledger.set_limits(loaded.config.quotas);
-        self.catalog.keep(loaded.config.max_records, loaded.config.record_max_age);
+        self.catalog.set_retention(loaded.config.max_records, loaded.config.record_max_age);
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = if loaded.config.compress_threads == 0 { processors } else { loaded.config.compress_threads };
         // One more than there are processors: one of them may be waiting for the disk.
@@ -124,19 +124,19 @@ impl Context {
     pub(super) fn decide(&self, config: &Config, record: &Record) -> Decision {
         let signature = record.signature_key();
         let first = !self.ledger.has_signature(&signature);
-        let event = Event { signature, principal: record.principal(), uid: record.uid, first };
+        let event = StormEvent { signature, principal: record.principal(), uid: record.uid, first };
         lock(&self.storms).decide(&config.rules, &event, clock::since_boot())
     }
 
     /// Lets the policy see again what an earlier daemon kept: a restart opens no new windows, and fills no buckets.
-    fn replay(&self, recent: Vec<Recent>) {
+    fn replay(&self, recent: Vec<RecentCore>) {
         let rules = self.config().rules;
         let (now, wall) = (clock::since_boot(), SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default());
         let mut storms = lock(&self.storms);
-        for Recent { time_us, signature, principal, uid } in recent {
+        for RecentCore { time_us, signature, principal, uid } in recent {
             let age = wall.saturating_sub(Duration::from_micros(time_us));
             if let Some(at) = now.checked_sub(age) {
-                storms.decide(&rules, &Event { signature, principal, uid, first: false }, at);
+                storms.decide(&rules, &StormEvent { signature, principal, uid, first: false }, at);
             }
         }
     }
@@ -232,7 +232,7 @@ impl Context {
 }
 
 fn tell(report: &OpenReport, metrics: &Metrics) {
-    if let Some(aside) = &report.put_aside {
+    if let Some(aside) = &report.quarantined {
         tracing::error!("the catalog was damaged: put aside as {} and rebuilt from the cores", aside.display());
         metrics.error(ErrorKind::Catalog);
     }

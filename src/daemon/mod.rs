@@ -93,7 +93,7 @@ fn run(arguments: Arguments) -> Result<(), StartError> {
     let sockets = Sockets::inherit()?;
     let watchdog = sd_notify::watchdog_enabled();
     let root = Root::new(arguments.root);
-    let layout = Layout::of(&root);
+    let layout = Layout::new(&root);
     let _lock = lock(&root.state_dir())?;
     let metrics = Metrics::new()?;
     let context = Context::start(root, &layout, metrics)?;

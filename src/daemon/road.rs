@@ -11,7 +11,7 @@ use crate::capture::Failure;
 use crate::config::{Config, Storage};
 use crate::crash::{CoreOutcome, CoreReport, Decision, Keep, NoCore, Origin, Reason, Record};
 use crate::report::{self, ErrorKind};
-use crate::store::{Inserted, file_name};
+use crate::store::{Inserted, core_file_name};
 use coreward_wire::{DaemonMessage, FdKind, Offer, Request};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -88,8 +88,8 @@ pub(super) async fn record(
     if let Some(known) = if again { context.catalog.find(id).await? } else { None } {
         return Ok(report::entry(&known, core_path(context, &known).as_deref()));
     }
-    if !context.catalog.is_open() {
-        return Err(context.catalog.closed_because().into());
+    if let Some(error) = context.catalog.unavailable() {
+        return Err(error.into());
     }
     if let Some(memo) = Memo::read(&offer.checkpoint) {
         drop(core);
@@ -204,5 +204,5 @@ async fn finish(context: &Arc<Context>, giver: &mut Giver, record: Record) -> Re
 }
 
 fn core_path(context: &Context, record: &Record) -> Option<PathBuf> {
-    record.core.is_stored().then(|| context.root.state_dir().join("cores").join(file_name(&record.id)))
+    record.core.is_stored().then(|| context.root.state_dir().join("cores").join(core_file_name(&record.id)))
 }

@@ -22,7 +22,7 @@ pub(super) async fn expire(context: Arc<Context>) {
         let context = Arc::clone(&context);
         let sweep = spawn_blocking(move || {
             let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
-            let expired = context.ledger.expire(u64::try_from(now.as_micros()).unwrap_or(u64::MAX));
+            let expired = context.ledger.evict_expired(u64::try_from(now.as_micros()).unwrap_or(u64::MAX));
             if expired > 0 {
                 context.refresh();
                 tracing::info!("{expired} cores were older than MaxAge= and are deleted");
@@ -52,7 +52,7 @@ pub(super) fn watch_deletions(context: &Arc<Context>) -> io::Result<()> {
                 // What this daemon evicts is struck out before it is deleted.
                 if context.ledger.forget(&id) {
                     tracing::info!("core {id} was removed");
-                    context.catalog.removed(id);
+                    context.catalog.mark_removed(id);
                 }
             }
             context.refresh();

@@ -1,4 +1,4 @@
-//! Storm, quota, access: pure functions of (state, event, now). No clock, no files.
+//! Decisions on crashes and cores: pure functions of state, event and time. No clock, no files.
 
 pub mod access;
 pub mod evict;
