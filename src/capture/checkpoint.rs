@@ -70,7 +70,7 @@ impl Snapshot {
             level: self.level,
             in_memory: self.in_memory,
         };
-        Ok((checkpoint, CheckpointFiles { file: self.writer.file.share()?, memory, spill }))
+        Ok((checkpoint, CheckpointFiles { file: self.writer.file.duplicate_fd()?, memory, spill }))
     }
 }
 

@@ -45,7 +45,7 @@ impl Reservation {
 
     /// Replaces the reservation with a stored core of `stored` bytes; `time_us` is when the crash happened.
     pub fn commit(mut self, id: CrashId, time_us: u64, stored: u64) {
-        self.quota.settle(std::mem::take(&mut self.bytes), id, time_us, stored);
+        self.quota.commit(std::mem::take(&mut self.bytes), id, time_us, stored);
     }
 }
 

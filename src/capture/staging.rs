@@ -177,7 +177,7 @@ mod tests {
     fn quota(dir: &std::path::Path) -> Arc<QuotaHandle> {
         let ledger = Ledger::new(File::open(dir).unwrap().into());
         ledger.set_limits(Quotas { max_use: Some(1 << 30), keep_free: Some(0), ..Quotas::default() });
-        Arc::new(QuotaHandle::new(Arc::new(ledger), Attribution::of(&crate::crash::fixtures::record(1))))
+        Arc::new(QuotaHandle::new(Arc::new(ledger), Attribution::of_record(&crate::crash::fixtures::record(1))))
     }
 
     fn with_spill_file(quota: &Arc<QuotaHandle>) -> StagingArea {

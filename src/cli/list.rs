@@ -1,6 +1,6 @@
 //! `coreward list`.
 
-use super::lines::Lines;
+use super::crash_table::CrashTable;
 use super::{CliError, human, json, say, time};
 use crate::store::{self, Filter};
 use clap::Args;
@@ -14,28 +14,28 @@ use std::process::ExitCode;
 /// Options of `list`.
 #[derive(Args, Debug)]
 pub(super) struct Options {
-    /// Only crashes of this id or its beginning, PID, path of an executable, unit, or name of a process [default: all]
+    /// Only crashes with this id or prefix of an id, PID, executable path, unit, process name, or signature [default: all]
     #[arg(value_name = "MATCH")]
     name: Option<String>,
-    /// Only crashes at this time or later
+    /// Only crashes at or after this time
     ///
-    /// A TIME is written as journalctl(1) takes it: "2026-01-02", "2026-01-02 10:00", "10:00", "today", "yesterday", "-1h",
+    /// A TIME is written as for journalctl(1): "2026-01-02", "2026-01-02 10:00", "10:00", "today", "yesterday", "-1h",
     /// "2 days ago", "@1767348000", "2026-01-02T10:00:00Z", "2026-01-02 10:00 UTC".
     #[arg(long, short = 'S', value_name = "TIME", value_parser = time::argument, allow_hyphen_values = true)]
     since: Option<Timestamp>,
-    /// Only crashes at this time or earlier
+    /// Only crashes at or before this time
     #[arg(long, short = 'U', value_name = "TIME", value_parser = time::argument, allow_hyphen_values = true)]
     until: Option<Timestamp>,
-    /// Only crashes of this unit, system's or user's
+    /// Only crashes of this system or user unit
     #[arg(long, value_name = "UNIT")]
     unit: Option<String>,
-    /// Only crashes in this container: its name, its id or the beginning of it
+    /// Only crashes in this container, given its name, id or a prefix of the id
     #[arg(long, value_name = "CONTAINER")]
     container: Option<String>,
     /// Only crashes in this pod
     #[arg(long, value_name = "UID")]
     pod: Option<String>,
-    /// Only crashes on this host, as the crashed process called it
+    /// Only crashes with this host name, as the crashed process saw it
     #[arg(long, value_name = "NAME")]
     host: Option<String>,
     /// Only crashes of this user's processes
@@ -47,16 +47,16 @@ pub(super) struct Options {
     /// Only crashes with this signal, such as SEGV
     #[arg(long, value_name = "SIGNAL")]
     signal: Option<String>,
-    /// Only crashes of this signature, or of all that begin so
+    /// Only crashes with this signature, or with any that begins like this
     #[arg(long, value_name = "SIGNATURE")]
     signature: Option<String>,
     /// Only the newest N crashes
     #[arg(long, short = 'n', value_name = "N")]
     limit: Option<usize>,
-    /// Show no line with the names of the columns
+    /// Omit the line with the names of the columns
     #[arg(long)]
     no_legend: bool,
-    /// Show the whole records as one JSON array
+    /// Show the complete records as a JSON array
     #[arg(long)]
     json: bool,
 }
@@ -81,25 +81,18 @@ pub(super) fn run(root: &Root, options: Options, out: &mut dyn Write) -> Result<
         return Ok(ExitCode::SUCCESS);
     }
     let here = uname().map(|names| names.nodename().to_string_lossy().into_owned()).unwrap_or_default();
-    let (mut lines, mut rest) = (Lines::new(&here), Lines::new(&here));
-    store::brief(root, &filter, &mut lines, &mut rest)?;
-    lines.append_backwards(rest);
-    if lines.is_empty() {
-        // Not a failure: "no crash since yesterday" is a good answer. Standard output stays empty for who counts lines.
+    let mut table = CrashTable::new(&here);
+    store::for_each_row(root, &filter, &mut |row| table.push(row))?;
+    if table.is_empty() {
+        // Not a failure: "no crash since yesterday" is a good answer. Standard output stays empty for scripts that count lines.
         let whose = if Uid::effective().is_root() { "" } else { " (root and group adm see the crashes of all users)" };
         say(&format!("No crash.{whose}"));
         return Ok(ExitCode::SUCCESS);
     }
-    lines.write(out, !options.no_legend)?;
+    table.write(out, !options.no_legend)?;
     Ok(ExitCode::SUCCESS)
 }
 
 fn microseconds(time: Timestamp) -> u64 {
     u64::try_from(time.as_microsecond()).unwrap_or(0)
-}
-
-/// Name, or as much of an id as `docker ps` shows.
-pub(super) fn container(name: &str) -> &str {
-    let is_id = name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
-    if is_id { &name[..12] } else { name }
 }

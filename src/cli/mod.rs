@@ -1,5 +1,6 @@
 //! The `coreward` command: one file a verb, and what several of them share.
 
+mod crash_table;
 mod debug;
 mod executable;
 mod export;
@@ -9,11 +10,9 @@ mod human;
 mod info;
 mod interrupt;
 mod json;
-mod lines;
 pub(crate) mod list;
 mod man;
 mod part;
-mod pen;
 mod register;
 mod remove;
 mod saved;
@@ -22,7 +21,6 @@ mod status_text;
 mod symbols;
 mod sysctl;
 mod table;
-mod texts;
 mod time;
 mod units;
 mod unpack;
@@ -73,9 +71,9 @@ enum Verb {
     /// Show who holds how much of the disk
     Usage(usage::Options),
     /// Keep cores from being deleted to make room
-    Pin(remove::Pin),
+    Pin(remove::PinOptions),
     /// Let cores be deleted again to make room
-    Unpin(remove::Pin),
+    Unpin(remove::PinOptions),
     /// Delete cores; their records stay
     Rm(remove::Options),
     /// Delete the cores that tell least, until limits are kept

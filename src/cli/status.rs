@@ -117,7 +117,7 @@ fn at_work(state: &Path) -> Option<bool> {
 
 fn catalog(root: &Root, status: &mut Status) {
     let newest = Filter { limit: Some(1), ..Filter::default() };
-    let found = store::listed_count(root).and_then(|count| Ok((count, store::list(root, &newest)?.pop())));
+    let found = store::count_crashes(root).and_then(|count| Ok((count, store::list(root, &newest)?.pop())));
     match found {
         Ok((count, newest)) => {
             status.crashes = Some(count);
@@ -129,7 +129,7 @@ fn catalog(root: &Root, status: &mut Status) {
         // A daemon that never had to start has written none.
         Err(QueryError::NoCatalog(_)) => status.crashes = Some(0),
         Err(error) => {
-            let denied = File::open(Layout::of(root).catalog)
+            let denied = File::open(Layout::new(root).catalog)
                 .is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied);
             let problem = if denied { "only root and group adm may count them".to_owned() } else { error.to_string() };
             status.catalog_problem = Some(problem);
@@ -141,18 +141,18 @@ fn volume(root: &Root, status: &mut Status) {
     let loaded = config::load(root);
     status.configuration_problems = loaded.problems.iter().map(ToString::to_string).collect();
     status.configuration_files = loaded.files;
-    for entry in std::fs::read_dir(Layout::of(root).cores).into_iter().flatten().flatten() {
+    for entry in std::fs::read_dir(Layout::new(root).cores).into_iter().flatten().flatten() {
         if entry.file_name().to_string_lossy().ends_with(".core.zst") {
             status.stored_cores += 1;
             status.stored_bytes += entry.metadata().map_or(0, |about| about.len());
         }
     }
     // Before the first start there is no directory yet; the volume is that of the one above.
-    let cores = Layout::of(root).cores;
+    let cores = Layout::new(root).cores;
     if let Some(volume) = cores.ancestors().find_map(|dir| statvfs(dir).ok()) {
         let size = volume.blocks() * volume.fragment_size();
         status.free_bytes = volume.blocks_available() * volume.fragment_size();
-        let limits = loaded.config.quotas.on(size);
+        let limits = loaded.config.quotas.on_volume(size);
         status.max_use = limits.max_use;
         status.keep_free = limits.keep_free;
     }

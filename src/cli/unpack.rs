@@ -2,7 +2,7 @@
 
 use super::CliError;
 use super::interrupt::Interrupts;
-use crate::store::{Layout, Listed, file_name};
+use crate::store::{Layout, Listed, core_file_name};
 use coreward_sys::openat;
 use coreward_wire::paths::Root;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -48,16 +48,16 @@ impl Stored {
     /// Opens the core of a crash. Root is not led elsewhere by a link that the daemon's user could have made.
     pub(super) fn open(root: &Root, listed: &Listed) -> Result<Self, UnpackError> {
         let id = listed.id();
-        let layout = Layout::of(root);
-        let path = layout.cores.join(file_name(id));
+        let layout = Layout::new(root);
+        let path = layout.cores.join(core_file_name(id));
         if let Some(why) = super::words::why_no_core(listed) {
             return Err(UnpackError::NoCore { id: id.to_string(), why });
         }
-        let opened = layout.open_cores().and_then(|dir| openat::open_file_below(dir.as_fd(), &file_name(id)));
+        let opened = layout.open_cores().and_then(|dir| openat::open_file_below(dir.as_fd(), &core_file_name(id)));
         match opened.map(File::from).and_then(|file| Ok((file.metadata()?.is_file(), file))) {
             Ok((true, file)) => {
                 // It is not evicted while it is read.
-                let held = file.try_clone().ok().and_then(|file| crate::store::reading(file).ok());
+                let held = file.try_clone().ok().and_then(|file| crate::store::lock_for_reading(file).ok());
                 Ok(Self { file, path, bytes: listed.record.core.bytes, _held: held })
             }
             Ok((false, _)) => Err(UnpackError::Open { path, error: io::Error::other("not a regular file") }),
@@ -197,7 +197,7 @@ mod tests {
 
     impl Fixture {
         fn file(&self) -> PathBuf {
-            Layout::of(&self.root).cores.join(file_name(self.listed.id()))
+            Layout::new(&self.root).cores.join(core_file_name(self.listed.id()))
         }
 
         fn store(&self, core: &[u8]) {

@@ -4,7 +4,7 @@ use super::table::Table;
 use super::{CliError, human, json};
 use crate::crash::text::printable;
 use crate::policy::evict::Attribution;
-use crate::store::{self, Held, Layout};
+use crate::store::{self, Layout, StoredCore};
 use clap::{Args, ValueEnum};
 use coreward_wire::paths::Root;
 use nix::sys::statvfs::statvfs;
@@ -16,18 +16,18 @@ use std::process::ExitCode;
 /// Options of `usage`.
 #[derive(Args, Debug)]
 pub(super) struct Options {
-    /// Whom the cores are accounted to
+    /// Group the cores by this
     #[arg(long, value_enum, default_value_t = By::Unit)]
     by: By,
-    /// Show JSON
+    /// Show a JSON object
     #[arg(long)]
     json: bool,
 }
 
-/// What is counted together.
+/// How cores are grouped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum By {
-    /// System units; a container's executable and a user stand for what is in none
+    /// System units; outside of them, executables of containers and users
     Unit,
     /// Real user ids
     User,
@@ -37,6 +37,7 @@ enum By {
     Signature,
 }
 
+/// The cores of one holder.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
 struct Share {
     cores: u64,
@@ -44,8 +45,9 @@ struct Share {
     pinned_bytes: u64,
 }
 
+/// What `--json` prints; sizes are bytes.
 #[derive(Serialize)]
-struct Usage {
+struct UsageReport {
     bytes: u64,
     cores: u64,
     pinned_bytes: u64,
@@ -56,6 +58,7 @@ struct Usage {
     holders: Vec<Holder>,
 }
 
+/// A unit, user, executable or signature with its cores.
 #[derive(Serialize)]
 struct Holder {
     name: String,
@@ -64,7 +67,7 @@ struct Holder {
 }
 
 pub(super) fn run(root: &Root, options: &Options, out: &mut dyn Write) -> Result<ExitCode, CliError> {
-    let usage = usage(root, options.by, &store::held(root)?);
+    let usage = usage_report(root, options.by, &store::stored_cores(root)?);
     if options.json {
         json::write(out, &usage)?;
         return Ok(ExitCode::SUCCESS);
@@ -80,42 +83,36 @@ pub(super) fn run(root: &Root, options: &Options, out: &mut dyn Write) -> Result
         human::size(usage.free_bytes),
         limit(usage.keep_free),
     )?;
-    let header = ["SIZE", "CORES", "PINNED", "LIMIT", "HOLDER"];
-    let row = |holder: &Holder| {
-        vec![
-            human::size(holder.share.bytes),
-            holder.share.cores.to_string(),
-            if holder.share.pinned_bytes > 0 { human::size(holder.share.pinned_bytes) } else { String::new() },
-            limit(usage.max_per_holder),
-            holder.name.clone(),
-        ]
-    };
-    let mut table = Table::new(&header);
-    usage.holders.iter().for_each(|holder| table.row(row(holder)));
+    let mut table = Table::new(&["SIZE", "CORES", "PINNED", "LIMIT", "HOLDER"]);
+    for Holder { name, share } in &usage.holders {
+        let pinned = if share.pinned_bytes > 0 { human::size(share.pinned_bytes) } else { String::new() };
+        let size = human::size(share.bytes);
+        table.push_row(&[&size, &share.cores.to_string(), &pinned, &limit(usage.max_per_holder), name]);
+    }
     table.write(out, true)?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn usage(root: &Root, by: By, held: &[Held]) -> Usage {
-    let dir = Layout::of(root).cores;
+fn usage_report(root: &Root, by: By, cores: &[StoredCore]) -> UsageReport {
+    let dir = Layout::new(root).cores;
     let volume = dir.ancestors().find_map(|dir| statvfs(dir).ok());
     let (size, free) = volume.map_or((0, 0), |volume| {
         (volume.blocks() * volume.fragment_size(), volume.blocks_available() * volume.fragment_size())
     });
-    let limits = crate::config::load(root).config.quotas.on(size);
+    let limits = crate::config::load(root).config.quotas.on_volume(size);
     let mut shares: BTreeMap<String, Share> = BTreeMap::new();
-    for core in held {
-        let share = shares.entry(name(&core.owner, by)).or_default();
+    for core in cores {
+        let share = shares.entry(holder_name(&core.attribution, by)).or_default();
         share.cores += 1;
         share.bytes += core.bytes;
         share.pinned_bytes += if core.pinned { core.bytes } else { 0 };
     }
     let mut holders: Vec<Holder> = shares.into_iter().map(|(name, share)| Holder { name, share }).collect();
     holders.sort_by_key(|holder| std::cmp::Reverse(holder.share.bytes));
-    Usage {
-        bytes: held.iter().map(|core| core.bytes).sum(),
-        cores: held.len() as u64,
-        pinned_bytes: held.iter().filter(|core| core.pinned).map(|core| core.bytes).sum(),
+    UsageReport {
+        bytes: cores.iter().map(|core| core.bytes).sum(),
+        cores: cores.len() as u64,
+        pinned_bytes: cores.iter().filter(|core| core.pinned).map(|core| core.bytes).sum(),
         max_use: limits.max_use,
         keep_free: limits.keep_free,
         free_bytes: free,
@@ -129,28 +126,27 @@ fn usage(root: &Root, by: By, held: &[Held]) -> Usage {
     }
 }
 
-fn name(owner: &Attribution, by: By) -> String {
+fn holder_name(attribution: &Attribution, by: By) -> String {
     match by {
-        By::Unit => printable(&owner.principal.to_string()),
-        By::User => owner.uid.map_or_else(|| "unknown".to_owned(), human::user),
-        By::Executable => printable(&owner.program),
-        By::Signature => printable(owner.signature.as_str()),
+        By::Unit => printable(&attribution.principal.to_string()),
+        By::User => attribution.uid.map_or_else(|| "unknown".to_owned(), human::user),
+        By::Executable => printable(&attribution.program),
+        By::Signature => printable(attribution.signature.as_str()),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crash::CrashKey;
-    use crate::crash::{Principal, SignatureKey};
+    use crate::crash::{CrashKey, Principal, SignatureKey};
 
     #[test]
     fn the_largest_holder_comes_first_and_the_shares_add_up() {
         let dir = tempfile::tempdir().unwrap();
-        let held = |number: u32, holder: &str, bytes: u64, pinned: bool| Held {
+        let core = |number: u32, unit: &str, bytes: u64, pinned: bool| StoredCore {
             id: CrashKey { boot_id: String::new(), pid: number, start_time: 0 }.id(),
-            owner: Attribution {
-                principal: Principal::Unit(holder.to_owned()),
+            attribution: Attribution {
+                principal: Principal::Unit(unit.to_owned()),
                 uid: Some(0),
                 program: "/p".to_owned(),
                 signature: SignatureKey::new("g"),
@@ -159,8 +155,8 @@ mod tests {
             bytes,
             pinned,
         };
-        let all = [held(1, "a", 10, false), held(2, "b", 20, true), held(3, "b", 5, false)];
-        let usage = usage(&Root::new(dir.path()), By::Unit, &all);
+        let all = [core(1, "a", 10, false), core(2, "b", 20, true), core(3, "b", 5, false)];
+        let usage = usage_report(&Root::new(dir.path()), By::Unit, &all);
         let names: Vec<&str> = usage.holders.iter().map(|holder| holder.name.as_str()).collect();
         assert_eq!(names, ["unit b", "unit a"]);
         assert_eq!(usage.holders[0].share, Share { cores: 2, bytes: 25, pinned_bytes: 20 });

@@ -1,9 +1,9 @@
-//! `coreward vacuum`: deletes cores by the daemon's own order, down to limits given for this once.
+//! `coreward vacuum`: deletes cores in the daemon's order of eviction until the given limits are met.
 
-use super::remove::{ChangeError, cores};
+use super::remove::{ChangeError, open_cores};
 use super::{CliError, human};
 use crate::config::{parse_duration, parse_size};
-use crate::store::{self, Held, file_name};
+use crate::store::{self, StoredCore, core_file_name};
 use clap::Args;
 use coreward_wire::paths::Root;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -16,19 +16,19 @@ use std::time::{Duration, SystemTime};
 #[derive(Args, Debug)]
 #[group(id = "limits", required = true, multiple = true, args = ["max_use", "keep_free", "max_age", "max_cores"])]
 pub(super) struct Options {
-    /// Until all cores together take no more than this, such as 2G
+    /// Until all cores together take at most this, such as 2G
     #[arg(long, value_name = "SIZE", value_parser = size)]
     max_use: Option<u64>,
-    /// Until so much of the volume is free
+    /// Until this much of the volume is free
     #[arg(long, value_name = "SIZE", value_parser = size)]
     keep_free: Option<u64>,
-    /// All that are older than this, such as 30d
+    /// All cores older than this, such as 30d
     #[arg(long, value_name = "TIME", value_parser = age)]
     max_age: Option<Duration>,
-    /// Until there are no more than N cores
+    /// Until at most N cores are left
     #[arg(long, value_name = "N")]
     max_cores: Option<usize>,
-    /// Only say what would be deleted
+    /// Show what would be deleted, but delete nothing
     #[arg(long)]
     dry_run: bool,
 }
@@ -42,66 +42,63 @@ fn age(text: &str) -> Result<Duration, String> {
 }
 
 pub(super) fn run(root: &Root, options: &Options, out: &mut dyn Write) -> Result<ExitCode, CliError> {
-    let (layout, dir) = cores(root)?;
-    let held = store::held(root)?;
+    let (layout, dir) = open_cores(root)?;
     let free = fstatvfs(&dir).map_or(0, |volume| volume.blocks_available() * volume.fragment_size());
     let now_us = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |now| u64::try_from(now.as_micros()).unwrap_or(u64::MAX));
-    let goes = choose(held, options, free, now_us);
-    let bytes: u64 = goes.iter().map(|core| core.bytes).sum();
+    let doomed = choose(store::stored_cores(root)?, options, free, now_us);
+    let bytes: u64 = doomed.iter().map(|core| core.bytes).sum();
     if options.dry_run {
-        for core in &goes {
+        for core in &doomed {
             writeln!(out, "Would delete the core of crash {}, {}.", core.id, human::size(core.bytes))?;
         }
-        writeln!(out, "{} cores, {}.", goes.len(), human::size(bytes))?;
+        writeln!(out, "{} cores, {}.", doomed.len(), human::size(bytes))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let progress = ProgressBar::new(goes.len() as u64).with_style(
+    let progress = ProgressBar::new(doomed.len() as u64).with_style(
         ProgressStyle::with_template("{bar:40} {pos}/{len} cores").unwrap_or_else(|_| ProgressStyle::default_bar()),
     );
-    for core in &goes {
-        let path = layout.cores.join(file_name(&core.id));
-        store::remove(&dir, &core.id).map_err(|error| ChangeError::of(path, error))?;
+    for core in &doomed {
+        let path = layout.cores.join(core_file_name(&core.id));
+        store::delete_core(&dir, &core.id).map_err(|error| ChangeError::new(path, error))?;
         progress.inc(1);
     }
     progress.finish_and_clear();
-    writeln!(out, "Deleted {} cores, {}; their records stay.", goes.len(), human::size(bytes))?;
+    writeln!(out, "Deleted {} cores, {}; their records stay.", doomed.len(), human::size(bytes))?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// The cores that go, in order. Pinned ones stay.
-fn choose(mut held: Vec<Held>, options: &Options, free: u64, now_us: u64) -> Vec<Held> {
-    let age = options.max_age.map_or(u64::MAX, |age| u64::try_from(age.as_micros()).unwrap_or(u64::MAX));
-    let before = now_us.saturating_sub(age);
-    let (mut goes, stays): (Vec<Held>, Vec<Held>) =
-        held.into_iter().partition(|core| core.time_us < before && !core.pinned);
-    held = stays;
-    let mut freed: u64 = goes.iter().map(|core| core.bytes).sum();
+/// The cores to delete, in that order. Pinned cores stay. `free` is the free space on the volume in bytes.
+fn choose(cores: Vec<StoredCore>, options: &Options, free: u64, now_us: u64) -> Vec<StoredCore> {
+    let age_us = options.max_age.map_or(u64::MAX, |age| u64::try_from(age.as_micros()).unwrap_or(u64::MAX));
+    let before_us = now_us.saturating_sub(age_us);
+    let is_expired = |core: &StoredCore| core.time_us < before_us && !core.pinned;
+    let (mut doomed, mut left): (Vec<_>, Vec<_>) = cores.into_iter().partition(is_expired);
+    let mut freed: u64 = doomed.iter().map(|core| core.bytes).sum();
     loop {
-        let used: u64 = held.iter().map(|core| core.bytes).sum();
-        let over = options.max_use.is_some_and(|limit| used > limit)
+        let used: u64 = left.iter().map(|core| core.bytes).sum();
+        let exceeds_limit = options.max_use.is_some_and(|limit| used > limit)
             || options.keep_free.is_some_and(|limit| free.saturating_add(freed) < limit)
-            || options.max_cores.is_some_and(|limit| held.len() > limit);
-        let Some(index) = store::least(&held).filter(|_| over) else { return goes };
-        let core = held.swap_remove(index);
+            || options.max_cores.is_some_and(|limit| left.len() > limit);
+        let Some(index) = store::least_valuable(&left).filter(|_| exceeds_limit) else { return doomed };
+        let core = left.swap_remove(index);
         freed += core.bytes;
-        goes.push(core);
+        doomed.push(core);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crash::CrashKey;
-    use crate::crash::{Principal, SignatureKey};
+    use crate::crash::{CrashKey, Principal, SignatureKey};
     use crate::policy::evict::Attribution;
 
     #[test]
     fn each_limit_takes_what_it_must_and_no_pinned_core() {
-        let all = || -> Vec<Held> {
+        let all = || -> Vec<StoredCore> {
             (0..5)
-                .map(|number| Held {
+                .map(|number| StoredCore {
                     id: CrashKey { boot_id: String::new(), pid: number, start_time: 0 }.id(),
-                    owner: Attribution {
+                    attribution: Attribution {
                         principal: Principal::Unknown,
                         uid: None,
                         program: "p".to_owned(),

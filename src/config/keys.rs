@@ -4,7 +4,7 @@ use super::value::{parse_bool, parse_duration, parse_size};
 use crate::policy::admission::{Storage, Terms};
 use crate::policy::quota::Quotas;
 use crate::policy::rate::Rate;
-use crate::policy::storm::{Rule, Rules};
+use crate::policy::storm::{StormRule, StormRules};
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -46,7 +46,7 @@ pub struct Config {
     /// `MaxUse=` and its kin.
     pub quotas: Quotas,
     /// `StormBurst=` and its kin, and the rates.
-    pub rules: Rules,
+    pub rules: StormRules,
     /// `MaxRecords=`: crashes that the catalog has a row of.
     pub max_records: u64,
     /// `RecordMaxAge=`: how long it has it.
@@ -87,8 +87,8 @@ impl Default for Config {
             process_size_max: 32 << 30,
             external_size_max: 32 << 30,
             quotas: Quotas::default(),
-            rules: Rules {
-                storm: Rule { burst: 5, stacks: 5, interval: Duration::from_secs(600) },
+            rules: StormRules {
+                storm: StormRule { burst: 5, stacks: 5, interval: Duration::from_secs(600) },
                 unit: Rate { burst: 30, interval: Duration::from_secs(600) },
                 user: Rate { burst: 60, interval: Duration::from_secs(600) },
                 total: Rate { burst: 200, interval: Duration::from_secs(600) },

@@ -13,7 +13,8 @@ pub struct Signature {
 }
 
 /// What crashes of one bug share: their signature, or program and signal where there is none.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
 pub struct SignatureKey(String);
 
 impl SignatureKey {

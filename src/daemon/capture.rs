@@ -347,7 +347,7 @@ async fn publish(shared: &Arc<Shared>, offer: &Offer, mut builder: RecordBuilder
         builder.complete_from_notes(notes);
     }
     if let Some(uid) = builder.reader()
-        && let Err(error) = file.let_read(uid)
+        && let Err(error) = file.grant_read(uid)
     {
         // Root and the administrators can read it all the same.
         builder.warn(Warning::AccessNotGranted { uid: Uid::from_raw(uid), cause: Cause::from(&error) });

@@ -3,6 +3,7 @@
 
 use super::shared::Shared;
 use crate::crash::CrashId;
+use coreward_sys::essential;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -26,7 +27,7 @@ pub(super) async fn expire(shared: Arc<Shared>) {
         let sweeping = Arc::clone(&shared);
         let sweep = spawn_blocking(move || {
             let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
-            let expired = sweeping.ledger.expire(u64::try_from(now.as_micros()).unwrap_or(u64::MAX));
+            let expired = sweeping.ledger.evict_expired(u64::try_from(now.as_micros()).unwrap_or(u64::MAX));
             if expired > 0 {
                 sweeping.refresh_metrics();
                 tracing::info!("{expired} cores were older than MaxAge= and were deleted");
@@ -48,7 +49,7 @@ pub(super) fn watch_deletions(shared: &Arc<Shared>) -> io::Result<()> {
     inotify.add_watch(cores.as_str(), AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVED_FROM)?;
     // The thread ends with the process: it must not keep alive what others wait for the end of.
     let shared = Arc::downgrade(shared);
-    std::thread::Builder::new().name("deletions".to_owned()).spawn(move || {
+    essential::spawn("deletions", move || {
         while let Ok(events) = inotify.read_events() {
             let Some(shared) = shared.upgrade() else { return };
             let names = events.iter().filter_map(|event| event.name.as_deref()?.to_str());
@@ -56,7 +57,7 @@ pub(super) fn watch_deletions(shared: &Arc<Shared>) -> io::Result<()> {
                 // A core that this daemon evicts leaves the ledger before its file is deleted.
                 if shared.ledger.forget(&id) {
                     tracing::info!("core {id} was removed");
-                    shared.catalog.removed(id);
+                    shared.catalog.mark_removed(id);
                 }
             }
             shared.refresh_metrics();

@@ -2,10 +2,10 @@
 
 use crate::capture::HealthMonitor;
 use crate::crash::text::printable;
+use coreward_sys::essential;
 use sd_notify::NotifyState;
 use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::thread;
 use std::time::{Duration, Instant};
 
 /// How long a stop waits until its notification is sent.
@@ -32,7 +32,7 @@ impl Notifier {
     pub(super) fn start(watchdog: Option<Duration>, health: HealthMonitor) -> io::Result<Self> {
         let (queue, notifications) = channel();
         let run = move || send_notifications(watchdog, &health, &notifications);
-        thread::Builder::new().name("watchdog".to_owned()).spawn(run)?;
+        essential::spawn("watchdog", run)?;
         Ok(Self { queue })
     }
 

@@ -77,7 +77,7 @@ fn run(arguments: Arguments) -> Result<(), DaemonError> {
     let sockets = Sockets::inherit()?;
     let watchdog = sd_notify::watchdog_enabled();
     let root = Root::new(arguments.root);
-    let layout = Layout::of(&root);
+    let layout = Layout::new(&root);
     let _lock = lock_state(&root.state_dir())?;
     let shared = Shared::open(root, &layout, Metrics::new()?)?;
     let notifier = Notifier::start(watchdog, shared.health.clone())?;

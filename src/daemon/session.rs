@@ -14,7 +14,7 @@ use super::shared::Shared;
 use crate::crash::{CoreOutcome, CoreReport, Keep, NoCore, Origin, Record};
 use crate::policy::admission::Admission;
 use crate::report::{self, ErrorKind};
-use crate::store::{Inserted, file_name};
+use crate::store::{Inserted, core_file_name};
 use coreward_sys::clock;
 use coreward_wire::{DaemonMessage, FdKind, Offer};
 use nix::unistd::Pid;
@@ -86,8 +86,8 @@ impl Session {
         if let Some(known) = if may_be_known { shared.catalog.find(id).await? } else { None } {
             return Ok(journal_entry(shared, &known));
         }
-        if !shared.catalog.is_open() {
-            return Err(shared.catalog.closed_because().into());
+        if let Some(error) = shared.catalog.unavailable() {
+            return Err(error.into());
         }
         let mut handles = ProcessHandles::new(descriptors);
         if let Some(checkpoint) = Checkpoint::decode(&offer.checkpoint) {
@@ -192,6 +192,6 @@ impl Session {
 
 /// The entry for the journal, with the path of the core where there is one.
 fn journal_entry(shared: &Shared, record: &Record) -> Vec<u8> {
-    let core = record.core.is_stored().then(|| shared.root.state_dir().join("cores").join(file_name(&record.id)));
+    let core = record.core.is_stored().then(|| shared.root.state_dir().join("cores").join(core_file_name(&record.id)));
     report::entry(record, core.as_deref())
 }

@@ -6,9 +6,9 @@ use crate::capture::{CaptureResources, CompressorPool, HealthMonitor, LargeCoreL
 use crate::config::{self, Config, Loaded, THREADS_MAX};
 use crate::crash::CrashId;
 use crate::policy::admission::{self, Admission, Applicant, Terms};
-use crate::policy::storm::{Event, Storms};
+use crate::policy::storm::{StormEvent, StormPolicy};
 use crate::report::{ErrorKind, Metrics};
-use crate::store::{Catalog, Layout, Ledger, OpenReport, Recent};
+use crate::store::{Catalog, Layout, Ledger, OpenReport, RecentCore};
 use coreward_sys::clock;
 use coreward_wire::paths::Root;
 use std::collections::HashMap;
@@ -45,7 +45,7 @@ pub(super) struct Shared {
     /// For [`super::timeout::run_with_timeout`].
     pub(super) memory_readers: Arc<Semaphore>,
     loaded: Mutex<Loaded>,
-    limiter: Mutex<Storms>,
+    limiter: Mutex<StormPolicy>,
     crash_locks: Mutex<HashMap<CrashId, Weak<tokio::sync::Mutex<()>>>>,
     recorded: AtomicU64,
     /// Evictions that the metrics have counted.
@@ -112,7 +112,7 @@ impl Shared {
         }
         self.metrics.config_problems.set(i64::try_from(loaded.problems.len()).unwrap_or(i64::MAX));
         self.ledger.set_limits(loaded.config.quotas);
-        self.catalog.keep(loaded.config.max_records, loaded.config.record_max_age);
+        self.catalog.set_retention(loaded.config.max_records, loaded.config.record_max_age);
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = if loaded.config.compress_threads == 0 { processors } else { loaded.config.compress_threads };
         // One more than there are processors: one of them may wait for the disk.
@@ -125,20 +125,20 @@ impl Shared {
     pub(super) fn admit(&self, terms: &Terms, builder: &RecordBuilder, has_core: bool) -> Admission {
         let signature = builder.signature_key();
         let first = !self.ledger.has_signature(&signature);
-        let event = Event { signature, principal: builder.principal(), uid: builder.uid(), first };
+        let event = StormEvent { signature, principal: builder.principal(), uid: builder.uid(), first };
         let applicant = Applicant { has_core, core_limit: builder.core_limit(), event };
         admission::admit(terms, &applicant, &mut lock(&self.limiter), clock::since_boot())
     }
 
     /// Shows the limiter again what an earlier daemon kept: a restart opens no new windows, and fills no buckets.
-    fn replay(&self, recent: Vec<Recent>) {
+    fn replay(&self, recent: Vec<RecentCore>) {
         let rules = lock(&self.loaded).config.rules;
         let (uptime, now) = (clock::since_boot(), SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default());
         let mut limiter = lock(&self.limiter);
-        for Recent { time_us, signature, principal, uid } in recent {
+        for RecentCore { time_us, signature, principal, uid } in recent {
             let age = now.saturating_sub(Duration::from_micros(time_us));
             if let Some(at) = uptime.checked_sub(age) {
-                limiter.decide(&rules, &Event { signature, principal, uid, first: false }, at);
+                limiter.decide(&rules, &StormEvent { signature, principal, uid, first: false }, at);
             }
         }
     }
@@ -199,7 +199,7 @@ impl Shared {
 }
 
 fn log_opening(report: &OpenReport, metrics: &Metrics) {
-    if let Some(quarantine) = &report.put_aside {
+    if let Some(quarantine) = &report.quarantined {
         tracing::error!("the catalog was damaged: moved to {} and rebuilt from the cores", quarantine.display());
         metrics.error(ErrorKind::Catalog);
     }

@@ -1,6 +1,6 @@
 //! What is kept of a crash: decided from its record so far, before a byte of its memory is copied.
 
-use super::storm::{Event, Rules, Storms};
+use super::storm::{StormEvent, StormPolicy, StormRules};
 use crate::crash::{Decision, Keep, NoCore, Reason};
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ pub struct Terms {
     /// `EnforceCoreLimit=`: a process whose RLIMIT_CORE is 0 leaves no core.
     pub enforce_core_limit: bool,
     /// The limits on storms and rates.
-    pub rules: Rules,
+    pub rules: StormRules,
 }
 
 /// A crash that asks for a place in the store.
@@ -34,7 +34,7 @@ pub struct Applicant {
     /// RLIMIT_CORE of the process, in bytes.
     pub core_limit: u64,
     /// What the limiter counts.
-    pub event: Event,
+    pub event: StormEvent,
 }
 
 /// The outcome.
@@ -60,7 +60,7 @@ impl Admission {
 }
 
 /// Decides on a crash at `now`, the time since boot. The limiter only counts crashes that no rule before it has turned away.
-pub fn admit(terms: &Terms, applicant: &Applicant, limiter: &mut Storms, now: Duration) -> Admission {
+pub fn admit(terms: &Terms, applicant: &Applicant, limiter: &mut StormPolicy, now: Duration) -> Admission {
     if !applicant.has_core {
         return Admission::record_only(Reason::Gone, NoCore::Gone);
     }

@@ -1,76 +1,92 @@
-//! Which core makes way: the one that tells least, of who takes most.
+//! Which core to evict: the most redundant one, from whoever uses the most space.
 
-use crate::crash::{Principal, SignatureKey};
+use crate::crash::{Principal, Record, SignatureKey};
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::hash::Hash;
 
-/// What a core is accounted to.
+/// What a core is charged to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Attribution {
-    /// Who answers for it ([`crate::crash::Record::principal`]).
+    /// [`Record::principal`].
     pub principal: Principal,
     /// Real uid of the process.
     pub uid: Option<u32>,
-    /// The program.
+    /// [`Record::program`].
     pub program: String,
-    /// What crashes of the same bug share.
+    /// [`Record::signature_key`].
     pub signature: SignatureKey,
 }
 
-/// A core that may make way.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Candidate<'a, Id> {
-    /// Which.
-    pub id: &'a Id,
-    /// Whose.
-    pub owner: &'a Attribution,
-    /// When it crashed.
-    pub time_us: u64,
-    /// What it takes.
-    pub bytes: u64,
-    /// It may go: it is not pinned, nobody reads it, and it is of those that are asked about.
-    pub may_go: bool,
+impl Attribution {
+    /// What the core of the crash described by `record` is charged to.
+    pub fn of_record(record: &Record) -> Self {
+        Self {
+            principal: record.principal(),
+            uid: record.uid,
+            program: record.program(),
+            signature: record.signature_key(),
+        }
+    }
 }
 
-/// How little is lost with a core.
+/// A stored core.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate<'a, Id> {
+    /// Its crash.
+    pub id: &'a Id,
+    /// What it is charged to.
+    pub attribution: &'a Attribution,
+    /// When it crashed, microseconds since 1970.
+    pub time_us: u64,
+    /// Bytes of its file.
+    pub bytes: u64,
+    /// Whether it may be chosen. Cores that may not still decide which of the others are redundant.
+    pub evictable: bool,
+}
+
+/// Eviction rank: lower ranks are evicted first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Redundancy {
-    /// Neither the first nor the newest of its signature.
+    /// Neither the first nor the newest core of its signature.
     Between,
-    /// The first of several: it shows how the bug began, but the newest shows the build and the state that are there now.
+    /// The first of several. It shows how the bug began, but the newest core shows the current build and state.
     First,
-    /// The newest, or the only one.
+    /// The newest core of its signature, or the only one.
     Newest,
 }
 
-/// The core that goes first: of the least loss, of the largest holder, of the largest signature, the oldest.
-#[must_use]
-pub fn choose<'a, Id: Ord>(cores: &[Candidate<'a, Id>]) -> Option<&'a Id> {
-    let mut holders: HashMap<&Principal, u64> = HashMap::new();
-    let mut groups: HashMap<&SignatureKey, Group<'a, Id>> = HashMap::new();
+/// The core to evict first: of those with the lowest rank, one of the principal with the most bytes; of its cores, one of the
+/// signature with the most bytes; of those, the oldest. `None` if no core is evictable.
+pub fn choose_victim<'a, Id: Ord>(cores: &[Candidate<'a, Id>]) -> Option<&'a Id> {
+    let mut principals: HashMap<&Principal, u64> = HashMap::new();
+    let mut signatures: HashMap<&SignatureKey, SignatureTotals<'a, Id>> = HashMap::new();
     for core in cores {
-        *holders.entry(&core.owner.principal).or_default() += core.bytes;
+        *principals.entry(&core.attribution.principal).or_default() += core.bytes;
         let when = (core.time_us, core.id);
-        let group = groups.entry(&core.owner.signature).or_insert(Group { bytes: 0, first: when, newest: when });
-        group.bytes += core.bytes;
-        group.first = group.first.min(when);
-        group.newest = group.newest.max(when);
+        let empty = SignatureTotals { bytes: 0, first: when, newest: when };
+        let totals = signatures.entry(&core.attribution.signature).or_insert(empty);
+        totals.bytes += core.bytes;
+        totals.first = totals.first.min(when);
+        totals.newest = totals.newest.max(when);
     }
     let order = |core: &&Candidate<'a, Id>| {
-        let group = &groups[&core.owner.signature];
+        let totals = &signatures[&core.attribution.signature];
         let when = (core.time_us, core.id);
-        let redundancy = match () {
-            () if when == group.newest => Redundancy::Newest,
-            () if when == group.first => Redundancy::First,
-            () => Redundancy::Between,
+        let redundancy = if when == totals.newest {
+            Redundancy::Newest
+        } else if when == totals.first {
+            Redundancy::First
+        } else {
+            Redundancy::Between
         };
-        let most = |bytes: u64| std::cmp::Reverse(bytes);
-        (redundancy, most(holders[&core.owner.principal]), most(group.bytes), when)
+        (redundancy, Reverse(principals[&core.attribution.principal]), Reverse(totals.bytes), when)
     };
-    cores.iter().filter(|core| core.may_go).min_by_key(order).map(|core| core.id)
+    cores.iter().filter(|core| core.evictable).min_by_key(order).map(|core| core.id)
 }
 
-struct Group<'a, Id> {
+/// The cores of one signature.
+struct SignatureTotals<'a, Id> {
     bytes: u64,
     first: (u64, &'a Id),
     newest: (u64, &'a Id),
@@ -81,31 +97,31 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn owner(holder: &str, group: &str) -> Attribution {
+    fn attribution(unit: &str, signature: &str) -> Attribution {
         Attribution {
-            principal: Principal::Unit(holder.to_owned()),
+            principal: Principal::Unit(unit.to_owned()),
             uid: Some(0),
             program: "p".to_owned(),
-            signature: SignatureKey::new(group),
+            signature: SignatureKey::new(signature),
         }
     }
 
-    /// The order in which all go.
+    /// The order in which all are evicted.
     fn order(cores: &[(u32, Attribution, u64, u64)]) -> Vec<u32> {
         let mut left = cores.to_vec();
         let mut gone = Vec::new();
         loop {
             let candidates: Vec<_> = left
                 .iter()
-                .map(|(id, owner, time_us, bytes)| Candidate {
+                .map(|(id, attribution, time_us, bytes)| Candidate {
                     id,
-                    owner,
+                    attribution,
                     time_us: *time_us,
                     bytes: *bytes,
-                    may_go: true,
+                    evictable: true,
                 })
                 .collect();
-            let Some(id) = choose(&candidates).copied() else { return gone };
+            let Some(id) = choose_victim(&candidates).copied() else { return gone };
             gone.push(id);
             left.retain(|core| core.0 != id);
         }
@@ -113,19 +129,19 @@ mod tests {
 
     #[test]
     fn what_is_between_goes_before_the_first_and_that_before_the_newest() {
-        let (a, b) = (owner("u", "a"), owner("u", "b"));
+        let (a, b) = (attribution("u", "a"), attribution("u", "b"));
         let cores = [(1, a.clone(), 1, 10), (2, a.clone(), 2, 10), (3, a.clone(), 3, 10), (4, a, 4, 10), (5, b, 0, 10)];
         assert_eq!(order(&cores), [2, 3, 1, 5, 4], "of two that are the only ones the older");
     }
 
     #[test]
     fn the_largest_holder_pays_and_among_its_signatures_the_largest() {
-        let loud = |id: u32| (id, owner("loud", &format!("l{id}")), u64::from(id), 100);
-        let quiet = (1, owner("quiet", "q"), 0, 150);
+        let loud = |id: u32| (id, attribution("loud", &format!("l{id}")), u64::from(id), 100);
+        let quiet = (1, attribution("quiet", "q"), 0, 150);
         let all: Vec<_> = (2..8).map(loud).chain([quiet]).collect();
         assert_eq!(order(&all)[..5], [2, 3, 4, 5, 6], "the quiet one's only core is older, and stays");
-        let mut two = owner("u", "small");
-        let cores = [(1, two.clone(), 1, 1), (2, owner("u", "large"), 2, 9)];
+        let mut two = attribution("u", "small");
+        let cores = [(1, two.clone(), 1, 1), (2, attribution("u", "large"), 2, 9)];
         assert_eq!(order(&cores), [2, 1]);
         two.signature = SignatureKey::new("large");
     }
@@ -138,16 +154,16 @@ mod tests {
             let cores: Vec<(usize, Attribution, u64, u64, bool)> = cores
                 .into_iter()
                 .enumerate()
-                .map(|(id, (holder, group, time, bytes, may_go))| (id, owner(&holder.to_string(), &group.to_string()), time, bytes, may_go))
+                .map(|(id, (unit, signature, time, bytes, evictable))| (id, attribution(&unit.to_string(), &signature.to_string()), time, bytes, evictable))
                 .collect();
             let candidates: Vec<_> = cores
                 .iter()
-                .map(|(id, owner, time_us, bytes, may_go)| Candidate { id, owner, time_us: *time_us, bytes: *bytes, may_go: *may_go })
+                .map(|(id, attribution, time_us, bytes, evictable)| Candidate { id, attribution, time_us: *time_us, bytes: *bytes, evictable: *evictable })
                 .collect();
             let newest = |core: &(usize, Attribution, u64, u64, bool)| {
                 cores.iter().filter(|other| other.1.signature == core.1.signature).map(|other| (other.2, other.0)).max() == Some((core.2, core.0))
             };
-            match choose(&candidates) {
+            match choose_victim(&candidates) {
                 None => prop_assert!(cores.iter().all(|core| !core.4)),
                 Some(id) => {
                     prop_assert!(cores[*id].4);

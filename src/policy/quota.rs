@@ -1,8 +1,8 @@
-//! How much may be written: asked before and during every write.
+//! Disk quotas: whether a number of bytes may be written.
 
 use std::time::Duration;
 
-/// The limits as they are configured. Sizes are bytes; `None` is the default for the volume.
+/// The limits as configured, in bytes; `None` stands for the default, which depends on the size of the volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quotas {
     /// `MaxUse=`.
@@ -17,9 +17,9 @@ pub struct Quotas {
     pub per_executable: Option<u64>,
     /// `MaxUsePerSignature=`.
     pub per_signature: Option<u64>,
-    /// `MaxCores=`: how many cores.
+    /// `MaxCores=`: the number of cores.
     pub cores: u64,
-    /// `MaxAge=`: how old a core becomes.
+    /// `MaxAge=`: the age at which a core is deleted.
     pub age: Duration,
 }
 
@@ -40,14 +40,14 @@ impl Default for Quotas {
 
 /// The limits in force, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct QuotaLimits {
     /// `MaxUse=`: all cores together.
     pub max_use: u64,
-    /// `KeepFree=`: left free on the volume.
+    /// `KeepFree=`: space to leave free on the volume.
     pub keep_free: u64,
-    /// `MaxUsePerUnit=`: all cores of one system unit, or of what stands for one.
+    /// `MaxUsePerUnit=`: all cores of one [`crate::crash::Principal`].
     pub per_unit: u64,
-    /// `MaxUsePerUser=`: all cores of one uid that is not root's.
+    /// `MaxUsePerUser=`: all cores of one uid other than root.
     pub per_user: u64,
     /// `MaxUsePerExecutable=`: all cores of one program.
     pub per_executable: u64,
@@ -60,12 +60,11 @@ pub struct Limits {
 }
 
 impl Quotas {
-    /// The limits on a volume of `volume` bytes. One unit, user, executable or signature may take half of all, unless it is said
-    /// otherwise: no single core takes the whole disk.
-    #[must_use]
-    pub fn on(&self, volume: u64) -> Limits {
+    /// The limits in force on a volume of `volume` bytes. By default one unit, user, executable or signature may use half of
+    /// `MaxUse=`, so that none of them takes all of it.
+    pub fn on_volume(&self, volume: u64) -> QuotaLimits {
         let max_use = self.max_use.unwrap_or_else(|| default_max_use(volume));
-        Limits {
+        QuotaLimits {
             max_use,
             keep_free: self.keep_free.unwrap_or_else(|| default_keep_free(volume)),
             per_unit: self.per_unit.unwrap_or(max_use / 2),
@@ -80,41 +79,38 @@ impl Quotas {
 
 /// The state of the volume, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Usage {
-    /// What cores take, those that are being written included.
+pub struct VolumeUsage {
+    /// Used by cores, including those being written.
     pub used: u64,
-    /// What is free for this user.
+    /// Free for this user.
     pub free: u64,
 }
 
-/// The answer to "may I write this many bytes more?"
+/// Whether a number of bytes may be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Room {
-    /// Yes.
+    /// It may.
     Fits,
-    /// After this many bytes of older cores are gone.
+    /// It may once this many bytes of stored cores have been evicted.
     AfterEvicting(u64),
 }
 
-/// Whether `want` more bytes keep both limits.
-#[must_use]
-pub fn room(limits: Limits, usage: Usage, want: u64) -> Room {
-    let over = usage.used.saturating_add(want).saturating_sub(limits.max_use);
-    let short = limits.keep_free.saturating_add(want).saturating_sub(usage.free);
-    match over.max(short) {
+/// Whether writing `wanted` bytes stays within `MaxUse=` and `KeepFree=`.
+pub fn room_for(limits: QuotaLimits, usage: VolumeUsage, wanted: u64) -> Room {
+    let above_max_use = usage.used.saturating_add(wanted).saturating_sub(limits.max_use);
+    let below_keep_free = limits.keep_free.saturating_add(wanted).saturating_sub(usage.free);
+    match above_max_use.max(below_keep_free) {
         0 => Room::Fits,
         bytes => Room::AfterEvicting(bytes),
     }
 }
 
-/// Default of `MaxUse=`: a tenth of the volume, at most 4 GiB, as coredump.conf(5) has it.
-#[must_use]
+/// Default of `MaxUse=`: 10% of the volume, at most 4 GiB, as in coredump.conf(5).
 pub fn default_max_use(volume: u64) -> u64 {
     (volume / 10).min(4 << 30)
 }
 
-/// Default of `KeepFree=`: 15% of the volume, at most 4 GiB, as coredump.conf(5) has it.
-#[must_use]
+/// Default of `KeepFree=`: 15% of the volume, at most 4 GiB, as in coredump.conf(5).
 pub fn default_keep_free(volume: u64) -> u64 {
     (volume / 100 * 15).min(4 << 30)
 }
@@ -128,17 +124,17 @@ mod tests {
         #[test]
         fn what_fits_keeps_both_limits_and_evicting_makes_it_fit(
             max_use in 0..1_u64 << 50, keep_free in 0..1_u64 << 50,
-            used in 0..1_u64 << 50, free in 0..1_u64 << 50, want in 0..1_u64 << 50,
+            used in 0..1_u64 << 50, free in 0..1_u64 << 50, wanted in 0..1_u64 << 50,
         ) {
             let quotas = Quotas { max_use: Some(max_use), keep_free: Some(keep_free), ..Quotas::default() };
-            let limits = quotas.on(0);
-            match room(limits, Usage { used, free }, want) {
-                Room::Fits => prop_assert!(used + want <= max_use && free >= keep_free + want),
+            let limits = quotas.on_volume(0);
+            match room_for(limits, VolumeUsage { used, free }, wanted) {
+                Room::Fits => prop_assert!(used + wanted <= max_use && free >= keep_free + wanted),
                 Room::AfterEvicting(bytes) => {
                     prop_assert!(bytes > 0);
                     if bytes <= used {
-                        let after = Usage { used: used - bytes, free: free + bytes };
-                        prop_assert_eq!(room(limits, after, want), Room::Fits);
+                        let after = VolumeUsage { used: used - bytes, free: free + bytes };
+                        prop_assert_eq!(room_for(limits, after, wanted), Room::Fits);
                     }
                 }
             }

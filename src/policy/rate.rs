@@ -1,56 +1,55 @@
-//! Token buckets: so many at once, refilled evenly. Kept as the time at which a bucket will be full again, which is the
-//! generic cell rate algorithm (ITU-T I.371).
+//! Token buckets: a burst at once, refilled evenly. A bucket is stored as the time at which it will be full again, which is
+//! the generic cell rate algorithm (ITU-T I.371).
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::time::Duration;
 
-/// A bucket's size and the time in which an empty one fills.
+/// The size of a bucket and the time in which an empty one fills.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
-    /// Tokens; 0: no limit.
+    /// Tokens in a full bucket; 0 means no limit.
     pub burst: u32,
-    /// Time.
+    /// Time to fill an empty bucket.
     pub interval: Duration,
 }
 
-/// When a bucket will be full again, a time that never runs backwards.
+/// The time, on a monotonic clock, at which a bucket will be full again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Bucket {
     full_at: Duration,
 }
 
 impl Bucket {
-    /// Whether a token can be taken at `now` with this part of the bucket left in it: `reserve` of 256 parts.
-    #[must_use]
-    pub fn has(self, rate: Rate, now: Duration, reserve: u32) -> bool {
+    /// Whether a token can be taken at `now` so that `reserve`/256 of the bucket remain.
+    pub fn has_token(self, rate: Rate, now: Duration, reserve: u32) -> bool {
         if rate.burst == 0 {
             return true;
         }
         let usable = rate.interval.saturating_sub(rate.interval.saturating_mul(reserve) / 256);
-        self.after(rate, now).saturating_sub(now) <= usable
+        self.full_after_take(rate, now).saturating_sub(now) <= usable
     }
 
-    /// Takes a token.
-    pub fn take(&mut self, rate: Rate, now: Duration) {
+    /// Takes a token at `now`.
+    pub fn take_token(&mut self, rate: Rate, now: Duration) {
         if rate.burst > 0 {
-            self.full_at = self.after(rate, now);
+            self.full_at = self.full_after_take(rate, now);
         }
     }
 
-    fn after(self, rate: Rate, now: Duration) -> Duration {
+    fn full_after_take(self, rate: Rate, now: Duration) -> Duration {
         self.full_at.max(now).saturating_add(rate.interval / rate.burst.max(1))
     }
 }
 
-/// A bucket a name. Names are chosen by whoever crashes, so their number is bounded: behind it all share one bucket.
+/// One bucket per name. Crashing processes choose the names, so their number is bounded: any further names share one bucket.
 #[derive(Debug)]
 pub struct Buckets<Name> {
     buckets: HashMap<Name, Bucket>,
     others: Bucket,
 }
 
-/// More names than this with buckets that are not full.
+/// The most names that have buckets of their own.
 const MAX_NAMES: usize = 4096;
 
 impl<Name> Default for Buckets<Name> {
@@ -60,8 +59,8 @@ impl<Name> Default for Buckets<Name> {
 }
 
 impl<Name: Clone + Eq + Hash> Buckets<Name> {
-    /// The bucket of this name.
-    pub fn of(&mut self, name: &Name, now: Duration) -> &mut Bucket {
+    /// The bucket of `name`.
+    pub fn bucket(&mut self, name: &Name, now: Duration) -> &mut Bucket {
         if self.buckets.contains_key(name) || self.has_room(now) {
             return self.buckets.entry(name.clone()).or_default();
         }
@@ -70,7 +69,7 @@ impl<Name: Clone + Eq + Hash> Buckets<Name> {
 
     fn has_room(&mut self, now: Duration) -> bool {
         if self.buckets.len() >= MAX_NAMES {
-            // A full bucket is as good as none.
+            // A full bucket is equivalent to none.
             self.buckets.retain(|_, bucket| bucket.full_at > now);
         }
         self.buckets.len() < MAX_NAMES
@@ -92,9 +91,9 @@ mod tests {
     fn a_bucket_empties_at_once_and_fills_evenly() {
         let mut bucket = Bucket::default();
         let mut taken = |second: u64| {
-            let has = bucket.has(RATE, at(second), 0);
+            let has = bucket.has_token(RATE, at(second), 0);
             if has {
-                bucket.take(RATE, at(second));
+                bucket.take_token(RATE, at(second));
             }
             has
         };
@@ -106,11 +105,11 @@ mod tests {
     fn a_reserve_is_left_in_it() {
         let mut bucket = Bucket::default();
         for _ in 0..3 {
-            assert!(bucket.has(RATE, at(0), 64));
-            bucket.take(RATE, at(0));
+            assert!(bucket.has_token(RATE, at(0), 64));
+            bucket.take_token(RATE, at(0));
         }
-        assert!(!bucket.has(RATE, at(0), 64) && bucket.has(RATE, at(0), 0));
-        assert!(Bucket::default().has(Rate { burst: 0, ..RATE }, at(0), 256), "no limit");
+        assert!(!bucket.has_token(RATE, at(0), 64) && bucket.has_token(RATE, at(0), 0));
+        assert!(Bucket::default().has_token(Rate { burst: 0, ..RATE }, at(0), 256), "no limit");
     }
 
     #[test]
@@ -118,9 +117,9 @@ mod tests {
         let mut buckets = Buckets::default();
         let mut taken = 0;
         for name in 0..10 * MAX_NAMES {
-            let bucket = buckets.of(&name, at(0));
-            if bucket.has(RATE, at(0), 0) {
-                bucket.take(RATE, at(0));
+            let bucket = buckets.bucket(&name, at(0));
+            if bucket.has_token(RATE, at(0), 0) {
+                bucket.take_token(RATE, at(0));
                 taken += 1;
             }
         }
@@ -135,8 +134,8 @@ mod tests {
             let (mut bucket, mut now, mut taken) = (Bucket::default(), 0, Vec::new());
             for step in steps {
                 now += step;
-                if bucket.has(rate, at(now), 0) {
-                    bucket.take(rate, at(now));
+                if bucket.has_token(rate, at(now), 0) {
+                    bucket.take_token(rate, at(now));
                     taken.push(now);
                 }
             }

@@ -1,5 +1,5 @@
-//! What is kept of a crash: of one signature the first of every window whole, then stacks, then the record; and of one unit, of
-//! one user, and of all together, only so many cores in a time.
+//! How much of a crash to keep. In each window of time the first crashes of a signature are kept whole, the next ones as stacks
+//! and the rest as records. Rate limits per unit, per user and in total bound the number of cores.
 
 use super::rate::{Bucket, Buckets, Rate};
 use crate::crash::{Decision, Keep, Principal, Reason, SignatureKey};
@@ -8,20 +8,20 @@ use std::time::Duration;
 
 /// `StormBurst=`, `StormStacks=` and `StormIntervalSec=`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rule {
-    /// Whole cores of a signature that are kept in one window; 0: no limit.
+pub struct StormRule {
+    /// Whole cores of one signature kept in a window; 0 means no limit.
     pub burst: u32,
-    /// Cores with stacks only that are kept after those.
+    /// Stacks-only cores kept after those.
     pub stacks: u32,
-    /// Length of the window.
+    /// Length of a window.
     pub interval: Duration,
 }
 
-/// The rules in force for a crash.
+/// The rules that apply to a crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rules {
-    /// Of one signature.
-    pub storm: Rule,
+pub struct StormRules {
+    /// For one signature.
+    pub storm: StormRule,
     /// `UnitBurst=` and `UnitIntervalSec=`.
     pub unit: Rate,
     /// `UserBurst=` and `UserIntervalSec=`.
@@ -30,19 +30,20 @@ pub struct Rules {
     pub total: Rate,
 }
 
-/// A crash that is decided on.
+/// A crash to decide on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Event {
-    /// What crashes of the same bug share.
+pub struct StormEvent {
+    /// [`crate::crash::Record::signature_key`].
     pub signature: SignatureKey,
-    /// Who is to blame: [`crate::crash::Record::principal`].
+    /// [`crate::crash::Record::principal`].
     pub principal: Principal,
     /// Real uid.
     pub uid: Option<u32>,
-    /// No core of the group is there.
+    /// Whether no core of this signature is stored.
     pub first: bool,
 }
 
+/// The cores of one signature kept since the window began.
 #[derive(Clone, Copy, Debug, Default)]
 struct Window {
     began: Duration,
@@ -50,40 +51,42 @@ struct Window {
     stacks: u32,
 }
 
-/// What was decided lately.
+/// Recent decisions.
 #[derive(Debug, Default)]
-pub struct Storms {
+pub struct StormPolicy {
     windows: HashMap<SignatureKey, Window>,
     units: Buckets<Principal>,
     users: Buckets<u32>,
     total: Bucket,
 }
 
-/// Only crashes that keep a core open a window, and `TotalBurst=` bounds those: nobody can push a window out by names alone.
+/// The most windows that are remembered. Only a crash whose core is kept opens one, and `TotalBurst=` limits those, so a flood
+/// of signatures cannot push a window out.
 const MAX_WINDOWS: usize = 8192;
-/// Of the bucket of all a quarter is for signatures that have no core yet: a storm elsewhere does not hide a new bug.
+/// A quarter of the total bucket, in parts of 256, is reserved for signatures without a core, so that a storm does not hide
+/// another bug.
 const RESERVE: u32 = 64;
 
-impl Storms {
-    /// Decides on a crash at `now`, a time that never runs backwards.
-    pub fn decide(&mut self, rules: &Rules, event: &Event, now: Duration) -> Decision {
-        let (keep, reason) = self.of_signature(rules.storm, event, now);
+impl StormPolicy {
+    /// Decides on a crash at `now`, a time of a monotonic clock.
+    pub fn decide(&mut self, rules: &StormRules, event: &StormEvent, now: Duration) -> Decision {
+        let (keep, reason) = self.decide_by_signature(rules.storm, event, now);
         if keep == Keep::Record {
             return Decision { keep, reason };
         }
-        if let Some(reason) = self.refused(rules, event, now) {
+        if let Some(reason) = self.exceeded_rate(rules, event, now) {
             return Decision { keep: Keep::Record, reason };
         }
-        self.units.of(&event.principal, now).take(rules.unit, now);
-        if let Some(uid) = limited(event) {
-            self.users.of(&uid, now).take(rules.user, now);
+        self.units.bucket(&event.principal, now).take_token(rules.unit, now);
+        if let Some(uid) = rate_limited_uid(event) {
+            self.users.bucket(&uid, now).take_token(rules.user, now);
         }
-        self.total.take(rules.total, now);
-        self.count(rules.storm, event, keep, now);
+        self.total.take_token(rules.total, now);
+        self.count_kept(rules.storm, event, keep, now);
         Decision { keep, reason }
     }
 
-    fn of_signature(&self, rule: Rule, event: &Event, now: Duration) -> (Keep, Reason) {
+    fn decide_by_signature(&self, rule: StormRule, event: &StormEvent, now: Duration) -> (Keep, Reason) {
         let whole = if event.first { Reason::First } else { Reason::Burst };
         if rule.burst == 0 {
             return (Keep::Full, if event.first { Reason::First } else { Reason::Unlimited });
@@ -97,27 +100,28 @@ impl Storms {
         }
     }
 
-    /// Whose bucket is empty.
-    fn refused(&mut self, rules: &Rules, event: &Event, now: Duration) -> Option<Reason> {
-        if !self.units.of(&event.principal, now).has(rules.unit, now, 0) {
+    /// The rate limit that refuses a core, if any.
+    fn exceeded_rate(&mut self, rules: &StormRules, event: &StormEvent, now: Duration) -> Option<Reason> {
+        if !self.units.bucket(&event.principal, now).has_token(rules.unit, now, 0) {
             return Some(Reason::UnitRate);
         }
-        if limited(event).is_some_and(|uid| !self.users.of(&uid, now).has(rules.user, now, 0)) {
+        if rate_limited_uid(event).is_some_and(|uid| !self.users.bucket(&uid, now).has_token(rules.user, now, 0)) {
             return Some(Reason::UserRate);
         }
-        // Who makes new signatures all the time has soon emptied half of its own bucket, and the reserve is not for it.
-        let quiet = event.first && self.units.of(&event.principal, now).has(rules.unit, now, 128);
+        // The reserve is not for a unit that has used up half of its own bucket, as one that keeps producing new signatures
+        // soon has.
+        let quiet = event.first && self.units.bucket(&event.principal, now).has_token(rules.unit, now, 128);
         let reserve = if quiet { 0 } else { RESERVE };
-        (!self.total.has(rules.total, now, reserve)).then_some(Reason::TotalRate)
+        (!self.total.has_token(rules.total, now, reserve)).then_some(Reason::TotalRate)
     }
 
-    fn count(&mut self, rule: Rule, event: &Event, keep: Keep, now: Duration) {
+    fn count_kept(&mut self, rule: StormRule, event: &StormEvent, keep: Keep, now: Duration) {
         if rule.burst == 0 {
             return;
         }
         let is_open = |window: &Window| now.saturating_sub(window.began) < rule.interval;
         if !self.windows.contains_key(&event.signature) {
-            self.make_room(&is_open);
+            self.evict_window(&is_open);
         }
         let window = self.windows.entry(event.signature.clone()).or_insert(Window { began: now, ..Window::default() });
         if !is_open(window) {
@@ -130,21 +134,21 @@ impl Storms {
         }
     }
 
-    fn make_room(&mut self, is_open: &dyn Fn(&Window) -> bool) {
+    fn evict_window(&mut self, is_open: &dyn Fn(&Window) -> bool) {
         if self.windows.len() >= MAX_WINDOWS {
             self.windows.retain(|_, window| is_open(window));
         }
         if self.windows.len() >= MAX_WINDOWS
             && let Some(oldest) =
-                self.windows.iter().min_by_key(|(_, window)| window.began).map(|(group, _)| group.clone())
+                self.windows.iter().min_by_key(|(_, window)| window.began).map(|(signature, _)| signature.clone())
         {
             self.windows.remove(&oldest);
         }
     }
 }
 
-/// The user whose bucket counts. Root runs half of a server's units: its bucket would let one of them starve the others.
-fn limited(event: &Event) -> Option<u32> {
+/// The user whose rate limit applies. Root has none: it runs many of a server's units, and one of them would starve the others.
+fn rate_limited_uid(event: &StormEvent) -> Option<u32> {
     event.uid.filter(|uid| *uid != 0)
 }
 

@@ -1,7 +1,7 @@
 //! What Prometheus sees. Names and labels are a contract: alerts are written against them.
 
 use crate::crash::{CoreOutcome, Record};
-use crate::store::Count;
+use crate::store::CrashCount;
 use prometheus::{
     Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
@@ -175,7 +175,7 @@ impl Metrics {
     }
 
     /// Puts the counters where the catalog has them: a restart takes nothing back.
-    pub fn restore(&self, counts: &[Count]) {
+    pub fn restore(&self, counts: &[CrashCount]) {
         self.processes.reset();
         for count in counts {
             self.add(count);
@@ -183,7 +183,7 @@ impl Metrics {
     }
 
     /// Counts a crash whose row is durable.
-    pub fn crash(&self, record: &Record, count: &Count) {
+    pub fn crash(&self, record: &Record, count: &CrashCount) {
         self.add(count);
         let (core, reason) = match record.core.outcome {
             CoreOutcome::Stored if record.core.truncated.is_some() => ("truncated", ""),
@@ -202,7 +202,7 @@ impl Metrics {
         }
     }
 
-    fn add(&self, count: &Count) {
+    fn add(&self, count: &CrashCount) {
         let core_exists = if count.core_exists { "true" } else { "false" };
         let labels =
             [printable(&count.hostname), printable(&count.program), count.signal.clone(), core_exists.to_owned()];
@@ -275,8 +275,8 @@ impl Maker<'_> {
 mod tests {
     use super::*;
 
-    fn count(program: &str, count: u64) -> Count {
-        Count { hostname: "h".into(), program: program.into(), signal: "SEGV".into(), core_exists: true, count }
+    fn count(program: &str, count: u64) -> CrashCount {
+        CrashCount { hostname: "h".into(), program: program.into(), signal: "SEGV".into(), core_exists: true, count }
     }
 
     #[test]

@@ -1,29 +1,29 @@
-//! The file of one core: a `.zst` that any zstd reads, carrying its own record.
+//! The format of a core file: a `.zst` that every zstd implementation can decompress, with the crash's record inside.
 //!
 //! ```text
 //! skippable frame 0x184D2A57   "CWRECORD", the record as JSON, padded with spaces
 //! zstd frame                   the first 64 bytes of the core: its ELF header
-//! skippable frame 0x184D2A58   padding: both together have HEADER_ROOM bytes, so that the header can still be changed when
-//!                              the core had to be cut
-//! zstd frame                   the core up to its FRAME_LEN-th byte, with a checksum
+//! skippable frame 0x184D2A58   padding of the frame before to HEADER_ROOM bytes: the header is rewritten in place when the
+//!                              core is truncated
+//! zstd frame                   the rest of the first FRAME_LEN bytes of the core, with a checksum
 //! zstd frame                   the next FRAME_LEN bytes
 //! ...
 //! skippable frame 0x184D2A5E   seek table
 //! ```
 //!
-//! Frames are those of RFC 8878; the seek table is the one of zstd's "seekable format" (contrib/seekable_format in
-//! zstd's source), in which the record is a frame of no content, so that offsets add up from the file's first byte.
+//! The frames are those of RFC 8878. The seek table is that of zstd's "seekable format" (contrib/seekable_format in the
+//! zstd sources); it lists the record as a frame without content, so that offsets count from the start of the file.
 
 use crate::crash::Record;
 use std::io::{self, Read, Seek, SeekFrom};
 use thiserror::Error;
 
-/// Uncompressed length of a data frame: long enough to compress well (4 MiB are 3% better), short enough to seek in, and
-/// for many workers to have one each in little memory.
+/// Uncompressed length of a data frame in bytes. Longer frames compress only slightly better (4 MiB: 3%), but make seeking
+/// slower and need more memory per worker.
 pub const FRAME_LEN: usize = 1 << 20;
-/// How much of the core the first frame has: the ELF header of a 64-bit core.
+/// Bytes of the core in the first frame: the ELF header of a 64-bit core.
 pub const HEADER_LEN: usize = 64;
-/// What the frame of the header and its padding take.
+/// Bytes in the file of the header's frame together with its padding.
 pub const HEADER_ROOM: usize = 128;
 
 const RECORD_FRAME: u32 = 0x184D_2A57;
@@ -31,13 +31,13 @@ const PADDING_FRAME: u32 = 0x184D_2A58;
 const SEEK_FRAME: u32 = 0x184D_2A5E;
 const SEEK_FOOTER: u32 = 0x8F92_EAB1;
 const RECORD_TAG: &[u8; 8] = b"CWRECORD";
-/// No record is longer; a reader that meets more has another kind of file before it.
+/// Upper limit on the bytes of a record; a longer one means that this is not a core file.
 const MAX_RECORD: usize = 4 << 20;
 
-/// Why there is no record in a file.
+/// Why a core file cannot be read or written.
 #[derive(Debug, Error)]
 pub enum FormatError {
-    /// The file can't be read.
+    /// The file cannot be read or written.
     #[error("it can't be read: {0}")]
     Io(#[from] io::Error),
     /// It does not begin with a record frame.
@@ -46,17 +46,20 @@ pub enum FormatError {
     /// The JSON is not a record.
     #[error("its record can't be understood: {0}")]
     Json(#[from] serde_json::Error),
-    /// The record does not fit into the room that was kept for it.
-    #[error("the record has {length} bytes, {room} were kept for it")]
+    /// The record does not fit into the space reserved for it.
+    #[error("the record has {length} bytes, but {room} were reserved for it")]
     TooLong {
         /// Bytes of the record.
         length: usize,
-        /// Bytes kept.
+        /// Bytes reserved.
         room: usize,
     },
 }
 
-/// How many bytes to keep for a record that may still grow by its figures: in whole pages.
+/// Bytes to reserve for `record`, in whole pages: some of its numbers are filled in later.
+///
+/// # Errors
+/// The record cannot be written as JSON.
 pub fn record_room(record: &Record) -> Result<usize, FormatError> {
     const GROWTH: usize = 1024;
     Ok((serde_json::to_vec(record)?.len() + 16 + GROWTH).next_multiple_of(4096))
@@ -65,7 +68,7 @@ pub fn record_room(record: &Record) -> Result<usize, FormatError> {
 /// The record as a frame of exactly `room` bytes.
 ///
 /// # Errors
-/// A record that is longer than the room kept for it.
+/// The record is longer than the space reserved for it.
 pub fn record_frame(record: &Record, room: usize) -> Result<Vec<u8>, FormatError> {
     let json = serde_json::to_vec(record)?;
     let mut frame = skippable(RECORD_FRAME, room.saturating_sub(8));
@@ -78,10 +81,10 @@ pub fn record_frame(record: &Record, room: usize) -> Result<Vec<u8>, FormatError
     Ok(frame)
 }
 
-/// The frame of the ELF header, its own length, and the padding behind it.
+/// The compressed frame of the ELF header followed by its padding, and the length of the frame alone.
 ///
 /// # Errors
-/// More than [`HEADER_LEN`] bytes.
+/// `header` is longer than [`HEADER_LEN`].
 pub fn header_frame(header: &[u8]) -> Result<(Vec<u8>, usize), FormatError> {
     let mut frame = zstd::bulk::Compressor::new(1).and_then(|mut compressor| {
         compressor.set_parameter(zstd::zstd_safe::CParameter::ChecksumFlag(true))?;
@@ -96,40 +99,48 @@ pub fn header_frame(header: &[u8]) -> Result<(Vec<u8>, usize), FormatError> {
     Ok((frame, length))
 }
 
-/// Behind this frame of no content there is not the next part of a core but what its headers say.
+/// A frame without content that ends the frames holding the core's bytes in order. The program headers of a trimmed core say
+/// what the frames behind it hold; a resumed capture discards those.
 pub fn trim_mark() -> Vec<u8> {
     skippable(PADDING_FRAME, 0)
 }
 
-/// The seek table for frames of (compressed, uncompressed) length, the record's first.
+/// The seek table for frames of (compressed, uncompressed) lengths, beginning with the record's.
 pub fn seek_table(frames: &[(u32, u32)]) -> Vec<u8> {
     let mut table = skippable(SEEK_FRAME, frames.len() * 8 + 9);
     for (compressed, uncompressed) in frames {
         table.extend_from_slice(&compressed.to_le_bytes());
         table.extend_from_slice(&uncompressed.to_le_bytes());
     }
-    table.extend_from_slice(&(frames.len() as u32).to_le_bytes());
+    table.extend_from_slice(&field(frames.len()).to_le_bytes());
     table.push(0);
     table.extend_from_slice(&SEEK_FOOTER.to_le_bytes());
     table
 }
 
-/// Bytes that the seek table of this many frames takes.
+/// Length in bytes of the seek table for this many frames.
 pub fn seek_table_length(frames: usize) -> usize {
     frames * 8 + 17
 }
 
+/// The first bytes of a skippable frame: its magic number and the length of its content.
 fn skippable(magic: u32, length: usize) -> Vec<u8> {
     let mut frame = Vec::with_capacity(length + 8);
     frame.extend_from_slice(&magic.to_le_bytes());
-    frame.extend_from_slice(&(length as u32).to_le_bytes());
+    frame.extend_from_slice(&field(length).to_le_bytes());
     frame
 }
 
-/// Reads the record of a core file, and leaves `file` at the first data frame.
+/// A length or a count for one of the format's 32-bit fields. Larger ones than those cannot occur: records are at most 4 MiB
+/// long, frames 1 MiB, and 2^32 frames would be a core of 4 PiB.
+pub(super) fn field(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+/// Reads the record of a core file and leaves `file` positioned behind it.
 ///
 /// # Errors
-/// A file that can't be read, or has no record in front.
+/// The file cannot be read, or does not begin with a record.
 pub fn read_record(file: &mut (impl Read + Seek)) -> Result<Record, FormatError> {
     let mut head = [0; 16];
     file.seek(SeekFrom::Start(0))?;
@@ -152,7 +163,7 @@ mod tests {
 
     #[test]
     fn the_seek_table_adds_up_for_every_reader_of_the_seekable_format() {
-        let table = seek_table(&[(4096, 0), (100, FRAME_LEN as u32), (50, 7)]);
+        let table = seek_table(&[(4096, 0), (100, field(FRAME_LEN)), (50, 7)]);
         assert_eq!(table.len(), 8 + 3 * 8 + 9);
         assert_eq!(table[0..4], SEEK_FRAME.to_le_bytes());
         assert_eq!(u32::from_le_bytes(table[4..8].try_into().unwrap()) as usize, table.len() - 8);
@@ -161,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_record_says_so() {
+    fn a_file_without_a_record_is_refused() {
         for bytes in [&b""[..], b"\x28\xb5\x2f\xfd plain zstd", &[0; 64], &record_head(u32::MAX)] {
             assert!(matches!(read_record(&mut Cursor::new(bytes)), Err(FormatError::NoRecord)), "{bytes:?}");
         }

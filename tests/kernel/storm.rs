@@ -88,7 +88,7 @@ fn a_storm_with_two_daemon_kills_is_counted_and_evicts_no_other_core() {
     let groups = coreward::store::groups(&bed.root).unwrap();
     let other = |listed: &Listed| {
         let record = &listed.record;
-        (record.comm == "storm" && record.signature_key().as_str() != groups[0].signature).then(|| {
+        (record.comm == "storm" && record.signature_key() != groups[0].signature).then(|| {
             let level = record.signature.as_ref().map(|signature| signature.level);
             format!(
                 "{level:?} {:?} attempt {} {:?} {:?}",

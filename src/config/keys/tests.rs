@@ -38,8 +38,8 @@ fn the_shipped_file_and_the_manual_say_what_is_in_force() {
                 cores: 1,
                 age: Duration::ZERO,
             },
-            rules: Rules {
-                storm: Rule { burst: 1, stacks: 1, interval: Duration::ZERO },
+            rules: StormRules {
+                storm: StormRule { burst: 1, stacks: 1, interval: Duration::ZERO },
                 unit: Rate { burst: 1, interval: Duration::ZERO },
                 user: Rate { burst: 1, interval: Duration::ZERO },
                 total: Rate { burst: 1, interval: Duration::ZERO },

@@ -1,12 +1,12 @@
 use super::super::rate::Rate;
-use super::super::storm::Rule;
+use super::super::storm::StormRule;
 use super::*;
 use crate::crash::{Principal, SignatureKey};
 use proptest::prelude::*;
 
 const UNLIMITED: Rate = Rate { burst: 0, interval: Duration::from_secs(600) };
-const RULES: Rules = Rules {
-    storm: Rule { burst: 2, stacks: 1, interval: Duration::from_secs(60) },
+const RULES: StormRules = StormRules {
+    storm: StormRule { burst: 2, stacks: 1, interval: Duration::from_secs(60) },
     unit: UNLIMITED,
     user: UNLIMITED,
     total: UNLIMITED,
@@ -14,7 +14,7 @@ const RULES: Rules = Rules {
 const TERMS: Terms = Terms { storage: Storage::External, enforce_core_limit: false, rules: RULES };
 
 fn applicant() -> Applicant {
-    let event = Event {
+    let event = StormEvent {
         signature: SignatureKey::new("s1-a"),
         principal: Principal::Unit("a.service".to_owned()),
         uid: Some(0),
@@ -24,7 +24,7 @@ fn applicant() -> Applicant {
 }
 
 fn admit_once(terms: &Terms, applicant: &Applicant) -> Admission {
-    admit(terms, applicant, &mut Storms::default(), Duration::from_secs(1))
+    admit(terms, applicant, &mut StormPolicy::default(), Duration::from_secs(1))
 }
 
 #[test]
@@ -51,7 +51,7 @@ fn every_rule_before_the_limiter_names_its_reason() {
 #[test]
 fn stacks_as_the_most_turns_whole_cores_into_stacks_and_leaves_other_reasons_alone() {
     let terms = Terms { storage: Storage::Stacks, ..TERMS };
-    let mut limiter = Storms::default();
+    let mut limiter = StormPolicy::default();
     let decisions: Vec<Decision> =
         (0..4).map(|_| admit(&terms, &applicant(), &mut limiter, Duration::from_secs(1)).decision()).collect();
     let expected = [
@@ -65,9 +65,9 @@ fn stacks_as_the_most_turns_whole_cores_into_stacks_and_leaves_other_reasons_alo
 
 #[test]
 fn a_storm_and_a_rate_are_different_reasons_for_no_core() {
-    let rate = Rules { unit: Rate { burst: 1, ..UNLIMITED }, ..RULES };
+    let rate = StormRules { unit: Rate { burst: 1, ..UNLIMITED }, ..RULES };
     for (rules, expected) in [(RULES, NoCore::Storm), (rate, NoCore::Rate)] {
-        let (terms, mut limiter) = (Terms { rules, ..TERMS }, Storms::default());
+        let (terms, mut limiter) = (Terms { rules, ..TERMS }, StormPolicy::default());
         let last = (0..4).map(|_| admit(&terms, &applicant(), &mut limiter, Duration::from_secs(1))).last();
         assert!(matches!(last, Some(Admission::RecordOnly(_, reason)) if reason == expected), "{last:?}");
     }
@@ -79,13 +79,13 @@ proptest! {
     fn an_outcome_never_contradicts_its_decision(
         crashes in prop::collection::vec((any::<bool>(), 0..2_u64, 0..3_usize, any::<bool>(), 0..4_u8, 0..100_u64), 1..80),
     ) {
-        let (mut limiter, mut control) = (Storms::default(), Storms::default());
+        let (mut limiter, mut control) = (StormPolicy::default(), StormPolicy::default());
         let mut now = Duration::ZERO;
         for (has_core, core_limit, storage, enforce_core_limit, signature, step) in crashes {
             now += Duration::from_secs(step);
             let storage = [Storage::None, Storage::Stacks, Storage::External][storage];
             let terms = Terms { storage, enforce_core_limit, rules: RULES };
-            let event = Event { signature: SignatureKey::new(signature.to_string()), ..applicant().event };
+            let event = StormEvent { signature: SignatureKey::new(signature.to_string()), ..applicant().event };
             let applicant = Applicant { has_core, core_limit, event };
             let admission = admit(&terms, &applicant, &mut limiter, now);
             let keep = admission.decision().keep;

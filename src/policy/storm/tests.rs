@@ -2,23 +2,23 @@ use super::*;
 use proptest::prelude::*;
 
 const NONE: Rate = Rate { burst: 0, interval: Duration::from_secs(600) };
-const RULES: Rules = Rules {
-    storm: Rule { burst: 3, stacks: 2, interval: Duration::from_secs(60) },
+const RULES: StormRules = StormRules {
+    storm: StormRule { burst: 3, stacks: 2, interval: Duration::from_secs(60) },
     unit: NONE,
     user: NONE,
     total: NONE,
 };
-const RATES: Rules = Rules {
+const RATES: StormRules = StormRules {
     unit: Rate { burst: 8, interval: Duration::from_secs(600) },
     user: Rate { burst: 12, interval: Duration::from_secs(600) },
     total: Rate { burst: 40, interval: Duration::from_secs(600) },
     ..RULES
 };
 
-fn event(group: &str, holder: &str, uid: u32) -> Event {
-    Event {
-        signature: SignatureKey::new(group),
-        principal: Principal::Unit(holder.to_owned()),
+fn event(signature: &str, unit: &str, uid: u32) -> StormEvent {
+    StormEvent {
+        signature: SignatureKey::new(signature),
+        principal: Principal::Unit(unit.to_owned()),
         uid: Some(uid),
         first: false,
     }
@@ -30,9 +30,10 @@ fn at(second: u64) -> Duration {
 
 #[test]
 fn a_window_keeps_whole_cores_then_stacks_then_records() {
-    let mut storms = Storms::default();
-    let mut reasons =
-        |group: &str, second, first| storms.decide(&RULES, &Event { first, ..event(group, "u", 0) }, at(second)).reason;
+    let mut policy = StormPolicy::default();
+    let mut reasons = |group: &str, second, first| {
+        policy.decide(&RULES, &StormEvent { first, ..event(group, "u", 0) }, at(second)).reason
+    };
     use Reason::{Burst, First, NewWindow, StacksBurst, Storm};
     let window: Vec<Reason> = (0..7).map(|second| reasons("a", second, second == 0)).collect();
     assert_eq!(window, [First, Burst, Burst, StacksBurst, StacksBurst, Storm, Storm]);
@@ -43,16 +44,16 @@ fn a_window_keeps_whole_cores_then_stacks_then_records() {
 
 #[test]
 fn a_burst_of_zero_keeps_everything() {
-    let mut storms = Storms::default();
-    let rules = Rules { storm: Rule { burst: 0, ..RULES.storm }, ..RULES };
-    assert!((0..100).all(|_| storms.decide(&rules, &event("a", "u", 0), Duration::ZERO).keep == Keep::Full));
+    let mut policy = StormPolicy::default();
+    let rules = StormRules { storm: StormRule { burst: 0, ..RULES.storm }, ..RULES };
+    assert!((0..100).all(|_| policy.decide(&rules, &event("a", "u", 0), Duration::ZERO).keep == Keep::Full));
 }
 
 #[test]
 fn each_rate_says_which_it_was() {
-    let keep = |events: &mut dyn Iterator<Item = Event>| {
-        let mut storms = Storms::default();
-        let reasons: Vec<Reason> = events.map(|event| storms.decide(&RATES, &event, at(1)).reason).collect();
+    let keep = |events: &mut dyn Iterator<Item = StormEvent>| {
+        let mut policy = StormPolicy::default();
+        let reasons: Vec<Reason> = events.map(|event| policy.decide(&RATES, &event, at(1)).reason).collect();
         (reasons.iter().position(|reason| *reason != Reason::NewWindow), *reasons.last().unwrap())
     };
     let group = |number: u32| number.to_string();
@@ -63,46 +64,46 @@ fn each_rate_says_which_it_was() {
 
 #[test]
 fn a_flood_of_groups_takes_bounded_memory_and_cannot_reopen_a_window() {
-    let mut storms = Storms::default();
+    let mut policy = StormPolicy::default();
     for _ in 0..5 {
-        storms.decide(&RATES, &event("victim", "v", 0), at(1));
+        policy.decide(&RATES, &event("victim", "v", 0), at(1));
     }
     for number in 0..5 * MAX_WINDOWS {
-        storms.decide(&RATES, &event(&number.to_string(), &number.to_string(), 0), at(2));
+        policy.decide(&RATES, &event(&number.to_string(), &number.to_string(), 0), at(2));
     }
-    assert!(storms.windows.len() <= RATES.total.burst as usize);
-    assert_eq!(storms.decide(&RATES, &event("victim", "v", 0), at(3)).reason, Reason::Storm);
-    let mut storms = Storms::default();
+    assert!(policy.windows.len() <= RATES.total.burst as usize);
+    assert_eq!(policy.decide(&RATES, &event("victim", "v", 0), at(3)).reason, Reason::Storm);
+    let mut policy = StormPolicy::default();
     for number in 0..3 * MAX_WINDOWS {
-        storms.decide(&RULES, &event(&number.to_string(), "u", 0), at(1));
+        policy.decide(&RULES, &event(&number.to_string(), "u", 0), at(1));
     }
-    assert!(storms.windows.len() <= MAX_WINDOWS, "also without rates");
+    assert!(policy.windows.len() <= MAX_WINDOWS, "also without rates");
 }
 
 #[test]
 fn a_restart_of_the_daemon_does_not_open_a_new_window() {
-    let mut storms = Storms::default();
-    // What was kept is decided again, at the times when it was.
+    let mut policy = StormPolicy::default();
+    // The earlier decisions are replayed with their times.
     for second in [100, 101, 105, 107, 109] {
-        storms.decide(&RULES, &event("a", "u", 0), at(second));
+        policy.decide(&RULES, &event("a", "u", 0), at(second));
     }
-    assert_eq!(storms.decide(&RULES, &event("a", "u", 0), at(120)).keep, Keep::Record);
-    assert_eq!(storms.decide(&RULES, &event("a", "u", 0), at(160)).keep, Keep::Full);
+    assert_eq!(policy.decide(&RULES, &event("a", "u", 0), at(120)).keep, Keep::Record);
+    assert_eq!(policy.decide(&RULES, &event("a", "u", 0), at(160)).keep, Keep::Full);
 }
 
 proptest! {
     #[test]
     fn no_window_keeps_more_than_its_share(steps in prop::collection::vec((0..4_u8, 0..20_u64), 1..300)) {
-        let mut storms = Storms::default();
+        let mut policy = StormPolicy::default();
         let mut now = 0;
         let mut kept: Vec<(u8, u64, Keep)> = Vec::new();
         for (group, step) in steps {
             now += step;
-            kept.push((group, now, storms.decide(&RULES, &event(&group.to_string(), "u", 0), at(now)).keep));
+            kept.push((group, now, policy.decide(&RULES, &event(&group.to_string(), "u", 0), at(now)).keep));
         }
         for (group, first, _) in &kept {
             for (keep, most) in [(Keep::Full, RULES.storm.burst), (Keep::Stacks, RULES.storm.stacks)] {
-                // Windows do not slide: an interval touches at most two of them.
+                // Windows do not slide, so an interval overlaps at most two of them.
                 let is_within = |other: &&(u8, u64, Keep)| {
                     other.0 == *group && other.2 == keep && (*first..*first + 60).contains(&other.1)
                 };
@@ -115,34 +116,34 @@ proptest! {
     fn a_new_signature_of_a_quiet_unit_gets_its_core_amid_any_flood_of_one_unit(
         flood in prop::collection::vec((0..500_u32, any::<bool>(), 0..3_u64), 0..400)
     ) {
-        let mut storms = Storms::default();
+        let mut policy = StormPolicy::default();
         let mut now = 1;
         for (group, first, step) in flood {
             now += step;
-            let flood = Event { first, ..event(&group.to_string(), "loud", 7) };
-            storms.decide(&RATES, &flood, at(now));
+            let flood = StormEvent { first, ..event(&group.to_string(), "loud", 7) };
+            policy.decide(&RATES, &flood, at(now));
         }
-        let quiet = Event { first: true, ..event("new", "quiet", 8) };
-        prop_assert_eq!(storms.decide(&RATES, &quiet, at(now)), Decision { keep: Keep::Full, reason: Reason::First });
+        let quiet = StormEvent { first: true, ..event("new", "quiet", 8) };
+        prop_assert_eq!(policy.decide(&RATES, &quiet, at(now)), Decision { keep: Keep::Full, reason: Reason::First });
     }
 
     #[test]
     fn what_is_kept_is_within_every_rate(
         steps in prop::collection::vec((0..40_u32, 0..6_u8, 0..4_u32, any::<bool>(), 0..5_u64), 1..400)
     ) {
-        let mut storms = Storms::default();
+        let mut policy = StormPolicy::default();
         let mut now = 1;
         let (mut by_unit, mut by_user, mut all) = (HashMap::<u8, u32>::new(), HashMap::<u32, u32>::new(), 0);
         for (group, unit, uid, first, step) in steps {
             now = (now + step).min(500);
-            let event = Event { first, ..event(&group.to_string(), &unit.to_string(), uid) };
-            if storms.decide(&RATES, &event, at(now)).keep > Keep::Record {
+            let event = StormEvent { first, ..event(&group.to_string(), &unit.to_string(), uid) };
+            if policy.decide(&RATES, &event, at(now)).keep > Keep::Record {
                 *by_unit.entry(unit).or_default() += 1;
                 *by_user.entry(uid).or_default() += 1;
                 all += 1;
             }
         }
-        // In less than an interval a bucket gives at most what it held and what came in.
+        // In less than an interval a bucket gives out at most its content and what is refilled meanwhile.
         prop_assert!(by_unit.values().all(|kept| *kept < 2 * RATES.unit.burst));
         prop_assert!(by_user.iter().all(|(uid, kept)| *uid == 0 || *kept < 2 * RATES.user.burst));
         prop_assert!(all < 2 * RATES.total.burst);

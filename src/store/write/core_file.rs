@@ -1,55 +1,52 @@
-//! A core file from its first byte to its name.
+//! Writing a core file, from its creation to its publication.
 
 use super::acl;
-use super::format::{self, FRAME_LEN, FormatError, HEADER_ROOM};
-use crate::crash::{CrashId, Record};
+use crate::crash::Record;
+use crate::store::core_dir::core_file_name;
+use crate::store::format::{self, FRAME_LEN, FormatError, HEADER_ROOM, field};
 use coreward_sys::{sparse_io, tmpfile};
 use nix::sys::stat::Mode;
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
 
-/// A core that is being written. It has no name: dropped, it never was.
+/// A core file that is being written. It has no name before it is published; dropped, it leaves nothing behind.
 #[derive(Debug)]
 pub struct CoreFile {
     file: File,
     record_room: usize,
-    /// The core's first bytes, which are written last.
+    /// The first bytes of the core, written last.
     header: Vec<u8>,
-    /// Compressed and uncompressed lengths behind the header.
+    /// Compressed and uncompressed lengths of the frames after the header.
     frames: Vec<(u32, u32)>,
+    /// Length of the file in bytes.
     length: u64,
+    /// Uncompressed bytes in the file.
     content: u64,
-    /// Up to here the disk was told to write.
-    begun: u64,
-    /// Up to here the page cache was told to let go of the file.
-    behind: u64,
+    /// Writeback has been started up to this offset.
+    written_back: u64,
+    /// The page cache has been released up to this offset.
+    released: u64,
 }
 
-/// So much is written before the disk is told to begin.
-const WINDOW: u64 = 8 << 20;
-/// So much of a core may be in the page cache.
-const LAG: u64 = 40 << 20;
-
-/// The name of a stored core. It tells nothing about who crashed: the directory may be listed by everybody.
-pub fn file_name(id: &CrashId) -> PathBuf {
-    PathBuf::from(format!("{id}.core.zst"))
-}
+/// Bytes written before their writeback is started.
+const WRITEBACK_WINDOW: u64 = 8 << 20;
+/// Bytes of a core file that may stay in the page cache.
+const MAX_CACHED: u64 = 40 << 20;
 
 impl CoreFile {
-    /// Begins a file in `dir` with room for `record`.
+    /// Creates a file in `dir` that has space reserved for `record`.
     ///
     /// # Errors
-    /// What openat(2) says.
+    /// The error of openat(2), or a record that cannot be written as JSON.
     pub fn create(dir: BorrowedFd<'_>, record: &Record) -> Result<Self, FormatError> {
         let record_room = format::record_room(record)?;
         let file = File::from(tmpfile::create(dir, Mode::from_bits_truncate(0o640))?);
-        Ok(Self::begun(file, record_room))
+        Ok(Self::empty(file, record_room))
     }
 
-    fn begun(file: File, record_room: usize) -> Self {
+    fn empty(file: File, record_room: usize) -> Self {
         let length = (record_room + HEADER_ROOM) as u64;
         Self {
             file,
@@ -58,23 +55,23 @@ impl CoreFile {
             frames: Vec::new(),
             length,
             content: 0,
-            begun: length,
-            behind: length,
+            written_back: length,
+            released: length,
         }
     }
 
-    /// Goes on with a file that an earlier daemon began. Frames are kept as long as they are whole and have as much content as
-    /// `expected` says of the frame of that number.
+    /// Continues a file that an earlier daemon started. `expected` gives the uncompressed length of each frame by its number;
+    /// frames are kept up to the first one that is incomplete or has another length.
     ///
     /// # Errors
-    /// What pread(2) or ftruncate(2) say.
+    /// The error of pread(2) or ftruncate(2).
     pub fn resume(
         file: File,
         record_room: usize,
         header: Vec<u8>,
         expected: impl Fn(u64) -> Option<u32>,
     ) -> Result<Self, FormatError> {
-        let mut resumed = Self::begun(file, record_room);
+        let mut resumed = Self::empty(file, record_room);
         let mut buffer = vec![0; zstd::zstd_safe::compress_bound(FRAME_LEN)];
         while let Some(content) = expected(resumed.frames()) {
             let count = read_up_to(&resumed.file, &mut buffer, resumed.length)?;
@@ -83,7 +80,7 @@ impl CoreFile {
             if zstd::zstd_safe::get_frame_content_size(frame).ok().flatten() != Some(u64::from(content)) {
                 break;
             }
-            resumed.frames.push((length as u32, content));
+            resumed.frames.push((field(length), content));
             resumed.length += length as u64;
             resumed.content += u64::from(content);
         }
@@ -92,90 +89,90 @@ impl CoreFile {
         Ok(resumed)
     }
 
-    /// A second descriptor of the file.
+    /// A duplicate of the file's descriptor.
     ///
     /// # Errors
-    /// No descriptor left.
-    pub fn share(&self) -> io::Result<OwnedFd> {
+    /// The process has too many open files.
+    pub fn duplicate_fd(&self) -> io::Result<OwnedFd> {
         Ok(self.file.try_clone()?.into())
     }
 
-    /// What the core begins with, at most [`format::HEADER_LEN`] bytes. May be set again.
+    /// Sets or replaces the first bytes of the core, at most [`format::HEADER_LEN`].
     pub fn set_header(&mut self, header: Vec<u8>) {
         self.content = self.content - self.header.len() as u64 + header.len() as u64;
         self.header = header;
     }
 
-    /// How many data frames there are behind the header's.
+    /// The number of data frames after the header's.
     pub fn frames(&self) -> u64 {
         self.frames.len() as u64
     }
 
-    /// Bytes kept for the record.
+    /// Bytes reserved for the record.
     pub fn record_room(&self) -> usize {
         self.record_room
     }
 
-    /// What the header's frame has.
+    /// The bytes set by [`Self::set_header`].
     pub fn header(&self) -> &[u8] {
         &self.header
     }
 
-    /// Bytes in the file so far, the record's room included.
+    /// Length of the file in bytes, including the space reserved for the record.
     pub fn length(&self) -> u64 {
         self.length
     }
 
-    /// Bytes of core in the file so far, uncompressed.
+    /// Uncompressed bytes of core in the file.
     pub fn content(&self) -> u64 {
         self.content
     }
 
-    /// What the seek table will add.
+    /// Bytes that publishing will add: the seek table.
     pub fn overhead(&self) -> u64 {
         (self.frames.len() as u64 + 4) * 8 + 17
     }
 
-    /// Appends a whole frame of `content` uncompressed bytes.
+    /// Appends a compressed frame that holds `content` uncompressed bytes.
     ///
     /// # Errors
-    /// What pwrite(2) says; the file then is what it was before.
+    /// The error of pwrite(2); the file is then as it was before.
     pub fn append(&mut self, frame: &[u8], content: u32) -> io::Result<()> {
         if let Err(error) = self.file.write_all_at(frame, self.length) {
-            // Half a frame is nothing that a reader could use, and its blocks may be what the end of the file needs.
+            // No reader can use a partial frame, and publishing may need its blocks.
             self.file.set_len(self.length)?;
             return Err(error);
         }
-        self.frames.push((frame.len() as u32, content));
+        self.frames.push((field(frame.len()), content));
         self.length += frame.len() as u64;
         self.content += u64::from(content);
-        if self.length - self.begun >= WINDOW {
-            sparse_io::start_writeback(&self.file, self.begun..self.length);
-            self.begun = self.length;
-            // By now the disk is through with what was begun long ago.
-            if self.begun - self.behind > LAG {
-                sparse_io::finish_writeback(&self.file, self.behind..self.behind + WINDOW);
-                self.behind += WINDOW;
+        if self.length - self.written_back >= WRITEBACK_WINDOW {
+            sparse_io::start_writeback(&self.file, self.written_back..self.length);
+            self.written_back = self.length;
+            // The oldest cached window was started long ago and should be on disk by now.
+            if self.written_back - self.released > MAX_CACHED {
+                sparse_io::finish_writeback(&self.file, self.released..self.released + WRITEBACK_WINDOW);
+                self.released += WRITEBACK_WINDOW;
             }
         }
         Ok(())
     }
 
-    /// Takes the last frame away again; `false`: there is none.
+    /// Removes the last frame; `false` if there is none.
     ///
     /// # Errors
-    /// What ftruncate(2) says.
+    /// The error of ftruncate(2).
     pub fn pop(&mut self) -> io::Result<bool> {
         let Some((length, content)) = self.frames.pop() else { return Ok(false) };
         self.length -= u64::from(length);
         self.content -= u64::from(content);
-        self.behind = self.behind.min(self.length);
-        self.begun = self.begun.min(self.length);
+        self.released = self.released.min(self.length);
+        self.written_back = self.written_back.min(self.length);
         self.file.set_len(self.length)?;
         Ok(true)
     }
 
-    /// Bytes of the file when it is published.
+    /// Length of the file when it is published, in bytes.
     pub fn final_length(&self) -> u64 {
         self.length + format::seek_table_length(self.frames.len() + 3) as u64
     }
@@ -183,35 +180,35 @@ impl CoreFile {
     /// Lets user `uid` read the file.
     ///
     /// # Errors
-    /// What fsetxattr(2) says.
-    pub fn let_read(&self, uid: u32) -> io::Result<()> {
-        acl::let_read(self.file.as_fd(), uid)
+    /// The error of fsetxattr(2).
+    pub fn grant_read(&self, uid: u32) -> io::Result<()> {
+        acl::grant_read(self.file.as_fd(), uid)
     }
 
-    /// Writes the header, the seek table and the record, makes it all durable and gives the file its name. A file that is there
-    /// already has the same crash in it and is left alone.
+    /// Completes the file with header, seek table and record, syncs it to disk and links it into `dir`. If `dir` already has the
+    /// core of this crash, that one is left in place.
     ///
     /// # Errors
-    /// A full disk in the last step, a record that grew beyond its room.
+    /// The disk is full, or the record has outgrown its space.
     pub fn publish(self, record: &Record, dir: BorrowedFd<'_>) -> Result<(), FormatError> {
         let (header, header_length) = format::header_frame(&self.header)?;
         self.file.write_all_at(&header, self.record_room as u64)?;
         let mut frames = vec![
-            (self.record_room as u32, 0),
-            (header_length as u32, self.header.len() as u32),
-            ((HEADER_ROOM - header_length) as u32, 0),
+            (field(self.record_room), 0),
+            (field(header_length), field(self.header.len())),
+            (field(HEADER_ROOM - header_length), 0),
         ];
         frames.extend_from_slice(&self.frames);
         self.file.write_all_at(&format::seek_table(&frames), self.length)?;
         self.file.write_all_at(&format::record_frame(record, self.record_room)?, 0)?;
-        match tmpfile::publish(self.file.as_fd(), dir, &file_name(&record.id)) {
+        match tmpfile::publish(self.file.as_fd(), dir, &core_file_name(&record.id)) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
             published => Ok(published?),
         }
     }
 }
 
-/// Reads until `buffer` is full or the file ends.
+/// Reads from offset `from` until `buffer` is full or the file ends; returns the number of bytes read.
 fn read_up_to(file: &File, buffer: &mut [u8], from: u64) -> io::Result<usize> {
     let mut count = 0;
     while count < buffer.len() {

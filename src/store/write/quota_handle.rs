@@ -6,45 +6,45 @@ use crate::policy::evict::Attribution;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-/// What one core is charged to.
+/// The ledger, and to whom one core is charged.
 #[derive(Debug)]
 pub struct QuotaHandle {
     ledger: Arc<Ledger>,
-    owner: Attribution,
+    attribution: Attribution,
 }
 
 impl QuotaHandle {
-    /// The account of a crash.
-    pub fn new(ledger: Arc<Ledger>, owner: Attribution) -> Self {
-        Self { ledger, owner }
+    /// A handle that charges a core to `attribution`.
+    pub fn new(ledger: Arc<Ledger>, attribution: Attribution) -> Self {
+        Self { ledger, attribution }
     }
 
-    /// The directory of the cores.
+    /// The directory of the core files.
     pub fn dir(&self) -> &OwnedFd {
         self.ledger.dir()
     }
 
     /// [`Ledger::reserve`].
     pub fn reserve(&self, bytes: u64) -> Grant {
-        self.ledger.reserve(&self.owner, bytes)
+        self.ledger.reserve(&self.attribution, bytes)
     }
 
     /// [`Ledger::reserve_spare`].
     pub fn reserve_spare(&self, bytes: u64, margin: u64) -> bool {
-        self.ledger.reserve_spare(&self.owner, bytes, margin)
+        self.ledger.reserve_spare(&self.attribution, bytes, margin)
     }
 
     /// [`Ledger::cancel`].
     pub fn cancel(&self, bytes: u64) {
-        self.ledger.cancel(&self.owner, bytes);
+        self.ledger.cancel(&self.attribution, bytes);
     }
 
-    /// [`Ledger::settle`].
-    pub fn settle(&self, reserved: u64, id: CrashId, time_us: u64, stored: u64) {
-        self.ledger.settle(self.owner.clone(), reserved, id, time_us, stored);
+    /// [`Ledger::commit`].
+    pub fn commit(&self, reserved: u64, id: CrashId, time_us: u64, stored: u64) {
+        self.ledger.commit(self.attribution.clone(), reserved, id, time_us, stored);
     }
 
-    /// Bytes that all cores take, those being written included.
+    /// Bytes of all cores, including those being written.
     #[cfg(test)]
     pub(crate) fn used(&self) -> u64 {
         self.ledger.usage().0

@@ -1,4 +1,5 @@
-//! One more reader for a file: POSIX access control lists as the kernel keeps them (acl(5), posix_acl_xattr.h).
+//! Read access to a core file for one more user: POSIX access control lists in the kernel's extended-attribute form (acl(5),
+//! `include/uapi/linux/posix_acl_xattr.h`).
 
 use coreward_sys::xattr;
 use std::ffi::CStr;
@@ -17,34 +18,35 @@ const READ: u16 = 4;
 const WRITE: u16 = 2;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Entry {
+struct AclEntry {
     tag: u16,
     id: u32,
     permissions: u16,
 }
 
-/// Lets `uid` read `file`, whose mode is 0640; what a default list of the directory gave to others stays.
+/// Grants `uid` read access to `file`, whose mode is 0640. Entries that the file inherited from its directory's default list
+/// are preserved.
 ///
 /// # Errors
-/// `EOPNOTSUPP` on a file system without such lists, otherwise what fsetxattr(2) says.
-pub(super) fn let_read(file: BorrowedFd<'_>, uid: u32) -> io::Result<()> {
+/// `EOPNOTSUPP` if the file system has no access control lists, otherwise the error of fsetxattr(2).
+pub(super) fn grant_read(file: BorrowedFd<'_>, uid: u32) -> io::Result<()> {
     let mut entries = xattr::get(file, NAME)?.and_then(|bytes| decode(&bytes)).unwrap_or_else(|| {
         vec![
-            Entry { tag: USER_OBJ, id: NO_ID, permissions: READ | WRITE },
-            Entry { tag: GROUP_OBJ, id: NO_ID, permissions: READ },
-            Entry { tag: OTHER, id: NO_ID, permissions: 0 },
+            AclEntry { tag: USER_OBJ, id: NO_ID, permissions: READ | WRITE },
+            AclEntry { tag: GROUP_OBJ, id: NO_ID, permissions: READ },
+            AclEntry { tag: OTHER, id: NO_ID, permissions: 0 },
         ]
     });
     entries.retain(|entry| entry.tag != MASK && (entry.tag, entry.id) != (USER, uid));
-    entries.push(Entry { tag: USER, id: uid, permissions: READ });
-    // The mask caps every named entry and the group: reading, and nothing more.
-    entries.push(Entry { tag: MASK, id: NO_ID, permissions: READ });
-    // The kernel wants them in the order of their tags, and named ones in the order of their ids.
+    entries.push(AclEntry { tag: USER, id: uid, permissions: READ });
+    // The mask limits all named entries and the group to reading.
+    entries.push(AclEntry { tag: MASK, id: NO_ID, permissions: READ });
+    // The kernel requires entries sorted by tag, then by id.
     entries.sort_unstable();
     xattr::set(file, NAME, &encode(&entries))
 }
 
-fn encode(entries: &[Entry]) -> Vec<u8> {
+fn encode(entries: &[AclEntry]) -> Vec<u8> {
     let mut bytes = VERSION.to_le_bytes().to_vec();
     for entry in entries {
         bytes.extend_from_slice(&entry.tag.to_le_bytes());
@@ -54,9 +56,9 @@ fn encode(entries: &[Entry]) -> Vec<u8> {
     bytes
 }
 
-fn decode(bytes: &[u8]) -> Option<Vec<Entry>> {
+fn decode(bytes: &[u8]) -> Option<Vec<AclEntry>> {
     let (version, rest) = bytes.split_first_chunk::<4>()?;
-    let entries = rest.chunks_exact(8).map(|entry| Entry {
+    let entries = rest.chunks_exact(8).map(|entry| AclEntry {
         tag: u16::from_le_bytes([entry[0], entry[1]]),
         permissions: u16::from_le_bytes([entry[2], entry[3]]),
         id: u32::from_le_bytes([entry[4], entry[5], entry[6], entry[7]]),

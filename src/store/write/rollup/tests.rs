@@ -1,5 +1,7 @@
 use super::*;
 use crate::crash::{CoreReport, CrashKey, NoCore};
+use crate::store::write::command::Inserted;
+use crate::store::write::{rows, schema};
 use proptest::prelude::*;
 
 const ALL: Retention = Retention { rows: u64::MAX, age: Duration::MAX };
@@ -19,15 +21,15 @@ fn crash(number: u32, signature: u8, container: u8, time_us: u64, stored: bool) 
 
 fn catalog() -> (tempfile::TempDir, Connection) {
     let dir = tempfile::tempdir().unwrap();
-    let db = crate::store::schema::open(&dir.path().join("catalog.db")).unwrap();
+    let db = schema::open(&dir.path().join("catalog.db")).unwrap();
     (dir, db)
 }
 
 fn insert(db: &mut Connection, records: &[Record], retention: Retention, now_us: u64) -> usize {
     let adding = db.transaction().unwrap();
-    let counted =
-        records.iter().filter(|record| crate::store::schema::insert(&adding, record).unwrap().is_some()).count();
-    fold(&adding, &records.iter().collect::<Vec<_>>(), retention, now_us).unwrap();
+    let is_new = |record: &&Record| matches!(rows::insert(&adding, record).unwrap(), Inserted::Counted(_));
+    let counted = records.iter().filter(is_new).count();
+    enforce(&adding, &records.iter().collect::<Vec<_>>(), retention, now_us).unwrap();
     adding.commit().unwrap();
     counted
 }
@@ -49,11 +51,11 @@ fn ten_thousand_duplicates_are_ten_thousand_occurrences_in_a_bounded_number_of_r
         insert(&mut db, &records, ALL, hour * 1000);
     }
     assert_eq!(number_of(&db, "SELECT (SELECT count(*) FROM crashes) + (SELECT sum(count) FROM folded)"), 10_000);
-    assert!(number_of(&db, "SELECT count(*) FROM crashes") <= ROWS + SLACK);
+    assert!(number_of(&db, "SELECT count(*) FROM crashes") <= MAX_ROWS + SLACK);
     assert_eq!(number_of(&db, "SELECT count(*) FROM records"), number_of(&db, "SELECT count(*) FROM crashes"));
     assert_eq!(number_of(&db, "SELECT count(DISTINCT container) FROM folded"), 3);
     assert_eq!(number_of(&db, "SELECT sum(count) FROM counters"), 10_000);
-    // A crash whose row is folded is known all the same.
+    // A crash whose row was rolled up is still known.
     let again = crash(7, 1, 1, hour * 1000, false);
     assert_eq!(insert(&mut db, std::slice::from_ref(&again), ALL, hour * 1000), 0);
     assert_eq!(number_of(&db, "SELECT sum(count) FROM counters"), 10_000);
@@ -78,24 +80,24 @@ fn age_forgets_rows_and_counts_but_no_counter() {
     insert(&mut db, &old, ALL, day);
     let retention = Retention { rows: u64::MAX, age: Duration::from_secs(7 * 86400) };
     insert(&mut db, &[crash(5000, 2, 1, 3 * day, false)], retention, 3 * day);
-    assert_eq!(number_of(&db, "SELECT count(*) FROM crashes"), ROWS + 1);
+    assert_eq!(number_of(&db, "SELECT count(*) FROM crashes"), MAX_ROWS + 1);
     insert(&mut db, &[crash(5001, 2, 1, 9 * day, false)], retention, 9 * day);
     assert_eq!(number_of(&db, "SELECT count(*) FROM crashes"), 2);
     assert_eq!(number_of(&db, "SELECT count(*) FROM folded"), 0);
     assert_eq!(number_of(&db, "SELECT sum(count) FROM counters"), 2002);
-    // A clock that jumps back forgets nothing, and what comes then is taken.
+    // A clock that is set back deletes nothing, and new crashes are still inserted.
     insert(&mut db, &[crash(5002, 2, 1, day / 2, false)], retention, day);
     assert_eq!(number_of(&db, "SELECT count(*) FROM crashes"), 3);
 }
 
 #[test]
-fn too_many_counts_tell_fewer_things_apart_and_lose_none() {
+fn too_many_counts_are_merged_and_none_is_lost() {
     let (_dir, mut db) = catalog();
     let adding = db.transaction().unwrap();
     {
         let mut insert =
             adding.prepare("INSERT INTO folded VALUES (?1, 'h', ?2, ?3, ?4, ?5, 'p', 'SEGV', 2, ?4, ?4)").unwrap();
-        for number in 0..FOLDED + 10_000 {
+        for number in 0..MAX_COUNTS + 10_000 {
             let signature = format!("s{}", number % 100);
             insert
                 .execute(params![
@@ -108,14 +110,11 @@ fn too_many_counts_tell_fewer_things_apart_and_lose_none() {
                 .unwrap();
         }
     }
-    coarsen(&adding).unwrap();
+    downsample(&adding).unwrap();
     adding.commit().unwrap();
-    assert!(number_of(&db, "SELECT count(*) FROM folded") <= FOLDED);
-    assert_eq!(number_of(&db, "SELECT sum(count) FROM folded"), 2 * (FOLDED + 10_000));
-    assert!(
-        number_of(&db, "SELECT count(*) FROM folded WHERE container != '*'") > 10_000,
-        "the newer are as they were"
-    );
+    assert!(number_of(&db, "SELECT count(*) FROM folded") <= MAX_COUNTS);
+    assert_eq!(number_of(&db, "SELECT sum(count) FROM folded"), 2 * (MAX_COUNTS + 10_000));
+    assert!(number_of(&db, "SELECT count(*) FROM folded WHERE container != '*'") > 10_000, "the newer are unchanged");
 }
 
 proptest! {

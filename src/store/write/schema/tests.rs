@@ -1,4 +1,6 @@
 use super::*;
+use crate::store::write::command::Inserted;
+use rusqlite::params;
 use std::path::PathBuf;
 
 fn crash(number: u32) -> Record {
@@ -10,12 +12,12 @@ fn crash(number: u32) -> Record {
 fn add_rows(db: &mut Connection, numbers: std::ops::Range<u32>) {
     let adding = db.transaction().unwrap();
     for number in numbers {
-        assert!(insert(&adding, &crash(number)).unwrap().is_some());
+        assert!(matches!(rows::insert(&adding, &crash(number)).unwrap(), Inserted::Counted(_)));
     }
     adding.commit().unwrap();
 }
 
-fn rows(db: &Connection) -> (i64, i64, i64) {
+fn row_counts(db: &Connection) -> (i64, i64, i64) {
     db.query_row(
         "SELECT (SELECT count(*) FROM crashes), (SELECT count(*) FROM records), (SELECT coalesce(sum(count), 0) FROM counters)",
         [],
@@ -24,7 +26,7 @@ fn rows(db: &Connection) -> (i64, i64, i64) {
     .unwrap()
 }
 
-/// In memory where that is to be had: sixteen thousand catalogs are opened.
+/// In memory if possible, because sixteen thousand catalogs are opened.
 fn dir() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
@@ -47,7 +49,7 @@ fn a_catalog_that_is_cut_at_any_byte_of_its_last_transaction_has_all_before_it_a
         std::fs::write(journal(&cut), &whole[..length]).unwrap();
         let _ = std::fs::remove_file(format!("{}-shm", cut.display()));
         let mut db = open(&cut).unwrap_or_else(|error| panic!("cut at {length}: {error}"));
-        let found = rows(&db);
+        let found = row_counts(&db);
         assert!(found == (5, 5, 5) || found == (8, 8, 8), "cut at {length}: {found:?}");
         seen.insert(found);
         if length % 997 == 0 || length == whole.len() {
@@ -90,7 +92,7 @@ fn a_catalog_of_the_first_layout_keeps_its_crashes_and_counts() {
         .query_row("SELECT id, core, signature FROM crashes", [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
         .unwrap();
     assert_eq!(found, (crash(1).id.to_string(), "evicted".to_owned(), "SEGV:/usr/bin/segv".to_owned()));
-    assert_eq!(counts(&db).unwrap()[0].count, 41);
+    assert_eq!(rows::counts(&db).unwrap()[0].count, 41);
     drop(db);
-    assert_eq!(rows(&open(&path).unwrap()).0, 1, "and once is enough");
+    assert_eq!(row_counts(&open(&path).unwrap()).0, 1, "and once is enough");
 }

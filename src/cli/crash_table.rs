@@ -1,0 +1,150 @@
+//! The table that `coreward list` prints.
+
+use super::table::Table;
+use super::{human, time, words};
+use crate::crash::text::push_printable;
+use crate::store::CrashRow;
+use std::io::{self, Write};
+
+const HEADER: [&str; 11] = ["TIME", "PID", "UID", "SIG", "CORE", "SIZE", "ID", "EXE", "UNIT", "CONTAINER", "HOST"];
+const CONTAINER: usize = 9;
+const HOST: usize = 10;
+
+/// The rows, in the order in which they were added. CONTAINER and HOST are shown only if a row has a value of interest there.
+pub(super) struct CrashTable<'a> {
+    table: Table,
+    /// The name of this host.
+    here: &'a str,
+    times: time::Short,
+    any_container: bool,
+    any_other_host: bool,
+}
+
+impl<'a> CrashTable<'a> {
+    pub(super) fn new(here: &'a str) -> Self {
+        Self {
+            table: Table::new(&HEADER),
+            here,
+            times: time::Short::default(),
+            any_container: false,
+            any_other_host: false,
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+
+    pub(super) fn push(&mut self, row: &CrashRow<'_>) {
+        self.any_container |= !row.container.is_empty();
+        self.any_other_host |= !row.hostname.is_empty() && row.hostname != self.here;
+        let (table, mut digits) = (&mut self.table, itoa::Buffer::new());
+        table.push_cell(|cell| self.times.push(cell, row.time_us));
+        table.push_cell(|cell| cell.push_str(digits.format(row.pid)));
+        table.push_cell(|cell| cell.push_str(row.uid.map_or("", |uid| digits.format(uid))));
+        table.push_cell(|cell| push_printable(cell, row.signal_name));
+        table.push_cell(|cell| words::push_core(cell, row.core_state, row.no_core));
+        table.push_cell(|cell| {
+            if row.core_state.is_present() {
+                cell.push_str(&human::size(row.stored));
+            }
+        });
+        for text in [row.id, row.program, row.unit, short_container(row.container), row.hostname] {
+            table.push_cell(|cell| push_printable(cell, text));
+        }
+    }
+
+    pub(super) fn write(mut self, out: &mut dyn Write, with_header: bool) -> io::Result<()> {
+        for (column, is_shown) in [(CONTAINER, self.any_container), (HOST, self.any_other_host)] {
+            if !is_shown {
+                self.table.hide_column(column);
+            }
+        }
+        self.table.write(out, with_header)
+    }
+}
+
+/// A container's name, or the first twelve digits of its id, as `docker ps` shows it.
+pub(super) fn short_container(name: &str) -> &str {
+    let is_id = name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if is_id { &name[..12] } else { name }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crash::{CoreReport, NoCore};
+    use crate::store::fixtures::listed;
+    use crate::store::{CoreState, Listed};
+
+    /// The cells of these crashes, line by line, the header first.
+    fn lines(crashes: &[Listed]) -> Vec<Vec<String>> {
+        let mut table = CrashTable::new("here");
+        for listed in crashes {
+            table.push(&CrashRow::of_listed(listed, &listed.record.program()));
+        }
+        let mut out = Vec::new();
+        table.write(&mut out, true).unwrap();
+        let split =
+            |line: &str| line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).map(str::to_owned).collect();
+        String::from_utf8(out).unwrap().lines().map(split).collect()
+    }
+
+    #[test]
+    fn a_row_tells_what_became_of_the_core() {
+        let mut listed = listed(7);
+        let row = |listed: &Listed| lines(std::slice::from_ref(listed))[1].clone();
+        assert_eq!(row(&listed)[1..6], ["7", "0", "SEGV", "stored", "2.0K"]);
+        listed.core_state = CoreState::Evicted;
+        assert_eq!(row(&listed)[4..6], ["evicted", "-"]);
+        listed.core_state = CoreState::None;
+        listed.record.core = CoreReport::none(NoCore::Storm);
+        assert_eq!(row(&listed)[4..6], ["none:storm", "-"]);
+    }
+
+    #[test]
+    fn hostile_text_stays_on_its_line() {
+        let mut listed = listed(7);
+        listed.record.exe = "/tmp/a\nb\x1b[2J".to_owned();
+        listed.record.cgroup.unit = Some("x\ty".to_owned());
+        listed.record.hostname = "h\r".to_owned();
+        let shown = lines(&[listed]);
+        assert_eq!(shown.len(), 2);
+        assert_eq!(shown[1][7..], ["/tmp/a\\nb\\u{1b}[2J", "x\\ty", "h\\r"]);
+    }
+
+    #[test]
+    fn columns_that_tell_nothing_are_left_out() {
+        assert_eq!(lines(&[listed(7)])[0], HEADER[..CONTAINER]);
+        let mut other = listed(8);
+        other.record.time_us -= 1;
+        other.record.cgroup.container = Some("4f5c".repeat(16));
+        other.record.hostname = "pod-1".to_owned();
+        let shown = lines(&[other, listed(7)]);
+        assert_eq!(shown[0], HEADER);
+        assert_eq!(shown[1][1], "8");
+        assert_eq!(
+            (&shown[1][9..], &shown[2][9..]),
+            (
+                ["4f5c4f5c4f5c".to_owned(), "pod-1".to_owned()].as_slice(),
+                ["-".to_owned(), "here".to_owned()].as_slice()
+            )
+        );
+    }
+
+    #[test]
+    fn ids_are_shown_whatever_they_are() {
+        let one = listed(7);
+        let mut table = CrashTable::new("here");
+        for id in ["0123456789abcdef", "short", "", "0123456789abcde\n", "fedcba9876543210"] {
+            table.push(&CrashRow { id, ..CrashRow::of_listed(&one, "/bin/a") });
+        }
+        let mut out = Vec::new();
+        table.write(&mut out, true).unwrap();
+        let out = String::from_utf8(out).unwrap();
+        let shown: Vec<&str> = out.lines().skip(1).filter_map(|line| line.split_whitespace().nth(7)).collect();
+        assert_eq!(shown, ["0123456789abcdef", "short", "-", "0123456789abcde\\n", "fedcba9876543210"]);
+        let begins: Vec<Option<usize>> = out.lines().map(|line| line.find("/bin/a").or(line.find("EXE"))).collect();
+        assert!(begins.iter().all(|begin| *begin == begins[0]), "{out}");
+    }
+}

@@ -1,0 +1,34 @@
+//! Where the store's files are.
+
+use coreward_sys::openat;
+use coreward_wire::paths::Root;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+/// Paths below the state directory.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    /// `catalog.db`.
+    pub catalog: PathBuf,
+    /// `cores/`.
+    pub cores: PathBuf,
+}
+
+impl Layout {
+    /// The paths below `root`.
+    pub fn new(root: &Root) -> Self {
+        let state = root.state_dir();
+        Self { catalog: state.join("catalog.db"), cores: state.join("cores") }
+    }
+
+    /// Opens the directory of the core files. A symbolic link in its place is refused, because the daemon's user could have
+    /// planted one.
+    ///
+    /// # Errors
+    /// The error of openat(2).
+    pub fn open_cores(&self) -> io::Result<OwnedFd> {
+        let parent = std::fs::File::open(self.cores.parent().unwrap_or(&self.cores))?;
+        openat::open_dir_below(parent.as_fd(), Path::new("cores"))
+    }
+}

@@ -1,0 +1,49 @@
+//! Opening the catalog for reading.
+
+use super::error::QueryError;
+use crate::store::Layout;
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Opens the catalog read-only.
+pub(super) fn open(path: &Path) -> Result<Connection, QueryError> {
+    if path.try_exists().is_ok_and(|exists| !exists) {
+        return Err(QueryError::NoCatalog(path.to_owned()));
+    }
+    // The daemon's user owns the directory and could put something else there for root to open.
+    if path.symlink_metadata().is_ok_and(|found| !found.is_file()) {
+        return Err(QueryError::NotAFile(path.to_owned()));
+    }
+    let journal = PathBuf::from(format!("{}-wal", path.display()));
+    let opened = match open_and_probe(path) {
+        // Without a journal nobody is writing, and a user who may not create one can read without it.
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::CannotOpen) && !journal.exists() => {
+            open_and_probe(format!("file:{}?immutable=1", path.display()))
+        }
+        opened => opened,
+    };
+    opened.map_err(|error| QueryError::sqlite(path, error))
+}
+
+/// SQLite opens a file only when it first reads from it.
+fn open_and_probe(path: impl AsRef<Path>) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+    let db = Connection::open_with_flags(path, flags)?;
+    db.busy_timeout(Duration::from_secs(5))?;
+    db.query_one("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+    Ok(db)
+}
+
+/// Opens the catalog; `None` if this user may not read it. Only root and members of adm may; other users see the crashes
+/// whose core files they can read.
+pub(super) fn open_if_allowed(layout: &Layout) -> Result<Option<Connection>, QueryError> {
+    match open(&layout.catalog) {
+        Err(QueryError::Sqlite { error, .. })
+            if error.sqlite_error_code() == Some(ErrorCode::CannotOpen) && layout.catalog.exists() =>
+        {
+            Ok(None)
+        }
+        opened => opened.map(Some),
+    }
+}

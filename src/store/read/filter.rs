@@ -1,0 +1,119 @@
+//! Selecting crashes, by SQL in the catalog or by their records.
+
+use crate::crash::Record;
+use crate::store::columns::to_signed;
+use rusqlite::ToSql;
+
+/// Which crashes to list: those that satisfy all conditions.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// An id or its prefix, a signature, a PID, a program, a unit or the name of a process.
+    pub matches: Option<String>,
+    /// A system or user unit; `.service` may be omitted.
+    pub unit: Option<String>,
+    /// A container's name, or its id or a prefix of it.
+    pub container: Option<String>,
+    /// The uid of a Kubernetes pod.
+    pub pod: Option<String>,
+    /// A host name.
+    pub hostname: Option<String>,
+    /// A real uid.
+    pub uid: Option<u32>,
+    /// [`Record::program`].
+    pub executable: Option<String>,
+    /// The name of a signal, without `SIG`.
+    pub signal: Option<String>,
+    /// A signature or its prefix.
+    pub signature: Option<String>,
+    /// The earliest time, microseconds since 1970.
+    pub since_us: Option<u64>,
+    /// The latest time, microseconds since 1970.
+    pub until_us: Option<u64>,
+    /// The most crashes; the newest are listed.
+    pub limit: Option<usize>,
+}
+
+impl Filter {
+    /// Whether a record satisfies all conditions, as [`WhereClause`] decides for a row. `limit` is not considered.
+    pub(super) fn accepts(&self, record: &Record) -> bool {
+        let cgroup = &record.cgroup;
+        let is_unit = |unit: &Option<String>, name: &String| {
+            unit.as_ref().is_some_and(|unit| unit == name || unit.strip_suffix(".service") == Some(name.as_str()))
+        };
+        let holds = |wanted: &Option<String>, test: &dyn Fn(&String) -> bool| wanted.as_ref().is_none_or(test);
+        holds(&self.matches, &|text| {
+            record.id.as_str().starts_with(text.as_str())
+                || record.key.pid.to_string() == *text
+                || record.program() == *text
+                || record.comm == *text
+                || record.signature_key().as_str() == text
+                || is_unit(&cgroup.unit, text)
+        }) && holds(&self.unit, &|name| is_unit(&cgroup.unit, name) || is_unit(&cgroup.user_unit, name))
+            && holds(&self.container, &|prefix| {
+                cgroup.container.as_ref().is_some_and(|container| container.starts_with(prefix.as_str()))
+            })
+            && holds(&self.pod, &|uid| cgroup.pod.as_ref() == Some(uid))
+            && holds(&self.hostname, &|name| record.hostname == *name)
+            && holds(&self.executable, &|path| record.program() == *path)
+            && holds(&self.signal, &|name| record.signal_name == *name)
+            && holds(&self.signature, &|prefix| record.signature_key().as_str().starts_with(prefix.as_str()))
+            && self.uid.is_none_or(|uid| record.uid == Some(uid))
+            && self.since_us.is_none_or(|since| record.time_us >= since)
+            && self.until_us.is_none_or(|until| record.time_us <= until)
+    }
+}
+
+/// A filter's conditions in SQL, except for `limit`.
+pub(super) struct WhereClause {
+    /// `WHERE ...`, never empty, so that `AND` can follow.
+    pub(super) sql: String,
+    values: Vec<Box<dyn ToSql>>,
+}
+
+impl WhereClause {
+    pub(super) fn new(filter: &Filter) -> Self {
+        let mut clause = Self { sql: "WHERE true".to_owned(), values: Vec::new() };
+        let texts = [
+            (
+                "(substr(id, 1, length(?)) = ? OR CAST(pid AS TEXT) = ? OR program = ? OR comm = ? OR unit = ?
+                  OR unit = ? || '.service' OR signature = ?)",
+                &filter.matches,
+            ),
+            ("? IN (unit, user_unit, replace(unit, '.service', ''), replace(user_unit, '.service', ''))", &filter.unit),
+            ("substr(container, 1, length(?)) = ?", &filter.container),
+            ("pod = ?", &filter.pod),
+            ("hostname = ?", &filter.hostname),
+            ("program = ?", &filter.executable),
+            ("signal_name = ?", &filter.signal),
+            ("substr(signature, 1, length(?)) = ?", &filter.signature),
+        ];
+        for (condition, text) in texts {
+            if let Some(text) = text {
+                clause.and(condition, text.clone());
+            }
+        }
+        let numbers = [
+            ("uid = ?", filter.uid.map(u64::from)),
+            ("time_us >= ?", filter.since_us),
+            ("time_us <= ?", filter.until_us),
+        ];
+        for (condition, number) in numbers {
+            if let Some(number) = number {
+                clause.and(condition, to_signed(number));
+            }
+        }
+        clause
+    }
+
+    /// Adds a condition, and `value` for each of its question marks.
+    pub(super) fn and(&mut self, condition: &str, value: impl ToSql + Clone + 'static) {
+        self.sql.push_str(" AND ");
+        self.sql.push_str(condition);
+        self.values.extend(condition.matches('?').map(|_| Box::new(value.clone()) as Box<dyn ToSql>));
+    }
+
+    /// The values of the question marks in `sql`.
+    pub(super) fn values(&self) -> Vec<&dyn ToSql> {
+        self.values.iter().map(AsRef::as_ref).collect()
+    }
+}

@@ -1,0 +1,141 @@
+//! Crashes by signature.
+
+use super::connection::open;
+use super::error::QueryError;
+use super::filter::Filter;
+use super::listed::Listed;
+use super::query::list;
+use crate::crash::{Keep, SignatureKey};
+use crate::store::Layout;
+use crate::store::columns::{RecordedCore, get_unsigned};
+use coreward_wire::paths::Root;
+use rusqlite::{Connection, OptionalExtension, params};
+use serde::Serialize;
+
+/// The crashes of one signature.
+#[derive(Clone, Debug, Serialize)]
+pub struct Group {
+    /// The signature.
+    pub signature: SignatureKey,
+    /// The number of crashes, including those that have been rolled up.
+    pub count: u64,
+    /// The number of stored cores.
+    pub cores: u64,
+    /// Time of the first crash, microseconds since 1970.
+    pub first_us: u64,
+    /// Time of the last crash, microseconds since 1970.
+    pub last_us: u64,
+    /// Name of the signal, without `SIG`.
+    pub signal_name: String,
+    /// [`crate::crash::Record::program`].
+    pub program: String,
+    /// The most informative crash: the newest that has a stack.
+    #[serde(skip)]
+    pub example: Option<Listed>,
+}
+
+/// The crashes of one signature on one host, in one unit and one container, within one hour.
+#[derive(Clone, Debug, Serialize)]
+pub struct Occurrence {
+    /// Host name of the crashed processes. In this and the next two fields `*` stands for several that have been merged.
+    pub hostname: String,
+    /// Unit.
+    pub unit: String,
+    /// Container.
+    pub container: String,
+    /// Time of the first crash, microseconds since 1970.
+    pub first_us: u64,
+    /// Time of the last crash, microseconds since 1970.
+    pub last_us: u64,
+    /// The number of crashes.
+    pub count: u64,
+}
+
+/// All signatures with an example each, the most frequent first.
+///
+/// # Errors
+/// There is no catalog, or it cannot be read.
+pub fn groups(root: &Root) -> Result<Vec<Group>, QueryError> {
+    let layout = Layout::new(root);
+    let db = open(&layout.catalog)?;
+    let mut groups = count_by_signature(&db).map_err(|error| QueryError::sqlite(&layout.catalog, error))?;
+    for group in &mut groups {
+        let id = example_id(&db, &group.signature).map_err(|error| QueryError::sqlite(&layout.catalog, error))?;
+        if let Some(id) = id {
+            let signature = Some(group.signature.as_str().to_owned());
+            let filter = Filter { matches: Some(id), signature, limit: Some(1), ..Filter::default() };
+            group.example = list(root, &filter)?.pop();
+        }
+    }
+    Ok(groups)
+}
+
+fn count_by_signature(db: &Connection) -> rusqlite::Result<Vec<Group>> {
+    let mut query = db.prepare(
+        "SELECT signature, sum(count) AS crashes, sum(has_core) AS cores, min(first_us) AS first_us, max(last_us) AS last_us,
+             max(signal_name) AS signal_name, max(program) AS program
+         FROM (
+             SELECT signature, 1 AS count, core = ?1 AS has_core, time_us AS first_us, time_us AS last_us, signal_name, program
+             FROM crashes
+             UNION ALL SELECT signature, count, 0, first_us, last_us, signal_name, program FROM folded
+         ) GROUP BY signature ORDER BY 2 DESC, 5 DESC",
+    )?;
+    let rows = query.query_map([RecordedCore::Stored], |row| {
+        Ok(Group {
+            signature: row.get("signature")?,
+            count: get_unsigned(row, "crashes")?,
+            cores: get_unsigned(row, "cores")?,
+            first_us: get_unsigned(row, "first_us")?,
+            last_us: get_unsigned(row, "last_us")?,
+            signal_name: row.get("signal_name")?,
+            program: row.get("program")?,
+            example: None,
+        })
+    })?;
+    rows.collect()
+}
+
+/// The id of the newest crash of a signature that has a stack.
+fn example_id(db: &Connection, signature: &SignatureKey) -> rusqlite::Result<Option<String>> {
+    let mut query =
+        db.prepare_cached("SELECT id FROM crashes WHERE signature = ?1 AND keep != ?2 ORDER BY time_us DESC LIMIT 1")?;
+    query.query_row(params![signature, Keep::Record.name()], |row| row.get("id")).optional()
+}
+
+/// The crashes of a signature by host, unit, container and hour, the newest first.
+///
+/// # Errors
+/// There is no catalog, or it cannot be read.
+pub fn occurrences(root: &Root, signature: &SignatureKey) -> Result<Vec<Occurrence>, QueryError> {
+    const HOUR_US: i64 = 3_600_000_000;
+    let layout = Layout::new(root);
+    let db = open(&layout.catalog)?;
+    let read = || -> rusqlite::Result<Vec<Occurrence>> {
+        let mut query = db.prepare(
+            "SELECT hostname, unit, container, min(first_us) AS first_us, max(last_us) AS last_us, sum(count) AS crashes FROM (
+                 SELECT hostname, coalesce(unit, '') AS unit, coalesce(container, '') AS container, time_us - time_us % ?2 AS from_us,
+                        ?2 AS span_us, time_us AS first_us, time_us AS last_us, 1 AS count FROM crashes WHERE signature = ?1
+                 UNION ALL SELECT hostname, unit, container, from_us, span_us, first_us, last_us, count FROM folded WHERE signature = ?1
+             ) GROUP BY hostname, unit, container, from_us, span_us ORDER BY 5 DESC",
+        )?;
+        let rows = query.query_map(params![signature, HOUR_US], |row| {
+            Ok(Occurrence {
+                hostname: row.get("hostname")?,
+                unit: row.get("unit")?,
+                container: row.get("container")?,
+                first_us: get_unsigned(row, "first_us")?,
+                last_us: get_unsigned(row, "last_us")?,
+                count: get_unsigned(row, "crashes")?,
+            })
+        })?;
+        rows.collect()
+    };
+    read().map_err(|error| QueryError::sqlite(&layout.catalog, error))
+}
+
+impl Group {
+    /// The example, if its core is present.
+    pub fn example_with_core(&self) -> Option<&Listed> {
+        self.example.as_ref().filter(|listed| listed.core_state.is_present())
+    }
+}

@@ -1,0 +1,25 @@
+//! The daemon's side: it writes core files and the catalog, and accounts for their disk space.
+
+mod acl;
+mod catalog;
+mod command;
+mod core_file;
+mod error;
+mod ledger;
+mod quarantine;
+mod quota_handle;
+mod recovery;
+mod rollup;
+mod rows;
+mod schema;
+mod usage_table;
+mod writer;
+
+pub use catalog::Catalog;
+pub use command::Inserted;
+pub use core_file::CoreFile;
+pub use error::CatalogError;
+pub use ledger::{Grant, Ledger};
+pub use quota_handle::QuotaHandle;
+pub use rows::CrashCount;
+pub use writer::{OpenReport, RecentCore};

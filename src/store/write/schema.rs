@@ -1,0 +1,90 @@
+//! The tables of `catalog.db`: creating them, and converting those of an older version.
+
+use super::error::CatalogError;
+use super::rows;
+use crate::crash::Record;
+use crate::store::columns::RecordedCore;
+use rusqlite::Connection;
+use std::path::Path;
+use std::time::Duration;
+
+/// Stored in the file as SQLite's `user_version`, and increased whenever a table changes.
+const VERSION: i64 = 2;
+
+/// Opens the catalog for writing; a file or tables that are missing are created.
+pub(super) fn open(path: &Path) -> Result<Connection, CatalogError> {
+    let mut db = Connection::open(path)?;
+    // SQLite silently opens a file that it cannot write for reading, and would never try to write again.
+    if db.is_readonly("main")? {
+        return Err(CatalogError::ReadOnly);
+    }
+    db.busy_timeout(Duration::from_secs(5))?;
+    // With WAL readers do not block the writer; with FULL a committed row survives a power failure.
+    db.pragma_update(None, "journal_mode", "WAL")?;
+    db.pragma_update(None, "synchronous", "FULL")?;
+    let problem: String = db.query_one("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    if problem != "ok" {
+        return Err(CatalogError::Damaged(problem));
+    }
+    let version: i64 = db.query_one("PRAGMA user_version", [], |row| row.get(0))?;
+    match version {
+        0 => db.execute_batch(&format!("BEGIN; {CRASHES} {COUNTERS} PRAGMA user_version = {VERSION}; COMMIT;"))?,
+        1 => convert_version_1(&mut db)?,
+        VERSION => {}
+        newer => return Err(CatalogError::Version(newer)),
+    }
+    Ok(db)
+}
+
+/// Each crash has a narrow row for lists and filters, and its record in a table of its own. Old crashes of a frequent signature
+/// are rolled up into counts in `folded`; `seen` has the ids of those rolled up recently, so that a crash which is offered
+/// again is not counted twice.
+const CRASHES: &str = "
+    CREATE TABLE crashes (
+        seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, time_us INTEGER NOT NULL, pid INTEGER NOT NULL, uid INTEGER,
+        signal INTEGER, signal_name TEXT NOT NULL, program TEXT NOT NULL, comm TEXT NOT NULL, unit TEXT, user_unit TEXT,
+        hostname TEXT NOT NULL, container TEXT, pod TEXT, signature TEXT NOT NULL, keep TEXT NOT NULL, reason TEXT NOT NULL,
+        core TEXT NOT NULL, no_core TEXT, truncated INTEGER NOT NULL, stored INTEGER NOT NULL, held_us INTEGER NOT NULL
+    );
+    CREATE INDEX crashes_by_time ON crashes (time_us);
+    CREATE INDEX crashes_by_signature ON crashes (signature, time_us);
+    CREATE TABLE records (seq INTEGER PRIMARY KEY, record TEXT NOT NULL);
+    CREATE TABLE folded (
+        signature TEXT NOT NULL, hostname TEXT NOT NULL, unit TEXT NOT NULL, container TEXT NOT NULL, from_us INTEGER NOT NULL,
+        span_us INTEGER NOT NULL, program TEXT NOT NULL, signal_name TEXT NOT NULL, count INTEGER NOT NULL,
+        first_us INTEGER NOT NULL, last_us INTEGER NOT NULL,
+        PRIMARY KEY (signature, hostname, unit, container, from_us, span_us)
+    ) WITHOUT ROWID;
+    CREATE INDEX folded_by_time ON folded (last_us);
+    CREATE TABLE seen (id INTEGER PRIMARY KEY, folded_us INTEGER NOT NULL);";
+const COUNTERS: &str = "
+    CREATE TABLE counters (
+        hostname TEXT NOT NULL, program TEXT NOT NULL, signal TEXT NOT NULL, core_exists INTEGER NOT NULL,
+        count INTEGER NOT NULL, PRIMARY KEY (hostname, program, signal, core_exists)
+    ) WITHOUT ROWID;";
+
+/// Version 1 had the record in the crash's row, and no signatures. A record that cannot be parsed is lost, but remains counted.
+fn convert_version_1(db: &mut Connection) -> Result<(), CatalogError> {
+    let transaction = db.transaction()?;
+    transaction.execute_batch(&format!(
+        "ALTER TABLE crashes RENAME TO old; DROP INDEX IF EXISTS crashes_by_time; {CRASHES}"
+    ))?;
+    {
+        let mut query = transaction.prepare("SELECT record, core FROM old ORDER BY rowid")?;
+        let mut old_rows = query.query([])?;
+        while let Some(row) = old_rows.next()? {
+            let (json, core): (String, RecordedCore) = (row.get("record")?, row.get("core")?);
+            match serde_json::from_str::<Record>(&json) {
+                Ok(record) => {
+                    rows::add_row(&transaction, &record, core)?;
+                }
+                Err(error) => tracing::warn!("catalog: a record of layout 1 can't be read and is dropped: {error}"),
+            }
+        }
+    }
+    transaction.execute_batch(&format!("DROP TABLE old; PRAGMA user_version = {VERSION};"))?;
+    Ok(transaction.commit()?)
+}
+
+#[cfg(test)]
+mod tests;
