@@ -14,7 +14,7 @@ const PAGE: usize = 4096;
 pub struct Pages(pub BTreeMap<u64, Vec<u8>>);
 
 impl ReadMemory for Pages {
-    fn look(&self, address: u64, buffer: &mut [u8]) -> bool {
+    fn read_exact_at(&self, address: u64, buffer: &mut [u8]) -> bool {
         let Some((start, page)) = self.0.range(..=address).next_back() else { return false };
         let from = usize::try_from(address - start).unwrap_or(usize::MAX);
         match page.get(from..from.saturating_add(buffer.len())) {

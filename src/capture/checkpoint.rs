@@ -51,7 +51,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// No descriptor left.
-    pub fn keep(&self) -> io::Result<(CaptureCheckpoint, CheckpointFiles)> {
+    pub fn save_checkpoint(&self) -> io::Result<(CaptureCheckpoint, CheckpointFiles)> {
         let (memory, raw) = self.stage.share()?;
         let kept = CaptureCheckpoint {
             record_room: self.writer.file.record_room(),

@@ -5,17 +5,16 @@ use coreward_sys::pipe::{self, Ready};
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Seek};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
 
 /// A stream of core bytes that can be called off.
 #[derive(Debug)]
-pub struct CoreStream {
+pub struct StreamReader {
     /// What was taken out of the stream before, to be read first.
     before: Option<File>,
     file: File,
-    cancelled: Arc<AtomicBool>,
+    cancelled: CancellationToken,
 }
 
 /// What came.
@@ -35,9 +34,9 @@ const LOOK: Duration = Duration::from_millis(250);
 /// What an unprivileged pipe may grow to (fs.pipe-max-size); fewer turns for the same bytes.
 const PIPE_SIZE: i32 = 1 << 20;
 
-impl CoreStream {
+impl StreamReader {
     /// A stream from `core`, `before` in front of it, until `cancelled` is set.
-    pub fn new(core: OwnedFd, before: Option<OwnedFd>, cancelled: Arc<AtomicBool>) -> Self {
+    pub fn new(core: OwnedFd, before: Option<OwnedFd>, cancelled: CancellationToken) -> Self {
         let before = before.map(File::from).and_then(|mut before| before.rewind().ok().map(|()| before));
         // Best effort: it fails for a file of the spool, and where the user's pipes have used up their share.
         let _ = pipe::set_size(core.as_fd(), PIPE_SIZE);
@@ -79,6 +78,6 @@ impl CoreStream {
     }
 
     fn check(&self) -> io::Result<()> {
-        if self.cancelled.load(Ordering::Relaxed) { Err(ErrorKind::Interrupted.into()) } else { Ok(()) }
+        if self.cancelled.is_cancelled() { Err(ErrorKind::Interrupted.into()) } else { Ok(()) }
     }
 }

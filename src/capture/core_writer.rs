@@ -80,6 +80,14 @@ impl From<SourceError> for Failure {
 }
 
 impl Failure {
+    /// The system's error behind it, if there is one.
+    pub fn io_error(&self) -> Option<&io::Error> {
+        match self {
+            Self::DiskFull(error) | Self::Write(error) | Self::Read(error) => Some(error),
+            Self::Cancelled | Self::Empty | Self::Stalled | Self::NotACore(_) | Self::Quota => None,
+        }
+    }
+
     /// What it means that a file can't be written, or made shorter: file systems that copy what is written need room for that
     /// too.
     pub fn write(error: io::Error) -> Self {

@@ -16,9 +16,9 @@ use crate::store::format::HEADER_LEN;
 use coreward_sys::nice;
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
 
 /// What a run of the engine is to do.
 pub struct Job {
@@ -118,7 +118,7 @@ pub fn run(
     writer: CoreWriter,
     resources: &super::CaptureResources,
     heartbeat: &Heartbeat,
-    cancelled: &AtomicBool,
+    cancelled: &CancellationToken,
 ) -> Ended {
     let (front, back) = (job.chunks.start, job.chunks.end);
     let chunks = usize::try_from(back - front).unwrap_or(usize::MAX);
@@ -186,7 +186,12 @@ pub fn run(
 }
 
 /// Waits for the workers; returns how many compressors were replaced because their workers were slow.
-fn wait(run: &Run, resources: &super::CaptureResources, heartbeat: &Heartbeat, cancelled: &AtomicBool) -> [usize; 2] {
+fn wait(
+    run: &Run,
+    resources: &super::CaptureResources,
+    heartbeat: &Heartbeat,
+    cancelled: &CancellationToken,
+) -> [usize; 2] {
     let mut state = run.lock();
     let mut stopped_at = None;
     let (mut replaced, mut seen) = ([0; 2], state.turn);
@@ -200,7 +205,7 @@ fn wait(run: &Run, resources: &super::CaptureResources, heartbeat: &Heartbeat, c
         }
         state = run.ended.wait_timeout(state, LOOK).unwrap_or_else(PoisonError::into_inner).0;
         if state.stop.is_none() {
-            state.stop = if cancelled.load(Ordering::Relaxed) {
+            state.stop = if cancelled.is_cancelled() {
                 Some(Stop::Failed(Failure::Cancelled))
             } else if run.job.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 Some(Stop::Truncation(Truncation::MaxHold))

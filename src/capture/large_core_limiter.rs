@@ -1,9 +1,9 @@
 //! Large cores one after the other: two at once share processors and disk, more would only hold all their processes longer.
 
 use super::core_writer::Failure;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
 
 /// At work at once.
 const AT_ONCE: usize = 2;
@@ -32,11 +32,11 @@ impl LargeCoreLimiter {
     ///
     /// # Errors
     /// It was called off.
-    pub fn pass(&self, deadline: Instant, cancelled: &AtomicBool) -> Result<Option<Passed>, Failure> {
+    pub fn pass(&self, deadline: Instant, cancelled: &CancellationToken) -> Result<Option<Passed>, Failure> {
         let mut state = self.lock();
         state.waiting += 1;
         let passed = loop {
-            if cancelled.load(Ordering::Relaxed) {
+            if cancelled.is_cancelled() {
                 break Err(Failure::Cancelled);
             }
             if state.at_work < AT_ONCE {
@@ -76,14 +76,14 @@ mod tests {
     #[test]
     fn as_many_as_may_are_in_and_the_next_is_told_when_it_is_too_late() {
         let large_cores = LargeCoreLimiter::default();
-        let (never, soon) = (AtomicBool::new(false), || Instant::now() + Duration::from_millis(30));
+        let (never, soon) = (CancellationToken::new(), || Instant::now() + Duration::from_millis(30));
         let (one, two) = (large_cores.pass(soon(), &never).unwrap(), large_cores.pass(soon(), &never).unwrap());
         assert!(one.is_some() && two.is_some() && !large_cores.is_crowded());
         assert!(large_cores.pass(soon(), &never).unwrap().is_none());
         let waiting = {
             let large_cores = large_cores.clone();
             std::thread::spawn(move || {
-                large_cores.pass(Instant::now() + Duration::from_secs(60), &AtomicBool::new(false))
+                large_cores.pass(Instant::now() + Duration::from_secs(60), &CancellationToken::new())
             })
         };
         while !large_cores.is_crowded() {
@@ -91,6 +91,6 @@ mod tests {
         }
         drop(one);
         assert!(waiting.join().unwrap().unwrap().is_some());
-        assert!(matches!(large_cores.pass(soon(), &AtomicBool::new(true)), Err(Failure::Cancelled)));
+        assert!(matches!(large_cores.pass(soon(), &CancellationToken::new(true)), Err(Failure::Cancelled)));
     }
 }

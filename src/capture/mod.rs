@@ -18,12 +18,12 @@ mod trim;
 
 pub use checkpoint::{CaptureCheckpoint, CheckpointFiles};
 pub use compressor_pool::CompressorPool;
-pub use core_stream::CoreStream;
+pub use core_stream::StreamReader;
 pub use core_writer::{CoreWriter, Failure, Limits};
 pub use health::{HealthMonitor, Heartbeat};
 pub use large_core_limiter::LargeCoreLimiter;
 pub use peek::{Head, peek};
-pub use process_memory::ProcessMemory;
+pub use process_memory::{LiveMemory, ProcessMemory};
 pub use snapshot::{Snapshot, SnapshotError, SnapshotRequest, seal, snapshot};
 pub use staging::{MemoryBudget, StagingArea};
 pub use stream::{Stream, drain};

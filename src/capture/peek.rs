@@ -6,8 +6,8 @@ use coreward_sys::pipe::{self, Ready};
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
 
 /// What stands in front of the memory.
 #[derive(Clone, Debug)]
@@ -37,7 +37,7 @@ const FULL_WITHIN: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// The pipe can't be read, or the look was called off.
-pub fn peek(core: BorrowedFd<'_>, cancelled: &AtomicBool) -> Result<Head, Failure> {
+pub fn peek(core: BorrowedFd<'_>, cancelled: &CancellationToken) -> Result<Head, Failure> {
     // All but the largest fit into what a pipe has from the beginning.
     wait_for(core, 4096, cancelled)?;
     let mut copy = pipe::peek(core, 64 << 10).map_err(Failure::Read)?;
@@ -81,11 +81,11 @@ fn read(copy: &mut File, length: u64, bytes: &mut Vec<u8>) -> Result<(), Failure
 }
 
 /// Waits until so many bytes are in the pipe, or no more will come.
-fn wait_for(core: BorrowedFd<'_>, bytes: u64, cancelled: &AtomicBool) -> Result<(), Failure> {
+fn wait_for(core: BorrowedFd<'_>, bytes: u64, cancelled: &CancellationToken) -> Result<(), Failure> {
     let begun = Instant::now();
     let (mut seen, mut since) = (0, Instant::now());
     loop {
-        if cancelled.load(Ordering::Relaxed) {
+        if cancelled.is_cancelled() {
             return Err(Failure::Cancelled);
         }
         if seen == 0 && pipe::wait_readable(core, Duration::from_millis(250)).map_err(Failure::Read)? == Ready::TimedOut

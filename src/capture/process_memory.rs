@@ -2,17 +2,22 @@
 
 use super::chunk::{Fill, Filled, SourceError};
 use super::plan::Plan;
+use crate::elf::CoreLayout;
+use crate::unwind::ReadMemory;
 use coreward_sys::pagemap::{self, PAGE};
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Descriptors of a parked process.
 #[derive(Debug)]
-pub struct ProcessMemory {
+pub struct LiveMemory {
     mem: File,
     pagemap: Option<File>,
     /// Reads at addresses that pread(2) takes for negative share the file's one position.
@@ -22,7 +27,7 @@ pub struct ProcessMemory {
 /// From here on addresses are negative offsets to pread(2): the vsyscall page of x86_64 is there.
 const NEGATIVE: u64 = 1 << 63;
 
-impl ProcessMemory {
+impl LiveMemory {
     /// `mem`, and `pagemap` where it could be opened: without it everything is read.
     pub fn new(mem: File, pagemap: Option<File>) -> Self {
         Self { mem, pagemap, position: Mutex::default() }
@@ -100,7 +105,7 @@ pub struct ProcessImage {
     /// What lies where.
     pub plan: Arc<Plan>,
     /// Its memory.
-    pub memory: Arc<ProcessMemory>,
+    pub memory: Arc<LiveMemory>,
     /// Headers and notes, at their place in the core.
     pub head: Arc<File>,
 }
@@ -200,5 +205,85 @@ impl Fill for ProcessImage {
             buffer[place(from)..place(to)].copy_from_slice(bytes);
         }
         Ok(Filled::Data)
+    }
+}
+
+/// Memory as the unwinder reads it.
+pub enum ProcessMemory {
+    /// `/proc/PID/mem`.
+    Live(LiveMemory),
+    /// A core in a file.
+    CoreFile(SavedCore),
+}
+
+/// A core that has no code and no unwind tables (coredump_filter leaves mapped files out): those are read from the files.
+pub struct SavedCore {
+    core: File,
+    /// Where in the file the core begins.
+    at: u64,
+    /// The process saw the files of this machine.
+    on_host: bool,
+    layout: Arc<CoreLayout>,
+    files: RefCell<HashMap<String, Option<File>>>,
+}
+
+impl ProcessMemory {
+    /// Live.
+    pub fn live(mem: File, pagemap: Option<File>) -> Self {
+        Self::Live(LiveMemory::new(mem, pagemap))
+    }
+
+    /// Saved.
+    pub fn core_file(core: File, at: u64, on_host: bool, layout: Arc<CoreLayout>) -> Self {
+        Self::CoreFile(SavedCore { core, at, on_host, layout, files: RefCell::default() })
+    }
+}
+
+impl ReadMemory for ProcessMemory {
+    fn read_exact_at(&self, address: u64, buffer: &mut [u8]) -> bool {
+        match self {
+            Self::Live(live) => address < NEGATIVE && live.mem.read_exact_at(buffer, address).is_ok(),
+            Self::CoreFile(saved) => {
+                saved.read(&saved.layout, address, buffer) || saved.read_file(&saved.layout, address, buffer)
+            }
+        }
+    }
+}
+
+impl SavedCore {
+    fn read(&self, layout: &CoreLayout, address: u64, buffer: &mut [u8]) -> bool {
+        let place = layout.find(address).filter(|place| place.end - place.start >= buffer.len() as u64);
+        let place = place.and_then(|place| self.at.checked_add(place.start));
+        place.is_some_and(|place| self.core.read_exact_at(buffer, place).is_ok())
+    }
+
+    fn read_file(&self, layout: &CoreLayout, address: u64, buffer: &mut [u8]) -> bool {
+        let files = &layout.dump.files;
+        let next = files.partition_point(|file| file.start <= address);
+        let Some(mapped) = next.checked_sub(1).map(|index| &files[index]).filter(|mapped| address < mapped.end) else {
+            return false;
+        };
+        if !self.on_host || layout.mapping(address).is_none_or(|load| load.flags & object::elf::PF_W != 0) {
+            // What the process may have changed is no longer what the file has.
+            return false;
+        }
+        let mut opened = self.files.borrow_mut();
+        let file = opened.entry(mapped.path.clone()).or_insert_with(|| self.open(layout, &mapped.path));
+        let place = mapped.offset.checked_add(address - mapped.start);
+        file.as_ref().zip(place).is_some_and(|(file, place)| file.read_exact_at(buffer, place).is_ok())
+    }
+
+    /// The file of this path, if its first page is the one that the core has of it: the build-id is there.
+    fn open(&self, layout: &CoreLayout, path: &str) -> Option<File> {
+        let first = layout.dump.files.iter().find(|file| file.path == path && file.offset == 0)?;
+        let mut mapped = vec![0; PAGE as usize];
+        if !path.starts_with('/') || !self.read(layout, first.start, &mut mapped) {
+            return None;
+        }
+        // A name may lead to anything: nothing is waited for, and only a file is read.
+        let file = File::options().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path).ok()?;
+        let mut found = vec![0; PAGE as usize];
+        let is_same = file.metadata().ok()?.is_file() && file.read_exact_at(&mut found, 0).is_ok() && found == mapped;
+        is_same.then_some(file)
     }
 }

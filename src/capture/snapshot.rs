@@ -5,7 +5,7 @@ use super::core_writer::{CoreWriter, Failure, Stop, whole_chunks};
 use super::engine::{self, Aside, Job};
 use super::health::Heartbeat;
 use super::plan::Plan;
-use super::process_memory::{ProcessImage, ProcessMemory};
+use super::process_memory::{LiveMemory, ProcessImage};
 use super::staging::StagingArea;
 use super::trim::{Watch, trim};
 use super::{CaptureResources, CapturedCore};
@@ -18,9 +18,9 @@ use std::fs::File;
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
 
 /// A core of at most so many bytes that are not zero is copied into memory, which takes a fraction of the time that compressing
 /// takes, however far its pages lie apart.
@@ -35,13 +35,13 @@ pub struct SnapshotRequest<'a> {
     /// Headers and notes of the core.
     pub head: Vec<u8>,
     /// The process' memory.
-    pub memory: ProcessMemory,
+    pub memory: LiveMemory,
     /// Its `/proc/PID/maps`.
     pub maps: String,
     /// Where to.
     pub writer: CoreWriter,
     /// Who grants room for what is put aside.
-    pub account: Arc<QuotaHandle>,
+    pub quota: Arc<QuotaHandle>,
     /// Notes, stacks and what a debugger needs, and no more.
     pub stacks_only: bool,
     /// The process, to see whether it was killed meanwhile.
@@ -53,7 +53,7 @@ pub struct SnapshotRequest<'a> {
     /// Pulse of this worker.
     pub heartbeat: &'a Heartbeat,
     /// Whether it was called off.
-    pub cancelled: &'a AtomicBool,
+    pub cancelled: &'a CancellationToken,
 }
 
 /// A core that needs its process no more.
@@ -87,7 +87,7 @@ pub enum SnapshotError {
 /// # Errors
 /// The memory can't be used, or nothing can be kept.
 pub fn snapshot(request: SnapshotRequest<'_>, resources: &CaptureResources) -> Result<Snapshot, SnapshotError> {
-    let SnapshotRequest { head, maps, writer, account, .. } = request;
+    let SnapshotRequest { head, maps, writer, quota, .. } = request;
     let memory = Arc::new(request.memory);
     let Ok(layout) = CoreLayout::read(&head) else { return Err(SnapshotError::Unusable(Box::new(writer))) };
     let useful = layout.dump.program.map_or_else(Vec::new, |(at, count)| {
@@ -110,10 +110,10 @@ pub fn snapshot(request: SnapshotRequest<'_>, resources: &CaptureResources) -> R
     let small = allowed.is_some();
     let stage = match allowed.or_else(|| resources.memory_budget.take(first + head.len() as u64)) {
         Some(allowed) => sparse_io::in_memory("coreward-stage")
-            .map(|memory| StagingArea::new(Arc::new(memory), Arc::clone(&account), Some(allowed))),
+            .map(|memory| StagingArea::new(Arc::new(memory), Arc::clone(&quota), Some(allowed))),
         // So many at once that memory is short: on disk then, through the cache.
-        None => tmpfile::create(account.dir().as_fd(), Mode::from_bits_truncate(0o600))
-            .map(|file| StagingArea::new(Arc::new(File::from(file)), Arc::clone(&account), None)),
+        None => tmpfile::create(quota.dir().as_fd(), Mode::from_bits_truncate(0o600))
+            .map(|file| StagingArea::new(Arc::new(File::from(file)), Arc::clone(&quota), None)),
     };
     let failed = |error| SnapshotError::Failed(Failure::write(error));
     let mut stage = stage.map_err(failed)?;
@@ -242,7 +242,7 @@ pub fn seal(
     taken: Snapshot,
     resources: &CaptureResources,
     heartbeat: &Heartbeat,
-    cancelled: &AtomicBool,
+    cancelled: &CancellationToken,
 ) -> Result<CapturedCore, Failure> {
     let Snapshot { mut writer, stage, plan, turn, end, mut aside, mut cut, notes, level, .. } = taken;
     if turn < end && cut.is_none_or(Truncation::is_a_size) {

@@ -364,13 +364,14 @@ impl Drop for StagingArea {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::evict::Attribution;
     use crate::policy::quota::Quotas;
     use crate::store::Ledger;
 
     fn account(dir: &std::path::Path) -> Arc<QuotaHandle> {
         let ledger = Ledger::new(File::open(dir).unwrap().into());
         ledger.set_limits(Quotas { max_use: Some(1 << 30), keep_free: Some(0), ..Quotas::default() });
-        Arc::new(QuotaHandle::new(Arc::new(ledger), &crate::crash::fixtures::record(1)))
+        Arc::new(QuotaHandle::new(Arc::new(ledger), Attribution::of(&crate::crash::fixtures::record(1))))
     }
 
     #[test]

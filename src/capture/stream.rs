@@ -1,6 +1,6 @@
 //! The kernel's stream, as it comes: for what can't be read out of the process' memory, and for what must not be parsed.
 
-use super::core_stream::CoreStream;
+use super::core_stream::StreamReader;
 use super::core_writer::{CoreWriter, Failure, Stop};
 use super::health::Heartbeat;
 use super::{CaptureResources, CapturedCore};
@@ -13,7 +13,7 @@ use std::time::Instant;
 /// What to drain, and under what circumstances.
 pub struct Stream<'a> {
     /// Where from.
-    pub source: CoreStream,
+    pub source: StreamReader,
     /// Where to.
     pub writer: CoreWriter,
     /// Pulse of this worker.

@@ -13,7 +13,7 @@ use crate::elf::{self, Part};
 use crate::store::format::{self, FRAME_LEN, HEADER_LEN};
 use coreward_sys::pagemap::PAGE;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
+use tokio_util::sync::CancellationToken;
 
 /// How often less room is tried.
 const TRIES: u32 = 8;
@@ -23,13 +23,13 @@ pub struct Watch<'a> {
     /// Pulse of this worker.
     pub heartbeat: &'a Heartbeat,
     /// Whether it was called off.
-    pub cancelled: &'a AtomicBool,
+    pub cancelled: &'a CancellationToken,
 }
 
 impl Watch<'_> {
     fn look(&self) -> Result<(), Failure> {
         self.heartbeat.tick();
-        if self.cancelled.load(Ordering::Relaxed) { Err(Failure::Cancelled) } else { Ok(()) }
+        if self.cancelled.is_cancelled() { Err(Failure::Cancelled) } else { Ok(()) }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The keys, their meanings and their defaults. `coreward.conf(5)` and the shipped file say the same; a test compares.
 
 use super::value::{parse_bool, parse_duration, parse_size};
+use crate::policy::admission::{Storage, Terms};
 use crate::policy::quota::Quotas;
 use crate::policy::rate::Rate;
 use crate::policy::storm::{Rule, Rules};
@@ -62,17 +63,6 @@ pub struct Config {
     pub enforce_core_limit: bool,
 }
 
-/// Where cores go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Storage {
-    /// Files of their own.
-    External,
-    /// Files of their own, with notes and stacks only.
-    Stacks,
-    /// Nowhere: crashes are only recorded.
-    None,
-}
-
 /// A line of the configuration that is not in force, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
@@ -118,6 +108,11 @@ impl Config {
     /// The level that frames are compressed with.
     pub fn level(&self) -> i32 {
         if self.compress { self.compress_level } else { *zstd::compression_level_range().start() }
+    }
+
+    /// What admission depends on.
+    pub fn terms(&self) -> Terms {
+        Terms { storage: self.storage, enforce_core_limit: self.enforce_core_limit, rules: self.rules }
     }
 
     /// Whether a key may stand in the section of a unit or of an executable.

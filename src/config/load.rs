@@ -60,8 +60,8 @@ fn read(file: &Path, loaded: &mut Loaded, overrides: &mut Overrides) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Storage;
     use super::*;
+    use crate::policy::admission::Storage;
 
     fn tree(files: &[(&str, &str)]) -> (tempfile::TempDir, Loaded) {
         let dir = tempfile::tempdir().unwrap();

@@ -6,7 +6,7 @@ mod load;
 mod overrides;
 mod value;
 
-pub use keys::{Config, Problem, Storage, THREADS_MAX};
+pub use keys::{Config, Problem, THREADS_MAX};
 pub use load::{Loaded, load};
 pub use overrides::Overrides;
 pub use value::{parse_duration, parse_size};

@@ -12,9 +12,11 @@ mod record;
 pub mod signal;
 mod signature;
 pub mod text;
+mod warning;
 
 pub use decision::{Decision, Keep, Reason};
 pub use key::{CrashId, CrashKey};
 pub use principal::Principal;
 pub use record::{CoreOutcome, CoreReport, NoCore, Origin, Record, Truncation, program_of};
 pub use signature::{Frame, FrameTrust, Level, Module, SigInfo, Signature, SignatureKey, ThreadStacks};
+pub use warning::{Cause, Warning};

@@ -1,4 +1,4 @@
-//! The daemon's end of a conversation with a shim.
+//! The daemon's end of a connection with a shim: messages out of bytes and descriptors.
 
 use coreward_sys::fdpass;
 use coreward_wire::{DaemonMessage, FdKind, Kind, Offer, Reply, Request, WireError, take_message};
@@ -11,25 +11,25 @@ use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-/// Most messages are shorter.
-const ROOM: usize = 8 << 10;
-/// A shim reads what it is told at once; one that does not has been stopped.
-const SEND_WITHIN: Duration = Duration::from_secs(5);
+/// Size of the receive buffer in bytes; most messages are shorter.
+const RECEIVE_BUFFER: usize = 8 << 10;
+/// A shim reads every message at once, unless somebody has stopped it.
+const SEND_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Error)]
 pub(super) enum ConnectionError {
-    /// Not one of our messages.
+    /// The bytes are not a message of the protocol.
     #[error("{0}")]
     Wire(#[from] WireError),
-    /// The stream broke, or the shim has gone.
+    /// The stream broke, or the shim is gone.
     #[error("{0}")]
     Io(#[from] io::Error),
-    /// The shim said nothing in time.
-    #[error("the shim said nothing for {} s", .0.as_secs())]
-    Silent(Duration),
+    /// The shim did not answer in time.
+    #[error("the shim sent nothing for {} s", .0.as_secs())]
+    TimedOut(Duration),
 }
 
-/// One message of a shim.
+/// A message from a shim.
 pub(super) enum Message {
     Offer(Box<Offer>, Vec<(FdKind, OwnedFd)>),
     Reply(Reply, Vec<OwnedFd>),
@@ -47,18 +47,18 @@ impl Connection {
         Self { stream, bytes: Vec::new(), fds: VecDeque::new() }
     }
 
-    /// The next message. May be dropped and called again: what has arrived is kept.
+    /// Receives the next message. Cancel-safe: what has arrived stays in the buffer.
     pub(super) async fn receive(&mut self) -> Result<Message, ConnectionError> {
         loop {
-            if let Some(message) = self.take()? {
+            if let Some(message) = self.next_buffered()? {
                 return Ok(message);
             }
             let (stream, bytes) = (&self.stream, &mut self.bytes);
-            // The room is on the stack of the reader: in here it would be a part of every future that waits for a message.
+            // On the stack of this closure: in the future it would be part of every session that waits for a message.
             let receive = || {
-                let mut room = [0; ROOM];
-                let (count, fds) = fdpass::recv_with_fds(stream.as_fd(), &mut room)?;
-                bytes.extend_from_slice(&room[..count]);
+                let mut buffer = [0; RECEIVE_BUFFER];
+                let (count, fds) = fdpass::recv_with_fds(stream.as_fd(), &mut buffer)?;
+                bytes.extend_from_slice(&buffer[..count]);
                 Ok((count, fds))
             };
             let (count, fds) =
@@ -75,16 +75,16 @@ impl Connection {
         }
     }
 
-    /// The next message, within `limit`.
+    /// Receives the next message within `limit`.
     pub(super) async fn receive_within(&mut self, limit: Duration) -> Result<Message, ConnectionError> {
-        timeout(limit, self.receive()).await.map_err(|_| ConnectionError::Silent(limit))?
+        timeout(limit, self.receive()).await.map_err(|_| ConnectionError::TimedOut(limit))?
     }
 
-    /// A whole message out of what has arrived.
-    fn take(&mut self) -> Result<Option<Message>, ConnectionError> {
+    /// Removes a whole message from the buffer, if there is one.
+    fn next_buffered(&mut self) -> Result<Option<Message>, ConnectionError> {
         let Some((header, payload)) = take_message(&mut self.bytes)? else { return Ok(None) };
-        // Descriptors arrive with the first byte of their message. A shim never sends two messages without an answer
-        // between them, so what is here belongs to this one.
+        // Descriptors arrive with the first byte of their message, and a shim never sends two messages without an answer in
+        // between: all buffered descriptors belong to this message.
         let arrived = self.fds.len();
         if arrived != header.fds {
             return Err(WireError::Descriptors { announced: header.fds, arrived }.into());
@@ -104,13 +104,13 @@ impl Connection {
         }
     }
 
-    pub(super) async fn send(&mut self, answer: &DaemonMessage) -> Result<(), ConnectionError> {
-        self.send_with(answer, &[]).await
+    pub(super) async fn send(&mut self, message: &DaemonMessage) -> Result<(), ConnectionError> {
+        self.send_with(message, &[]).await
     }
 
     /// Sends a message, its descriptors with the first byte.
-    async fn send_with(&mut self, answer: &DaemonMessage, fds: &[OwnedFd]) -> Result<(), ConnectionError> {
-        self.send_bytes(&answer.encode(), fds).await
+    async fn send_with(&mut self, message: &DaemonMessage, fds: &[OwnedFd]) -> Result<(), ConnectionError> {
+        self.send_bytes(&message.encode(), fds).await
     }
 
     async fn send_bytes(&mut self, message: &[u8], fds: &[OwnedFd]) -> Result<(), ConnectionError> {
@@ -121,58 +121,63 @@ impl Connection {
             let sent = stream.async_io(Interest::WRITABLE, begin).await?;
             self.stream.write_all(&message[sent..]).await
         };
-        timeout(SEND_WITHIN, send).await.map_err(|_| ConnectionError::Silent(SEND_WITHIN))??;
+        timeout(SEND_TIMEOUT, send).await.map_err(|_| ConnectionError::TimedOut(SEND_TIMEOUT))??;
         Ok(())
     }
 
-    /// Asks the shim for something. `Ok(None)`: it could not get it.
-    pub(super) async fn ask(&mut self, wanted: Request) -> Result<Option<(Reply, Vec<OwnedFd>)>, ConnectionError> {
-        self.ask_after(&[], wanted).await
+    /// Sends a request and waits for its reply. `Ok(None)`: the shim could not get it.
+    pub(super) async fn request(&mut self, request: Request) -> Result<Option<(Reply, Vec<OwnedFd>)>, ConnectionError> {
+        self.request_after(&[], request).await
     }
 
-    /// Asks for a descriptor. `Ok(None)`: the shim could not get it.
-    pub(super) async fn ask_for_fd(&mut self, wanted: Request) -> Result<Option<OwnedFd>, ConnectionError> {
-        self.ask_for_fd_after(&[], wanted).await
+    /// Requests a descriptor. `Ok(None)`: the shim could not open it.
+    pub(super) async fn request_fd(&mut self, request: Request) -> Result<Option<OwnedFd>, ConnectionError> {
+        self.request_fd_after(&[], request).await
     }
 
-    /// [`Self::ask_for_fd`], with `first` said before and all at once: the shim wakes up for it but once.
-    pub(super) async fn ask_for_fd_after(
+    /// [`Self::request_fd`] with the messages `first` in front of the request, all in one write: the shim wakes up once.
+    pub(super) async fn request_fd_after(
         &mut self,
         first: &[DaemonMessage],
-        wanted: Request,
+        request: Request,
     ) -> Result<Option<OwnedFd>, ConnectionError> {
-        Ok(self.ask_after(first, wanted).await?.and_then(|(_, fds)| fds.into_iter().next()))
+        Ok(self.request_after(first, request).await?.and_then(|(_, fds)| fds.into_iter().next()))
     }
 
-    async fn ask_after(
+    async fn request_after(
         &mut self,
         first: &[DaemonMessage],
-        wanted: Request,
+        request: Request,
     ) -> Result<Option<(Reply, Vec<OwnedFd>)>, ConnectionError> {
-        const ANSWER_WITHIN: Duration = Duration::from_secs(4);
+        /// The shim gives up on an open(2) that blocks after 2 s.
+        const REPLY_TIMEOUT: Duration = Duration::from_secs(4);
         let mut message: Vec<u8> = first.iter().flat_map(DaemonMessage::encode).collect();
-        message.extend(DaemonMessage::Request(wanted).encode());
+        message.extend(DaemonMessage::Request(request).encode());
         self.send_bytes(&message, &[]).await?;
-        match self.receive_within(ANSWER_WITHIN).await? {
+        match self.receive_within(REPLY_TIMEOUT).await? {
             Message::Reply(reply, fds) => Ok((reply.errno == 0).then_some((reply, fds))),
             Message::Offer(..) => Err(WireError::Unexpected(Kind::Offer).into()),
             Message::Released => Err(WireError::Unexpected(Kind::Released).into()),
         }
     }
 
-    /// Lets the process go, and makes sure that the shim is still this crash's keeper: one that has turned to another daemon
-    /// never answers, and then what was captured here must not be published.
-    pub(super) async fn release(&mut self, kept: Vec<u8>, fds: Vec<(FdKind, OwnedFd)>) -> Result<(), ConnectionError> {
+    /// Lets the process go and waits for the shim's confirmation. A shim that has turned to another daemon never confirms, and
+    /// then the core that was captured here must not be published.
+    pub(super) async fn release(
+        &mut self,
+        checkpoint: Vec<u8>,
+        fds: Vec<(FdKind, OwnedFd)>,
+    ) -> Result<(), ConnectionError> {
         let (kinds, fds): (Vec<_>, Vec<_>) = fds.into_iter().unzip();
-        self.send_with(&DaemonMessage::Release { checkpoint: kept, fds: kinds, quiet: false }, &fds).await?;
-        match self.receive_within(SEND_WITHIN).await? {
+        self.send_with(&DaemonMessage::Release { checkpoint, fds: kinds, needs_ack: true }, &fds).await?;
+        match self.receive_within(SEND_TIMEOUT).await? {
             Message::Released => Ok(()),
             Message::Offer(..) => Err(WireError::Unexpected(Kind::Offer).into()),
             Message::Reply(..) => Err(WireError::Unexpected(Kind::Reply).into()),
         }
     }
 
-    /// Whether root is at the other end.
+    /// Whether the peer is root (SO_PEERCRED).
     pub(super) fn peer_is_root(&self) -> bool {
         self.stream.peer_cred().is_ok_and(|peer| peer.uid() == 0)
     }

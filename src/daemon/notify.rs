@@ -1,4 +1,4 @@
-//! Speaking to systemd (sd_notify(3)): READY, STATUS, STOPPING, and a keepalive that is sent only while work moves.
+//! Notifications to systemd (sd_notify(3)): READY, STATUS, STOPPING, and a keepalive that is only sent while work makes progress.
 
 use crate::capture::HealthMonitor;
 use crate::crash::text::printable;
@@ -8,79 +8,82 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long a stop waits for its own word to be heard.
-const HEARD_WITHIN: Duration = Duration::from_millis(300);
+/// How long a stop waits until its notification is sent.
+const STOPPING_TIMEOUT: Duration = Duration::from_millis(300);
 
-/// What there is to say.
-enum Word {
+enum Notification {
     Ready,
     Reloading,
     Status(String),
     Stopping(Sender<()>),
 }
 
-/// The way to the thread that speaks. A manager that does not listen (its queue is full) makes that thread wait, and
-/// nobody else.
+/// Sends notifications from a thread of its own: a service manager that does not read them (its queue is full) blocks that
+/// thread and no other.
 pub(super) struct Notifier {
-    words: Sender<Word>,
+    queue: Sender<Notification>,
 }
 
 impl Notifier {
-    /// Starts the thread: one of its own, so that a runtime that stands still is found out too.
+    /// Starts the thread. It is no task of the runtime, so that a runtime that blocks is noticed too.
+    ///
+    /// # Errors
+    /// No thread can be started.
     pub(super) fn start(watchdog: Option<Duration>, health: HealthMonitor) -> io::Result<Self> {
-        let (words, said) = channel();
-        thread::Builder::new().name("watchdog".to_owned()).spawn(move || keep(watchdog, &health, &said))?;
-        Ok(Self { words })
+        let (queue, notifications) = channel();
+        let run = move || send_notifications(watchdog, &health, &notifications);
+        thread::Builder::new().name("watchdog".to_owned()).spawn(run)?;
+        Ok(Self { queue })
     }
 
     pub(super) fn ready(&self) {
-        self.say(Word::Ready);
+        self.send(Notification::Ready);
     }
 
     pub(super) fn reloading(&self) {
-        self.say(Word::Reloading);
+        self.send(Notification::Reloading);
     }
 
     pub(super) fn stopping(&self) {
-        let (heard, answer) = channel();
-        self.say(Word::Stopping(heard));
-        let _ = answer.recv_timeout(HEARD_WITHIN);
+        let (sent, acknowledged) = channel();
+        self.send(Notification::Stopping(sent));
+        let _ = acknowledged.recv_timeout(STOPPING_TIMEOUT);
     }
 
-    /// The line that `systemctl status` shows. A newline in it would begin another assignment, so it is escaped.
+    /// The line that `systemctl status` shows. It is escaped: a newline would begin another assignment.
     pub(super) fn status(&self, text: &str) {
-        self.say(Word::Status(printable(text)));
+        self.send(Notification::Status(printable(text)));
     }
 
-    fn say(&self, word: Word) {
+    fn send(&self, notification: Notification) {
         // The thread ends with the daemon only.
-        let _ = self.words.send(word);
+        let _ = self.queue.send(notification);
     }
 }
 
-fn keep(watchdog: Option<Duration>, health: &HealthMonitor, words: &Receiver<Word>) {
-    // Three chances in each period.
+fn send_notifications(watchdog: Option<Duration>, health: &HealthMonitor, notifications: &Receiver<Notification>) {
+    // At least three keepalives in each watchdog period.
     let pause = watchdog.map_or(Duration::from_secs(60), |period| (period / 3).min(Duration::from_secs(1)));
     let mut next = Instant::now();
-    let mut told = None;
+    let mut reported = None;
     let mut status = String::new();
     loop {
-        match words.recv_timeout(next.saturating_duration_since(Instant::now())) {
-            Ok(Word::Ready) => send(&[NotifyState::Ready]),
-            Ok(Word::Reloading) => reloading(),
-            Ok(Word::Status(text)) if text == status => {}
-            Ok(Word::Status(text)) => {
+        match notifications.recv_timeout(next.saturating_duration_since(Instant::now())) {
+            Ok(Notification::Ready) => send(&[NotifyState::Ready]),
+            Ok(Notification::Reloading) => send_reloading(),
+            Ok(Notification::Status(text)) if text == status => {}
+            Ok(Notification::Status(text)) => {
                 send(&[NotifyState::Status(&text)]);
                 status = text;
             }
-            Ok(Word::Stopping(heard)) => {
+            Ok(Notification::Stopping(sent)) => {
                 send(&[NotifyState::Stopping]);
-                let _ = heard.send(());
+                let _ = sent.send(());
             }
             Err(RecvTimeoutError::Timeout) => {
                 next = Instant::now() + pause;
                 if let Some(period) = watchdog {
-                    keepalive(period, health, &mut told);
+                    send_keepalive(period, health, &mut reported);
                 }
             }
             Err(RecvTimeoutError::Disconnected) => return,
@@ -88,21 +91,21 @@ fn keep(watchdog: Option<Duration>, health: &HealthMonitor, words: &Receiver<Wor
     }
 }
 
-/// `WATCHDOG=1`, unless somebody at work has not moved for half of the period.
-fn keepalive(period: Duration, health: &HealthMonitor, told: &mut Option<String>) {
+/// `WATCHDOG=1`, unless a worker has not moved for half of the period. `reported` is the worker that the log named last.
+fn send_keepalive(period: Duration, health: &HealthMonitor, reported: &mut Option<String>) {
     let stuck = health.stuck(period / 2);
     match &stuck {
         None => send(&[NotifyState::Watchdog]),
-        Some(who) if *told != stuck => {
-            tracing::error!("{who} has not moved for {} ms: no keepalive", (period / 2).as_millis());
+        Some(worker) if *reported != stuck => {
+            tracing::error!("{worker} has made no progress for {} ms: no keepalive is sent", (period / 2).as_millis());
         }
         Some(_) => {}
     }
-    *told = stuck;
+    *reported = stuck;
 }
 
-/// `RELOADING=1` with the time that systemd 253 and newer ask for.
-fn reloading() {
+/// `RELOADING=1` with the timestamp that systemd 253 and newer require.
+fn send_reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => send(&[NotifyState::Reloading, now]),
         Err(_) => send(&[NotifyState::Reloading]),
@@ -110,7 +113,7 @@ fn reloading() {
 }
 
 fn send(states: &[NotifyState<'_>]) {
-    // Without a service manager there is nobody to tell.
+    // Without a service manager this does nothing.
     if let Err(error) = sd_notify::notify(states) {
         tracing::warn!("sd_notify: {error}");
     }

@@ -1,33 +1,33 @@
-//! Taking in what shims saved alone.
+//! Imports the crashes that shims saved alone.
 
-use super::context::Context;
-use super::giver::Giver;
-use super::road::{self, RoadError};
+use super::crash_source::CrashSource;
+use super::session::{Session, SessionError};
+use super::shared::Shared;
 use crate::report::ErrorKind;
 use coreward_sys::{datagram, openat};
 use coreward_wire::paths::{SPOOL, SPOOL_SUFFIX};
 use coreward_wire::{HEADER_LEN, Header, Kind, Offer, WireError};
 use nix::dir::Dir;
+use nix::fcntl::renameat;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use std::fs::File;
 use std::io::{self, ErrorKind as IoKind, Read};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
-use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio::time::interval;
 
-/// How often the spool is looked at; the first time is at once.
-const LOOK: Duration = Duration::from_secs(10);
-/// A crash that so many daemons could not take in is put aside for somebody to look at.
+/// How often the spool is read; the first time is at the start.
+const INTERVAL: Duration = Duration::from_secs(10);
+/// A crash that this many daemons could not import is quarantined for somebody to inspect.
 const ATTEMPTS: u32 = 5;
-/// How long a journal that is behind is waited for.
-const JOURNAL_WITHIN: Duration = Duration::from_secs(2);
-/// Ending of what was put aside.
-const ASIDE: &str = ".bad";
+/// How long a slow journal is waited for.
+const JOURNAL_TIMEOUT: Duration = Duration::from_secs(2);
+/// Suffix of a quarantined file.
+const QUARANTINE_SUFFIX: &str = ".bad";
 
 #[derive(Debug, Error)]
 enum SpoolError {
@@ -37,28 +37,41 @@ enum SpoolError {
     Wire(#[from] WireError),
 }
 
-/// Takes in what is there, now and again later, until the daemon stops.
-pub(super) async fn take_in(context: Arc<Context>, alive: mpsc::Sender<()>) {
-    let mut look = interval(LOOK);
+/// Imports what is in the spool, again and again, until the daemon stops.
+pub(super) async fn import_spool(shared: Arc<Shared>) {
+    let mut tick = interval(INTERVAL);
     loop {
         tokio::select! {
-            _ = look.tick() => {}
-            () = context.stopped() => break,
+            _ = tick.tick() => {}
+            () = shared.shutdown.stopped() => return,
         }
-        for parent in context.spools() {
-            if let Err(error) = take_in_all(&context, &parent).await {
-                tracing::error!("{}: {error}", parent.join(SPOOL).display());
-                context.metrics.error(ErrorKind::Spool);
+        // Where the state directory cannot be written, shims use the runtime directory.
+        for parent in [shared.root.state_dir(), shared.root.run_dir()] {
+            let path = parent.join(SPOOL);
+            if let Err(error) = import_directory(&shared, parent, path.clone()).await {
+                tracing::error!("{}: {error}", path.display());
+                shared.metrics.error(ErrorKind::Spool);
             }
         }
     }
-    drop(alive);
 }
 
-async fn take_in_all(context: &Arc<Context>, parent: &Path) -> io::Result<()> {
+async fn import_directory(shared: &Arc<Shared>, parent: PathBuf, path: PathBuf) -> io::Result<()> {
+    let listed = run_blocking(move || list_directory(&parent)).await?;
+    // Shims create the directory when they need it.
+    let Some((dir, names)) = listed else { return Ok(()) };
+    let dir = Arc::new(dir);
+    for name in names {
+        let file = SpooledFile { dir: Arc::clone(&dir), path: path.join(&name) };
+        file.import(shared, &name).await;
+    }
+    Ok(())
+}
+
+/// The directory and the names of the crashes in it, the oldest first; `None`: there is no such directory.
+fn list_directory(parent: &Path) -> io::Result<Option<(OwnedFd, Vec<String>)>> {
     let dir = match File::open(parent).and_then(|parent| openat::open_dir_below(parent.as_fd(), Path::new(SPOOL))) {
-        // Shims make it when they need it.
-        Err(error) if error.kind() == IoKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == IoKind::NotFound => return Ok(None),
         dir => dir?,
     };
     let mut names: Vec<String> = Dir::from_fd(dir.try_clone()?)?
@@ -67,77 +80,112 @@ async fn take_in_all(context: &Arc<Context>, parent: &Path) -> io::Result<()> {
         .filter(|name| name.ends_with(SPOOL_SUFFIX))
         .collect();
     names.sort_unstable();
-    for name in names {
-        take_in_one(context, &dir, &parent.join(SPOOL), &name).await;
-    }
-    Ok(())
+    Ok(Some((dir, names)))
 }
 
-async fn take_in_one(context: &Arc<Context>, dir: &OwnedFd, path: &Path, name: &str) {
-    let (stem, attempt) = attempt_of(name);
-    let path = path.join(name);
-    let aside = |name: &str, why: &str| {
-        tracing::error!("{}: {why}: put aside as {stem}{ASIDE}", path.display());
-        context.metrics.error(ErrorKind::Spool);
-        if let Err(error) = rename(dir, name, &format!("{stem}{ASIDE}")) {
-            tracing::error!("{}: {error}", path.display());
+/// One file of the spool.
+struct SpooledFile {
+    dir: Arc<OwnedFd>,
+    /// For messages.
+    path: PathBuf,
+}
+
+impl SpooledFile {
+    async fn import(&self, shared: &Arc<Shared>, name: &str) {
+        let (stem, attempt) = attempt_of(name);
+        // The name counts the attempts: should this one end the daemon, the next one knows of it.
+        let claimed = attempt_name(stem, attempt + 1);
+        if let Err(error) = self.rename(name, &claimed).await {
+            // Without the count, a file that ends daemons would do so for ever.
+            return self.log_error(shared, &format!("{error}: not imported"));
         }
-    };
-    // The name counts the attempts: should this one end the daemon, the next knows of it.
-    let next = attempt_name(stem, attempt + 1);
-    if let Err(error) = rename(dir, name, &next) {
-        // Without the count a file that ends daemons would do so for ever.
-        tracing::error!("{}: {error}: not taken in", path.display());
-        return context.metrics.error(ErrorKind::Spool);
+        let (dir, file) = (Arc::clone(&self.dir), claimed.clone());
+        let (mut offer, mut core) = match run_blocking(move || open_crash(&dir, &file)).await {
+            Ok(opened) => opened,
+            Err(SpoolError::Io(error)) if is_transient(&error) => {
+                self.log_error(shared, &error.to_string());
+                let _ = self.rename(&claimed, &attempt_name(stem, attempt)).await;
+                return;
+            }
+            Err(error) => return self.quarantine(shared, &claimed, stem, &error.to_string()).await,
+        };
+        let is_last_attempt = attempt >= ATTEMPTS;
+        if is_last_attempt {
+            // The crash is counted all the same, and the file stays for somebody to inspect.
+            core = None;
+        }
+        // The shim of daemons that ended saved only the rest of the stream, and a file that ended daemons is not parsed.
+        offer.attempt = offer.attempt.max(attempt + 1);
+        match Session::new(shared, CrashSource::Spool(core), offer).import().await {
+            Ok(_) if is_last_attempt => {
+                let reason = format!("{ATTEMPTS} daemons could not import its core");
+                self.quarantine(shared, &claimed, stem, &reason).await;
+            }
+            Ok(entry) => {
+                self.remove(shared, claimed).await;
+                send_to_journal(shared, entry).await;
+            }
+            Err(error) => {
+                // Nothing is wrong with the crash itself: this was no attempt.
+                if !matches!(error, SessionError::Stopping) {
+                    self.log_error(shared, &error.to_string());
+                }
+                let _ = self.rename(&claimed, &attempt_name(stem, attempt)).await;
+            }
+        }
     }
-    let name = next;
-    let (mut offer, mut core) = match open(dir, &name) {
-        Ok(opened) => opened,
-        Err(SpoolError::Io(error)) if is_passing(&error) => {
-            tracing::error!("{}: {error}", path.display());
-            let _ = rename(dir, &name, &attempt_name(stem, attempt));
-            return context.metrics.error(ErrorKind::Spool);
+
+    async fn quarantine(&self, shared: &Shared, name: &str, stem: &str, reason: &str) {
+        self.log_error(shared, &format!("{reason}: quarantined as {stem}{QUARANTINE_SUFFIX}"));
+        if let Err(error) = self.rename(name, &format!("{stem}{QUARANTINE_SUFFIX}")).await {
+            tracing::error!("{}: {error}", self.path.display());
         }
-        Err(error) => return aside(&name, &error.to_string()),
-    };
-    let given_up = attempt >= ATTEMPTS;
-    if given_up {
-        // It is counted all the same, and the file stays for somebody to look at.
-        core = None;
     }
-    // A shim whose daemons died has only the rest of the stream; a file that killed daemons is not parsed.
-    offer.attempt = offer.attempt.max(attempt + 1);
-    match road::record(context, &mut Giver::Spool(core), offer, None, Vec::new()).await {
-        Ok(_) if given_up => aside(&name, &format!("{ATTEMPTS} daemons could not take in its core")),
-        Ok(entry) => {
-            if let Err(error) = unlinkat(dir, name.as_str(), UnlinkatFlags::NoRemoveDir) {
-                tracing::error!("{}: it is recorded, but can't be removed: {error}", path.display());
-                context.metrics.error(ErrorKind::Spool);
-            }
-            // No shim is there to send it as root.
-            let socket = context.root.journal_socket();
-            let sent = spawn_blocking(move || datagram::send_patiently(&socket, &entry, JOURNAL_WITHIN)).await;
-            if let Ok(Err(error)) = sent {
-                tracing::warn!("journal: {error}");
-                context.metrics.error(ErrorKind::Journal);
-            }
+
+    async fn remove(&self, shared: &Shared, name: String) {
+        let dir = Arc::clone(&self.dir);
+        let removed =
+            run_blocking(move || -> io::Result<()> { Ok(unlinkat(&*dir, name.as_str(), UnlinkatFlags::NoRemoveDir)?) });
+        if let Err(error) = removed.await {
+            self.log_error(shared, &format!("the crash is recorded, but its file cannot be removed: {error}"));
         }
-        Err(error) => {
-            // Nothing was wrong with the crash itself: this was no attempt.
-            if !matches!(error, RoadError::Stopping) {
-                tracing::error!("{}: {error}", path.display());
-                context.metrics.error(ErrorKind::Spool);
-            }
-            let _ = rename(dir, &name, &attempt_name(stem, attempt));
-        }
+    }
+
+    async fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let (dir, from, to) = (Arc::clone(&self.dir), from.to_owned(), to.to_owned());
+        run_blocking(move || Ok(renameat(&*dir, from.as_str(), &*dir, to.as_str())?)).await
+    }
+
+    fn log_error(&self, shared: &Shared, message: &str) {
+        tracing::error!("{}: {message}", self.path.display());
+        shared.metrics.error(ErrorKind::Spool);
+    }
+}
+
+/// The spool may lie on a slow disk: its files are handled in a thread of their own.
+async fn run_blocking<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, E>
+where
+    T: Send + 'static,
+    E: From<io::Error> + Send + 'static,
+{
+    spawn_blocking(work).await.unwrap_or_else(|error| Err(io::Error::other(error).into()))
+}
+
+/// No shim is left to send the entry as root.
+async fn send_to_journal(shared: &Shared, entry: Vec<u8>) {
+    let socket = shared.root.journal_socket();
+    let sent = run_blocking(move || datagram::send_patiently(&socket, &entry, JOURNAL_TIMEOUT)).await;
+    if let Err(error) = sent {
+        tracing::warn!("journal: {error}");
+        shared.metrics.error(ErrorKind::Journal);
     }
 }
 
 /// The offer in front of a spooled crash, and the file at the first byte of its core, if the shim had room for any.
-fn open(dir: &OwnedFd, name: &str) -> Result<(Offer, Option<OwnedFd>), SpoolError> {
+fn open_crash(dir: &OwnedFd, name: &str) -> Result<(Offer, Option<OwnedFd>), SpoolError> {
     let mut file = File::from(openat::open_file_below(dir.as_fd(), Path::new(name))?);
     if !file.metadata()?.is_file() {
-        return Err(io::Error::new(IoKind::InvalidInput, "it is not a file").into());
+        return Err(io::Error::new(IoKind::InvalidInput, "it is not a regular file").into());
     }
     let mut header = [0; HEADER_LEN];
     file.read_exact(&mut header)?;
@@ -153,14 +201,14 @@ fn open(dir: &OwnedFd, name: &str) -> Result<(Offer, Option<OwnedFd>), SpoolErro
     Ok((offer, core))
 }
 
-/// Whether the same file may be read later: it was not the file that was at fault.
-fn is_passing(error: &io::Error) -> bool {
+/// Whether reading the same file may succeed later: the error is not the file's.
+fn is_transient(error: &io::Error) -> bool {
     use nix::errno::Errno;
     let errno = error.raw_os_error().map(Errno::from_raw);
     matches!(errno, Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::EIO | Errno::EACCES))
 }
 
-/// `NAME.spool` has not been tried, `NAME.2.spool` was tried twice.
+/// The stem of a file name and how often the file was tried: `NAME.spool` never, `NAME.2.spool` twice.
 fn attempt_of(name: &str) -> (&str, u32) {
     let stem = name.strip_suffix(SPOOL_SUFFIX).unwrap_or(name);
     match stem.rsplit_once('.').and_then(|(stem, attempt)| Some((stem, attempt.parse().ok()?))) {
@@ -171,10 +219,6 @@ fn attempt_of(name: &str) -> (&str, u32) {
 
 fn attempt_name(stem: &str, attempt: u32) -> String {
     if attempt == 0 { format!("{stem}{SPOOL_SUFFIX}") } else { format!("{stem}.{attempt}{SPOOL_SUFFIX}") }
-}
-
-fn rename(dir: &OwnedFd, from: &str, to: &str) -> io::Result<()> {
-    Ok(nix::fcntl::renameat(dir, from, dir, to)?)
 }
 
 #[cfg(test)]

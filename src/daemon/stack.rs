@@ -1,134 +1,173 @@
-//! The stack and the signature of a crash, before its memory is copied.
+//! Stacks out of a process' memory, before it is copied. All of this blocks where memory does.
 
-use super::context::Context;
-use super::look::{Memory, Saved, Source};
-use super::opened::Opened;
-use super::probe::probe_within;
-use crate::crash::{Frame, Module, Record, SigInfo, Signature};
+use super::evidence::CrashedStack;
+use crate::crash::{Frame, Module, SigInfo, ThreadStacks};
 use crate::elf::{self, CoreLayout};
-use crate::unwind::{self, Process, SignatureInput};
-use std::os::fd::OwnedFd;
+use crate::unwind::{self, Process, ReadMemory, SignatureInput};
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// A stack takes a millisecond or two, and its depth and its pages are bounded. A clock that cut it on a loaded machine would
-/// make another signature of the same bug: this one is for memory that does not answer.
-pub(super) const LOOK_WITHIN: Duration = Duration::from_secs(3);
-/// What is not in time is missing from the record, and from nothing else.
-const MODULES_WITHIN: Duration = Duration::from_millis(100);
-/// Frames that go into the record; more are looked at, for recursion.
-pub(super) const MAX_FRAMES: usize = 64;
-/// For the record.
-pub(super) const NOT_IN_TIME: &str = "the stack could not be unwound in time";
+/// Frames of a thread that go into the record; more are walked, to recognise recursion.
+const MAX_FRAMES: usize = 64;
+/// Modules beyond those of the frames that cannot be read in this time are missing from the record.
+const MODULES_TIMEOUT: Duration = Duration::from_millis(100);
+/// The process waits while other threads are unwound; a thread takes some ten microseconds.
+const OTHER_THREADS_TIMEOUT: Duration = Duration::from_millis(100);
+/// Frames of all other threads together that go into the record: a frame takes some 70 bytes there, and a shim keeps 128 KiB.
+const MAX_OTHER_FRAMES: usize = 512;
+/// Thread ids that are listed of threads with the same frames.
+const MAX_TIDS: usize = 32;
 
-/// What a look at the memory gave.
-pub(super) struct Looked {
-    stack: Vec<Frame>,
-    modules: Vec<Module>,
-    siginfo: Option<SigInfo>,
-    signature: Signature,
+/// What the signature depends on beside the stack.
+pub(super) struct SignatureContext {
+    /// The signal.
+    pub(super) signal: Option<u32>,
+    /// Build-id of the executable.
+    pub(super) build_id: Option<String>,
+    /// What the crash is counted under.
+    pub(super) program: String,
 }
 
-/// Looks at a head that came later than the rest, or out of a file. `None`: there is none, or it was not in time.
-pub(super) async fn look(
-    context: &Context,
-    record: &mut Record,
-    opened: &Opened,
-    mem: Option<OwnedFd>,
-) -> Option<Looked> {
-    let head = opened.head.clone()?;
-    let source = source(record, opened, mem);
-    let (signal, build_id, program) = (record.signal, record.exe_build_id.clone(), record.program());
-    let look = move || looked(&head, source, signal, build_id.as_deref(), &program);
-    let looked = probe_within(context, LOOK_WITHIN, look).await;
-    if looked.is_none() {
-        record.warnings.push(NOT_IN_TIME.to_owned());
-    }
-    looked.flatten()
-}
-
-/// Where the memory of a crash is.
-pub(super) fn source(record: &Record, opened: &Opened, mem: Option<OwnedFd>) -> Source {
-    match (opened.saved_at, mem) {
-        (Some(at), _) => {
-            let on_host = !record.in_namespace && record.cgroup.container.is_none() && record.root == "/";
-            let core = opened.core.try_clone();
-            core.map_or(Source::Nowhere, |core| Source::Saved(Saved::new(core.into(), at, on_host)))
-        }
-        (None, Some(mem)) => Source::ProcessImage(mem.into()),
-        (None, None) => Source::Nowhere,
-    }
-}
-
-/// Completes the record with stack, modules and signature, as far as they are to be had.
-pub(super) fn put(record: &mut Record, looked: Option<Looked>) {
-    match looked {
-        Some(looked) => {
-            record.stack = looked.stack;
-            record.modules = looked.modules;
-            record.siginfo = looked.siginfo;
-            record.signature = Some(looked.signature);
-        }
-        None => {
-            let facts = SignatureInput {
-                signal: record.signal,
-                fault: None,
-                stack_pointer: None,
-                frames: &[],
-                module: &|_| None,
-                is_code: &|_| false,
-                build_id: record.exe_build_id.as_deref(),
-                program: &record.program(),
-            };
-            record.signature = Some(unwind::compute_signature(&facts));
-        }
-    }
-}
-
-/// Looks, in this thread; it may hang on a dead mount. `None`: the head is not understood.
-pub(super) fn looked(
-    head: &[u8],
-    source: Source,
-    signal: Option<u32>,
-    build_id: Option<&str>,
-    program: &str,
-) -> Option<Looked> {
-    let layout = &CoreLayout::read(head).ok()?;
-    let memory = Memory { source, layout };
-    let mut process = Process::new(layout, &memory);
-    let mut stack = process.crashed(&|| true);
-    let modules = process.modules(&within(MODULES_WITHIN));
-    let siginfo = layout.dump.siginfo.map(|info| siginfo(info, signal));
-    let facts = SignatureInput {
-        signal,
+/// Unwinds the crashed thread.
+pub(super) fn unwind_crashed_thread(
+    layout: &CoreLayout,
+    memory: &dyn ReadMemory,
+    context: &SignatureContext,
+) -> CrashedStack {
+    let mut process = Process::new(layout, memory);
+    // Bounded by frames and pages: a clock that cut the walk on a loaded machine would give the same bug another signature.
+    let mut frames = process.crashed(&|| true);
+    let modules = process.modules(&until(MODULES_TIMEOUT));
+    let siginfo = layout.dump.siginfo.map(|info| siginfo(info, context.signal));
+    let signature = unwind::compute_signature(&SignatureInput {
+        signal: context.signal,
         fault: siginfo.as_ref().and_then(|info| info.address),
         stack_pointer: layout.dump.threads.first().map(|thread| thread.registers.stack()),
-        frames: &stack,
+        frames: &frames,
         module: &|number| modules.get(number as usize),
         is_code: &|address| layout.is_code(address),
-        build_id,
-        program,
-    };
-    let signature = unwind::compute_signature(&facts);
-    stack.truncate(MAX_FRAMES);
-    Some(Looked { stack, modules, siginfo, signature })
+        build_id: context.build_id.as_deref(),
+        program: &context.program,
+    });
+    frames.truncate(MAX_FRAMES);
+    CrashedStack { frames, modules, siginfo, signature }
 }
 
-/// Says no when the time is over.
-pub(super) fn within(limit: Duration) -> impl Fn() -> bool {
+/// Stacks of the threads that did not crash.
+pub(super) struct OtherThreads {
+    /// Threads with the same frames together, the largest group first.
+    pub(super) stacks: Vec<ThreadStacks>,
+    /// How many threads are missing, for want of time or room.
+    pub(super) omitted: usize,
+    /// How many other threads there were.
+    pub(super) total: usize,
+}
+
+/// Unwinds the threads that did not crash, as far as time and room allow. `recorded` are the modules of the record.
+pub(super) fn unwind_other_threads(layout: &CoreLayout, memory: &dyn ReadMemory, recorded: &[Module]) -> OtherThreads {
+    let mut process = Process::new(layout, memory);
+    let walked = process.others(MAX_FRAMES, &until(OTHER_THREADS_TIMEOUT));
+    let stacks = group_by_frames(walked, &process.modules(&|| false), recorded);
+    let total = layout.dump.threads.len().saturating_sub(1);
+    let listed: usize = stacks.iter().map(|stacks| stacks.count as usize).sum();
+    OtherThreads { stacks, omitted: total.saturating_sub(listed), total }
+}
+
+/// Says whether there is still time.
+fn until(limit: Duration) -> impl Fn() -> bool {
     let begun = Instant::now();
     move || begun.elapsed() < limit
 }
 
-/// sigaction(2): the kernel's own codes of these signals are positive, and go with an address; others name a sender.
+/// What a siginfo_t says (sigaction(2)): the kernel's own codes of these signals are positive and go with an address, the
+/// others name a sender.
 fn siginfo(info: elf::SigInfo, signal: Option<u32>) -> SigInfo {
-    const ILL: u32 = 4;
-    const TRAP: u32 = 5;
-    const BUS: u32 = 7;
-    const FPE: u32 = 8;
-    const SEGV: u32 = 11;
-    /// A general protection fault has no address (SI_KERNEL).
+    use nix::sys::signal::Signal::{SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGTRAP};
+    /// A general protection fault has no address.
     const SI_KERNEL: i32 = 0x80;
-    let fault = matches!(signal, Some(ILL | TRAP | BUS | FPE | SEGV)) && info.code > 0 && info.code != SI_KERNEL;
-    let (pid, uid) = (info.value as u32, (info.value >> 32) as u32);
-    SigInfo { code: info.code, address: fault.then_some(info.value), sender: (info.code <= 0).then_some((pid, uid)) }
+    let faults = [SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV].map(|signal| signal as u32);
+    let is_fault = signal.is_some_and(|signal| faults.contains(&signal)) && info.code > 0 && info.code != SI_KERNEL;
+    let [p0, p1, p2, p3, u0, u1, u2, u3] = info.value.to_le_bytes();
+    let sender = (u32::from_le_bytes([p0, p1, p2, p3]), u32::from_le_bytes([u0, u1, u2, u3]));
+    SigInfo { code: info.code, address: is_fault.then_some(info.value), sender: (info.code <= 0).then_some(sender) }
+}
+
+/// Threads with the same frames together, the largest groups first, as many as there is room for. The frames' module numbers
+/// become those that the modules have in the record.
+fn group_by_frames(walked: Vec<(u32, Vec<Frame>)>, modules: &[Module], recorded: &[Module]) -> Vec<ThreadStacks> {
+    let number_in_record = |module: &Module| {
+        let number = recorded.iter().position(|known| known.start == module.start)?;
+        u32::try_from(number).ok()
+    };
+    let numbers: Vec<Option<u32>> = modules.iter().map(number_in_record).collect();
+    let mut indices: HashMap<Vec<u64>, usize> = HashMap::new();
+    let mut groups: Vec<ThreadStacks> = Vec::new();
+    for (tid, mut frames) in walked {
+        for frame in &mut frames {
+            frame.module = frame.module.and_then(|number| *numbers.get(number as usize)?);
+        }
+        let addresses = frames.iter().map(|frame| frame.address).collect();
+        let index = *indices.entry(addresses).or_insert(groups.len());
+        if index == groups.len() {
+            groups.push(ThreadStacks { count: 0, tids: Vec::new(), frames });
+        }
+        let group = &mut groups[index];
+        group.count += 1;
+        if group.tids.len() < MAX_TIDS {
+            group.tids.push(tid);
+        }
+    }
+    // A stable sort: among groups of the same size the first thread's comes first.
+    groups.sort_by_key(|group| std::cmp::Reverse(group.count));
+    let mut room = MAX_OTHER_FRAMES;
+    groups.retain(|group| {
+        let fits = group.frames.len() <= room;
+        room -= if fits { group.frames.len() } else { 0 };
+        fits
+    });
+    groups
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crash::FrameTrust;
+
+    fn module(start: u64) -> Module {
+        Module { path: format!("/{start}"), build_id: None, package: None, bias: start, start, end: start + 100 }
+    }
+
+    fn frames(address: u64, module: Option<u32>, count: usize) -> Vec<Frame> {
+        let frame =
+            |number: u64| Frame { address: address + number, module, offset: number, trust: FrameTrust::CallFrameInfo };
+        (0..count as u64).map(frame).collect()
+    }
+
+    #[test]
+    fn threads_with_the_same_frames_are_one_group_and_the_total_is_bounded() {
+        let recorded = [module(1000), module(2000)];
+        let seen = [module(2000), module(3000)];
+        let mut walked = vec![(1, frames(2001, Some(0), 3)), (2, frames(3001, Some(1), 2))];
+        walked.extend((10..50).map(|tid| (tid, frames(2005, Some(0), 4))));
+        let groups = group_by_frames(walked, &seen, &recorded);
+        assert_eq!(groups.iter().map(|group| group.count).collect::<Vec<_>>(), [40, 1, 1]);
+        assert_eq!(groups[0].tids, (10..10 + MAX_TIDS as u32).collect::<Vec<_>>());
+        assert_eq!(groups[0].frames, frames(2005, Some(1), 4), "the number that the record has for the module");
+        assert_eq!(groups[2].frames[0].module, None, "a module that the record does not have");
+        let apart = (0..1000).map(|tid| (tid, frames(u64::from(tid) * 1000, None, 1 + tid as usize % 60)));
+        let groups = group_by_frames(apart.collect(), &[], &[]);
+        let total: usize = groups.iter().map(|group| group.frames.len()).sum();
+        assert!(total <= MAX_OTHER_FRAMES && total > MAX_OTHER_FRAMES - 60, "{total}");
+    }
+
+    #[test]
+    fn an_address_goes_with_faults_and_a_sender_with_signals_that_were_sent() {
+        let info = |code, value| elf::SigInfo { code, value };
+        let fault = siginfo(info(1, 0x1234), Some(11));
+        assert_eq!((fault.address, fault.sender), (Some(0x1234), None));
+        let protection = siginfo(info(0x80, 0), Some(11));
+        assert_eq!((protection.address, protection.sender), (None, None));
+        let sent = siginfo(info(0, (1000 << 32) | 77), Some(11));
+        assert_eq!((sent.address, sent.sender), (None, Some((77, 1000))));
+    }
 }

@@ -1,6 +1,7 @@
-//! Storm, quota, access: pure functions of (state, event, now). No clock, no files.
+//! Admission, storm, quota, access: pure functions of (state, event, now). No clock, no files.
 
 pub mod access;
+pub mod admission;
 pub mod evict;
 pub mod quota;
 pub mod rate;

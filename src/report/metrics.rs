@@ -15,8 +15,7 @@ pub struct Metrics {
     decisions: IntCounterVec,
     truncated: IntCounterVec,
     errors: IntCounterVec,
-    /// Crashes between offer and record.
-    pub in_flight: IntGauge,
+    in_flight: IntGauge,
     /// Offers by shims that had to offer again.
     pub repeated_offers: IntCounter,
     /// Crashes that the storm rule or a rate left without a core.
@@ -164,6 +163,12 @@ impl Metrics {
         Ok(metrics)
     }
 
+    /// Counts a crash between offer and answer, until the guard is dropped.
+    pub fn count_in_flight(&self) -> InFlight {
+        self.in_flight.inc();
+        InFlight(self.in_flight.clone())
+    }
+
     /// Counts an error.
     pub fn error(&self, kind: ErrorKind) {
         self.errors.with_label_values(&[kind.label()]).inc();
@@ -212,6 +217,16 @@ impl Metrics {
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)
+    }
+}
+
+/// A crash that is counted as being in flight.
+#[derive(Debug)]
+pub struct InFlight(IntGauge);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 

@@ -1,7 +1,7 @@
 //! The ledger as one capture sees it.
 
 use super::ledger::{Grant, Ledger};
-use crate::crash::{CrashId, Record};
+use crate::crash::CrashId;
 use crate::policy::evict::Attribution;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -15,8 +15,8 @@ pub struct QuotaHandle {
 
 impl QuotaHandle {
     /// The account of a crash.
-    pub fn new(ledger: Arc<Ledger>, record: &Record) -> Self {
-        Self { ledger, owner: Attribution::of(record) }
+    pub fn new(ledger: Arc<Ledger>, owner: Attribution) -> Self {
+        Self { ledger, owner }
     }
 
     /// The directory of the cores.

@@ -87,7 +87,7 @@ pub struct Recent {
 }
 
 enum Order {
-    Insert(Box<Record>, oneshot::Sender<Result<Inserted, String>>),
+    Insert(Arc<Record>, oneshot::Sender<Result<Inserted, String>>),
     Find(CrashId, oneshot::Sender<Result<Option<Box<Record>>, String>>),
     Flush(oneshot::Sender<()>),
     Removed(CrashId),
@@ -121,7 +121,7 @@ const RECENT: Duration = Duration::from_secs(86400);
 const MAX_RECENT: i64 = 20_000;
 
 /// A row to be written, and who waits for it.
-type Row = (Box<Record>, oneshot::Sender<Result<Inserted, String>>);
+type Row = (Arc<Record>, oneshot::Sender<Result<Inserted, String>>);
 
 struct Writer {
     path: PathBuf,
@@ -167,8 +167,8 @@ impl Catalog {
     ///
     /// # Errors
     /// The row is not written: the disk is full with nothing left to evict, or the file can't be opened.
-    pub async fn insert(&self, record: Record) -> Result<Inserted, CatalogError> {
-        self.order(|reply| Order::Insert(Box::new(record), reply)).await
+    pub async fn insert(&self, record: Arc<Record>) -> Result<Inserted, CatalogError> {
+        self.order(|reply| Order::Insert(record, reply)).await
     }
 
     /// The record of a crash that has its row.

@@ -175,12 +175,25 @@ impl CoreFile {
         Ok(true)
     }
 
-    /// Writes the header, the seek table and the record, lets `reader` read, makes it all durable and gives the file its name.
-    /// Returns the final length. A file that is there already has the same crash in it and is left alone.
+    /// Bytes of the file when it is published.
+    pub fn final_length(&self) -> u64 {
+        self.length + format::seek_table_length(self.frames.len() + 3) as u64
+    }
+
+    /// Lets user `uid` read the file.
+    ///
+    /// # Errors
+    /// What fsetxattr(2) says.
+    pub fn let_read(&self, uid: u32) -> io::Result<()> {
+        acl::let_read(self.file.as_fd(), uid)
+    }
+
+    /// Writes the header, the seek table and the record, makes it all durable and gives the file its name. A file that is there
+    /// already has the same crash in it and is left alone.
     ///
     /// # Errors
     /// A full disk in the last step, a record that grew beyond its room.
-    pub fn publish(self, record: &mut Record, dir: BorrowedFd<'_>, reader: Option<u32>) -> Result<u64, FormatError> {
+    pub fn publish(self, record: &Record, dir: BorrowedFd<'_>) -> Result<(), FormatError> {
         let (header, header_length) = format::header_frame(&self.header)?;
         self.file.write_all_at(&header, self.record_room as u64)?;
         let mut frames = vec![
@@ -189,20 +202,11 @@ impl CoreFile {
             ((HEADER_ROOM - header_length) as u32, 0),
         ];
         frames.extend_from_slice(&self.frames);
-        let table = format::seek_table(&frames);
-        self.file.write_all_at(&table, self.length)?;
-        let length = self.length + table.len() as u64;
-        record.core.stored = length;
+        self.file.write_all_at(&format::seek_table(&frames), self.length)?;
         self.file.write_all_at(&format::record_frame(record, self.record_room)?, 0)?;
-        if let Some(uid) = reader
-            && let Err(error) = acl::let_read(self.file.as_fd(), uid)
-        {
-            // Root and the administrators can read it all the same.
-            record.warnings.push(format!("uid {uid} was not given access: {error}"));
-        }
         match tmpfile::publish(self.file.as_fd(), dir, &file_name(&record.id)) {
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(length),
-            published => published.map(|()| length).map_err(FormatError::Io),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+            published => Ok(published?),
         }
     }
 }

@@ -114,6 +114,11 @@ pub fn seek_table(frames: &[(u32, u32)]) -> Vec<u8> {
     table
 }
 
+/// Bytes that the seek table of this many frames takes.
+pub fn seek_table_length(frames: usize) -> usize {
+    frames * 8 + 17
+}
+
 fn skippable(magic: u32, length: usize) -> Vec<u8> {
     let mut frame = Vec::with_capacity(length + 8);
     frame.extend_from_slice(&magic.to_le_bytes());

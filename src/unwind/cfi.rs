@@ -118,7 +118,7 @@ mod tests {
     struct Bytes(Vec<u8>);
 
     impl ReadMemory for Bytes {
-        fn look(&self, address: u64, buffer: &mut [u8]) -> bool {
+        fn read_exact_at(&self, address: u64, buffer: &mut [u8]) -> bool {
             for (byte, at) in buffer.iter_mut().zip(address..) {
                 *byte = at.checked_sub(0x1000).and_then(|at| self.0.get(at as usize)).copied().unwrap_or(0);
             }

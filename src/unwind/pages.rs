@@ -5,7 +5,7 @@ use std::collections::HashMap;
 /// Where memory is read from: a parked process, or its core.
 pub trait ReadMemory {
     /// Fills `buffer` from `address`, whole or not at all.
-    fn look(&self, address: u64, buffer: &mut [u8]) -> bool;
+    fn read_exact_at(&self, address: u64, buffer: &mut [u8]) -> bool;
 }
 
 /// Pages that were read.
@@ -64,7 +64,7 @@ impl<'a> Pages<'a> {
         let source = self.source;
         let page = self.pages.entry(number).or_insert_with(|| {
             let mut page = Box::new([0; PAGE]);
-            source.look(number.checked_mul(PAGE as u64)?, page.as_mut_slice()).then_some(page)
+            source.read_exact_at(number.checked_mul(PAGE as u64)?, page.as_mut_slice()).then_some(page)
         });
         page.as_deref()
     }
@@ -78,7 +78,7 @@ mod tests {
     struct Counting(Cell<usize>);
 
     impl ReadMemory for Counting {
-        fn look(&self, address: u64, buffer: &mut [u8]) -> bool {
+        fn read_exact_at(&self, address: u64, buffer: &mut [u8]) -> bool {
             self.0.set(self.0.get() + 1);
             buffer.fill((address / PAGE as u64) as u8);
             address < 0x10_0000_0000

@@ -102,7 +102,7 @@ fn offer_stream(bed: &TestBed, offer: &Offer, bytes: &[u8]) {
             DaemonMessage::Request(_) => stream.write_all(&Reply { errno: 2, ..Reply::default() }.encode(0)).unwrap(),
             DaemonMessage::Release { .. } => stream.write_all(&coreward_wire::released_message()).unwrap(),
             DaemonMessage::Taken | DaemonMessage::Busy => {}
-            DaemonMessage::Rejected { reason } => panic!("{reason}"),
+            DaemonMessage::Rejected { reason } | DaemonMessage::Unavailable { reason } => panic!("{reason}"),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use coreward_wire::Offer;
 use coreward_wire::paths::{Root, SPECIFIERS};
+use nix::unistd::{Gid, Pid, Uid};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::str::FromStr;
@@ -42,10 +43,10 @@ pub(super) fn parse(arguments: Vec<OsString>) -> Args {
     }
     let at = |place: usize| arguments.get(place).map_or(OsStr::new(""), OsString::as_os_str);
     let mut warnings = Vec::new();
-    offer.pid = number(at(0), "PID", &mut warnings);
-    offer.tid = number(at(1), "TID", &mut warnings);
-    offer.uid = number(at(2), "UID", &mut warnings);
-    offer.gid = number(at(3), "GID", &mut warnings);
+    offer.pid = process_id(at(0), "PID", &mut warnings);
+    offer.tid = process_id(at(1), "TID", &mut warnings);
+    offer.uid = number(at(2), "UID", &mut warnings).map(Uid::from_raw);
+    offer.gid = number(at(3), "GID", &mut warnings).map(Gid::from_raw);
     offer.signal = number(at(4), "SIGNAL", &mut warnings);
     offer.time = number(at(5), "TIME", &mut warnings).unwrap_or_default();
     offer.core_limit = number(at(6), "RLIMIT", &mut warnings).unwrap_or(u64::MAX);
@@ -54,6 +55,12 @@ pub(super) fn parse(arguments: Vec<OsString>) -> Args {
     let pidfd = if at(9).is_empty() { None } else { number(at(9), "PIDFD", &mut warnings) };
     offer.warnings = warnings;
     Args { root, offer, pidfd }
+}
+
+/// A PID or TID: a `pid_t` that is not negative.
+fn process_id(text: &OsStr, name: &str, warnings: &mut Vec<String>) -> Option<Pid> {
+    let number: u32 = number(text, name, warnings)?;
+    i32::try_from(number).ok().map(Pid::from_raw)
 }
 
 fn number<T: FromStr>(text: &OsStr, name: &str, warnings: &mut Vec<String>) -> Option<T> {
@@ -78,8 +85,9 @@ mod tests {
         let args =
             parsed(&["shim", "--root", "/r", "10", "11", "1000", "1001", "11", "1700000000", "0", "1", "web-1", "3"]);
         assert_eq!(args.root, Root::new("/r"));
-        assert_eq!((args.offer.pid, args.offer.tid), (Some(10), Some(11)));
-        assert_eq!((args.offer.uid, args.offer.gid, args.offer.signal), (Some(1000), Some(1001), Some(11)));
+        assert_eq!((args.offer.pid, args.offer.tid), (Some(Pid::from_raw(10)), Some(Pid::from_raw(11))));
+        assert_eq!(args.offer.signal, Some(11));
+        assert_eq!((args.offer.uid, args.offer.gid), (Some(Uid::from_raw(1000)), Some(Gid::from_raw(1001))));
         assert_eq!(args.offer.hostname, b"web-1");
         assert_eq!(args.pidfd, Some(3));
         assert!(args.offer.warnings.is_empty());

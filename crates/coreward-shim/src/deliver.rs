@@ -102,10 +102,10 @@ fn converse(crash: &mut Crash, root: &Root, kmsg: &Kmsg, give_up: Instant) -> En
                 let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
                 link.send(&reply.encode(raw.len()), &raw)
             }
-            DaemonMessage::Release { checkpoint, fds: kinds, quiet } => {
+            DaemonMessage::Release { checkpoint, fds: kinds, needs_ack } => {
                 crash.release();
                 crash.keep(checkpoint, kinds, fds);
-                if quiet { Ok(()) } else { link.send(&released_message(), &[]) }
+                if needs_ack { link.send(&released_message(), &[]) } else { Ok(()) }
             }
             DaemonMessage::Done { journal } => {
                 crash.release();
@@ -113,7 +113,10 @@ fn converse(crash: &mut Crash, root: &Root, kmsg: &Kmsg, give_up: Instant) -> En
                 return Ended::Done;
             }
             DaemonMessage::Rejected { reason } => {
-                return Ended::GiveUp(format!("the daemon can't read the offer: {reason}"));
+                return Ended::GiveUp(format!("the daemon cannot read the offer: {reason}"));
+            }
+            DaemonMessage::Unavailable { reason } => {
+                return Ended::GiveUp(format!("the daemon cannot record the crash now: {reason}"));
             }
         };
         if let Err(error) = sent {

@@ -7,6 +7,7 @@ use coreward_wire::{Details, FdKind, MAX_OPEN_FDS, MAX_TEXT, Offer, Reply};
 use nix::dir::Dir;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
+use nix::unistd::Pid;
 use std::fmt::Write;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
@@ -35,7 +36,7 @@ pub(super) fn read(dir: BorrowedFd<'_>, offer: &mut Offer) -> Vec<String> {
 }
 
 /// A main thread that has ended has no descriptors any more; the one that crashed has.
-fn open_fds(dir: BorrowedFd<'_>, tid: Option<u32>, warnings: &mut Vec<String>) -> Vec<u8> {
+fn open_fds(dir: BorrowedFd<'_>, tid: Option<Pid>, warnings: &mut Vec<String>) -> Vec<u8> {
     let listed = list_fds(dir, "fd").or_else(|error| list_fds(dir, &of_thread(tid, "fd").ok_or(error)?));
     listed.unwrap_or_else(|error| {
         warnings.push(format!("fd can't be read: {error}"));

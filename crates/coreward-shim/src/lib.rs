@@ -62,7 +62,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> u8 {
 }
 
 fn spool_it(mut crash: Crash, root: &Root, kmsg: &Kmsg, reason: &str) -> u8 {
-    let who = format!("process {} (signal {})", number(crash.offer.pid), number(crash.offer.signal));
+    let who = format!("process {} (signal {})", or_unknown(crash.offer.pid), or_unknown(crash.offer.signal));
     match spool::save(&mut crash, root) {
         Ok(saved) => {
             kmsg.say(&format!("{who}: {reason}; {saved}"));
@@ -75,7 +75,7 @@ fn spool_it(mut crash: Crash, root: &Root, kmsg: &Kmsg, reason: &str) -> u8 {
     }
 }
 
-fn number(value: Option<u32>) -> String {
+fn or_unknown(value: Option<impl ToString>) -> String {
     value.map_or_else(|| "unknown".to_owned(), |value| value.to_string())
 }
 

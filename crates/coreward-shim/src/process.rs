@@ -5,7 +5,7 @@ use coreward_sys::pidfd;
 use coreward_wire::{FdKind, MAX_TEXT, Namespaces, Offer};
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::sys::stat::Mode;
-use nix::unistd::getppid;
+use nix::unistd::{Pid, getppid};
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -33,7 +33,7 @@ impl Process {
 /// Pins the process, opens its files, and completes the offer. Whatever is missing is said in the offer's warnings.
 pub(super) fn open(offer: &mut Offer, inherited: Option<i32>) -> Process {
     offer.boot_id = boot_id();
-    let Some(pid) = offer.pid.and_then(|pid| i32::try_from(pid).ok()) else { return Process::default() };
+    let Some(pid) = offer.pid.map(Pid::as_raw) else { return Process::default() };
     let opened = pin(pid, inherited).and_then(|pin| Ok((pin, openat::open_dir(Path::new(&format!("/proc/{pid}")))?)));
     let (pin, dir) = match opened {
         Ok(both) => both,
@@ -71,7 +71,7 @@ const OFFERED: [(FdKind, &str); 3] = [(FdKind::Mem, "mem"), (FdKind::Auxv, "auxv
 /// Opens these files of the process; what can't be opened is said in `warnings`.
 pub(super) fn open_files(
     dir: BorrowedFd<'_>,
-    tid: Option<u32>,
+    tid: Option<Pid>,
     wanted: &[(FdKind, &str)],
     warnings: &mut Vec<String>,
 ) -> Vec<(FdKind, OwnedFd)> {
@@ -93,7 +93,7 @@ fn open_in(dir: BorrowedFd<'_>, name: &str) -> nix::Result<OwnedFd> {
 }
 
 /// The same file of the thread that crashed.
-pub(super) fn of_thread(tid: Option<u32>, name: &str) -> Option<String> {
+pub(super) fn of_thread(tid: Option<Pid>, name: &str) -> Option<String> {
     Some(format!("task/{}/{name}", tid?))
 }
 
@@ -121,7 +121,7 @@ pub(super) fn text(dir: BorrowedFd<'_>, name: &str, warnings: &mut Vec<String>) 
     bytes
 }
 
-pub(super) fn link(dir: BorrowedFd<'_>, tid: Option<u32>, name: &str, warnings: &mut Vec<String>) -> Vec<u8> {
+pub(super) fn link(dir: BorrowedFd<'_>, tid: Option<Pid>, name: &str, warnings: &mut Vec<String>) -> Vec<u8> {
     let target = read_link_at(dir, name).or_else(|error| read_link_at(dir, &of_thread(tid, name).ok_or(error)?));
     target.unwrap_or_else(|error| {
         warnings.push(format!("{name} can't be read: {error}"));

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, SpliceFFlags, splice};
 use nix::sys::stat::{Mode, fchmod, fstat, fstatat, mkdirat};
 use nix::sys::statvfs::fstatvfs;
-use nix::unistd::{Gid, Uid, fchown};
+use nix::unistd::{Gid, Pid, Uid, fchown};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -59,7 +59,7 @@ fn name_of(crash: &Crash) -> String {
     let offer = &crash.offer;
     // Where the start of the process is not known, only the moment tells two crashes apart.
     let start = if offer.start_time > 0 { u128::from(offer.start_time) } else { offer.started.as_nanos() };
-    format!("{:.8}-{}-{start}{SPOOL_SUFFIX}", offer.boot_id, offer.pid.unwrap_or_default())
+    format!("{:.8}-{}-{start}{SPOOL_SUFFIX}", offer.boot_id, offer.pid.map_or(0, Pid::as_raw))
 }
 
 /// What of a crash is saved.

@@ -11,6 +11,7 @@ const DATA: u16 = 5;
 const BYTES: u16 = 6;
 const CHECKPOINT: u16 = 7;
 const FDS: u16 = 8;
+/// 1 where no acknowledgement is needed: the inverse of `needs_ack`.
 const QUIET: u16 = 9;
 
 /// What the daemon may ask the shim to open or look up.
@@ -56,17 +57,22 @@ pub enum DaemonMessage {
         checkpoint: Vec<u8>,
         /// What the descriptors of the message are, in their order.
         fds: Vec<FdKind>,
-        /// Nothing is published that the shim would have to agree to: `Released` need not be said.
-        quiet: bool,
+        /// Whether the daemon waits for `Released` before it publishes a core.
+        needs_ack: bool,
     },
     /// The record is durable; send this entry to the journal (empty: there is none).
     Done {
         /// A datagram of the journal's native protocol.
         journal: Vec<u8>,
     },
-    /// I can't read this offer.
+    /// The offer cannot be read: it is not a message of this protocol, or of another version of it.
     Rejected {
-        /// Why, for kmsg.
+        /// Why, for the kernel's log.
+        reason: String,
+    },
+    /// The offer was understood, but the crash cannot be recorded now, for example because the catalog is down.
+    Unavailable {
+        /// Why, for the kernel's log.
         reason: String,
     },
 }
@@ -82,13 +88,14 @@ impl DaemonMessage {
                 writer.number(WHAT, Request::Head(0).number()).number(BYTES, *bytes).message(Kind::Request, 0)
             }
             Self::Request(wanted) => writer.number(WHAT, wanted.number()).message(Kind::Request, 0),
-            Self::Release { checkpoint, fds, quiet } => writer
+            Self::Release { checkpoint, fds, needs_ack } => writer
                 .bytes(CHECKPOINT, &checkpoint[..checkpoint.len().min(MAX_CHECKPOINT)])
                 .bytes(FDS, &FdKind::numbers(fds))
-                .number(QUIET, u64::from(*quiet))
+                .number(QUIET, u64::from(!*needs_ack))
                 .message(Kind::Release, fds.len()),
             Self::Done { journal } => writer.bytes(JOURNAL, journal).message(Kind::Done, 0),
             Self::Rejected { reason } => writer.bytes(REASON, reason.as_bytes()).message(Kind::Rejected, 0),
+            Self::Unavailable { reason } => writer.bytes(REASON, reason.as_bytes()).message(Kind::Unavailable, 0),
         }
     }
 
@@ -98,7 +105,7 @@ impl DaemonMessage {
     /// A kind that only the shim sends, or a field that is cut or invalid.
     pub fn decode(kind: Kind, payload: &[u8]) -> Result<Self, WireError> {
         let (mut wanted, mut journal, mut reason) = (Err(WireError::Missing(WHAT)), Vec::new(), String::new());
-        let (mut bytes, mut checkpoint, mut fds, mut quiet) = (0, Vec::new(), Vec::new(), false);
+        let (mut bytes, mut checkpoint, mut fds, mut needs_ack) = (0, Vec::new(), Vec::new(), true);
         for field in Fields::of(payload) {
             let field = field?;
             match field.tag {
@@ -114,7 +121,7 @@ impl DaemonMessage {
                 BYTES => bytes = field.number()?,
                 CHECKPOINT => checkpoint = field.value.to_vec(),
                 FDS => fds = FdKind::list(&field)?,
-                QUIET => quiet = field.number()? != 0,
+                QUIET => needs_ack = field.number()? == 0,
                 _ => {}
             }
         }
@@ -125,9 +132,10 @@ impl DaemonMessage {
                 Request::Head(_) => Self::Request(Request::Head(bytes)),
                 other => Self::Request(other),
             }),
-            Kind::Release => Ok(Self::Release { checkpoint, fds, quiet }),
+            Kind::Release => Ok(Self::Release { checkpoint, fds, needs_ack }),
             Kind::Done => Ok(Self::Done { journal }),
             Kind::Rejected => Ok(Self::Rejected { reason }),
+            Kind::Unavailable => Ok(Self::Unavailable { reason }),
             Kind::Offer | Kind::Reply | Kind::Released => Err(WireError::Unexpected(kind)),
         }
     }

@@ -1,6 +1,7 @@
 //! Fields of a payload: `tag: u16, length: u32, bytes`.
 
 use super::{Header, Kind, MAX_PAYLOAD, WireError};
+use nix::unistd::Pid;
 
 /// Writes a message: fields first, the header when all are known.
 pub(super) struct Writer {
@@ -94,6 +95,11 @@ impl Field<'_> {
 
     pub(super) fn number32(&self) -> Result<u32, WireError> {
         u32::try_from(self.number()?).map_err(|_| self.invalid())
+    }
+
+    /// A PID or TID: never negative, and within `pid_t`.
+    pub(super) fn pid(&self) -> Result<Pid, WireError> {
+        i32::try_from(self.number()?).map(Pid::from_raw).map_err(|_| self.invalid())
     }
 
     pub(super) fn text(&self) -> Result<String, WireError> {

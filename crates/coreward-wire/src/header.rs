@@ -26,14 +26,16 @@ pub enum Kind {
     Release = 19,
     /// Daemon: the record is durable.
     Done = 20,
-    /// Daemon: I can't read this offer.
+    /// Daemon: the offer cannot be read.
     Rejected = 21,
+    /// Daemon: the offer was understood but cannot be recorded now.
+    Unavailable = 22,
 }
 
 impl Kind {
     fn from_number(number: u16) -> Result<Self, WireError> {
-        use Kind::{Busy, Done, Offer, Rejected, Release, Released, Reply, Request, Taken};
-        [Offer, Reply, Released, Taken, Busy, Request, Release, Done, Rejected]
+        use Kind::{Busy, Done, Offer, Rejected, Release, Released, Reply, Request, Taken, Unavailable};
+        [Offer, Reply, Released, Taken, Busy, Request, Release, Done, Rejected, Unavailable]
             .into_iter()
             .find(|kind| *kind as u16 == number)
             .ok_or(WireError::Kind(number))

@@ -3,6 +3,7 @@
 use super::details::Details;
 use super::field::{Field, Fields, Writer};
 use super::{Kind, MAX_CHECKPOINT, WireError};
+use nix::unistd::{Gid, Pid, Uid};
 use std::time::Duration;
 
 /// What a descriptor of an offer is. The list in the payload has the order of the SCM_RIGHTS message.
@@ -90,13 +91,13 @@ pub struct Offer {
     /// The boot (`/proc/sys/kernel/random/boot_id` without hyphens).
     pub boot_id: String,
     /// `%P`, in the initial PID namespace.
-    pub pid: Option<u32>,
+    pub pid: Option<Pid>,
     /// `%I`.
-    pub tid: Option<u32>,
+    pub tid: Option<Pid>,
     /// `%u`, the real uid, in the initial user namespace.
-    pub uid: Option<u32>,
+    pub uid: Option<Uid>,
     /// `%g`.
-    pub gid: Option<u32>,
+    pub gid: Option<Gid>,
     /// `%s`.
     pub signal: Option<u32>,
     /// `%t`, seconds since 1970.
@@ -163,10 +164,10 @@ impl Offer {
             .number(CUT, u64::from(self.cut))
             .number(STARTED, u64::try_from(self.started.as_nanos()).unwrap_or(u64::MAX))
             .bytes(BOOT_ID, self.boot_id.as_bytes())
-            .maybe(PID, self.pid)
-            .maybe(TID, self.tid)
-            .maybe(UID, self.uid)
-            .maybe(GID, self.gid)
+            .maybe(PID, self.pid.map(|pid| pid.as_raw().cast_unsigned()))
+            .maybe(TID, self.tid.map(|tid| tid.as_raw().cast_unsigned()))
+            .maybe(UID, self.uid.map(Uid::as_raw))
+            .maybe(GID, self.gid.map(Gid::as_raw))
             .maybe(SIGNAL, self.signal)
             .number(TIME, self.time)
             .number(CORE_LIMIT, self.core_limit)
@@ -206,10 +207,10 @@ impl Offer {
                 CUT => offer.cut = field.number()? != 0,
                 STARTED => offer.started = Duration::from_nanos(field.number()?),
                 BOOT_ID => offer.boot_id = field.text()?,
-                PID => offer.pid = Some(field.number32()?),
-                TID => offer.tid = Some(field.number32()?),
-                UID => offer.uid = Some(field.number32()?),
-                GID => offer.gid = Some(field.number32()?),
+                PID => offer.pid = Some(field.pid()?),
+                TID => offer.tid = Some(field.pid()?),
+                UID => offer.uid = Some(Uid::from_raw(field.number32()?)),
+                GID => offer.gid = Some(Gid::from_raw(field.number32()?)),
                 SIGNAL => offer.signal = Some(field.number32()?),
                 TIME => offer.time = field.number()?,
                 CORE_LIMIT => offer.core_limit = field.number()?,

@@ -2,6 +2,7 @@
 
 use super::journal::{MAX_ENTRY, is_about_a_crash, push_field};
 use super::*;
+use nix::unistd::Pid;
 use proptest::prelude::*;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ fn payload(message: &[u8]) -> (Header, &[u8]) {
 fn offers() -> impl Strategy<Value = Offer> {
     let text = || prop::collection::vec(any::<u8>(), 0..200);
     let numbers =
-        (any::<u32>(), prop::option::of(any::<u32>()), prop::option::of(any::<u32>()), any::<u64>(), any::<u64>());
+        (any::<u32>(), prop::option::of(0..=i32::MAX), prop::option::of(any::<u32>()), any::<u64>(), any::<u64>());
     let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
     (numbers, flags, "[0-9a-f]{32}", text(), text(), text(), text(), text(), prop::collection::vec("\\PC{0,40}", 0..5))
         .prop_map(
@@ -34,7 +35,7 @@ fn offers() -> impl Strategy<Value = Offer> {
                 cut,
                 started: Duration::from_nanos(time),
                 boot_id,
-                pid,
+                pid: pid.map(Pid::from_raw),
                 signal,
                 time,
                 start_time,
@@ -122,14 +123,15 @@ fn answers_and_replies_arrive_as_they_were_sent() {
         DaemonMessage::Request(Request::Core),
         DaemonMessage::Request(Request::Details),
         DaemonMessage::Request(Request::Head(123_456)),
-        DaemonMessage::Release { checkpoint: Vec::new(), fds: Vec::new(), quiet: true },
+        DaemonMessage::Release { checkpoint: Vec::new(), fds: Vec::new(), needs_ack: false },
         DaemonMessage::Release {
             checkpoint: vec![7; MAX_CHECKPOINT],
             fds: vec![FdKind::CheckpointFile, FdKind::CheckpointMemory],
-            quiet: false,
+            needs_ack: true,
         },
         DaemonMessage::Done { journal: vec![1, 2, 3] },
         DaemonMessage::Rejected { reason: "because".to_owned() },
+        DaemonMessage::Unavailable { reason: "because".to_owned() },
     ] {
         let message = answer.encode();
         let (header, payload) = payload(&message);
@@ -152,9 +154,9 @@ fn what_can_no_longer_be_read_stays_as_it_was() {
 
 #[test]
 fn fields_of_a_newer_version_are_skipped_and_a_newer_layout_is_refused() {
-    let mut message = Offer { boot_id: "0".repeat(32), pid: Some(7), ..Offer::default() }.encode(&[]);
+    let mut message = Offer { boot_id: "0".repeat(32), pid: Some(Pid::from_raw(7)), ..Offer::default() }.encode(&[]);
     message.extend_from_slice(&[0xff, 0x7f, 2, 0, 0, 0, 1, 2]);
-    assert_eq!(Offer::decode(&message[HEADER_LEN..]).unwrap().0.pid, Some(7));
+    assert_eq!(Offer::decode(&message[HEADER_LEN..]).unwrap().0.pid, Some(Pid::from_raw(7)));
     message[4] = 2;
     assert_eq!(Header::decode(message.first_chunk().unwrap()), Err(WireError::Version(2)));
 }

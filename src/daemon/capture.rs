@@ -1,0 +1,421 @@
+//! Stage 6: the core of one crash. It is taken while the process waits; when the process is gone, it is sealed and published.
+
+use super::checkpoint::Checkpoint;
+use super::connection::ConnectionError;
+use super::crash_source::CrashSource;
+use super::evidence::{CoreEvidence, CoreStream};
+use super::inspect::may_parse;
+use super::process_handles::{CheckpointHandles, ProcessHandles};
+use super::record_builder::RecordBuilder;
+use super::shared::Shared;
+use crate::capture::{
+    self, CaptureCheckpoint, CapturedCore, CheckpointFiles, CoreWriter, Failure, Heartbeat, Limits, LiveMemory,
+    Snapshot, SnapshotError, SnapshotRequest, Stream, StreamReader,
+};
+use crate::config::Config;
+use crate::crash::{Cause, CoreOutcome, CoreReport, NoCore, Record, Truncation, Warning};
+use crate::policy::evict::Attribution;
+use crate::report::ErrorKind;
+use crate::store::{CoreFile, QuotaHandle};
+use coreward_sys::clock;
+use coreward_wire::{FdKind, Offer};
+use nix::unistd::Uid;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use thiserror::Error;
+use tokio::sync::SemaphorePermit;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tracing::Span;
+
+/// How long a crash waits for a capture permit before it is recorded without its core.
+const PERMIT_TIMEOUT: Duration = Duration::from_secs(60);
+/// Longest `/proc/PID/maps` that is read: that of vm.max_map_count mappings is shorter.
+const MAPS_MAX: usize = 16 << 20;
+
+/// Why a session ends here. A core that cannot be had is no error: the record says why.
+#[derive(Debug, Error)]
+pub(super) enum CaptureError {
+    /// The shim went, or turned to another daemon.
+    #[error("{0}")]
+    Connection(#[from] ConnectionError),
+    /// The daemon stops; the shim offers the crash to the next one.
+    #[error("the daemon stops")]
+    Stopping,
+}
+
+/// A crash whose core is to be kept.
+pub(super) struct AdmittedCrash {
+    /// The record so far.
+    pub(super) builder: RecordBuilder,
+    /// The configuration in force for it.
+    pub(super) config: Config,
+    /// Only notes, stacks and what a debugger needs to read them.
+    pub(super) stacks_only: bool,
+    /// Its core.
+    pub(super) core: CoreEvidence,
+    /// Its process.
+    pub(super) handles: ProcessHandles,
+}
+
+/// What a capture got out of the process.
+enum CaptureOutcome {
+    /// Everything that needs the process. It is sealed when the process is gone.
+    Snapshot(Box<Snapshot>),
+    /// The whole core, in its file.
+    Captured(Box<CapturedCore>),
+}
+
+/// Everything that a capture needs in its own thread.
+struct CaptureContext {
+    shared: Arc<Shared>,
+    heartbeat: Heartbeat,
+    cancelled: CancellationToken,
+    record: Record,
+    limits: Limits,
+    level: i32,
+    stacks_only: bool,
+    quota: Arc<QuotaHandle>,
+    deadline: Instant,
+    may_parse: bool,
+    resumed: bool,
+}
+
+impl CaptureContext {
+    fn new(shared: &Arc<Shared>, source: &CrashSource, offer: &Offer, admitted: &AdmittedCrash) -> Self {
+        let AdmittedCrash { builder, config, stacks_only, .. } = admitted;
+        Self {
+            shared: Arc::clone(shared),
+            heartbeat: shared.health.register(&format!("the capture of process {}", builder.pid())),
+            cancelled: shared.shutdown.abort_token(),
+            record: builder.provisional(),
+            limits: limits(config, builder),
+            level: config.level(),
+            stacks_only: *stacks_only,
+            quota: quota(shared, builder),
+            deadline: deadline(offer, source, config),
+            may_parse: may_parse(offer),
+            resumed: offer.attempt > 1,
+        }
+    }
+
+    fn writer(&self) -> Result<CoreWriter, Failure> {
+        let file = CoreFile::create(self.quota.dir().as_fd(), &self.record)?;
+        CoreWriter::new(file, Arc::clone(&self.quota), self.limits)
+    }
+
+    /// Takes a snapshot of the parked process, or drains the stream where memory cannot be used. Blocks.
+    fn capture(self, stream: CoreStream, mut handles: ProcessHandles) -> Result<CaptureOutcome, Failure> {
+        self.heartbeat.tick();
+        let mut writer = self.writer()?;
+        let CoreStream { source, prefix, header, saved_at: _ } = stream;
+        if let (Some(header), Some(mem)) = (header, handles.mem.take()) {
+            let request = SnapshotRequest {
+                head: header,
+                memory: LiveMemory::new(mem, handles.pagemap.take()),
+                maps: handles.maps.as_ref().and_then(read_maps).unwrap_or_default(),
+                writer,
+                quota: Arc::clone(&self.quota),
+                stacks_only: self.stacks_only,
+                process: handles.pidfd.take(),
+                deadline: self.deadline,
+                level: self.level,
+                heartbeat: &self.heartbeat,
+                cancelled: &self.cancelled,
+            };
+            match capture::snapshot(request, &self.shared.resources) {
+                Ok(snapshot) => return Ok(CaptureOutcome::Snapshot(Box::new(snapshot))),
+                Err(SnapshotError::Failed(failure)) => return Err(failure),
+                Err(SnapshotError::Unusable(unused)) => writer = *unused,
+            }
+        }
+        let stream = Stream {
+            source: StreamReader::new(source, prefix, self.cancelled.clone()),
+            writer,
+            heartbeat: &self.heartbeat,
+            parse: self.may_parse,
+            resumed: self.resumed,
+            level: self.level,
+            deadline: Some(self.deadline),
+        };
+        capture::drain(stream, &self.shared.resources).map(|core| CaptureOutcome::Captured(Box::new(core)))
+    }
+}
+
+/// Captures, seals and publishes the core; returns the finished record.
+///
+/// # Errors
+/// The record must not be committed by this daemon.
+pub(super) async fn capture(
+    shared: &Arc<Shared>,
+    source: &mut CrashSource,
+    offer: &Offer,
+    admitted: AdmittedCrash,
+) -> Result<Record, CaptureError> {
+    let context = CaptureContext::new(shared, source, offer, &admitted);
+    let AdmittedCrash { mut builder, core, mut handles, .. } = admitted;
+    if !source.holds_process() {
+        // What the spool has is a core already: there is no process to copy.
+        handles.mem = None;
+    }
+    let permit = match capture_permit(shared, source, context.deadline).await {
+        Err(Failure::Cancelled) => return Err(CaptureError::Stopping),
+        permit => permit,
+    };
+    let outcome = match (core, &permit) {
+        (CoreEvidence::Ready(stream), Ok(_)) => run_capture(source, context, stream, handles).await,
+        (CoreEvidence::Unreadable(failure), _) => Err(failure),
+        (CoreEvidence::Gone, _) => Err(Failure::Empty),
+        (CoreEvidence::Ready(_), Err(_)) => {
+            drop(handles);
+            Err(Failure::Stalled)
+        }
+    };
+    if matches!(outcome, Err(Failure::Cancelled)) {
+        // The process stays parked, and its shim offers it to the next daemon.
+        return Err(CaptureError::Stopping);
+    }
+    // The process has waited long enough, whatever became of its core. Without the shim's consent nothing is published.
+    builder.set_held(held(offer, source));
+    let (checkpoint, files) = save_checkpoint(&builder, &outcome);
+    source.release_and_confirm(checkpoint, files).await?;
+    // The next one may be copied while this one is sealed.
+    drop(permit);
+    let captured = match outcome {
+        Ok(CaptureOutcome::Snapshot(snapshot)) => seal(shared, source, *snapshot).await,
+        Ok(CaptureOutcome::Captured(core)) => Ok(*core),
+        Err(failure) => Err(failure),
+    };
+    finalize(shared, offer, builder, captured).await
+}
+
+/// Goes on where an earlier daemon ended after it had released the process.
+///
+/// # Errors
+/// The record must not be committed by this daemon.
+pub(super) async fn resume(
+    shared: &Arc<Shared>,
+    source: &mut CrashSource,
+    offer: &Offer,
+    checkpoint: Checkpoint,
+    files: CheckpointHandles,
+) -> Result<Record, CaptureError> {
+    let Checkpoint { record, reader, core } = checkpoint;
+    let report = record.core.clone();
+    let builder = RecordBuilder::resume(record, reader, offer.attempt);
+    let Some(core) = core else { return Ok(builder.finish(report)) };
+    let CheckpointHandles { file: Some(file), memory: Some(memory), spill } = files else {
+        // A shim that saved the crash alone cannot save these.
+        return Ok(builder.finish(CoreReport::none(NoCore::Gone)));
+    };
+    let (quota, limits) = (quota(shared, &builder), limits(&shared.config_for(&builder), &builder));
+    let resumed = run_blocking(move || core.resume(CheckpointFiles { file, memory, raw: spill }, &quota, limits));
+    let captured = match keep_alive_during(source, resumed).await {
+        Ok(snapshot) => seal(shared, source, snapshot).await,
+        Err(failure) => Err(failure),
+    };
+    finalize(shared, offer, builder, captured).await
+}
+
+fn limits(config: &Config, builder: &RecordBuilder) -> Limits {
+    Limits {
+        process_size_max: config.process_size_max,
+        external_size_max: config.external_size_max,
+        core_limit: config.enforce_core_limit.then_some(builder.core_limit()),
+    }
+}
+
+fn quota(shared: &Shared, builder: &RecordBuilder) -> Arc<QuotaHandle> {
+    let attribution = Attribution {
+        principal: builder.principal(),
+        uid: builder.uid(),
+        program: builder.program(),
+        signature: builder.signature_key(),
+    };
+    Arc::new(QuotaHandle::new(Arc::clone(&shared.ledger), attribution))
+}
+
+/// Until when the process may be held. A crash from the spool holds nobody.
+fn deadline(offer: &Offer, source: &CrashSource, config: &Config) -> Instant {
+    /// Longer than any machine runs.
+    const NEVER: Duration = Duration::from_secs(1 << 30);
+    let limit = if source.holds_process() { config.max_hold.min(NEVER) } else { NEVER };
+    let held = clock::since_boot().saturating_sub(offer.started);
+    Instant::now() + limit.saturating_sub(held)
+}
+
+/// How long the process has been held by now.
+pub(super) fn held(offer: &Offer, source: &CrashSource) -> Duration {
+    if source.holds_process() { clock::since_boot().saturating_sub(offer.started) } else { Duration::ZERO }
+}
+
+/// Waits for one of the permits to capture.
+async fn capture_permit<'a>(
+    shared: &'a Shared,
+    source: &mut CrashSource,
+    deadline: Instant,
+) -> Result<SemaphorePermit<'a>, Failure> {
+    let limit = PERMIT_TIMEOUT.min(deadline.saturating_duration_since(Instant::now()));
+    tokio::select! {
+        permit = timeout(limit, shared.capture_permits.acquire()) => match permit {
+            Ok(permit) => permit.map_err(|_| Failure::Cancelled),
+            Err(_) => Err(Failure::Stalled),
+        },
+        () = shared.shutdown.stopped() => Err(Failure::Cancelled),
+        () = source.keep_alive() => Err(Failure::Cancelled),
+    }
+}
+
+/// Captures in a thread of its own, until the shim goes.
+async fn run_capture(
+    source: &mut CrashSource,
+    context: CaptureContext,
+    stream: CoreStream,
+    handles: ProcessHandles,
+) -> Result<CaptureOutcome, Failure> {
+    let cancelled = context.cancelled.clone();
+    let mut capture = pin!(run_blocking(move || context.capture(stream, handles)));
+    tokio::select! {
+        outcome = &mut capture => return outcome,
+        () = source.keep_alive() => {}
+    }
+    // Either the shim offers the crash to another daemon, or it was killed and took the process with it.
+    cancelled.cancel();
+    let _ = capture.await;
+    Err(Failure::Cancelled)
+}
+
+/// Reads `/proc/PID/maps` from its beginning: the descriptor shares its position with the shim's, and with those of earlier
+/// daemons.
+fn read_maps(maps: &File) -> Option<String> {
+    let mut text = Vec::new();
+    let mut buffer = vec![0; 64 << 10];
+    while text.len() < MAPS_MAX {
+        match maps.read_at(&mut buffer, text.len() as u64) {
+            Ok(0) => break,
+            Ok(count) => text.extend_from_slice(buffer.get(..count)?),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return None,
+        }
+    }
+    Some(String::from_utf8_lossy(&text).into_owned())
+}
+
+/// What the shim keeps while the core is sealed.
+fn save_checkpoint(
+    builder: &RecordBuilder,
+    outcome: &Result<CaptureOutcome, Failure>,
+) -> (Vec<u8>, Vec<(FdKind, OwnedFd)>) {
+    let Ok(CaptureOutcome::Snapshot(snapshot)) = outcome else { return Default::default() };
+    let (core, files): (CaptureCheckpoint, CheckpointFiles) = match snapshot.save_checkpoint() {
+        Ok(saved) => saved,
+        Err(error) => {
+            tracing::warn!("the core would be lost with this daemon: its shim cannot keep it: {error}");
+            return Default::default();
+        }
+    };
+    let mut descriptors = vec![(FdKind::CheckpointFile, files.file), (FdKind::CheckpointMemory, files.memory)];
+    descriptors.extend(files.raw.map(|spill| (FdKind::CheckpointSpill, spill)));
+    (Checkpoint::of_capture(builder, core).encode(), descriptors)
+}
+
+/// Seals a snapshot, whether or not its shim is still there: nothing of the core is missing.
+async fn seal(shared: &Arc<Shared>, source: &mut CrashSource, snapshot: Snapshot) -> Result<CapturedCore, Failure> {
+    let permit = keep_alive_during(source, shared.sealing_permits.acquire()).await;
+    let _permit = permit.map_err(|_| Failure::Cancelled)?;
+    let cancelled = shared.shutdown.abort_token();
+    let (resources, heartbeat) = (shared.resources.clone(), shared.health.register("the sealing of a core"));
+    let seal = run_blocking(move || capture::seal(snapshot, &resources, &heartbeat, &cancelled));
+    keep_alive_during(source, seal).await
+}
+
+/// Publishes a captured core and finishes the record with it, or with the reason why there is none.
+async fn finalize(
+    shared: &Arc<Shared>,
+    offer: &Offer,
+    builder: RecordBuilder,
+    captured: Result<CapturedCore, Failure>,
+) -> Result<Record, CaptureError> {
+    match captured {
+        Ok(core) => Ok(publish(shared, offer, builder, core).await),
+        Err(Failure::Cancelled) => Err(CaptureError::Stopping),
+        Err(failure) => Ok(finish_without_core(shared, builder, &failure)),
+    }
+}
+
+async fn publish(shared: &Arc<Shared>, offer: &Offer, mut builder: RecordBuilder, core: CapturedCore) -> Record {
+    let CapturedCore { writer, expected, cut, stage, notes } = core;
+    let CoreWriter { file, reservation, .. } = writer;
+    if let Some(notes) = notes.filter(|_| offer.pid.is_none()) {
+        builder.complete_from_notes(notes);
+    }
+    if let Some(uid) = builder.reader()
+        && let Err(error) = file.let_read(uid)
+    {
+        // Root and the administrators can read it all the same.
+        builder.warn(Warning::AccessNotGranted { uid: Uid::from_raw(uid), cause: Cause::from(&error) });
+    }
+    let (content, stored) = (file.content(), file.final_length());
+    let truncated = cut.or(offer.cut.then_some(Truncation::Spool));
+    let report = CoreReport { outcome: CoreOutcome::Stored, bytes: content, expected, stored, truncated };
+    let record = builder.clone().finish(report);
+    let heartbeat = shared.health.register(&format!("the file of process {}", builder.pid()));
+    let ledger = Arc::clone(&shared.ledger);
+    let published = run_blocking(move || {
+        heartbeat.tick();
+        let published = file.publish(&record, ledger.dir().as_fd());
+        if let Some(stage) = stage {
+            stage.clear();
+        }
+        published.map(|()| record).map_err(Failure::from)
+    });
+    match published.await {
+        Ok(record) => {
+            reservation.settle(record.id.clone(), builder.time_us(), stored);
+            shared.metrics.captured_bytes.inc_by(content);
+            shared.metrics.written_bytes.inc_by(stored);
+            record
+        }
+        Err(failure) => finish_without_core(shared, builder, &failure),
+    }
+}
+
+/// The record of a crash whose core could not be stored.
+fn finish_without_core(shared: &Shared, mut builder: RecordBuilder, failure: &Failure) -> Record {
+    let (reason, kind) = match failure {
+        Failure::Empty => (NoCore::Empty, ErrorKind::NotACore),
+        Failure::NotACore(_) => (NoCore::NotElf, ErrorKind::NotACore),
+        Failure::Stalled => (NoCore::Stalled, ErrorKind::Capture),
+        Failure::Quota => (NoCore::Quota, ErrorKind::Quota),
+        Failure::DiskFull(_) => (NoCore::DiskFull, ErrorKind::DiskFull),
+        Failure::Cancelled | Failure::Write(_) | Failure::Read(_) => (NoCore::WriteError, ErrorKind::Capture),
+    };
+    tracing::error!("no core of process {} ({}): {failure}", builder.pid(), builder.comm());
+    shared.metrics.error(kind);
+    let errno = failure.io_error().and_then(io::Error::raw_os_error);
+    builder.warn(Warning::CoreNotStored(Cause { message: failure.to_string(), errno }));
+    builder.finish(CoreReport::none(reason))
+}
+
+/// Runs what blocks in a thread of its own, its log lines within the session's span.
+async fn run_blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    let span = Span::current();
+    let ended = tokio::task::spawn_blocking(move || span.in_scope(work)).await;
+    ended.unwrap_or_else(|error| Err(Failure::Read(io::Error::other(error))))
+}
+
+/// Waits for `work` while the shim hears that it goes on; a shim that goes does not end it.
+async fn keep_alive_during<T>(source: &mut CrashSource, work: impl Future<Output = T>) -> T {
+    let mut work = pin!(work);
+    tokio::select! {
+        done = &mut work => done,
+        () = source.keep_alive() => work.await,
+    }
+}

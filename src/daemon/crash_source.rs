@@ -1,0 +1,143 @@
+//! Where a crash comes from: a shim that holds the process, or the spool.
+
+use super::connection::{Connection, ConnectionError};
+use crate::crash::Origin;
+use coreward_wire::{DaemonMessage, Details, FdKind, Offer, Request, WireError};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+use tokio::time::interval;
+
+/// How often a shim hears that its crash is being worked on.
+const BUSY: Duration = Duration::from_secs(2);
+
+/// The source of a crash. The spool answers every request with "there is none": what it has came with the offer.
+pub(super) enum CrashSource {
+    /// A shim that holds the process.
+    Shim(Connection),
+    /// A file of the spool, at the first byte of its core, if it has one.
+    Spool(Option<OwnedFd>),
+}
+
+impl CrashSource {
+    /// How the record says that the crash arrived.
+    pub(super) fn origin(&self) -> Origin {
+        match self {
+            Self::Shim(_) => Origin::Live,
+            Self::Spool(_) => Origin::Spool,
+        }
+    }
+
+    /// Whether a process waits for this daemon.
+    pub(super) fn holds_process(&self) -> bool {
+        matches!(self, Self::Shim(_))
+    }
+
+    /// Tells the shim that its offer was read. For a crash that nobody had before, also requests its core: both go out
+    /// together, so that the shim wakes up once.
+    pub(super) async fn accept(&mut self, offer: &Offer) -> Result<Option<OwnedFd>, ConnectionError> {
+        match self {
+            Self::Shim(connection) if offer.attempt > 1 || offer.released => {
+                connection.send(&DaemonMessage::Taken).await.map(|()| None)
+            }
+            Self::Shim(connection) => connection.request_fd_after(&[DaemonMessage::Taken], Request::Core).await,
+            Self::Spool(_) => Ok(None),
+        }
+    }
+
+    /// Requests the core of a crash. A spooled core is handed over once.
+    pub(super) async fn request_core(&mut self, offer: &Offer) -> Result<Option<OwnedFd>, ConnectionError> {
+        match self {
+            Self::Shim(_) if offer.released => Ok(None),
+            Self::Shim(connection) => connection.request_fd(Request::Core).await,
+            Self::Spool(core) => Ok(core.take()),
+        }
+    }
+
+    /// Has the shim take the first `bytes` of the core out of the pipe into a file that it keeps for later daemons.
+    pub(super) async fn request_prefix(&mut self, bytes: u64) -> Result<Option<OwnedFd>, ConnectionError> {
+        self.request_fd(Request::Head(bytes)).await
+    }
+
+    /// Requests the executable, open for reading.
+    pub(super) async fn request_executable(&mut self) -> Result<Option<OwnedFd>, ConnectionError> {
+        self.request_fd(Request::Exe).await
+    }
+
+    async fn request_fd(&mut self, request: Request) -> Result<Option<OwnedFd>, ConnectionError> {
+        match self {
+            Self::Shim(connection) => connection.request_fd(request).await,
+            Self::Spool(_) => Ok(None),
+        }
+    }
+
+    /// Requests what no duplicate in a storm is asked for. `None`: the process is gone, or everything came with the offer.
+    pub(super) async fn request_details(&mut self) -> Result<Option<ProcessDetails>, ConnectionError> {
+        let Self::Shim(connection) = self else { return Ok(None) };
+        let Some((reply, fds)) = connection.request(Request::Details).await? else { return Ok(None) };
+        if reply.fds.len() != fds.len() {
+            let (announced, arrived) = (reply.fds.len(), fds.len());
+            return Err(WireError::Descriptors { announced, arrived }.into());
+        }
+        let (details, warnings) = Details::decode(&reply.data)?;
+        Ok(Some(ProcessDetails { details, warnings, descriptors: reply.fds.into_iter().zip(fds).collect() }))
+    }
+
+    /// Lets the process go where nothing will be published: the shim need not confirm it. It keeps `checkpoint` for the next
+    /// daemon.
+    pub(super) async fn release(&mut self, checkpoint: Vec<u8>) -> Result<(), ConnectionError> {
+        match self {
+            Self::Shim(connection) => {
+                connection.send(&DaemonMessage::Release { checkpoint, fds: Vec::new(), needs_ack: false }).await
+            }
+            Self::Spool(_) => Ok(()),
+        }
+    }
+
+    /// Lets the process go and waits until the shim confirms it. Fails where the shim has turned to another daemon: then this
+    /// one must publish nothing. The shim keeps `checkpoint` and its files for the next daemon.
+    pub(super) async fn release_and_confirm(
+        &mut self,
+        checkpoint: Vec<u8>,
+        files: Vec<(FdKind, OwnedFd)>,
+    ) -> Result<(), ConnectionError> {
+        match self {
+            Self::Shim(connection) => connection.release(checkpoint, files).await,
+            Self::Spool(_) => Ok(()),
+        }
+    }
+
+    /// Sends a message that needs no reply.
+    pub(super) async fn send(&mut self, message: &DaemonMessage) -> Result<(), ConnectionError> {
+        match self {
+            Self::Shim(connection) => connection.send(message).await,
+            Self::Spool(_) => Ok(()),
+        }
+    }
+
+    /// Sends "busy" every two seconds; returns when the shim is gone. Never returns for the spool.
+    pub(super) async fn keep_alive(&mut self) {
+        let Self::Shim(connection) = self else { return std::future::pending().await };
+        let mut busy = interval(BUSY);
+        loop {
+            tokio::select! {
+                // A shim has nothing to send now: a message breaks the protocol, and counts as the end of the connection.
+                _ = connection.receive() => return,
+                _ = busy.tick() => {
+                    if connection.send(&DaemonMessage::Busy).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The answer to [`CrashSource::request_details`].
+pub(super) struct ProcessDetails {
+    /// Texts for the record.
+    pub(super) details: Details,
+    /// What the shim could not get.
+    pub(super) warnings: Vec<String>,
+    /// `maps` and `pagemap`.
+    pub(super) descriptors: Vec<(FdKind, OwnedFd)>,
+}

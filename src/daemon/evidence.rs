@@ -1,0 +1,71 @@
+//! What an inspection of a crash found. Nothing in here is missing for a reason that a warning does not name.
+
+use crate::capture::Failure;
+use crate::crash::auxv::Auxv;
+use crate::crash::{Frame, Module, SigInfo, Signature, Warning};
+use std::os::fd::OwnedFd;
+
+/// Everything that is known of a crash before anything is decided.
+pub(super) struct Evidence {
+    /// The core, not a byte of it consumed.
+    pub(super) core: CoreEvidence,
+    /// What the process' memory says of it.
+    pub(super) facts: ProcessFacts,
+    /// The crashed thread's stack. `None`: the core's header is missing or not understood, or memory did not answer.
+    pub(super) stack: Option<CrashedStack>,
+    /// What could not be learnt.
+    pub(super) warnings: Vec<Warning>,
+}
+
+/// Whether there is a core.
+pub(super) enum CoreEvidence {
+    /// The process was released before, or the shim that saved the crash had no room for a core.
+    Gone,
+    /// There is one that cannot be read.
+    Unreadable(Failure),
+    /// It can be captured.
+    Ready(CoreStream),
+}
+
+/// The stream of a core.
+pub(super) struct CoreStream {
+    /// The core pipe, or the file in which a shim saved the core.
+    pub(super) source: OwnedFd,
+    /// Bytes that were taken out of the pipe before; the shim keeps them as well.
+    pub(super) prefix: Option<OwnedFd>,
+    /// ELF header, program headers and notes, whole. `None` where they are not understood or must not be parsed.
+    pub(super) header: Option<Vec<u8>>,
+    /// Offset of the core in a file; `None`: it comes through a pipe.
+    pub(super) saved_at: Option<u64>,
+}
+
+/// Facts that only the process' own memory has.
+#[derive(Clone, Debug, Default)]
+pub(super) struct ProcessFacts {
+    /// Command line, arguments separated by spaces.
+    pub(super) cmdline: Vec<u8>,
+    /// The auxiliary vector.
+    pub(super) auxv: Auxv,
+    /// Build-id of the executable as it is mapped.
+    pub(super) exe_build_id: Option<String>,
+}
+
+/// The stack of the crashed thread and what was made of it.
+#[derive(Clone, Debug)]
+pub(super) struct CrashedStack {
+    /// Its innermost frames.
+    pub(super) frames: Vec<Frame>,
+    /// The mapped ELF files.
+    pub(super) modules: Vec<Module>,
+    /// Why the thread got its signal.
+    pub(super) siginfo: Option<SigInfo>,
+    /// The signature.
+    pub(super) signature: Signature,
+}
+
+impl CoreEvidence {
+    /// Whether a core can be captured, or could have been.
+    pub(super) fn exists(&self) -> bool {
+        !matches!(self, Self::Gone)
+    }
+}

@@ -1,0 +1,296 @@
+//! Stage 2: inspects a crash before anything is decided. Nothing is consumed: the core pipe is looked at with tee(2), and memory
+//! is read where it is.
+//!
+//! A storm pays for every hand-over to a thread ten thousand times, so all reads of a process are made in one.
+
+use super::connection::ConnectionError;
+use super::crash_source::CrashSource;
+use super::evidence::{CoreEvidence, CoreStream, CrashedStack, Evidence, ProcessFacts};
+use super::process_handles::ProcessHandles;
+use super::shared::{Shared, lock};
+use super::stack::{SignatureContext, unwind_crashed_thread};
+use super::timeout::run_with_timeout;
+use crate::capture::{self, Failure, Head, ProcessMemory};
+use crate::crash::text::from_bytes;
+use crate::crash::{Warning, auxv, cgroup, program_of};
+use crate::elf::{self, CoreLayout};
+use crate::unwind::ReadMemory;
+use coreward_wire::{MAX_TEXT, Offer};
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::task::spawn_blocking;
+
+/// A process is inspected in a millisecond or two, and the work is bounded by frames and pages. This limit is for memory that
+/// does not answer; a shorter one would change signatures on a loaded machine.
+const INSPECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// From this attempt on the bytes of the core are not parsed: something in them may have ended the daemons before.
+const UNPARSED_FROM: u32 = 3;
+/// Size of a header in bytes, at least and mostly.
+const USUAL_HEADER: u64 = 64 << 10;
+/// A saved core with a longer header is not inspected: the header would have to fit into memory.
+const MAX_SAVED_HEADER: u64 = 16 << 20;
+
+/// Whether the bytes of this crash may be parsed.
+pub(super) fn may_parse(offer: &Offer) -> bool {
+    offer.attempt < UNPARSED_FROM
+}
+
+/// Learns everything about a crash that can be learnt before its memory is copied. `core` is its stream, where the caller has
+/// it already.
+///
+/// # Errors
+/// The connection to the shim broke.
+pub(super) async fn inspect(
+    shared: &Shared,
+    source: &mut CrashSource,
+    offer: &Offer,
+    handles: &mut ProcessHandles,
+    core: Option<OwnedFd>,
+) -> Result<Evidence, ConnectionError> {
+    let core = match core {
+        Some(core) => Some(core),
+        None => source.request_core(offer).await?,
+    };
+    let prefix = handles.prefix.take();
+    let pipe = core.as_ref().filter(|_| source.holds_process() && prefix.is_none() && may_parse(offer));
+    let ProcessReading { header, facts, stack, is_complete } = read_process(shared, offer, handles, pipe).await;
+    let mut warnings = Vec::new();
+    if facts.is_none() {
+        warnings.push(Warning::MemoryTimedOut);
+    }
+    let facts = facts.unwrap_or_default();
+    let core = match core {
+        None => CoreEvidence::Gone,
+        Some(core) if source.holds_process() => open_pipe(shared, source, offer, core, prefix, header).await?,
+        Some(core) => CoreEvidence::Ready(open_saved(offer, core)),
+    };
+    let stack = match (&core, stack) {
+        (CoreEvidence::Ready(stream), None) if is_complete => {
+            unwind_late(shared, offer, handles, &facts, stream, &mut warnings).await
+        }
+        (_, stack) => stack,
+    };
+    if !is_complete {
+        warnings.push(Warning::StackTimedOut);
+    }
+    Ok(Evidence { core, facts, stack, warnings })
+}
+
+/// As far as it could be read: a read that blocks hides nothing that was read before it.
+#[derive(Default)]
+struct ProcessReading {
+    /// What stands in front of the core; `None`: the pipe was not looked at.
+    header: Option<Result<Arc<Head>, Failure>>,
+    facts: Option<ProcessFacts>,
+    stack: Option<CrashedStack>,
+    /// Nothing blocked.
+    is_complete: bool,
+}
+
+/// Reads a process through its handles, and the header of its core in `pipe`.
+async fn read_process(
+    shared: &Shared,
+    offer: &Offer,
+    handles: &mut ProcessHandles,
+    pipe: Option<&OwnedFd>,
+) -> ProcessReading {
+    let mem = handles.share_mem();
+    let (cmdline, auxv) = (handles.cmdline.take(), handles.auxv.take());
+    let pipe = pipe.map(OwnedFd::try_clone);
+    let context = signature_context(offer, None);
+    let cancelled = shared.shutdown.abort_token();
+    let so_far = Arc::new(Mutex::new(ProcessReading::default()));
+    let reading = Arc::clone(&so_far);
+    let read = move || {
+        // First what never blocks: the kernel writes the header out of its own memory.
+        let header = pipe.map(|pipe| capture::peek(pipe.map_err(Failure::Read)?.as_fd(), &cancelled).map(Arc::new));
+        let peeked = header.as_ref().and_then(|header| header.as_ref().ok()).map(Arc::clone);
+        lock(&reading).header = header;
+        let facts = read_facts(cmdline, auxv, mem.as_ref());
+        let context = SignatureContext { build_id: facts.exe_build_id.clone(), ..context };
+        lock(&reading).facts = Some(facts);
+        let stack = match peeked.as_deref() {
+            Some(Head::Whole(header)) => CoreLayout::read(header)
+                .ok()
+                .map(|layout| unwind_crashed_thread(&layout, live_memory(mem).as_ref(), &context)),
+            _ => None,
+        };
+        // Only one owner is left, so the header need not be copied.
+        drop(peeked);
+        let mut reading = lock(&reading);
+        reading.stack = stack;
+        reading.is_complete = true;
+    };
+    // Out of time, what was read so far counts.
+    let _ = run_with_timeout(shared, INSPECT_TIMEOUT, read).await;
+    std::mem::take(&mut lock(&so_far))
+}
+
+/// Unwinds a crash whose header came later than the rest, or out of a file.
+async fn unwind_late(
+    shared: &Shared,
+    offer: &Offer,
+    handles: &ProcessHandles,
+    facts: &ProcessFacts,
+    stream: &CoreStream,
+    warnings: &mut Vec<Warning>,
+) -> Option<CrashedStack> {
+    let header = stream.header.clone()?;
+    let open_memory = memory_of(offer, handles, stream);
+    let context = signature_context(offer, facts.exe_build_id.clone());
+    let unwind = move || {
+        let layout = Arc::new(CoreLayout::read(&header).ok()?);
+        Some(unwind_crashed_thread(&layout, open_memory(&layout).as_ref(), &context))
+    };
+    let unwound = run_with_timeout(shared, INSPECT_TIMEOUT, unwind).await;
+    if unwound.is_none() {
+        warnings.push(Warning::StackTimedOut);
+    }
+    unwound.flatten()
+}
+
+fn signature_context(offer: &Offer, build_id: Option<String>) -> SignatureContext {
+    let program = program_of(&from_bytes(&offer.exe), &from_bytes(&offer.comm));
+    SignatureContext { signal: offer.signal, build_id, program }
+}
+
+/// Where the memory of a crash is, opened when its layout is known: the parked process, or the saved core.
+pub(super) fn memory_of(
+    offer: &Offer,
+    handles: &ProcessHandles,
+    stream: &CoreStream,
+) -> impl FnOnce(&Arc<CoreLayout>) -> Box<dyn ReadMemory> + Send + 'static {
+    let mem = handles.share_mem();
+    let saved = stream.saved_at.and_then(|at| Some((File::from(stream.source.try_clone().ok()?), at)));
+    let is_saved = stream.saved_at.is_some();
+    let on_host = saw_files_of_host(offer);
+    move |layout| match saved {
+        Some((core, at)) => Box::new(ProcessMemory::core_file(core, at, on_host, Arc::clone(layout))),
+        None if is_saved => Box::new(NoMemory),
+        None => live_memory(mem),
+    }
+}
+
+fn live_memory(mem: Option<File>) -> Box<dyn ReadMemory> {
+    match mem {
+        Some(mem) => Box::new(ProcessMemory::live(mem, None)),
+        None => Box::new(NoMemory),
+    }
+}
+
+/// A process whose memory cannot be read: its registers are all that there is.
+struct NoMemory;
+
+impl ReadMemory for NoMemory {
+    fn read_exact_at(&self, _address: u64, _buffer: &mut [u8]) -> bool {
+        false
+    }
+}
+
+/// Whether the paths in the process' mappings are paths of this host.
+fn saw_files_of_host(offer: &Offer) -> bool {
+    let namespaces = offer.namespaces;
+    let in_container = cgroup::parse(&from_bytes(&offer.cgroup)).container.is_some();
+    !namespaces.pid && !namespaces.user && !in_container && offer.root == b"/"
+}
+
+/// Brings the pipe of a core and its header together. `peeked` is the header as it was seen in the pipe, if it was looked at.
+async fn open_pipe(
+    shared: &Shared,
+    source: &mut CrashSource,
+    offer: &Offer,
+    core: OwnedFd,
+    mut prefix: Option<OwnedFd>,
+    peeked: Option<Result<Arc<Head>, Failure>>,
+) -> Result<CoreEvidence, ConnectionError> {
+    let mut header = None;
+    if may_parse(offer) {
+        if prefix.is_none() {
+            let peeked = match peeked {
+                Some(peeked) => peeked.map(Arc::unwrap_or_clone),
+                None => peek(shared, &core).await,
+            };
+            match peeked {
+                Ok(Head::Whole(bytes)) => header = Some(bytes),
+                Ok(Head::Long(bytes)) => prefix = source.request_prefix(bytes).await?,
+                Ok(Head::Other(_) | Head::Nothing) => {}
+                Err(failure) => return Ok(CoreEvidence::Unreadable(failure)),
+            }
+        }
+        if let Some(prefix) = &prefix {
+            header = read_whole(prefix);
+        }
+    }
+    Ok(CoreEvidence::Ready(CoreStream { source: core, prefix, header, saved_at: None }))
+}
+
+/// Looks at the header in the pipe, in a thread of its own; it returns within seconds.
+async fn peek(shared: &Shared, core: &OwnedFd) -> Result<Head, Failure> {
+    let (pipe, cancelled) = (core.try_clone(), shared.shutdown.abort_token());
+    let peek = move || capture::peek(pipe.map_err(Failure::Read)?.as_fd(), &cancelled);
+    spawn_blocking(peek).await.unwrap_or_else(|error| Err(Failure::Read(io::Error::other(error))))
+}
+
+/// The stream of a core that a shim saved, with its header.
+fn open_saved(offer: &Offer, core: OwnedFd) -> CoreStream {
+    let found = if may_parse(offer) { read_saved_header(&core).ok() } else { None };
+    let (header, saved_at) = found.map_or((None, None), |(header, at)| (header, Some(at)));
+    CoreStream { source: core, prefix: None, header, saved_at }
+}
+
+/// The header of a core in a file and the core's offset; the file's position stays.
+fn read_saved_header(core: &OwnedFd) -> io::Result<(Option<Vec<u8>>, u64)> {
+    let mut file = File::from(core.try_clone()?);
+    let at = file.stream_position()?;
+    let mut bytes = Vec::new();
+    (&file).take(USUAL_HEADER).read_to_end(&mut bytes)?;
+    let length = elf::head_length(&bytes).ok().filter(|length| *length <= MAX_SAVED_HEADER);
+    if let Some(length) = length {
+        (&file).take(length.saturating_sub(bytes.len() as u64)).read_to_end(&mut bytes)?;
+        bytes.truncate(usize::try_from(length).unwrap_or(usize::MAX));
+    }
+    file.seek(SeekFrom::Start(at))?;
+    Ok((length.filter(|length| bytes.len() as u64 >= *length).map(|_| bytes), at))
+}
+
+/// The contents of a file, whatever its position is.
+fn read_whole(file: &OwnedFd) -> Option<Vec<u8>> {
+    let file = File::from(file.try_clone().ok()?);
+    let mut bytes = vec![0; usize::try_from(file.metadata().ok()?.len()).ok()?];
+    file.read_exact_at(&mut bytes, 0).ok().map(|()| bytes)
+}
+
+/// Reads what only the process' memory has; each read may block on a dead mount.
+fn read_facts(cmdline: Option<File>, auxv: Option<File>, memory: Option<&File>) -> ProcessFacts {
+    let read = |file: Option<File>| {
+        let mut bytes = Vec::with_capacity(MAX_TEXT);
+        // A text that cannot be read is missing from the record; the crash counts all the same.
+        let _ = file.map(|file| file.take(MAX_TEXT as u64).read_to_end(&mut bytes));
+        bytes
+    };
+    let mut cmdline = read(cmdline);
+    cmdline.truncate(cmdline.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1));
+    cmdline.iter_mut().filter(|byte| **byte == 0).for_each(|byte| *byte = b' ');
+    let auxv = auxv::parse(&read(auxv));
+    let exe_build_id = memory.and_then(|memory| exe_build_id(memory, auxv));
+    ProcessFacts { cmdline, auxv, exe_build_id }
+}
+
+/// The build-id of the executable as it is mapped: right also where the file was deleted or replaced since.
+fn exe_build_id(memory: &File, auxv: auxv::Auxv) -> Option<String> {
+    /// No linker makes more program headers than a page holds.
+    const MAX_TABLE: u64 = 4096;
+    let read = |address: u64, length: u64| {
+        let mut bytes = vec![0; usize::try_from(length).ok()?];
+        memory.read_exact_at(&mut bytes, address).ok()?;
+        Some(bytes)
+    };
+    let size = if auxv.is_64bit { 56 } else { 32 };
+    let table = read(auxv.phdr?, auxv.phnum?.checked_mul(size)?.min(MAX_TABLE))?;
+    let ranges = elf::note_ranges(&table, auxv.phdr?, auxv.is_64bit);
+    ranges.into_iter().take(8).find_map(|range| elf::build_id(&read(range.address, range.length)?))
+}

@@ -1,0 +1,66 @@
+//! What goes on beside the crashes: cores that are too old are deleted, and cores that somebody else deleted are no longer
+//! accounted for.
+
+use super::shared::Shared;
+use crate::crash::CrashId;
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use tokio::task::spawn_blocking;
+use tokio::time::{MissedTickBehavior, interval};
+
+/// `MaxAge=` is no more exact than this.
+const EXPIRY_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Deletes cores that are older than `MaxAge=`, until the daemon stops.
+pub(super) async fn expire(shared: Arc<Shared>) {
+    let mut tick = interval(EXPIRY_INTERVAL);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            () = shared.shutdown.stopped() => return,
+        }
+        let sweeping = Arc::clone(&shared);
+        let sweep = spawn_blocking(move || {
+            let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+            let expired = sweeping.ledger.expire(u64::try_from(now.as_micros()).unwrap_or(u64::MAX));
+            if expired > 0 {
+                sweeping.refresh_metrics();
+                tracing::info!("{expired} cores were older than MaxAge= and were deleted");
+            }
+        });
+        // A sweep that fails is tried again.
+        let _ = sweep.await;
+    }
+}
+
+/// Starts a thread that notices cores deleted by others (`coreward rm`, `coreward vacuum`, rm(1)). Until then they count as
+/// stored.
+///
+/// # Errors
+/// inotify(7) is not available; the next start of the daemon notices them.
+pub(super) fn watch_deletions(shared: &Arc<Shared>) -> io::Result<()> {
+    let inotify = Inotify::init(InitFlags::IN_CLOEXEC)?;
+    let cores = format!("/proc/self/fd/{}", shared.ledger.dir().as_raw_fd());
+    inotify.add_watch(cores.as_str(), AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVED_FROM)?;
+    // The thread ends with the process: it must not keep alive what others wait for the end of.
+    let shared = Arc::downgrade(shared);
+    std::thread::Builder::new().name("deletions".to_owned()).spawn(move || {
+        while let Ok(events) = inotify.read_events() {
+            let Some(shared) = shared.upgrade() else { return };
+            let names = events.iter().filter_map(|event| event.name.as_deref()?.to_str());
+            for id in names.filter_map(|name| CrashId::parse(name.strip_suffix(".core.zst")?)) {
+                // A core that this daemon evicts leaves the ledger before its file is deleted.
+                if shared.ledger.forget(&id) {
+                    tracing::info!("core {id} was removed");
+                    shared.catalog.removed(id);
+                }
+            }
+            shared.refresh_metrics();
+        }
+    })?;
+    Ok(())
+}

@@ -1,0 +1,332 @@
+//! Stage 3: a record in the making. Each fact is set in one place, by the stage that learns it.
+
+use super::evidence::{CrashedStack, Evidence};
+use super::stack::OtherThreads;
+use crate::crash::text::from_bytes;
+use crate::crash::{
+    CoreReport, CrashKey, Decision, NoCore, Origin, Principal, Record, Signature, SignatureKey, Warning, cgroup, signal,
+};
+use crate::elf::ProcessNotes;
+use crate::policy::access::{self, AccessFacts};
+use crate::unwind::{self, SignatureInput};
+use coreward_wire::{Details, Offer};
+use std::time::Duration;
+
+/// A record that is not finished.
+#[derive(Clone, Debug)]
+pub(super) struct RecordBuilder {
+    record: Record,
+    reader: Option<u32>,
+    warnings: Vec<Warning>,
+}
+
+/// What every record says of this machine.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Host {
+    /// Release of the kernel.
+    pub(super) kernel: String,
+    /// Architecture, as uname(2) names it.
+    pub(super) machine: String,
+}
+
+impl Host {
+    /// This machine.
+    pub(super) fn read() -> Self {
+        let Ok(names) = nix::sys::utsname::uname() else { return Self::default() };
+        let text = |name: &std::ffi::OsStr| name.to_string_lossy().into_owned();
+        Self { kernel: text(names.release()), machine: text(names.machine()) }
+    }
+}
+
+/// The key of the crash that is offered. Where the start of the process is not known, the start of its shim stands in for it.
+pub(super) fn crash_key(offer: &Offer) -> CrashKey {
+    let shim_started = u64::try_from(offer.started.as_nanos()).unwrap_or(u64::MAX);
+    CrashKey {
+        boot_id: offer.boot_id.clone(),
+        pid: offer.pid.map_or(0, |pid| pid.as_raw().cast_unsigned()),
+        start_time: if offer.start_time > 0 { offer.start_time } else { shim_started },
+    }
+}
+
+/// When the dump began, since 1970. `%t` of core_pattern has whole seconds: for a live crash, the age of its shim is more
+/// exact. `now` is the time since 1970, `uptime` the time since boot.
+pub(super) fn crash_time(offer: &Offer, origin: Origin, now: Duration, uptime: Duration) -> Duration {
+    match origin {
+        Origin::Live => now.saturating_sub(uptime.saturating_sub(offer.started)),
+        Origin::Spool if offer.time > 0 => Duration::from_secs(offer.time),
+        Origin::Spool => now,
+    }
+}
+
+impl RecordBuilder {
+    /// Describes a crash from its offer and what the inspection found. `time` is that of the crash, since 1970.
+    pub(super) fn new(offer: &Offer, evidence: &Evidence, origin: Origin, time: Duration, host: &Host) -> Self {
+        let facts = &evidence.facts;
+        let access = AccessFacts {
+            uid: offer.uid.map(nix::unistd::Uid::as_raw),
+            dumpable: offer.dumpable,
+            secure: facts.auxv.secure,
+            same_ids: facts.auxv.same_ids,
+            on_host: !offer.namespaces.pid && !offer.namespaces.user && !offer.namespaces.unknown,
+        };
+        let key = crash_key(offer);
+        let mut warnings: Vec<Warning> = offer.warnings.iter().cloned().map(Warning::Shim).collect();
+        warnings.extend(evidence.warnings.iter().cloned());
+        let record = Record {
+            format: Record::FORMAT,
+            id: key.id(),
+            key,
+            time_us: u64::try_from(time.as_micros()).unwrap_or(u64::MAX),
+            tid: offer.tid.map(|tid| tid.as_raw().cast_unsigned()),
+            uid: offer.uid.map(nix::unistd::Uid::as_raw),
+            gid: offer.gid.map(nix::unistd::Gid::as_raw),
+            signal: offer.signal,
+            signal_name: signal::name(offer.signal),
+            comm: from_bytes(&offer.comm),
+            exe: from_bytes(&offer.exe),
+            exe_build_id: facts.exe_build_id.clone(),
+            cmdline: from_bytes(&facts.cmdline),
+            cwd: String::new(),
+            root: from_bytes(&offer.root),
+            hostname: from_bytes(&offer.hostname),
+            cgroup: cgroup::parse(&from_bytes(&offer.cgroup)),
+            in_namespace: offer.namespaces.pid || offer.namespaces.user,
+            privileged: access::is_privileged(&access),
+            core_limit: offer.core_limit,
+            status: String::new(),
+            limits: String::new(),
+            open_fds: String::new(),
+            kernel: host.kernel.clone(),
+            machine: host.machine.clone(),
+            origin,
+            attempt: offer.attempt,
+            held_us: 0,
+            signature: None,
+            stack: Vec::new(),
+            other_threads: Vec::new(),
+            modules: Vec::new(),
+            siginfo: None,
+            decision: Decision::default(),
+            core: CoreReport::none(NoCore::Gone),
+            warnings: Vec::new(),
+        };
+        let mut builder = Self { record, reader: access::reader(&access), warnings };
+        builder.set_stack(evidence.stack.clone());
+        // The spool has the texts in the offer.
+        builder.set_texts(&offer.details);
+        builder
+    }
+
+    /// Goes on with a record that an earlier daemon left with the shim.
+    pub(super) fn resume(record: Record, reader: Option<u32>, attempt: u32) -> Self {
+        let warnings = record.warnings.iter().cloned().map(Warning::Shim).collect();
+        Self { record: Record { attempt, ..record }, reader, warnings }
+    }
+
+    fn set_stack(&mut self, stack: Option<CrashedStack>) {
+        let record = &mut self.record;
+        match stack {
+            Some(CrashedStack { frames, modules, siginfo, signature }) => {
+                record.stack = frames;
+                record.modules = modules;
+                record.siginfo = siginfo;
+                record.signature = Some(signature);
+            }
+            None => record.signature = Some(signature_without_stack(record)),
+        }
+    }
+
+    fn set_texts(&mut self, details: &Details) {
+        let Details { cwd, status, limits, open_fds } = details;
+        self.record.cwd = from_bytes(cwd);
+        self.record.status = from_bytes(status);
+        self.record.limits = from_bytes(limits);
+        self.record.open_fds = from_bytes(open_fds);
+    }
+
+    /// Adds what the shim sent on request.
+    pub(super) fn add_details(&mut self, details: &Details, warnings: Vec<String>) {
+        self.set_texts(details);
+        self.warnings.extend(warnings.into_iter().map(Warning::Shim));
+    }
+
+    /// Adds what was decided.
+    pub(super) fn set_decision(&mut self, decision: Decision) {
+        self.record.decision = decision;
+    }
+
+    /// Adds the build-id that was read from the executable's file.
+    pub(super) fn set_exe_build_id(&mut self, build_id: Option<String>) {
+        self.record.exe_build_id = build_id;
+    }
+
+    /// Adds the stacks of the threads that did not crash; `None`: they could not be unwound in time.
+    pub(super) fn set_other_threads(&mut self, threads: Option<OtherThreads>) {
+        let Some(OtherThreads { stacks, omitted, total }) = threads else {
+            return self.warn(Warning::OtherThreadsTimedOut);
+        };
+        self.record.other_threads = stacks;
+        if omitted > 0 {
+            self.warn(Warning::OtherThreadsOmitted { omitted, total });
+        }
+    }
+
+    /// Adds how long the process was held.
+    pub(super) fn set_held(&mut self, held: Duration) {
+        self.record.held_us = u64::try_from(held.as_micros()).unwrap_or(u64::MAX);
+    }
+
+    /// Adds a soft error.
+    pub(super) fn warn(&mut self, warning: Warning) {
+        self.warnings.push(warning);
+    }
+
+    /// Leaves out what the first records of the same signature say as well.
+    pub(super) fn omit_repeated(&mut self) {
+        self.record.shorten();
+    }
+
+    /// Leaves out the open descriptors, which only the record of a crash with a core has.
+    pub(super) fn omit_open_fds(&mut self) {
+        self.record.open_fds.clear();
+    }
+
+    /// Fills in what the kernel's arguments did not say from the core's notes.
+    pub(super) fn complete_from_notes(&mut self, notes: ProcessNotes) {
+        self.record.complete_from_notes(notes.signal, notes.uid, notes.gid, notes.comm);
+    }
+
+    /// The record as it stands, without a core: what a shim keeps, and what a core's file reserves room for.
+    pub(super) fn provisional(&self) -> Record {
+        let mut record = self.record.clone();
+        record.warnings = self.warnings.iter().map(Warning::to_string).collect();
+        record
+    }
+
+    /// The finished record.
+    pub(super) fn finish(self, core: CoreReport) -> Record {
+        let warnings = self.warnings.iter().map(Warning::to_string).collect();
+        Record { core, warnings, ..self.record }
+    }
+
+    /// PID in the initial namespace, 0 if unknown.
+    pub(super) fn pid(&self) -> u32 {
+        self.record.key.pid
+    }
+
+    /// Name of the process.
+    pub(super) fn comm(&self) -> &str {
+        &self.record.comm
+    }
+
+    /// When it crashed, microseconds since 1970.
+    pub(super) fn time_us(&self) -> u64 {
+        self.record.time_us
+    }
+
+    /// Real uid.
+    pub(super) fn uid(&self) -> Option<u32> {
+        self.record.uid
+    }
+
+    /// The user who may read the core.
+    pub(super) fn reader(&self) -> Option<u32> {
+        self.reader
+    }
+
+    /// The system unit.
+    pub(super) fn unit(&self) -> Option<&str> {
+        self.record.cgroup.unit.as_deref()
+    }
+
+    /// What the crash is counted under.
+    pub(super) fn program(&self) -> String {
+        self.record.program()
+    }
+
+    /// Who is accountable for it.
+    pub(super) fn principal(&self) -> Principal {
+        self.record.principal()
+    }
+
+    /// What crashes of the same bug share.
+    pub(super) fn signature_key(&self) -> SignatureKey {
+        self.record.signature_key()
+    }
+
+    /// RLIMIT_CORE in bytes.
+    pub(super) fn core_limit(&self) -> u64 {
+        self.record.core_limit
+    }
+
+    /// Whether the build-id of the executable is known.
+    pub(super) fn has_exe_build_id(&self) -> bool {
+        self.record.exe_build_id.is_some()
+    }
+
+    /// The mapped ELF files.
+    pub(super) fn modules(&self) -> &[crate::crash::Module] {
+        &self.record.modules
+    }
+}
+
+/// The signature where no stack is known: from the executable's build-id, or its name.
+fn signature_without_stack(record: &Record) -> Signature {
+    unwind::compute_signature(&SignatureInput {
+        signal: record.signal,
+        fault: None,
+        stack_pointer: None,
+        frames: &[],
+        module: &|_| None,
+        is_code: &|_| false,
+        build_id: record.exe_build_id.as_deref(),
+        program: &record.program(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daemon::evidence::{CoreEvidence, ProcessFacts};
+
+    fn offer() -> Offer {
+        Offer { boot_id: "0".repeat(32), exe: b"/usr/bin/x".to_vec(), ..Offer::default() }
+    }
+
+    fn evidence(warnings: Vec<Warning>) -> Evidence {
+        Evidence { core: CoreEvidence::Gone, facts: ProcessFacts::default(), stack: None, warnings }
+    }
+
+    #[test]
+    fn warnings_of_all_stages_are_in_the_record_in_their_order() {
+        let offer = Offer { warnings: vec!["from the shim".to_owned()], ..offer() };
+        let evidence = evidence(vec![Warning::MemoryTimedOut]);
+        let mut builder = RecordBuilder::new(&offer, &evidence, Origin::Live, Duration::from_secs(1), &Host::default());
+        builder.set_other_threads(Some(OtherThreads { stacks: Vec::new(), omitted: 2, total: 3 }));
+        let expected = [
+            "from the shim",
+            "the process' memory did not answer in time",
+            "the stacks of 2 of 3 other threads did not fit into time and room",
+        ];
+        assert_eq!(builder.provisional().warnings, expected);
+        assert_eq!(builder.finish(CoreReport::none(NoCore::Storm)).warnings, expected);
+    }
+
+    #[test]
+    fn without_a_stack_the_signature_is_that_of_the_program() {
+        let builder =
+            RecordBuilder::new(&offer(), &evidence(Vec::new()), Origin::Live, Duration::ZERO, &Host::default());
+        let record = builder.finish(CoreReport::none(NoCore::Gone));
+        assert_eq!(record.signature.map(|signature| signature.level), Some(crate::crash::Level::Program));
+    }
+
+    #[test]
+    fn a_live_crash_is_dated_by_the_age_of_its_shim_and_a_spooled_one_by_the_kernel() {
+        let seconds = Duration::from_secs;
+        let offer = Offer { started: seconds(90), time: 7, ..offer() };
+        assert_eq!(crash_time(&offer, Origin::Live, seconds(1000), seconds(100)), seconds(990));
+        assert_eq!(crash_time(&offer, Origin::Spool, seconds(1000), seconds(100)), seconds(7));
+        let unknown = Offer { time: 0, ..offer };
+        assert_eq!(crash_time(&unknown, Origin::Spool, seconds(1000), seconds(100)), seconds(1000));
+    }
+}

@@ -1,0 +1,217 @@
+//! One crash: from its offer to the answer. The stages are those of ARCHITECTURE.md; each consumes what the one before returned.
+
+use super::capture::{self, AdmittedCrash, CaptureError, held};
+use super::checkpoint::Checkpoint;
+use super::complete::{add_details, complete};
+use super::connection::ConnectionError;
+use super::crash_source::CrashSource;
+use super::evidence::{CoreEvidence, Evidence};
+use super::inspect::inspect;
+use super::process_handles::ProcessHandles;
+use super::record_builder::{RecordBuilder, crash_key, crash_time};
+use super::shared::Shared;
+use crate::crash::{CoreOutcome, CoreReport, Keep, NoCore, Origin, Record};
+use crate::policy::admission::Admission;
+use crate::report::{self, ErrorKind};
+use crate::store::{CatalogError, Inserted, file_name};
+use coreward_sys::clock;
+use coreward_wire::{DaemonMessage, FdKind, Offer};
+use nix::unistd::Pid;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use thiserror::Error;
+use tracing::Instrument;
+
+/// Why a crash was not recorded. Its shim keeps it, and offers it again or spools it.
+#[derive(Debug, Error)]
+pub(super) enum SessionError {
+    #[error("{0}")]
+    Connection(#[from] ConnectionError),
+    #[error("{0}")]
+    Catalog(#[from] CatalogError),
+    #[error("the daemon stops")]
+    Stopping,
+}
+
+impl From<CaptureError> for SessionError {
+    fn from(error: CaptureError) -> Self {
+        match error {
+            CaptureError::Connection(error) => Self::Connection(error),
+            CaptureError::Stopping => Self::Stopping,
+        }
+    }
+}
+
+/// A crash that is being recorded.
+pub(super) struct Session {
+    shared: Arc<Shared>,
+    source: CrashSource,
+    offer: Offer,
+}
+
+impl Session {
+    /// A session about the crash that `source` offers.
+    pub(super) fn new(shared: &Arc<Shared>, source: CrashSource, offer: Offer) -> Self {
+        Self { shared: Arc::clone(shared), source, offer }
+    }
+
+    /// A live crash: records it and answers its shim.
+    pub(super) async fn serve(mut self, descriptors: Vec<(FdKind, OwnedFd)>) {
+        let span = self.span();
+        async {
+            if self.offer.attempt > 1 {
+                self.shared.metrics.repeated_offers.inc();
+            }
+            if !self.offer.warnings.is_empty() && self.offer.pid.is_none() {
+                self.shared.metrics.error(ErrorKind::ShimArguments);
+            }
+            let recorded = match self.source.accept(&self.offer).await {
+                Ok(core) => self.record(core, descriptors).await,
+                Err(error) => Err(error.into()),
+            };
+            self.answer(recorded).await;
+        }
+        .instrument(span)
+        .await;
+    }
+
+    /// A spooled crash: records it. Returns its entry for the journal.
+    ///
+    /// # Errors
+    /// It could not be recorded and stays in the spool.
+    pub(super) async fn import(mut self) -> Result<Vec<u8>, SessionError> {
+        let span = self.span();
+        self.record(None, Vec::new()).instrument(span).await
+    }
+
+    /// Every log line of a session has the crash's id and PID.
+    fn span(&self) -> tracing::Span {
+        let key = crash_key(&self.offer);
+        tracing::error_span!("crash", COREWARD_ID = %key.id(), COREWARD_PID = key.pid)
+    }
+
+    /// Stages 1 to 7. When this returns, the record is durable.
+    async fn record(
+        &mut self,
+        core: Option<OwnedFd>,
+        descriptors: Vec<(FdKind, OwnedFd)>,
+    ) -> Result<Vec<u8>, SessionError> {
+        let Self { shared, source, offer } = self;
+        // 1 identify: one session at a time works on a crash.
+        let id = crash_key(offer).id();
+        let crash_lock = shared.crash_lock(&id);
+        let _crash_lock = crash_lock.lock().await;
+        let may_be_known = offer.attempt > 1 || source.origin() == Origin::Spool;
+        if let Some(known) = if may_be_known { shared.catalog.find(id).await? } else { None } {
+            return Ok(journal_entry(shared, &known));
+        }
+        if !shared.catalog.is_open() {
+            return Err(shared.catalog.closed_because().into());
+        }
+        let mut handles = ProcessHandles::new(descriptors);
+        if let Some(checkpoint) = Checkpoint::decode(&offer.checkpoint) {
+            drop(core);
+            let record = capture::resume(shared, source, offer, checkpoint, handles.checkpoint).await?;
+            return self.commit(record).await;
+        }
+        // 2 inspect
+        let evidence = inspect(shared, source, offer, &mut handles, core).await?;
+        // 3 describe
+        let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+        let time = crash_time(offer, source.origin(), now, clock::since_boot());
+        let mut builder = RecordBuilder::new(offer, &evidence, source.origin(), time, &shared.host);
+        let Evidence { core, .. } = evidence;
+        // 4 admit
+        let config = shared.config_for(&builder);
+        let admission = shared.admit(&config.terms(), &builder, core.exists());
+        builder.set_decision(admission.decision());
+        let record = match admission {
+            Admission::RecordOnly(_, reason) => self.release_without_core(builder, reason, core, handles).await?,
+            Admission::Core(decision) => {
+                // 5 complete
+                let stream = if let CoreEvidence::Ready(stream) = &core { Some(stream) } else { None };
+                complete(shared, source, offer, &mut builder, &mut handles, stream).await?;
+                // 6 capture
+                let stacks_only = decision.keep == Keep::Stacks;
+                let admitted = AdmittedCrash { builder, config, stacks_only, core, handles };
+                capture::capture(shared, source, offer, admitted).await?
+            }
+        };
+        // 7 commit
+        self.commit(record).await
+    }
+
+    /// Lets the process of a crash go of which only the record is kept.
+    async fn release_without_core(
+        &mut self,
+        mut builder: RecordBuilder,
+        reason: NoCore,
+        core: CoreEvidence,
+        mut handles: ProcessHandles,
+    ) -> Result<Record, ConnectionError> {
+        match reason {
+            // Ten thousand records with the same texts would only fill the catalog.
+            NoCore::Storm | NoCore::Rate => builder.omit_repeated(),
+            NoCore::Gone => {}
+            _ => {
+                add_details(&mut self.source, &mut builder, &mut handles).await?;
+                builder.omit_open_fds();
+            }
+        }
+        builder.set_held(held(&self.offer, &self.source));
+        let record = builder.finish(CoreReport::none(reason));
+        // The process ends when nobody has its pipe open any more.
+        drop((core, handles));
+        // Nothing is published, so the shim need not confirm it; it keeps the record for the next daemon.
+        self.source.release(Checkpoint::of_record(record.clone()).encode()).await?;
+        Ok(record)
+    }
+
+    /// Writes the record to the catalog and counts the crash.
+    async fn commit(&mut self, record: Record) -> Result<Vec<u8>, SessionError> {
+        let Self { shared, source, .. } = self;
+        let entry = journal_entry(shared, &record);
+        let record = Arc::new(record);
+        if let Inserted::Counted(count) = shared.catalog.insert(Arc::clone(&record)).await? {
+            shared.metrics.crash(&record, &count);
+            shared.count_recorded();
+            if matches!(record.core.outcome, CoreOutcome::None(NoCore::Storm | NoCore::Rate)) {
+                shared.metrics.storm_suppressed.inc();
+            }
+            if source.holds_process() {
+                shared.metrics.held.observe(Duration::from_micros(record.held_us).as_secs_f64());
+            }
+        }
+        Ok(entry)
+    }
+
+    /// Stage 8: answers the shim.
+    async fn answer(&mut self, recorded: Result<Vec<u8>, SessionError>) {
+        let Self { shared, source, offer } = self;
+        let pid = offer.pid.map_or(0, Pid::as_raw);
+        match recorded {
+            Ok(journal) => {
+                // The record is durable: a shim that misses this message offers the crash again and is answered the same.
+                let _ = source.send(&DaemonMessage::Done { journal }).await;
+            }
+            Err(SessionError::Catalog(error)) => {
+                tracing::error!("crash of process {pid}: {error}: its shim saves it in the spool");
+                shared.metrics.error(ErrorKind::Catalog);
+                let _ = source.send(&DaemonMessage::Unavailable { reason: error.to_string() }).await;
+            }
+            // The shim offers the crash to the next daemon.
+            Err(SessionError::Stopping) => {}
+            Err(SessionError::Connection(error)) => {
+                tracing::warn!("crash of process {pid}: {error}");
+                shared.metrics.error(ErrorKind::Connection);
+            }
+        }
+    }
+}
+
+/// The entry for the journal, with the path of the core where there is one.
+fn journal_entry(shared: &Shared, record: &Record) -> Vec<u8> {
+    let core = record.core.is_stored().then(|| shared.root.state_dir().join("cores").join(file_name(&record.id)));
+    report::entry(record, core.as_deref())
+}

@@ -1,0 +1,229 @@
+//! What all sessions share: the store, the limiter, the capture's resources, the configuration in force.
+
+use super::record_builder::{Host, RecordBuilder};
+use super::shutdown::Shutdown;
+use crate::capture::{CaptureResources, CompressorPool, HealthMonitor, LargeCoreLimiter, MemoryBudget};
+use crate::config::{self, Config, Loaded, THREADS_MAX};
+use crate::crash::CrashId;
+use crate::policy::admission::{self, Admission, Applicant, Terms};
+use crate::policy::storm::{Event, Storms};
+use crate::report::{ErrorKind, Metrics};
+use crate::store::{Catalog, Layout, Ledger, OpenReport, Recent};
+use coreward_sys::clock;
+use coreward_wire::paths::Root;
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, SystemTime};
+use tokio::sync::Semaphore;
+
+/// Captures at once: small crashes must not wait for a large one that has all permits.
+pub(super) const CAPTURES: usize = 16;
+/// Reads of crashed processes' memory at once. One of them may block for ever on a dead mount; when all do, crashes are
+/// recorded without what those reads would have found.
+pub(super) const MEMORY_READERS: usize = 16;
+/// Buffers for copying without compressing: two keep a disk busy.
+const COPY_BUFFERS: usize = 2;
+/// Bytes of the unit's MemoryMax=256M that what is copied and not yet compressed may take.
+const STAGED: u64 = 128 << 20;
+
+pub(super) struct Shared {
+    pub(super) root: Root,
+    pub(super) host: Host,
+    pub(super) metrics: Metrics,
+    pub(super) ledger: Arc<Ledger>,
+    pub(super) catalog: Catalog,
+    pub(super) health: HealthMonitor,
+    pub(super) shutdown: Shutdown,
+    pub(super) resources: CaptureResources,
+    /// A capture needs one; the others wait with their processes parked.
+    pub(super) capture_permits: Semaphore,
+    /// One core is sealed at a time, by all compressors: two at once would only contend for the same memory.
+    pub(super) sealing_permits: Semaphore,
+    /// For [`super::timeout::run_with_timeout`].
+    pub(super) memory_readers: Arc<Semaphore>,
+    loaded: Mutex<Loaded>,
+    limiter: Mutex<Storms>,
+    crash_locks: Mutex<HashMap<CrashId, Weak<tokio::sync::Mutex<()>>>>,
+    recorded: AtomicU64,
+    /// Evictions that the metrics have counted.
+    evictions: AtomicU64,
+}
+
+impl Shared {
+    /// Opens the store and starts the catalog's writer. A catalog that cannot be opened does not end the daemon: crashes stay in
+    /// the spool until it can be.
+    ///
+    /// # Errors
+    /// The directory of the cores cannot be opened, or no thread can be started.
+    pub(super) fn open(root: Root, layout: &Layout, metrics: Metrics) -> io::Result<Arc<Self>> {
+        let ledger = Arc::new(Ledger::new(open_cores(layout)?));
+        let health = HealthMonitor::default();
+        let heartbeat = health.register("the catalog's writer");
+        let (sender, opened) = std::sync::mpsc::channel();
+        let counters = metrics.clone();
+        let on_open = move |report: OpenReport| {
+            counters.restore(&report.counts);
+            log_opening(&report, &counters);
+            let _ = sender.send(report.recent);
+        };
+        let tick = Box::new(move || heartbeat.tick());
+        let started = Catalog::start(layout.catalog.clone(), Arc::clone(&ledger), Box::new(on_open), tick);
+        let (catalog, error) = started?;
+        if let Some(error) = error {
+            tracing::error!("{error}: crashes stay in the spool until the catalog can be opened");
+            metrics.error(ErrorKind::Catalog);
+        }
+        let shared = Self {
+            root,
+            host: Host::read(),
+            metrics,
+            ledger,
+            catalog,
+            health,
+            shutdown: Shutdown::default(),
+            resources: CaptureResources {
+                compressors: CompressorPool::new(1),
+                copy_buffers: CompressorPool::new(COPY_BUFFERS),
+                large_cores: LargeCoreLimiter::default(),
+                memory_budget: MemoryBudget::new(STAGED),
+            },
+            capture_permits: Semaphore::new(CAPTURES),
+            sealing_permits: Semaphore::new(1),
+            memory_readers: Arc::new(Semaphore::new(MEMORY_READERS)),
+            loaded: Mutex::default(),
+            limiter: Mutex::default(),
+            crash_locks: Mutex::default(),
+            recorded: AtomicU64::new(0),
+            evictions: AtomicU64::new(0),
+        };
+        shared.reload();
+        shared.replay(opened.try_recv().unwrap_or_default());
+        Ok(Arc::new(shared))
+    }
+
+    /// Reads the configuration and puts it in force; every line that is wrong is logged.
+    pub(super) fn reload(&self) {
+        let loaded = config::load(&self.root);
+        for problem in &loaded.problems {
+            tracing::warn!("{problem}");
+        }
+        self.metrics.config_problems.set(i64::try_from(loaded.problems.len()).unwrap_or(i64::MAX));
+        self.ledger.set_limits(loaded.config.quotas);
+        self.catalog.keep(loaded.config.max_records, loaded.config.record_max_age);
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = if loaded.config.compress_threads == 0 { processors } else { loaded.config.compress_threads };
+        // One more than there are processors: one of them may wait for the disk.
+        self.resources.compressors.set_limit(threads.min(THREADS_MAX) + 1);
+        *lock(&self.loaded) = loaded;
+        self.refresh_metrics();
+    }
+
+    /// Decides on a crash, now.
+    pub(super) fn admit(&self, terms: &Terms, builder: &RecordBuilder, has_core: bool) -> Admission {
+        let signature = builder.signature_key();
+        let first = !self.ledger.has_signature(&signature);
+        let event = Event { signature, principal: builder.principal(), uid: builder.uid(), first };
+        let applicant = Applicant { has_core, core_limit: builder.core_limit(), event };
+        admission::admit(terms, &applicant, &mut lock(&self.limiter), clock::since_boot())
+    }
+
+    /// Shows the limiter again what an earlier daemon kept: a restart opens no new windows, and fills no buckets.
+    fn replay(&self, recent: Vec<Recent>) {
+        let rules = lock(&self.loaded).config.rules;
+        let (uptime, now) = (clock::since_boot(), SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default());
+        let mut limiter = lock(&self.limiter);
+        for Recent { time_us, signature, principal, uid } in recent {
+            let age = now.saturating_sub(Duration::from_micros(time_us));
+            if let Some(at) = uptime.checked_sub(age) {
+                limiter.decide(&rules, &Event { signature, principal, uid, first: false }, at);
+            }
+        }
+    }
+
+    /// The configuration in force for a crash: its unit and its executable may have values of their own.
+    pub(super) fn config_for(&self, builder: &RecordBuilder) -> Config {
+        let loaded = lock(&self.loaded);
+        loaded.overrides.apply(&loaded.config, builder.unit(), &builder.program())
+    }
+
+    /// The lock on a crash: one session at a time works on it, and a second offer waits for the first.
+    pub(super) fn crash_lock(&self, id: &CrashId) -> Arc<tokio::sync::Mutex<()>> {
+        let mut locks = lock(&self.crash_locks);
+        if let Some(known) = locks.get(id).and_then(Weak::upgrade) {
+            return known;
+        }
+        locks.retain(|_, known| known.strong_count() > 0);
+        let new = Arc::new(tokio::sync::Mutex::new(()));
+        locks.insert(id.clone(), Arc::downgrade(&new));
+        new
+    }
+
+    /// Counts a crash whose record is durable.
+    pub(super) fn count_recorded(&self) {
+        self.recorded.fetch_add(1, Ordering::Relaxed);
+        self.refresh_metrics();
+    }
+
+    /// Brings the gauges up to date.
+    pub(super) fn refresh_metrics(&self) {
+        let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        let (bytes, cores) = self.ledger.usage();
+        let limits = self.ledger.limits();
+        self.metrics.stored_bytes.set(gauge(bytes));
+        self.metrics.stored_cores.set(gauge(cores as u64));
+        self.metrics.quota_max_use.set(gauge(limits.max_use));
+        self.metrics.quota_keep_free.set(gauge(limits.keep_free));
+        self.metrics.catalog_up.set(i64::from(self.catalog.is_open()));
+        let evictions = self.ledger.evictions();
+        let counted = self.evictions.swap(evictions, Ordering::Relaxed);
+        self.metrics.evicted.inc_by(evictions.saturating_sub(counted));
+    }
+
+    /// The line for `systemctl status`.
+    pub(super) fn status_line(&self) -> String {
+        let (bytes, cores) = self.ledger.usage();
+        let problems = match self.metrics.config_problems.get() {
+            0 => String::new(),
+            count => format!("; {count} lines of the configuration are not in force (see the log)"),
+        };
+        format!(
+            "{} crashes since the start, {cores} cores stored ({} MiB of {} MiB){problems}",
+            self.recorded.load(Ordering::Relaxed),
+            bytes >> 20,
+            self.ledger.limits().max_use >> 20,
+        )
+    }
+}
+
+fn log_opening(report: &OpenReport, metrics: &Metrics) {
+    if let Some(quarantine) = &report.put_aside {
+        tracing::error!("the catalog was damaged: moved to {} and rebuilt from the cores", quarantine.display());
+        metrics.error(ErrorKind::Catalog);
+    }
+    if report.restored > 0 {
+        tracing::info!("{} cores had no row in the catalog: their rows are restored", report.restored);
+    }
+    if report.missing > 0 {
+        tracing::warn!("{} cores of the catalog are gone", report.missing);
+    }
+}
+
+fn open_cores(layout: &Layout) -> io::Result<OwnedFd> {
+    use std::os::unix::fs::DirBuilderExt;
+    let with_path = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", layout.cores.display()));
+    match std::fs::DirBuilder::new().mode(0o755).create(&layout.cores) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        // Read-only: there may still be a directory.
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {}
+        created => created.map_err(with_path)?,
+    }
+    layout.open_cores().map_err(with_path)
+}
+
+/// Locks a mutex whose contents no panic can leave half changed.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,92 @@
+//! What is kept of a crash: decided from its record so far, before a byte of its memory is copied.
+
+use super::storm::{Event, Rules, Storms};
+use crate::crash::{Decision, Keep, NoCore, Reason};
+use std::time::Duration;
+
+/// `Storage=`: the most that is kept of a crash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Storage {
+    /// Records only.
+    None,
+    /// Notes and stacks.
+    Stacks,
+    /// Whole cores, in files of their own.
+    External,
+}
+
+/// The configuration that admission depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// `Storage=`.
+    pub storage: Storage,
+    /// `EnforceCoreLimit=`: a process whose RLIMIT_CORE is 0 leaves no core.
+    pub enforce_core_limit: bool,
+    /// The limits on storms and rates.
+    pub rules: Rules,
+}
+
+/// A crash that asks for a place in the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Applicant {
+    /// There is a core, or a process that one can be taken of.
+    pub has_core: bool,
+    /// RLIMIT_CORE of the process, in bytes.
+    pub core_limit: u64,
+    /// What the limiter counts.
+    pub event: Event,
+}
+
+/// The outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// A core is captured: the whole of it or the stacks, as the decision says.
+    Core(Decision),
+    /// Only the record is kept.
+    RecordOnly(Decision, NoCore),
+}
+
+impl Admission {
+    /// What was decided, and why, as the record has it.
+    pub fn decision(self) -> Decision {
+        match self {
+            Self::Core(decision) | Self::RecordOnly(decision, _) => decision,
+        }
+    }
+
+    fn record_only(reason: Reason, no_core: NoCore) -> Self {
+        Self::RecordOnly(Decision { keep: Keep::Record, reason }, no_core)
+    }
+}
+
+/// Decides on a crash at `now`, the time since boot. The limiter only counts crashes that no rule before it has turned away.
+pub fn admit(terms: &Terms, applicant: &Applicant, limiter: &mut Storms, now: Duration) -> Admission {
+    if !applicant.has_core {
+        return Admission::record_only(Reason::Gone, NoCore::Gone);
+    }
+    if terms.storage == Storage::None {
+        return Admission::record_only(Reason::Configured, NoCore::Configured);
+    }
+    if terms.enforce_core_limit && applicant.core_limit == 0 {
+        return Admission::record_only(Reason::Limit, NoCore::Limit);
+    }
+    let decision = limiter.decide(&terms.rules, &applicant.event, now);
+    match decision.keep {
+        Keep::Record => Admission::RecordOnly(decision, turned_away_by(decision.reason)),
+        Keep::Full if terms.storage == Storage::Stacks => {
+            Admission::Core(Decision { keep: Keep::Stacks, reason: Reason::Configured })
+        }
+        Keep::Full | Keep::Stacks => Admission::Core(decision),
+    }
+}
+
+/// Why the limiter left a crash without a core.
+fn turned_away_by(reason: Reason) -> NoCore {
+    match reason {
+        Reason::UnitRate | Reason::UserRate | Reason::TotalRate => NoCore::Rate,
+        _ => NoCore::Storm,
+    }
+}
+
+#[cfg(test)]
+mod tests;

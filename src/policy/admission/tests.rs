@@ -1,0 +1,102 @@
+use super::super::rate::Rate;
+use super::super::storm::Rule;
+use super::*;
+use crate::crash::{Principal, SignatureKey};
+use proptest::prelude::*;
+
+const UNLIMITED: Rate = Rate { burst: 0, interval: Duration::from_secs(600) };
+const RULES: Rules = Rules {
+    storm: Rule { burst: 2, stacks: 1, interval: Duration::from_secs(60) },
+    unit: UNLIMITED,
+    user: UNLIMITED,
+    total: UNLIMITED,
+};
+const TERMS: Terms = Terms { storage: Storage::External, enforce_core_limit: false, rules: RULES };
+
+fn applicant() -> Applicant {
+    let event = Event {
+        signature: SignatureKey::new("s1-a"),
+        principal: Principal::Unit("a.service".to_owned()),
+        uid: Some(0),
+        first: false,
+    };
+    Applicant { has_core: true, core_limit: u64::MAX, event }
+}
+
+fn admit_once(terms: &Terms, applicant: &Applicant) -> Admission {
+    admit(terms, applicant, &mut Storms::default(), Duration::from_secs(1))
+}
+
+#[test]
+fn every_rule_before_the_limiter_names_its_reason() {
+    let gone = Applicant { has_core: false, ..applicant() };
+    let unlimited_core = Applicant { core_limit: 0, ..applicant() };
+    let none = Terms { storage: Storage::None, ..TERMS };
+    let enforced = Terms { enforce_core_limit: true, ..TERMS };
+    for (terms, applicant, expected) in [
+        (&TERMS, &gone, Admission::record_only(Reason::Gone, NoCore::Gone)),
+        (&none, &gone, Admission::record_only(Reason::Gone, NoCore::Gone)),
+        (&none, &unlimited_core, Admission::record_only(Reason::Configured, NoCore::Configured)),
+        (&enforced, &unlimited_core, Admission::record_only(Reason::Limit, NoCore::Limit)),
+    ] {
+        assert_eq!(admit_once(terms, applicant), expected);
+    }
+    assert_eq!(
+        admit_once(&TERMS, &unlimited_core).decision().keep,
+        Keep::Full,
+        "the limit counts only where it is enforced"
+    );
+}
+
+#[test]
+fn stacks_as_the_most_turns_whole_cores_into_stacks_and_leaves_other_reasons_alone() {
+    let terms = Terms { storage: Storage::Stacks, ..TERMS };
+    let mut limiter = Storms::default();
+    let decisions: Vec<Decision> =
+        (0..4).map(|_| admit(&terms, &applicant(), &mut limiter, Duration::from_secs(1)).decision()).collect();
+    let expected = [
+        (Keep::Stacks, Reason::Configured),
+        (Keep::Stacks, Reason::Configured),
+        (Keep::Stacks, Reason::StacksBurst),
+        (Keep::Record, Reason::Storm),
+    ];
+    assert_eq!(decisions, expected.map(|(keep, reason)| Decision { keep, reason }));
+}
+
+#[test]
+fn a_storm_and_a_rate_are_different_reasons_for_no_core() {
+    let rate = Rules { unit: Rate { burst: 1, ..UNLIMITED }, ..RULES };
+    for (rules, expected) in [(RULES, NoCore::Storm), (rate, NoCore::Rate)] {
+        let (terms, mut limiter) = (Terms { rules, ..TERMS }, Storms::default());
+        let last = (0..4).map(|_| admit(&terms, &applicant(), &mut limiter, Duration::from_secs(1))).last();
+        assert!(matches!(last, Some(Admission::RecordOnly(_, reason)) if reason == expected), "{last:?}");
+    }
+}
+
+proptest! {
+    /// What the decision says, the outcome does; and a crash that is turned away before the limiter uses up nothing of it.
+    #[test]
+    fn an_outcome_never_contradicts_its_decision(
+        crashes in prop::collection::vec((any::<bool>(), 0..2_u64, 0..3_usize, any::<bool>(), 0..4_u8, 0..100_u64), 1..80),
+    ) {
+        let (mut limiter, mut control) = (Storms::default(), Storms::default());
+        let mut now = Duration::ZERO;
+        for (has_core, core_limit, storage, enforce_core_limit, signature, step) in crashes {
+            now += Duration::from_secs(step);
+            let storage = [Storage::None, Storage::Stacks, Storage::External][storage];
+            let terms = Terms { storage, enforce_core_limit, rules: RULES };
+            let event = Event { signature: SignatureKey::new(signature.to_string()), ..applicant().event };
+            let applicant = Applicant { has_core, core_limit, event };
+            let admission = admit(&terms, &applicant, &mut limiter, now);
+            let keep = admission.decision().keep;
+            prop_assert_eq!(matches!(admission, Admission::Core(_)), keep > Keep::Record);
+            prop_assert!(keep <= match storage { Storage::None => Keep::Record, Storage::Stacks => Keep::Stacks, Storage::External => Keep::Full });
+            prop_assert!(has_core || admission == Admission::record_only(Reason::Gone, NoCore::Gone));
+            let reaches_the_limiter = has_core && storage != Storage::None && !(enforce_core_limit && core_limit == 0);
+            if reaches_the_limiter {
+                let decision = control.decide(&RULES, &applicant.event, now);
+                prop_assert_eq!(keep, if storage == Storage::Stacks { decision.keep.min(Keep::Stacks) } else { decision.keep });
+            }
+        }
+    }
+}
