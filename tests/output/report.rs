@@ -51,7 +51,7 @@ fn exposition() {
         metrics.held.observe(record.held_us as f64 / 1e6);
     }
     metrics.error(coreward::report::ErrorKind::DiskFull);
-    metrics.in_flight.set(2);
+    let _in_flight = metrics.count_in_flight();
     metrics.repeated_offers.inc();
     metrics.storm_suppressed.inc();
     metrics.captured_bytes.inc_by(3 << 20);
