@@ -1,9 +1,9 @@
-//! systemd's INI form (systemd.syntax(7)), with line numbers.
+//! A parser of systemd's configuration syntax (systemd.syntax(7)) that keeps line numbers.
 //!
-//! Our own reader because a wrong key must be named with file and line, which the INI crates do not keep, and because
-//! systemd's continuation lines and comments differ from theirs.
+//! The INI crates do not fit: they drop the line numbers, without which a wrong key could not be located, and they treat
+//! continuation lines and comments differently.
 
-/// `Key=value` in a section.
+/// A line `Key=value`.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Assignment {
     pub(super) line: usize,
@@ -12,14 +12,14 @@ pub(super) struct Assignment {
     pub(super) value: String,
 }
 
-/// A line that is none of what the form knows.
+/// A line that is neither a section, an assignment nor a comment.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct BadLine {
     pub(super) line: usize,
     pub(super) text: String,
 }
 
-/// All lines of a file, in order.
+/// The assignments and the wrong lines of a file, in order.
 pub(super) fn parse(text: &str) -> Vec<Result<Assignment, BadLine>> {
     let mut section = String::new();
     let mut parsed = Vec::new();
@@ -30,7 +30,7 @@ pub(super) fn parse(text: &str) -> Vec<Result<Assignment, BadLine>> {
         }
         let mut whole = first.to_owned();
         while let Some(continued) = whole.strip_suffix('\\') {
-            // A comment between two parts of a value is skipped, it does not end the value.
+            // A comment between the lines of a value is skipped and does not end the value (systemd.syntax(7)).
             let next = lines.by_ref().find(|(_, next)| !is_comment(next)).map_or("", |(_, next)| next);
             whole = format!("{continued} {next}");
         }

@@ -1,195 +1,117 @@
-//! The keys, their meanings and their defaults. `coreward.conf(5)` and the shipped file say the same; a test compares.
+//! The keys: name, syntax and the setting that each stands for. coreward.conf(5) and the shipped file list the same keys; a
+//! test compares them.
 
+use super::settings::Config;
 use super::value::{parse_bool, parse_duration, parse_size};
-use crate::policy::admission::{Storage, Terms};
-use crate::policy::quota::Quotas;
-use crate::policy::rate::Rate;
-use crate::policy::storm::{StormRule, StormRules};
-use std::fmt;
-use std::path::PathBuf;
-use std::time::Duration;
+use crate::policy::admission::Storage;
+use std::ops::RangeInclusive;
 
-/// Levels above need more memory than the unit has.
-const LEVELS: std::ops::RangeInclusive<i32> = -7..=19;
+/// zstd levels. Higher ones need more memory than the unit may use.
+const LEVELS: RangeInclusive<i32> = -7..=19;
 
-/// More would need more memory than the unit has, and read no faster.
+/// The most threads that compress at the same time. More would need more memory than the unit may use, and read no faster.
 pub const THREADS_MAX: usize = 8;
 
-/// The section of the machine.
-pub(super) const SECTION: &str = "Coreward";
+/// A key of the configuration.
+#[derive(Debug)]
+pub(super) struct Key {
+    name: &'static str,
+    /// What a value looks like, for messages.
+    expected: &'static str,
+    /// Sets the setting to what the text says; false: the text is not a value of this key.
+    parse: fn(&mut Config, &str) -> bool,
+    /// Copies the setting from the second configuration to the first.
+    copy: fn(&mut Config, &Config),
+}
 
-/// Keys whose meaning is that of one crash: they may stand in the section of a unit or of an executable too.
-const OF_A_CRASH: [&str; 12] = [
-    "Storage",
-    "ProcessSizeMax",
-    "ExternalSizeMax",
-    "StormBurst",
-    "StormStacks",
-    "StormIntervalSec",
-    "UnitBurst",
-    "UnitIntervalSec",
-    "Compress",
-    "CompressLevel",
-    "MaxHold",
-    "EnforceCoreLimit",
+const SIZE: &str = "a size such as 512M or infinity";
+const TIME: &str = "a time such as 10min or infinity";
+const LIMIT: &str = "a number or infinity";
+const BURST: &str = "a number; 0 is no limit";
+const YES: &str = "yes or no";
+const STORAGE: &str = "\"external\", \"stacks\" or \"none\"";
+
+macro_rules! key {
+    ($name:literal, $($field:ident).+, $parse:expr, $expected:expr) => {
+        Key {
+            name: $name,
+            expected: $expected,
+            parse: |config, text| $parse(text).map(|value| config.$($field).+ = value).is_some(),
+            copy: |to, from| to.$($field).+ = from.$($field).+,
+        }
+    };
+}
+
+/// Keys that concern a single crash: they may also be set in `[Unit NAME]` and `[Executable PATH]`.
+static CRASH_KEYS: [Key; 12] = [
+    key!("Storage", storage, parse_storage, STORAGE),
+    key!("ProcessSizeMax", process_size_max, parse_size, SIZE),
+    key!("ExternalSizeMax", external_size_max, parse_size, SIZE),
+    key!("StormBurst", rules.storm.burst, parse_number, "a number; 0 keeps every core"),
+    key!("StormStacks", rules.storm.stacks, parse_number, "a number"),
+    key!("StormIntervalSec", rules.storm.interval, parse_duration, TIME),
+    key!("UnitBurst", rules.unit.burst, parse_number, BURST),
+    key!("UnitIntervalSec", rules.unit.interval, parse_duration, TIME),
+    key!("Compress", compress, parse_bool, YES),
+    key!("CompressLevel", compress_level, parse_level, "a level of zstd from -7 to 19"),
+    key!("MaxHold", max_hold, parse_duration, TIME),
+    key!("EnforceCoreLimit", enforce_core_limit, parse_bool, YES),
 ];
 
-/// What is in force.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Config {
-    /// `Storage=`.
-    pub storage: Storage,
-    /// `ProcessSizeMax=`: of a core at most this much is taken in, bytes before compression.
-    pub process_size_max: u64,
-    /// `ExternalSizeMax=`: no stored core takes more, bytes on disk.
-    pub external_size_max: u64,
-    /// `MaxUse=` and its kin.
-    pub quotas: Quotas,
-    /// `StormBurst=` and its kin, and the rates.
-    pub rules: StormRules,
-    /// `MaxRecords=`: crashes that the catalog has a row of.
-    pub max_records: u64,
-    /// `RecordMaxAge=`: how long it has it.
-    pub record_max_age: Duration,
-    /// `Compress=`: whether frames are compressed for size; otherwise only as far as it costs nothing.
-    pub compress: bool,
-    /// `CompressLevel=`: zstd's level.
-    pub compress_level: i32,
-    /// `CompressThreads=`: how many compress at once; 0: one a processor.
-    pub compress_threads: usize,
-    /// `MaxHold=`: how long a crashed process may be held.
-    pub max_hold: Duration,
-    /// `EnforceCoreLimit=`: whether the process' own RLIMIT_CORE cuts its core.
-    pub enforce_core_limit: bool,
-}
+/// Keys that concern the whole machine.
+static MACHINE_KEYS: [Key; 15] = [
+    key!("MaxUse", quotas.max_use, parse_quota, SIZE),
+    key!("KeepFree", quotas.keep_free, parse_quota, SIZE),
+    key!("MaxUsePerUnit", quotas.per_unit, parse_quota, SIZE),
+    key!("MaxUsePerUser", quotas.per_user, parse_quota, SIZE),
+    key!("MaxUsePerExecutable", quotas.per_executable, parse_quota, SIZE),
+    key!("MaxUsePerSignature", quotas.per_signature, parse_quota, SIZE),
+    key!("MaxCores", quotas.cores, parse_count, LIMIT),
+    key!("MaxAge", quotas.age, parse_duration, TIME),
+    key!("MaxRecords", max_records, parse_count, LIMIT),
+    key!("RecordMaxAge", record_max_age, parse_duration, TIME),
+    key!("UserBurst", rules.user.burst, parse_number, BURST),
+    key!("UserIntervalSec", rules.user.interval, parse_duration, TIME),
+    key!("TotalBurst", rules.total.burst, parse_number, BURST),
+    key!("TotalIntervalSec", rules.total.interval, parse_duration, TIME),
+    key!("CompressThreads", compress_threads, parse_threads, "a number up to 8; 0: one per processor"),
+];
 
-/// A line of the configuration that is not in force, and why.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    /// The file.
-    pub file: PathBuf,
-    /// The line; 0: the file as a whole.
-    pub line: usize,
-    /// What is wrong and what is in force instead.
-    pub message: String,
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}: {}", self.file.display(), self.line, self.message)
-    }
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            storage: Storage::External,
-            process_size_max: 32 << 30,
-            external_size_max: 32 << 30,
-            quotas: Quotas::default(),
-            rules: StormRules {
-                storm: StormRule { burst: 5, stacks: 5, interval: Duration::from_secs(600) },
-                unit: Rate { burst: 30, interval: Duration::from_secs(600) },
-                user: Rate { burst: 60, interval: Duration::from_secs(600) },
-                total: Rate { burst: 200, interval: Duration::from_secs(600) },
-            },
-            max_records: 500_000,
-            record_max_age: Duration::MAX,
-            compress: true,
-            compress_level: 1,
-            compress_threads: 0,
-            max_hold: Duration::from_secs(30),
-            enforce_core_limit: false,
-        }
-    }
-}
-
-impl Config {
-    /// The level that frames are compressed with.
-    pub fn level(&self) -> i32 {
-        if self.compress { self.compress_level } else { *zstd::compression_level_range().start() }
-    }
-
-    /// What admission depends on.
-    pub fn terms(&self) -> Terms {
-        Terms { storage: self.storage, enforce_core_limit: self.enforce_core_limit, rules: self.rules }
-    }
-
-    /// Whether a key may stand in the section of a unit or of an executable.
-    pub(super) fn is_of_a_crash(key: &str) -> bool {
-        OF_A_CRASH.contains(&key)
-    }
-
-    /// Puts one key in force. An empty value puts its default back.
+impl Key {
+    /// The key of this name.
     ///
     /// # Errors
-    /// In words, what is wrong; the key keeps the value it had.
-    pub(super) fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
-        const SIZE: &str = "a size such as 512M or infinity";
-        const TIME: &str = "a time such as 10min or infinity";
-        const COUNT: &str = "a number; 0 is no limit";
-        const YES: &str = "yes or no";
-        let default = Self::default();
-        let (quotas, quota) = (&mut self.quotas, default.quotas);
-        let (rules, rule) = (&mut self.rules, default.rules);
-        let some_size = |text: &str| parse_size(text).map(Some);
-        let number = |text: &str| text.parse::<u32>().ok();
-        let count = |text: &str| if text == "infinity" { Some(u64::MAX) } else { text.parse::<u64>().ok() };
-        let result = match key {
-            "Storage" => {
-                put(&mut self.storage, value, default.storage, parse_storage, "\"external\", \"stacks\" or \"none\"")
-            }
-            "ProcessSizeMax" => put(&mut self.process_size_max, value, default.process_size_max, parse_size, SIZE),
-            "ExternalSizeMax" => put(&mut self.external_size_max, value, default.external_size_max, parse_size, SIZE),
-            "MaxUse" => put(&mut quotas.max_use, value, quota.max_use, some_size, SIZE),
-            "KeepFree" => put(&mut quotas.keep_free, value, quota.keep_free, some_size, SIZE),
-            "MaxUsePerUnit" => put(&mut quotas.per_unit, value, quota.per_unit, some_size, SIZE),
-            "MaxUsePerUser" => put(&mut quotas.per_user, value, quota.per_user, some_size, SIZE),
-            "MaxUsePerExecutable" => put(&mut quotas.per_executable, value, quota.per_executable, some_size, SIZE),
-            "MaxUsePerSignature" => put(&mut quotas.per_signature, value, quota.per_signature, some_size, SIZE),
-            "MaxCores" => put(&mut quotas.cores, value, quota.cores, count, "a number or infinity"),
-            "MaxAge" => put(&mut quotas.age, value, quota.age, parse_duration, TIME),
-            "MaxRecords" => put(&mut self.max_records, value, default.max_records, count, "a number or infinity"),
-            "RecordMaxAge" => put(&mut self.record_max_age, value, default.record_max_age, parse_duration, TIME),
-            "StormBurst" => {
-                put(&mut rules.storm.burst, value, rule.storm.burst, number, "a number; 0 keeps every core")
-            }
-            "StormStacks" => put(&mut rules.storm.stacks, value, rule.storm.stacks, number, "a number"),
-            "StormIntervalSec" => put(&mut rules.storm.interval, value, rule.storm.interval, parse_duration, TIME),
-            "UnitBurst" => put(&mut rules.unit.burst, value, rule.unit.burst, number, COUNT),
-            "UnitIntervalSec" => put(&mut rules.unit.interval, value, rule.unit.interval, parse_duration, TIME),
-            "UserBurst" => put(&mut rules.user.burst, value, rule.user.burst, number, COUNT),
-            "UserIntervalSec" => put(&mut rules.user.interval, value, rule.user.interval, parse_duration, TIME),
-            "TotalBurst" => put(&mut rules.total.burst, value, rule.total.burst, number, COUNT),
-            "TotalIntervalSec" => put(&mut rules.total.interval, value, rule.total.interval, parse_duration, TIME),
-            "Compress" => put(&mut self.compress, value, default.compress, parse_bool, YES),
-            "CompressLevel" => {
-                let level = |text: &str| text.parse().ok().filter(|level| LEVELS.contains(level));
-                put(&mut self.compress_level, value, default.compress_level, level, "a level of zstd from -7 to 19")
-            }
-            "CompressThreads" => {
-                let threads = |text: &str| text.parse().ok().filter(|threads| *threads <= THREADS_MAX);
-                let expected = "a number up to 8; 0: one a processor";
-                put(&mut self.compress_threads, value, default.compress_threads, threads, expected)
-            }
-            "MaxHold" => put(&mut self.max_hold, value, default.max_hold, parse_duration, TIME),
-            "EnforceCoreLimit" => put(&mut self.enforce_core_limit, value, default.enforce_core_limit, parse_bool, YES),
-            _ => return Err(format!("unknown key {key}=, ignored; the keys are described in coreward.conf(5)")),
-        };
-        result.map_err(|expected| format!("{key}={value} is not {expected}; the line is ignored"))
+    /// There is none; the message says so.
+    pub(super) fn find(name: &str) -> Result<&'static Self, String> {
+        CRASH_KEYS
+            .iter()
+            .chain(&MACHINE_KEYS)
+            .find(|key| key.name == name)
+            .ok_or_else(|| format!("unknown key {name}=, ignored; the keys are described in coreward.conf(5)"))
     }
-}
 
-/// Puts a value into its place; an empty one means the default.
-fn put<T>(
-    place: &mut T,
-    value: &str,
-    default: T,
-    parse: impl Fn(&str) -> Option<T>,
-    expected: &'static str,
-) -> Result<(), &'static str> {
-    *place = if value.is_empty() { default } else { parse(value).ok_or(expected)? };
-    Ok(())
+    /// Whether the key may be set for a unit or an executable.
+    pub(super) fn concerns_a_crash(&self) -> bool {
+        CRASH_KEYS.iter().any(|key| key.name == self.name)
+    }
+
+    /// Sets the key to a value. An empty value restores the default.
+    ///
+    /// # Errors
+    /// The text is not a value of this key, as the message says. The setting is unchanged.
+    pub(super) fn assign(&self, config: &mut Config, value: &str) -> Result<(), String> {
+        if value.is_empty() {
+            self.copy(config, &Config::default());
+        } else if !(self.parse)(config, value) {
+            return Err(format!("{}={value} is not {}; the line is ignored", self.name, self.expected));
+        }
+        Ok(())
+    }
+
+    /// Copies the value of this key.
+    pub(super) fn copy(&self, to: &mut Config, from: &Config) {
+        (self.copy)(to, from);
+    }
 }
 
 fn parse_storage(text: &str) -> Option<Storage> {
@@ -201,5 +123,24 @@ fn parse_storage(text: &str) -> Option<Storage> {
     }
 }
 
-#[cfg(test)]
-mod tests;
+fn parse_number(text: &str) -> Option<u32> {
+    text.parse().ok()
+}
+
+/// A count whose limit may be switched off.
+fn parse_count(text: &str) -> Option<u64> {
+    if text == "infinity" { Some(u64::MAX) } else { text.parse().ok() }
+}
+
+/// A size in place of the default, which depends on the volume.
+fn parse_quota(text: &str) -> Option<Option<u64>> {
+    parse_size(text).map(Some)
+}
+
+fn parse_level(text: &str) -> Option<i32> {
+    text.parse().ok().filter(|level| LEVELS.contains(level))
+}
+
+fn parse_threads(text: &str) -> Option<usize> {
+    text.parse().ok().filter(|threads| *threads <= THREADS_MAX)
+}

@@ -1,60 +1,67 @@
-//! Finding the files: the main file, then drop-ins, later directories overriding earlier ones by file name.
+//! Reading the files: the main file, then the drop-ins.
 
 use super::ini;
-use super::keys::{Config, Problem, SECTION};
-use super::overrides::Overrides;
+use super::keys::Key;
+use super::overrides::{MACHINE_SECTION, Overrides};
+use super::settings::{Config, Problem};
 use coreward_wire::paths::Root;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-/// Vendor, administrator's vendor, volatile, administrator: systemd's order of precedence.
+/// The directories of vendor, local vendor, runtime and administrator, in rising precedence (systemd.unit(5) has the same).
 const BASES: [&str; 4] = ["usr/lib", "usr/local/lib", "run", "etc"];
 
-/// The configuration in force, and what in the files is not.
+/// The configuration as the files have it.
 #[derive(Debug, Default)]
-pub struct Loaded {
-    /// In force.
+pub struct LoadedConfig {
+    /// The settings of the machine.
     pub config: Config,
-    /// For some units and executables.
-    pub overrides: Arc<Overrides>,
-    /// Not in force.
+    /// Settings for some units and executables.
+    pub overrides: Overrides,
+    /// The lines that are not in force.
     pub problems: Vec<Problem>,
-    /// The files that were read, in the order of rising precedence.
+    /// The files that were read, in rising precedence.
     pub files: Vec<PathBuf>,
 }
 
-/// Reads `coreward.conf` (the one of highest precedence) and every `coreward.conf.d/*.conf`.
-pub fn load(root: &Root) -> Loaded {
-    let mut loaded = Loaded::default();
-    let mut overrides = Overrides::default();
+/// Reads the `coreward.conf` of highest precedence and every `coreward.conf.d/*.conf`. Of drop-ins with the same file name,
+/// only that of the highest precedence is read.
+pub fn load(root: &Root) -> LoadedConfig {
+    let mut loaded = LoadedConfig::default();
     let bases: Vec<PathBuf> = BASES.iter().map(|base| root.join(base)).collect();
     let main = bases.iter().rev().map(|base| base.join("coreward/coreward.conf")).find(|path| path.exists());
     let drop_ins = liboverdrop::scan(&bases, "coreward/coreward.conf.d", &["conf"], true);
     for file in main.into_iter().chain(drop_ins.into_values()) {
-        read(&file, &mut loaded, &mut overrides);
+        loaded.read(&file);
         loaded.files.push(file);
     }
-    loaded.overrides = Arc::new(overrides);
     loaded
 }
 
-fn read(file: &Path, loaded: &mut Loaded, overrides: &mut Overrides) {
-    let problem = |line, message: String| Problem { file: file.to_owned(), line, message };
-    let text = match std::fs::read_to_string(file) {
-        Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound => return,
-        Err(error) => return loaded.problems.push(problem(0, format!("not read, the defaults stand: {error}"))),
-    };
-    for line in ini::parse(&text) {
-        let failed = match line {
-            Ok(line) if line.section == SECTION => {
-                loaded.config.set(&line.key, &line.value).err().map(|message| (line.line, message))
-            }
-            Ok(line) => overrides.add(&line).err().map(|message| (line.line, message)),
-            Err(bad) => Some((bad.line, format!("\"{}\" is neither a section nor Key=value: ignored", bad.text))),
+impl LoadedConfig {
+    /// Puts the lines of a file in force.
+    fn read(&mut self, file: &Path) {
+        let problem = |line, message: String| Problem { file: file.to_owned(), line, message };
+        let text = match std::fs::read_to_string(file) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => return,
+            Err(error) => return self.problems.push(problem(0, format!("cannot be read and is ignored: {error}"))),
         };
-        loaded.problems.extend(failed.map(|(line, message)| problem(line, message)));
+        for line in ini::parse(&text) {
+            let failed = match line {
+                Ok(line) => self.assign(&line).err().map(|message| (line.line, message)),
+                Err(bad) => Some((bad.line, format!("\"{}\" is neither a section nor Key=value: ignored", bad.text))),
+            };
+            self.problems.extend(failed.map(|(line, message)| problem(line, message)));
+        }
+    }
+
+    fn assign(&mut self, line: &ini::Assignment) -> Result<(), String> {
+        if line.section == MACHINE_SECTION {
+            Key::find(&line.key)?.assign(&mut self.config, &line.value)
+        } else {
+            self.overrides.add(line)
+        }
     }
 }
 
@@ -63,7 +70,7 @@ mod tests {
     use super::*;
     use crate::policy::admission::Storage;
 
-    fn tree(files: &[(&str, &str)]) -> (tempfile::TempDir, Loaded) {
+    fn tree(files: &[(&str, &str)]) -> (tempfile::TempDir, LoadedConfig) {
         let dir = tempfile::tempdir().unwrap();
         for (path, text) in files {
             let path = dir.path().join(path);
@@ -139,6 +146,32 @@ mod tests {
     }
 
     #[test]
+    fn sections_of_one_name_keep_their_order_and_an_empty_value_is_the_default() {
+        let (_dir, loaded) = tree(&[(
+            "etc/coreward/coreward.conf",
+            "[Coreward]\nMaxHold=9s\n[Unit web*]\nStormBurst=1\nMaxHold=\n[Unit *.service]\nStormBurst=2\nStormStacks=2\n\
+             [Unit web*]\nStormStacks=3\n",
+        )]);
+        let config = loaded.overrides.apply(&loaded.config, Some("web.service"), "/bin/a");
+        assert_eq!(
+            (config.rules.storm.burst, config.rules.storm.stacks),
+            (2, 3),
+            "later sections override earlier ones"
+        );
+        assert_eq!(config.max_hold.as_secs(), 30);
+    }
+
+    #[test]
+    fn the_settings_of_a_crash_are_a_copy() {
+        fn is_copy<T: Copy>(_: T) {}
+        is_copy(Config::default());
+        let (_dir, loaded) = tree(&[("etc/coreward/coreward.conf", "[Unit a]\nStorage=none\n")]);
+        // The files are gone, and what was parsed is enough.
+        drop(_dir);
+        assert_eq!(loaded.overrides.apply(&loaded.config, Some("a"), "/bin/a").storage, Storage::None);
+    }
+
+    #[test]
     fn what_has_no_meaning_for_one_unit_is_named() {
         let (_dir, loaded) = tree(&[(
             "etc/coreward/coreward.conf",
@@ -147,7 +180,7 @@ mod tests {
         let said: Vec<String> =
             loaded.problems.iter().map(|problem| format!("{}: {}", problem.line, problem.message)).collect();
         let expected = [
-            "2: MaxUse= is of the whole machine: it belongs into [Coreward]",
+            "2: MaxUse= concerns the whole machine: it belongs in [Coreward]",
             "3: StormBurst=x is not",
             "4: unknown key Nope=",
             "6: [Unit] names no unit",

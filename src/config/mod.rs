@@ -1,12 +1,17 @@
-//! Configuration: keys, drop-ins, defaults. systemd's form and precedence, a wrong line never stops the daemon.
+//! The configuration: keys, defaults, files and drop-ins, in systemd's syntax and precedence. A wrong line is reported and
+//! skipped; it never stops the daemon.
 
 mod ini;
 mod keys;
 mod load;
 mod overrides;
+mod settings;
+#[cfg(test)]
+mod tests;
 mod value;
 
-pub use keys::{Config, Problem, THREADS_MAX};
-pub use load::{Loaded, load};
+pub use keys::THREADS_MAX;
+pub use load::{LoadedConfig, load};
 pub use overrides::Overrides;
+pub use settings::{Config, Problem};
 pub use value::{parse_duration, parse_size};

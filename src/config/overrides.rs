@@ -1,86 +1,118 @@
-//! `[Unit NAME]` and `[Executable PATH]`: other values for the crashes of some.
+//! `[Unit NAME]` and `[Executable PATH]`: settings for the crashes of some units and programs.
+//!
+//! Values and patterns are parsed when the files are read. For a crash, matching sections are copied over the machine's
+//! settings; nothing is parsed again.
 
 use super::ini::Assignment;
-use super::keys::{Config, SECTION};
+use super::keys::Key;
+use super::settings::Config;
 use glob::Pattern;
 
-/// The sections, in the order in which they stand.
-#[derive(Debug, Default, PartialEq, Eq)]
+/// The section of the whole machine.
+pub(super) const MACHINE_SECTION: &str = "Coreward";
+
+/// The sections, in rising precedence.
+#[derive(Debug, Default)]
 pub struct Overrides {
-    lines: Vec<Line>,
+    sections: Vec<Section>,
 }
 
-#[derive(Debug, PartialEq, Eq)]
-struct Line {
-    of: Of,
+#[derive(Debug)]
+struct Section {
+    scope: Scope,
     pattern: Pattern,
-    key: String,
-    value: String,
+    /// The keys that the section sets.
+    keys: Vec<&'static Key>,
+    /// Their values. The other settings mean nothing.
+    values: Config,
 }
 
-/// What a section is about. The order is that of precedence.
+/// What the pattern of a section is compared with, in rising precedence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Of {
+enum Scope {
     Unit,
     Executable,
 }
 
 impl Overrides {
-    /// Takes a line of a section other than the machine's.
+    /// Adds a line of a section other than `[Coreward]`.
     ///
     /// # Errors
-    /// In words, what is wrong; the line is ignored.
+    /// What is wrong with the line, which is ignored.
     pub(super) fn add(&mut self, line: &Assignment) -> Result<(), String> {
-        let Assignment { section, key, value, .. } = line;
-        let (kind, name) = section.split_once(char::is_whitespace).unwrap_or((section, ""));
-        let name = name.trim();
-        let of = match kind {
-            "Unit" if name.is_empty() => {
-                return Err("[Unit] names no unit, as [Unit nginx.service] does: ignored".to_owned());
-            }
-            "Unit" => Of::Unit,
-            "Executable" if !name.starts_with(['/', '*', '[']) => {
-                return Err(format!("[{section}] names no path, as [Executable /usr/bin/foo] does: ignored"));
-            }
-            "Executable" => Of::Executable,
-            "" => return Err(format!("{key}= is in no section: it belongs into [{SECTION}]; ignored")),
-            _ => {
-                return Err(format!(
-                    "[{section}] is no section: there are [{SECTION}], [Unit NAME] and [Executable PATH]; {key}= is ignored"
-                ));
-            }
-        };
-        let pattern =
-            Pattern::new(name).map_err(|error| format!("[{section}] is no pattern: {}: ignored", error.msg))?;
-        // Tried here, so that what is wrong is said once and not with every crash.
-        Config::default().set(key, value)?;
-        if !Config::is_of_a_crash(key) {
-            return Err(format!("{key}= is of the whole machine: it belongs into [{SECTION}]; ignored"));
+        let (scope, pattern) = parse_heading(&line.section, &line.key)?;
+        let key = Key::find(&line.key)?;
+        // Wrong values are reported also where the key has no business.
+        let mut values = Config::default();
+        key.assign(&mut values, &line.value)?;
+        if !key.concerns_a_crash() {
+            let key = &line.key;
+            return Err(format!("{key}= concerns the whole machine: it belongs in [{MACHINE_SECTION}]; ignored"));
         }
-        self.lines.push(Line { of, pattern, key: key.clone(), value: value.clone() });
-        // Names go before patterns, executables before units, later lines before earlier ones.
-        self.lines.sort_by_key(|line| (line.of, is_name(&line.pattern)));
+        let section = self.section(scope, pattern);
+        key.copy(&mut section.values, &values);
+        section.keys.push(key);
         Ok(())
     }
 
-    /// The configuration for a crash of this unit and this executable.
+    /// The section to which a line is added: behind all of the same or of lower precedence. Executables take precedence over
+    /// units, exact names over patterns, later sections over earlier ones.
+    fn section(&mut self, scope: Scope, pattern: Pattern) -> &mut Section {
+        let rank = |scope: Scope, pattern: &Pattern| (scope, is_exact(pattern));
+        let rank_here = rank(scope, &pattern);
+        let end = self.sections.partition_point(|section| rank(section.scope, &section.pattern) <= rank_here);
+        let last = end.checked_sub(1).filter(|last| {
+            let last = &self.sections[*last];
+            last.scope == scope && last.pattern == pattern
+        });
+        let index = last.unwrap_or_else(|| {
+            self.sections.insert(end, Section { scope, pattern, keys: Vec::new(), values: Config::default() });
+            end
+        });
+        &mut self.sections[index]
+    }
+
+    /// The settings for a crash of this unit and this executable, where `config` are those of the machine.
     pub fn apply(&self, config: &Config, unit: Option<&str>, exe: &str) -> Config {
-        let mut config = config.clone();
-        for line in &self.lines {
-            let name = match line.of {
-                Of::Unit => unit,
-                Of::Executable => Some(exe),
+        let mut config = *config;
+        for section in &self.sections {
+            let name = match section.scope {
+                Scope::Unit => unit,
+                Scope::Executable => Some(exe),
             };
-            if name.is_some_and(|name| line.pattern.matches(name)) {
-                // It was tried when it was read.
-                let _ = config.set(&line.key, &line.value);
+            if name.is_some_and(|name| section.pattern.matches(name)) {
+                section.keys.iter().for_each(|key| key.copy(&mut config, &section.values));
             }
         }
         config
     }
 }
 
-/// The same as its pattern.
-fn is_name(pattern: &Pattern) -> bool {
+/// The scope and the pattern of a section; `key` is the first word of its line, for messages.
+fn parse_heading(section: &str, key: &str) -> Result<(Scope, Pattern), String> {
+    let (kind, name) = section.split_once(char::is_whitespace).unwrap_or((section, ""));
+    let name = name.trim();
+    let scope = match kind {
+        "Unit" if name.is_empty() => {
+            return Err("[Unit] names no unit, as [Unit nginx.service] does: ignored".to_owned());
+        }
+        "Unit" => Scope::Unit,
+        "Executable" if !name.starts_with(['/', '*', '[']) => {
+            return Err(format!("[{section}] names no path, as [Executable /usr/bin/foo] does: ignored"));
+        }
+        "Executable" => Scope::Executable,
+        "" => return Err(format!("{key}= is in no section: it belongs in [{MACHINE_SECTION}]; ignored")),
+        _ => {
+            return Err(format!(
+                "[{section}] is no section: there are [{MACHINE_SECTION}], [Unit NAME] and [Executable PATH]; {key}= is ignored"
+            ));
+        }
+    };
+    let pattern = Pattern::new(name).map_err(|error| format!("[{section}] is no pattern: {}: ignored", error.msg))?;
+    Ok((scope, pattern))
+}
+
+/// Whether the pattern matches only itself.
+fn is_exact(pattern: &Pattern) -> bool {
     !pattern.as_str().contains(['*', '?', '['])
 }

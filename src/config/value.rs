@@ -1,8 +1,8 @@
-//! Values: sizes, times, yes and no, as systemd writes them.
+//! Sizes, time spans and booleans in systemd's syntax.
 
 use std::time::Duration;
 
-/// `16G`, `512M`, `1073741824`, `infinity`; units are powers of 1024 (systemd.syntax(7)).
+/// Parses a size such as `16G`, `512M`, `1073741824` or `infinity` into bytes. Units are powers of 1024 (coredump.conf(5)).
 pub fn parse_size(text: &str) -> Option<u64> {
     if text == "infinity" {
         return Some(u64::MAX);
@@ -22,11 +22,16 @@ pub fn parse_size(text: &str) -> Option<u64> {
     if let Ok(whole) = number.parse::<u64>() {
         return whole.checked_mul(1 << shift);
     }
-    let scaled = number.parse::<f64>().ok()? * (1_u64 << shift) as f64;
-    (scaled < u64::MAX as f64).then_some(scaled as u64)
+    // A fraction such as 1.5G: the whole part and the fraction are scaled on their own, in integers.
+    let (whole, fraction) = number.split_once('.')?;
+    let digits = u32::try_from(fraction.len()).ok()?;
+    let fraction = if fraction.is_empty() { 0 } else { fraction.parse::<u64>().ok()? };
+    let whole = if whole.is_empty() && digits > 0 { 0 } else { whole.parse::<u64>().ok()? };
+    let part = (u128::from(fraction) << shift) / 10_u128.checked_pow(digits)?;
+    whole.checked_mul(1 << shift)?.checked_add(u64::try_from(part).ok()?)
 }
 
-/// `10min`, `1h 30min`, `90` (seconds), `500ms`, `infinity` (systemd.time(7)).
+/// Parses a time span such as `10min`, `1h 30min`, `90` (seconds), `500ms` or `infinity` (systemd.time(7)).
 pub fn parse_duration(text: &str) -> Option<Duration> {
     if text == "infinity" {
         return Some(Duration::MAX);
@@ -58,7 +63,7 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
     Some(total)
 }
 
-/// `yes`, `no` and their synonyms (systemd.syntax(7)).
+/// Parses `yes`, `no` and their synonyms (systemd.syntax(7)).
 pub(super) fn parse_bool(text: &str) -> Option<bool> {
     match text.to_ascii_lowercase().as_str() {
         "1" | "yes" | "y" | "true" | "t" | "on" => Some(true),

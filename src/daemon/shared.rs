@@ -3,7 +3,7 @@
 use super::record_builder::{Host, RecordBuilder};
 use super::shutdown::Shutdown;
 use crate::capture::{CaptureResources, CompressorPool, HealthMonitor, LargeCoreLimiter, MemoryBudget};
-use crate::config::{self, Config, Loaded, THREADS_MAX};
+use crate::config::{self, Config, LoadedConfig, THREADS_MAX};
 use crate::crash::CrashId;
 use crate::policy::admission::{self, Admission, Applicant, Terms};
 use crate::policy::storm::{StormEvent, StormPolicy};
@@ -44,7 +44,7 @@ pub(super) struct Shared {
     pub(super) sealing_permits: Semaphore,
     /// For [`super::timeout::run_with_timeout`].
     pub(super) memory_readers: Arc<Semaphore>,
-    loaded: Mutex<Loaded>,
+    loaded: Mutex<LoadedConfig>,
     limiter: Mutex<StormPolicy>,
     crash_locks: Mutex<HashMap<CrashId, Weak<tokio::sync::Mutex<()>>>>,
     recorded: AtomicU64,

@@ -1,9 +1,17 @@
-use super::*;
+//! The shipped file and coreward.conf(5) list the keys and defaults that are in force.
 
-const SHIPPED: &str = include_str!("../../../systemd/coreward.conf");
-const MANUAL: &str = include_str!("../../../man/coreward.conf.5");
+use super::Config;
+use super::keys::Key;
+use crate::policy::admission::Storage;
+use crate::policy::quota::Quotas;
+use crate::policy::rate::Rate;
+use crate::policy::storm::{StormRule, StormRules};
+use std::time::Duration;
 
-/// Keys and defaults of the shipped file, where they stand as comments.
+const SHIPPED: &str = include_str!("../../systemd/coreward.conf");
+const MANUAL: &str = include_str!("../../man/coreward.conf.5");
+
+/// Keys and defaults of the shipped file, which lists them in comments.
 fn shipped() -> Vec<(&'static str, &'static str)> {
     let comments = SHIPPED.lines().filter_map(|line| line.strip_prefix('#'));
     comments.filter(|line| !line.starts_with(' ')).filter_map(|line| line.split_once('=')).collect()
@@ -22,7 +30,7 @@ fn described() -> Vec<(&'static str, &'static str)> {
 
 #[test]
 fn the_shipped_file_and_the_manual_say_what_is_in_force() {
-    // All fields stand here, and each with another value than its default: a key that is described nowhere keeps it.
+    // Every setting differs from its default, so a key that is not described keeps a wrong value.
     for said in [shipped(), described()] {
         let mut config = Config {
             storage: Storage::None,
@@ -53,7 +61,7 @@ fn the_shipped_file_and_the_manual_say_what_is_in_force() {
             enforce_core_limit: true,
         };
         for (key, value) in &said {
-            config.set(key, value).unwrap();
+            Key::find(key).unwrap().assign(&mut config, value).unwrap();
         }
         assert_eq!(config, Config::default(), "{said:?}");
     }

@@ -1,0 +1,91 @@
+//! The settings in force, and their defaults.
+
+use crate::policy::admission::{Storage, Terms};
+use crate::policy::quota::Quotas;
+use crate::policy::rate::Rate;
+use crate::policy::storm::{StormRule, StormRules};
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The settings in force, for the machine or for one crash. See coreward.conf(5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// `Storage=`.
+    pub storage: Storage,
+    /// `ProcessSizeMax=`: the most that is stored of a core, in bytes before compression.
+    pub process_size_max: u64,
+    /// `ExternalSizeMax=`: the largest core file, in bytes on disk.
+    pub external_size_max: u64,
+    /// `MaxUse=`, `KeepFree=`, `MaxUsePer*=`, `MaxCores=` and `MaxAge=`.
+    pub quotas: Quotas,
+    /// `Storm*=`, `Unit*=`, `User*=` and `Total*=`.
+    pub rules: StormRules,
+    /// `MaxRecords=`: the most rows of crashes in the catalog.
+    pub max_records: u64,
+    /// `RecordMaxAge=`: the age at which the row of a crash is dropped.
+    pub record_max_age: Duration,
+    /// `Compress=`: whether cores are compressed for size. If not, zstd's fastest level is used.
+    pub compress: bool,
+    /// `CompressLevel=`: zstd's level.
+    pub compress_level: i32,
+    /// `CompressThreads=`: the number of threads that compress at the same time; 0: one per processor.
+    pub compress_threads: usize,
+    /// `MaxHold=`: the longest time that a crashed process is held.
+    pub max_hold: Duration,
+    /// `EnforceCoreLimit=`: whether the process's own RLIMIT_CORE limits its core.
+    pub enforce_core_limit: bool,
+}
+
+/// A line of the configuration that is not in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The file.
+    pub file: PathBuf,
+    /// The line, counted from 1; 0 stands for the whole file.
+    pub line: usize,
+    /// What is wrong, and what is in force instead.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}: {}", self.file.display(), self.line, self.message)
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            storage: Storage::External,
+            process_size_max: 32 << 30,
+            external_size_max: 32 << 30,
+            quotas: Quotas::default(),
+            rules: StormRules {
+                storm: StormRule { burst: 5, stacks: 5, interval: Duration::from_secs(600) },
+                unit: Rate { burst: 30, interval: Duration::from_secs(600) },
+                user: Rate { burst: 60, interval: Duration::from_secs(600) },
+                total: Rate { burst: 200, interval: Duration::from_secs(600) },
+            },
+            max_records: 500_000,
+            record_max_age: Duration::MAX,
+            compress: true,
+            compress_level: 1,
+            compress_threads: 0,
+            max_hold: Duration::from_secs(30),
+            enforce_core_limit: false,
+        }
+    }
+}
+
+impl Config {
+    /// The zstd level that frames are compressed with.
+    pub fn level(&self) -> i32 {
+        if self.compress { self.compress_level } else { *zstd::compression_level_range().start() }
+    }
+
+    /// The settings that admission depends on.
+    pub fn terms(&self) -> Terms {
+        Terms { storage: self.storage, enforce_core_limit: self.enforce_core_limit, rules: self.rules }
+    }
+}

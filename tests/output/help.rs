@@ -1,0 +1,74 @@
+//! `--help` of both programs and of each verb.
+
+use crate::{assert_output, run, transcript};
+
+const COREWARD: &str = env!("CARGO_BIN_EXE_coreward");
+const COREWARDD: &str = env!("CARGO_BIN_EXE_corewardd");
+/// In the order of `coreward --help`; the help of the last three is for units and packages.
+const VERBS: [&str; 15] = [
+    "list",
+    "info",
+    "export",
+    "debug",
+    "groups",
+    "usage",
+    "pin",
+    "unpin",
+    "rm",
+    "vacuum",
+    "status",
+    "completions",
+    "register",
+    "unregister",
+    "generate",
+];
+
+/// One snapshot where `-h` and `--help` show the same, else two.
+#[track_caller]
+fn assert_help(name: &str, program: &str, verb: Option<&str>) {
+    let help = |flag: &str| transcript(&run(program, &verb.into_iter().chain([flag]).collect::<Vec<_>>()));
+    let (short, long) = (help("-h"), help("--help"));
+    if short == long {
+        assert_output(&format!("help_{name}"), &long);
+    } else {
+        assert_output(&format!("help_{name}_short"), &short);
+        assert_output(&format!("help_{name}_long"), &long);
+    }
+}
+
+#[test]
+fn programs() {
+    assert_help("coreward", COREWARD, None);
+    assert_help("corewardd", COREWARDD, None);
+    for program in [COREWARD, COREWARDD] {
+        let version = transcript(&run(program, &["--version"]));
+        assert!(version.ends_with(&format!(" {}\n", env!("CARGO_PKG_VERSION"))), "{version}");
+    }
+}
+
+#[test]
+fn verbs() {
+    for verb in VERBS {
+        assert_help(verb, COREWARD, Some(verb));
+    }
+    let help = transcript(&run(COREWARD, &["-h"]));
+    let (_, verbs) = help.split_once("Commands:\n").unwrap();
+    let listed: Vec<&str> = verbs.lines().map_while(|line| line.strip_prefix("  ")?.split(' ').next()).collect();
+    assert_eq!(listed, VERBS[..listed.len()], "a verb without a snapshot");
+    assert_eq!(listed.len(), VERBS.len() - 3, "a verb without a snapshot");
+}
+
+#[test]
+fn wrong_command_lines() {
+    for (name, arguments) in [
+        ("no_verb", [].as_slice()),
+        ("unknown_verb", &["frobnicate"]),
+        ("time", &["list", "--since", "soon"]),
+        ("user", &["list", "--user", "no-such-user"]),
+        ("vacuum", &["vacuum"]),
+        ("size", &["vacuum", "--max-use", "lots"]),
+        ("age", &["vacuum", "--max-age", "old"]),
+    ] {
+        assert_output(&format!("wrong_{name}"), &transcript(&run(COREWARD, arguments)));
+    }
+}

@@ -1,0 +1,68 @@
+//! What journalctl(1) and Prometheus are given of crashes.
+
+use crate::assert_output;
+use crate::machine::records;
+use coreward::report::{Metrics, entry};
+use coreward::store::{CrashCount, core_file_name};
+use std::path::Path;
+
+/// The fields of an entry in the journal's native protocol, one a line: `NAME=value`, or a name, a length and bytes.
+fn fields(mut entry: &[u8]) -> String {
+    let mut fields = String::new();
+    while let Some(end) = entry.iter().position(|byte| *byte == b'\n') {
+        let line = str::from_utf8(&entry[..end]).unwrap();
+        entry = &entry[end + 1..];
+        fields.push_str(line);
+        if !line.contains('=') {
+            let (length, rest) = entry.split_first_chunk().unwrap();
+            let (value, rest) = rest.split_at(usize::try_from(u64::from_le_bytes(*length)).unwrap());
+            fields.push_str(&format!(" ({} bytes) {:?}", value.len(), str::from_utf8(value).unwrap()));
+            entry = rest.strip_prefix(b"\n").unwrap();
+        }
+        fields.push('\n');
+    }
+    assert_eq!(entry, b"");
+    fields
+}
+
+#[test]
+fn journal_entries() {
+    for (record, name) in records().iter().zip(["stored", "storm", "truncated", "spooled", "hostile_text"]) {
+        let core = Path::new("/var/lib/coreward/cores").join(core_file_name(&record.id));
+        let core = record.core.is_stored().then_some(core.as_path());
+        assert_output(&format!("journal_{name}"), &fields(&entry(record, core)));
+    }
+}
+
+#[test]
+fn exposition() {
+    let metrics = Metrics::new().unwrap();
+    let count = |hostname: &str, program: &str, signal: &str, core_exists, count| CrashCount {
+        hostname: hostname.to_owned(),
+        program: program.to_owned(),
+        signal: signal.to_owned(),
+        core_exists,
+        count,
+    };
+    metrics.restore(&[count("build-7", "/usr/sbin/nginx", "SEGV", true, 41)]);
+    for record in records() {
+        let exists = record.core.is_stored();
+        metrics.crash(&record, &count(&record.hostname, &record.program(), &record.signal_name, exists, 1));
+        metrics.held.observe(record.held_us as f64 / 1e6);
+    }
+    metrics.error(coreward::report::ErrorKind::DiskFull);
+    let _in_flight = metrics.count_in_flight();
+    metrics.repeated_offers.inc();
+    metrics.storm_suppressed.inc();
+    metrics.captured_bytes.inc_by(3 << 20);
+    metrics.written_bytes.inc_by(1 << 20);
+    metrics.stored_bytes.set(1 << 20);
+    metrics.stored_cores.set(3);
+    metrics.quota_max_use.set(1 << 30);
+    metrics.quota_keep_free.set(100 << 20);
+    metrics.evicted.inc_by(4);
+    metrics.config_problems.set(1);
+    metrics.catalog_up.set(1);
+    let text = String::from_utf8(metrics.render().unwrap()).unwrap();
+    assert_output("metrics", &text.replace(env!("CARGO_PKG_VERSION"), "VERSION"));
+}
