@@ -1,4 +1,4 @@
-//! Which file a debugger needs beside a core.
+//! Choosing the executable that a debugger loads together with a core.
 
 use crate::crash::Record;
 use crate::crash::text::printable;
@@ -7,75 +7,76 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-/// Notes stand near the beginning of an executable.
+/// Bytes of an executable that are read to find its build-id. The notes are near the beginning of the file.
 const HEAD: u64 = 64 * 1024;
 
-/// The executable, and what the user should know about the choice.
+/// The chosen executable, and what the user should know about the choice.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Choice {
+pub(super) struct ExecutableChoice {
     pub(super) path: Option<PathBuf>,
     pub(super) notes: Vec<String>,
 }
 
-/// Chooses: what the user says, else the file of the record's name where it is the one that crashed.
-pub(super) fn choose(record: &Record, given: Option<&Path>, sysroot: Option<&Path>) -> Choice {
+/// Chooses the file that the user named, or else the executable of the record if it is still the same build.
+pub(super) fn choose(record: &Record, given: Option<&Path>, sysroot: Option<&Path>) -> ExecutableChoice {
     if let Some(given) = given {
-        return named(record, given);
+        return choose_named(record, given);
     }
     let program = record.program();
-    // A path of the kernel's is absolute. Anything else is forged, and could pose as an option of the debugger.
+    // The kernel reports absolute paths. Anything else is forged and could be read as an option of the debugger.
     if !record.exe.starts_with('/') {
-        return note("the executable is not known: name it with --executable PATH".to_owned());
+        return note("the executable is unknown: name it with --executable PATH".to_owned());
     }
     let path = match sysroot {
         Some(sysroot) => sysroot.join(program.trim_start_matches('/')),
         None => PathBuf::from(&program),
     };
     let shown = printable(&path.display().to_string());
-    let elsewhere = elsewhere(record).filter(|_| sysroot.is_none());
-    match (identity(record, &path), &elsewhere) {
-        (Identity::Same, _) => Choice { path: Some(path), notes: Vec::new() },
-        // The same path in a container is another file, until a build-id says otherwise.
+    let elsewhere = foreign_place(record).filter(|_| sysroot.is_none());
+    match (compare_builds(record, &path), &elsewhere) {
+        (BuildMatch::Same, _) => ExecutableChoice { path: Some(path), notes: Vec::new() },
+        // A path in a container is another file here, unless a build-id proves otherwise.
         (_, Some(place)) => note(format!(
-            "the process ran in {place}, and its {shown} is not at hand here. For names of functions give its root directory \
-            with --sysroot DIR (an unpacked image, or /proc/PID/root of a process in there), or its program with --executable PATH"
+            "the process ran in {place}, and its {shown} is not available here. To see function names, name the root directory of \
+            that place with --sysroot DIR (an unpacked image, or /proc/PID/root of a process in it), or the program with \
+            --executable PATH"
         )),
-        (Identity::Missing, None) => note(format!(
-            "{shown} is not there (any more). For names of functions give the same build of it with --executable PATH{}",
+        (BuildMatch::Missing, None) => note(format!(
+            "{shown} does not exist (any more). To see function names, name the same build of it with --executable PATH{}",
             known_build(record)
         )),
-        (Identity::Other, None) => note(format!(
-            "{shown} is not the program that crashed: it has been replaced since, as an upgrade does. The core is opened \
-            without it. Give the old build with --executable PATH{}; for this file nonetheless: --executable {shown}",
+        (BuildMatch::Other, None) => note(format!(
+            "{shown} is not the program that crashed: it has been replaced since, as by an upgrade. The core is opened \
+            without it. Name the old build with --executable PATH{}, or use this file nonetheless with --executable {shown}",
             known_build(record)
         )),
-        (Identity::Unknown, None) => Choice {
+        (BuildMatch::Unknown, None) => ExecutableChoice {
             path: Some(path),
             notes: vec![format!(
-                "{shown} has no build-id to compare: if it was replaced since the crash, names are wrong"
+                "{shown} has no build-id to compare: if it has been replaced since the crash, names will be wrong"
             )],
         },
     }
 }
 
-fn note(note: String) -> Choice {
-    Choice { path: None, notes: vec![note] }
+fn note(note: String) -> ExecutableChoice {
+    ExecutableChoice { path: None, notes: vec![note] }
 }
 
-fn named(record: &Record, given: &Path) -> Choice {
+fn choose_named(record: &Record, given: &Path) -> ExecutableChoice {
     let shown = given.display();
-    let notes = match identity(record, given) {
-        Identity::Other => {
+    let notes = match compare_builds(record, given) {
+        BuildMatch::Other => {
             vec![format!("{shown} is another build than the one that crashed: names and lines may be wrong")]
         }
-        Identity::Missing => vec![format!("{shown} can't be read")],
-        Identity::Same | Identity::Unknown => Vec::new(),
+        BuildMatch::Missing => vec![format!("{shown} cannot be read")],
+        BuildMatch::Same | BuildMatch::Unknown => Vec::new(),
     };
-    Choice { path: Some(given.to_owned()), notes }
+    ExecutableChoice { path: Some(given.to_owned()), notes }
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Identity {
+enum BuildMatch {
     Same,
     Other,
     Unknown,
@@ -88,24 +89,24 @@ pub(super) fn is_build(path: &Path, build_id: &str) -> bool {
 }
 
 fn head(path: &Path) -> Option<Vec<u8>> {
-    // A FIFO in its place would make this wait for ever.
+    // Opening a FIFO would block.
     path.metadata().ok().filter(std::fs::Metadata::is_file)?;
     let mut head = Vec::new();
     File::open(path).and_then(|file| file.take(HEAD).read_to_end(&mut head)).ok()?;
     Some(head)
 }
 
-fn identity(record: &Record, path: &Path) -> Identity {
-    let Some(head) = head(path) else { return Identity::Missing };
+fn compare_builds(record: &Record, path: &Path) -> BuildMatch {
+    let Some(head) = head(path) else { return BuildMatch::Missing };
     match (build_id_of_file(&head), &record.exe_build_id) {
-        (Some(found), Some(crashed)) if found == *crashed => Identity::Same,
-        (Some(_), Some(_)) => Identity::Other,
-        _ => Identity::Unknown,
+        (Some(found), Some(crashed)) if found == *crashed => BuildMatch::Same,
+        (Some(_), Some(_)) => BuildMatch::Other,
+        _ => BuildMatch::Unknown,
     }
 }
 
-/// Where the process ran, if its paths are not this machine's.
-fn elsewhere(record: &Record) -> Option<String> {
+/// The place where the process ran, if its paths are not those of this machine.
+fn foreign_place(record: &Record) -> Option<String> {
     match &record.cgroup.container {
         Some(container) => Some(format!("container {}", printable(container))),
         None => (record.in_namespace || record.root != "/").then(|| "namespaces of its own".to_owned()),
@@ -132,11 +133,11 @@ mod tests {
     }
 
     #[test]
-    fn the_same_build_needs_no_words() {
+    fn the_same_build_needs_no_note() {
         let (exe, build_id) = this_program();
         assert!(build_id.is_some());
         let mut record = crash_of(&exe, build_id);
-        let expected = Choice { path: Some(exe), notes: Vec::new() };
+        let expected = ExecutableChoice { path: Some(exe), notes: Vec::new() };
         assert_eq!(choose(&record, None, None), expected);
         record.exe.push_str(" (deleted)");
         assert_eq!(choose(&record, None, None), expected, "it may have been put back");
@@ -145,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn another_build_is_said_and_not_taken_unless_it_is_asked_for() {
+    fn another_build_is_reported_and_used_only_on_request() {
         let (exe, _) = this_program();
         let record = crash_of(&exe, Some("00".repeat(20)));
         let choice = choose(&record, None, None);

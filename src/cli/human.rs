@@ -1,4 +1,4 @@
-//! Figures and names for people.
+//! Sizes, durations, users and groups in the form that people read and write.
 
 use crate::crash::text::printable;
 use nix::unistd::{Gid, Group, Uid, User};
@@ -6,7 +6,7 @@ use nix::unistd::{Gid, Group, Uid, User};
 /// `512B`, `15.4K`, `3.1G`: one word, powers of 1024, as systemd's tools write sizes.
 pub(super) fn size(bytes: u64) -> String {
     const UNITS: [char; 6] = ['K', 'M', 'G', 'T', 'P', 'E'];
-    // Tenths, rounded: floating point has too few digits for the largest.
+    // Tenths, rounded. Floating point has too few digits for the largest sizes.
     let tenths = |shift: u32| (u128::from(bytes) * 10 + (1 << (shift - 1))) >> shift;
     let found = UNITS.iter().zip((10..).step_by(10)).find(|(_, shift)| tenths(*shift) < 10_240);
     match found {
@@ -17,7 +17,7 @@ pub(super) fn size(bytes: u64) -> String {
 }
 
 /// `12.3 ms`, `4.5 s`.
-pub(super) fn time(us: u64) -> String {
+pub(super) fn duration(us: u64) -> String {
     match us {
         0..1_000 => format!("{us} us"),
         1_000..1_000_000 => format!("{}.{} ms", us / 1_000, us % 1_000 / 100),
@@ -25,19 +25,19 @@ pub(super) fn time(us: u64) -> String {
     }
 }
 
-/// `1000 (alice)`; the number alone where this machine has no such user.
+/// `1000 (alice)`; only the number if this machine has no such user.
 pub(super) fn user(uid: u32) -> String {
     let user = User::from_uid(Uid::from_raw(uid)).ok().flatten();
     user.map_or_else(|| uid.to_string(), |user| format!("{uid} ({})", printable(&user.name)))
 }
 
-/// As [`user`], for a group.
+/// The same as [`user`], for a group.
 pub(super) fn group(gid: u32) -> String {
     let group = Group::from_gid(Gid::from_raw(gid)).ok().flatten();
     group.map_or_else(|| gid.to_string(), |group| format!("{gid} ({})", printable(&group.name)))
 }
 
-/// `clap`'s parser of users: a name, or a number.
+/// Parses an argument that is a user name or a uid.
 pub(super) fn uid_of(text: &str) -> Result<u32, String> {
     if let Ok(uid) = text.parse() {
         return Ok(uid);
@@ -67,7 +67,7 @@ mod tests {
 
     #[test]
     fn times() {
-        assert_eq!([time(7), time(1_234), time(61_500_000)], ["7 us", "1.2 ms", "61.5 s"]);
+        assert_eq!([duration(7), duration(1_234), duration(61_500_000)], ["7 us", "1.2 ms", "61.5 s"]);
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! `coreward info`.
 
-use super::symbols::{self, Symbols};
-use super::{CliError, Which, human, json, time, words};
+use super::crash_selector::CrashSelector;
+use super::error::CliError;
+use super::symbols::{self, Function, Symbols};
+use super::{explanations, human, json, time};
 use crate::crash::text::printable;
 use crate::crash::{CoreOutcome, Frame, FrameTrust, Level, Origin, Record, SigInfo, Signature, ThreadStacks, signal};
 use crate::store::{self, Listed};
@@ -12,16 +14,16 @@ use std::process::ExitCode;
 
 /// Options of `info`.
 #[derive(Args, Debug)]
-pub(super) struct Options {
+pub(super) struct InfoOptions {
     #[command(flatten)]
-    which: Which,
+    crash: CrashSelector,
     /// Show the whole record as JSON
     #[arg(long)]
     json: bool,
 }
 
-pub(super) fn run(root: &Root, options: &Options, out: &mut dyn Write) -> Result<ExitCode, CliError> {
-    let listed = store::find(root, options.which.name.as_deref())?;
+pub(super) fn run(root: &Root, options: &InfoOptions, out: &mut dyn Write) -> Result<ExitCode, CliError> {
+    let listed = store::find(root, options.crash.name.as_deref())?;
     if options.json {
         json::write(out, &listed)?;
     } else {
@@ -36,29 +38,30 @@ fn show(listed: &Listed, out: &mut dyn Write) -> io::Result<()> {
     for (label, text) in &lines {
         writeln!(out, "{label:>width$}: {text}")?;
     }
-    stacks(&listed.record, &mut Symbols::default(), out)?;
-    if words::why_no_core(listed).is_none() {
+    write_stacks(&listed.record, &mut Symbols::default(), out)?;
+    if explanations::why_no_core(listed).is_none() {
         writeln!(out, "\nOpen it with: coreward debug {}", listed.id())?;
     }
     Ok(())
 }
 
-/// The crashed thread first, then the others, those that were at the same place together.
-fn stacks(record: &Record, symbols: &mut Symbols, out: &mut dyn Write) -> io::Result<()> {
+/// The crashed thread first, then the others. Threads with the same stack are shown together.
+fn write_stacks(record: &Record, symbols: &mut Symbols, out: &mut dyn Write) -> io::Result<()> {
     if !record.stack.is_empty() {
         let tid = record.tid.unwrap_or(record.key.pid);
         writeln!(out, "\nStack trace of thread {tid}, which crashed:")?;
-        frames(record, &record.stack, symbols, out)?;
+        write_frames(record, &record.stack, symbols, out)?;
     }
     for threads in &record.other_threads {
-        writeln!(out, "\nStack trace of {}:", who(threads))?;
-        frames(record, &threads.frames, symbols, out)?;
+        writeln!(out, "\nStack trace of {}:", thread_names(threads))?;
+        write_frames(record, &threads.frames, symbols, out)?;
     }
     Ok(())
 }
 
-fn who(threads: &ThreadStacks) -> String {
-    /// More numbers tell nobody anything.
+/// The threads that share a stack.
+fn thread_names(threads: &ThreadStacks) -> String {
+    /// The most thread ids that are shown.
     const SHOWN: usize = 8;
     let mut tids: Vec<String> = threads.tids.iter().take(SHOWN).map(u32::to_string).collect();
     if threads.count == 1 {
@@ -70,26 +73,36 @@ fn who(threads: &ThreadStacks) -> String {
     format!("{} threads ({})", threads.count, tids.join(", "))
 }
 
-/// A line a function.
-fn frames(record: &Record, frames: &[Frame], symbols: &mut Symbols, out: &mut dyn Write) -> io::Result<()> {
+fn write_frames(record: &Record, frames: &[Frame], symbols: &mut Symbols, out: &mut dyn Write) -> io::Result<()> {
     for (number, frame) in frames.iter().enumerate() {
         let module = frame.module.and_then(|number| record.modules.get(number as usize));
         let place = module.map_or_else(|| "?".to_owned(), |module| symbols::place(module, frame));
-        let how = if frame.trust == FrameTrust::Scan { " (a guess)" } else { "" };
-        let functions = symbols.functions(record, frame);
-        if functions.is_empty() {
-            writeln!(out, "#{number:<2} {:#018x} {place}{how}", frame.address)?;
-        }
-        for (depth, function) in functions.iter().enumerate() {
-            let source = function.source.as_ref().map(|source| format!(" ({source})")).unwrap_or_default();
-            let inlined = if depth + 1 < functions.len() { " inlined" } else { "" };
-            writeln!(out, "#{number:<2} {:#018x} {}{source}{inlined} in {place}{how}", frame.address, function.name)?;
-        }
+        write_frame(number, frame, &place, &symbols.functions(record, frame), out)?;
     }
     Ok(())
 }
 
-/// Label and text. What is not known has no line.
+/// One line per function: the functions that were inlined into each other first, the innermost at the top.
+fn write_frame(
+    number: usize,
+    frame: &Frame,
+    place: &str,
+    functions: &[Function],
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    let trust = if frame.trust == FrameTrust::Scan { " (a guess)" } else { "" };
+    if functions.is_empty() {
+        writeln!(out, "#{number:<2} {:#018x} {place}{trust}", frame.address)?;
+    }
+    for (depth, function) in functions.iter().enumerate() {
+        let source = function.source.as_ref().map(|source| format!(" ({source})")).unwrap_or_default();
+        let inlined = if depth + 1 < functions.len() { " inlined" } else { "" };
+        writeln!(out, "#{number:<2} {:#018x} {}{source}{inlined} in {place}{trust}", frame.address, function.name)?;
+    }
+    Ok(())
+}
+
+/// Labels and texts. What is unknown has no line.
 fn lines(listed: &Listed) -> Vec<(&'static str, String)> {
     let Listed { record, .. } = listed;
     let cgroup = &record.cgroup;
@@ -118,21 +131,27 @@ fn lines(listed: &Listed) -> Vec<(&'static str, String)> {
         ("Hostname", text(&record.hostname)),
         ("Boot ID", text(&record.key.boot_id)),
         ("Kernel", text(&record.kernel).map(|kernel| format!("{kernel} ({})", printable(&record.machine)))),
-        ("Held", Some(format!("{} from the crash to the release of the process", human::time(record.held_us)))),
+        ("Held", Some(format!("{} from the crash to the release of the process", human::duration(record.held_us)))),
         ("Origin", Some(origin(record).to_owned())),
         (
             "Attempt",
             (record.attempt > 1)
                 .then(|| format!("{} (earlier offers of this crash were not answered)", record.attempt)),
         ),
-        ("Privileged", record.privileged.then(|| "it changed its privilege: only root may read the core".to_owned())),
+        (
+            "Privileged",
+            record.privileged.then(|| "the process changed its privileges: only root may read the core".to_owned()),
+        ),
         ("Decision", Some(format!("{}: {}", record.decision.keep.name(), record.decision.reason.sentence()))),
         ("Storage", Some(storage(listed))),
         ("Size", record.core.is_stored().then(|| sizes(record))),
-        ("Truncated", record.core.truncated.map(|cut| format!("{} ({})", words::truncated(cut), cut.name()))),
+        (
+            "Truncated",
+            record.core.truncated.map(|cut| format!("{} ({})", explanations::why_truncated(cut), cut.name())),
+        ),
     ];
     let known = lines.into_iter().filter_map(|(label, text)| Some((label, text?)));
-    let warnings = record.warnings.iter().map(|warnings| ("Trouble", printable(warnings)));
+    let warnings = record.warnings.iter().map(|warnings| ("Warning", printable(warnings)));
     known.chain(warnings).collect()
 }
 
@@ -154,13 +173,13 @@ fn signal_info(info: &SigInfo) -> String {
 }
 
 fn signature(signature: &Signature) -> String {
-    let made = match signature.level {
-        Level::Stack => "of the first significant frames",
-        Level::ProgramCounter => "of where the program counter was",
-        Level::Executable => "of the executable's build-id: no frame was to be had",
-        Level::Program => "of the program's name: no frame was to be had",
+    let source = match signature.level {
+        Level::Stack => "from the first significant frames",
+        Level::ProgramCounter => "from the program counter",
+        Level::Executable => "from the build-id of the executable: no frame could be found",
+        Level::Program => "from the program name: no frame could be found",
     };
-    format!("{} ({made})", printable(&signature.id))
+    format!("{} ({source})", printable(&signature.id))
 }
 
 fn executable(record: &Record) -> Option<String> {
@@ -171,13 +190,13 @@ fn executable(record: &Record) -> Option<String> {
 fn origin(record: &Record) -> &'static str {
     match record.origin {
         Origin::Live => "live, while the process was held",
-        Origin::Spool => "spool: no daemon took it at the time",
+        Origin::Spool => "spool: no daemon accepted it at the time",
     }
 }
 
 fn storage(listed: &Listed) -> String {
-    let state = words::core_state(listed);
-    match (&listed.core_file, words::why_no_core(listed)) {
+    let state = explanations::core_state(listed);
+    match (&listed.core_file, explanations::why_no_core(listed)) {
         (Some(file), None) => format!("{} ({state})", printable(&file.display().to_string())),
         (_, Some(why)) => format!("{state}: {why}"),
         (None, None) => state,
@@ -186,7 +205,7 @@ fn storage(listed: &Listed) -> String {
 
 fn sizes(record: &Record) -> String {
     let core = &record.core;
-    let announced = match core.outcome {
+    let expected = match core.outcome {
         CoreOutcome::Stored if core.truncated.is_some() && core.expected > core.bytes => {
             format!(" of {}", human::size(core.expected))
         }
@@ -194,7 +213,7 @@ fn sizes(record: &Record) -> String {
     };
     let tenths = if core.stored == 0 { 10 } else { u128::from(core.bytes) * 10 / u128::from(core.stored) };
     let (bytes, stored) = (human::size(core.bytes), human::size(core.stored));
-    format!("{bytes}{announced} of core, {stored} on disk ({}.{}:1)", tenths / 10, tenths % 10)
+    format!("{bytes}{expected} of core, {stored} on disk ({}.{}:1)", tenths / 10, tenths % 10)
 }
 
 #[cfg(test)]
@@ -231,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crash_without_core_says_why_and_a_cut_one_how_much_there_is() {
+    fn a_crash_without_core_says_why_and_a_truncated_one_how_much_there_is() {
         let mut listed = listed(7);
         listed.record.core.truncated = Some(Truncation::Quota);
         listed.record.core.expected = 1 << 20;
@@ -263,6 +282,33 @@ mod tests {
         ] {
             assert!(text[from..].contains(line), "{line:?} in {text}");
         }
+    }
+
+    #[test]
+    fn functions_of_a_frame_have_a_line_each() {
+        let function =
+            |name: &str, source: Option<&str>| Function { name: name.to_owned(), source: source.map(str::to_owned) };
+        let mut out = Vec::new();
+        for (number, trust, functions) in [
+            (0, FrameTrust::Context, vec![function("cache_get", Some("cache.c:210"))]),
+            (
+                1,
+                FrameTrust::CallFrameInfo,
+                vec![function("lock", Some("lock.h:7")), function("lookup", None), function("main", Some("main.c:3"))],
+            ),
+            (12, FrameTrust::Scan, vec![function("app::run", None)]),
+        ] {
+            let frame = Frame { address: 0x55d0_0001_2345, module: None, offset: 0x2345, trust };
+            write_frame(number, &frame, "server+0x2345", &functions, &mut out).unwrap();
+        }
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "#0  0x000055d000012345 cache_get (cache.c:210) in server+0x2345\n\
+             #1  0x000055d000012345 lock (lock.h:7) inlined in server+0x2345\n\
+             #1  0x000055d000012345 lookup inlined in server+0x2345\n\
+             #1  0x000055d000012345 main (main.c:3) in server+0x2345\n\
+             #12 0x000055d000012345 app::run in server+0x2345 (a guess)\n"
+        );
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! JSON that is safe to look at: a terminal may obey characters that JSON itself leaves as they are (DEL, the C1 controls,
-//! those that change direction).
+//! JSON that is safe to show on a terminal. Characters that JSON leaves as they are but a terminal may obey are escaped: DEL,
+//! the C1 control characters, and characters that change the direction of writing.
 
 use crate::crash::text::printable;
 use serde::Serialize;
@@ -8,18 +8,18 @@ use std::io::{self, Write};
 
 /// Writes `value` on one line.
 pub(super) fn write(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
-    value.serialize(&mut Serializer::with_formatter(&mut *out, Careful(CompactFormatter)))?;
+    value.serialize(&mut Serializer::with_formatter(&mut *out, TerminalSafe(CompactFormatter)))?;
     writeln!(out)
 }
 
-struct Careful(CompactFormatter);
+struct TerminalSafe(CompactFormatter);
 
-impl Formatter for Careful {
+impl Formatter for TerminalSafe {
     fn write_string_fragment<W: ?Sized + Write>(&mut self, out: &mut W, fragment: &str) -> io::Result<()> {
         for character in fragment.chars() {
-            let mut room = [0; 4];
-            let text = character.encode_utf8(&mut room);
-            // serde_json has taken the backslash and what is below U+0020 out of its fragments.
+            let mut buffer = [0; 4];
+            let text = character.encode_utf8(&mut buffer);
+            // The fragments of serde_json contain no backslash and nothing below U+0020.
             if (character.is_ascii() && character != '\u{7f}') || printable(text) == *text {
                 out.write_all(text.as_bytes())?;
             } else {

@@ -1,8 +1,13 @@
-//! The `coreward` command: one file a verb, and what several of them share.
+//! The `coreward` command: one file per verb, and files for what several verbs share. This file defines the command line and
+//! runs the verbs.
 
+mod atomic_file;
+mod crash_selector;
 mod crash_table;
 mod debug;
+mod error;
 mod executable;
+mod explanations;
 mod export;
 mod generate;
 mod groups;
@@ -12,152 +17,115 @@ mod interrupt;
 mod json;
 pub(crate) mod list;
 mod man;
-mod part;
+mod message;
 mod register;
 mod remove;
-mod saved;
 mod status;
+mod status_report;
 mod status_text;
 mod symbols;
 mod sysctl;
+mod sysctl_backup;
 mod table;
 mod time;
 mod units;
 mod unpack;
 mod usage;
 mod vacuum;
-mod words;
 
-use crate::store::QueryError;
-use clap::{Args, Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use coreward_wire::paths::Root;
-use nix::sys::signal::Signal;
+use error::CliError;
+use explanations as words;
+use message::print_message as say;
 use std::ffi::OsString;
 use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use thiserror::Error;
 
-/// ReadMemory at the crashes that Coreward has collected
+/// Show and manage the crashes that Coreward has collected
 ///
-/// Coreward collects the crashes of this machine: one record a crash, and the cores that tell something new.
+/// Coreward records every crash on this machine, and stores the cores that are worth keeping.
 #[derive(Debug, Parser)]
 #[command(name = "coreward", version, disable_help_subcommand = true, max_term_width = 100, after_long_help = SERVICE_VERBS)]
 struct Arguments {
-    /// Directory below which every path lies; for tests
+    /// Use DIR as the root of all paths; for tests
     #[arg(long, global = true, value_name = "DIR", env = "COREWARD_ROOT", default_value = "/", hide_env_values = true)]
     root: PathBuf,
     #[command(subcommand)]
     verb: Verb,
 }
 
-const SERVICE_VERBS: &str = "Used by coreward-register.service: `coreward register` makes the kernel hand crashes to Coreward, \
-    `coreward unregister` puts back what was set before. coreward(1) describes them.";
+const SERVICE_VERBS: &str = "coreward-register.service runs `coreward register`, which makes the kernel send crashes to Coreward, and \
+    `coreward unregister`, which restores the previous settings. See coreward(1).";
 
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// List crashes, the newest last
     List(list::Options),
-    /// Show everything that is known of a crash
-    Info(info::Options),
+    /// Show all details of a crash
+    Info(info::InfoOptions),
     /// Write the core of a crash to a file
-    Export(export::Options),
+    Export(export::ExportOptions),
     /// Open a crash in a debugger
-    Debug(debug::Options),
-    /// List crashes by signature: which bugs there are, and how often each struck
+    Debug(debug::DebugOptions),
+    /// List crashes by signature: one line per bug, with the number of crashes
     ///
-    /// A name of a function is shown where the very build that crashed is at hand, or its debug symbols.
+    /// Function names are shown if the build that crashed, or its debug symbols, are installed.
     Groups(groups::Options),
-    /// Show who holds how much of the disk
+    /// Show how much disk space cores take, by unit, user, executable or signature
     Usage(usage::Options),
-    /// Keep cores from being deleted to make room
+    /// Protect cores from being deleted to make room
     Pin(remove::PinOptions),
-    /// Let cores be deleted again to make room
+    /// Allow cores to be deleted to make room again
     Unpin(remove::PinOptions),
-    /// Delete cores; their records stay
+    /// Delete cores; their records remain
     Rm(remove::Options),
-    /// Delete the cores that tell least, until limits are kept
+    /// Delete the least useful cores until limits are met
     Vacuum(vacuum::Options),
-    /// Tell whether crashes are being collected
-    Status(status::Options),
-    /// Make the kernel hand crashes to Coreward
+    /// Show whether crashes are being collected
+    Status(status::StatusOptions),
+    /// Make the kernel send crashes to Coreward
     #[command(hide = true)]
-    Register(register::Options),
-    /// Put back what the kernel did with crashes before `register`
+    Register(register::RegisterOptions),
+    /// Restore the kernel settings from before `register`
     #[command(hide = true)]
-    Unregister(register::Unregister),
+    Unregister(register::UnregisterOptions),
     /// Print a completion script for a shell
-    Completions(generate::Completions),
+    Completions(generate::CompletionsOptions),
     /// Write manual pages and completion scripts, for packages
     #[command(hide = true)]
-    Generate(generate::Options),
+    Generate(generate::GenerateOptions),
 }
 
-/// One crash, as it is named on the command line.
-#[derive(Args, Debug)]
-struct Which {
-    /// Id of the crash or its beginning, PID, path of the executable, unit, or name of the process [default: the newest crash]
-    ///
-    /// Where several crashes match, the newest is meant. The beginning of an id must be that of one id only.
-    #[arg(value_name = "MATCH")]
-    name: Option<String>,
-}
-
-/// Why a verb ends without having done its work.
-#[derive(Debug, Error)]
-enum CliError {
-    #[error("standard output: {0}")]
-    Output(#[from] io::Error),
-    #[error(transparent)]
-    Query(#[from] QueryError),
-    #[error("{path}: {error}")]
-    File { path: PathBuf, error: io::Error },
-    #[error(transparent)]
-    Export(#[from] export::ExportError),
-    #[error(transparent)]
-    Unpack(#[from] unpack::UnpackError),
-    #[error(transparent)]
-    Part(#[from] part::PartError),
-    #[error(transparent)]
-    Debug(#[from] debug::DebugError),
-    #[error(transparent)]
-    Register(#[from] register::RegisterError),
-    #[error(transparent)]
-    Sysctl(#[from] sysctl::SysctlError),
-    #[error(transparent)]
-    Change(#[from] remove::ChangeError),
-    #[error("interrupted")]
-    Interrupted(Signal),
-}
-
-/// The whole program.
+/// Runs the command line `arguments`, the first of which is the name of the program.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments = Arguments::parse_from(arguments);
     let mut out = BufWriter::new(io::stdout().lock());
     let ended = run(arguments, &mut out).and_then(|code| Ok(out.flush().map(|()| code)?));
     match ended {
         Ok(code) => code,
-        // Whoever read this has seen enough (`coreward list | head`).
+        // The reader has closed the pipe, as in `coreward list | head`.
         Err(CliError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => discard(out),
-        Err(CliError::Interrupted(signal)) => interrupt::die_of(signal),
+        Err(CliError::Interrupted(signal)) => interrupt::end_by(signal),
         Err(error) => {
-            // What was written before the failure belongs in front of its message.
+            // Output from before the failure precedes its message.
             let _ = out.flush();
             discard(out);
-            say(&format!("coreward: {error}"));
+            message::print_message(&format!("coreward: {error}"));
             ExitCode::FAILURE
         }
     }
 }
 
-/// Forgets what could not be written: dropped, the buffer would try once more.
+/// Drops a writer without writing what is left in its buffer.
 fn discard<W: Write>(out: BufWriter<W>) -> ExitCode {
     let _ = out.into_parts();
     ExitCode::SUCCESS
 }
 
 fn run(arguments: Arguments, out: &mut dyn Write) -> Result<ExitCode, CliError> {
-    // The kernel starts the shim in `/`, and a debugger may be started elsewhere.
+    // The kernel starts the shim in `/`, so the path in core_pattern must be absolute.
     let dir = std::path::absolute(&arguments.root);
     let root = Root::new(dir.map_err(|error| CliError::File { path: arguments.root, error })?);
     match arguments.verb {
@@ -174,20 +142,14 @@ fn run(arguments: Arguments, out: &mut dyn Write) -> Result<ExitCode, CliError> 
         Verb::Status(options) => status::run(&root, &options, out),
         Verb::Register(options) => register::register(&root, &options, out),
         Verb::Unregister(options) => register::unregister(&root, &options, out),
-        Verb::Completions(options) => generate::completions(&options, out),
-        Verb::Generate(options) => generate::run(options),
+        Verb::Completions(options) => generate::completions(&options, Arguments::command(), out),
+        Verb::Generate(options) => generate::run(options, &Arguments::command()),
     }
-}
-
-/// A line for the person in front of the terminal. That nobody can read it stops nothing.
-fn say(line: &str) {
-    let _ = writeln!(io::stderr(), "{line}");
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_well_formed() {
@@ -195,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn what_users_type_is_understood() {
+    fn command_lines_are_parsed() {
         for line in [
             "coreward list",
             "coreward list --since -1h -n 5 --json",
@@ -223,6 +185,37 @@ mod tests {
         ] {
             let error = Arguments::try_parse_from(line.split(' ')).expect_err(line);
             assert_eq!(error.exit_code(), 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn every_verb_and_every_option_is_in_the_manual_page() {
+        let page = String::from_utf8(man::page(&Arguments::command()).unwrap()).unwrap().replace("\\-", "-");
+        let command = Arguments::command();
+        for verb in command.get_subcommands() {
+            assert!(page.contains(&format!("coreward {}\"", verb.get_name())), "{}", verb.get_name());
+            for flag in verb.get_arguments().filter_map(|argument| argument.get_long()) {
+                assert!(page.contains(&format!("--{flag}")), "{flag}");
+            }
+        }
+        assert!(page.contains("--root") && page.contains(".SH \"EXIT STATUS\""));
+        assert_eq!(page.matches(".TH ").count(), 1);
+    }
+
+    #[test]
+    fn every_shell_has_its_script_under_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let to = dir.path().join("deep/er");
+        for files in ["completions", "man"] {
+            let line = ["coreward", "generate", files, to.to_str().unwrap()];
+            run(Arguments::try_parse_from(line).unwrap(), &mut io::sink()).unwrap();
+        }
+        for name in ["coreward.bash", "_coreward", "coreward.fish", "coreward.1"] {
+            let text = std::fs::read_to_string(to.join(name)).unwrap();
+            assert!(
+                text.contains("--no-legend") || text.contains("no-legend") || text.contains(r"\-\-no\-legend"),
+                "{name}"
+            );
         }
     }
 }

@@ -1,84 +1,71 @@
-//! `coreward register` and `coreward unregister`, for coreward-register.service.
+//! `coreward register` and `coreward unregister`, run by coreward-register.service.
 
-use super::saved::Saved;
-use super::sysctl::{Key, Sysctl};
-use super::{CliError, say};
+use super::error::{CliError, RegisterError};
+use super::message::print_message;
+use super::sysctl::{Sysctl, SysctlKey};
+use super::sysctl_backup::SysctlBackup;
 use crate::crash::text::printable;
 use clap::Args;
-use coreward_wire::paths::{PatternTooLong, Root, SPECIFIERS};
+use coreward_wire::paths::{Root, SPECIFIERS};
 use nix::unistd::geteuid;
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use thiserror::Error;
 
 /// Options of `register`.
 #[derive(Args, Debug)]
-pub(super) struct Options {
-    /// The program that the kernel is to start [default: /usr/libexec/coreward/coreward-shim]
+pub(super) struct RegisterOptions {
+    /// The program that the kernel starts for a crash [default: /usr/libexec/coreward/coreward-shim]
     #[arg(long, value_name = "PATH")]
     shim: Option<PathBuf>,
 }
 
 /// Options of `unregister`.
 #[derive(Args, Debug)]
-pub(super) struct Unregister {}
+pub(super) struct UnregisterOptions {}
 
-/// Why the kernel was left as it was.
-#[derive(Debug, Error)]
-pub(super) enum RegisterError {
-    #[error("only root may tell the kernel what to do with crashes (sudo coreward ...)")]
-    NotRoot,
-    #[error(transparent)]
-    TooLong(#[from] PatternTooLong),
-    #[error("{0}: the kernel would start it for every crash, and it can't be started: {1}")]
-    Shim(PathBuf, io::Error),
-    #[error("\"{0}\": a space ends a word in core_pattern and % means something else there: choose another path")]
-    Unspeakable(String),
-    #[error("{0}: the values that are set now can't be kept there: {1}")]
-    Save(PathBuf, io::Error),
-}
-
-/// A dump is skipped when more than this many are going on, and with any limit but 0 the kernel keeps the process, and with it
-/// `/proc/PID`, until the last reader of the pipe is gone (wait_for_dump_helpers in fs/coredump.c). The largest number: it
-/// keeps every process and skips none.
+/// `kernel.core_pipe_limit`. The kernel skips a dump while this many are in progress, and with any limit but 0 it keeps the
+/// process, and thus `/proc/PID`, until the last reader of the pipe is gone (wait_for_dump_helpers in fs/coredump.c). With the
+/// largest number every process is kept and no dump is skipped.
 const NO_LIMIT: i32 = i32::MAX;
-/// What the kernel itself begins with.
-const KERNELS_OWN: (&str, &str) = ("core", "0");
+/// The defaults of the kernel: core_pattern and core_pipe_limit.
+const KERNEL_DEFAULTS: (&str, &str) = ("core", "0");
 /// The shim's file name, wherever it is installed.
 const SHIM: &str = "coreward-shim";
 
-pub(super) fn register(root: &Root, options: &Options, out: &mut dyn Write) -> Result<ExitCode, CliError> {
+/// Makes the kernel start the shim, after saving the current settings.
+pub(super) fn register(root: &Root, options: &RegisterOptions, out: &mut dyn Write) -> Result<ExitCode, CliError> {
     must_be_root()?;
     let shim = options.shim.clone().unwrap_or_else(|| root.shim_exe());
-    // The kernel starts nothing but absolute paths.
+    // The kernel needs an absolute path.
     let shim = std::path::absolute(&shim).map_err(|error| RegisterError::Shim(shim, error))?;
-    check(&shim)?;
-    let pattern = set_up(&Sysctl::kernel(), root, &shim)?;
+    check_shim(&shim)?;
+    let pattern = configure_kernel(&Sysctl::kernel(), root, &shim)?;
     writeln!(out, "kernel.core_pattern = {pattern}\nkernel.core_pipe_limit = {NO_LIMIT}")?;
     Ok(ExitCode::SUCCESS)
 }
 
-pub(super) fn unregister(root: &Root, _: &Unregister, out: &mut dyn Write) -> Result<ExitCode, CliError> {
+/// Restores the settings from before [`register`], unless somebody else has set another pattern since.
+pub(super) fn unregister(root: &Root, _: &UnregisterOptions, out: &mut dyn Write) -> Result<ExitCode, CliError> {
     must_be_root()?;
-    let (pattern, limit) = match put_back(&Sysctl::kernel(), root)? {
-        Ended::Foreign(pattern) => {
+    let (pattern, limit) = match restore_kernel(&Sysctl::kernel(), root)? {
+        Unregistered::Foreign(pattern) => {
             writeln!(
                 out,
-                "kernel.core_pattern is \"{}\", which is not this Coreward's: left as it is",
+                "kernel.core_pattern is \"{}\", which was not set by this Coreward: it is left as it is",
                 printable(&pattern)
             )?;
             return Ok(ExitCode::SUCCESS);
         }
-        Ended::Restored(pattern, limit) => (pattern, limit),
+        Unregistered::Restored(pattern, limit) => (pattern, limit),
     };
     writeln!(out, "kernel.core_pattern = {}\nkernel.core_pipe_limit = {limit}", printable(&pattern))?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Whether a `core_pattern` starts the shim of the tree `root`. Any shim of that tree: one that was registered from elsewhere
-/// (`--shim`) is ours too, and what was set before it is still what is to be put back.
+/// Whether a `core_pattern` starts a shim for the tree `root`. That may be a shim registered with `--shim`: the settings from
+/// before it are still those to restore.
 pub(super) fn is_ours(pattern: &str, root: &Root) -> bool {
     let Some(command) = pattern.strip_prefix('|') else { return false };
     let (program, arguments) = command.split_once(' ').unwrap_or((command, ""));
@@ -94,26 +81,26 @@ fn must_be_root() -> Result<(), RegisterError> {
     if geteuid().is_root() { Ok(()) } else { Err(RegisterError::NotRoot) }
 }
 
-/// Looks at the shim before the kernel is told to start it: a pattern that can't be started loses every core.
-fn check(shim: &Path) -> Result<(), RegisterError> {
+/// Checks that the shim can be started. A pattern that cannot be started loses every core.
+fn check_shim(shim: &Path) -> Result<(), RegisterError> {
     let failed = |error| RegisterError::Shim(shim.to_owned(), error);
-    let about = std::fs::metadata(shim).map_err(failed)?;
-    if !about.is_file() {
+    let metadata = std::fs::metadata(shim).map_err(failed)?;
+    if !metadata.is_file() {
         return Err(failed(io::Error::other("it is not a file")));
     }
-    if about.permissions().mode() & 0o111 == 0 {
+    if metadata.permissions().mode() & 0o111 == 0 {
         return Err(failed(io::Error::other("it is not executable")));
     }
-    if about.uid() != 0 || about.mode() & 0o022 != 0 {
-        say(&format!(
-            "coreward: warning: {}: others than root may change what the kernel is to run as root",
+    if metadata.uid() != 0 || metadata.mode() & 0o022 != 0 {
+        print_message(&format!(
+            "coreward: warning: {}: users other than root may change this program, which the kernel runs as root",
             shim.display()
         ));
     }
     Ok(())
 }
 
-fn set_up(sysctl: &Sysctl, root: &Root, shim: &Path) -> Result<String, CliError> {
+fn configure_kernel(sysctl: &Sysctl, root: &Root, shim: &Path) -> Result<String, CliError> {
     for path in [shim, root.path()] {
         let text = path.to_string_lossy();
         if text.contains(|character: char| character == '%' || character.is_whitespace() || character.is_control()) {
@@ -121,53 +108,58 @@ fn set_up(sysctl: &Sysctl, root: &Root, shim: &Path) -> Result<String, CliError>
         }
     }
     let pattern = root.core_pattern(shim).map_err(RegisterError::from)?;
-    let before =
-        Saved { core_pattern: sysctl.get(Key::CorePattern)?, core_pipe_limit: sysctl.get(Key::CorePipeLimit)? };
+    let before = SysctlBackup {
+        core_pattern: sysctl.get(SysctlKey::CorePattern)?,
+        core_pipe_limit: sysctl.get(SysctlKey::CorePipeLimit)?,
+    };
     if !is_ours(&before.core_pattern, root) {
-        before.write(root).map_err(|error| RegisterError::Save(Saved::path(root), error))?;
+        before.write(root).map_err(|error| RegisterError::Save(SysctlBackup::path(root), error))?;
     }
-    // The limit first: no crash comes to the shim without it.
-    sysctl.set(Key::CorePipeLimit, &NO_LIMIT.to_string())?;
-    if let Err(error) = sysctl.set(Key::CorePattern, &pattern) {
-        // A pattern that was taken by half is worse than the one before.
-        let _ = sysctl.set(Key::CorePattern, &before.core_pattern);
-        let _ = sysctl.set(Key::CorePipeLimit, &before.core_pipe_limit);
+    // The limit is set first, so that the shim never runs without it.
+    sysctl.set(SysctlKey::CorePipeLimit, &NO_LIMIT.to_string())?;
+    if let Err(error) = sysctl.set(SysctlKey::CorePattern, &pattern) {
+        // A truncated pattern is worse than the old one.
+        let _ = sysctl.set(SysctlKey::CorePattern, &before.core_pattern);
+        let _ = sysctl.set(SysctlKey::CorePipeLimit, &before.core_pipe_limit);
         return Err(error.into());
     }
     Ok(pattern)
 }
 
-enum Ended {
-    /// Somebody else has been here since.
+enum Unregistered {
+    /// Somebody else has set this pattern since.
     Foreign(String),
-    /// Pattern and limit.
+    /// The pattern and the limit that are set now.
     Restored(String, String),
 }
 
-fn put_back(sysctl: &Sysctl, root: &Root) -> Result<Ended, CliError> {
-    let now = sysctl.get(Key::CorePattern)?;
+fn restore_kernel(sysctl: &Sysctl, root: &Root) -> Result<Unregistered, CliError> {
+    let now = sysctl.get(SysctlKey::CorePattern)?;
     let ended = if is_ours(&now, root) {
-        let (pattern, limit) = before(root);
-        // In the other order than they were set.
-        sysctl.set(Key::CorePattern, &pattern)?;
-        sysctl.set(Key::CorePipeLimit, &limit)?;
-        Ended::Restored(pattern, limit)
+        let (pattern, limit) = settings_to_restore(root);
+        // In the reverse order of registering.
+        sysctl.set(SysctlKey::CorePattern, &pattern)?;
+        sysctl.set(SysctlKey::CorePipeLimit, &limit)?;
+        Unregistered::Restored(pattern, limit)
     } else {
-        Ended::Foreign(now)
+        Unregistered::Foreign(now)
     };
-    Saved::remove(root).map_err(|error| RegisterError::Save(Saved::path(root), error))?;
+    SysctlBackup::remove(root).map_err(|error| RegisterError::Save(SysctlBackup::path(root), error))?;
     Ok(ended)
 }
 
-/// What to put back: what was saved, if it can be believed, else what the kernel begins with.
-fn before(root: &Root) -> (String, String) {
-    let default = (KERNELS_OWN.0.to_owned(), KERNELS_OWN.1.to_owned());
-    match Saved::read(root) {
+/// The saved settings if they can be trusted, else the defaults of the kernel.
+fn settings_to_restore(root: &Root) -> (String, String) {
+    let default = (KERNEL_DEFAULTS.0.to_owned(), KERNEL_DEFAULTS.1.to_owned());
+    match SysctlBackup::read(root) {
         Ok(Some(saved)) if !is_ours(&saved.core_pattern, root) => (saved.core_pattern, saved.core_pipe_limit),
         Ok(_) => default,
         Err(error) => {
-            let path = Saved::path(root);
-            say(&format!("coreward: {}: {error}: not used, the kernel's own default is set", path.display()));
+            let path = SysctlBackup::path(root);
+            print_message(&format!(
+                "coreward: {}: {error}: ignored, the defaults of the kernel are set",
+                path.display()
+            ));
             default
         }
     }
@@ -179,15 +171,15 @@ mod tests {
 
     const SYSTEMD: &str = "|/lib/systemd/systemd-coredump %P %u %g %s %t 9223372036854775808 %h";
 
-    struct Fixture {
+    struct RegisterFixture {
         dir: tempfile::TempDir,
         root: Root,
         sysctl: Sysctl,
         shim: PathBuf,
     }
 
-    fn fixture(pattern: &str, limit: &str) -> Fixture {
-        // Short, and without a random name's length: the pattern has 127 bytes.
+    fn fixture(pattern: &str, limit: &str) -> RegisterFixture {
+        // The path must be short: a pattern has at most 127 bytes.
         let dir = tempfile::Builder::new().prefix("r").rand_bytes(4).tempdir_in("/tmp").unwrap();
         std::fs::write(dir.path().join("core_pattern"), format!("{pattern}\n")).unwrap();
         std::fs::write(dir.path().join("core_pipe_limit"), format!("{limit}\n")).unwrap();
@@ -196,58 +188,60 @@ mod tests {
         let shim = dir.path().join(SHIM);
         std::fs::write(&shim, "#!/bin/true\n").unwrap();
         std::fs::set_permissions(&shim, PermissionsExt::from_mode(0o755)).unwrap();
-        Fixture { dir, root, sysctl, shim }
+        RegisterFixture { dir, root, sysctl, shim }
     }
 
-    impl Fixture {
+    impl RegisterFixture {
         fn values(&self) -> (String, String) {
-            (self.sysctl.get(Key::CorePattern).unwrap(), self.sysctl.get(Key::CorePipeLimit).unwrap())
+            (self.sysctl.get(SysctlKey::CorePattern).unwrap(), self.sysctl.get(SysctlKey::CorePipeLimit).unwrap())
         }
     }
 
     #[test]
-    fn what_was_set_comes_back() {
+    fn unregister_restores_the_settings() {
         let it = fixture(SYSTEMD, "16");
-        let pattern = set_up(&it.sysctl, &it.root, &it.shim).unwrap();
+        let pattern = configure_kernel(&it.sysctl, &it.root, &it.shim).unwrap();
         assert!(
             pattern.starts_with(&format!("|{} --root {} %P", it.shim.display(), it.root.path().display())),
             "{pattern}"
         );
         assert_eq!(it.values(), (pattern.clone(), "2147483647".to_owned()));
-        set_up(&it.sysctl, &it.root, &it.shim).unwrap();
-        it.sysctl.set(Key::CorePipeLimit, "4").unwrap();
-        set_up(&it.sysctl, &it.root, &it.shim).unwrap();
+        configure_kernel(&it.sysctl, &it.root, &it.shim).unwrap();
+        it.sysctl.set(SysctlKey::CorePipeLimit, "4").unwrap();
+        configure_kernel(&it.sysctl, &it.root, &it.shim).unwrap();
         assert_eq!(it.values(), (pattern, "2147483647".to_owned()), "set again");
-        put_back(&it.sysctl, &it.root).unwrap();
+        restore_kernel(&it.sysctl, &it.root).unwrap();
         assert_eq!(it.values(), (SYSTEMD.to_owned(), "16".to_owned()), "what was there before the first time");
-        assert!(!Saved::path(&it.root).exists());
+        assert!(!SysctlBackup::path(&it.root).exists());
     }
 
     #[test]
-    fn somebody_elses_pattern_is_left_alone_and_remembered_the_next_time() {
+    fn a_foreign_pattern_is_left_alone_and_saved_the_next_time() {
         let it = fixture("core", "0");
-        set_up(&it.sysctl, &it.root, &it.shim).unwrap();
-        it.sysctl.set(Key::CorePattern, SYSTEMD).unwrap();
-        assert!(matches!(put_back(&it.sysctl, &it.root).unwrap(), Ended::Foreign(pattern) if pattern == SYSTEMD));
+        configure_kernel(&it.sysctl, &it.root, &it.shim).unwrap();
+        it.sysctl.set(SysctlKey::CorePattern, SYSTEMD).unwrap();
+        assert!(
+            matches!(restore_kernel(&it.sysctl, &it.root).unwrap(), Unregistered::Foreign(pattern) if pattern == SYSTEMD)
+        );
         assert_eq!(it.values().0, SYSTEMD);
-        assert!(!Saved::path(&it.root).exists());
-        set_up(&it.sysctl, &it.root, &it.shim).unwrap();
-        put_back(&it.sysctl, &it.root).unwrap();
+        assert!(!SysctlBackup::path(&it.root).exists());
+        configure_kernel(&it.sysctl, &it.root, &it.shim).unwrap();
+        restore_kernel(&it.sysctl, &it.root).unwrap();
         assert_eq!(it.values().0, SYSTEMD);
     }
 
     #[test]
-    fn where_nothing_can_be_believed_the_kernels_own_is_set() {
+    fn without_trusted_settings_the_defaults_of_the_kernel_are_set() {
         for planted in [None, Some("core_pattern=|/tmp/evil\ncore_pipe_limit=1\n")] {
             let it = fixture("", "1");
             let pattern = it.root.core_pattern(&it.shim).unwrap();
-            it.sysctl.set(Key::CorePattern, &pattern).unwrap();
+            it.sysctl.set(SysctlKey::CorePattern, &pattern).unwrap();
             if let Some(text) = planted {
                 std::fs::create_dir_all(it.root.run_dir()).unwrap();
-                std::fs::write(Saved::path(&it.root), text).unwrap();
-                std::fs::set_permissions(Saved::path(&it.root), PermissionsExt::from_mode(0o666)).unwrap();
+                std::fs::write(SysctlBackup::path(&it.root), text).unwrap();
+                std::fs::set_permissions(SysctlBackup::path(&it.root), PermissionsExt::from_mode(0o666)).unwrap();
             }
-            put_back(&it.sysctl, &it.root).unwrap();
+            restore_kernel(&it.sysctl, &it.root).unwrap();
             assert_eq!(it.values(), ("core".to_owned(), "0".to_owned()));
         }
     }
@@ -255,20 +249,20 @@ mod tests {
     #[test]
     fn a_shim_that_cannot_be_started_or_named_is_refused_before_anything_is_set() {
         let it = fixture(SYSTEMD, "16");
-        assert!(check(&it.shim).is_ok());
-        assert!(matches!(check(&it.dir.path().join("none")), Err(RegisterError::Shim(..))));
-        assert!(matches!(check(it.dir.path()), Err(RegisterError::Shim(..))));
+        assert!(check_shim(&it.shim).is_ok());
+        assert!(matches!(check_shim(&it.dir.path().join("none")), Err(RegisterError::Shim(..))));
+        assert!(matches!(check_shim(it.dir.path()), Err(RegisterError::Shim(..))));
         std::fs::set_permissions(&it.shim, PermissionsExt::from_mode(0o644)).unwrap();
-        assert!(matches!(check(&it.shim), Err(RegisterError::Shim(..))));
+        assert!(matches!(check_shim(&it.shim), Err(RegisterError::Shim(..))));
         for shim in [format!("/{}", "x".repeat(127)), "/a b".to_owned(), "/a%b".to_owned(), "/a\nb".to_owned()] {
-            let error = set_up(&it.sysctl, &it.root, Path::new(&shim)).unwrap_err();
+            let error = configure_kernel(&it.sysctl, &it.root, Path::new(&shim)).unwrap_err();
             assert!(
                 matches!(error, CliError::Register(RegisterError::TooLong(_) | RegisterError::Unspeakable(_))),
                 "{error}"
             );
         }
         assert_eq!(it.values(), (SYSTEMD.to_owned(), "16".to_owned()));
-        assert!(!Saved::path(&it.root).exists());
+        assert!(!SysctlBackup::path(&it.root).exists());
     }
 
     #[test]

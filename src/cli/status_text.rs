@@ -1,11 +1,12 @@
-//! `coreward status` in lines.
+//! The text that `coreward status` prints.
 
-use super::status::Status;
+use super::status_report::StatusReport;
 use super::{human, time};
 use crate::crash::text::printable;
 use std::io::{self, Write};
 
-pub(super) fn show(status: &Status, out: &mut dyn Write) -> io::Result<()> {
+/// Writes one line per fact, and at the end whether crashes are being collected and what to do if not.
+pub(super) fn write(status: &StatusReport, out: &mut dyn Write) -> io::Result<()> {
     let lines = lines(status);
     let width = lines.iter().map(|(label, _)| label.len()).max().unwrap_or(0);
     for (label, text) in &lines {
@@ -13,18 +14,18 @@ pub(super) fn show(status: &Status, out: &mut dyn Write) -> io::Result<()> {
     }
     match (status.collecting, status.advice.as_slice()) {
         (true, []) => writeln!(out, "\nCrashes are being collected."),
-        (true, advice) => writeln!(out, "\nCrashes are being collected, but look: {}", advice.join("; ")),
+        (true, advice) => writeln!(out, "\nCrashes are being collected, but: {}", advice.join("; ")),
         (false, advice) => writeln!(out, "\nCrashes are NOT being collected. What to do: {}", advice.join("; ")),
     }
 }
 
-fn lines(status: &Status) -> Vec<(String, String)> {
+fn lines(status: &StatusReport) -> Vec<(String, String)> {
     let mut lines: Vec<(String, String)> = Vec::new();
     let mut line = |label: &str, text: String| lines.push((label.to_owned(), text));
-    line("Kernel", format!("{} (core_pattern \"{}\")", whose(status), printable(&status.core_pattern)));
+    line("Kernel", format!("{} (core_pattern \"{}\")", receiver(status), printable(&status.core_pattern)));
     line("Pipe limit", pipe_limit(status));
     let socket = printable(&status.socket.display().to_string());
-    line("Socket", if status.socket_exists { socket } else { format!("{socket} is not there") });
+    line("Socket", if status.socket_exists { socket } else { format!("{socket} does not exist") });
     for unit in status.units.iter().flatten() {
         let text = if unit.text.is_empty() { String::new() } else { format!(": {}", unit.text) };
         line(&unit.name, format!("{} ({}){text}", unit.active, unit.sub));
@@ -46,14 +47,14 @@ fn lines(status: &Status) -> Vec<(String, String)> {
     lines
 }
 
-/// Who gets the crashes.
-fn whose(status: &Status) -> String {
+/// The program that receives the crashes.
+fn receiver(status: &StatusReport) -> String {
     let pattern = &status.core_pattern;
     let program = pattern.strip_prefix('|').map(|command| command.split(' ').next().unwrap_or_default());
     let name = program.and_then(|program| program.rsplit('/').next());
     match (name, program) {
         _ if status.core_pattern_is_ours && status.shim_exists => "crashes go to Coreward".to_owned(),
-        _ if status.core_pattern_is_ours => "crashes go to Coreward's shim, WHICH IS NOT THERE".to_owned(),
+        _ if status.core_pattern_is_ours => "crashes go to Coreward's shim, WHICH DOES NOT EXIST".to_owned(),
         (Some("coreward-shim"), _) => "crashes go to a Coreward with another --root".to_owned(),
         (Some(name @ ("systemd-coredump" | "apport" | "abrt-hook-ccpp")), _) => format!("crashes go to {name}"),
         (_, Some(program)) => format!("crashes go to {}", printable(program)),
@@ -62,31 +63,29 @@ fn whose(status: &Status) -> String {
     }
 }
 
-fn pipe_limit(status: &Status) -> String {
+fn pipe_limit(status: &StatusReport) -> String {
     let limit = printable(&status.core_pipe_limit);
     match status.core_pipe_limit.parse::<u32>() {
         _ if !status.core_pattern_is_ours => limit,
         Ok(0) => {
-            format!("{limit}: small processes are gone before they can be looked at; `coreward register` sets it right")
+            format!("{limit}: small processes are gone before they can be inspected; `coreward register` corrects this")
         }
         Ok(few) if few < 1000 => {
-            format!(
-                "{limit}: of more crashes at once than this the kernel skips some; `coreward register` sets it right"
-            )
+            format!("{limit}: of more simultaneous crashes the kernel skips some; `coreward register` corrects this")
         }
         _ => "no crash is skipped".to_owned(),
     }
 }
 
-fn daemon(status: &Status) -> &'static str {
-    match status.daemon_at_work {
-        Some(true) => "at work",
+fn daemon(status: &StatusReport) -> &'static str {
+    match status.daemon_running {
+        Some(true) => "running",
         Some(false) => "not running: the socket starts it at the next crash",
-        None => "not to be told (permission denied)",
+        None => "unknown (permission denied)",
     }
 }
 
-fn crashes(status: &Status) -> String {
+fn crashes(status: &StatusReport) -> String {
     if let Some(problem) = &status.catalog_problem {
         return printable(problem);
     }
@@ -100,13 +99,15 @@ fn crashes(status: &Status) -> String {
     }
 }
 
-fn spool(status: &Status) -> String {
-    match (status.spooled, status.put_aside) {
-        (None, _) | (_, None) => "only root and group coreward may look".to_owned(),
+fn spool(status: &StatusReport) -> String {
+    match (status.spooled, status.quarantined) {
+        (None, _) | (_, None) => "only root and group coreward may read it".to_owned(),
         (Some(0), Some(0)) => "empty".to_owned(),
         (Some(waiting), Some(0)) => format!("{waiting} crashes wait for the daemon"),
-        (Some(waiting), Some(aside)) => {
-            format!("{waiting} crashes wait for the daemon, {aside} are put aside that no daemon could take in (*.bad)")
+        (Some(waiting), Some(bad)) => {
+            format!(
+                "{waiting} crashes wait for the daemon, {bad} are quarantined because no daemon could read them (*.bad)"
+            )
         }
     }
 }
@@ -118,9 +119,11 @@ fn limit(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::json;
+    use crate::cli::units::Unit;
 
     #[test]
-    fn who_gets_the_crashes() {
+    fn the_receiver_of_crashes_is_named() {
         for (pattern, ours, expected) in [
             ("|/usr/libexec/coreward/coreward-shim %P", true, "crashes go to Coreward"),
             (
@@ -133,22 +136,22 @@ mod tests {
             ("@@/run/x", false, "crashes go to a socket"),
             ("core.%p", false, "the kernel writes cores as files"),
         ] {
-            let status = Status {
+            let status = StatusReport {
                 core_pattern: pattern.into(),
                 core_pattern_is_ours: ours,
                 shim_exists: ours,
-                ..Status::default()
+                ..StatusReport::default()
             };
-            assert_eq!(whose(&status), expected, "{pattern}");
+            assert_eq!(receiver(&status), expected, "{pattern}");
         }
     }
 
     #[test]
     fn the_last_line_says_what_to_do() {
-        let mut status = Status { advice: vec!["do this".to_owned()], ..Status::default() };
-        let text = |status: &Status| {
+        let mut status = StatusReport { advice: vec!["do this".to_owned()], ..StatusReport::default() };
+        let text = |status: &StatusReport| {
             let mut out = Vec::new();
-            show(status, &mut out).unwrap();
+            write(status, &mut out).unwrap();
             String::from_utf8(out).unwrap()
         };
         assert!(text(&status).ends_with("\n\nCrashes are NOT being collected. What to do: do this\n"));
@@ -158,5 +161,94 @@ mod tests {
         (status.newest_id, status.newest_time_us) = (Some("12".to_owned()), Some(0));
         let shown = text(&status);
         assert!(shown.ends_with("\n\nCrashes are being collected.\n") && shown.contains(r"/a\nb"), "{shown}");
+    }
+
+    fn assert_status(name: &str, status: &StatusReport) {
+        let mut out = Vec::new();
+        write(status, &mut out).unwrap();
+        json::write(&mut out, status).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        let mut settings = insta::Settings::new();
+        settings.set_prepend_module_to_snapshot(false);
+        settings.set_omit_expression(true);
+        settings.set_snapshot_path("../../tests/output/snapshots");
+        settings.bind(|| insta::assert_snapshot!(name, text));
+    }
+
+    #[test]
+    fn every_state_as_text_and_json() {
+        let unit = |name: &str, active: &str, sub: &str, text: &str| Unit {
+            name: name.to_owned(),
+            active: active.to_owned(),
+            sub: sub.to_owned(),
+            text: text.to_owned(),
+        };
+        let running = StatusReport {
+            collecting: true,
+            core_pattern: "|/usr/libexec/coreward/coreward-shim %P %I %u %g %s %t %c %d %h %F".to_owned(),
+            core_pattern_is_ours: true,
+            core_pipe_limit: "2147483647".to_owned(),
+            shim: Some("/usr/libexec/coreward/coreward-shim".into()),
+            shim_exists: true,
+            socket: "/run/coreward/intake.sock".into(),
+            socket_exists: true,
+            units: Some(vec![
+                unit("coreward.service", "active", "running", "3 crashes since the start"),
+                unit("coreward.socket", "active", "running", ""),
+                unit("coreward-register.service", "active", "exited", ""),
+            ]),
+            daemon_running: Some(true),
+            crashes: Some(3),
+            stored_cores: 2,
+            stored_bytes: 3 << 20,
+            free_bytes: 20 << 30,
+            max_use: 4 << 30,
+            keep_free: u64::MAX,
+            spooled: Some(0),
+            quarantined: Some(0),
+            configuration_files: vec!["/etc/coreward/coreward.conf".into()],
+            ..StatusReport::default()
+        };
+        assert_status("status_collecting", &running);
+        let failed = StatusReport {
+            advice: vec!["systemctl status coreward.service".to_owned()],
+            core_pipe_limit: "16".to_owned(),
+            units: Some(vec![unit("coreward.service", "failed", "failed", "")]),
+            spooled: Some(2),
+            quarantined: Some(1),
+            configuration_problems: vec!["/etc/coreward/coreward.conf:2: unknown key X=, ignored".to_owned()],
+            ..running.clone()
+        };
+        assert_status("status_failed_unit", &failed);
+        let foreign = StatusReport {
+            collecting: false,
+            advice: vec!["systemctl enable --now coreward-register.service".to_owned()],
+            core_pattern: "|/lib/systemd/systemd-coredump %P".to_owned(),
+            core_pattern_is_ours: false,
+            core_pipe_limit: "16".to_owned(),
+            shim: None,
+            shim_exists: false,
+            units: None,
+            daemon_running: Some(false),
+            crashes: None,
+            catalog_problem: Some("only root and group adm may count them".to_owned()),
+            spooled: None,
+            quarantined: None,
+            ..running.clone()
+        };
+        assert_status("status_foreign_pattern", &foreign);
+        let missing = StatusReport {
+            collecting: false,
+            advice: vec!["start corewardd on its socket".to_owned(), "install Coreward's shim again".to_owned()],
+            core_pipe_limit: "0".to_owned(),
+            shim_exists: false,
+            socket_exists: false,
+            units: None,
+            daemon_running: None,
+            crashes: Some(0),
+            spooled: Some(2),
+            ..running
+        };
+        assert_status("status_missing_shim_and_socket", &missing);
     }
 }

@@ -1,4 +1,4 @@
-//! Names for frames, from the files of this machine that are the very builds which crashed.
+//! Function names of frames, from files of this machine whose build-id is that of the module that crashed.
 
 use super::executable::is_build;
 use crate::crash::text::{cut, printable};
@@ -8,29 +8,29 @@ use addr2line::Loader;
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-/// A function that a frame is in; an instruction may be in several, inlined into each other.
+/// A function that contains a frame. Several functions contain a frame if they are inlined into each other.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Function {
     pub(super) name: String,
-    /// File name without directory, and line.
+    /// Source file without its directory, and line.
     pub(super) source: Option<String>,
 }
 
-/// Files that were opened, by build-id.
+/// The symbol tables of the files that were opened, by build-id.
 #[derive(Default)]
 pub(super) struct Symbols {
     files: HashMap<String, Option<Loader>>,
 }
 
-/// A C++ name with its templates can have some KiB.
+/// The longest name that is shown, in bytes. C++ templates can make a name several KiB long.
 const MAX_NAME: usize = 200;
-/// Where debug packages put their files (gdb's "build-id" directories).
+/// The directory in which debug packages install their files (gdb's "build-id" method).
 const DEBUG_FILES: &str = "/usr/lib/debug/.build-id";
-/// A name that is shown for a group says so many functions.
+/// The number of functions in the title of a group.
 const TITLE: usize = 2;
 
 impl Symbols {
-    /// The functions of a frame, the innermost first; none where no file tells.
+    /// The functions that contain a frame, the innermost first; none if no file names them.
     pub(super) fn functions(&mut self, record: &Record, frame: &Frame) -> Vec<Function> {
         let module = frame.module.and_then(|number| record.modules.get(number as usize));
         let Some(loader) = module.and_then(|module| self.file(module)) else { return Vec::new() };
@@ -43,7 +43,10 @@ impl Symbols {
                     Some(place.line.map_or_else(|| file.to_owned(), |line| format!("{file}:{line}")))
                 });
                 functions.extend(
-                    name.map(|name| Function { name: shown(&name), source: source.map(|text| printable(&text)) }),
+                    name.map(|name| Function {
+                        name: printable_name(&name),
+                        source: source.map(|text| printable(&text)),
+                    }),
                 );
             }
         }
@@ -51,12 +54,12 @@ impl Symbols {
             && let Some(symbol) = loader.find_symbol(frame.offset)
         {
             let name = addr2line::demangle_auto(symbol.into(), None);
-            functions.push(Function { name: shown(&name), source: None });
+            functions.push(Function { name: printable_name(&name), source: None });
         }
         functions
     }
 
-    /// One line for people: `SIGSEGV in locking_intern (cache.c:210) <- oj_calc_hash_key`.
+    /// A title for a crash, such as `SIGSEGV in locking_intern (cache.c:210) <- oj_calc_hash_key`.
     pub(super) fn title(&mut self, record: &Record) -> String {
         let signal = match record.signal {
             Some(_) if record.signal_name.starts_with(|first: char| first.is_ascii_alphabetic()) => {
@@ -77,7 +80,7 @@ impl Symbols {
                     source: None,
                 });
             }
-            named.extend(functions.into_iter().filter(|function| !is_plumbing(&function.name)));
+            named.extend(functions.into_iter().filter(|function| !is_runtime_internal(&function.name)));
             if named.len() >= TITLE {
                 break;
             }
@@ -105,19 +108,19 @@ impl Symbols {
     }
 }
 
-/// A frame without a name: file name and offset.
+/// A frame as file name and offset.
 pub(super) fn place(module: &Module, frame: &Frame) -> String {
     let name = module.path.rsplit('/').next().unwrap_or_default();
     format!("{}+{:#x}", printable(name), frame.offset)
 }
 
-fn shown(name: &str) -> String {
+fn printable_name(name: &str) -> String {
     printable(cut(name, MAX_NAME))
 }
 
-/// What a language's runtime does between a failed check and the signal.
-fn is_plumbing(name: &str) -> bool {
-    const BEGINNINGS: [&str; 12] = [
+/// Whether this is a function of a language's runtime between a failed check and the signal.
+fn is_runtime_internal(name: &str) -> bool {
+    const PREFIXES: [&str; 12] = [
         "core::panicking::",
         "std::panicking::",
         "std::sys::",
@@ -131,5 +134,5 @@ fn is_plumbing(name: &str) -> bool {
         "__rust_",
         "abort",
     ];
-    BEGINNINGS.iter().any(|beginning| name.starts_with(beginning))
+    PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }

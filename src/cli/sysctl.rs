@@ -1,35 +1,35 @@
-//! The two settings of the kernel that bring crashes to the shim (core(5)).
+//! The two kernel settings that send crashes to the shim (core(5)).
 
 use std::fs::OpenOptions;
 use std::io::{self, ErrorKind, Write};
 use std::path::PathBuf;
 use thiserror::Error;
 
-/// Why a setting can't be read or written.
+/// Why a setting cannot be read or written.
 #[derive(Debug, Error)]
 pub(super) enum SysctlError {
-    #[error("{0}: permission denied: only root of the host may set it (sudo coreward ...)")]
+    #[error("{0}: permission denied: only root on the host may set it (sudo coreward ...)")]
     NotRoot(PathBuf),
-    #[error("{0}: read-only: a container can't set it, its host can")]
+    #[error("{0}: read-only: it can be set on the host, not in a container")]
     ReadOnly(PathBuf),
     #[error("{path}: {error}")]
     Io { path: PathBuf, error: io::Error },
-    #[error("{path}: the kernel has \"{found}\" after \"{wanted}\" was written")]
-    NotTaken { path: PathBuf, wanted: String, found: String },
+    #[error("{path}: \"{wanted}\" was written, but the kernel has \"{found}\"")]
+    Changed { path: PathBuf, wanted: String, found: String },
 }
 
-/// A setting.
+/// A setting below `/proc/sys/kernel`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Key {
-    /// Where cores go.
+pub(super) enum SysctlKey {
+    /// The file name or the program that receives cores.
     CorePattern,
-    /// How many dumps into pipes may run at once. With 0 there is no limit, but the kernel does not wait for the helper
-    /// either: `/proc/PID` of a process whose core fits into the pipe is gone before the helper looks.
+    /// The number of dumps into pipes that may run at the same time. 0 means no limit, but then the kernel does not wait for
+    /// the helper either: `/proc/PID` of a process whose core fits into the pipe is gone before the helper can read it.
     CorePipeLimit,
 }
 
-impl Key {
-    /// Its file in `/proc/sys/kernel`.
+impl SysctlKey {
+    /// The file name in `/proc/sys/kernel`.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::CorePattern => "core_pattern",
@@ -38,12 +38,12 @@ impl Key {
     }
 }
 
-/// `/proc/sys/kernel`, or what a test has in its place.
+/// `/proc/sys/kernel`, or a directory in its place for tests.
 #[derive(Clone, Debug)]
 pub(super) struct Sysctl(PathBuf);
 
 impl Sysctl {
-    /// The kernel's own, also where `--root` is given: there is only one.
+    /// The settings of the running kernel. `--root` does not apply: a machine has one kernel.
     pub(super) fn kernel() -> Self {
         Self("/proc/sys/kernel".into())
     }
@@ -54,24 +54,24 @@ impl Sysctl {
     }
 
     /// The value, without its newline.
-    pub(super) fn get(&self, key: Key) -> Result<String, SysctlError> {
+    pub(super) fn get(&self, key: SysctlKey) -> Result<String, SysctlError> {
         let path = self.0.join(key.name());
         let value = std::fs::read(&path).map_err(|error| self.failed(key, error))?;
         Ok(String::from_utf8_lossy(&value).trim_end_matches('\n').to_owned())
     }
 
-    /// Sets a value, and looks whether the kernel took it: it cuts what is too long without a word.
-    pub(super) fn set(&self, key: Key, value: &str) -> Result<(), SysctlError> {
+    /// Sets a value and reads it back, because the kernel silently truncates long ones.
+    pub(super) fn set(&self, key: SysctlKey, value: &str) -> Result<(), SysctlError> {
         let path = self.0.join(key.name());
-        // In one write(2), as the kernel wants it; with a newline, or an empty value would be no write at all.
+        // One write(2), as the kernel requires; with a newline, since an empty value would not be written at all.
         let line = format!("{value}\n");
         let file = OpenOptions::new().write(true).truncate(true).open(&path);
         file.and_then(|mut file| file.write_all(line.as_bytes())).map_err(|error| self.failed(key, error))?;
         let found = self.get(key)?;
-        if found == value { Ok(()) } else { Err(SysctlError::NotTaken { path, wanted: value.to_owned(), found }) }
+        if found == value { Ok(()) } else { Err(SysctlError::Changed { path, wanted: value.to_owned(), found }) }
     }
 
-    fn failed(&self, key: Key, error: io::Error) -> SysctlError {
+    fn failed(&self, key: SysctlKey, error: io::Error) -> SysctlError {
         let path = self.0.join(key.name());
         match error.kind() {
             ErrorKind::PermissionDenied => SysctlError::NotRoot(path),

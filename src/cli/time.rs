@@ -1,4 +1,4 @@
-//! Moments as users of journalctl(1) write them (systemd.time(7)), and as they are shown.
+//! Timestamps: parsed as users of journalctl(1) write them (systemd.time(7)), and formatted.
 
 use crate::config::parse_duration;
 use jiff::civil::{DateTime, Time};
@@ -6,14 +6,14 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp, Zoned};
 use std::time::Duration;
 
-/// `clap`'s parser of `--since` and `--until`.
+/// Parses the argument of `--since` and `--until`.
 pub(super) fn argument(text: &str) -> Result<Timestamp, String> {
     let expected =
         "not a time: write \"2026-01-02 10:00\", \"10:00\", today, yesterday, -1h, \"2 days ago\" or @SECONDS";
     parse(text, &Zoned::now()).ok_or_else(|| expected.to_owned())
 }
 
-/// The moment that `text` means at `now`.
+/// The time that `text` means at `now`.
 fn parse(text: &str, now: &Zoned) -> Option<Timestamp> {
     let text = text.trim();
     let day = match text {
@@ -37,31 +37,31 @@ fn parse(text: &str, now: &Zoned) -> Option<Timestamp> {
     if let Some(after) = text.strip_suffix(" left").or_else(|| text.strip_prefix('+')) {
         return now.timestamp().checked_add(length(after)?).ok();
     }
-    // These two carry an offset, which a civil time would read over.
+    // These two may carry an offset, which the parser of a civil time would ignore.
     if let Ok(zoned) = text.parse::<Zoned>() {
         return Some(zoned.timestamp());
     }
     text.parse::<Timestamp>().ok().or_else(|| civil(text, now))
 }
 
-/// A date, a time or both, by the clock of this machine or of a zone named at the end. A weekday in front, as `coreward
-/// info` shows one, is read over.
+/// Parses a date, a time or both, in the time zone of this machine or in one named at the end. A leading weekday, as in the
+/// output of `coreward info`, is ignored.
 fn civil(text: &str, now: &Zoned) -> Option<Timestamp> {
     const DAYS: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
     let text = text.split_once(' ').filter(|(day, _)| DAYS.contains(day)).map_or(text, |(_, rest)| rest);
-    if let Some(moment) = on_the_clock(text, now.time_zone(), now) {
+    if let Some(moment) = in_zone(text, now.time_zone(), now) {
         return Some(moment.timestamp());
     }
     let (text, zone) = text.rsplit_once(' ')?;
     if let Ok(zone) = TimeZone::get(zone) {
-        return Some(on_the_clock(text, &zone, now)?.timestamp());
+        return Some(in_zone(text, &zone, now)?.timestamp());
     }
-    // An abbreviation such as EST is that of several zones: only this machine's own is understood.
-    let moment = on_the_clock(text, now.time_zone(), now)?;
+    // Several zones may share an abbreviation such as EST, so only that of this machine is understood.
+    let moment = in_zone(text, now.time_zone(), now)?;
     (moment.strftime("%Z").to_string() == zone).then(|| moment.timestamp())
 }
 
-fn on_the_clock(text: &str, zone: &TimeZone, now: &Zoned) -> Option<Zoned> {
+fn in_zone(text: &str, zone: &TimeZone, now: &Zoned) -> Option<Zoned> {
     let is_time = text.contains(':') && !text.contains('-');
     let moment: DateTime = if is_time {
         now.with_time_zone(zone.clone()).date().to_datetime(text.parse::<Time>().ok()?)
@@ -71,21 +71,21 @@ fn on_the_clock(text: &str, zone: &TimeZone, now: &Zoned) -> Option<Zoned> {
     moment.to_zoned(zone.clone()).ok()
 }
 
-/// A moment of a record by this machine's clock.
+/// A timestamp of a record in the time zone of this machine; `None` if it is out of the calendar's range.
 fn local(time_us: u64) -> Option<Zoned> {
     let moment = Timestamp::from_microsecond(i64::try_from(time_us).ok()?).ok()?;
     Some(moment.to_zoned(TimeZone::system()))
 }
 
-/// `2026-01-02 10:00:00`: it sorts, and `--since` takes it.
+/// `2026-01-02 10:00:00`: sortable, and valid for `--since`.
 pub(super) fn short(time_us: u64) -> String {
     Short::default().of(time_us)
 }
 
-/// [`short`] for many moments: the crashes of a storm share their minutes, and a clock is dear to ask.
+/// [`short`] for many timestamps. The crashes of a storm share their minutes, and the calendar is expensive.
 #[derive(Default)]
 pub(super) struct Short {
-    /// The minute that was shown last, and how.
+    /// The last minute, in minutes since 1970, and its text.
     minute: Option<(u64, String)>,
 }
 
@@ -96,17 +96,18 @@ impl Short {
         text
     }
 
+    /// Appends a timestamp, in microseconds since 1970.
     pub(super) fn push(&mut self, text: &mut String, time_us: u64) {
         const MINUTE_US: u64 = 60_000_000;
         let number = time_us / MINUTE_US;
         if self.minute.as_ref().is_none_or(|(known, _)| *known != number) {
-            // No zone has been off by parts of a minute since 1972.
+            // Since 1972 the offsets of all zones are whole minutes.
             let Some(moment) = local(number * MINUTE_US) else { return text.push_str(&format!("@{time_us}us")) };
             self.minute = Some((number, moment.strftime("%F %H:%M:").to_string()));
         }
-        let seconds = (time_us % MINUTE_US / 1_000_000) as u8;
+        let seconds = time_us % MINUTE_US / 1_000_000;
         text.push_str(self.minute.as_ref().map_or("", |(_, shown)| shown.as_str()));
-        text.extend([char::from(b'0' + seconds / 10), char::from(b'0' + seconds % 10)]);
+        text.extend([seconds / 10, seconds % 10].map(|digit| char::from(b'0' + u8::try_from(digit).unwrap_or(0))));
     }
 }
 
@@ -122,7 +123,7 @@ pub(super) fn long(time_us: u64) -> String {
     format!("{} ({distance})", moment.strftime("%a %F %T %Z"))
 }
 
-/// The two largest units of a time.
+/// The two largest units of a time span.
 fn rough(time: Duration) -> String {
     const UNITS: [(&str, u64); 6] =
         [(" years", 31_557_600), (" months", 2_629_800), (" days", 86400), ("h", 3600), ("min", 60), ("s", 1)];
@@ -146,7 +147,7 @@ fn rough(time: Duration) -> String {
 mod tests {
     use super::*;
 
-    /// By the clock of Berlin, on a machine that need not know of Berlin.
+    /// A time in Berlin, on a machine without a time zone database.
     fn now() -> Zoned {
         let zone = TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").unwrap();
         "2026-01-02T09:30:00Z".parse::<Timestamp>().unwrap().to_zoned(zone)

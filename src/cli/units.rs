@@ -1,4 +1,4 @@
-//! What systemd says of Coreward's units.
+//! The state of Coreward's units, as systemd reports it.
 
 use crate::crash::text::printable;
 use coreward_wire::paths::Root;
@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// A unit's state, in systemd's words.
+/// The state of a unit, in systemd's terms.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Unit {
     pub(super) name: String,
@@ -15,14 +15,14 @@ pub(super) struct Unit {
     pub(super) active: String,
     /// `running`, `listening`, `dead`, ...
     pub(super) sub: String,
-    /// The daemon's own line.
+    /// `STATUS=` of the daemon (sd_notify(3)).
     pub(super) text: String,
 }
 
 const NAMES: [&str; 3] = ["coreward.service", "coreward.socket", "coreward-register.service"];
 
-/// Asks systemd; `None` where it does not run this machine, or where a test's tree is meant.
-pub(super) fn ask(root: &Root) -> Option<Vec<Unit>> {
+/// The units; `None` if systemd does not run on this machine, or `root` is not that of the machine.
+pub(super) fn query_systemd(root: &Root) -> Option<Vec<Unit>> {
     // sd_booted(3)
     if !root.is_system() || !Path::new("/run/systemd/system").is_dir() {
         return None;
@@ -34,7 +34,7 @@ pub(super) fn ask(root: &Root) -> Option<Vec<Unit>> {
     (!units.is_empty()).then_some(units)
 }
 
-/// Properties of one unit after the other, with an empty line between.
+/// Parses the output of `systemctl show`: the properties of the units, separated by empty lines.
 fn parse(text: &str) -> Vec<Unit> {
     let units = text.split("\n\n").filter_map(|block| {
         let properties: HashMap<&str, &str> = block.lines().filter_map(|line| line.split_once('=')).collect();
@@ -55,7 +55,7 @@ mod tests {
     use super::parse;
 
     #[test]
-    fn systemds_answer_is_read() {
+    fn the_output_of_systemctl_is_parsed() {
         let text = "Id=coreward.service\nStatusText=a=b\x1b\nActiveState=active\nSubState=running\n\n\
             Id=coreward.socket\nActiveState=inactive\nSubState=dead\n";
         let units = parse(text);

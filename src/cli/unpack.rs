@@ -1,6 +1,7 @@
-//! From a stored core to the core as the kernel wrote it.
+//! Decompressing a stored core to the core that the kernel wrote.
 
-use super::CliError;
+use super::error::{CliError, UnpackError};
+use super::explanations;
 use super::interrupt::Interrupts;
 use crate::store::{Layout, Listed, core_file_name};
 use coreward_sys::openat;
@@ -11,54 +12,36 @@ use std::io::{self, ErrorKind, Read, Seek, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use thiserror::Error;
 
-/// Read and written at once.
+/// Bytes that are read and written at once.
 const CHUNK: usize = 1 << 20;
-/// What is zero in units of this is not written: the blocks of nearly every file system.
+/// Blocks of zeros of this size become holes. Nearly every file system has blocks of this size.
 const BLOCK: usize = 4096;
 
-/// Why there is no core at the end.
-#[derive(Debug, Error)]
-pub(super) enum UnpackError {
-    #[error("crash {id} has no core: {why}")]
-    NoCore { id: String, why: &'static str },
-    #[error("{path}: {error}")]
-    Open { path: PathBuf, error: io::Error },
-    #[error("{path}: this core may be read by root, group adm and its owner only")]
-    Denied { path: PathBuf },
-    #[error("{path}: damaged: {error}; `zstd -t` tells more")]
-    Damaged { path: PathBuf, error: io::Error },
-    #[error("{path}: damaged: it has {found} bytes of core, its record says {expected}")]
-    Length { path: PathBuf, found: u64, expected: u64 },
-    #[error("{to}: {error}")]
-    Write { to: PathBuf, error: io::Error },
-}
-
-/// A stored core, open.
-pub(super) struct Stored {
+/// A stored core, open for reading.
+pub(super) struct CoreReader {
     pub(super) file: File,
     path: PathBuf,
     /// Bytes of core in it.
     bytes: u64,
-    _held: Option<nix::fcntl::Flock<File>>,
+    /// The daemon does not evict a core while this lock is held.
+    _lock: Option<nix::fcntl::Flock<File>>,
 }
 
-impl Stored {
-    /// Opens the core of a crash. Root is not led elsewhere by a link that the daemon's user could have made.
+impl CoreReader {
+    /// Opens the core of a crash. Links, which the daemon's user could create, are not followed.
     pub(super) fn open(root: &Root, listed: &Listed) -> Result<Self, UnpackError> {
         let id = listed.id();
         let layout = Layout::new(root);
         let path = layout.cores.join(core_file_name(id));
-        if let Some(why) = super::words::why_no_core(listed) {
+        if let Some(why) = explanations::why_no_core(listed) {
             return Err(UnpackError::NoCore { id: id.to_string(), why });
         }
         let opened = layout.open_cores().and_then(|dir| openat::open_file_below(dir.as_fd(), &core_file_name(id)));
         match opened.map(File::from).and_then(|file| Ok((file.metadata()?.is_file(), file))) {
             Ok((true, file)) => {
-                // It is not evicted while it is read.
-                let held = file.try_clone().ok().and_then(|file| crate::store::lock_for_reading(file).ok());
-                Ok(Self { file, path, bytes: listed.record.core.bytes, _held: held })
+                let lock = file.try_clone().ok().and_then(|file| crate::store::lock_for_reading(file).ok());
+                Ok(Self { file, path, bytes: listed.record.core.bytes, _lock: lock })
             }
             Ok((false, _)) => Err(UnpackError::Open { path, error: io::Error::other("not a regular file") }),
             Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -69,12 +52,12 @@ impl Stored {
         }
     }
 
-    /// Decompresses the core into `to` (shown as `name`), leaving holes where it is zero.
+    /// Decompresses the core into `to`, which messages call `name`. Blocks of zeros become holes.
     pub(super) fn unpack_to(&self, to: &File, name: &Path, interrupts: Option<&Interrupts>) -> Result<(), CliError> {
         let failed = |error| UnpackError::Write { to: name.to_owned(), error };
         let mut at = 0;
         self.unpack(|chunk| {
-            if let Some(signal) = interrupts.and_then(Interrupts::arrived) {
+            if let Some(signal) = interrupts.and_then(Interrupts::pending) {
                 return Err(CliError::Interrupted(signal));
             }
             write_sparse(to, chunk, at).map_err(failed)?;
@@ -89,10 +72,11 @@ impl Stored {
         self.unpack(|chunk| Ok(out.write_all(chunk)?))
     }
 
-    fn unpack(&self, mut take: impl FnMut(&[u8]) -> Result<(), CliError>) -> Result<(), CliError> {
+    /// Decompresses the core, chunk by chunk.
+    fn unpack(&self, mut write: impl FnMut(&[u8]) -> Result<(), CliError>) -> Result<(), CliError> {
         let damaged = |error| UnpackError::Damaged { path: self.path.clone(), error };
         let wrong_length = |found| UnpackError::Length { path: self.path.clone(), found, expected: self.bytes };
-        // The frames of record and seek table are skipped by every zstd (RFC 8878, 3.1.2), and frames simply follow each other.
+        // Decoders skip the frames of record and seek table (RFC 8878, 3.1.2) and concatenate the others (3.1).
         (&self.file).rewind().map_err(damaged)?;
         let mut core = zstd::stream::read::Decoder::new(&self.file).map_err(damaged)?;
         let bar = progress(self.bytes);
@@ -101,11 +85,11 @@ impl Stored {
         loop {
             let count = fill(&mut core, &mut chunk).map_err(damaged)?;
             found += count as u64;
-            // Of a file that would unpack without an end no more is written than the record allows.
+            // A decompression bomb ends here: no more is written than the record promises.
             if found > self.bytes {
                 return Err(wrong_length(found).into());
             }
-            take(&chunk[..count])?;
+            write(&chunk[..count])?;
             bar.set_position(found);
             if count < chunk.len() {
                 break;
@@ -115,15 +99,15 @@ impl Stored {
         if found == self.bytes { Ok(()) } else { Err(wrong_length(found).into()) }
     }
 
-    /// Copies the file as it is.
-    pub(super) fn copy(&self, mut take: impl FnMut(&[u8]) -> Result<(), CliError>) -> Result<(), CliError> {
+    /// Copies the file as it is, chunk by chunk.
+    pub(super) fn copy(&self, mut write: impl FnMut(&[u8]) -> Result<(), CliError>) -> Result<(), CliError> {
         let failed = |error| UnpackError::Open { path: self.path.clone(), error };
         (&self.file).rewind().map_err(failed)?;
         let bar = progress(self.file.metadata().map_err(failed)?.len());
         let mut chunk = vec![0; CHUNK];
         loop {
             let count = fill(&mut &self.file, &mut chunk).map_err(failed)?;
-            take(&chunk[..count])?;
+            write(&chunk[..count])?;
             bar.inc(count as u64);
             if count < chunk.len() {
                 bar.finish_and_clear();
@@ -133,7 +117,7 @@ impl Stored {
     }
 }
 
-/// A bar on standard error; on anything but a terminal it is not drawn.
+/// A progress bar on standard error, drawn only on a terminal.
 fn progress(total: u64) -> ProgressBar {
     let style = ProgressStyle::with_template("{bar:30} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left");
     ProgressBar::new(total).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
@@ -153,7 +137,7 @@ fn fill(from: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(count)
 }
 
-/// Writes the blocks of `chunk` that are not zero to where they belong.
+/// Writes the blocks of `chunk` that are not all zeros, the first byte of `chunk` at offset `at`.
 fn write_sparse(to: &File, chunk: &[u8], at: u64) -> io::Result<()> {
     const ZERO: [u8; BLOCK] = [0; BLOCK];
     let is_zero = |block: &[u8]| *block == ZERO[..block.len()];
@@ -175,27 +159,27 @@ mod tests {
     use crate::store::{CoreState, format};
     use std::os::unix::fs::MetadataExt;
 
-    struct Fixture {
+    struct UnpackFixture {
         dir: tempfile::TempDir,
         root: Root,
         listed: Listed,
         core: Vec<u8>,
     }
 
-    /// A core of several frames with a hole in it, in a file as the daemon writes it.
-    fn fixture() -> Fixture {
+    /// A stored core of several frames that contains a hole, in the format of the daemon.
+    fn fixture() -> UnpackFixture {
         let dir = tempfile::tempdir().unwrap();
         let root = Root::new(dir.path());
         let mut core = vec![7; 3 * CHUNK + 5];
         core[BLOCK..2 * CHUNK].fill(0);
         let mut listed = listed(7);
         listed.record.core.bytes = core.len() as u64;
-        let fixture = Fixture { dir, root, listed, core };
+        let fixture = UnpackFixture { dir, root, listed, core };
         fixture.store(&fixture.core);
         fixture
     }
 
-    impl Fixture {
+    impl UnpackFixture {
         fn file(&self) -> PathBuf {
             Layout::new(&self.root).cores.join(core_file_name(self.listed.id()))
         }
@@ -216,17 +200,17 @@ mod tests {
 
         fn stream(&self) -> Result<Vec<u8>, CliError> {
             let mut out = Vec::new();
-            Stored::open(&self.root, &self.listed)?.stream_to(&mut out).map(|()| out)
+            CoreReader::open(&self.root, &self.listed)?.stream_to(&mut out).map(|()| out)
         }
     }
 
     #[test]
-    fn all_frames_come_out_and_zeros_are_holes() {
+    fn all_frames_are_decompressed_and_zeros_become_holes() {
         let it = fixture();
         assert!(it.stream().unwrap() == it.core);
         let path = it.dir.path().join("core");
         let file = File::create(&path).unwrap();
-        let core = Stored::open(&it.root, &it.listed).unwrap();
+        let core = CoreReader::open(&it.root, &it.listed).unwrap();
         core.unpack_to(&file, &path, None).unwrap();
         assert!(std::fs::read(&path).unwrap() == it.core);
         assert!(file.metadata().unwrap().blocks() * 512 <= CHUNK as u64 + 4 * BLOCK as u64, "{:?}", file.metadata());
@@ -242,13 +226,13 @@ mod tests {
         it.listed.record.core.bytes = it.core.len() as u64;
         it.store(&it.core);
         let path = it.dir.path().join("core");
-        let core = Stored::open(&it.root, &it.listed).unwrap();
+        let core = CoreReader::open(&it.root, &it.listed).unwrap();
         core.unpack_to(&File::create(&path).unwrap(), &path, None).unwrap();
         assert!(std::fs::read(&path).unwrap() == it.core);
     }
 
     #[test]
-    fn a_damaged_file_is_called_that() {
+    fn a_damaged_file_is_reported() {
         let it = fixture();
         let mut short = std::fs::read(it.file()).unwrap();
         short.truncate(short.len() - 60);
@@ -263,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_is_said_with_its_reason() {
+    fn a_missing_core_is_reported_with_the_reason() {
         let mut it = fixture();
         std::fs::remove_file(it.file()).unwrap();
         assert!(it.stream().unwrap_err().to_string().ends_with("its file was deleted a moment ago"));

@@ -1,4 +1,4 @@
-//! A file that has its name only when it is whole.
+//! Writing a file that gets its name only when it is complete.
 
 use coreward_sys::rename::rename;
 use nix::errno::Errno;
@@ -8,43 +8,38 @@ use std::io;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
-/// Why a file can't be made.
+/// Why a file cannot be written.
 #[derive(Debug, Error)]
-pub(super) enum PartError {
-    /// It would be overwritten.
-    #[error("{0} is there already: --force replaces it")]
+pub(super) enum AtomicFileError {
+    /// A file would be overwritten.
+    #[error("{0} already exists: --force replaces it")]
     Exists(PathBuf),
-    /// A device, a directory, a link: nothing to be replaced by a core.
-    #[error(
-        "{0} is there already and is not a regular file: name another one, or leave -o away and redirect standard output"
-    )]
+    /// A device, a directory or a link would be overwritten.
+    #[error("{0} already exists and is not a regular file: name another file, or omit -o and redirect standard output")]
     NotAFile(PathBuf),
-    /// The system's word.
+    /// A system call failed.
     #[error("{path}: {error}")]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What happened.
-        error: io::Error,
-    },
+    Io { path: PathBuf, error: io::Error },
 }
 
-/// The file under its temporary name, in the directory of its final one. Dropped before [`Part::finish`], it is removed.
+/// A file under a temporary name, in the directory of its final one. Unless [`AtomicFile::finish`] is called, it is removed
+/// on drop.
 #[derive(Debug)]
-pub(super) struct Part {
+pub(super) struct AtomicFile {
     file: File,
     temporary: PathBuf,
     target: PathBuf,
     replace: bool,
 }
 
-impl Part {
-    /// Begins a file that only its owner may read: a core has the process' secrets in it.
-    pub(super) fn create(target: &Path, replace: bool) -> Result<Self, PartError> {
-        let failed = |error| PartError::Io { path: target.to_owned(), error };
+impl AtomicFile {
+    /// Creates a file that only its owner may read, because a core contains the secrets of a process. With `replace`, a file
+    /// of this name is replaced in the end.
+    pub(super) fn create(target: &Path, replace: bool) -> Result<Self, AtomicFileError> {
+        let failed = |error| AtomicFileError::Io { path: target.to_owned(), error };
         match fs::symlink_metadata(target) {
-            Ok(there) if !there.is_file() => return Err(PartError::NotAFile(target.to_owned())),
-            Ok(_) if !replace => return Err(PartError::Exists(target.to_owned())),
+            Ok(existing) if !existing.is_file() => return Err(AtomicFileError::NotAFile(target.to_owned())),
+            Ok(_) if !replace => return Err(AtomicFileError::Exists(target.to_owned())),
             _ => {}
         }
         let name = target.file_name().ok_or_else(|| failed(io::ErrorKind::InvalidFilename.into()))?;
@@ -55,30 +50,30 @@ impl Part {
         Ok(Self { file: fd.into(), temporary, target: target.to_owned(), replace })
     }
 
-    /// To write to.
+    /// The file, to be written.
     pub(super) fn file(&self) -> &File {
         &self.file
     }
 
     /// Gives the file its name.
-    pub(super) fn finish(self) -> Result<(), PartError> {
+    pub(super) fn finish(self) -> Result<(), AtomicFileError> {
         let renamed = match rename(&self.temporary, &self.target, self.replace) {
-            // A file system without this flag (NFS): somebody may be faster than the look before.
+            // A file system without this flag (NFS). A file that is created between the check and the rename is lost.
             Err(Errno::EINVAL | Errno::ENOSYS) if !self.replace && fs::symlink_metadata(&self.target).is_err() => {
                 fs::rename(&self.temporary, &self.target)
             }
             renamed => renamed.map_err(io::Error::from),
         };
         renamed.map_err(|error| match error.kind() {
-            io::ErrorKind::AlreadyExists => PartError::Exists(self.target.clone()),
-            _ => PartError::Io { path: self.target.clone(), error },
+            io::ErrorKind::AlreadyExists => AtomicFileError::Exists(self.target.clone()),
+            _ => AtomicFileError::Io { path: self.target.clone(), error },
         })
     }
 }
 
-impl Drop for Part {
+impl Drop for AtomicFile {
     fn drop(&mut self) {
-        // After a rename this name is gone.
+        // After a rename the temporary name no longer exists.
         let _ = fs::remove_file(&self.temporary);
     }
 }
@@ -96,21 +91,21 @@ mod tests {
     }
 
     #[test]
-    fn only_a_whole_file_has_its_name() {
+    fn only_a_complete_file_has_its_name() {
         let dir = tempfile::tempdir().unwrap();
         let target = dir.path().join("core");
-        let part = Part::create(&target, false).unwrap();
+        let new = AtomicFile::create(&target, false).unwrap();
         assert!(!target.exists() && names(dir.path()).len() == 1);
-        drop(part);
+        drop(new);
         assert_eq!(names(dir.path()), [""; 0]);
-        let part = Part::create(&target, false).unwrap();
-        part.file().write_all(b"new").unwrap();
-        part.finish().unwrap();
+        let new = AtomicFile::create(&target, false).unwrap();
+        new.file().write_all(b"new").unwrap();
+        new.finish().unwrap();
         assert_eq!(names(dir.path()), ["core"]);
-        assert!(matches!(Part::create(&target, false), Err(PartError::Exists(_))));
-        drop(Part::create(&target, true).unwrap());
+        assert!(matches!(AtomicFile::create(&target, false), Err(AtomicFileError::Exists(_))));
+        drop(AtomicFile::create(&target, true).unwrap());
         assert_eq!(fs::read(&target).unwrap(), b"new", "a failure leaves what was there");
-        Part::create(&target, true).unwrap().finish().unwrap();
+        AtomicFile::create(&target, true).unwrap().finish().unwrap();
         assert_eq!(fs::read(&target).unwrap(), b"");
     }
 
@@ -118,9 +113,9 @@ mod tests {
     fn a_name_that_was_taken_meanwhile_is_not_lost() {
         let dir = tempfile::tempdir().unwrap();
         let target = dir.path().join("core");
-        let part = Part::create(&target, false).unwrap();
+        let new = AtomicFile::create(&target, false).unwrap();
         fs::write(&target, "theirs").unwrap();
-        assert!(matches!(part.finish(), Err(PartError::Exists(_))));
+        assert!(matches!(new.finish(), Err(AtomicFileError::Exists(_))));
         assert_eq!((names(dir.path()), fs::read(&target).unwrap()), (vec!["core".to_owned()], b"theirs".to_vec()));
     }
 
@@ -129,7 +124,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink("/dev/null", dir.path().join("link")).unwrap();
         for target in [dir.path().to_owned(), dir.path().join("link"), "/dev/null".into()] {
-            assert!(matches!(Part::create(&target, true), Err(PartError::NotAFile(_))), "{}", target.display());
+            assert!(
+                matches!(AtomicFile::create(&target, true), Err(AtomicFileError::NotAFile(_))),
+                "{}",
+                target.display()
+            );
         }
     }
 }

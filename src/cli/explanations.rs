@@ -1,4 +1,4 @@
-//! Reasons in words, with the way out where there is one.
+//! Sentences that explain why there is no core, or only a part of one, and which setting or command changes that.
 
 use crate::crash::text::push_printable;
 use crate::crash::{CoreOutcome, NoCore, Truncation};
@@ -20,7 +20,7 @@ pub(super) fn push_core(text: &mut String, state: CoreState, no_core: &str) {
     }
 }
 
-/// The word for a crash.
+/// The same word for one crash.
 pub(super) fn core_state(listed: &Listed) -> String {
     let no_core = match listed.record.core.outcome {
         CoreOutcome::None(reason) => reason.name(),
@@ -31,12 +31,12 @@ pub(super) fn core_state(listed: &Listed) -> String {
     word
 }
 
-/// Why there is no core to open; `None`: there is one.
+/// Why there is no core to open; `None` if there is one.
 pub(super) fn why_no_core(listed: &Listed) -> Option<&'static str> {
     match (listed.core_state, listed.record.core.outcome) {
         (CoreState::Stored | CoreState::Truncated, _) => None,
         (CoreState::Evicted, _) => {
-            Some("it was deleted to make room (coreward usage shows the limits and who holds what)")
+            Some("it was deleted to make room (coreward usage shows the limits and who uses how much)")
         }
         (CoreState::Missing, _) => Some("its file is gone, and Coreward did not delete it"),
         (CoreState::Removed, _) => Some("it was removed by an administrator"),
@@ -48,34 +48,36 @@ pub(super) fn why_no_core(listed: &Listed) -> Option<&'static str> {
 fn not_stored(reason: NoCore) -> &'static str {
     match reason {
         NoCore::Storm => {
-            "crashes of the same signature were kept just before (StormBurst=, StormStacks=, StormIntervalSec=)"
+            "enough cores of the same signature were stored shortly before (StormBurst=, StormStacks=, StormIntervalSec=)"
         }
-        NoCore::Rate => "the unit, the user or the machine had used up its share (UnitBurst=, UserBurst=, TotalBurst=)",
+        NoCore::Rate => {
+            "the unit, the user or the machine had reached its rate limit (UnitBurst=, UserBurst=, TotalBurst=)"
+        }
         NoCore::Configured => "Storage=none is configured",
-        NoCore::Limit => "the process' own RLIMIT_CORE was 0 (EnforceCoreLimit=yes is configured)",
+        NoCore::Limit => "RLIMIT_CORE of the process was 0 (EnforceCoreLimit=yes is configured)",
         NoCore::Empty => "the kernel wrote none; the kernel log may say why",
-        NoCore::NotElf => "what the kernel wrote is no ELF core",
+        NoCore::NotElf => "the kernel did not write an ELF core",
         NoCore::Quota => "there was no room for it within the quota (coreward usage shows the limits)",
         NoCore::DiskFull => "the disk was full",
         NoCore::WriteError => "it could not be written; the log of coreward.service says why",
-        NoCore::Stalled => "the stream stood still, as it does on a dead mount, or too many others did",
-        NoCore::Gone => "there was nothing left to store: the process was gone, or there was no room in the spool",
+        NoCore::Stalled => "reading the core blocked, as on a dead mount, or too many other cores blocked",
+        NoCore::Gone => "there was nothing left to store: the process was gone, or the spool had no room",
     }
 }
 
-/// Why a core is not whole.
-pub(super) fn truncated(cut: Truncation) -> &'static str {
+/// Why a core is not complete.
+pub(super) fn why_truncated(cut: Truncation) -> &'static str {
     match cut {
-        Truncation::EndedEarly => "the process was killed while it was dumped",
-        Truncation::Stalled => "the stream stood still, as it does on a dead mount",
-        Truncation::ProcessSizeMax => "it was longer than ProcessSizeMax=",
-        Truncation::ExternalSizeMax => "its file reached ExternalSizeMax=",
-        Truncation::CoreLimit => "the process' own RLIMIT_CORE was reached (EnforceCoreLimit=yes is configured)",
+        Truncation::EndedEarly => "the process was killed while its core was being written",
+        Truncation::Stalled => "reading the core blocked, as on a dead mount",
+        Truncation::ProcessSizeMax => "the core was larger than ProcessSizeMax=",
+        Truncation::ExternalSizeMax => "the file reached ExternalSizeMax=",
+        Truncation::CoreLimit => "RLIMIT_CORE of the process was reached (EnforceCoreLimit=yes is configured)",
         Truncation::Quota => "the quota was reached (coreward usage shows the limits)",
         Truncation::DiskFull => "the disk filled up",
-        Truncation::MaxHold => "the process could not be held any longer (MaxHold=)",
-        Truncation::Stacks => "only stacks were to be stored (Storage=stacks, or StormStacks= of a storm)",
-        Truncation::Resumed => "the daemon ended while it took the core in, and the next one got the rest",
-        Truncation::Spool => "no daemon was there, and it was longer than the spool takes",
+        Truncation::MaxHold => "the process had been held for MaxHold=",
+        Truncation::Stacks => "only the stacks were stored, as configured (Storage=stacks, or StormStacks= in a storm)",
+        Truncation::Resumed => "the daemon ended while it read the core, and the next one got only the rest",
+        Truncation::Spool => "no daemon was running, and the core was larger than the spool allows",
     }
 }

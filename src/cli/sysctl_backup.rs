@@ -1,7 +1,7 @@
-//! What was set before `coreward register`, kept in the runtime directory.
+//! The kernel settings from before `coreward register`, saved in the runtime directory for `coreward unregister`.
 //!
-//! Root writes back what it reads here, and a `core_pattern` is a program that the kernel runs as root: the file counts only if nobody
-//! but root can have written it, whoever the directory belongs to.
+//! Root restores what this file says, and a `core_pattern` names a program that the kernel runs as root. So the file counts
+//! only if nobody but root can have written it, whoever owns the directory.
 
 use coreward_sys::openat;
 use coreward_wire::paths::Root;
@@ -17,23 +17,23 @@ use std::path::{Path, PathBuf};
 
 const NAME: &str = "saved-sysctl";
 const NEW: &str = ".saved-sysctl.new";
-/// Two short lines.
+/// The most that is read of the file, in bytes. It has two short lines.
 const MAX_LEN: u64 = 4096;
 
-/// The values.
+/// The settings as they were.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Saved {
+pub(super) struct SysctlBackup {
     pub(super) core_pattern: String,
     pub(super) core_pipe_limit: String,
 }
 
-impl Saved {
-    /// Where they are, for messages.
+impl SysctlBackup {
+    /// The path of the file.
     pub(super) fn path(root: &Root) -> PathBuf {
         root.run_dir().join(NAME)
     }
 
-    /// Writes them, in place of what may be there.
+    /// Writes the file, replacing an older one.
     pub(super) fn write(&self, root: &Root) -> io::Result<()> {
         std::fs::create_dir_all(root.run_dir())?;
         let dir = File::open(root.run_dir())?;
@@ -50,7 +50,7 @@ impl Saved {
         Ok(())
     }
 
-    /// Reads them; `None`: there are none.
+    /// Reads the file; `None`: there is none.
     pub(super) fn read(root: &Root) -> io::Result<Option<Self>> {
         let dir = match File::open(root.run_dir()) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -60,10 +60,10 @@ impl Saved {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             file => File::from(file?),
         };
-        let about = file.metadata()?;
-        let ours = about.uid() == 0 || about.uid() == geteuid().as_raw();
-        if !about.is_file() || !ours || about.nlink() != 1 || about.mode() & 0o022 != 0 {
-            return Err(io::Error::other("not a file that only root can have written"));
+        let metadata = file.metadata()?;
+        let is_roots = metadata.uid() == 0 || metadata.uid() == geteuid().as_raw();
+        if !metadata.is_file() || !is_roots || metadata.nlink() != 1 || metadata.mode() & 0o022 != 0 {
+            return Err(io::Error::other("somebody other than root can have written it"));
         }
         let mut text = String::new();
         file.take(MAX_LEN).read_to_string(&mut text)?;
@@ -71,11 +71,11 @@ impl Saved {
             |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')).map(str::to_owned);
         match (value("core_pattern"), value("core_pipe_limit")) {
             (Some(core_pattern), Some(core_pipe_limit)) => Ok(Some(Self { core_pattern, core_pipe_limit })),
-            _ => Err(io::Error::other("it does not have both values")),
+            _ => Err(io::Error::other("it does not contain both values")),
         }
     }
 
-    /// Forgets them.
+    /// Deletes the file.
     pub(super) fn remove(root: &Root) -> io::Result<()> {
         match std::fs::remove_file(Self::path(root)) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
@@ -89,8 +89,8 @@ mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
 
-    fn saved() -> Saved {
-        Saved {
+    fn backup() -> SysctlBackup {
+        SysctlBackup {
             core_pattern: "|/usr/lib/systemd/systemd-coredump %P %u=x".to_owned(),
             core_pipe_limit: "16".to_owned(),
         }
@@ -100,33 +100,33 @@ mod tests {
     fn values_come_back_as_they_were() {
         let dir = tempfile::tempdir().unwrap();
         let root = Root::new(dir.path());
-        assert_eq!(Saved::read(&root).unwrap(), None);
-        saved().write(&root).unwrap();
-        saved().write(&root).unwrap();
-        assert_eq!(Saved::read(&root).unwrap(), Some(saved()));
-        assert_eq!(std::fs::metadata(Saved::path(&root)).unwrap().permissions().mode() & 0o777, 0o644);
+        assert_eq!(SysctlBackup::read(&root).unwrap(), None);
+        backup().write(&root).unwrap();
+        backup().write(&root).unwrap();
+        assert_eq!(SysctlBackup::read(&root).unwrap(), Some(backup()));
+        assert_eq!(std::fs::metadata(SysctlBackup::path(&root)).unwrap().permissions().mode() & 0o777, 0o644);
         assert_eq!(std::fs::read_dir(root.run_dir()).unwrap().count(), 1);
-        Saved::remove(&root).unwrap();
-        Saved::remove(&root).unwrap();
-        assert_eq!(Saved::read(&root).unwrap(), None);
+        SysctlBackup::remove(&root).unwrap();
+        SysctlBackup::remove(&root).unwrap();
+        assert_eq!(SysctlBackup::read(&root).unwrap(), None);
     }
 
     #[test]
     fn what_others_could_have_planted_is_not_believed() {
         let dir = tempfile::tempdir().unwrap();
         let root = Root::new(dir.path());
-        let path = Saved::path(&root);
-        saved().write(&root).unwrap();
+        let path = SysctlBackup::path(&root);
+        backup().write(&root).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o664)).unwrap();
-        assert!(Saved::read(&root).is_err(), "writable by a group");
+        assert!(SysctlBackup::read(&root).is_err(), "writable by a group");
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
         std::fs::hard_link(&path, dir.path().join("second")).unwrap();
-        assert!(Saved::read(&root).is_err(), "a second name");
+        assert!(SysctlBackup::read(&root).is_err(), "a second name");
         std::fs::rename(&path, dir.path().join("elsewhere")).unwrap();
         std::os::unix::fs::symlink(dir.path().join("elsewhere"), &path).unwrap();
-        assert!(Saved::read(&root).is_err(), "a link");
-        saved().write(&root).unwrap();
-        assert_eq!(Saved::read(&root).unwrap(), Some(saved()), "a link is replaced, not followed");
+        assert!(SysctlBackup::read(&root).is_err(), "a link");
+        backup().write(&root).unwrap();
+        assert_eq!(SysctlBackup::read(&root).unwrap(), Some(backup()), "a link is replaced, not followed");
     }
 
     #[test]
@@ -134,8 +134,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let root = Root::new(dir.path());
         std::fs::create_dir_all(root.run_dir()).unwrap();
-        std::fs::write(Saved::path(&root), "core_pattern=core\n").unwrap();
-        std::fs::set_permissions(Saved::path(&root), std::fs::Permissions::from_mode(0o644)).unwrap();
-        assert!(Saved::read(&root).is_err());
+        std::fs::write(SysctlBackup::path(&root), "core_pattern=core\n").unwrap();
+        std::fs::set_permissions(SysctlBackup::path(&root), std::fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(SysctlBackup::read(&root).is_err());
     }
 }

@@ -1,0 +1,92 @@
+//! Why a verb fails. A message names the path or the value, and what to do where something can be done.
+
+use super::atomic_file::AtomicFileError;
+use super::remove::ChangeError;
+use super::sysctl::SysctlError;
+use crate::store::QueryError;
+use coreward_wire::paths::PatternTooLong;
+use nix::sys::signal::Signal;
+use std::io;
+use std::path::PathBuf;
+use thiserror::Error;
+
+/// Why a verb fails.
+#[derive(Debug, Error)]
+pub(super) enum CliError {
+    #[error("standard output: {0}")]
+    Output(#[from] io::Error),
+    #[error(transparent)]
+    Query(#[from] QueryError),
+    #[error("{path}: {error}")]
+    File { path: PathBuf, error: io::Error },
+    #[error(transparent)]
+    Export(#[from] ExportError),
+    #[error(transparent)]
+    Unpack(#[from] UnpackError),
+    #[error(transparent)]
+    AtomicFile(#[from] AtomicFileError),
+    #[error(transparent)]
+    Debug(#[from] DebugError),
+    #[error(transparent)]
+    Register(#[from] RegisterError),
+    #[error(transparent)]
+    Sysctl(#[from] SysctlError),
+    #[error(transparent)]
+    Change(#[from] ChangeError),
+    #[error("interrupted")]
+    Interrupted(Signal),
+}
+
+/// Why a core is not exported.
+#[derive(Debug, Error)]
+pub(super) enum ExportError {
+    #[error("a core is not written to a terminal: name a file (-o FILE) or redirect standard output")]
+    Terminal,
+    #[error("signals cannot be blocked: {0}")]
+    Interrupts(io::Error),
+}
+
+/// Why a core cannot be decompressed.
+#[derive(Debug, Error)]
+pub(super) enum UnpackError {
+    #[error("crash {id} has no core: {why}")]
+    NoCore { id: String, why: &'static str },
+    #[error("{path}: {error}")]
+    Open { path: PathBuf, error: io::Error },
+    #[error("{path}: permission denied: only root, group adm and the owner of the process may read this core")]
+    Denied { path: PathBuf },
+    #[error("{path}: damaged: {error}; `zstd -t` tells more")]
+    Damaged { path: PathBuf, error: io::Error },
+    #[error("{path}: damaged: it contains {found} bytes of core, its record says {expected}")]
+    Length { path: PathBuf, found: u64, expected: u64 },
+    #[error("{to}: {error}")]
+    Write { to: PathBuf, error: io::Error },
+}
+
+/// Why no debugger runs.
+#[derive(Debug, Error)]
+pub(super) enum DebugError {
+    #[error("{0}: no such program: install it (apt install gdb), or name another debugger with --debugger")]
+    NoDebugger(PathBuf),
+    #[error("{path}: {error}")]
+    Start { path: PathBuf, error: io::Error },
+    #[error("{dir}: {error}: the core has {bytes} bytes; set TMPDIR to a directory with room for it")]
+    Temporary { dir: PathBuf, bytes: u64, error: io::Error },
+    #[error("--sysroot works with gdb only: give {0} its own option for this, after --")]
+    Sysroot(PathBuf),
+}
+
+/// Why the kernel settings are left as they are.
+#[derive(Debug, Error)]
+pub(super) enum RegisterError {
+    #[error("only root may change what the kernel does with crashes (sudo coreward ...)")]
+    NotRoot,
+    #[error(transparent)]
+    TooLong(#[from] PatternTooLong),
+    #[error("{0}: the kernel would start this program for every crash, but it cannot be started: {1}")]
+    Shim(PathBuf, io::Error),
+    #[error("\"{0}\": core_pattern allows no spaces in a path and gives % another meaning: choose another path")]
+    Unspeakable(String),
+    #[error("{0}: the current kernel settings cannot be saved there: {1}")]
+    Save(PathBuf, io::Error),
+}
