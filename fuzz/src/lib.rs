@@ -4,7 +4,7 @@
 
 use coreward::crash::Frame;
 use coreward::elf::CoreLayout;
-use coreward::unwind::{Process, ReadMemory, SignatureInput, compute_signature};
+use coreward::unwind::{SignatureInput, ReadMemory, Process, compute_signature};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 

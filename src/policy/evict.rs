@@ -44,7 +44,6 @@ pub enum Redundancy {
 }
 
 /// The core that goes first: of the least loss, of the largest holder, of the largest signature, the oldest.
-#[must_use]
 pub fn choose<'a, Id: Ord>(cores: &[Candidate<'a, Id>]) -> Option<&'a Id> {
     let mut holders: HashMap<&Principal, u64> = HashMap::new();
     let mut groups: HashMap<&SignatureKey, Group<'a, Id>> = HashMap::new();

@@ -62,7 +62,6 @@ pub struct Limits {
 impl Quotas {
     /// The limits on a volume of `volume` bytes. One unit, user, executable or signature may take half of all, unless it is said
     /// otherwise: no single core takes the whole disk.
-    #[must_use]
     pub fn on(&self, volume: u64) -> Limits {
         let max_use = self.max_use.unwrap_or_else(|| default_max_use(volume));
         Limits {
@@ -97,7 +96,6 @@ pub enum Room {
 }
 
 /// Whether `want` more bytes keep both limits.
-#[must_use]
 pub fn room(limits: Limits, usage: Usage, want: u64) -> Room {
     let over = usage.used.saturating_add(want).saturating_sub(limits.max_use);
     let short = limits.keep_free.saturating_add(want).saturating_sub(usage.free);
@@ -108,13 +106,11 @@ pub fn room(limits: Limits, usage: Usage, want: u64) -> Room {
 }
 
 /// Default of `MaxUse=`: a tenth of the volume, at most 4 GiB, as coredump.conf(5) has it.
-#[must_use]
 pub fn default_max_use(volume: u64) -> u64 {
     (volume / 10).min(4 << 30)
 }
 
 /// Default of `KeepFree=`: 15% of the volume, at most 4 GiB, as coredump.conf(5) has it.
-#[must_use]
 pub fn default_keep_free(volume: u64) -> u64 {
     (volume / 100 * 15).min(4 << 30)
 }

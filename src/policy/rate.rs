@@ -22,7 +22,6 @@ pub struct Bucket {
 
 impl Bucket {
     /// Whether a token can be taken at `now` with this part of the bucket left in it: `reserve` of 256 parts.
-    #[must_use]
     pub fn has(self, rate: Rate, now: Duration, reserve: u32) -> bool {
         if rate.burst == 0 {
             return true;

@@ -21,7 +21,6 @@ struct Lines {
 const WAITING: usize = 4096;
 
 /// Begins to log. A journal that stands still fills a bounded queue and stops nobody.
-#[must_use]
 pub fn start() -> LogGuard {
     let (writer, worker) =
         NonBlockingBuilder::default().lossy(true).buffered_lines_limit(WAITING).finish(std::io::stderr());

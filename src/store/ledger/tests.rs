@@ -106,7 +106,7 @@ fn pinned_cores_and_those_that_are_read_stay() {
     }
     let cores = std::fs::File::open(dir.path()).unwrap().into();
     if crate::store::set_pinned(&cores, &id(1), true).is_err() {
-        eprintln!("SKIPPED: {} has no extended attributes", dir.path().display());
+        eprintln!("SKIPPED: no attributes of users on {}", dir.path().display());
         return;
     }
     let reader = crate::store::reading(std::fs::File::open(dir.path().join(file_name(&id(0)))).unwrap()).unwrap();
