@@ -1,4 +1,4 @@
-/* Dies of SIGABRT, as a failed assertion does. */
+/* A failed assertion, which raises SIGABRT. */
 #include <assert.h>
 
 __attribute__((noinline)) void check(int value) { assert(value == 42 && "the answer"); }

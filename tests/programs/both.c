@@ -1,6 +1,6 @@
-/* In place of the shim: runs the shim (argv[0] without ".both") on the kernel's pipe, and when that has ended, writes what the
-   kernel still has for a reader to KERNEL_CORES/PID: of a core that was taken out of the pipe nothing, of one that was read out
-   of memory all of it. Zeros become holes. */
+/* Runs in place of the shim: starts the shim (argv[0] without ".both") on the kernel's pipe, and when it has ended, writes the
+   rest of the pipe to ROOT/kernel/PID. That is the whole core if it was read from memory, and nothing if it was drained from the
+   pipe. Zeros become holes. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdio.h>
@@ -15,7 +15,7 @@ int main(int argc, char **argv) {
     char *ending = strstr(shim, ".both");
     if (!ending || argc < 4) return 2;
     *ending = 0;
-    /* shim --root ROOT PID ... */
+    /* The arguments are: --root ROOT PID ... */
     snprintf(path, sizeof path, "%s/kernel/%s", argv[2], argv[3]);
     pid_t child = fork();
     if (child == 0) {

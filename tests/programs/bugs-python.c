@@ -1,4 +1,4 @@
-/* An extension of Python with two bugs. */
+/* A Python extension with two bugs. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 

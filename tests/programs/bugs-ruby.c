@@ -1,4 +1,4 @@
-/* An extension of Ruby with two bugs. */
+/* A Ruby extension with two bugs. */
 #include <ruby.h>
 
 int *volatile nothing;

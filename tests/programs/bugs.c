@@ -1,4 +1,4 @@
-/* Twenty-odd bugs in one program, one for each number; a test asks for a signature each. */
+/* Crashes with the bug whose number is the argument. Each must have a signature of its own. */
 #define _GNU_SOURCE
 #include <assert.h>
 #include <signal.h>
@@ -81,7 +81,7 @@ APART static void smash(const char *text, size_t length)
 
 APART static void in_vdso(void)
 {
-    /* Through a pointer: the call must not be turned into another. */
+    /* Called through a pointer, so that the compiler cannot replace the call. */
     int (*volatile clock)(clockid_t, struct timespec *) = clock_gettime;
     clock(CLOCK_MONOTONIC, (struct timespec *)8);
     sink++;

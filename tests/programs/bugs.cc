@@ -1,4 +1,4 @@
-// Crashes of C++: exceptions that nobody catches, code that is inlined, a pure virtual call.
+// Crashes of C++: uncaught exceptions, inlined code, a pure virtual call.
 #include <cstdlib>
 #include <map>
 #include <stdexcept>

@@ -1,4 +1,4 @@
-// Crashes of Go, which dumps core with GOTRACEBACK=crash only.
+// Crashes of Go, which dumps core only with GOTRACEBACK=crash.
 package main
 
 import "os"

@@ -1,4 +1,4 @@
-//! Crashes of Rust with panic=abort.
+//! Crashes of Rust, compiled with panic=abort.
 use std::hint::black_box;
 
 #[inline(never)]

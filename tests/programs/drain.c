@@ -1,4 +1,5 @@
-/* A core_pattern helper that reads the core, a mebibyte at a time, and throws it away: what the kernel's pipe costs. Built static. */
+/* A core_pattern helper that reads the core, one MiB at a time, and discards it: measures the cost of the kernel's pipe. To be
+   linked statically. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <unistd.h>

@@ -1,2 +1,2 @@
-/* A core_pattern helper that exits at once: the floor that a helper can reach. Built static. */
+/* A core_pattern helper that exits at once: the lower bound for any helper. To be linked statically. */
 int main(void) { return 0; }

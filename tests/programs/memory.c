@@ -1,4 +1,4 @@
-/* Touches MEBIBYTES (argument) of memory, a quarter zero, half structured, a quarter random, and dies of SIGSEGV. */
+/* Fills MEBIBYTES (argument) of memory as mixed.h does, and raises SIGSEGV. */
 #include "mixed.h"
 #include <stdlib.h>
 

@@ -1,4 +1,4 @@
-/* Memory as servers have it: a quarter zeros, half of it structured, a quarter that does not compress. */
+/* Memory like that of a server: a quarter zeros, a half structured, a quarter that does not compress. */
 #include <stdint.h>
 #include <string.h>
 
@@ -17,5 +17,5 @@ static inline void mix(uint8_t *memory, size_t bytes) {
             }
         }
     }
-    __asm__ volatile("" : : "r"(memory) : "memory"); /* the compiler must not think that nobody looks */
+    __asm__ volatile("" : : "r"(memory) : "memory"); /* keeps the compiler from removing the writes */
 }

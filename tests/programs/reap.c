@@ -1,6 +1,7 @@
-/* How long from the faulting instruction to waitpid(2)'s return: RUNS children with MEBIBYTES of touched memory each, in one piece
-   or, with SPREAD, page by page over so many mebibytes. Prints the minimum, the median and the maximum, in milliseconds.
-   With GATE in the environment, a FIFO, each child waits for somebody to open it before it faults. */
+/* Measures the time from the faulting instruction to the return of waitpid(2), in RUNS children that have touched MEBIBYTES of
+   memory each, contiguous or, with SPREAD, in single pages spread over that many mebibytes. Prints the minimum, the median and the
+   maximum in milliseconds. If the environment has GATE, the path of a FIFO, each child waits until it is opened for writing
+   before it faults. */
 #define _GNU_SOURCE
 #include "mixed.h"
 #include <fcntl.h>

@@ -1,4 +1,4 @@
-/* Dies of SIGSEGV in a chain of named functions. */
+/* Raises SIGSEGV below a chain of functions with names. */
 #include <stdio.h>
 
 static int *volatile nowhere;

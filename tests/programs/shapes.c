@@ -1,4 +1,4 @@
-/* Mappings of every kind, and a crash: SHAPE is "plain", "sparse GIBIBYTES", "kinds FILE" or "huge". */
+/* Makes mappings of every kind and crashes. Arguments: "plain", "sparse GIBIBYTES", "kinds FILE" or "huge". */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdio.h>
@@ -22,7 +22,7 @@ static void fill(void *memory, size_t from, size_t to) {
 
 static void kinds(const char *path) {
     int rw = PROT_READ | PROT_WRITE, anonymous = MAP_PRIVATE | MAP_ANONYMOUS;
-    fill(map(8 * MIB, rw, anonymous, -1), 3 * MIB + 4096, 5 * MIB);       /* touched in its middle */
+    fill(map(8 * MIB, rw, anonymous, -1), 3 * MIB + 4096, 5 * MIB);       /* touched in the middle */
     char *undumped = map(8 * MIB, rw, anonymous, -1);
     fill(undumped, 0, 8 * MIB);
     madvise(undumped + 2 * MIB, 4 * MIB, MADV_DONTDUMP);
@@ -30,10 +30,10 @@ static void kinds(const char *path) {
     fill(forbidden, 0, MIB);
     mprotect(forbidden, 4 * MIB, PROT_NONE);
     volatile char sink = 0;
-    char *readonly = map(2 * MIB, rw, anonymous, -1);                     /* the page of zeros, and pages of its own */
+    char *readonly = map(2 * MIB, rw, anonymous, -1);                     /* the zero page, and private pages */
     for (size_t at = 0; at < MIB; at += 4096) sink += readonly[at];
     fill(readonly, MIB, MIB + 8192);
-    fill(map(4 * MIB, rw, MAP_SHARED | MAP_ANONYMOUS, -1), MIB, 2 * MIB); /* shared: absent pages are no holes */
+    fill(map(4 * MIB, rw, MAP_SHARED | MAP_ANONYMOUS, -1), MIB, 2 * MIB); /* shared: absent pages may have data */
     int memory = memfd_create("shape", 0);
     if (ftruncate(memory, 4 * MIB) != 0) exit(2);
     if (pwrite(memory, "not mapped by a page table", 26, 3 * MIB) != 26) exit(2);
@@ -44,12 +44,12 @@ static void kinds(const char *path) {
         memset(block, page + 1, sizeof block);
         if (write(file, block, sizeof block) != sizeof block) exit(2);
     }
-    fill(map(4 * MIB, rw, MAP_PRIVATE, file), MIB, MIB + 4096);           /* one page copied on write, the rest the file's */
-    sink += *(char *)map(4 * MIB, PROT_READ, MAP_PRIVATE, file);          /* clean */
+    fill(map(4 * MIB, rw, MAP_PRIVATE, file), MIB, MIB + 4096);           /* one page copied on write */
+    sink += *(char *)map(4 * MIB, PROT_READ, MAP_PRIVATE, file);          /* not written to */
     fill(map(4 * MIB, rw, MAP_SHARED, file), 0, 4096);
     char *beyond = map(4 * MIB, rw, MAP_PRIVATE, file);
     fill(beyond, 0, 4096);
-    if (ftruncate(file, 2 * MIB) != 0) exit(2);                           /* the second half now is behind the file's end */
+    if (ftruncate(file, 2 * MIB) != 0) exit(2);                           /* the second half is past the end of the file */
     char *gone = map(4 * MIB, rw, anonymous, -1);
     fill(gone, 0, 4 * MIB);
     madvise(gone + MIB, MIB, MADV_DONTNEED);

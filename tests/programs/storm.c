@@ -1,4 +1,4 @@
-/* COUNT crashes, PARALLEL at a time, of children that do nothing else. Prints the milliseconds that they took. */
+/* Starts COUNT children, PARALLEL at a time, that only crash. Prints how many milliseconds that took. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/wait.h>

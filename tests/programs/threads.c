@@ -1,5 +1,5 @@
-/* THREADS threads (argument, 8 by default) that wait in a named function; the last one dies of SIGSEGV. With MEBIBYTES (second
-   argument) of memory that does not compress. */
+/* Starts THREADS threads (first argument, default 8). All but the last wait; the last raises SIGSEGV. Before that, fills
+   MEBIBYTES (second argument) of memory with data that does not compress. */
 #include <pthread.h>
 #include <stdint.h>
 #include <stdlib.h>
