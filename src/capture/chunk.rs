@@ -6,10 +6,10 @@ use std::ops::Range;
 use thiserror::Error;
 
 /// Length of a chunk, in bytes.
-pub const CHUNK_LEN: u64 = FRAME_LEN as u64;
+pub(super) const CHUNK_LEN: u64 = FRAME_LEN as u64;
 
 /// A source of the bytes of a core.
-pub trait CoreSource: Send + Sync {
+pub(super) trait CoreSource: Send + Sync {
     /// Reads `range` of the core into the beginning of `buffer`, which must have room for it.
     ///
     /// # Errors
@@ -19,7 +19,7 @@ pub trait CoreSource: Send + Sync {
 
 /// The outcome of [`CoreSource::read_range`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RangeData {
+pub(super) enum RangeData {
     /// The range has nothing but zeros, and the buffer was not written.
     Zeros,
     /// The buffer holds the range.
@@ -41,28 +41,28 @@ pub enum SourceError {
 }
 
 /// Number of chunks in a core of `total_len` bytes.
-pub fn count(total_len: u64) -> u64 {
+pub(super) fn count(total_len: u64) -> u64 {
     total_len.div_ceil(CHUNK_LEN)
 }
 
 /// The range of chunk `number` in a core of `total_len` bytes.
-pub fn range(number: u64, total_len: u64) -> Range<u64> {
+pub(super) fn range(number: u64, total_len: u64) -> Range<u64> {
     number * CHUNK_LEN..((number + 1) * CHUNK_LEN).min(total_len)
 }
 
 /// The part of a chunk that its frame holds, relative to the chunk: the ELF header, at the beginning of the first chunk, has a
 /// frame of its own.
-pub fn framed_part(range: &Range<u64>) -> Range<usize> {
+pub(super) fn framed_part(range: &Range<u64>) -> Range<usize> {
     let skip = if range.start == 0 { HEADER_LEN } else { 0 };
     skip..buffer_len(range)
 }
 
 /// Length of a range that fits into memory, in bytes.
-pub fn buffer_len(range: &Range<u64>) -> usize {
+pub(super) fn buffer_len(range: &Range<u64>) -> usize {
     usize::try_from(range.end - range.start).unwrap_or(usize::MAX)
 }
 
 /// Length of a frame's content as the file format has it. A frame holds at most [`FRAME_LEN`] bytes.
-pub fn frame_content(length: usize) -> u32 {
+pub(super) fn frame_content(length: usize) -> u32 {
     u32::try_from(length).unwrap_or(u32::MAX)
 }

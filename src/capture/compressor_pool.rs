@@ -35,6 +35,7 @@ pub struct PooledCompressor {
 
 impl CompressorPool {
     /// A pool of at most `limit` compressors, each made when it is first needed.
+    #[must_use]
     pub fn new(limit: usize) -> Self {
         let state = Mutex::new(PoolState { idle: Vec::new(), acquired: 0, limit, stuck: 0 });
         Self { shared: Arc::new(SharedPool { state, returned: Condvar::new() }) }
@@ -49,6 +50,7 @@ impl CompressorPool {
     }
 
     /// How many compressors there may be, apart from those of stuck workers.
+    #[must_use]
     pub fn limit(&self) -> usize {
         self.shared.lock().limit
     }

@@ -19,6 +19,7 @@ pub struct CoreLimits {
 
 impl CoreLimits {
     /// The largest length of a core before compression, and how a core that exceeds it is truncated.
+    #[must_use]
     pub fn content_max(&self) -> (u64, Truncation) {
         match self.core_limit {
             Some(limit) if limit < self.process_size_max => (limit, Truncation::CoreLimit),
@@ -80,16 +81,19 @@ impl CoreWriter {
     }
 
     /// The limits of this core.
+    #[must_use]
     pub fn limits(&self) -> CoreLimits {
         self.limits
     }
 
     /// Length of the file if it were finished now, in bytes.
+    #[must_use]
     pub fn file_len(&self) -> u64 {
         self.file.length() + self.file.overhead()
     }
 
     /// Whether `bytes` more in the file, with `content` bytes of core, stay within the limits, and the file within `max_len`.
+    #[must_use]
     pub fn has_room(&self, bytes: u64, content: u64, max_len: u64) -> bool {
         self.file_len() + bytes <= self.limits.external_size_max.min(max_len)
             && self.file.content() + content <= self.limits.content_max().0
@@ -117,7 +121,7 @@ impl CoreWriter {
 }
 
 /// How many chunks of a core of `total_len` bytes are within its limits, and how that truncates it.
-pub fn chunks_within(total_len: u64, limits: &CoreLimits) -> (u64, Option<Truncation>) {
+pub(super) fn chunks_within(total_len: u64, limits: &CoreLimits) -> (u64, Option<Truncation>) {
     let (max, truncation) = limits.content_max();
     if total_len <= max { (chunk::count(total_len), None) } else { (max / CHUNK_LEN, Some(truncation)) }
 }

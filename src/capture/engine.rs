@@ -19,7 +19,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What one run of the engine does.
-pub struct EngineJob {
+pub(super) struct EngineJob {
     /// Where the bytes come from.
     pub source: Arc<dyn CoreSource>,
     /// Whether chunks are compressed, from the front.
@@ -42,7 +42,7 @@ pub struct EngineJob {
 
 /// What is spilled, and where to.
 #[derive(Clone)]
-pub struct SpillTarget {
+pub(super) struct SpillTarget {
     /// The core of the process.
     pub image: Arc<ProcessImage>,
     /// The files for it.
@@ -50,7 +50,7 @@ pub struct SpillTarget {
 }
 
 /// How a run ended.
-pub struct EngineOutcome {
+pub(super) struct EngineOutcome {
     /// The file.
     pub writer: CoreWriter,
     /// The first chunk that is not in the file.
@@ -73,7 +73,7 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(250);
 const END_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Runs a job to its end.
-pub fn run(
+pub(super) fn run(
     job: EngineJob,
     writer: CoreWriter,
     resources: &CaptureResources,

@@ -40,6 +40,7 @@ pub enum CaptureError {
 
 impl CaptureError {
     /// The system's error behind it, if there is one.
+    #[must_use]
     pub fn io_error(&self) -> Option<&io::Error> {
         match self {
             Self::DiskFull(error) | Self::Write(error) | Self::Read(error) => Some(error),
@@ -48,6 +49,7 @@ impl CaptureError {
     }
 
     /// The error for a file that cannot be written or truncated. Copy-on-write file systems need room for both.
+    #[must_use]
     pub fn from_write(error: io::Error) -> Self {
         if is_disk_full(&error) { Self::DiskFull(error) } else { Self::Write(error) }
     }
@@ -83,6 +85,6 @@ pub enum StopReason {
 
 /// Whether an error is ENOSPC, from the volume, or EDQUOT, from the kernel's quota of a user or project. Both are ordinary
 /// outcomes.
-pub fn is_disk_full(error: &io::Error) -> bool {
+pub(super) fn is_disk_full(error: &io::Error) -> bool {
     error.raw_os_error().map(Errno::from_raw).is_some_and(no_space::is_out_of_space)
 }

@@ -32,6 +32,7 @@ const IDLE: u64 = u64::MAX;
 
 impl HealthMonitor {
     /// Registers a worker, which is idle at first. It is monitored until its heartbeat is dropped.
+    #[must_use]
     pub fn register(&self, name: &str) -> Heartbeat {
         let number = self.next_number.fetch_add(1, Ordering::Relaxed);
         let last_tick = Arc::new(AtomicU64::new(IDLE));
@@ -40,6 +41,7 @@ impl HealthMonitor {
     }
 
     /// The name of a worker that is not idle and has not ticked for `limit`.
+    #[must_use]
     pub fn stuck_worker(&self, limit: Duration) -> Option<String> {
         let now = millis_since_boot();
         let limit = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
@@ -73,7 +75,7 @@ impl Drop for Heartbeat {
 
 /// The heartbeat of a worker, and the flag that cancels its work.
 #[derive(Clone, Copy)]
-pub struct Supervision<'a> {
+pub(super) struct Supervision<'a> {
     /// Heartbeat of the worker.
     pub heartbeat: &'a Heartbeat,
     /// Set when the work is to be abandoned.
@@ -85,7 +87,7 @@ impl Supervision<'_> {
     ///
     /// # Errors
     /// The work was cancelled.
-    pub fn check(&self) -> Result<(), CaptureError> {
+    pub(super) fn check(&self) -> Result<(), CaptureError> {
         self.heartbeat.tick();
         if self.cancelled.is_cancelled() { Err(CaptureError::Cancelled) } else { Ok(()) }
     }

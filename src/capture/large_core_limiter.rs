@@ -65,6 +65,7 @@ impl LargeCoreLimiter {
     }
 
     /// Whether other captures wait for a permit.
+    #[must_use]
     pub fn has_waiters(&self) -> bool {
         self.lock().waiting > 0
     }

@@ -18,11 +18,13 @@ pub struct MemoryGrant {
 
 impl MemoryBudget {
     /// A budget of this many bytes.
+    #[must_use]
     pub fn new(bytes: u64) -> Self {
         Self { left: Arc::new(AtomicU64::new(bytes)) }
     }
 
     /// Takes `bytes` out of the budget; `None` if fewer are left.
+    #[must_use]
     pub fn reserve(&self, bytes: u64) -> Option<MemoryGrant> {
         let taken = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes));
         taken.ok().map(|_| MemoryGrant { bytes, left: Arc::clone(&self.left) })

@@ -23,12 +23,14 @@ pub enum ProcessMemory {
 
 impl ProcessMemory {
     /// The memory of a parked process: its `/proc/PID/mem`, and its `/proc/PID/pagemap` if it could be opened.
+    #[must_use]
     pub fn live(mem: File, pagemap: Option<File>) -> Self {
         Self::Live(LiveMemory::new(mem, pagemap))
     }
 
     /// The memory in a core that begins at byte `at` of `core`. `on_host` says that the process saw the files of this
     /// machine, so that code and unwind tables, which coredump_filter leaves out, can be read from them.
+    #[must_use]
     pub fn core_file(core: File, at: u64, on_host: bool, layout: Arc<CoreLayout>) -> Self {
         Self::CoreFile(SavedCore::new(core, at, on_host, layout))
     }
@@ -57,6 +59,7 @@ const FIRST_NEGATIVE: u64 = 1 << 63;
 
 impl LiveMemory {
     /// Without `pagemap` every page of a mapping is read, touched or not.
+    #[must_use]
     pub fn new(mem: File, pagemap: Option<File>) -> Self {
         Self { mem, pagemap, position: Mutex::default() }
     }

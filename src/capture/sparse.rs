@@ -8,13 +8,13 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 /// Length of a page, in bytes. Holes consist of whole pages, and so do transfers with O_DIRECT.
-pub const PAGE_LEN: usize = 4096;
+pub(super) const PAGE_LEN: usize = 4096;
 
 /// Writes `bytes` to `file` at `offset`, except for pages that are zero.
 ///
 /// # Errors
 /// Errors of pwrite(2).
-pub fn write_nonzero_pages(file: &File, offset: u64, bytes: &[u8]) -> io::Result<()> {
+pub(super) fn write_nonzero_pages(file: &File, offset: u64, bytes: &[u8]) -> io::Result<()> {
     let is_zero = |page: &[u8]| *page == [0; PAGE_LEN][..page.len()];
     let mut from = 0;
     while from < bytes.len() {
@@ -35,7 +35,12 @@ pub fn write_nonzero_pages(file: &File, offset: u64, bytes: &[u8]) -> io::Result
 ///
 /// # Errors
 /// The file cannot be read.
-pub fn overlay_data(file: &File, range: Range<u64>, buffer: &mut [u8], is_filled: bool) -> Result<bool, SourceError> {
+pub(super) fn overlay_data(
+    file: &File,
+    range: Range<u64>,
+    buffer: &mut [u8],
+    is_filled: bool,
+) -> Result<bool, SourceError> {
     let mut is_filled = is_filled;
     let mut from = range.start;
     while let Some(data) = sparse_io::next_data(file, from..range.end).map_err(SourceError::Read)? {

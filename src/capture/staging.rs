@@ -31,6 +31,7 @@ pub struct StagingArea {
 
 impl StagingArea {
     /// A staging area in `memory`, for which `grant` was reserved.
+    #[must_use]
     pub fn new(memory: Arc<File>, grant: Option<MemoryGrant>) -> Self {
         Self {
             memory,

@@ -23,7 +23,7 @@ const PROGRAM_HEADER: usize = 56;
 const SECTION_HEADER: usize = 64;
 
 /// What a truncated core is made of.
-pub struct TruncationInput<'a> {
+pub(super) struct TruncationInput<'a> {
     /// The plan of the core.
     pub plan: &'a CapturePlan,
     /// Has the priority ranges.
@@ -63,7 +63,7 @@ impl CompressedRange {
 ///
 /// # Errors
 /// Not even the headers can be stored.
-pub fn write_truncated(
+pub(super) fn write_truncated(
     writer: &mut CoreWriter,
     input: &TruncationInput<'_>,
     resources: &CaptureResources,

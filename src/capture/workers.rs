@@ -16,10 +16,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 /// Chunks that are copied into memory at a time: most of them may be holes.
-pub const SPILL_BATCH: usize = 64;
+pub(super) const SPILL_BATCH: usize = 64;
 
 /// One run of the engine.
-pub struct SharedEngine {
+pub(super) struct SharedEngine {
     pub job: EngineJob,
     state: Mutex<EngineState>,
     /// Another frame may be appended, or none will be.
@@ -30,7 +30,7 @@ pub struct SharedEngine {
 }
 
 /// The progress of a run.
-pub struct EngineState {
+pub(super) struct EngineState {
     pub writer: Option<CoreWriter>,
     /// The next chunk to compress.
     front: u64,
@@ -51,7 +51,7 @@ pub struct EngineState {
 
 /// How many workers have a chunk.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
-pub struct BusyWorkers {
+pub(super) struct BusyWorkers {
     pub compressing: usize,
     pub spilling: usize,
 }
@@ -78,7 +78,7 @@ impl EngineState {
 }
 
 impl SharedEngine {
-    pub fn new(job: EngineJob, writer: CoreWriter) -> Self {
+    pub(super) fn new(job: EngineJob, writer: CoreWriter) -> Self {
         let state = EngineState {
             writer: Some(writer),
             front: job.chunks.start,
@@ -100,12 +100,12 @@ impl SharedEngine {
         }
     }
 
-    pub fn lock(&self) -> MutexGuard<'_, EngineState> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, EngineState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether there is nothing left for another worker.
-    pub fn is_done(&self) -> bool {
+    pub(super) fn is_done(&self) -> bool {
         let state = self.lock();
         state.has_ended() || state.front >= state.back
     }
@@ -116,7 +116,7 @@ impl SharedEngine {
     }
 
     /// Compresses chunks from the front until there are none left.
-    pub fn compress_chunks(&self, compressors: &CompressorPool) {
+    pub(super) fn compress_chunks(&self, compressors: &CompressorPool) {
         if self.job.spill.is_some() {
             // Spilling is faster than compressing, so the disk must not wait for a processor.
             nice::lower_priority();
@@ -205,7 +205,7 @@ impl SharedEngine {
     }
 
     /// Spills chunks from the back until there are none left, or no room for them.
-    pub fn spill_chunks(&self, copy_buffers: &CompressorPool) {
+    pub(super) fn spill_chunks(&self, copy_buffers: &CompressorPool) {
         if let Some(target) = &self.job.spill {
             // Spilled chunks are written twice. If other large cores wait, that would cost them the disk's time.
             while !self.job.limiter.as_ref().is_some_and(LargeCoreLimiter::has_waiters) {

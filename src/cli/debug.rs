@@ -106,10 +106,14 @@ mod tests {
     use super::*;
     use clap::{Command, FromArgMatches};
 
-    fn sysroot_of(line: &str) -> Result<Vec<OsString>, DebugError> {
+    fn options(line: &str) -> DebugOptions {
         let command = DebugOptions::augment_args(Command::new("coreward debug"));
         let matches = command.try_get_matches_from(line.split(' ').skip(1)).unwrap();
-        sysroot_arguments(&DebugOptions::from_arg_matches(&matches).unwrap())
+        DebugOptions::from_arg_matches(&matches).unwrap()
+    }
+
+    fn sysroot_of(line: &str) -> Result<Vec<OsString>, DebugError> {
+        sysroot_arguments(&options(line))
     }
 
     #[test]

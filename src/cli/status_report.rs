@@ -151,7 +151,7 @@ fn spooled_files(root: &Root) -> io::Result<Vec<String>> {
     for dir in [root.state_dir(), root.run_dir()] {
         match std::fs::read_dir(dir.join(SPOOL)) {
             Ok(entries) => {
-                names.extend(entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()))
+                names.extend(entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()));
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),

@@ -133,6 +133,7 @@ fn parse_count(text: &str) -> Option<u64> {
 }
 
 /// A size in place of the default, which depends on the volume.
+#[expect(clippy::option_option, reason = "every parser returns None for a text that is no value of its key")]
 fn parse_quota(text: &str) -> Option<Option<u64>> {
     parse_size(text).map(Some)
 }

@@ -26,6 +26,7 @@ pub struct LoadedConfig {
 
 /// Reads the `coreward.conf` of highest precedence and every `coreward.conf.d/*.conf`. Of drop-ins with the same file name,
 /// only that of the highest precedence is read.
+#[must_use]
 pub fn load(root: &Root) -> LoadedConfig {
     let mut loaded = LoadedConfig::default();
     let bases: Vec<PathBuf> = BASES.iter().map(|base| root.join(base)).collect();
@@ -165,9 +166,9 @@ mod tests {
     fn the_settings_of_a_crash_are_a_copy() {
         fn is_copy<T: Copy>(_: T) {}
         is_copy(Config::default());
-        let (_dir, loaded) = tree(&[("etc/coreward/coreward.conf", "[Unit a]\nStorage=none\n")]);
+        let (dir, loaded) = tree(&[("etc/coreward/coreward.conf", "[Unit a]\nStorage=none\n")]);
         // The files are gone, and what was parsed is enough.
-        drop(_dir);
+        drop(dir);
         assert_eq!(loaded.overrides.apply(&loaded.config, Some("a"), "/bin/a").storage, Storage::None);
     }
 

@@ -80,11 +80,13 @@ impl Default for Config {
 
 impl Config {
     /// The zstd level that frames are compressed with.
+    #[must_use]
     pub fn level(&self) -> i32 {
         if self.compress { self.compress_level } else { *zstd::compression_level_range().start() }
     }
 
     /// The settings that admission depends on.
+    #[must_use]
     pub fn terms(&self) -> Terms {
         Terms { storage: self.storage, enforce_core_limit: self.enforce_core_limit, rules: self.rules }
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 /// Parses a size such as `16G`, `512M`, `1073741824` or `infinity` into bytes. Units are powers of 1024 (coredump.conf(5)).
+#[must_use]
 pub fn parse_size(text: &str) -> Option<u64> {
     if text == "infinity" {
         return Some(u64::MAX);
@@ -32,6 +33,7 @@ pub fn parse_size(text: &str) -> Option<u64> {
 }
 
 /// Parses a time span such as `10min`, `1h 30min`, `90` (seconds), `500ms` or `infinity` (systemd.time(7)).
+#[must_use]
 pub fn parse_duration(text: &str) -> Option<Duration> {
     if text == "infinity" {
         return Some(Duration::MAX);

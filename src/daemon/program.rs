@@ -53,6 +53,7 @@ enum DaemonError {
 }
 
 /// Runs the daemon until systemd stops it.
+#[must_use]
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let log = start_log();

@@ -49,7 +49,7 @@ impl Sockets {
         };
         match &metrics {
             Some(metrics) => {
-                listening(std::os::fd::AsFd::as_fd(metrics)).map_err(|error| SocketError::WrongKind(METRICS, error))?
+                listening(std::os::fd::AsFd::as_fd(metrics)).map_err(|error| SocketError::WrongKind(METRICS, error))?;
             }
             None => tracing::warn!("no socket named \"{METRICS}\" was handed over: there are no metrics"),
         }

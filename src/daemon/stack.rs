@@ -151,7 +151,7 @@ mod tests {
         walked.extend((10..50).map(|tid| (tid, frames(2005, Some(0), 4))));
         let groups = group_by_frames(walked, &seen, &recorded);
         assert_eq!(groups.iter().map(|group| group.count).collect::<Vec<_>>(), [40, 1, 1]);
-        assert_eq!(groups[0].tids, (10..10 + MAX_TIDS as u32).collect::<Vec<_>>());
+        assert_eq!(groups[0].tids, (10_u32..).take(MAX_TIDS).collect::<Vec<_>>());
         assert_eq!(groups[0].frames, frames(2005, Some(1), 4), "the number that the record has for the module");
         assert_eq!(groups[2].frames[0].module, None, "a module that the record does not have");
         let apart = (0..1000).map(|tid| (tid, frames(u64::from(tid) * 1000, None, 1 + tid as usize % 60)));

@@ -91,6 +91,7 @@ const AT_SYSINFO_EHDR: u64 = 33;
 
 impl CrashNotes {
     /// Reads the notes of a 64-bit little-endian core; `machine` is its e_machine, which the layout of registers depends on.
+    #[must_use]
     pub fn read(bytes: &[u8], machine: u16) -> Self {
         let mut found = Self::default();
         let (mut table, mut count) = (None, None);
@@ -119,6 +120,7 @@ impl CrashNotes {
 
 impl Registers {
     /// The instruction pointer, or program counter.
+    #[must_use]
     pub fn instruction_pointer(self) -> u64 {
         match self {
             Self::X86_64 { ip, .. } => ip,
@@ -127,6 +129,7 @@ impl Registers {
     }
 
     /// The stack pointer.
+    #[must_use]
     pub fn stack_pointer(self) -> u64 {
         match self {
             Self::X86_64 { sp, .. } | Self::Aarch64 { sp, .. } => sp,

@@ -26,6 +26,7 @@ const MAX_PACKAGE: usize = 1024;
 const MAX_NOTES: u64 = 64 * 1024;
 
 /// Where the notes of an image are in memory; `table` are its program headers, found at `address` (AT_PHDR).
+#[must_use]
 pub fn note_ranges(table: &[u8], address: u64, is_64bit: bool) -> Vec<NoteRange> {
     if is_64bit {
         note_ranges_as::<ProgramHeader64<Endianness>>(table, address)
@@ -100,6 +101,7 @@ pub fn read_image(start: u64, mut read: impl FnMut(u64, usize) -> Option<Vec<u8>
 
 /// The package metadata among the notes in `bytes`, which is JSON ("Package Metadata for Executable Files", UAPI group: type
 /// 0xcafe1a7e, owner FDO).
+#[must_use]
 pub fn package_metadata(bytes: &[u8]) -> Option<String> {
     let text = notes(bytes).find(|(kind, name, _)| *kind == NT_FDO_PACKAGING_METADATA && *name == b"FDO")?.2;
     let text = std::str::from_utf8(text).ok()?.trim_end_matches(['\0', '\n']);
@@ -107,6 +109,7 @@ pub fn package_metadata(bytes: &[u8]) -> Option<String> {
 }
 
 /// The build-id of an ELF file, read from its first bytes.
+#[must_use]
 pub fn build_id_of_file(start: &[u8]) -> Option<String> {
     match FileHeader64::<Endianness>::parse(start) {
         Ok(header) => build_id_as(header, start),
@@ -123,6 +126,7 @@ fn build_id_as<Elf: FileHeader<Endian = Endianness>>(header: &Elf, start: &[u8])
 
 /// The build-id among the notes in `bytes`: the GNU linker's in hexadecimal (owner GNU, type 3), else that of Go's linker
 /// (owner Go, type 4), which is text, with `go:` in front.
+#[must_use]
 pub fn build_id(bytes: &[u8]) -> Option<String> {
     let find = |wanted: u32, owner: &[u8]| {
         notes(bytes).find(|(kind, name, _)| *kind == wanted && *name == owner).map(|(_, _, id)| id)

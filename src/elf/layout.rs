@@ -115,11 +115,13 @@ impl CoreLayout {
     }
 
     /// Offset of the memory; the bytes between the end of the notes and this are zeros.
+    #[must_use]
     pub fn memory_start(&self) -> u64 {
         self.loads.first().map_or(self.total_len, |load| load.offset.start)
     }
 
     /// The range of the core from the byte at `address` to the end of its segment; `None` if the core does not have it.
+    #[must_use]
     pub fn file_range(&self, address: u64) -> Option<Range<u64>> {
         let load = self.segment_at(address)?;
         let begin = load.offset.start + (address - load.address);
@@ -133,17 +135,20 @@ impl CoreLayout {
     }
 
     /// Whether `address` is in an executable segment.
+    #[must_use]
     pub fn is_code(&self, address: u64) -> bool {
         self.segment_at(address).is_some_and(|load| load.flags & PF_X != 0)
     }
 
     /// Whether an executable segment begins in this range of addresses.
+    #[must_use]
     pub fn has_code(&self, range: Range<u64>) -> bool {
         let first = self.by_address.partition_point(|(start, _)| *start < range.start);
         self.segments_from(first).take_while(|load| load.address < range.end).any(|load| load.flags & PF_X != 0)
     }
 
     /// The segment that `address` is in.
+    #[must_use]
     pub fn segment_at(&self, address: u64) -> Option<&LoadSegment> {
         let next = self.by_address.partition_point(|(start, _)| *start <= address);
         let load = self.segments_from(next.checked_sub(1)?).next()?;
@@ -191,7 +196,7 @@ pub(crate) mod tests {
     use proptest::prelude::*;
 
     /// The headers of a core with these mappings: address, bytes in the core, bytes in memory.
-    pub fn headers(loads: &[(u64, u64, u64)], notes: &[u8]) -> Vec<u8> {
+    pub(crate) fn headers(loads: &[(u64, u64, u64)], notes: &[u8]) -> Vec<u8> {
         let mut bytes = vec![0_u8; 64];
         bytes[..8].copy_from_slice(b"\x7fELF\x02\x01\x01\0");
         bytes[16..20].copy_from_slice(&[4, 0, 62, 0]);

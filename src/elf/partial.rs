@@ -27,6 +27,7 @@ pub struct PartialHeaders {
 ///
 /// What is missing of a mapping is described as memory without bytes in the file (p_filesz < p_memsz). A debugger takes it from
 /// the executable and libraries if they have it, and otherwise reports it as unavailable.
+#[must_use]
 pub fn partial_headers(layout: &CoreLayout, stored: &[StoredRange], notes_at: u64, table_at: u64) -> PartialHeaders {
     let mut stored: Vec<&StoredRange> = stored.iter().collect();
     stored.sort_by_key(|range| range.original.start);

@@ -23,11 +23,13 @@ const NOBODY: u32 = 65534;
 const INVALID: u32 = u32::MAX;
 
 /// Whether the process changed its privilege, or may have (CVE-2025-4598): its core is for root and the administrators.
+#[must_use]
 pub fn is_privileged(facts: &AccessFacts) -> bool {
     !(facts.dumpable == Some(1) && facts.secure == Some(false) && facts.same_ids == Some(true))
 }
 
 /// The user who gets read access. A container's uid 1000 is not the host's: nobody there.
+#[must_use]
 pub fn reader(facts: &AccessFacts) -> Option<u32> {
     let uid = facts.uid?;
     let is_person = uid >= FIRST_USER && uid != NOBODY && uid != INVALID;

@@ -48,6 +48,7 @@ pub enum Admission {
 
 impl Admission {
     /// What was decided, and why, as the record has it.
+    #[must_use]
     pub fn decision(self) -> Decision {
         match self {
             Self::Core(decision) | Self::RecordOnly(decision, _) => decision,

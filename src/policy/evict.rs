@@ -20,6 +20,7 @@ pub struct Attribution {
 
 impl Attribution {
     /// What the core of the crash described by `record` is charged to.
+    #[must_use]
     pub fn of_record(record: &Record) -> Self {
         Self {
             principal: record.principal(),
@@ -58,6 +59,7 @@ pub enum Redundancy {
 
 /// The core to evict first: of those with the lowest rank, one of the principal with the most bytes; of its cores, one of the
 /// signature with the most bytes; of those, the oldest. `None` if no core is evictable.
+#[must_use]
 pub fn choose_victim<'a, Id: Ord>(cores: &[Candidate<'a, Id>]) -> Option<&'a Id> {
     let mut principals: HashMap<&Principal, u64> = HashMap::new();
     let mut signatures: HashMap<&SignatureKey, SignatureTotals<'a, Id>> = HashMap::new();

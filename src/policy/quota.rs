@@ -62,6 +62,7 @@ pub struct QuotaLimits {
 impl Quotas {
     /// The limits in force on a volume of `volume` bytes. By default one unit, user, executable or signature may use half of
     /// `MaxUse=`, so that none of them takes all of it.
+    #[must_use]
     pub fn on_volume(&self, volume: u64) -> QuotaLimits {
         let max_use = self.max_use.unwrap_or_else(|| default_max_use(volume));
         QuotaLimits {
@@ -96,6 +97,7 @@ pub enum Room {
 }
 
 /// Whether writing `wanted` bytes stays within `MaxUse=` and `KeepFree=`.
+#[must_use]
 pub fn room_for(limits: QuotaLimits, usage: VolumeUsage, wanted: u64) -> Room {
     let above_max_use = usage.used.saturating_add(wanted).saturating_sub(limits.max_use);
     let below_keep_free = limits.keep_free.saturating_add(wanted).saturating_sub(usage.free);
@@ -106,11 +108,13 @@ pub fn room_for(limits: QuotaLimits, usage: VolumeUsage, wanted: u64) -> Room {
 }
 
 /// Default of `MaxUse=`: 10% of the volume, at most 4 GiB, as in coredump.conf(5).
+#[must_use]
 pub fn default_max_use(volume: u64) -> u64 {
     (volume / 10).min(4 << 30)
 }
 
 /// Default of `KeepFree=`: 15% of the volume, at most 4 GiB, as in coredump.conf(5).
+#[must_use]
 pub fn default_keep_free(volume: u64) -> u64 {
     (volume / 100 * 15).min(4 << 30)
 }

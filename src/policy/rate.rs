@@ -22,6 +22,7 @@ pub struct Bucket {
 
 impl Bucket {
     /// Whether a token can be taken at `now` so that `reserve`/256 of the bucket remain.
+    #[must_use]
     pub fn has_token(self, rate: Rate, now: Duration, reserve: u32) -> bool {
         if rate.burst == 0 {
             return true;

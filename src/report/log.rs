@@ -25,6 +25,7 @@ pub struct LogGuard {
 }
 
 /// Starts to log.
+#[must_use]
 pub fn start() -> LogGuard {
     let (sender, receiver) = sync_channel(QUEUE);
     let queue = Arc::new(Mutex::new(Some(sender)));
@@ -73,7 +74,7 @@ impl<S: Subscriber + for<'span> LookupSpan<'span>> Layer<S> for LogLayer {
         let mut own = Fields::default();
         event.record(&mut own);
         let mut fields = Vec::new();
-        for span in context.event_scope(event).into_iter().flat_map(|scope| scope.from_root()) {
+        for span in context.event_scope(event).into_iter().flat_map(tracing_subscriber::registry::Scope::from_root) {
             if let Some(Fields { fields: of_span, .. }) = span.extensions().get() {
                 fields.extend(of_span.iter().cloned());
             }

@@ -164,6 +164,7 @@ impl Metrics {
     }
 
     /// Counts a crash between offer and answer, until the guard is dropped.
+    #[must_use]
     pub fn count_in_flight(&self) -> InFlight {
         self.in_flight.inc();
         InFlight(self.in_flight.clone())

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 const SUFFIX: &str = ".core.zst";
 
 /// The name of the core file of crash `id`.
+#[must_use]
 pub fn core_file_name(id: &CrashId) -> PathBuf {
     PathBuf::from(format!("{id}{SUFFIX}"))
 }

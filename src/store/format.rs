@@ -101,11 +101,13 @@ pub fn header_frame(header: &[u8]) -> Result<(Vec<u8>, usize), FormatError> {
 
 /// A frame without content that ends the frames holding the core's bytes in order. The program headers of a trimmed core say
 /// what the frames behind it hold; a resumed capture discards those.
+#[must_use]
 pub fn trim_mark() -> Vec<u8> {
     skippable(PADDING_FRAME, 0)
 }
 
 /// The seek table for frames of (compressed, uncompressed) lengths, beginning with the record's.
+#[must_use]
 pub fn seek_table(frames: &[(u32, u32)]) -> Vec<u8> {
     let mut table = skippable(SEEK_FRAME, frames.len() * 8 + 9);
     for (compressed, uncompressed) in frames {
@@ -119,6 +121,7 @@ pub fn seek_table(frames: &[(u32, u32)]) -> Vec<u8> {
 }
 
 /// Length in bytes of the seek table for this many frames.
+#[must_use]
 pub fn seek_table_length(frames: usize) -> usize {
     frames * 8 + 17
 }

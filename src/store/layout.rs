@@ -17,6 +17,7 @@ pub struct Layout {
 
 impl Layout {
     /// The paths below `root`.
+    #[must_use]
     pub fn new(root: &Root) -> Self {
         let state = root.state_dir();
         Self { catalog: state.join("catalog.db"), cores: state.join("cores") }

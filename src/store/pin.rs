@@ -38,6 +38,7 @@ pub(super) fn lock_for_eviction(dir: &OwnedFd, id: &CrashId) -> Evictable {
 }
 
 /// Whether the core of crash `id` is pinned.
+#[must_use]
 pub fn is_pinned(dir: &OwnedFd, id: &CrashId) -> bool {
     open_core(dir, id).is_ok_and(|file| xattr::has(file.as_fd(), PINNED))
 }

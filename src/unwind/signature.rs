@@ -51,6 +51,7 @@ enum Token {
 }
 
 /// Computes the signature of a crash.
+#[must_use]
 pub fn compute_signature(input: &SignatureInput<'_>) -> Signature {
     let class = signal_class(input.signal);
     let (level, lines) = signature_lines(input, &class);
@@ -183,6 +184,7 @@ fn base_name(path: &str) -> &str {
 /// Whether the file at `path` is one of the C and C++ runtime libraries. Their frames are left out of the signature: the same
 /// program uses different ones in different containers, they select functions by processor, and what they do when a program
 /// aborts is not part of its bug.
+#[must_use]
 pub fn is_runtime(path: &str) -> bool {
     const NAMES: [&str; 14] = [
         "libc.so",

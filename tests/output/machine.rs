@@ -11,17 +11,17 @@ const RECORDS: &str = include_str!("records.json");
 const CONFIGURATION: &str = "[Coreward]\nMaxUse=1G\nKeepFree=100M\n";
 
 /// The crashes of `records.json`, oldest first.
-pub fn records() -> Vec<Record> {
+pub(crate) fn records() -> Vec<Record> {
     serde_json::from_str(RECORDS).unwrap()
 }
 
-pub struct Machine {
+pub(crate) struct Machine {
     dir: tempfile::TempDir,
 }
 
 impl Machine {
     /// A machine on which no crash was recorded.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir_all(dir.path().join("etc/coreward")).unwrap();
         fs::write(dir.path().join("etc/coreward/coreward.conf"), CONFIGURATION).unwrap();
@@ -30,7 +30,7 @@ impl Machine {
 
     /// A machine with the crashes of `records.json`. Of those whose core was stored, the core of the last but one was
     /// evicted, and the file of the last is gone.
-    pub fn with_crashes() -> Self {
+    pub(crate) fn with_crashes() -> Self {
         let machine = Self::new();
         let layout = Layout::new(&machine.root());
         fs::create_dir_all(&layout.cores).unwrap();
@@ -58,12 +58,12 @@ impl Machine {
         }
     }
 
-    pub fn root(&self) -> Root {
+    pub(crate) fn root(&self) -> Root {
         Root::new(self.dir.path())
     }
 
     /// What `coreward ARGUMENTS` shows here, without what differs from machine to machine and from day to day.
-    pub fn coreward(&self, arguments: &[&str]) -> String {
+    pub(crate) fn coreward(&self, arguments: &[&str]) -> String {
         let root = self.dir.path().to_str().unwrap();
         let output = run(env!("CARGO_BIN_EXE_coreward"), &[&["--root", root], arguments].concat());
         let mut text = transcript(&output).replace(root, "ROOT");

@@ -5,6 +5,7 @@ use crate::machine::records;
 use coreward::report::{Metrics, entry};
 use coreward::store::{CrashCount, core_file_name};
 use std::path::Path;
+use std::time::Duration;
 
 /// The fields of an entry in the journal's native protocol, one a line: `NAME=value`, or a name, a length and bytes.
 fn fields(mut entry: &[u8]) -> String {
@@ -48,7 +49,7 @@ fn exposition() {
     for record in records() {
         let exists = record.core.is_stored();
         metrics.crash(&record, &count(&record.hostname, &record.program(), &record.signal_name, exists, 1));
-        metrics.held.observe(record.held_us as f64 / 1e6);
+        metrics.held.observe(Duration::from_micros(record.held_us).as_secs_f64());
     }
     metrics.error(coreward::report::ErrorKind::DiskFull);
     let _in_flight = metrics.count_in_flight();

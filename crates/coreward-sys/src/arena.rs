@@ -26,6 +26,7 @@ unsafe impl Sync for Arena {}
 impl Arena {
     /// An arena with nothing allocated.
     #[expect(clippy::new_without_default, reason = "the arena is a static, which needs a const constructor")]
+    #[must_use]
     pub const fn new() -> Self {
         Self { buffer: UnsafeCell::new([0; CAPACITY]), used: AtomicUsize::new(0) }
     }

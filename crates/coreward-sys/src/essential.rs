@@ -53,7 +53,7 @@ mod tests {
             .env(IN_CHILD, "1")
             .output()
             .unwrap();
-        assert_eq!(child.status.signal(), Some(nix::libc::SIGABRT), "{child:?}");
+        assert_eq!(child.status.signal(), Some(libc::SIGABRT), "{child:?}");
         assert!(String::from_utf8_lossy(&child.stderr).contains("out of luck"), "{child:?}");
     }
 }

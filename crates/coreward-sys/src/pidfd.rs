@@ -18,6 +18,7 @@ pub fn open(pid: i32) -> io::Result<OwnedFd> {
 }
 
 /// Whether the process still runs: a pidfd becomes readable when its process terminates (pidfd_open(2)).
+#[must_use]
 pub fn is_alive(pidfd: BorrowedFd<'_>) -> bool {
     let mut fds = [PollFd::new(pidfd, PollFlags::POLLIN)];
     matches!(poll(&mut fds, PollTimeout::ZERO), Ok(0))

@@ -21,6 +21,7 @@ pub enum Ready {
 
 /// Takes ownership of standard input if it is a pipe. Closing the last read end of the core pipe lets the kernel release the
 /// crashed process (`wait_for_dump_helpers`, fs/coredump.c).
+#[must_use]
 pub fn stdin_pipe() -> Option<OwnedFd> {
     let stat = fstat(io::stdin()).ok()?;
     if SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT != SFlag::S_IFIFO {
@@ -77,6 +78,7 @@ pub fn bytes_waiting(pipe: BorrowedFd<'_>) -> io::Result<usize> {
 }
 
 /// Whether the write end is closed: nothing will follow the bytes that are waiting.
+#[must_use]
 pub fn writer_closed(pipe: BorrowedFd<'_>) -> bool {
     let mut fds = [PollFd::new(pipe, PollFlags::empty())];
     matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1))

@@ -38,6 +38,7 @@ pub fn set(file: BorrowedFd<'_>, name: &CStr, value: &[u8]) -> io::Result<()> {
 }
 
 /// Whether `file` has the attribute `name`.
+#[must_use]
 pub fn has(file: BorrowedFd<'_>, name: &CStr) -> bool {
     // SAFETY: `name` is NUL-terminated; with a size of 0 the kernel writes nothing.
     let count = unsafe { libc::fgetxattr(file.as_raw_fd(), name.as_ptr(), std::ptr::null_mut(), 0) };

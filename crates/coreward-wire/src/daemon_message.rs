@@ -84,6 +84,7 @@ pub enum DaemonMessage {
 
 impl DaemonMessage {
     /// Encodes the message with its header.
+    #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let writer = PayloadWriter::new();
         let write_reason =
@@ -159,6 +160,7 @@ pub struct Reply {
 
 impl Reply {
     /// Encodes the message with its header, for a message that carries `fds` descriptors.
+    #[must_use]
     pub fn encode(&self, fds: usize) -> Vec<u8> {
         let mut writer = PayloadWriter::new().number(ERRNO, u64::from(self.errno)).bytes(DATA, &self.data);
         if !self.fds.is_empty() {
@@ -187,6 +189,7 @@ impl Reply {
 }
 
 /// The shim's `Released`: the core pipe is closed.
+#[must_use]
 pub fn released_message() -> Vec<u8> {
     PayloadWriter::new().into_message(Kind::Released, 0)
 }

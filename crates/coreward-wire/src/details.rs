@@ -48,6 +48,7 @@ impl Details {
     }
 
     /// Encodes the texts as the data of a [`super::Reply`]. Each warning says what could not be read and why.
+    #[must_use]
     pub fn encode(&self, warnings: &[String]) -> Vec<u8> {
         self.write_to(PayloadWriter::new(), warnings).into_payload()
     }

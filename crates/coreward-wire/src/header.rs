@@ -56,6 +56,7 @@ pub struct Header {
 
 impl Header {
     /// Encodes the header. A length or number that does not fit becomes the largest one, which [`Self::decode`] refuses.
+    #[must_use]
     pub fn encode(&self) -> [u8; HEADER_LEN] {
         let [m0, m1, m2, m3] = MAGIC;
         let [v0, v1] = VERSION.to_le_bytes();

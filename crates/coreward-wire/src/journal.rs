@@ -46,6 +46,7 @@ pub fn fields(entry: &[u8]) -> impl Iterator<Item = Option<(&[u8], &[u8])>> {
 /// journald believes what root sends, also about other units (`OBJECT_PID=`, `UNIT=`) and other programs
 /// (`SYSLOG_IDENTIFIER=`). An entry may therefore only have fields named `COREDUMP_*`, `COREWARD_*` and `MESSAGE`, and
 /// [`MESSAGE_ID`], [`PRIORITY`] and [`IDENTIFIER`] with exactly these values.
+#[must_use]
 pub fn is_about_a_crash(entry: &[u8]) -> bool {
     if entry.len() > MAX_ENTRY {
         return false;

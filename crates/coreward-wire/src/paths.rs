@@ -45,46 +45,55 @@ impl Root {
     }
 
     /// Whether this is `/`, and not the directory of a test.
+    #[must_use]
     pub fn is_system(&self) -> bool {
         self.0 == Path::new("/")
     }
 
     /// The directory itself.
+    #[must_use]
     pub fn path(&self) -> &Path {
         &self.0
     }
 
     /// The absolute `path` below this root.
+    #[must_use]
     pub fn join(&self, path: &str) -> PathBuf {
         self.0.join(path.trim_start_matches('/'))
     }
 
     /// The intake socket: a Unix stream socket on which the daemon accepts offers.
+    #[must_use]
     pub fn intake_socket(&self) -> PathBuf {
         self.join("/run/coreward/intake.sock")
     }
 
     /// The runtime directory: the intake socket, and the kernel settings that `coreward register` saved.
+    #[must_use]
     pub fn run_dir(&self) -> PathBuf {
         self.join("/run/coreward")
     }
 
     /// The state directory: stored cores, the catalog, the spool.
+    #[must_use]
     pub fn state_dir(&self) -> PathBuf {
         self.join("/var/lib/coreward")
     }
 
     /// The journal's native socket.
+    #[must_use]
     pub fn journal_socket(&self) -> PathBuf {
         self.join("/run/systemd/journal/socket")
     }
 
     /// The daemon's executable.
+    #[must_use]
     pub fn daemon_exe(&self) -> PathBuf {
         self.join("/usr/libexec/coreward/corewardd")
     }
 
     /// The shim's executable.
+    #[must_use]
     pub fn shim_exe(&self) -> PathBuf {
         self.join("/usr/libexec/coreward/coreward-shim")
     }

@@ -162,6 +162,7 @@ fn text<'row>(row: &'row Row<'_>, column: usize) -> rusqlite::Result<&'row str> 
 
 impl<'a> CrashRow<'a> {
     /// The row of a crash whose [`crate::crash::Record::program`] is `program`.
+    #[must_use]
     pub fn of_listed(listed: &'a Listed, program: &'a str) -> Self {
         let record = &listed.record;
         let cgroup = &record.cgroup;

@@ -135,6 +135,7 @@ pub fn occurrences(root: &Root, signature: &SignatureKey) -> Result<Vec<Occurren
 
 impl Group {
     /// The example, if its core is present.
+    #[must_use]
     pub fn example_with_core(&self) -> Option<&Listed> {
         self.example.as_ref().filter(|listed| listed.core_state.is_present())
     }

@@ -52,6 +52,7 @@ impl CoreState {
     }
 
     /// Whether there is a core to open.
+    #[must_use]
     pub fn is_present(self) -> bool {
         matches!(self, Self::Stored | Self::Truncated)
     }
@@ -69,6 +70,7 @@ impl Listed {
     }
 
     /// The id of the crash.
+    #[must_use]
     pub fn id(&self) -> &CrashId {
         &self.record.id
     }

@@ -17,7 +17,7 @@ use rusqlite::Connection;
 /// # Errors
 /// There is no catalog, or it cannot be read.
 pub fn list(root: &Root, filter: &Filter) -> Result<Vec<Listed>, QueryError> {
-    list_where(root, filter, WhereClause::new(filter))
+    list_where(root, filter, &WhereClause::new(filter))
 }
 
 /// The crashes whose core should be present.
@@ -25,13 +25,13 @@ pub(super) fn list_stored(root: &Root) -> Result<Vec<Listed>, QueryError> {
     let filter = Filter::default();
     let mut conditions = WhereClause::new(&filter);
     conditions.and("core = ?", RecordedCore::Stored);
-    list_where(root, &filter, conditions)
+    list_where(root, &filter, &conditions)
 }
 
-fn list_where(root: &Root, filter: &Filter, conditions: WhereClause) -> Result<Vec<Listed>, QueryError> {
+fn list_where(root: &Root, filter: &Filter, conditions: &WhereClause) -> Result<Vec<Listed>, QueryError> {
     let layout = Layout::new(root);
     match open_if_allowed(&layout)? {
-        Some(db) => list_catalog(&db, &layout, filter.limit, &conditions),
+        Some(db) => list_catalog(&db, &layout, filter.limit, conditions),
         None => Ok(list_readable_cores(&layout, filter)),
     }
 }

@@ -39,6 +39,7 @@ pub fn stored_cores(root: &Root) -> Result<Vec<StoredCore>, QueryError> {
 }
 
 /// The index of the core that the daemon would evict first; `None` if all are pinned.
+#[must_use]
 pub fn least_valuable(cores: &[StoredCore]) -> Option<usize> {
     let candidates: Vec<Candidate<'_, CrashId>> = cores
         .iter()

@@ -69,6 +69,7 @@ impl Catalog {
     }
 
     /// Whether crashes can be inserted, as far as is known.
+    #[must_use]
     pub fn is_open(&self) -> bool {
         self.availability.obstacle().is_none()
     }

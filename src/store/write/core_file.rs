@@ -104,31 +104,37 @@ impl CoreFile {
     }
 
     /// The number of data frames after the header's.
+    #[must_use]
     pub fn frames(&self) -> u64 {
         self.frames.len() as u64
     }
 
     /// Bytes reserved for the record.
+    #[must_use]
     pub fn record_room(&self) -> usize {
         self.record_room
     }
 
     /// The bytes set by [`Self::set_header`].
+    #[must_use]
     pub fn header(&self) -> &[u8] {
         &self.header
     }
 
     /// Length of the file in bytes, including the space reserved for the record.
+    #[must_use]
     pub fn length(&self) -> u64 {
         self.length
     }
 
     /// Uncompressed bytes of core in the file.
+    #[must_use]
     pub fn content(&self) -> u64 {
         self.content
     }
 
     /// Bytes that publishing will add: the seek table.
+    #[must_use]
     pub fn overhead(&self) -> u64 {
         (self.frames.len() as u64 + 4) * 8 + 17
     }
@@ -173,6 +179,7 @@ impl CoreFile {
     }
 
     /// Length of the file when it is published, in bytes.
+    #[must_use]
     pub fn final_length(&self) -> u64 {
         self.length + format::seek_table_length(self.frames.len() + 3) as u64
     }

@@ -39,6 +39,7 @@ pub enum Grant {
 
 impl Ledger {
     /// An empty ledger for the core files in `dir`.
+    #[must_use]
     pub fn new(dir: OwnedFd) -> Self {
         Self { dir, state: Mutex::default() }
     }

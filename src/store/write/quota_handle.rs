@@ -20,16 +20,19 @@ impl QuotaHandle {
     }
 
     /// The directory of the core files.
+    #[must_use]
     pub fn dir(&self) -> &OwnedFd {
         self.ledger.dir()
     }
 
     /// [`Ledger::reserve`].
+    #[must_use]
     pub fn reserve(&self, bytes: u64) -> Grant {
         self.ledger.reserve(&self.attribution, bytes)
     }
 
     /// [`Ledger::reserve_spare`].
+    #[must_use]
     pub fn reserve_spare(&self, bytes: u64, margin: u64) -> bool {
         self.ledger.reserve_spare(&self.attribution, bytes, margin)
     }

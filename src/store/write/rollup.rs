@@ -10,7 +10,7 @@ use std::time::Duration;
 
 /// `MaxRecords=` and `RecordMaxAge=`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Retention {
+pub(super) struct Retention {
     /// The most rows; those rolled up do not count.
     pub rows: u64,
     /// The age at which rows and counts are deleted.
