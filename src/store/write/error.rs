@@ -72,7 +72,7 @@ pub(super) fn is_full(error: &rusqlite::Error, catalog: &Path) -> bool {
 
 /// Tries to write a few pages to an unnamed file beside `catalog`.
 fn volume_is_full(catalog: &Path) -> bool {
-    const TRIAL: [u8; 64 << 10] = [0; 64 << 10];
+    static TRIAL: [u8; 64 << 10] = [0; 64 << 10];
     let write = || -> io::Result<()> {
         let dir = File::open(catalog.parent().unwrap_or(catalog))?;
         File::from(tmpfile::create(dir.as_fd(), Mode::from_bits_truncate(0o600))?).write_all(&TRIAL)

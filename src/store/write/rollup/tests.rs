@@ -134,7 +134,7 @@ proptest! {
             prop_assert_eq!(insert(&mut db, &records, ALL, 1), new.len());
             ids.extend(new);
             let all = number_of(&db, "SELECT (SELECT count(*) FROM crashes) + (SELECT coalesce(sum(count), 0) FROM folded)");
-            prop_assert_eq!(all as usize, ids.len());
+            prop_assert_eq!(usize::try_from(all).unwrap(), ids.len());
         }
     }
 }
