@@ -8,6 +8,8 @@ pub mod format;
 mod layout;
 mod pin;
 mod read;
+#[cfg(test)]
+mod tests;
 mod write;
 
 pub use core_dir::{core_file_name, delete_core};

@@ -65,19 +65,17 @@ fn visit_catalog(
     existing_cores: &HashSet<String>,
     visit: &mut dyn FnMut(&CrashRow<'_>),
 ) -> rusqlite::Result<()> {
-    const SELECT: &str =
-        "SELECT id, time_us, pid, uid, signal_name, program, coalesce(user_unit, unit) AS unit, container, hostname,
-                              core, no_core, stored, truncated, seq FROM crashes";
+    const SELECT: &str = "SELECT id, time_us, pid, uid, signal_name, program, coalesce(user_unit, unit) AS unit,
+            container, hostname, core, no_core, stored, truncated, seq FROM crashes";
     let conditions = WhereClause::new(filter);
     let query = match filter.limit {
         None => format!("{SELECT} {} ORDER BY time_us, seq", conditions.sql),
-        Some(limit) => format!(
-            "SELECT * FROM ({SELECT} {} ORDER BY time_us DESC, seq DESC LIMIT {limit}) ORDER BY time_us, seq",
-            conditions.sql
+        Some(_) => format!(
+            "SELECT * FROM ({SELECT} {} ORDER BY time_us DESC, seq DESC LIMIT {}) ORDER BY time_us, seq",
+            conditions.sql,
+            filter.sql_limit()
         ),
     };
-    // Each page is read once. A small cache stays within the processor's own.
-    db.pragma_update(None, "cache_size", 64)?;
     let mut query = db.prepare(&query)?;
     let columns = RowColumns::resolve(&query)?;
     let mut rows = query.query(conditions.values().as_slice())?;

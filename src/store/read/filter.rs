@@ -34,8 +34,13 @@ pub struct Filter {
 }
 
 impl Filter {
+    /// `limit` for SQL, where a negative limit is none.
+    pub(super) fn sql_limit(&self) -> i64 {
+        self.limit.map_or(-1, |limit| i64::try_from(limit).unwrap_or(i64::MAX))
+    }
+
     /// Whether a record satisfies all conditions, as [`WhereClause`] decides for a row. `limit` is not considered.
-    pub(super) fn accepts(&self, record: &Record) -> bool {
+    pub(in crate::store) fn accepts(&self, record: &Record) -> bool {
         let cgroup = &record.cgroup;
         let is_unit = |unit: &Option<String>, name: &String| {
             unit.as_ref().is_some_and(|unit| unit == name || unit.strip_suffix(".service") == Some(name.as_str()))

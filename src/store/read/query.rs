@@ -31,7 +31,7 @@ pub(super) fn list_stored(root: &Root) -> Result<Vec<Listed>, QueryError> {
 fn list_where(root: &Root, filter: &Filter, conditions: &WhereClause) -> Result<Vec<Listed>, QueryError> {
     let layout = Layout::new(root);
     match open_if_allowed(&layout)? {
-        Some(db) => list_catalog(&db, &layout, filter.limit, conditions),
+        Some(db) => list_catalog(&db, &layout, filter.sql_limit(), conditions),
         None => Ok(list_readable_cores(&layout, filter)),
     }
 }
@@ -67,11 +67,9 @@ pub fn find(root: &Root, name: Option<&str>) -> Result<Listed, QueryError> {
 fn list_catalog(
     db: &Connection,
     layout: &Layout,
-    limit: Option<usize>,
+    limit: i64,
     conditions: &WhereClause,
 ) -> Result<Vec<Listed>, QueryError> {
-    // For SQLite a negative limit is none.
-    let limit = limit.map_or(-1, |limit| i64::try_from(limit).unwrap_or(i64::MAX));
     let query = format!(
         "SELECT id, core, record FROM crashes JOIN records USING (seq) {} ORDER BY time_us DESC, seq DESC LIMIT {limit}",
         conditions.sql

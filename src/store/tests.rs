@@ -1,0 +1,136 @@
+//! What the daemon's side writes, as the commands' side reads it.
+
+use super::{Catalog, CoreState, Filter, Ledger, Listed, find, for_each_row, groups, list, occurrences, stored_cores};
+use crate::crash::{CoreReport, NoCore, Origin, Record};
+use coreward_wire::paths::Root;
+use std::sync::Arc;
+
+/// Inserts crashes into a new catalog, in this order.
+fn store(records: Vec<Record>) -> (tempfile::TempDir, Root) {
+    let dir = tempfile::tempdir().unwrap();
+    let root = Root::new(dir.path());
+    let layout = super::Layout::new(&root);
+    std::fs::create_dir_all(&layout.cores).unwrap();
+    let ledger = Arc::new(Ledger::new(layout.open_cores().unwrap()));
+    let (catalog, failure) = Catalog::start(layout.catalog, ledger, Box::new(|_| ()), Box::new(|| ())).unwrap();
+    assert_eq!(failure, None);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        for record in records {
+            catalog.insert(std::sync::Arc::new(record)).await.unwrap();
+        }
+    });
+    (dir, root)
+}
+
+/// A crash without a core, `time_us` after a fixed time.
+fn crash(pid: u32, time_us: u64) -> Record {
+    let mut record = crate::crash::fixtures::record(pid);
+    record.time_us += time_us;
+    record.core = CoreReport::none(NoCore::Storm);
+    record
+}
+
+/// The PIDs of the rows that a filter selects.
+fn pids_of_rows(root: &Root, filter: &Filter) -> Vec<u32> {
+    let mut pids = Vec::new();
+    for_each_row(root, filter, &mut |row| pids.push(row.pid)).unwrap();
+    pids
+}
+
+#[test]
+fn rows_and_records_come_in_the_order_of_their_times() {
+    // Crashes 5 and 6 come late, as from the spool; crashes at the same time come in the order of their insertion.
+    let times = [(1, 10), (2, 20), (3, 20), (4, 30), (5, 5), (6, 20)];
+    let (_dir, root) = store(times.map(|(pid, time)| crash(pid, time)).into());
+    let limit = |limit| Filter { limit, ..Filter::default() };
+    for (limit, expected) in [
+        (limit(None), &[5, 1, 2, 3, 6, 4][..]),
+        (limit(Some(3)), &[3, 6, 4]),
+        (limit(Some(0)), &[]),
+        (limit(Some(usize::MAX)), &[5, 1, 2, 3, 6, 4]),
+    ] {
+        assert_eq!(pids_of_rows(&root, &limit), expected);
+        let listed: Vec<u32> = list(&root, &limit).unwrap().iter().map(|listed| listed.record.key.pid).collect();
+        assert_eq!(listed, expected);
+    }
+    assert_eq!(find(&root, None).unwrap().record.key.pid, 4);
+}
+
+#[test]
+fn a_filter_selects_the_same_rows_and_records() {
+    let mut records: Vec<Record> = (1..=40).map(|pid| crash(pid, u64::from(pid))).collect();
+    for record in &mut records {
+        let pid = record.key.pid;
+        record.uid = Some(pid % 3);
+        record.exe = format!("/bin/{}", pid % 4);
+        record.cgroup.container = (pid % 5 == 0).then(|| format!("web-{pid}"));
+        record.cgroup.pod = (pid % 5 == 0).then(|| "pod".to_owned());
+        record.hostname = format!("h{}", pid % 2);
+        record.signal_name = if pid % 7 == 0 { "ABRT".to_owned() } else { "SEGV".to_owned() };
+    }
+    let base_us = records[0].time_us;
+    let (_dir, root) = store(records.clone());
+    let text = |text: &str| Some(text.to_owned());
+    let all = Filter::default;
+    for filter in [
+        all(),
+        Filter { matches: text("7"), ..all() },
+        Filter { matches: text("/bin/2"), ..all() },
+        Filter { matches: text("a"), ..all() },
+        Filter { matches: text(records[3].id.as_str()), ..all() },
+        Filter { matches: text("ABRT:/bin/3"), ..all() },
+        Filter { unit: text("a"), ..all() },
+        Filter { unit: text("b"), ..all() },
+        Filter { container: text("web-1"), ..all() },
+        Filter { pod: text("pod"), uid: Some(1), ..all() },
+        Filter { hostname: text("h1"), executable: text("/bin/1"), ..all() },
+        Filter { signal: text("ABRT"), ..all() },
+        Filter { signature: text("ABRT:"), ..all() },
+        Filter { since_us: Some(base_us + 10), until_us: Some(base_us + 12), ..all() },
+    ] {
+        let expected: Vec<u32> =
+            records.iter().filter(|record| filter.accepts(record)).map(|record| record.key.pid).collect();
+        assert_eq!(pids_of_rows(&root, &filter), expected, "{filter:?}");
+        let listed: Vec<u32> = list(&root, &filter).unwrap().iter().map(|listed| listed.record.key.pid).collect();
+        assert_eq!(listed, expected, "{filter:?}");
+    }
+}
+
+#[test]
+fn a_core_that_is_gone_is_missing_from_rows_records_and_usage() {
+    let stored = crate::crash::fixtures::record(1);
+    let (_dir, root) = store(vec![stored.clone(), crash(2, 1)]);
+    let file = super::Layout::new(&root).cores.join(super::core_file_name(&stored.id));
+    let states = || -> Vec<(CoreState, u64)> {
+        let mut states = Vec::new();
+        for_each_row(&root, &Filter::default(), &mut |row| states.push((row.core_state, row.stored))).unwrap();
+        let listed = list(&root, &Filter::default()).unwrap();
+        assert!(listed.iter().map(|listed: &Listed| listed.core_state).eq(states.iter().map(|(state, _)| *state)));
+        states
+    };
+    std::fs::write(&file, "core").unwrap();
+    assert_eq!(states(), [(CoreState::Stored, 2048), (CoreState::None, 0)]);
+    assert_eq!(stored_cores(&root).unwrap().iter().map(|core| core.bytes).collect::<Vec<_>>(), [4]);
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!(states(), [(CoreState::Missing, 0), (CoreState::None, 0)]);
+    assert!(stored_cores(&root).unwrap().is_empty());
+}
+
+#[test]
+fn groups_count_rolled_up_crashes_and_their_occurrences_add_up() {
+    let mut records: Vec<Record> = (0..1300).map(|pid| crash(pid, u64::from(pid) * 10_000_000)).collect();
+    records.push(crate::crash::fixtures::record(5000));
+    records[1300].signal_name = "ABRT".to_owned();
+    // The writer does not wait for more of these.
+    records.iter_mut().for_each(|record| record.origin = Origin::Spool);
+    let (_dir, root) = store(records);
+    let groups = groups(&root).unwrap();
+    let counted: Vec<(&str, u64, u64)> =
+        groups.iter().map(|group| (group.signature.as_str(), group.count, group.cores)).collect();
+    assert_eq!(counted, [("SEGV:/usr/bin/segv", 1300, 0), ("ABRT:/usr/bin/segv", 1, 1)]);
+    assert!(pids_of_rows(&root, &Filter::default()).len() < 1300, "some are rolled up");
+    let occurrences = occurrences(&root, &groups[0].signature).unwrap();
+    assert_eq!(occurrences.iter().map(|occurrence| occurrence.count).sum::<u64>(), 1300);
+    assert!(occurrences.len() >= 3 && occurrences.is_sorted_by(|a, b| a.last_us >= b.last_us));
+}
