@@ -40,8 +40,8 @@ impl<'a> CrashTable<'a> {
         self.any_other_host |= !row.hostname.is_empty() && row.hostname != self.here;
         let (table, mut digits) = (&mut self.table, itoa::Buffer::new());
         table.push_cell(|cell| self.times.push(cell, row.time_us));
-        table.push_cell(|cell| cell.push_str(digits.format(row.pid)));
-        table.push_cell(|cell| cell.push_str(row.uid.map_or("", |uid| digits.format(uid))));
+        table.push_cell(|cell| cell.push_str(digits.format(row.pid.as_raw())));
+        table.push_cell(|cell| cell.push_str(row.uid.map_or("", |uid| digits.format(uid.as_raw()))));
         table.push_cell(|cell| push_printable(cell, row.signal_name));
         table.push_cell(|cell| words::push_core(cell, row.core_state, row.no_core));
         table.push_cell(|cell| {

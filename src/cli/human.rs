@@ -26,24 +26,24 @@ pub(super) fn duration(us: u64) -> String {
 }
 
 /// `1000 (alice)`; only the number if this machine has no such user.
-pub(super) fn user(uid: u32) -> String {
-    let user = User::from_uid(Uid::from_raw(uid)).ok().flatten();
+pub(super) fn user(uid: Uid) -> String {
+    let user = User::from_uid(uid).ok().flatten();
     user.map_or_else(|| uid.to_string(), |user| format!("{uid} ({})", printable(&user.name)))
 }
 
 /// The same as [`user`], for a group.
-pub(super) fn group(gid: u32) -> String {
-    let group = Group::from_gid(Gid::from_raw(gid)).ok().flatten();
+pub(super) fn group(gid: Gid) -> String {
+    let group = Group::from_gid(gid).ok().flatten();
     group.map_or_else(|| gid.to_string(), |group| format!("{gid} ({})", printable(&group.name)))
 }
 
 /// Parses an argument that is a user name or a uid.
-pub(super) fn uid_of(text: &str) -> Result<u32, String> {
+pub(super) fn uid_of(text: &str) -> Result<Uid, String> {
     if let Ok(uid) = text.parse() {
-        return Ok(uid);
+        return Ok(Uid::from_raw(uid));
     }
     let user = User::from_name(text).ok().flatten();
-    user.map(|user| user.uid.as_raw()).ok_or_else(|| "no such user on this machine".to_owned())
+    user.map(|user| user.uid).ok_or_else(|| "no such user on this machine".to_owned())
 }
 
 #[cfg(test)]
@@ -72,8 +72,8 @@ mod tests {
 
     #[test]
     fn root_has_a_name_and_a_containers_user_has_none() {
-        assert_eq!(user(0), "0 (root)");
-        assert_eq!(user(4_000_000_000), "4000000000");
-        assert_eq!(group(0), "0 (root)");
+        assert_eq!(user(Uid::from_raw(0)), "0 (root)");
+        assert_eq!(user(Uid::from_raw(4_000_000_000)), "4000000000");
+        assert_eq!(group(Gid::from_raw(0)), "0 (root)");
     }
 }

@@ -40,7 +40,7 @@ pub(super) struct Options {
     host: Option<String>,
     /// Only crashes of this user's processes
     #[arg(long, value_name = "USER", value_parser = human::uid_of)]
-    user: Option<u32>,
+    user: Option<Uid>,
     /// Only crashes of this executable
     #[arg(long, value_name = "PATH")]
     executable: Option<String>,

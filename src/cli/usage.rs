@@ -139,15 +139,16 @@ fn holder_name(attribution: &Attribution, by: By) -> String {
 mod tests {
     use super::*;
     use crate::crash::{CrashKey, Principal, SignatureKey};
+    use nix::unistd::{Pid, Uid};
 
     #[test]
     fn the_largest_holder_comes_first_and_the_shares_add_up() {
         let dir = tempfile::tempdir().unwrap();
-        let core = |number: u32, unit: &str, bytes: u64, pinned: bool| StoredCore {
-            id: CrashKey { boot_id: String::new(), pid: number, start_time: 0 }.id(),
+        let core = |number: i32, unit: &str, bytes: u64, pinned: bool| StoredCore {
+            id: CrashKey { boot_id: String::new(), pid: Pid::from_raw(number), start_time: 0 }.id(),
             attribution: Attribution {
                 principal: Principal::Unit(unit.to_owned()),
-                uid: Some(0),
+                uid: Some(Uid::from_raw(0)),
                 program: "/p".to_owned(),
                 signature: SignatureKey::new("g"),
             },

@@ -91,20 +91,21 @@ mod tests {
     use super::*;
     use crate::crash::{CrashKey, Principal, SignatureKey};
     use crate::policy::evict::Attribution;
+    use nix::unistd::Pid;
 
     #[test]
     fn each_limit_takes_what_it_must_and_no_pinned_core() {
         let all = || -> Vec<StoredCore> {
             (0..5)
                 .map(|number| StoredCore {
-                    id: CrashKey { boot_id: String::new(), pid: number, start_time: 0 }.id(),
+                    id: CrashKey { boot_id: String::new(), pid: Pid::from_raw(number), start_time: 0 }.id(),
                     attribution: Attribution {
                         principal: Principal::Unknown,
                         uid: None,
                         program: "p".to_owned(),
                         signature: SignatureKey::new("g"),
                     },
-                    time_us: u64::from(number) * 1_000_000,
+                    time_us: u64::from(number.unsigned_abs()) * 1_000_000,
                     bytes: 100,
                     pinned: number == 1,
                 })

@@ -2,18 +2,19 @@
 
 use super::cgroup::CgroupInfo;
 use super::{CoreOutcome, CoreReport, CrashKey, Decision, Origin, Record};
+use nix::unistd::{Gid, Pid, Uid};
 
 /// The record of a crash of process `pid`, with a stored core.
 pub(crate) fn record(pid: u32) -> Record {
-    let key = CrashKey { boot_id: "0".repeat(32), pid, start_time: 1 };
+    let key = CrashKey { boot_id: "0".repeat(32), pid: Pid::from_raw(pid.cast_signed()), start_time: 1 };
     Record {
         format: Record::FORMAT,
         id: key.id(),
         key,
         time_us: 1_767_348_000_000_000,
-        tid: Some(pid),
-        uid: Some(0),
-        gid: Some(0),
+        tid: Some(Pid::from_raw(pid.cast_signed())),
+        uid: Some(Uid::from_raw(0)),
+        gid: Some(Gid::from_raw(0)),
         signal: Some(11),
         signal_name: "SEGV".to_owned(),
         comm: "segv".to_owned(),

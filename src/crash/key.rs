@@ -1,5 +1,7 @@
 //! What tells one crash from every other.
 
+use super::ids;
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fmt;
@@ -11,7 +13,8 @@ pub struct CrashKey {
     /// Boot id, 32 hexadecimal digits (boot_id in random(4)).
     pub boot_id: String,
     /// PID in the initial namespace, 0 where the kernel's arguments were unreadable.
-    pub pid: u32,
+    #[serde(with = "ids")]
+    pub pid: Pid,
     /// Start of the process in clock ticks since boot (proc_pid_stat(5)).
     pub start_time: u64,
 }
@@ -27,7 +30,7 @@ impl CrashKey {
     pub fn id(&self) -> CrashId {
         let mut hash = Sha256::new();
         hash.update(self.boot_id.as_bytes());
-        hash.update(self.pid.to_le_bytes());
+        hash.update(self.pid.as_raw().to_le_bytes());
         hash.update(self.start_time.to_le_bytes());
         CrashId(hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect())
     }
@@ -60,12 +63,12 @@ mod tests {
 
     #[test]
     fn the_id_is_the_same_for_every_offer_and_differs_with_each_part_of_the_key() {
-        let key = CrashKey { boot_id: "0".repeat(32), pid: 7, start_time: 99 };
+        let key = CrashKey { boot_id: "0".repeat(32), pid: Pid::from_raw(7), start_time: 99 };
         assert_eq!(key.id(), key.clone().id());
         assert!(CrashId::parse(key.id().as_str()).is_some());
         for other in [
             CrashKey { boot_id: "1".repeat(32), ..key.clone() },
-            CrashKey { pid: 8, ..key.clone() },
+            CrashKey { pid: Pid::from_raw(8), ..key.clone() },
             CrashKey { start_time: 100, ..key.clone() },
         ] {
             assert_ne!(other.id(), key.id());

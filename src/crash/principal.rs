@@ -4,14 +4,14 @@ use nix::unistd::Uid;
 use std::fmt;
 
 /// What quotas and rates are charged to.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Principal {
     /// A system unit.
     Unit(String),
     /// The program of a container: the container's own unit has a new name at every start.
     Container(String),
     /// The user, for everything in a login session or under the user's own service manager.
-    User(u32),
+    User(Uid),
     /// A crash whose arguments could not be read.
     Unknown,
 }
@@ -20,7 +20,7 @@ impl Principal {
     /// A user by id, [`Self::Unknown`] without one.
     #[must_use]
     pub fn user(uid: Option<Uid>) -> Self {
-        uid.map_or(Self::Unknown, |uid| Self::User(uid.as_raw()))
+        uid.map_or(Self::Unknown, |uid| Self::User(uid))
     }
 }
 

@@ -1,7 +1,9 @@
 //! The record: what is known of one crash, as it stands in the catalog and in front of its core.
 
 use super::cgroup::CgroupInfo;
+use super::ids;
 use super::{CrashId, CrashKey, Decision, Frame, Module, Principal, SigInfo, Signature, SignatureKey, ThreadStacks};
+use nix::unistd::{Gid, Pid, Uid};
 use serde::{Deserialize, Serialize};
 
 /// One crash. Text comes from the crashed process and is hostile: escape it wherever it is shown
@@ -18,11 +20,14 @@ pub struct Record {
     /// When the kernel began the dump, microseconds since 1970.
     pub time_us: u64,
     /// The thread that crashed.
-    pub tid: Option<u32>,
+    #[serde(with = "ids::optional")]
+    pub tid: Option<Pid>,
     /// Real uid, in the initial user namespace.
-    pub uid: Option<u32>,
+    #[serde(with = "ids::optional")]
+    pub uid: Option<Uid>,
     /// Real gid, in the initial user namespace.
-    pub gid: Option<u32>,
+    #[serde(with = "ids::optional")]
+    pub gid: Option<Gid>,
     /// Signal number.
     pub signal: Option<u32>,
     /// Signal name without `SIG`.
@@ -252,8 +257,8 @@ impl Record {
     pub fn complete_from_notes(
         &mut self,
         signal: Option<u32>,
-        uid: Option<u32>,
-        gid: Option<u32>,
+        uid: Option<Uid>,
+        gid: Option<Gid>,
         comm: Option<Vec<u8>>,
     ) {
         self.signal = self.signal.or(signal);
@@ -292,7 +297,7 @@ impl Record {
         match (unit.filter(|unit| unit.ends_with(".service") && !is_users), &self.cgroup.container) {
             (_, Some(_)) if !is_users => Principal::Container(self.program()),
             (Some(unit), _) => Principal::Unit(unit.to_owned()),
-            _ => self.uid.map_or(Principal::Unknown, Principal::User),
+            _ => Principal::user(self.uid),
         }
     }
 

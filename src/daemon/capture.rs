@@ -19,7 +19,6 @@ use crate::report::ErrorKind;
 use crate::store::{CoreFile, QuotaHandle};
 use coreward_sys::clock;
 use coreward_wire::{FdKind, Offer};
-use nix::unistd::Uid;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -350,7 +349,7 @@ async fn publish(shared: &Arc<Shared>, offer: &Offer, mut builder: RecordBuilder
         && let Err(error) = file.grant_read(uid)
     {
         // Root and the administrators can read it all the same.
-        builder.warn(Warning::AccessNotGranted { uid: Uid::from_raw(uid), cause: Cause::from(&error) });
+        builder.warn(Warning::AccessNotGranted { uid, cause: Cause::from(&error) });
     }
     let (content, stored) = (file.content(), file.final_length());
     let truncated = truncation.or(offer.cut.then_some(Truncation::Spool));

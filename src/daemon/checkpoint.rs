@@ -4,7 +4,9 @@
 use super::record_builder::RecordBuilder;
 use crate::capture::CaptureCheckpoint;
 use crate::crash::Record;
+use crate::crash::ids;
 use coreward_wire::MAX_CHECKPOINT;
+use nix::unistd::Uid;
 use serde::{Deserialize, Serialize};
 
 /// A session at the moment of the release.
@@ -13,7 +15,8 @@ pub(super) struct Checkpoint {
     /// The record so far.
     pub(super) record: Record,
     /// The user who may read the core.
-    pub(super) reader: Option<u32>,
+    #[serde(with = "ids::optional")]
+    pub(super) reader: Option<Uid>,
     /// How to go on with the core; `None`: the record says what became of it.
     pub(super) core: Option<CaptureCheckpoint>,
 }
@@ -58,7 +61,7 @@ mod tests {
 
     #[test]
     fn a_checkpoint_is_never_longer_than_a_shim_keeps() {
-        let mut checkpoint = Checkpoint { record: fixtures::record(1), reader: Some(7), core: None };
+        let mut checkpoint = Checkpoint { record: fixtures::record(1), reader: Some(Uid::from_raw(7)), core: None };
         checkpoint.record.core = CoreReport::none(NoCore::Storm);
         assert_eq!(Checkpoint::decode(&checkpoint.clone().encode()), Some(checkpoint.clone()));
         checkpoint.record.open_fds = "\u{1}".repeat(MAX_CHECKPOINT);

@@ -10,13 +10,14 @@ use crate::elf::ProcessNotes;
 use crate::policy::access::{self, AccessFacts};
 use crate::unwind::{self, SignatureInput};
 use coreward_wire::{Details, Offer};
+use nix::unistd::{Pid, Uid};
 use std::time::Duration;
 
 /// A record that is not finished.
 #[derive(Clone, Debug)]
 pub(super) struct RecordBuilder {
     record: Record,
-    reader: Option<u32>,
+    reader: Option<Uid>,
     warnings: Vec<Warning>,
 }
 
@@ -43,7 +44,7 @@ pub(super) fn crash_key(offer: &Offer) -> CrashKey {
     let shim_started = u64::try_from(offer.started.as_nanos()).unwrap_or(u64::MAX);
     CrashKey {
         boot_id: offer.boot_id.clone(),
-        pid: offer.pid.map_or(0, |pid| pid.as_raw().cast_unsigned()),
+        pid: offer.pid.unwrap_or(Pid::from_raw(0)),
         start_time: if offer.start_time > 0 { offer.start_time } else { shim_started },
     }
 }
@@ -63,7 +64,7 @@ impl RecordBuilder {
     pub(super) fn new(offer: &Offer, evidence: &Evidence, origin: Origin, time: Duration, host: &Host) -> Self {
         let facts = &evidence.facts;
         let access = AccessFacts {
-            uid: offer.uid.map(nix::unistd::Uid::as_raw),
+            uid: offer.uid,
             dumpable: offer.dumpable,
             secure: facts.auxv.secure,
             same_ids: facts.auxv.same_ids,
@@ -77,9 +78,9 @@ impl RecordBuilder {
             id: key.id(),
             key,
             time_us: u64::try_from(time.as_micros()).unwrap_or(u64::MAX),
-            tid: offer.tid.map(|tid| tid.as_raw().cast_unsigned()),
-            uid: offer.uid.map(nix::unistd::Uid::as_raw),
-            gid: offer.gid.map(nix::unistd::Gid::as_raw),
+            tid: offer.tid,
+            uid: offer.uid,
+            gid: offer.gid,
             signal: offer.signal,
             signal_name: signal::name(offer.signal),
             comm: from_bytes(&offer.comm),
@@ -118,7 +119,7 @@ impl RecordBuilder {
     }
 
     /// Goes on with a record that an earlier daemon left with the shim.
-    pub(super) fn resume(record: Record, reader: Option<u32>, attempt: u32) -> Self {
+    pub(super) fn resume(record: Record, reader: Option<Uid>, attempt: u32) -> Self {
         let warnings = record.warnings.iter().cloned().map(Warning::Shim).collect();
         Self { record: Record { attempt, ..record }, reader, warnings }
     }
@@ -210,7 +211,7 @@ impl RecordBuilder {
     }
 
     /// PID in the initial namespace, 0 if unknown.
-    pub(super) fn pid(&self) -> u32 {
+    pub(super) fn pid(&self) -> Pid {
         self.record.key.pid
     }
 
@@ -225,12 +226,12 @@ impl RecordBuilder {
     }
 
     /// Real uid.
-    pub(super) fn uid(&self) -> Option<u32> {
+    pub(super) fn uid(&self) -> Option<Uid> {
         self.record.uid
     }
 
     /// The user who may read the core.
-    pub(super) fn reader(&self) -> Option<u32> {
+    pub(super) fn reader(&self) -> Option<Uid> {
         self.reader
     }
 

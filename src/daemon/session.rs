@@ -68,7 +68,7 @@ impl Session {
     /// Every log line of a session has the crash's id and PID.
     fn span(&self) -> tracing::Span {
         let key = crash_key(&self.offer);
-        tracing::error_span!("crash", COREWARD_ID = %key.id(), COREWARD_PID = key.pid)
+        tracing::error_span!("crash", COREWARD_ID = %key.id(), COREWARD_PID = key.pid.as_raw())
     }
 
     /// Stages 1 to 7. When this returns, the record is durable.

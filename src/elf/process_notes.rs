@@ -2,6 +2,7 @@
 
 use super::CoreSummary;
 use super::notes::{notes, u32_at};
+use nix::unistd::{Gid, Uid};
 
 /// Facts from NT_PRSTATUS and NT_PRPSINFO (struct elf_prstatus and elf_prpsinfo, include/linux/elfcore.h).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -9,9 +10,9 @@ pub struct ProcessNotes {
     /// `pr_cursig` of the first thread, which is the one that crashed.
     pub signal: Option<u32>,
     /// `pr_uid`.
-    pub uid: Option<u32>,
+    pub uid: Option<Uid>,
     /// `pr_gid`.
-    pub gid: Option<u32>,
+    pub gid: Option<Gid>,
     /// `pr_fname`.
     pub comm: Option<Vec<u8>>,
 }
@@ -32,8 +33,8 @@ pub fn process_notes(bytes: &[u8], summary: &CoreSummary) -> ProcessNotes {
             NT_PRSTATUS if facts.signal.is_none() => facts.signal = u32_at(description, 12).map(|both| both & 0xffff),
             // Four chars, a long and its padding, pr_uid, pr_gid, four PIDs, then pr_fname.
             NT_PRPSINFO => {
-                facts.uid = u32_at(description, 16);
-                facts.gid = u32_at(description, 20);
+                facts.uid = u32_at(description, 16).map(Uid::from_raw);
+                facts.gid = u32_at(description, 20).map(Gid::from_raw);
                 let comm = description.get(40..56).and_then(|name| name.split(|byte| *byte == 0).next());
                 facts.comm = comm.map(<[u8]>::to_vec);
             }

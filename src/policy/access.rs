@@ -1,10 +1,12 @@
 //! Who may read a core besides root and the administrators.
 
+use nix::unistd::Uid;
+
 /// What the decision rests on.
 #[derive(Clone, Copy, Debug)]
 pub struct AccessFacts {
     /// Real uid of the process, in the initial user namespace.
-    pub uid: Option<u32>,
+    pub uid: Option<Uid>,
     /// `%d` of core_pattern.
     pub dumpable: Option<u32>,
     /// AT_SECURE.
@@ -30,9 +32,9 @@ pub fn is_privileged(facts: &AccessFacts) -> bool {
 
 /// The user who gets read access. A container's uid 1000 is not the host's: nobody there.
 #[must_use]
-pub fn reader(facts: &AccessFacts) -> Option<u32> {
+pub fn reader(facts: &AccessFacts) -> Option<Uid> {
     let uid = facts.uid?;
-    let is_person = uid >= FIRST_USER && uid != NOBODY && uid != INVALID;
+    let is_person = uid.as_raw() >= FIRST_USER && ![NOBODY, INVALID].contains(&uid.as_raw());
     (is_person && facts.on_host && !is_privileged(facts)).then_some(uid)
 }
 
@@ -40,22 +42,27 @@ pub fn reader(facts: &AccessFacts) -> Option<u32> {
 mod tests {
     use super::*;
 
-    const ALICE: AccessFacts =
-        AccessFacts { uid: Some(1000), dumpable: Some(1), secure: Some(false), same_ids: Some(true), on_host: true };
+    const ALICE: AccessFacts = AccessFacts {
+        uid: Some(Uid::from_raw(1000)),
+        dumpable: Some(1),
+        secure: Some(false),
+        same_ids: Some(true),
+        on_host: true,
+    };
 
     #[test]
     fn a_users_plain_process_is_the_users_own() {
-        assert_eq!(reader(&ALICE), Some(1000));
+        assert_eq!(reader(&ALICE), Some(Uid::from_raw(1000)));
     }
 
     #[test]
     fn every_doubt_takes_it_away() {
         for doubtful in [
             AccessFacts { uid: None, ..ALICE },
-            AccessFacts { uid: Some(0), ..ALICE },
-            AccessFacts { uid: Some(33), ..ALICE },
-            AccessFacts { uid: Some(65534), ..ALICE },
-            AccessFacts { uid: Some(u32::MAX), ..ALICE },
+            AccessFacts { uid: Some(Uid::from_raw(0)), ..ALICE },
+            AccessFacts { uid: Some(Uid::from_raw(33)), ..ALICE },
+            AccessFacts { uid: Some(Uid::from_raw(65534)), ..ALICE },
+            AccessFacts { uid: Some(Uid::from_raw(u32::MAX)), ..ALICE },
             AccessFacts { dumpable: Some(2), ..ALICE },
             AccessFacts { dumpable: Some(0), ..ALICE },
             AccessFacts { dumpable: None, ..ALICE },

@@ -1,6 +1,7 @@
 //! Which core to evict: the most redundant one, from whoever uses the most space.
 
 use crate::crash::{Principal, Record, SignatureKey};
+use nix::unistd::Uid;
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -11,7 +12,7 @@ pub struct Attribution {
     /// [`Record::principal`].
     pub principal: Principal,
     /// Real uid of the process.
-    pub uid: Option<u32>,
+    pub uid: Option<Uid>,
     /// [`Record::program`].
     pub program: String,
     /// [`Record::signature_key`].
@@ -102,7 +103,7 @@ mod tests {
     fn attribution(unit: &str, signature: &str) -> Attribution {
         Attribution {
             principal: Principal::Unit(unit.to_owned()),
-            uid: Some(0),
+            uid: Some(Uid::from_raw(0)),
             program: "p".to_owned(),
             signature: SignatureKey::new(signature),
         }

@@ -3,6 +3,7 @@
 
 use super::rate::{Bucket, Buckets, Rate};
 use crate::crash::{Decision, Keep, Principal, Reason, SignatureKey};
+use nix::unistd::Uid;
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -38,7 +39,7 @@ pub struct StormEvent {
     /// [`crate::crash::Record::principal`].
     pub principal: Principal,
     /// Real uid.
-    pub uid: Option<u32>,
+    pub uid: Option<Uid>,
     /// Whether no core of this signature is stored.
     pub first: bool,
 }
@@ -56,7 +57,7 @@ struct Window {
 pub struct StormPolicy {
     windows: HashMap<SignatureKey, Window>,
     units: Buckets<Principal>,
-    users: Buckets<u32>,
+    users: Buckets<Uid>,
     total: Bucket,
 }
 
@@ -148,8 +149,8 @@ impl StormPolicy {
 }
 
 /// The user whose rate limit applies. Root has none: it runs many of a server's units, and one of them would starve the others.
-fn rate_limited_uid(event: &StormEvent) -> Option<u32> {
-    event.uid.filter(|uid| *uid != 0)
+fn rate_limited_uid(event: &StormEvent) -> Option<Uid> {
+    event.uid.filter(|uid| !uid.is_root())
 }
 
 #[cfg(test)]

@@ -14,7 +14,9 @@ const MAX_VALUE: usize = 8192;
 /// The entry as a datagram of the native protocol; `core` is the file, where one was stored.
 #[must_use]
 pub fn entry(record: &Record, core: Option<&Path>) -> Vec<u8> {
-    let number = |value: Option<u32>| value.map(|value| value.to_string()).unwrap_or_default();
+    fn number(value: Option<impl ToString>) -> String {
+        value.map(|value| value.to_string()).unwrap_or_default()
+    }
     let path = core.map(|path| path.display().to_string()).unwrap_or_default();
     let pid = record.key.pid.to_string();
     let cgroup = &record.cgroup;

@@ -3,6 +3,7 @@
 use super::{Catalog, CoreState, Filter, Ledger, Listed, find, for_each_row, groups, list, occurrences, stored_cores};
 use crate::crash::{CoreReport, NoCore, Origin, Record};
 use coreward_wire::paths::Root;
+use nix::unistd::Uid;
 use std::sync::Arc;
 
 /// Inserts crashes into a new catalog, in this order.
@@ -17,24 +18,24 @@ fn store(records: Vec<Record>) -> (tempfile::TempDir, Root) {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(async {
         for record in records {
-            catalog.insert(std::sync::Arc::new(record)).await.unwrap();
+            catalog.insert(Arc::new(record)).await.unwrap();
         }
     });
     (dir, root)
 }
 
 /// A crash without a core, `time_us` after a fixed time.
-fn crash(pid: u32, time_us: u64) -> Record {
-    let mut record = crate::crash::fixtures::record(pid);
+fn crash(pid: i32, time_us: u64) -> Record {
+    let mut record = crate::crash::fixtures::record(pid.unsigned_abs());
     record.time_us += time_us;
     record.core = CoreReport::none(NoCore::Storm);
     record
 }
 
 /// The PIDs of the rows that a filter selects.
-fn pids_of_rows(root: &Root, filter: &Filter) -> Vec<u32> {
+fn pids_of_rows(root: &Root, filter: &Filter) -> Vec<i32> {
     let mut pids = Vec::new();
-    for_each_row(root, filter, &mut |row| pids.push(row.pid)).unwrap();
+    for_each_row(root, filter, &mut |row| pids.push(row.pid.as_raw())).unwrap();
     pids
 }
 
@@ -51,18 +52,19 @@ fn rows_and_records_come_in_the_order_of_their_times() {
         (limit(Some(usize::MAX)), &[5, 1, 2, 3, 6, 4]),
     ] {
         assert_eq!(pids_of_rows(&root, &limit), expected);
-        let listed: Vec<u32> = list(&root, &limit).unwrap().iter().map(|listed| listed.record.key.pid).collect();
+        let listed: Vec<i32> =
+            list(&root, &limit).unwrap().iter().map(|listed| listed.record.key.pid.as_raw()).collect();
         assert_eq!(listed, expected);
     }
-    assert_eq!(find(&root, None).unwrap().record.key.pid, 4);
+    assert_eq!(find(&root, None).unwrap().record.key.pid.as_raw(), 4);
 }
 
 #[test]
 fn a_filter_selects_the_same_rows_and_records() {
-    let mut records: Vec<Record> = (1..=40).map(|pid| crash(pid, u64::from(pid))).collect();
+    let mut records: Vec<Record> = (1..=40).map(|pid| crash(pid, u64::from(pid.unsigned_abs()))).collect();
     for record in &mut records {
-        let pid = record.key.pid;
-        record.uid = Some(pid % 3);
+        let pid = record.key.pid.as_raw();
+        record.uid = Some(Uid::from_raw(pid.unsigned_abs() % 3));
         record.exe = format!("/bin/{}", pid % 4);
         record.cgroup.container = (pid % 5 == 0).then(|| format!("web-{pid}"));
         record.cgroup.pod = (pid % 5 == 0).then(|| "pod".to_owned());
@@ -83,16 +85,17 @@ fn a_filter_selects_the_same_rows_and_records() {
         Filter { unit: text("a"), ..all() },
         Filter { unit: text("b"), ..all() },
         Filter { container: text("web-1"), ..all() },
-        Filter { pod: text("pod"), uid: Some(1), ..all() },
+        Filter { pod: text("pod"), uid: Some(Uid::from_raw(1)), ..all() },
         Filter { hostname: text("h1"), executable: text("/bin/1"), ..all() },
         Filter { signal: text("ABRT"), ..all() },
         Filter { signature: text("ABRT:"), ..all() },
         Filter { since_us: Some(base_us + 10), until_us: Some(base_us + 12), ..all() },
     ] {
-        let expected: Vec<u32> =
-            records.iter().filter(|record| filter.accepts(record)).map(|record| record.key.pid).collect();
+        let expected: Vec<i32> =
+            records.iter().filter(|record| filter.accepts(record)).map(|record| record.key.pid.as_raw()).collect();
         assert_eq!(pids_of_rows(&root, &filter), expected, "{filter:?}");
-        let listed: Vec<u32> = list(&root, &filter).unwrap().iter().map(|listed| listed.record.key.pid).collect();
+        let listed: Vec<i32> =
+            list(&root, &filter).unwrap().iter().map(|listed| listed.record.key.pid.as_raw()).collect();
         assert_eq!(listed, expected, "{filter:?}");
     }
 }
@@ -119,7 +122,8 @@ fn a_core_that_is_gone_is_missing_from_rows_records_and_usage() {
 
 #[test]
 fn groups_count_rolled_up_crashes_and_their_occurrences_add_up() {
-    let mut records: Vec<Record> = (0..1300).map(|pid| crash(pid, u64::from(pid) * 10_000_000)).collect();
+    let mut records: Vec<Record> =
+        (0..1300).map(|pid| crash(pid, u64::from(i32::unsigned_abs(pid)) * 10_000_000)).collect();
     records.push(crate::crash::fixtures::record(5000));
     records[1300].signal_name = "ABRT".to_owned();
     // The writer does not wait for more of these.

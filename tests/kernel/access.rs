@@ -1,6 +1,7 @@
 //! Who can read a stored core: root, members of adm, and the user whose process crashed.
 
 use crate::testbed::{RunToEnd, TestBed, program};
+use nix::unistd::Uid;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
@@ -63,7 +64,7 @@ fn a_user_id_in_a_container_grants_no_access_on_the_host() {
     let crashes = bed.wait_for(2);
     let listed = crashes.iter().find(|listed| listed.record.comm == "plain").unwrap();
     let record = &listed.record;
-    assert_eq!((record.hostname.as_str(), record.uid, record.in_namespace), ("web-1", Some(1234), true));
+    assert_eq!((record.hostname.as_str(), record.uid, record.in_namespace), ("web-1", Some(Uid::from_raw(1234)), true));
     assert!(!can_read(1234, listed.core_file.as_ref().unwrap()));
 }
 

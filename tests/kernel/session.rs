@@ -3,6 +3,7 @@
 use crate::testbed::{RunToEnd, TestBed, coreward, gdb, has_details, program, text};
 use coreward::crash::{CoreOutcome, Level};
 use coreward::store::CoreState;
+use nix::unistd::Uid;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
@@ -19,7 +20,7 @@ fn a_segfault_is_counted_stored_and_logged() {
     let (listed, record) = (&crashes[0], &crashes[0].record);
     assert_eq!((record.signal_name.as_str(), record.signal), ("SEGV", Some(11)));
     assert_eq!(record.exe, segv.to_str().unwrap());
-    assert_eq!((record.comm.as_str(), record.uid, record.attempt), ("segv", Some(0), 1));
+    assert_eq!((record.comm.as_str(), record.uid, record.attempt), ("segv", Some(Uid::from_raw(0)), 1));
     assert_eq!(record.cmdline, format!("{} an argument", segv.display()));
     assert_eq!(record.hostname, nix::unistd::gethostname().unwrap().to_str().unwrap());
     assert!(has_details(record), "{record:?}");
@@ -75,7 +76,7 @@ fn all_of_300_threads_are_in_the_core_and_in_the_record() {
     let record = &crashes[0].record;
     let counts: Vec<u32> = record.other_threads.iter().map(|threads| threads.count).collect();
     assert_eq!(counts, [299, 1], "{:?}", record.warnings);
-    assert_eq!(record.other_threads[1].tids, [record.key.pid]);
+    assert_eq!(record.other_threads[1].tids, [record.key.pid.as_raw().unsigned_abs()]);
     for threads in &record.other_threads {
         let shown: Vec<String> = threads.frames.iter().map(|frame| format!("{:#018x}", frame.address)).collect();
         let frame = |number: usize| format!("#{number}  {}", shown[number]);

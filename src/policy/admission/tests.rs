@@ -2,6 +2,7 @@ use super::super::rate::Rate;
 use super::super::storm::StormRule;
 use super::*;
 use crate::crash::{Principal, SignatureKey};
+use nix::unistd::Uid;
 use proptest::prelude::*;
 
 const UNLIMITED: Rate = Rate { burst: 0, interval: Duration::from_secs(600) };
@@ -17,7 +18,7 @@ fn applicant() -> Applicant {
     let event = StormEvent {
         signature: SignatureKey::new("s1-a"),
         principal: Principal::Unit("a.service".to_owned()),
-        uid: Some(0),
+        uid: Some(Uid::from_raw(0)),
         first: false,
     };
     Applicant { has_core: true, core_limit: u64::MAX, event }

@@ -19,7 +19,7 @@ fn event(signature: &str, unit: &str, uid: u32) -> StormEvent {
     StormEvent {
         signature: SignatureKey::new(signature),
         principal: Principal::Unit(unit.to_owned()),
-        uid: Some(uid),
+        uid: Some(Uid::from_raw(uid)),
         first: false,
     }
 }

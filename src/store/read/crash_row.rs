@@ -10,6 +10,7 @@ use crate::store::Layout;
 use crate::store::columns::{RecordedCore, get_unsigned};
 use crate::store::core_dir::crash_of_file;
 use coreward_wire::paths::Root;
+use nix::unistd::{Pid, Uid};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row, Statement};
 use std::collections::HashSet;
@@ -22,9 +23,9 @@ pub struct CrashRow<'a> {
     /// When the kernel began the dump, microseconds since 1970.
     pub time_us: u64,
     /// PID in the initial namespace.
-    pub pid: u32,
+    pub pid: Pid,
     /// Real uid.
-    pub uid: Option<u32>,
+    pub uid: Option<Uid>,
     /// Name of the signal, without `SIG`.
     pub signal_name: &'a str,
     /// [`crate::crash::Record::program`].
@@ -136,8 +137,8 @@ impl RowColumns {
         Ok(CrashRow {
             id,
             time_us: get_unsigned(row, self.time_us)?,
-            pid: row.get(self.pid)?,
-            uid: row.get(self.uid)?,
+            pid: Pid::from_raw(row.get(self.pid)?),
+            uid: row.get::<_, Option<u32>>(self.uid)?.map(Uid::from_raw),
             signal_name: text(row, self.signal_name)?,
             program: text(row, self.program)?,
             unit: text(row, self.unit)?,

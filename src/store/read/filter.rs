@@ -2,6 +2,7 @@
 
 use crate::crash::Record;
 use crate::store::columns::to_signed;
+use nix::unistd::Uid;
 use rusqlite::ToSql;
 
 /// Which crashes to list: those that satisfy all conditions.
@@ -18,7 +19,7 @@ pub struct Filter {
     /// A host name.
     pub hostname: Option<String>,
     /// A real uid.
-    pub uid: Option<u32>,
+    pub uid: Option<Uid>,
     /// [`Record::program`].
     pub executable: Option<String>,
     /// The name of a signal, without `SIG`.
@@ -98,7 +99,7 @@ impl WhereClause {
             }
         }
         let numbers = [
-            ("uid = ?", filter.uid.map(u64::from)),
+            ("uid = ?", filter.uid.map(|uid| u64::from(uid.as_raw()))),
             ("time_us >= ?", filter.since_us),
             ("time_us <= ?", filter.until_us),
         ];

@@ -2,6 +2,7 @@
 //! `include/uapi/linux/posix_acl_xattr.h`).
 
 use coreward_sys::xattr;
+use nix::unistd::Uid;
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -29,7 +30,7 @@ struct AclEntry {
 ///
 /// # Errors
 /// `EOPNOTSUPP` if the file system has no access control lists, otherwise the error of fsetxattr(2).
-pub(super) fn grant_read(file: BorrowedFd<'_>, uid: u32) -> io::Result<()> {
+pub(super) fn grant_read(file: BorrowedFd<'_>, uid: Uid) -> io::Result<()> {
     let mut entries = xattr::get(file, NAME)?.and_then(|bytes| decode(&bytes)).unwrap_or_else(|| {
         vec![
             AclEntry { tag: USER_OBJ, id: NO_ID, permissions: READ | WRITE },
@@ -37,8 +38,8 @@ pub(super) fn grant_read(file: BorrowedFd<'_>, uid: u32) -> io::Result<()> {
             AclEntry { tag: OTHER, id: NO_ID, permissions: 0 },
         ]
     });
-    entries.retain(|entry| entry.tag != MASK && (entry.tag, entry.id) != (USER, uid));
-    entries.push(AclEntry { tag: USER, id: uid, permissions: READ });
+    entries.retain(|entry| entry.tag != MASK && (entry.tag, entry.id) != (USER, uid.as_raw()));
+    entries.push(AclEntry { tag: USER, id: uid.as_raw(), permissions: READ });
     // The mask limits all named entries and the group to reading.
     entries.push(AclEntry { tag: MASK, id: NO_ID, permissions: READ });
     // The kernel requires entries sorted by tag, then by id.

@@ -6,6 +6,7 @@ use crate::store::core_dir::core_file_name;
 use crate::store::format::{self, FRAME_LEN, FormatError, HEADER_ROOM, field};
 use coreward_sys::{sparse_io, tmpfile};
 use nix::sys::stat::Mode;
+use nix::unistd::Uid;
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -188,7 +189,7 @@ impl CoreFile {
     ///
     /// # Errors
     /// The error of fsetxattr(2).
-    pub fn grant_read(&self, uid: u32) -> io::Result<()> {
+    pub fn grant_read(&self, uid: Uid) -> io::Result<()> {
         acl::grant_read(self.file.as_fd(), uid)
     }
 

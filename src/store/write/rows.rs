@@ -5,6 +5,7 @@ use super::error::CatalogError;
 use super::rollup;
 use crate::crash::{CoreOutcome, CrashId, Record, text};
 use crate::store::columns::{RecordedCore, get_unsigned, to_signed};
+use nix::unistd::Uid;
 use rusqlite::{Connection, OptionalExtension, Transaction, named_params, params};
 
 /// The most bytes of a host or program name in a counter, where they become labels of a metric.
@@ -53,8 +54,8 @@ pub(super) fn add_row(db: &Transaction<'_>, record: &Record, core: RecordedCore)
         .execute(named_params! {
             ":id": record.id,
             ":time_us": to_signed(record.time_us),
-            ":pid": record.key.pid,
-            ":uid": record.uid,
+            ":pid": record.key.pid.as_raw(),
+            ":uid": record.uid.map(Uid::as_raw),
             ":signal": record.signal,
             ":signal_name": record.signal_name,
             ":program": record.program(),

@@ -3,6 +3,7 @@
 use crate::crash::{CrashId, Principal, SignatureKey};
 use crate::policy::evict::{self, Attribution, Candidate};
 use crate::policy::quota::{self, QuotaLimits, Room, VolumeUsage};
+use nix::unistd::Uid;
 use std::collections::{HashMap, HashSet};
 
 /// A stored core.
@@ -21,7 +22,7 @@ pub(super) struct UsageEntry {
 pub(super) enum LimitScope {
     All,
     Principal(Principal),
-    User(u32),
+    User(Uid),
     Program(String),
     Signature(SignatureKey),
 }
@@ -179,7 +180,7 @@ fn scopes(attribution: &Attribution) -> Vec<LimitScope> {
         LimitScope::Principal(attribution.principal.clone()),
         LimitScope::All,
     ];
-    scopes.extend(attribution.uid.filter(|uid| *uid != 0).map(LimitScope::User));
+    scopes.extend(attribution.uid.filter(|uid| !uid.is_root()).map(LimitScope::User));
     scopes
 }
 

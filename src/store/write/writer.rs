@@ -10,6 +10,7 @@ use super::rows::{self, CrashCount};
 use super::schema;
 use crate::crash::{CrashId, Origin, Principal, Record, SignatureKey};
 use crate::store::columns::{RecordedCore, to_signed};
+use nix::unistd::Uid;
 use rusqlite::{Connection, OptionalExtension, params};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -42,7 +43,7 @@ pub struct RecentCore {
     /// [`Record::principal`].
     pub principal: Principal,
     /// Real uid of the process.
-    pub uid: Option<u32>,
+    pub uid: Option<Uid>,
 }
 
 /// The longest time between two calls of `on_turn` while there is nothing to do.

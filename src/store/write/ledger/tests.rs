@@ -1,18 +1,19 @@
 use super::*;
 use crate::crash::{CrashKey, Principal};
 use crate::store::core_dir::core_file_name;
+use nix::unistd::{Pid, Uid};
 use proptest::prelude::*;
 use std::path::Path;
 use std::time::Duration;
 
 fn id(number: u32) -> CrashId {
-    CrashKey { boot_id: "0".repeat(32), pid: number, start_time: 0 }.id()
+    CrashKey { boot_id: "0".repeat(32), pid: Pid::from_raw(number.cast_signed()), start_time: 0 }.id()
 }
 
 fn attribution(unit: &str, signature: &str) -> Attribution {
     Attribution {
         principal: Principal::Unit(unit.to_owned()),
-        uid: Some(0),
+        uid: Some(Uid::from_raw(0)),
         program: format!("p{signature}"),
         signature: SignatureKey::new(signature),
     }
@@ -83,7 +84,7 @@ fn a_unit_that_is_full_pays_itself_and_what_can_never_fit_costs_no_evidence() {
 #[test]
 fn signatures_executables_and_users_have_limits_of_their_own() {
     let dir = tempfile::tempdir().unwrap();
-    let user = |uid, signature: &str| Attribution { uid: Some(uid), ..attribution("u", signature) };
+    let user = |uid, signature: &str| Attribution { uid: Some(Uid::from_raw(uid)), ..attribution("u", signature) };
     for (quotas, attribution, name) in [
         (Quotas { per_signature: Some(99), ..total(1000) }, user(0, "a"), "MaxUsePerSignature="),
         (Quotas { per_executable: Some(99), ..total(1000) }, user(0, "b"), "MaxUsePerExecutable="),

@@ -2,13 +2,14 @@ use super::*;
 use crate::crash::{CoreReport, CrashKey, NoCore};
 use crate::store::write::command::Inserted;
 use crate::store::write::{rows, schema};
+use nix::unistd::Pid;
 use proptest::prelude::*;
 
 const ALL: Retention = Retention { rows: u64::MAX, age: Duration::MAX };
 
 fn crash(number: u32, signature: u8, container: u8, time_us: u64, stored: bool) -> Record {
     let mut record = crate::crash::fixtures::record(number);
-    record.key = CrashKey { boot_id: "0".repeat(32), pid: number, start_time: 1 };
+    record.key = CrashKey { boot_id: "0".repeat(32), pid: Pid::from_raw(number.cast_signed()), start_time: 1 };
     record.id = record.key.id();
     record.signal_name = format!("S{signature}");
     record.cgroup.container = Some(container.to_string());
