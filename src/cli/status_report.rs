@@ -164,7 +164,8 @@ fn spooled_files(root: &Root) -> io::Result<Vec<String>> {
 fn advice(root: &Root, status: &StatusReport) -> Vec<String> {
     let mut advice = Vec::new();
     let mut advise = |when: bool, command: &str| advice.extend(when.then(|| command.to_owned()));
-    let by_systemd = status.units.is_some() || root.is_system();
+    // systemctl is no way out where systemd is not the init system.
+    let by_systemd = status.units.is_some() || (root.is_system() && libsystemd::daemon::booted());
     advise(!status.socket_exists && by_systemd, "systemctl enable --now coreward.socket");
     advise(!status.socket_exists && !by_systemd, "start corewardd on its socket");
     let register = if by_systemd { "systemctl enable --now coreward-register.service" } else { "coreward register" };

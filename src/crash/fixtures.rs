@@ -33,6 +33,7 @@ pub(crate) fn record(pid: u32) -> Record {
         open_fds: String::new(),
         kernel: "6.12.0".to_owned(),
         machine: "x86_64".to_owned(),
+        machine_id: None,
         origin: Origin::Live,
         attempt: 1,
         held_us: 1500,

@@ -20,7 +20,7 @@ impl Principal {
     /// A user by id, [`Self::Unknown`] without one.
     #[must_use]
     pub fn user(uid: Option<Uid>) -> Self {
-        uid.map_or(Self::Unknown, |uid| Self::User(uid))
+        uid.map_or(Self::Unknown, Self::User)
     }
 }
 

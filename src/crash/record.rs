@@ -65,6 +65,10 @@ pub struct Record {
     pub kernel: String,
     /// Architecture, as uname(2) names it.
     pub machine: String,
+    /// The machine's id (machine-id(5)), hashed for Coreward alone (sd_id128_get_machine_app_specific(3)): it tells hosts apart
+    /// and does not reveal the id. `None` on a machine without one, and in records of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine_id: Option<String>,
     /// How it reached the daemon.
     pub origin: Origin,
     /// The number of the offer that was recorded.
@@ -291,6 +295,7 @@ impl Record {
 
     /// Who is accountable for the disk space that the crash takes: the system service; the program, for a container; the user,
     /// for everything in a session or under the user's own manager.
+    #[must_use]
     pub fn principal(&self) -> Principal {
         let unit = self.cgroup.unit.as_deref();
         let is_users = unit.is_some_and(|unit| unit.starts_with("user@"));
