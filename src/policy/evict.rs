@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::hash::Hash;
 
-/// What a core is charged to.
+/// The accounts that a core is charged to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Attribution {
     /// [`Record::principal`].
@@ -19,7 +19,7 @@ pub struct Attribution {
 }
 
 impl Attribution {
-    /// What the core of the crash described by `record` is charged to.
+    /// The accounts for the core of the crash described by `record`.
     pub fn of_record(record: &Record) -> Self {
         Self {
             principal: record.principal(),
@@ -35,7 +35,7 @@ impl Attribution {
 pub struct Candidate<'a, Id> {
     /// Its crash.
     pub id: &'a Id,
-    /// What it is charged to.
+    /// The accounts it is charged to.
     pub attribution: &'a Attribution,
     /// When it crashed, microseconds since 1970.
     pub time_us: u64,

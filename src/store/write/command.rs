@@ -1,4 +1,4 @@
-//! What the catalog's handles and its writer exchange.
+//! The messages between the catalog's handles and its writer.
 
 use super::rollup::Retention;
 use super::rows::CrashCount;
@@ -18,7 +18,7 @@ pub enum Inserted {
 /// Where the writer sends its result; errors are formatted, because several callers may get the same one.
 pub(super) type Reply<T> = oneshot::Sender<Result<T, String>>;
 
-/// A crash to insert, and who waits for it.
+/// A crash to insert, and where to send the result.
 pub(super) type PendingRow = (Box<Record>, Reply<Inserted>);
 
 /// An instruction to the writer.
