@@ -45,7 +45,7 @@ struct Share {
     pinned_bytes: u64,
 }
 
-/// What `--json` prints; sizes are bytes.
+/// The output of `--json`; sizes are in bytes.
 #[derive(Serialize)]
 struct UsageReport {
     bytes: u64,

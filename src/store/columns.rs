@@ -4,7 +4,7 @@ use crate::crash::{CrashId, SignatureKey};
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
 use rusqlite::{Row, RowIndex};
 
-/// Column `crashes.core`: what became of the core, as last recorded.
+/// Column `crashes.core`: the state of the core when it was last recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RecordedCore {
     /// There is a core file, whole or truncated.

@@ -1,4 +1,4 @@
-//! What keeps a core from being evicted: a pin, or a reader. A pin is an extended attribute of the core file, so it outlives
+//! Protection of a core from eviction, by a pin or by a reader. A pin is an extended attribute of the core file, so it outlives
 //! the catalog. A reader holds a shared lock on the file (flock(2)).
 
 use super::core_dir::open_core;

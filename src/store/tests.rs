@@ -1,4 +1,4 @@
-//! What the daemon's side writes, as the commands' side reads it.
+//! The two sides together: crashes inserted by the daemon's side are read by the commands' side.
 
 use super::{Catalog, CoreState, Filter, Ledger, Listed, find, for_each_row, groups, list, occurrences, stored_cores};
 use crate::crash::{CoreReport, NoCore, Origin, Record};

@@ -13,7 +13,7 @@ use coreward_wire::paths::Root;
 pub struct StoredCore {
     /// The id of its crash.
     pub id: CrashId,
-    /// What it is charged to.
+    /// The accounts it is charged to.
     pub attribution: Attribution,
     /// When it crashed, microseconds since 1970.
     pub time_us: u64,

@@ -126,7 +126,7 @@ pub(super) fn counts(db: &Connection) -> Result<Vec<CrashCount>, CatalogError> {
     Ok(counts.collect::<Result<_, _>>()?)
 }
 
-/// Records what became of the core of a crash.
+/// Updates the state of a core.
 pub(super) fn set_core(db: &Connection, id: &CrashId, core: RecordedCore) -> Result<(), CatalogError> {
     db.prepare_cached("UPDATE crashes SET core = ?2 WHERE id = ?1")?.execute(params![id, core])?;
     Ok(())

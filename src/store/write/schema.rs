@@ -22,7 +22,7 @@ pub(super) fn open(path: &Path) -> Result<Connection, CatalogError> {
     // With WAL readers do not block the writer; with FULL a committed row survives a power failure.
     db.pragma_update(None, "journal_mode", "WAL")?;
     db.pragma_update(None, "synchronous", "FULL")?;
-    let problem: String = db.query_one("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    let problem: String = db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
     if problem != "ok" {
         return Err(CatalogError::Damaged(problem));
     }

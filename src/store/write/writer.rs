@@ -18,7 +18,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-/// What opening the catalog found and repaired.
+/// The result of opening the catalog: its content, and the repairs that were made.
 #[derive(Clone, Debug, Default)]
 pub struct OpenReport {
     /// All counters.
@@ -55,7 +55,7 @@ const MAX_ROWS: usize = 256;
 const MIN_INTERVAL: Duration = Duration::from_millis(10);
 /// Pause between attempts to open the catalog.
 const REOPEN_INTERVAL: Duration = Duration::from_secs(2);
-/// Evictions for one transaction: a row needs a few pages, so what four cores do not make room for, more will not.
+/// The most evictions for one transaction. A row needs only a few pages; if four cores do not free enough, more will not help.
 const MAX_EVICTIONS: u32 = 4;
 /// How far back the storm policy looks at start-up: a day, in microseconds.
 const RECENT_US: i64 = 86_400_000_000;
@@ -132,7 +132,7 @@ impl CatalogWriter {
         self.insert(pending);
     }
 
-    /// Inserts rows and replies to those who wait for them.
+    /// Inserts rows and sends the results.
     fn insert(&mut self, pending: Vec<PendingRow>) {
         if pending.is_empty() {
             return;
