@@ -6,16 +6,8 @@ use coreward_wire::journal::{MAX_ENTRY, fields, is_about_a_crash, push_field};
 use coreward_wire::{DaemonMessage, Details, HEADER_LEN, Header, Kind, MAX_PAYLOAD, Offer, Reply, take_message};
 
 /// Kinds of message that the daemon sends, and one that it never does.
-const DAEMON_KINDS: [Kind; 8] = [
-    Kind::Taken,
-    Kind::Busy,
-    Kind::Request,
-    Kind::Release,
-    Kind::Done,
-    Kind::Rejected,
-    Kind::Unavailable,
-    Kind::Offer,
-];
+const DAEMON_KINDS: [Kind; 8] =
+    [Kind::Taken, Kind::Busy, Kind::Request, Kind::Release, Kind::Done, Kind::Rejected, Kind::Unavailable, Kind::Offer];
 
 /// The header and payload of one encoded message.
 fn split(mut message: Vec<u8>) -> (Header, Vec<u8>) {
