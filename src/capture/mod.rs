@@ -1,8 +1,8 @@
 //! From the memory of a crashed process to a core file.
 //!
 //! The kernel keeps a crashed process, its memory and its /proc entries until its dump is read; the process is *parked*.
-//! [`snapshot`] copies the memory while the process is parked, and [`finalize`] completes the file when it has been released.
-//! If the memory cannot be used, [`drain`] reads the core from the kernel's pipe. All of it uses bounded memory, and releases the
+//! [`snapshot()`] copies the memory while the process is parked, and [`finalize()`] completes the file when it has been released.
+//! If the memory cannot be used, [`drain()`] reads the core from the kernel's pipe. All of it uses bounded memory, and releases the
 //! process as soon as possible.
 
 mod checkpoint;
