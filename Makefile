@@ -37,6 +37,7 @@ shim: ## Build the shim, the program that the kernel runs as root
 	install -D -m 0755 $(TARGET_DIR)/$(SHIM_TARGET)/shim/coreward-shim $(SHIM)
 
 deb: ## Build the Debian package, in ..
+	@grep -q '^Maintainer:.*@example\.org>' debian/control && echo "warning: debian/control: Maintainer: is a placeholder (coreward@example.org). Security reports go to that address (SECURITY.md): whoever distributes the package fills it in." >&2 || true
 	dpkg-buildpackage -us -uc -b
 
 install: ## Install what `make release` built, below DESTDIR
