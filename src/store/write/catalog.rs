@@ -1,9 +1,10 @@
 //! Handles to the catalog's writer.
 
-use super::command::{Availability, Command, Inserted, Reply};
+use super::command::{Availability, Command, Reply};
 use super::error::CatalogError;
 use super::ledger::Ledger;
 use super::rollup::Retention;
+use super::rows::Inserted;
 use super::writer::{CatalogWriter, OpenReport};
 use crate::crash::{CrashId, Record};
 use coreward_sys::essential;

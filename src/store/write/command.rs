@@ -1,19 +1,10 @@
 //! What the catalog's handles and its writer exchange.
 
 use super::rollup::Retention;
-use super::rows::CrashCount;
+use super::rows::Inserted;
 use crate::crash::{CrashId, Record};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::oneshot;
-
-/// The result of inserting a crash.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Inserted {
-    /// It is new, and was counted in this counter.
-    Counted(CrashCount),
-    /// It is in the catalog already.
-    Known,
-}
 
 /// Where the writer sends its result; errors are formatted, because several callers may get the same one.
 pub(super) type Reply<T> = oneshot::Sender<Result<T, String>>;

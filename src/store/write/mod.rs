@@ -16,10 +16,9 @@ mod usage_table;
 mod writer;
 
 pub use catalog::Catalog;
-pub use command::Inserted;
 pub use core_file::CoreFile;
 pub use error::CatalogError;
 pub use ledger::{Grant, Ledger};
 pub use quota_handle::QuotaHandle;
-pub use rows::CrashCount;
+pub use rows::{CrashCount, Inserted};
 pub use writer::{OpenReport, RecentCore};

@@ -1,9 +1,9 @@
 //! Bringing catalog, ledger and core files into agreement, however the last daemon ended.
 
-use super::command::Inserted;
 use super::error::CatalogError;
 use super::ledger::Ledger;
 use super::rows;
+use super::rows::Inserted;
 use crate::crash::{CrashId, Principal, Record, SignatureKey};
 use crate::policy::evict::Attribution;
 use crate::store::columns::RecordedCore;

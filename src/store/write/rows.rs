@@ -1,6 +1,5 @@
 //! Inserting crashes into the catalog and counting them.
 
-use super::command::Inserted;
 use super::error::CatalogError;
 use super::rollup;
 use crate::crash::{CoreOutcome, CrashId, Record, text};
@@ -27,6 +26,15 @@ pub struct CrashCount {
     pub core_exists: bool,
     /// The number of crashes.
     pub count: u64,
+}
+
+/// The result of inserting a crash.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Inserted {
+    /// It is new, and was counted in this counter.
+    Counted(CrashCount),
+    /// It is in the catalog already.
+    Known,
 }
 
 /// Inserts a crash and counts it, unless it is in the catalog already or its row was rolled up recently.

@@ -1,12 +1,12 @@
 //! The thread that writes the catalog, one transaction for all the rows that are waiting.
 
-use super::command::{Availability, Command, Inserted, PendingRow};
+use super::command::{Availability, Command, PendingRow};
 use super::error::{CatalogError, is_damage, is_full, needs_reopening};
 use super::ledger::Ledger;
 use super::quarantine::quarantine;
 use super::recovery::{self, Recovered};
 use super::rollup::{self, Retention};
-use super::rows::{self, CrashCount};
+use super::rows::{self, CrashCount, Inserted};
 use super::schema;
 use crate::crash::{CrashId, Origin, Principal, Record, SignatureKey};
 use crate::store::columns::{RecordedCore, to_signed};

@@ -1,6 +1,6 @@
 use super::*;
 use crate::crash::{CoreReport, CrashKey, NoCore};
-use crate::store::write::command::Inserted;
+use crate::store::write::rows::Inserted;
 use crate::store::write::{rows, schema};
 use nix::unistd::Pid;
 use proptest::prelude::*;

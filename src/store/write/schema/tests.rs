@@ -1,5 +1,5 @@
 use super::*;
-use crate::store::write::command::Inserted;
+use crate::store::write::rows::Inserted;
 use rusqlite::params;
 use std::path::PathBuf;
 
