@@ -1,152 +1,320 @@
-//! The documents say what the code does: dependencies, scenario files, paths, lengths, words that the command prints.
+//! What the documents say of the code: lists of names and files, sizes, links. A document that disagrees with the code fails here.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![expect(clippy::unwrap_used, reason = "a failed unwrap fails the test, as intended")]
 
 use coreward::crash::{Keep, NoCore, Reason, Truncation};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-fn path(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+type Names = BTreeSet<String>;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn read(name: &str) -> String {
-    fs::read_to_string(path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+fn read(path: impl AsRef<Path>) -> String {
+    let path = root().join(path);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// The names of the dependencies in a manifest, those of this workspace apart.
-fn dependencies(manifest: &str) -> BTreeSet<String> {
-    let text = read(manifest);
-    let mut names = BTreeSet::new();
-    let mut inside = false;
-    for line in text.lines() {
-        if line.starts_with('[') {
-            inside = line.ends_with("dependencies]") && !line.starts_with("[workspace");
-        } else if inside && let Some((name, _)) = line.split_once(['=', '.']) {
-            let name = name.trim();
-            if !name.is_empty() && !name.starts_with('#') && !name.starts_with("coreward") {
-                names.insert(name.to_owned());
+/// The files below `dir`, relative to the root of the tree.
+fn files_below(dir: &str, suffix: &str) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let mut pending = vec![root().join(dir)];
+    while let Some(dir) = pending.pop() {
+        for entry in fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap()) {
+            if entry.file_type().unwrap().is_dir() {
+                pending.push(entry.path());
+            } else if entry.file_name().to_str().unwrap().ends_with(suffix) {
+                files.push(entry.path().strip_prefix(root()).unwrap().to_owned());
             }
+        }
+    }
+    files
+}
+
+/// The text of a section: from behind its heading to the next heading of the same level or a higher one.
+fn section<'a>(document: &'a str, heading: &str) -> &'a str {
+    let level = heading.bytes().take_while(|byte| *byte == b'#').count();
+    let (_, rest) = document.split_once(&format!("{heading}\n")).unwrap_or_else(|| panic!("no heading \"{heading}\""));
+    let is_end = |line: &str| (1..=level).any(|level| line.starts_with(&format!("{} ", "#".repeat(level))));
+    let end: usize = rest.split_inclusive('\n').take_while(|line| !is_end(line)).map(str::len).sum();
+    &rest[..end]
+}
+
+/// The cells of the rows of all tables in a text, without the headings.
+fn rows(text: &str) -> impl Iterator<Item = Vec<&str>> {
+    let lines: Vec<&str> = text.lines().collect();
+    let is_heading = |at: usize| lines.get(at + 1).is_some_and(|next: &&str| next.starts_with("|---"));
+    let rows = (0..lines.len())
+        .filter(|at| lines[*at].starts_with('|') && !lines[*at].starts_with("|---") && !is_heading(*at));
+    rows.map(|at| lines[at].trim_matches('|').split('|').map(str::trim).collect()).collect::<Vec<_>>().into_iter()
+}
+
+/// What stands between backticks in a text, outside of code blocks.
+fn backticked(text: &str) -> Vec<&str> {
+    let mut in_code_block = false;
+    let prose = text.lines().filter(|line| {
+        in_code_block ^= line.starts_with("```");
+        !in_code_block
+    });
+    prose.flat_map(|line| line.split('`').skip(1).step_by(2)).collect()
+}
+
+#[test]
+fn dependencies_md_has_one_sentence_for_each_crate_that_a_manifest_names() {
+    let document = read("docs/dependencies.md");
+    let mut manifests = vec![("coreward".to_owned(), "Cargo.toml".to_owned())];
+    for entry in fs::read_dir(root().join("crates")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        manifests.push((name.clone(), format!("crates/{name}/Cargo.toml")));
+    }
+    for (name, manifest) in manifests {
+        let described: Names = rows(section(&document, &format!("## {name}"))).map(|row| row[0].to_owned()).collect();
+        assert_eq!(described, dependencies(&read(&manifest)), "docs/dependencies.md (left) and {manifest} (right)");
+    }
+}
+
+/// The dependencies in a manifest; those of tests end in " (tests)".
+fn dependencies(manifest: &str) -> Names {
+    let mut names = Names::new();
+    let mut suffix = None;
+    for line in manifest.lines() {
+        if let Some(heading) = line.strip_prefix('[') {
+            suffix = match heading.trim_end_matches(']') {
+                "dev-dependencies" => Some(" (tests)"),
+                "workspace.dependencies" => None,
+                heading => heading.ends_with("dependencies").then_some(""),
+            };
+        } else if let (Some(suffix), Some((name, _))) = (suffix, line.split_once(['.', ' ', '=']))
+            && !name.is_empty()
+            && !name.starts_with('#')
+        {
+            names.insert(format!("{name}{suffix}"));
         }
     }
     names
 }
 
 #[test]
-fn every_dependency_has_a_reason_and_none_is_listed_that_is_gone() {
-    let manifests = [
-        "Cargo.toml",
-        "crates/coreward-sys/Cargo.toml",
-        "crates/coreward-wire/Cargo.toml",
-        "crates/coreward-shim/Cargo.toml",
-    ];
-    let used: BTreeSet<String> = manifests.into_iter().flat_map(dependencies).collect();
-    let listed: BTreeSet<String> = read("docs/dependencies.md")
-        .lines()
-        .filter_map(|line| line.strip_prefix("| "))
-        .filter_map(|line| line.split(" |").next())
-        .map(|cell| cell.trim_matches('`').split([' ', '(']).next().unwrap_or_default().trim_matches('`').to_owned())
-        .filter(|name| {
-            !matches!(name.as_str(), "crate" | "") && !name.starts_with("coreward") && !name.starts_with('-')
-        })
-        .collect();
-    assert!(used.len() > 20, "{used:?}");
-    assert_eq!(used, listed);
+fn contributing_md_lists_the_scenarios_of_the_kernel_tests() {
+    let document = read("CONTRIBUTING.md");
+    let scenarios = rows(section(&document, "### On the kernel"));
+    let described: Names = scenarios.map(|row| row[0].trim_matches('`').to_owned()).collect();
+    let files = fs::read_dir(root().join("tests/kernel")).unwrap();
+    let names = files.filter_map(|file| Some(file.unwrap().file_name().to_str()?.strip_suffix(".rs")?.to_owned()));
+    assert_eq!(
+        described,
+        names.filter(|name| name != "main").collect(),
+        "CONTRIBUTING.md (left) and tests/kernel (right)"
+    );
+}
+
+/// All variants of an enum. Does not compile where one is missing.
+macro_rules! all {
+    ($enum:ident: $($variant:ident)*) => {{
+        let _ = |value: $enum| match value { $($enum::$variant => {})* };
+        [$($enum::$variant),*]
+    }};
 }
 
 #[test]
-fn contributing_lists_every_scenario_file_of_the_kernel_tests() {
-    let contributing = read("CONTRIBUTING.md");
-    for entry in fs::read_dir(path("tests/kernel")).unwrap() {
-        let name = entry.unwrap().file_name().into_string().unwrap();
-        let Some(scenario) = name.strip_suffix(".rs").filter(|name| *name != "main") else { continue };
-        assert!(contributing.contains(scenario), "CONTRIBUTING.md does not mention tests/kernel/{name}");
+fn the_manual_describes_every_state_and_every_reason() {
+    let no_core = all!(NoCore: Storm Rate Configured Limit Empty NotElf Quota DiskFull WriteError Stalled Gone);
+    let truncation = all!(Truncation: EndedEarly Stalled ProcessSizeMax ExternalSizeMax CoreLimit Quota DiskFull MaxHold
+        Stacks Resumed Spool);
+    let reason = all!(Reason: Unlimited First NewWindow Burst StacksBurst Storm UnitRate UserRate TotalRate Configured Limit
+        Gone);
+    let keep = all!(Keep: Record Stacks Full);
+    // What `coreward list` calls the states.
+    let states = ["stored", "truncated", "none:", "evicted", "removed", "missing"].map(str::to_owned);
+    let terms = terms_of_manual();
+    let names = |names: &[&'static str]| names.iter().map(|name| (*name).to_owned()).collect::<Names>();
+    assert_eq!(terms["States of a core"], Names::from(states));
+    assert_eq!(terms["Why no core was stored"], names(&no_core.map(NoCore::name)));
+    assert_eq!(terms["Why a core is truncated"], names(&truncation.map(Truncation::name)));
+    assert_eq!(terms["What was decided"], names(&reason.map(Reason::name)));
+    let manual = read("man/coreward.1.tail");
+    for name in keep.map(Keep::name) {
+        assert!(manual.contains(&format!("\n.B {name}\n")), "man/coreward.1.tail does not describe {name}");
     }
 }
 
-#[test]
-fn the_manual_page_explains_every_word_that_a_record_may_have() {
-    let page = read("man/coreward.1.tail").replace("\\-", "-");
-    let no_core = [
-        NoCore::Storm,
-        NoCore::Rate,
-        NoCore::Configured,
-        NoCore::Limit,
-        NoCore::Empty,
-        NoCore::NotElf,
-        NoCore::Quota,
-        NoCore::DiskFull,
-        NoCore::WriteError,
-        NoCore::Stalled,
-        NoCore::Gone,
-    ];
-    let truncations = [
-        Truncation::EndedEarly,
-        Truncation::Stalled,
-        Truncation::ProcessSizeMax,
-        Truncation::ExternalSizeMax,
-        Truncation::CoreLimit,
-        Truncation::Quota,
-        Truncation::DiskFull,
-        Truncation::MaxHold,
-        Truncation::Stacks,
-        Truncation::Resumed,
-        Truncation::Spool,
-    ];
-    let keeps = [Keep::Record, Keep::Stacks, Keep::Full];
-    let reasons = [Reason::First, Reason::NewWindow, Reason::StacksBurst, Reason::UnitRate, Reason::TotalRate];
-    let words = no_core.map(NoCore::name).into_iter().chain(truncations.map(Truncation::name));
-    let words = words.chain(keeps.map(Keep::name)).chain(reasons.map(Reason::name));
-    let missing: Vec<&str> = words.filter(|word| !page.contains(word)).collect();
-    assert!(missing.is_empty(), "coreward(1) does not explain {missing:?}");
+/// The terms of the lists in coreward(1), by subsection.
+fn terms_of_manual() -> BTreeMap<String, Names> {
+    let mut terms: BTreeMap<String, Names> = BTreeMap::new();
+    let mut subsection = String::new();
+    let mut is_term = false;
+    for line in read("man/coreward.1.tail").replace(r"\-", "-").lines() {
+        if let Some(heading) = line.strip_prefix(".SS ").or_else(|| line.strip_prefix(".SH ")) {
+            subsection = heading.trim_matches('"').to_owned();
+        } else if is_term && let Some((_, term)) = line.split_once(' ') {
+            let first = term.split(' ').next().unwrap();
+            terms.entry(subsection.clone()).or_default().insert(first.to_owned());
+        }
+        is_term = line == ".TP";
+    }
+    terms
 }
 
 #[test]
-fn the_map_and_the_readme_stay_short() {
-    for (name, most) in [("ARCHITECTURE.md", 150), ("README.md", 160)] {
-        let lines = read(name).lines().count();
-        assert!(lines <= most, "{name} has {lines} lines, at most {most} are allowed: details go to docs/");
+fn documents_that_are_read_first_stay_short() {
+    for (document, most) in [("ARCHITECTURE.md", 150), ("README.md", 160)] {
+        let lines = read(document).lines().count();
+        assert!(lines <= most, "{document} has {lines} lines, at most {most} were meant: what can move to docs/?");
     }
 }
 
-/// The Markdown files of the tree, the target directory apart.
-fn markdown() -> Vec<PathBuf> {
-    let dirs = ["", "docs", "docs/decisions"].map(path);
-    let files = dirs.iter().flat_map(|dir| fs::read_dir(dir).unwrap()).map(|entry| entry.unwrap().path());
-    files.filter(|file| file.extension().is_some_and(|extension| extension == "md")).collect()
+fn documents() -> Vec<PathBuf> {
+    let mut documents = files_below("docs", ".md");
+    let top = fs::read_dir(root()).unwrap().map(|entry| PathBuf::from(entry.unwrap().file_name()));
+    documents.extend(top.filter(|path| path.extension().is_some_and(|extension| extension == "md")));
+    documents
 }
 
 #[test]
-fn every_relative_link_leads_to_a_file() {
-    let mut links = 0;
-    for file in markdown() {
-        let text = fs::read_to_string(&file).unwrap();
-        for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
-            let target = target.split('#').next().unwrap_or_default();
-            if target.is_empty() || target.contains("://") || target.starts_with("mailto:") {
+fn links_between_documents_lead_somewhere() {
+    let mut broken = Vec::new();
+    for document in documents() {
+        let text = read(&document);
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
+            if link.contains("://") {
                 continue;
             }
-            links += 1;
-            assert!(file.with_file_name(target).exists(), "{}: no file {target}", file.display());
+            let target = if path.is_empty() { document.clone() } else { document.parent().unwrap().join(path) };
+            let is_there = root().join(&target).exists();
+            if !is_there || !(anchor.is_empty() || anchors(&read(&target)).contains(anchor)) {
+                broken.push(format!("{}: {link}", document.display()));
+            }
         }
     }
-    assert!(links > 30, "{links} links were found");
+    assert!(broken.is_empty(), "links to nothing: {broken:#?}");
+}
+
+/// The anchors of the headings of a document, as they are commonly made.
+fn anchors(text: &str) -> Names {
+    let headings = text.lines().filter(|line| line.starts_with('#'));
+    headings
+        .map(|line| {
+            let kept = |letter: &char| letter.is_alphanumeric() || matches!(letter, ' ' | '-' | '_');
+            line.trim_start_matches('#')
+                .trim()
+                .to_lowercase()
+                .chars()
+                .filter(kept)
+                .collect::<String>()
+                .replace(' ', "-")
+        })
+        .collect()
 }
 
 #[test]
-fn every_path_in_the_map_exists() {
+fn paths_that_documents_name_exist() {
+    const TOP: [&str; 11] = [
+        "src/",
+        "crates/",
+        "systemd/",
+        "debian/",
+        "monitoring/",
+        "docs/",
+        "tests/",
+        "fuzz/",
+        "man/",
+        "scripts/",
+        ".ci/",
+    ];
+    let mut missing = Vec::new();
+    for document in ["ARCHITECTURE.md", "README.md", "CONTRIBUTING.md", "SECURITY.md"] {
+        let text = read(document);
+        let paths = backticked(&text)
+            .into_iter()
+            .filter(|path| TOP.iter().any(|top| path.starts_with(top)) && !path.contains([' ', '*']));
+        missing.extend(paths.filter(|path| !root().join(path).exists()).map(|path| format!("{document}: {path}")));
+    }
+    assert!(missing.is_empty(), "documents name paths that do not exist: {missing:#?}");
+}
+
+#[test]
+fn rooms_use_only_the_rooms_that_the_table_allows() {
+    let document = read("ARCHITECTURE.md");
+    let table = section(&document, "## Crates and rooms");
+    let rooms: Vec<(String, &str)> = rows(table)
+        .filter_map(|row| Some((row[0].trim_matches('`').to_owned(), *row.get(2)?)))
+        .filter(|(room, _)| !room.contains(['/', ' ']))
+        .collect();
+    let names: Names = rooms.iter().map(|(room, _)| room.clone()).collect();
+    let dirs = fs::read_dir(root().join("src")).unwrap().map(|entry| entry.unwrap());
+    let dirs = dirs.filter(|entry| entry.file_type().unwrap().is_dir() && entry.file_name() != "bin");
+    assert_eq!(
+        names,
+        dirs.map(|dir| dir.file_name().into_string().unwrap()).collect(),
+        "rooms (left) and src/ (right)"
+    );
+    let others: Names = names.iter().cloned().chain(["coreward-sys", "coreward-wire"].map(str::to_owned)).collect();
+    let mut violations = Vec::new();
+    for (room, uses) in rooms {
+        let listed: Names = backticked(uses).into_iter().map(str::to_owned).collect();
+        let allowed = if uses.starts_with("all but") { others.difference(&listed).cloned().collect() } else { listed };
+        for file in files_below(&format!("src/{room}"), ".rs") {
+            let text = read(&file);
+            for other in others.difference(&allowed).filter(|other| **other != room) {
+                if mentions(&text, other) {
+                    violations.push(format!("{} uses {other}", file.display()));
+                }
+            }
+        }
+    }
+    assert!(violations.is_empty(), "ARCHITECTURE.md does not allow: {violations:#?}");
+}
+
+/// Whether code (not a comment) names a room or a crate of the workspace.
+fn mentions(text: &str, other: &str) -> bool {
+    let path = match other.strip_prefix("coreward-") {
+        Some(name) => format!("coreward_{name}::"),
+        None => format!("crate::{other}"),
+    };
+    let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+    code.into_iter().any(|line| {
+        line.match_indices(&path).any(|(at, found)| {
+            let after = line[at + found.len()..].chars().next();
+            found.ends_with(':') || !after.is_some_and(|letter| letter.is_alphanumeric() || letter == '_')
+        })
+    })
+}
+
+#[test]
+fn every_decision_has_a_line_in_the_map_and_a_number_of_its_own() {
     let map = read("ARCHITECTURE.md");
-    let paths: Vec<&str> = map.split('`').skip(1).step_by(2).filter(|text| is_path(text)).collect();
-    assert!(paths.len() > 10, "{paths:?}");
-    for name in paths {
-        assert!(path(name).exists(), "ARCHITECTURE.md names {name}, which does not exist");
+    let mut files: Vec<String> =
+        files_below("docs/decisions", ".md").iter().map(|path| path.to_str().unwrap().to_owned()).collect();
+    files.sort();
+    for (number, file) in (1..).zip(files) {
+        let name = file.strip_prefix("docs/decisions/").unwrap();
+        assert!(name.starts_with(&format!("{number:04}-")), "{file}: the next number is {number:04}");
+        let line = map.lines().find(|line| line.contains(&file)).unwrap_or_else(|| panic!("no line for {file}"));
+        assert!(line.starts_with(&format!("{number}. ")), "{line}");
+        let text = read(&file);
+        assert!(
+            text.starts_with(&format!("# {number:04}: ")) && text.contains("\n## Decision\n"),
+            "{file}: its headings"
+        );
     }
 }
 
-fn is_path(text: &str) -> bool {
-    ["src/", "crates/", "tests/", "docs/", "systemd/", "scripts/", "fuzz/"].iter().any(|dir| text.starts_with(dir))
-        && !text.contains(['*', '{', ' '])
+#[test]
+fn security_md_says_how_much_runs_as_root() {
+    let document = read("SECURITY.md");
+    for name in ["coreward-shim", "coreward-wire", "coreward-sys"] {
+        let (_, after) = document.split_once(&format!("`crates/{name}` about ")).expect("a size");
+        let said: usize = after.split(|letter: char| !letter.is_ascii_digit()).next().unwrap().parse().unwrap();
+        let sources = files_below(&format!("crates/{name}/src"), ".rs");
+        let sources = sources.iter().filter(|path| !path.ends_with("tests.rs"));
+        let lines = |path: &PathBuf| read(path).lines().take_while(|line| *line != "#[cfg(test)]").count();
+        let are: usize = sources.map(lines).sum();
+        assert!(said.abs_diff(are) * 10 <= are, "SECURITY.md: crates/{name} has {are} lines, not about {said}");
+    }
 }
 
 #[test]
