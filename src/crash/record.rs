@@ -49,7 +49,7 @@ pub struct Record {
     /// Where in the cgroup tree it ran: unit, slice, container.
     #[serde(flatten)]
     pub cgroup: CgroupInfo,
-    /// It ran in another PID, user or mount namespace than the host's.
+    /// It ran in another PID or user namespace than the host's. Mount namespaces do not count: systemd gives many services one.
     pub in_namespace: bool,
     /// It changed its privilege (`%d` is not 1, or AT_SECURE): its core is for root and the administrators.
     pub privileged: bool,
