@@ -317,16 +317,38 @@ fn security_md_says_how_much_runs_as_root() {
     }
 }
 
+/// The names of the labels in `a="1",b="2"} 3`, sorted. A value may contain escaped quotation marks.
+fn label_names(sample: &str) -> String {
+    let mut names = BTreeSet::new();
+    let mut rest = sample;
+    while let Some((name, value)) = rest.split_once("=\"") {
+        names.insert(name.trim_start_matches(','));
+        let mut is_escaped = false;
+        let end = value.find(|letter| {
+            let ends = letter == '"' && !is_escaped;
+            is_escaped = letter == '\\' && !is_escaped;
+            ends
+        });
+        rest = &value[end.unwrap() + 1..];
+        if rest.starts_with('}') {
+            break;
+        }
+    }
+    names.into_iter().collect::<Vec<_>>().join(" ")
+}
+
 #[test]
 fn the_reference_of_the_metrics_is_what_the_daemon_exports() {
     // The snapshot is compared with the daemon's own registry by the tests of the output; here nothing may be missing in it.
     let exposition = read("tests/output/snapshots/metrics.snap");
     let reference = read("docs/metrics.md");
     let cells = reference.lines().map(|line| line.trim_matches('|').split(" | ").map(str::trim).collect::<Vec<&str>>());
-    let rows: BTreeSet<[String; 3]> = cells
+    let rows: BTreeSet<[String; 4]> = cells
         .filter_map(|cells| match cells.as_slice() {
-            [name, kind, _, help] if name.starts_with('`') => {
-                Some([name.trim_matches('`'), kind, help].map(str::to_owned))
+            [name, kind, labels, help] if name.starts_with('`') => {
+                let labels: BTreeSet<&str> = backticked(labels).into_iter().collect();
+                let labels = labels.into_iter().collect::<Vec<_>>().join(" ");
+                Some([name.trim_matches('`'), kind, &labels, help].map(str::to_owned))
             }
             _ => None,
         })
@@ -336,11 +358,12 @@ fn the_reference_of_the_metrics_is_what_the_daemon_exports() {
         lines.map(|(name, text)| (name.to_owned(), text.to_owned())).collect()
     };
     let types = comments("# TYPE ");
-    let exported: BTreeSet<[String; 3]> = comments("# HELP ")
+    let exported: BTreeSet<[String; 4]> = comments("# HELP ")
         .into_iter()
         .map(|(name, help)| {
             let kind = types.iter().find(|(known, _)| *known == name).unwrap().1.clone();
-            [name, kind, help]
+            let sample = exposition.lines().find_map(|line| line.strip_prefix(&name)?.strip_prefix('{'));
+            [name, kind, sample.map_or_else(String::new, label_names), help]
         })
         .collect();
     assert_eq!(exported, rows);

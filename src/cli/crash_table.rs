@@ -1,7 +1,7 @@
 //! The table that `coreward list` prints.
 
 use super::table::Table;
-use super::{human, time, words};
+use super::{explanations, human, time};
 use crate::crash::text::push_printable;
 use crate::store::CrashRow;
 use std::io::{self, Write};
@@ -43,7 +43,7 @@ impl<'a> CrashTable<'a> {
         table.push_cell(|cell| cell.push_str(digits.format(row.pid.as_raw())));
         table.push_cell(|cell| cell.push_str(row.uid.map_or("", |uid| digits.format(uid.as_raw()))));
         table.push_cell(|cell| push_printable(cell, row.signal_name));
-        table.push_cell(|cell| words::push_core(cell, row.core_state, row.no_core));
+        table.push_cell(|cell| explanations::push_core_state(cell, row.core_state, row.no_core));
         table.push_cell(|cell| {
             if row.core_state.is_present() {
                 cell.push_str(&human::size(row.stored));

@@ -1,8 +1,8 @@
 //! Why a verb fails. A message names the path or the value, and what to do where something can be done.
 
 use super::atomic_file::AtomicFileError;
-use super::remove::ChangeError;
 use super::sysctl::SysctlError;
+use crate::crash::CrashId;
 use crate::store::QueryError;
 use coreward_wire::paths::PatternTooLong;
 use nix::sys::signal::Signal;
@@ -89,4 +89,30 @@ pub(super) enum RegisterError {
     Unspeakable(String),
     #[error("{0}: the current kernel settings cannot be saved there: {1}")]
     Save(PathBuf, io::Error),
+}
+
+/// Why a core cannot be deleted, pinned or unpinned.
+#[derive(Debug, Error)]
+pub(super) enum ChangeError {
+    #[error("{path}: {error}; the cores belong to user coreward: run this as root")]
+    Denied { path: PathBuf, error: io::Error },
+    #[error("{path}: {error}")]
+    Io { path: PathBuf, error: io::Error },
+    #[error("{path}: this file system has no extended attributes for users, which pins need")]
+    NoAttributes { path: PathBuf },
+    #[error("crash {id} has no core: {why}")]
+    NoCore { id: CrashId, why: &'static str },
+    #[error("the core of crash {id} is pinned: coreward unpin {id}, or --force")]
+    Pinned { id: CrashId },
+}
+
+impl ChangeError {
+    /// The error for a failed system call on `path`.
+    pub(super) fn new(path: PathBuf, error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::PermissionDenied => Self::Denied { path, error },
+            io::ErrorKind::Unsupported => Self::NoAttributes { path },
+            _ => Self::Io { path, error },
+        }
+    }
 }

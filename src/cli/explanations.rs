@@ -5,7 +5,7 @@ use crate::crash::{CoreOutcome, NoCore, Truncation};
 use crate::store::{CoreState, Listed};
 
 /// Appends one word for a table: `stored`, `truncated`, `none:storm`, `evicted`, `removed`, `missing`.
-pub(super) fn push_core(text: &mut String, state: CoreState, no_core: &str) {
+pub(super) fn push_core_state(text: &mut String, state: CoreState, no_core: &str) {
     text.push_str(match state {
         CoreState::Stored => "stored",
         CoreState::Truncated => "truncated",
@@ -27,7 +27,7 @@ pub(super) fn core_state(listed: &Listed) -> String {
         CoreOutcome::Stored => "",
     };
     let mut word = String::new();
-    push_core(&mut word, listed.core_state, no_core);
+    push_core_state(&mut word, listed.core_state, no_core);
     word
 }
 

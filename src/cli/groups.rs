@@ -1,9 +1,11 @@
 //! `coreward groups`.
 
 use super::crash_table::short_container;
+use super::error::CliError;
+use super::message::print_message;
 use super::symbols::Symbols;
 use super::table::Table;
-use super::{CliError, json, say, time};
+use super::{json, time};
 use crate::crash::text::printable;
 use crate::store::{self, Group, Occurrence};
 use clap::Args;
@@ -14,7 +16,7 @@ use std::process::ExitCode;
 
 /// Options of `groups`.
 #[derive(Args, Debug)]
-pub(super) struct Options {
+pub(super) struct GroupsOptions {
     /// Show where and when the crashes of this signature occurred; a prefix of it is enough
     #[arg(value_name = "SIGNATURE")]
     signature: Option<String>,
@@ -38,7 +40,7 @@ struct TitledGroup {
     title: String,
 }
 
-pub(super) fn run(root: &Root, options: &Options, out: &mut dyn Write) -> Result<ExitCode, CliError> {
+pub(super) fn run(root: &Root, options: &GroupsOptions, out: &mut dyn Write) -> Result<ExitCode, CliError> {
     let groups = store::groups(root)?;
     match &options.signature {
         Some(prefix) => list_occurrences(root, options, &groups, prefix, out),
@@ -46,7 +48,7 @@ pub(super) fn run(root: &Root, options: &Options, out: &mut dyn Write) -> Result
     }
 }
 
-fn list_groups(options: &Options, groups: Vec<Group>, out: &mut dyn Write) -> Result<ExitCode, CliError> {
+fn list_groups(options: &GroupsOptions, groups: Vec<Group>, out: &mut dyn Write) -> Result<ExitCode, CliError> {
     let mut symbols = Symbols::default();
     let titled: Vec<TitledGroup> = groups
         .into_iter()
@@ -58,7 +60,7 @@ fn list_groups(options: &Options, groups: Vec<Group>, out: &mut dyn Write) -> Re
         return Ok(ExitCode::SUCCESS);
     }
     if titled.is_empty() {
-        say("No crash.");
+        print_message("No crash.");
         return Ok(ExitCode::SUCCESS);
     }
     let mut table = Table::new(&["COUNT", "CORES", "FIRST", "LAST", "SIGNATURE", "EXE", "NAME"]);
@@ -86,7 +88,7 @@ fn title(group: &Group, symbols: &mut Symbols) -> String {
 
 fn list_occurrences(
     root: &Root,
-    options: &Options,
+    options: &GroupsOptions,
     groups: &[Group],
     prefix: &str,
     out: &mut dyn Write,

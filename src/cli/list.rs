@@ -1,7 +1,9 @@
 //! `coreward list`.
 
 use super::crash_table::CrashTable;
-use super::{CliError, human, json, say, time};
+use super::error::CliError;
+use super::message::print_message;
+use super::{human, json, time};
 use crate::store::{self, Filter};
 use clap::Args;
 use coreward_wire::paths::Root;
@@ -13,7 +15,7 @@ use std::process::ExitCode;
 
 /// Options of `list`.
 #[derive(Args, Debug)]
-pub(super) struct Options {
+pub(super) struct ListOptions {
     /// Only crashes with this id or prefix of an id, PID, executable path, unit, process name, or signature [default: all]
     #[arg(value_name = "MATCH")]
     name: Option<String>,
@@ -61,7 +63,7 @@ pub(super) struct Options {
     json: bool,
 }
 
-pub(super) fn run(root: &Root, options: Options, out: &mut dyn Write) -> Result<ExitCode, CliError> {
+pub(super) fn run(root: &Root, options: ListOptions, out: &mut dyn Write) -> Result<ExitCode, CliError> {
     let filter = Filter {
         matches: options.name,
         since_us: options.since.map(microseconds),
@@ -86,7 +88,7 @@ pub(super) fn run(root: &Root, options: Options, out: &mut dyn Write) -> Result<
     if table.is_empty() {
         // Not a failure: "no crash since yesterday" is a good answer. Standard output stays empty for scripts that count lines.
         let whose = if Uid::effective().is_root() { "" } else { " (root and group adm see the crashes of all users)" };
-        say(&format!("No crash.{whose}"));
+        print_message(&format!("No crash.{whose}"));
         return Ok(ExitCode::SUCCESS);
     }
     table.write(out, !options.no_legend)?;

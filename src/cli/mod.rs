@@ -15,7 +15,7 @@ mod human;
 mod info;
 mod interrupt;
 mod json;
-pub(crate) mod list;
+mod list;
 mod man;
 mod message;
 mod register;
@@ -36,8 +36,7 @@ mod vacuum;
 use clap::{CommandFactory, Parser, Subcommand};
 use coreward_wire::paths::Root;
 use error::CliError;
-use explanations as words;
-use message::print_message as say;
+use message::print_message;
 use std::ffi::OsString;
 use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
@@ -48,7 +47,7 @@ use std::process::ExitCode;
 /// Coreward records every crash on this machine, and stores the cores that are worth keeping.
 #[derive(Debug, Parser)]
 #[command(name = "coreward", version, disable_help_subcommand = true, max_term_width = 100, after_long_help = SERVICE_VERBS)]
-struct Arguments {
+struct CommandLine {
     /// Use DIR as the root of all paths; for tests
     #[arg(long, global = true, value_name = "DIR", env = "COREWARD_ROOT", default_value = "/", hide_env_values = true)]
     root: PathBuf,
@@ -62,7 +61,7 @@ const SERVICE_VERBS: &str = "coreward-register.service runs `coreward register`,
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// List crashes, the newest last
-    List(list::Options),
+    List(list::ListOptions),
     /// Show all details of a crash
     Info(info::InfoOptions),
     /// Write the core of a crash to a file
@@ -72,17 +71,17 @@ enum Verb {
     /// List crashes by signature: one line per bug, with the number of crashes
     ///
     /// Function names are shown if the build that crashed, or its debug symbols, are installed.
-    Groups(groups::Options),
+    Groups(groups::GroupsOptions),
     /// Show how much disk space cores take, by unit, user, executable or signature
-    Usage(usage::Options),
+    Usage(usage::UsageOptions),
     /// Protect cores from being deleted to make room
     Pin(remove::PinOptions),
     /// Allow cores to be deleted to make room again
     Unpin(remove::PinOptions),
     /// Delete cores; their records remain
-    Rm(remove::Options),
+    Rm(remove::RemoveOptions),
     /// Delete the least useful cores until limits are met
-    Vacuum(vacuum::Options),
+    Vacuum(vacuum::VacuumOptions),
     /// Show whether crashes are being collected
     Status(status::StatusOptions),
     /// Make the kernel send crashes to Coreward
@@ -100,7 +99,7 @@ enum Verb {
 
 /// Runs the command line `arguments`, the first of which is the name of the program.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let arguments = Arguments::parse_from(arguments);
+    let arguments = CommandLine::parse_from(arguments);
     let mut out = BufWriter::new(io::stdout().lock());
     let ended = run(arguments, &mut out).and_then(|code| Ok(out.flush().map(|()| code)?));
     match ended {
@@ -112,7 +111,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             // Output from before the failure precedes its message.
             let _ = out.flush();
             discard(out);
-            message::print_message(&format!("coreward: {error}"));
+            print_message(&format!("coreward: {error}"));
             ExitCode::FAILURE
         }
     }
@@ -124,7 +123,7 @@ fn discard<W: Write>(out: BufWriter<W>) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn run(arguments: Arguments, out: &mut dyn Write) -> Result<ExitCode, CliError> {
+fn run(arguments: CommandLine, out: &mut dyn Write) -> Result<ExitCode, CliError> {
     // The kernel starts the shim in `/`, so the path in core_pattern must be absolute.
     let dir = std::path::absolute(&arguments.root);
     let root = Root::new(dir.map_err(|error| CliError::File { path: arguments.root, error })?);
@@ -142,8 +141,8 @@ fn run(arguments: Arguments, out: &mut dyn Write) -> Result<ExitCode, CliError> 
         Verb::Status(options) => status::run(&root, &options, out),
         Verb::Register(options) => register::register(&root, &options, out),
         Verb::Unregister(options) => register::unregister(&root, &options, out),
-        Verb::Completions(options) => generate::completions(&options, Arguments::command(), out),
-        Verb::Generate(options) => generate::run(options, &Arguments::command()),
+        Verb::Completions(options) => generate::completions(&options, CommandLine::command(), out),
+        Verb::Generate(options) => generate::run(options, &CommandLine::command()),
     }
 }
 
@@ -153,7 +152,7 @@ mod tests {
 
     #[test]
     fn the_command_line_is_well_formed() {
-        Arguments::command().debug_assert();
+        CommandLine::command().debug_assert();
     }
 
     #[test]
@@ -173,7 +172,7 @@ mod tests {
             "coreward rm --dry-run nginx",
             "coreward vacuum --max-use 1G --max-age 30d",
         ] {
-            Arguments::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
+            CommandLine::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
         }
         for line in [
             "coreward",
@@ -183,15 +182,15 @@ mod tests {
             "coreward vacuum",
             "coreward rm",
         ] {
-            let error = Arguments::try_parse_from(line.split(' ')).expect_err(line);
+            let error = CommandLine::try_parse_from(line.split(' ')).expect_err(line);
             assert_eq!(error.exit_code(), 2, "{line}");
         }
     }
 
     #[test]
     fn every_verb_and_every_option_is_in_the_manual_page() {
-        let page = String::from_utf8(man::page(&Arguments::command()).unwrap()).unwrap().replace("\\-", "-");
-        let command = Arguments::command();
+        let page = String::from_utf8(man::page(&CommandLine::command()).unwrap()).unwrap().replace("\\-", "-");
+        let command = CommandLine::command();
         for verb in command.get_subcommands() {
             assert!(page.contains(&format!("coreward {}\"", verb.get_name())), "{}", verb.get_name());
             for flag in verb.get_arguments().filter_map(|argument| argument.get_long()) {
@@ -208,7 +207,7 @@ mod tests {
         let to = dir.path().join("deep/er");
         for files in ["completions", "man"] {
             let line = ["coreward", "generate", files, to.to_str().unwrap()];
-            run(Arguments::try_parse_from(line).unwrap(), &mut io::sink()).unwrap();
+            run(CommandLine::try_parse_from(line).unwrap(), &mut io::sink()).unwrap();
         }
         for name in ["coreward.bash", "_coreward", "coreward.fish", "coreward.1"] {
             let text = std::fs::read_to_string(to.join(name)).unwrap();

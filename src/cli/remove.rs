@@ -1,19 +1,17 @@
 //! `coreward rm`, `coreward pin` and `coreward unpin`.
 
-use super::{CliError, human};
-use crate::crash::CrashId;
+use super::error::{ChangeError, CliError};
+use super::{explanations, human};
 use crate::store::{self, Filter, Layout, Listed};
 use clap::Args;
 use coreward_wire::paths::Root;
-use std::io::{self, Write};
+use std::io::Write;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::process::ExitCode;
-use thiserror::Error;
 
 /// Options of `rm`.
 #[derive(Args, Debug)]
-pub(super) struct Options {
+pub(super) struct RemoveOptions {
     /// Crashes whose cores are deleted: id or prefix of an id, PID, executable path, unit, process name, or signature; if several match, the newest
     #[arg(value_name = "MATCH", required = true)]
     names: Vec<String>,
@@ -33,32 +31,7 @@ pub(super) struct PinOptions {
     names: Vec<String>,
 }
 
-/// Why a core cannot be deleted, pinned or unpinned.
-#[derive(Debug, Error)]
-pub(super) enum ChangeError {
-    #[error("{path}: {error}; the cores belong to user coreward: run this as root")]
-    Denied { path: PathBuf, error: io::Error },
-    #[error("{path}: {error}")]
-    Io { path: PathBuf, error: io::Error },
-    #[error("{path}: this file system has no extended attributes for users, which pins need")]
-    NoAttributes { path: PathBuf },
-    #[error("crash {id} has no core: {why}")]
-    NoCore { id: CrashId, why: &'static str },
-    #[error("the core of crash {id} is pinned: coreward unpin {id}, or --force")]
-    Pinned { id: CrashId },
-}
-
-impl ChangeError {
-    pub(super) fn new(path: PathBuf, error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::PermissionDenied => Self::Denied { path, error },
-            io::ErrorKind::Unsupported => Self::NoAttributes { path },
-            _ => Self::Io { path, error },
-        }
-    }
-}
-
-pub(super) fn run(root: &Root, options: &Options, out: &mut dyn Write) -> Result<ExitCode, CliError> {
+pub(super) fn run(root: &Root, options: &RemoveOptions, out: &mut dyn Write) -> Result<ExitCode, CliError> {
     let (layout, dir) = open_cores(root)?;
     for name in &options.names {
         let listed = find_with_core(root, name)?;
@@ -109,7 +82,7 @@ fn find_with_core(root: &Root, name: &str) -> Result<Listed, CliError> {
     match all.into_iter().rev().find(|listed| listed.core_state.is_present()) {
         Some(listed) => Ok(listed),
         None => {
-            let why = super::words::why_no_core(&listed).unwrap_or("it was deleted a moment ago");
+            let why = explanations::why_no_core(&listed).unwrap_or("it was deleted a moment ago");
             Err(ChangeError::NoCore { id: listed.record.id, why }.into())
         }
     }

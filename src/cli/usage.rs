@@ -1,7 +1,8 @@
 //! `coreward usage`.
 
+use super::error::CliError;
 use super::table::Table;
-use super::{CliError, human, json};
+use super::{human, json};
 use crate::crash::text::printable;
 use crate::policy::evict::Attribution;
 use crate::store::{self, Layout, StoredCore};
@@ -15,7 +16,7 @@ use std::process::ExitCode;
 
 /// Options of `usage`.
 #[derive(Args, Debug)]
-pub(super) struct Options {
+pub(super) struct UsageOptions {
     /// Group the cores by this
     #[arg(long, value_enum, default_value_t = By::Unit)]
     by: By,
@@ -66,7 +67,7 @@ struct Holder {
     share: Share,
 }
 
-pub(super) fn run(root: &Root, options: &Options, out: &mut dyn Write) -> Result<ExitCode, CliError> {
+pub(super) fn run(root: &Root, options: &UsageOptions, out: &mut dyn Write) -> Result<ExitCode, CliError> {
     let usage = usage_report(root, options.by, &store::stored_cores(root)?);
     if options.json {
         json::write(out, &usage)?;

@@ -1,7 +1,8 @@
 //! `coreward vacuum`: deletes cores in the daemon's order of eviction until the given limits are met.
 
-use super::remove::{ChangeError, open_cores};
-use super::{CliError, human};
+use super::error::{ChangeError, CliError};
+use super::human;
+use super::remove::open_cores;
 use crate::config::{parse_duration, parse_size};
 use crate::store::{self, StoredCore, core_file_name};
 use clap::Args;
@@ -15,7 +16,7 @@ use std::time::{Duration, SystemTime};
 /// Options of `vacuum`.
 #[derive(Args, Debug)]
 #[group(id = "limits", required = true, multiple = true, args = ["max_use", "keep_free", "max_age", "max_cores"])]
-pub(super) struct Options {
+pub(super) struct VacuumOptions {
     /// Until all cores together take at most this, such as 2G
     #[arg(long, value_name = "SIZE", value_parser = size)]
     max_use: Option<u64>,
@@ -41,7 +42,7 @@ fn age(text: &str) -> Result<Duration, String> {
     parse_duration(text).ok_or_else(|| "not a time such as 30d or \"1h 30min\"".to_owned())
 }
 
-pub(super) fn run(root: &Root, options: &Options, out: &mut dyn Write) -> Result<ExitCode, CliError> {
+pub(super) fn run(root: &Root, options: &VacuumOptions, out: &mut dyn Write) -> Result<ExitCode, CliError> {
     let (layout, dir) = open_cores(root)?;
     let free = fstatvfs(&dir).map_or(0, |volume| volume.blocks_available() * volume.fragment_size());
     let now_us = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |now| u64::try_from(now.as_micros()).unwrap_or(u64::MAX));
@@ -68,7 +69,7 @@ pub(super) fn run(root: &Root, options: &Options, out: &mut dyn Write) -> Result
 }
 
 /// The cores to delete, in that order. Pinned cores stay. `free` is the free space on the volume in bytes.
-fn choose(cores: Vec<StoredCore>, options: &Options, free: u64, now_us: u64) -> Vec<StoredCore> {
+fn choose(cores: Vec<StoredCore>, options: &VacuumOptions, free: u64, now_us: u64) -> Vec<StoredCore> {
     let age_us = options.max_age.map_or(u64::MAX, |age| u64::try_from(age.as_micros()).unwrap_or(u64::MAX));
     let before_us = now_us.saturating_sub(age_us);
     let is_expired = |core: &StoredCore| core.time_us < before_us && !core.pinned;
@@ -111,13 +112,13 @@ mod tests {
                 })
                 .collect()
         };
-        let none = || Options { max_use: None, keep_free: None, max_age: None, max_cores: None, dry_run: false };
-        let gone = |options: Options| -> Vec<u64> {
+        let none = || VacuumOptions { max_use: None, keep_free: None, max_age: None, max_cores: None, dry_run: false };
+        let gone = |options: VacuumOptions| -> Vec<u64> {
             choose(all(), &options, 50, 4_000_000).iter().map(|core| core.time_us / 1_000_000).collect()
         };
-        assert_eq!(gone(Options { max_use: Some(350), ..none() }), [2, 3]);
-        assert_eq!(gone(Options { keep_free: Some(150), ..none() }), [2]);
-        assert_eq!(gone(Options { max_cores: Some(0), ..none() }), [2, 3, 0, 4], "the first and the newest last");
-        assert_eq!(gone(Options { max_age: Some(Duration::from_secs(2)), ..none() }), [0]);
+        assert_eq!(gone(VacuumOptions { max_use: Some(350), ..none() }), [2, 3]);
+        assert_eq!(gone(VacuumOptions { keep_free: Some(150), ..none() }), [2]);
+        assert_eq!(gone(VacuumOptions { max_cores: Some(0), ..none() }), [2, 3, 0, 4], "the first and the newest last");
+        assert_eq!(gone(VacuumOptions { max_age: Some(Duration::from_secs(2)), ..none() }), [0]);
     }
 }

@@ -1,17 +1,17 @@
-//! The journal's entry for a crash, with the fields that coredumpctl(1), journalctl(1) and systemctl(1) look for.
+//! The journal entry for a crash, with the fields that coredumpctl(1), journalctl(1) and systemctl(1) evaluate.
 //!
-//! Coreward says so under its own name: `SYSLOG_IDENTIFIER=coreward`. The MESSAGE_ID is the well-known one for "a process
-//! dumped core", which coredumpctl lists whoever sent it.
+//! `SYSLOG_IDENTIFIER=coreward` names the sender. The MESSAGE_ID is the well-known one for "a process dumped core", by which
+//! coredumpctl finds entries of any sender.
 
 use crate::crash::text::{cut, printable};
 use crate::crash::{CoreOutcome, Record, signal};
 use coreward_wire::journal::{IDENTIFIER, MAX_ENTRY, MESSAGE_ID, PRIORITY, push_field};
 use std::path::Path;
 
-/// Longest value of one field.
+/// The longest value of a field, in bytes. Longer values are cut.
 const MAX_VALUE: usize = 8192;
 
-/// The entry as a datagram of the native protocol; `core` is the file, where one was stored.
+/// The entry as a datagram of the journal's native protocol. `core` is the core file, if one was stored.
 #[must_use]
 pub fn entry(record: &Record, core: Option<&Path>) -> Vec<u8> {
     fn number(value: Option<impl ToString>) -> String {
@@ -61,7 +61,7 @@ pub fn entry(record: &Record, core: Option<&Path>) -> Vec<u8> {
     let mut entry = Vec::new();
     for (name, value) in fields.into_iter().filter(|(_, value)| !value.is_empty()) {
         let value = cut(value, MAX_VALUE);
-        // The fields that must be there stand in front: what would make the entry too long is left out.
+        // Fields that would make the entry too long are omitted. The required ones come first.
         if entry.len() + name.len() + value.len() + 16 <= MAX_ENTRY {
             push_field(&mut entry, name, value.as_bytes());
         }

@@ -1,4 +1,4 @@
-//! What Prometheus sees. Names and labels are a contract: alerts are written against them.
+//! The metrics that Prometheus scrapes. Names and labels are an interface that alerts depend on. docs/metrics.md lists them.
 
 use crate::crash::{CoreOutcome, Record};
 use crate::store::CrashCount;
@@ -6,7 +6,7 @@ use prometheus::{
     Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-/// All metrics, in a registry of their own.
+/// All metrics, with their registry.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     registry: Registry,
@@ -16,56 +16,56 @@ pub struct Metrics {
     truncated: IntCounterVec,
     errors: IntCounterVec,
     in_flight: IntGauge,
-    /// Offers by shims that had to offer again.
+    /// Offers of crashes that had been offered before.
     pub repeated_offers: IntCounter,
-    /// Crashes that the storm rule or a rate left without a core.
+    /// Crashes without a core because of the storm rule or a rate limit.
     pub storm_suppressed: IntCounter,
-    /// How long processes were held.
+    /// Seconds from the start of the shim to the release of the process.
     pub held: Histogram,
-    /// Core bytes taken in.
+    /// Bytes of core read, before compression.
     pub captured_bytes: IntCounter,
     /// Bytes of core files written.
     pub written_bytes: IntCounter,
-    /// Bytes that stored cores take.
+    /// Bytes on disk that stored cores take.
     pub stored_bytes: IntGauge,
     /// Stored cores.
     pub stored_cores: IntGauge,
-    /// `MaxUse=` in force.
+    /// `MaxUse=` in force, in bytes.
     pub quota_max_use: IntGauge,
-    /// `KeepFree=` in force.
+    /// `KeepFree=` in force, in bytes.
     pub quota_keep_free: IntGauge,
-    /// Cores deleted to make room.
+    /// Cores deleted to make room or because of their age.
     pub evicted: IntCounter,
-    /// Lines of the configuration that are not in force.
+    /// Lines of the configuration that are wrong and ignored.
     pub config_problems: IntGauge,
-    /// 1 while the catalog can be written.
+    /// 1 if the catalog can be written, else 0.
     pub catalog_up: IntGauge,
 }
 
-/// What can go wrong, as the label `kind` of `coreward_errors_total`.
+/// The values of the label `kind` of `coreward_errors_total`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorKind {
-    /// A message that is not one of ours: magic, version, length, descriptors.
+    /// A message with wrong magic, version, length or descriptors.
     Message,
-    /// Somebody else than root spoke on the intake stream.
+    /// The peer on the intake socket is not root.
     Peer,
-    /// A shim that said nothing in time, or went in the middle.
+    /// A shim did not answer in time, or closed the connection early.
     Connection,
     /// The kernel called the shim with wrong arguments.
     ShimArguments,
-    /// The stream was empty, or not an ELF core.
+    /// The kernel wrote nothing, or no ELF core.
     NotACore,
-    /// The disk, or a kernel quota, was full.
+    /// The disk or a file system quota was full.
     DiskFull,
-    /// The quota had no room.
+    /// A quota of Coreward's own was used up.
     Quota,
     /// A core could not be read or written.
     Capture,
     /// The catalog could not be read or written.
     Catalog,
-    /// A spooled crash could not be taken in.
+    /// A spooled crash could not be read.
     Spool,
-    /// The journal did not take an entry.
+    /// The journal did not accept an entry.
     Journal,
 }
 
@@ -102,68 +102,72 @@ impl ErrorKind {
 }
 
 impl Metrics {
-    /// New metrics, all at zero.
+    /// Creates the metrics, all at zero.
     ///
     /// # Errors
-    /// Two metrics of one name: a mistake in this file.
+    /// Two metrics have the same name, which is a bug.
     pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
-        let make = Maker { registry: &registry };
+        let factory = MetricFactory { registry: &registry };
         let metrics = Self {
-            processes: make.counters(
+            processes: factory.counters(
                 "coredump_process_count",
-                "Processes that dumped core, since Coreward was installed.",
+                "Processes that dumped core since Coreward was installed.",
                 &["hostname", "program", "signal", "core_exists"],
             )?,
-            crashes: make.counters(
+            crashes: factory.counters(
                 "coreward_crashes_total",
-                "Crashes recorded by this daemon, by how they came and what became of the core.",
+                "Crashes recorded by this daemon, by origin and outcome for the core.",
                 &["origin", "core", "reason"],
             )?,
-            decisions: make.counters(
+            decisions: factory.counters(
                 "coreward_decisions_total",
-                "Crashes by what was to be kept of them, and why.",
+                "Crashes recorded by this daemon, by what was decided to keep and why.",
                 &["keep", "reason"],
             )?,
-            truncated: make.counters(
+            truncated: factory.counters(
                 "coreward_truncated_total",
-                "Stored cores that are not whole, by reason.",
+                "Stored cores that are incomplete, by reason.",
                 &["reason"],
             )?,
-            errors: make.counters("coreward_errors_total", "What went wrong, by kind.", &["kind"])?,
-            in_flight: make.gauge("coreward_inflight_crashes", "Crashes between offer and record.")?,
-            repeated_offers: make.counter(
+            errors: factory.counters("coreward_errors_total", "Errors, by kind.", &["kind"])?,
+            in_flight: factory
+                .gauge("coreward_inflight_crashes", "Crashes that were offered and are not yet answered.")?,
+            repeated_offers: factory.counter(
                 "coreward_repeated_offers_total",
-                "Offers of crashes that an earlier daemon or connection had taken and not finished.",
+                "Offers of crashes that an earlier daemon or connection had accepted but not completed.",
             )?,
-            storm_suppressed: make
-                .counter("coreward_storm_suppressed_total", "Crashes whose core the storm rule let go.")?,
-            held: make.histogram(
+            storm_suppressed: factory.counter(
+                "coreward_storm_suppressed_total",
+                "Crashes without a core because of the storm rule or a rate limit.",
+            )?,
+            held: factory.histogram(
                 "coreward_held_seconds",
-                "From the start of the shim to the release of the crashed process.",
+                "Time from the start of the shim to the release of the crashed process.",
                 &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0],
             )?,
-            captured_bytes: make
-                .counter("coreward_captured_bytes_total", "Bytes of core taken in, before compression.")?,
-            written_bytes: make.counter("coreward_written_bytes_total", "Bytes of core files written.")?,
-            stored_bytes: make.gauge("coreward_stored_bytes", "Bytes that stored cores take.")?,
-            stored_cores: make.gauge("coreward_stored_cores", "Stored cores.")?,
-            quota_max_use: make.gauge("coreward_quota_max_use_bytes", "MaxUse= in force.")?,
-            quota_keep_free: make.gauge("coreward_quota_keep_free_bytes", "KeepFree= in force.")?,
-            evicted: make.counter("coreward_evicted_total", "Cores deleted to make room.")?,
-            config_problems: make
-                .gauge("coreward_config_problems", "Lines of the configuration that are not in force.")?,
-            catalog_up: make.gauge("coreward_catalog_up", "1 while the catalog can be written.")?,
+            captured_bytes: factory
+                .counter("coreward_captured_bytes_total", "Bytes of core read, before compression.")?,
+            written_bytes: factory.counter("coreward_written_bytes_total", "Bytes of core files written.")?,
+            stored_bytes: factory.gauge("coreward_stored_bytes", "Bytes on disk that stored cores take.")?,
+            stored_cores: factory.gauge("coreward_stored_cores", "Stored cores.")?,
+            quota_max_use: factory.gauge("coreward_quota_max_use_bytes", "MaxUse= in force, in bytes.")?,
+            quota_keep_free: factory.gauge("coreward_quota_keep_free_bytes", "KeepFree= in force, in bytes.")?,
+            evicted: factory
+                .counter("coreward_evicted_total", "Cores deleted to make room or because of their age.")?,
+            config_problems: factory
+                .gauge("coreward_config_problems", "Lines of the configuration that are wrong and ignored.")?,
+            catalog_up: factory.gauge("coreward_catalog_up", "1 if the catalog can be written, else 0.")?,
             registry: registry.clone(),
         };
-        make.build_info()?;
+        factory.build_info()?;
         for kind in ErrorKind::ALL {
             metrics.errors.with_label_values(&[kind.label()]);
         }
         Ok(metrics)
     }
 
-    /// Counts a crash between offer and answer, until the guard is dropped.
+    /// Counts a crash as offered and not yet answered, until the guard is dropped.
     #[must_use]
     pub fn count_in_flight(&self) -> InFlight {
         self.in_flight.inc();
@@ -175,7 +179,7 @@ impl Metrics {
         self.errors.with_label_values(&[kind.label()]).inc();
     }
 
-    /// Puts the counters where the catalog has them: a restart takes nothing back.
+    /// Sets `coredump_process_count` to the values in the catalog, so that it continues after a restart.
     pub fn restore(&self, counts: &[CrashCount]) {
         self.processes.reset();
         for count in counts {
@@ -183,7 +187,7 @@ impl Metrics {
         }
     }
 
-    /// Counts a crash whose row is durable.
+    /// Counts a crash whose row in the catalog is durable.
     pub fn crash(&self, record: &Record, count: &CrashCount) {
         self.add(count);
         let (core, reason) = match record.core.outcome {
@@ -198,8 +202,8 @@ impl Metrics {
         self.crashes.with_label_values(&[origin, core, reason]).inc();
         let decision = record.decision;
         self.decisions.with_label_values(&[decision.keep.name(), decision.reason.name()]).inc();
-        if let Some(cut) = record.core.truncated {
-            self.truncated.with_label_values(&[cut.name()]).inc();
+        if let Some(truncation) = record.core.truncated {
+            self.truncated.with_label_values(&[truncation.name()]).inc();
         }
     }
 
@@ -210,10 +214,10 @@ impl Metrics {
         self.processes.with_label_values(&labels).inc_by(count.count);
     }
 
-    /// All metrics in the text format 0.0.4.
+    /// All metrics in Prometheus' text format, version 0.0.4.
     ///
     /// # Errors
-    /// What the encoder says.
+    /// The encoder fails.
     pub fn render(&self) -> Result<Vec<u8>, prometheus::Error> {
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
@@ -221,7 +225,7 @@ impl Metrics {
     }
 }
 
-/// A crash that is counted as being in flight.
+/// Counts a crash in `coreward_inflight_crashes` until it is dropped.
 #[derive(Debug)]
 pub struct InFlight(IntGauge);
 
@@ -235,11 +239,12 @@ fn printable(text: &str) -> String {
     crate::crash::text::printable(text)
 }
 
-struct Maker<'a> {
+/// Creates metrics and registers them.
+struct MetricFactory<'a> {
     registry: &'a Registry,
 }
 
-impl Maker<'_> {
+impl MetricFactory<'_> {
     fn counters(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
         let metric = IntCounterVec::new(Opts::new(name, help), labels)?;
         self.registry.register(Box::new(metric.clone()))?;
@@ -265,8 +270,10 @@ impl Maker<'_> {
     }
 
     fn build_info(&self) -> Result<(), prometheus::Error> {
-        let metric =
-            IntGaugeVec::new(Opts::new("coreward_build_info", "Always 1; the labels say what runs."), &["version"])?;
+        let metric = IntGaugeVec::new(
+            Opts::new("coreward_build_info", "Always 1; the label is the version of the running daemon."),
+            &["version"],
+        )?;
         metric.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         self.registry.register(Box::new(metric))
     }
@@ -293,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn hostile_names_stay_inside_of_their_label() {
+    fn hostile_names_stay_inside_their_label() {
         let metrics = Metrics::new().unwrap();
         metrics.restore(&[count("/tmp/a\"} 1\nevil_metric 5\u{1b}", 1)]);
         let text = String::from_utf8(metrics.render().unwrap()).unwrap();
