@@ -98,7 +98,10 @@ pub(super) fn run(
         }
         engine.lock().active += 1;
         let (shared, resources) = (Arc::clone(&engine), resources.clone());
+        // A worker's log lines are those of the session.
+        let span = tracing::Span::current();
         let work = move || {
+            let _session = span.entered();
             if worker < compressing {
                 shared.compress_chunks(&resources.compressors);
             } else {
