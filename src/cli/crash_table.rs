@@ -3,15 +3,60 @@
 use super::table::Table;
 use super::{explanations, human, time};
 use crate::crash::text::push_printable;
-use crate::store::CrashRow;
+use crate::store::{self, CrashRow, Filter, QueryError};
+use coreward_wire::paths::Root;
 use std::io::{self, Write};
+use std::panic::resume_unwind;
+use std::thread;
+
+/// Crashes from which on two threads are faster.
+const LONG: u64 = 10_000;
 
 const HEADER: [&str; 11] = ["TIME", "PID", "UID", "SIG", "CORE", "SIZE", "ID", "EXE", "UNIT", "CONTAINER", "HOST"];
 const CONTAINER: usize = 9;
 const HOST: usize = 10;
 
-/// The rows, in the order in which they were added. CONTAINER and HOST are shown only if a row has a value of interest there.
-pub(super) struct CrashTable<'a> {
+/// The crashes that `filter` selects, the oldest first.
+pub(super) struct CrashTable<'a>(Vec<TablePart<'a>>);
+
+impl<'a> CrashTable<'a> {
+    /// Reads the crashes. `here` is the name of this host.
+    pub(super) fn read(root: &Root, filter: &Filter, here: &'a str) -> Result<Self, QueryError> {
+        let read = |filter: &Filter| -> Result<TablePart<'a>, QueryError> {
+            let mut part = TablePart::new(here);
+            store::for_each_row(root, filter, &mut |row| part.push(row))?;
+            Ok(part)
+        };
+        let middle = if filter.limit.is_none() { store::median_time(root, LONG)? } else { None };
+        // Nothing is before a time of 0.
+        let Some(middle_us) = middle.filter(|time_us| *time_us > 0) else { return Ok(Self(vec![read(filter)?])) };
+        let (earlier, later) = filter.split_at(middle_us);
+        thread::scope(|scope| {
+            let later = scope.spawn(|| read(&later));
+            let earlier = read(&earlier)?;
+            Ok(Self(vec![earlier, later.join().unwrap_or_else(|panic| resume_unwind(panic))?]))
+        })
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.iter().all(|part| part.table.is_empty())
+    }
+
+    pub(super) fn write(self, out: &mut dyn Write, with_header: bool) -> io::Result<()> {
+        let any_container = self.0.iter().any(|part| part.any_container);
+        let any_other_host = self.0.iter().any(|part| part.any_other_host);
+        let mut tables: Vec<Table> = self.0.into_iter().map(|part| part.table).collect();
+        for (column, is_shown) in [(CONTAINER, any_container), (HOST, any_other_host)] {
+            if !is_shown {
+                tables.iter_mut().for_each(|table| table.hide_column(column));
+            }
+        }
+        Table::write_joined(&tables, out, with_header)
+    }
+}
+
+/// Some rows of the table. CONTAINER and HOST are shown only if a row of any part has a value of interest there.
+struct TablePart<'a> {
     table: Table,
     /// The name of this host.
     here: &'a str,
@@ -20,8 +65,8 @@ pub(super) struct CrashTable<'a> {
     any_other_host: bool,
 }
 
-impl<'a> CrashTable<'a> {
-    pub(super) fn new(here: &'a str) -> Self {
+impl<'a> TablePart<'a> {
+    fn new(here: &'a str) -> Self {
         Self {
             table: Table::new(&HEADER),
             here,
@@ -31,11 +76,7 @@ impl<'a> CrashTable<'a> {
         }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.table.is_empty()
-    }
-
-    pub(super) fn push(&mut self, row: &CrashRow<'_>) {
+    fn push(&mut self, row: &CrashRow<'_>) {
         self.any_container |= !row.container.is_empty();
         self.any_other_host |= !row.hostname.is_empty() && row.hostname != self.here;
         let (table, mut digits) = (&mut self.table, itoa::Buffer::new());
@@ -52,15 +93,6 @@ impl<'a> CrashTable<'a> {
         for text in [row.id, row.program, row.unit, short_container(row.container), row.hostname] {
             table.push_cell(|cell| push_printable(cell, text));
         }
-    }
-
-    pub(super) fn write(mut self, out: &mut dyn Write, with_header: bool) -> io::Result<()> {
-        for (column, is_shown) in [(CONTAINER, self.any_container), (HOST, self.any_other_host)] {
-            if !is_shown {
-                self.table.hide_column(column);
-            }
-        }
-        self.table.write(out, with_header)
     }
 }
 
@@ -79,12 +111,12 @@ mod tests {
 
     /// The cells of these crashes, line by line, the header first.
     fn lines(crashes: &[Listed]) -> Vec<Vec<String>> {
-        let mut table = CrashTable::new("here");
+        let mut part = TablePart::new("here");
         for listed in crashes {
-            table.push(&CrashRow::of_listed(listed, &listed.record.program()));
+            part.push(&CrashRow::of_listed(listed, &listed.record.program()));
         }
         let mut out = Vec::new();
-        table.write(&mut out, true).unwrap();
+        CrashTable(vec![part]).write(&mut out, true).unwrap();
         let split =
             |line: &str| line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).map(str::to_owned).collect();
         String::from_utf8(out).unwrap().lines().map(split).collect()
@@ -133,14 +165,31 @@ mod tests {
     }
 
     #[test]
+    fn two_parts_are_written_as_one_table() {
+        let (mut first, mut second) = (TablePart::new("here"), TablePart::new("here"));
+        let mut other = listed(8);
+        other.record.cgroup.container = Some("web".to_owned());
+        other.record.exe = "/usr/bin/with-a-longer-name".to_owned();
+        first.push(&CrashRow::of_listed(&listed(7), "/bin/a"));
+        second.push(&CrashRow::of_listed(&other, &other.record.program()));
+        let mut out = Vec::new();
+        CrashTable(vec![first, second]).write(&mut out, true).unwrap();
+        let out = String::from_utf8(out).unwrap();
+        let lines: Vec<&str> = out.lines().collect();
+        assert!(lines[0].ends_with("CONTAINER") && lines[1].ends_with("  -") && lines[2].ends_with("  web"), "{out}");
+        let units = [lines[0].find("UNIT"), lines[1].find("a.service"), lines[2].find("a.service")];
+        assert!(units.iter().all(|unit| unit.is_some() && *unit == units[0]), "{out}");
+    }
+
+    #[test]
     fn ids_are_shown_whatever_they_are() {
         let one = listed(7);
-        let mut table = CrashTable::new("here");
+        let mut part = TablePart::new("here");
         for id in ["0123456789abcdef", "short", "", "0123456789abcde\n", "fedcba9876543210"] {
-            table.push(&CrashRow { id, ..CrashRow::of_listed(&one, "/bin/a") });
+            part.push(&CrashRow { id, ..CrashRow::of_listed(&one, "/bin/a") });
         }
         let mut out = Vec::new();
-        table.write(&mut out, true).unwrap();
+        CrashTable(vec![part]).write(&mut out, true).unwrap();
         let out = String::from_utf8(out).unwrap();
         let shown: Vec<&str> = out.lines().skip(1).filter_map(|line| line.split_whitespace().nth(7)).collect();
         assert_eq!(shown, ["0123456789abcdef", "short", "-", "0123456789abcde\\n", "fedcba9876543210"]);

@@ -83,8 +83,7 @@ pub(super) fn run(root: &Root, options: ListOptions, out: &mut dyn Write) -> Res
         return Ok(ExitCode::SUCCESS);
     }
     let here = uname().map(|names| names.nodename().to_string_lossy().into_owned()).unwrap_or_default();
-    let mut table = CrashTable::new(&here);
-    store::for_each_row(root, &filter, &mut |row| table.push(row))?;
+    let table = CrashTable::read(root, &filter, &here)?;
     if table.is_empty() {
         // Not a failure: "no crash since yesterday" is a good answer. Standard output stays empty for scripts that count lines.
         let whose = if Uid::effective().is_root() { "" } else { " (root and group adm see the crashes of all users)" };

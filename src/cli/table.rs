@@ -70,22 +70,30 @@ impl Table {
 
     /// Writes the table, with or without the names of its columns.
     pub(super) fn write(&self, out: &mut dyn Write, with_header: bool) -> io::Result<()> {
-        let shown: Vec<(usize, usize)> = (0..self.header.len())
-            .filter(|column| !self.hidden.contains(column))
+        Self::write_joined(std::slice::from_ref(self), out, with_header)
+    }
+
+    /// Writes tables with the same columns as one.
+    pub(super) fn write_joined(tables: &[Self], out: &mut dyn Write, with_header: bool) -> io::Result<()> {
+        let Some(first) = tables.first() else { return Ok(()) };
+        let shown: Vec<(usize, usize)> = (0..first.header.len())
+            .filter(|column| !first.hidden.contains(column))
             .map(|column| {
-                let name = if with_header { width(self.header[column]) } else { 0 };
-                (column, self.widths[column].max(name) + GAP)
+                let name = if with_header { width(first.header[column]) } else { 0 };
+                (column, tables.iter().fold(name, |widest, table| widest.max(table.widths[column])) + GAP)
             })
             .collect();
         let mut lines = String::with_capacity(2 * WRITE_SIZE);
         if with_header {
-            push_line(&mut lines, shown.iter().map(|(column, width)| (self.header[*column], *width)));
+            push_line(&mut lines, shown.iter().map(|(column, width)| (first.header[*column], *width)));
         }
-        for first in (0..self.ends.len()).step_by(self.header.len()) {
-            push_line(&mut lines, shown.iter().map(|(column, width)| (self.cell(first + column), *width)));
-            if lines.len() >= WRITE_SIZE {
-                out.write_all(lines.as_bytes())?;
-                lines.clear();
+        for table in tables {
+            for row in (0..table.ends.len()).step_by(table.header.len()) {
+                push_line(&mut lines, shown.iter().map(|(column, width)| (table.cell(row + column), *width)));
+                if lines.len() >= WRITE_SIZE {
+                    out.write_all(lines.as_bytes())?;
+                    lines.clear();
+                }
             }
         }
         out.write_all(lines.as_bytes())

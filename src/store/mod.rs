@@ -17,7 +17,7 @@ pub use layout::Layout;
 pub use pin::{is_pinned, lock_for_reading, set_pinned};
 pub use read::{
     CoreState, CrashRow, Filter, Group, Listed, Occurrence, QueryError, StoredCore, count_crashes, find, for_each_row,
-    groups, least_valuable, list, occurrences, stored_cores,
+    groups, least_valuable, list, median_time, occurrences, stored_cores,
 };
 pub use write::{
     Catalog, CatalogError, CoreFile, CrashCount, Grant, Inserted, Ledger, OpenReport, QuotaHandle, RecentCore,

@@ -1,6 +1,9 @@
 //! The two sides together: crashes inserted by the daemon's side are read by the commands' side.
 
-use super::{Catalog, CoreState, Filter, Ledger, Listed, find, for_each_row, groups, list, occurrences, stored_cores};
+use super::{
+    Catalog, CoreState, Filter, Ledger, Listed, find, for_each_row, groups, list, median_time, occurrences,
+    stored_cores,
+};
 use crate::crash::{CoreReport, NoCore, Origin, Record};
 use coreward_wire::paths::Root;
 use nix::unistd::Uid;
@@ -57,6 +60,25 @@ fn rows_and_records_come_in_the_order_of_their_times() {
         assert_eq!(listed, expected);
     }
     assert_eq!(find(&root, None).unwrap().record.key.pid.as_raw(), 4);
+}
+
+#[test]
+fn two_halves_have_all_rows_once_and_in_order() {
+    let times = [(1, 10), (2, 20), (3, 20), (4, 30), (5, 5), (6, 20)];
+    let (_dir, root) = store(times.map(|(pid, time)| crash(pid, time)).into());
+    assert_eq!(median_time(&root, 7).unwrap(), None);
+    let median_us = median_time(&root, 6).unwrap().unwrap();
+    assert_eq!(median_us, crash(2, 20).time_us);
+    let bounds = |since: u64, until: u64| Filter {
+        since_us: Some(crash(1, since).time_us),
+        until_us: Some(crash(1, until).time_us),
+        ..Filter::default()
+    };
+    for filter in [Filter::default(), bounds(10, 20), bounds(0, 10), bounds(21, 30), bounds(6, 9)] {
+        let (earlier, later) = filter.split_at(median_us);
+        let halves = [pids_of_rows(&root, &earlier), pids_of_rows(&root, &later)].concat();
+        assert_eq!(halves, pids_of_rows(&root, &filter), "{filter:?}");
+    }
 }
 
 #[test]

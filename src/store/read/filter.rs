@@ -35,6 +35,15 @@ pub struct Filter {
 }
 
 impl Filter {
+    /// Two filters that together select the same crashes, those before `time_us` and the rest. `limit` is dropped.
+    pub fn split_at(&self, time_us: u64) -> (Self, Self) {
+        let last_us = time_us.saturating_sub(1);
+        let earlier =
+            Self { until_us: Some(self.until_us.map_or(last_us, |until| until.min(last_us))), ..self.clone() };
+        let later = Self { since_us: Some(self.since_us.map_or(time_us, |since| since.max(time_us))), ..self.clone() };
+        (Self { limit: None, ..earlier }, Self { limit: None, ..later })
+    }
+
     /// `limit` for SQL, where a negative limit is none.
     pub(super) fn sql_limit(&self) -> i64 {
         self.limit.map_or(-1, |limit| i64::try_from(limit).unwrap_or(i64::MAX))

@@ -14,5 +14,5 @@ pub use error::QueryError;
 pub use filter::Filter;
 pub use groups::{Group, Occurrence, groups, occurrences};
 pub use listed::{CoreState, Listed};
-pub use query::{count_crashes, find, list};
+pub use query::{count_crashes, find, list, median_time};
 pub use stored_cores::{StoredCore, least_valuable, stored_cores};

@@ -6,11 +6,11 @@ use super::filter::{Filter, WhereClause};
 use super::listed::Listed;
 use crate::crash::Record;
 use crate::store::Layout;
-use crate::store::columns::{RecordedCore, get_unsigned};
+use crate::store::columns::{RecordedCore, get_unsigned, to_signed};
 use crate::store::core_dir::{crash_of_file, open_core};
 use crate::store::format;
 use coreward_wire::paths::Root;
-use rusqlite::Connection;
+use rusqlite::{Connection, OptionalExtension};
 
 /// The crashes that `filter` selects, the oldest first.
 ///
@@ -45,6 +45,25 @@ pub fn count_crashes(root: &Root) -> Result<u64, QueryError> {
     let db = open(&layout.catalog)?;
     db.query_one("SELECT count(*) FROM crashes", [], |row| get_unsigned(row, 0))
         .map_err(|error| QueryError::sqlite(&layout.catalog, error))
+}
+
+/// The time of the crash in the middle of the catalog, microseconds since 1970; `None` if it has fewer than `min_crashes` or
+/// this user may not read it.
+///
+/// # Errors
+/// As [`list`].
+pub fn median_time(root: &Root, min_crashes: u64) -> Result<Option<u64>, QueryError> {
+    let layout = Layout::new(root);
+    let Some(db) = open_if_allowed(&layout)? else { return Ok(None) };
+    let read = || -> rusqlite::Result<Option<u64>> {
+        let count = db.query_one("SELECT count(*) FROM crashes", [], |row| get_unsigned(row, 0))?;
+        if count < min_crashes {
+            return Ok(None);
+        }
+        let query = "SELECT time_us FROM crashes ORDER BY time_us LIMIT 1 OFFSET ?1";
+        db.query_row(query, [to_signed(count / 2)], |row| get_unsigned(row, "time_us")).optional()
+    };
+    read().map_err(|error| QueryError::sqlite(&layout.catalog, error))
 }
 
 /// The crash that `name` refers to: the newest if several match or there is no name.
