@@ -36,6 +36,7 @@ pub struct Filter {
 
 impl Filter {
     /// Two filters that together select the same crashes, those before `time_us` and the rest. `limit` is dropped.
+    #[must_use]
     pub fn split_at(&self, time_us: u64) -> (Self, Self) {
         let last_us = time_us.saturating_sub(1);
         let earlier =
