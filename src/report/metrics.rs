@@ -389,7 +389,7 @@ mod tests {
         count_every_kind_of_crash(&metrics);
         let mut exported: BTreeMap<(String, String), BTreeSet<String>> = BTreeMap::new();
         for family in metrics.registry.gather() {
-            for label in family.get_metric().iter().flat_map(|metric| metric.get_label()) {
+            for label in family.get_metric().iter().flat_map(prometheus::proto::Metric::get_label) {
                 if !OPEN.contains(&label.name()) {
                     let values = exported.entry((family.name().to_owned(), label.name().to_owned())).or_default();
                     // The reason of a crash with a stored core is empty.
