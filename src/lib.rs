@@ -1,7 +1,7 @@
-//! Coreward: a systemd-native crash collector. Two thin programs over these rooms; ARCHITECTURE.md is the map.
+//! Coreward, a crash collector for Linux servers with systemd. The programs in src/bin are thin wrappers over these modules.
 //!
-//! Rooms are named for what they do to a crash; data moves in one direction, from intake to publish. What root runs, the
-//! messages between root and the daemon, and the only unsafe code are crates of their own (crates/).
+//! ARCHITECTURE.md describes the modules. A crash passes through them in one direction, from intake to publish. Separate crates
+//! (crates/) contain the code that runs as root, the protocol between that code and the daemon, and the only unsafe code.
 #![forbid(unsafe_code)]
 
 pub mod capture;

@@ -1,17 +1,17 @@
-//! The auxiliary vector (getauxval(3)) as `/proc/PID/auxv` shows it.
+//! The auxiliary vector (getauxval(3)), as read from `/proc/PID/auxv`.
 
-/// What Coreward reads of it.
+/// The entries that Coreward uses. `None`: the entry is missing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Auxv {
-    /// AT_PHDR: where the executable's program headers are.
+    /// AT_PHDR: address of the executable's program headers.
     pub phdr: Option<u64>,
-    /// AT_PHNUM: how many there are.
+    /// AT_PHNUM: number of program headers.
     pub phnum: Option<u64>,
     /// AT_SECURE is set: the program was started with more privilege than its caller.
     pub secure: Option<bool>,
-    /// AT_UID and AT_EUID are the same, and so are AT_GID and AT_EGID.
+    /// AT_UID equals AT_EUID, and AT_GID equals AT_EGID.
     pub same_ids: Option<bool>,
-    /// The vector has words of eight bytes.
+    /// The words of the vector are eight bytes long.
     pub is_64bit: bool,
 }
 
@@ -23,7 +23,8 @@ const AT_GID: u64 = 13;
 const AT_EGID: u64 = 14;
 const AT_SECURE: u64 = 23;
 
-/// Reads a vector of either word size: a 64-bit one read as 32-bit words has a zero in every second word.
+/// Parses a vector of either word size. It is taken for a 64-bit one if its second 32-bit word, the upper half of a first
+/// 64-bit word, is zero.
 #[must_use]
 pub fn parse(bytes: &[u8]) -> Auxv {
     let is_64bit = bytes.len() >= 8 && bytes.len().is_multiple_of(16) && bytes[4..8] == [0; 4];

@@ -1,29 +1,30 @@
 //! Unit, slice, container and pod from a cgroup path.
 //!
-//! The rules for units are those of systemd (CGROUP_DELEGATION.md, systemd.unit(5)); the container names are those that
-//! Docker, Podman, containerd, CRI-O, LXC and systemd-nspawn give to their cgroups.
+//! Units follow systemd's rules (CGROUP_DELEGATION.md, systemd.unit(5)). Containers are recognised by the names that Docker,
+//! Podman, containerd, CRI-O, LXC and systemd-nspawn give to their cgroups.
 
 use serde::{Deserialize, Serialize};
 
-/// Where a process ran.
+/// The place of a process in the cgroup tree.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CgroupInfo {
-    /// The path itself.
+    /// Path of the cgroup.
     #[serde(rename = "cgroup")]
     pub path: String,
-    /// System unit: the service or scope that an operator would restart.
+    /// Unit of the system manager: the service or scope that an operator would restart.
     pub unit: Option<String>,
-    /// Unit of a user's own manager.
+    /// Unit of a user's service manager.
     pub user_unit: Option<String>,
     /// Innermost slice.
     pub slice: Option<String>,
     /// Id or name of the container.
     pub container: Option<String>,
-    /// Kubernetes' pod uid.
+    /// UID of the Kubernetes pod.
     pub pod: Option<String>,
 }
 
-/// Reads `/proc/PID/cgroup` (cgroups(7)): the unified hierarchy if the process is in it, else systemd's own.
+/// Parses `/proc/PID/cgroup` (cgroups(7)). The path is that of the unified hierarchy, or else of
+/// systemd's named hierarchy (version 1), if the process is not in the unified one or in its root.
 #[must_use]
 pub fn parse(text: &str) -> CgroupInfo {
     let path_of = |prefix: &str| text.lines().find_map(|line| line.strip_prefix(prefix)).filter(|path| *path != "/");
@@ -42,7 +43,8 @@ pub fn parse(text: &str) -> CgroupInfo {
     }
 }
 
-/// Below a unit the tree is the unit's own: what looks like a unit in there is not one of this manager.
+/// The outermost unit of a path. The subtree below a unit is delegated to it: names in there that look like units are not units
+/// of this manager.
 fn outermost_unit(parts: &[&str]) -> Option<String> {
     const KINDS: [&str; 5] = [".service", ".scope", ".mount", ".swap", ".socket"];
     parts
@@ -51,7 +53,7 @@ fn outermost_unit(parts: &[&str]) -> Option<String> {
         .map(|part| unescape(part))
 }
 
-/// A unit whose name would look like a file of the kernel's has an underscore in front of it (cg_escape).
+/// Removes the underscore that systemd prefixes to a name that could be mistaken for a cgroup attribute file (`cg_escape`).
 fn unescape(part: &str) -> String {
     part.strip_prefix('_').unwrap_or(part).to_owned()
 }

@@ -1,13 +1,13 @@
-//! What was decided on a crash before its memory was read, and why.
+//! The decision how much of a crash to keep, made before its memory is read, and the reason.
 
 use serde::{Deserialize, Serialize};
 
-/// A decision with its reason.
+/// A decision and its reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Decision {
-    /// What is to be kept.
+    /// How much is kept.
     pub keep: Keep,
-    /// Why.
+    /// The reason.
     pub reason: Reason,
 }
 
@@ -15,7 +15,7 @@ pub struct Decision {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Keep {
-    /// The record alone.
+    /// The record only.
     Record,
     /// Notes and stacks.
     Stacks,
@@ -24,39 +24,40 @@ pub enum Keep {
     Full,
 }
 
-/// Why.
+/// The reason for a decision.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reason {
-    /// `StormBurst=0`: nothing is limited. Also in records of format 1.
+    /// `StormBurst=0`: there is no limit. Also the value for records of format 1.
     #[default]
     Unlimited,
-    /// No core of this signature was there.
+    /// There was no core of this signature.
     First,
-    /// The first of this signature in a new window: the newest core is never much older than the newest crash.
+    /// The first crash of this signature in a new window. Keeping it bounds the age difference between the newest core and the
+    /// newest crash.
     NewWindow,
     /// Within `StormBurst=` of this window.
     Burst,
     /// Within `StormStacks=` of this window.
     StacksBurst,
-    /// Enough of this signature were kept in this window.
+    /// `StormBurst=` and `StormStacks=` of this window are used up.
     Storm,
-    /// The unit has had its `UnitBurst=`.
+    /// The unit has used up its `UnitBurst=`.
     UnitRate,
-    /// The user has had their `UserBurst=`.
+    /// The user has used up their `UserBurst=`.
     UserRate,
-    /// The machine has had its `TotalBurst=`.
+    /// The machine has used up its `TotalBurst=`.
     TotalRate,
-    /// `Storage=` says so.
+    /// `Storage=` is configured so.
     Configured,
-    /// The process' own RLIMIT_CORE is 0, and `EnforceCoreLimit=` is set.
+    /// RLIMIT_CORE of the process is 0, and `EnforceCoreLimit=` is set.
     Limit,
     /// There was nothing to capture.
     Gone,
 }
 
 impl Keep {
-    /// The word as it stands in records and tables.
+    /// The name used in records, tables and metrics.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -68,7 +69,7 @@ impl Keep {
 }
 
 impl Reason {
-    /// The word as it stands in records and tables.
+    /// The name used in records, tables and metrics.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -87,7 +88,7 @@ impl Reason {
         }
     }
 
-    /// The reason in a sentence.
+    /// The reason as a clause for operators.
     #[must_use]
     pub fn sentence(self) -> &'static str {
         match self {

@@ -1,4 +1,4 @@
-//! A crash for tests: the values of an ordinary one, to be changed where a test needs it.
+//! The record of an ordinary crash, which tests modify as they need.
 
 use super::cgroup::CgroupInfo;
 use super::{CoreOutcome, CoreReport, CrashKey, Decision, Origin, Record};

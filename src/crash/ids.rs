@@ -1,11 +1,11 @@
-//! nix's ids in records: JSON has plain numbers.
+//! Serializes nix's id types as plain numbers.
 
 use nix::unistd::{Gid, Pid, Uid};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// An id with a number that JSON shows.
+/// An id that is serialized as its number.
 pub trait Number: Sized + Copy {
-    /// The id's number.
+    /// The number of the id.
     fn number(self) -> u32;
     /// The id with this number.
     fn from_number(number: u32) -> Self;
@@ -41,39 +41,39 @@ impl Number for Gid {
     }
 }
 
-/// `#[serde(with = "ids::optional")]`.
+/// For fields of type `Option`: `#[serde(with = "ids::optional")]`.
 pub mod optional {
     use super::{Deserialize, Deserializer, Number, Serialize, Serializer};
 
-    /// Writes the number, or null.
+    /// Serializes the number, or null for `None`.
     ///
     /// # Errors
-    /// The serializer's own.
+    /// The serializer fails.
     pub fn serialize<S: Serializer, T: Number>(id: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {
         id.map(Number::number).serialize(serializer)
     }
 
-    /// Reads a number, or null.
+    /// Deserializes a number or null.
     ///
     /// # Errors
-    /// Something else than a number.
+    /// The value is neither a 32-bit number nor null.
     pub fn deserialize<'de, D: Deserializer<'de>, T: Number>(deserializer: D) -> Result<Option<T>, D::Error> {
         Ok(Option::<u32>::deserialize(deserializer)?.map(T::from_number))
     }
 }
 
-/// `#[serde(with = "ids")]`.
+/// Serializes the number, for `#[serde(with = "ids")]`.
 ///
 /// # Errors
-/// The serializer's own.
+/// The serializer fails.
 pub fn serialize<S: Serializer, T: Number>(id: &T, serializer: S) -> Result<S::Ok, S::Error> {
     id.number().serialize(serializer)
 }
 
-/// Reads a number.
+/// Deserializes a number.
 ///
 /// # Errors
-/// Something else than a number.
+/// The value is not a 32-bit number.
 pub fn deserialize<'de, D: Deserializer<'de>, T: Number>(deserializer: D) -> Result<T, D::Error> {
     Ok(T::from_number(u32::deserialize(deserializer)?))
 }

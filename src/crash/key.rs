@@ -1,4 +1,4 @@
-//! What tells one crash from every other.
+//! The identity of a crash.
 
 use super::ids;
 use nix::unistd::Pid;
@@ -6,26 +6,26 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fmt;
 
-/// A process crashes at most once: the boot, the PID and the start of the process name one crash on all machines,
+/// The identity of a crash. A process crashes at most once, so boot id, PID and start time identify its crash across machines,
 /// however often it is offered.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct CrashKey {
     /// Boot id, 32 hexadecimal digits (boot_id in random(4)).
     pub boot_id: String,
-    /// PID in the initial namespace, 0 where the kernel's arguments were unreadable.
+    /// PID in the initial PID namespace; 0 if the kernel's arguments could not be read.
     #[serde(with = "ids")]
     pub pid: Pid,
-    /// Start of the process in clock ticks since boot (proc_pid_stat(5)).
+    /// Start time of the process, in clock ticks since boot (proc_pid_stat(5)).
     pub start_time: u64,
 }
 
-/// The name of a crash for people and files: 16 hexadecimal digits made from its key.
+/// The name of a crash in the user interface and in file names: 16 hexadecimal digits derived from its key.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct CrashId(String);
 
 impl CrashKey {
-    /// The id: the first 64 bits of a SHA-256 over the key, the same for every offer of the crash.
+    /// The id: the first 64 bits of the SHA-256 of the key. It is the same for every offer of the crash.
     #[must_use]
     pub fn id(&self) -> CrashId {
         let mut hash = Sha256::new();
@@ -37,14 +37,14 @@ impl CrashKey {
 }
 
 impl CrashId {
-    /// The id in a text, if it is one.
+    /// Parses an id. `None`: `text` is not 16 lower-case hexadecimal digits.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let valid = text.len() == 16 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
         valid.then(|| Self(text.to_owned()))
     }
 
-    /// The digits.
+    /// The hexadecimal digits.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0

@@ -1,4 +1,4 @@
-//! The record of a crash and the process it came from: plain data, no I/O.
+//! The record of a crash and of the process that crashed. Plain data, no I/O.
 
 pub mod auxv;
 pub mod cgroup;

@@ -1,30 +1,30 @@
-//! Who is accountable for the disk space and the rate of crashes.
+//! The principal that the disk space and the rate of crashes are charged to.
 
 use nix::unistd::Uid;
 use std::fmt;
 
-/// What quotas and rates are charged to.
+/// The party that quotas and rate limits apply to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Principal {
     /// A system unit.
     Unit(String),
-    /// The program of a container: the container's own unit has a new name at every start.
+    /// A program that ran in a container. The container's unit does not serve, because its name changes with every start.
     Container(String),
-    /// The user, for everything in a login session or under the user's own service manager.
+    /// A user, for everything in a login session or under the user's service manager.
     User(Uid),
-    /// A crash whose arguments could not be read.
+    /// The user is unknown, because the kernel's arguments could not be read.
     Unknown,
 }
 
 impl Principal {
-    /// A user by id, [`Self::Unknown`] without one.
+    /// The user with this id, or [`Self::Unknown`] for `None`.
     #[must_use]
     pub fn user(uid: Option<Uid>) -> Self {
         uid.map_or(Self::Unknown, Self::User)
     }
 }
 
-/// As tables and JSON show it: `unit nginx.service`, `container /usr/bin/app`, `user 1000`.
+/// The form in tables and JSON: `unit nginx.service`, `container /usr/bin/app`, `user 1000`.
 impl fmt::Display for Principal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

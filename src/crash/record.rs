@@ -1,4 +1,4 @@
-//! The record: what is known of one crash, as it stands in the catalog and in front of its core.
+//! The record of a crash, as stored in the catalog and at the beginning of its core file.
 
 use super::cgroup::CgroupInfo;
 use super::ids;
@@ -6,20 +6,20 @@ use super::{CrashId, CrashKey, Decision, Frame, Module, Principal, SigInfo, Sign
 use nix::unistd::{Gid, Pid, Uid};
 use serde::{Deserialize, Serialize};
 
-/// One crash. Text comes from the crashed process and is hostile: escape it wherever it is shown
+/// One crash. Its text comes from the crashed process and is untrusted: escape it wherever it is shown
 /// ([`super::text::printable`]).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// Layout of this record; readers take what they know.
+    /// Version of the record's layout. Readers ignore fields that they do not know.
     pub format: u32,
-    /// The crash's name.
+    /// Name of the crash.
     pub id: CrashId,
-    /// The crash's identity.
+    /// Identity of the crash.
     #[serde(flatten)]
     pub key: CrashKey,
-    /// When the kernel began the dump, microseconds since 1970.
+    /// Time at which the kernel began the dump, in microseconds since the epoch.
     pub time_us: u64,
-    /// The thread that crashed.
+    /// The thread that crashed, in the initial PID namespace.
     #[serde(with = "ids::optional")]
     pub tid: Option<Pid>,
     /// Real uid, in the initial user namespace.
@@ -32,9 +32,9 @@ pub struct Record {
     pub signal: Option<u32>,
     /// Signal name without `SIG`.
     pub signal_name: String,
-    /// Name of the process.
+    /// Name of the process (`comm`, proc_pid_comm(5)).
     pub comm: String,
-    /// Path of the executable, as its own mount namespace names it.
+    /// Path of the executable in the mount namespace of the process.
     pub exe: String,
     /// Build-id of the executable (`NT_GNU_BUILD_ID`), hexadecimal.
     pub exe_build_id: Option<String>,
@@ -46,12 +46,13 @@ pub struct Record {
     pub root: String,
     /// Host name of the process' UTS namespace.
     pub hostname: String,
-    /// Where in the cgroup tree it ran: unit, slice, container.
+    /// Place in the cgroup tree: unit, slice, container.
     #[serde(flatten)]
     pub cgroup: CgroupInfo,
-    /// It ran in another PID or user namespace than the host's. Mount namespaces do not count: systemd gives many services one.
+    /// It ran in a PID or user namespace other than the host's. Mount namespaces do not count: many services have one of their
+    /// own.
     pub in_namespace: bool,
-    /// It changed its privilege (`%d` is not 1, or AT_SECURE): its core is for root and the administrators.
+    /// It changed its privileges (`%d` is not 1, or AT_SECURE is set): only root and the administrators may read its core.
     pub privileged: bool,
     /// RLIMIT_CORE in bytes.
     pub core_limit: u64,
@@ -59,7 +60,7 @@ pub struct Record {
     pub status: String,
     /// `/proc/PID/limits`.
     pub limits: String,
-    /// Open descriptors, a line each; only where a core is kept.
+    /// Open descriptors, one per line; only if a core is kept.
     pub open_fds: String,
     /// Release of the kernel.
     pub kernel: String,
@@ -69,33 +70,33 @@ pub struct Record {
     /// and does not reveal the id. `None` on a machine without one, and in records of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machine_id: Option<String>,
-    /// How it reached the daemon.
+    /// How the crash reached the daemon.
     pub origin: Origin,
-    /// The number of the offer that was recorded.
+    /// Number of the offer that was recorded, counted from 1.
     pub attempt: u32,
-    /// From the shim's start to the release of the process, microseconds.
+    /// Time from the start of the shim to the release of the process, in microseconds.
     pub held_us: u64,
-    /// What tells its bug from others; `None` in records of format 1.
+    /// Identifies the bug; `None` in records of format 1.
     #[serde(default)]
     pub signature: Option<Signature>,
-    /// Frames of the crashed thread, the innermost first; not repeated in records of duplicates.
+    /// Frames of the crashed thread, the innermost first; empty in records of duplicates.
     #[serde(default)]
     pub stack: Vec<Frame>,
-    /// Stacks of the threads that did not crash, those of most threads first; only where a core is kept.
+    /// Stacks of the threads that did not crash, the most frequent first; only if a core is kept.
     #[serde(default)]
     pub other_threads: Vec<ThreadStacks>,
-    /// The mapped ELF files; not repeated in records of duplicates.
+    /// The mapped ELF files; empty in records of duplicates.
     #[serde(default)]
     pub modules: Vec<Module>,
     /// Why the crashed thread got its signal.
     #[serde(default)]
     pub siginfo: Option<SigInfo>,
-    /// What was to be kept of it, and why.
+    /// How much was to be kept, and why.
     #[serde(default)]
     pub decision: Decision,
-    /// What became of the core.
+    /// The outcome for the core.
     pub core: CoreReport,
-    /// What went wrong on the way, in words.
+    /// Soft errors, as text.
     #[serde(rename = "trouble")]
     pub warnings: Vec<String>,
 }
@@ -106,23 +107,23 @@ pub struct Record {
 pub enum Origin {
     /// Offered by a shim that held the process.
     Live,
-    /// Taken in from the spool, where a shim had saved it alone.
+    /// Imported from the spool, where the shim saved it because no daemon recorded it.
     Spool,
 }
 
-/// What became of a core.
+/// The outcome for a core.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CoreReport {
-    /// Stored, or why not.
+    /// Whether it was stored, and the reason if not.
     #[serde(flatten)]
     pub outcome: CoreOutcome,
-    /// Bytes of core that are in the file, uncompressed.
+    /// Bytes of core in the file, before compression.
     pub bytes: u64,
-    /// Bytes that the core's own headers announce; 0 where they could not be read.
+    /// Size of the complete core according to its headers, in bytes; 0 if they could not be read.
     pub expected: u64,
-    /// Bytes that the file takes.
+    /// Size of the file in bytes.
     pub stored: u64,
-    /// Why the core is not whole; `None`: it is.
+    /// Why the core is incomplete; `None` if it is complete.
     pub truncated: Option<Truncation>,
 }
 
@@ -130,9 +131,9 @@ pub struct CoreReport {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", content = "reason", rename_all = "kebab-case")]
 pub enum CoreOutcome {
-    /// There is a file.
+    /// A core file was stored.
     Stored,
-    /// There is none.
+    /// None was stored.
     None(NoCore),
 }
 
@@ -140,61 +141,62 @@ pub enum CoreOutcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum NoCore {
-    /// Enough of the same were stored in this window (`StormBurst=`).
+    /// Enough cores of this signature were stored in this window (`StormBurst=`, `StormStacks=`).
     Storm,
-    /// The unit, the user or the machine has had its share (`UnitBurst=`, `UserBurst=`, `TotalBurst=`).
+    /// The unit, the user or the machine reached its rate limit (`UnitBurst=`, `UserBurst=`, `TotalBurst=`).
     Rate,
     /// `Storage=none`.
     Configured,
-    /// The process' own RLIMIT_CORE is 0, and `EnforceCoreLimit=` is set.
+    /// RLIMIT_CORE of the process is 0, and `EnforceCoreLimit=` is set.
     Limit,
     /// The stream was empty.
     Empty,
     /// The stream is not an ELF core.
     NotElf,
-    /// No room within the quota, and nothing left to evict.
+    /// The quota was used up, and no core could be evicted.
     Quota,
-    /// The disk, or a kernel quota, is full.
+    /// The disk or a file system quota was full.
     DiskFull,
     /// The file could not be written.
     WriteError,
-    /// The stream stood still, as it does where the kernel waits for a page from a dead mount; or all workers were
-    /// taken by such streams.
+    /// The stream blocked, as it does while the kernel waits for a page from a dead mount, or all workers were blocked by such
+    /// streams.
     Stalled,
-    /// There was nothing to capture: the process was gone, or the shim that saved the crash alone had no room for a core.
+    /// There was nothing to capture: the process was gone, or the shim had no room in the spool for a core.
     Gone,
 }
 
-/// Why a stored core is not whole.
+/// Why a stored core is incomplete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Truncation {
     /// The stream ended before the core did: the process was killed while it was dumped.
     EndedEarly,
-    /// The stream stood still for too long.
+    /// The stream blocked for too long.
     Stalled,
     /// `ProcessSizeMax=` was reached.
     ProcessSizeMax,
     /// `ExternalSizeMax=` was reached.
     ExternalSizeMax,
-    /// The process' own RLIMIT_CORE was reached, and `EnforceCoreLimit=` is set.
+    /// RLIMIT_CORE of the process was reached, and `EnforceCoreLimit=` is set.
     CoreLimit,
     /// The quota was reached.
     Quota,
-    /// The disk, or a kernel quota, filled up.
+    /// The disk or a file system quota filled up.
     DiskFull,
     /// `MaxHold=`: the process could not be held any longer.
     MaxHold,
-    /// `Storage=stacks`: notes, stacks and what a debugger needs to read them, on purpose.
+    /// Intended: only notes, stacks and the data that a debugger needs to read them were to be kept (`Storage=stacks`,
+    /// `StormStacks=`).
     Stacks,
-    /// An earlier daemon had taken a part of the core with it.
+    /// A part of the core was lost with an earlier daemon, which had read it.
     Resumed,
-    /// The shim had to cut it when it saved it alone.
+    /// The shim truncated the core when it saved it in the spool.
     Spool,
 }
 
 impl NoCore {
-    /// The reason as it stands in records, labels and tables.
+    /// The name used in records, tables and metrics.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -214,13 +216,13 @@ impl NoCore {
 }
 
 impl Truncation {
-    /// A limit on the bytes of core: known before anything is read.
+    /// Whether this is a limit on the size of the core, which is known before any of it is read.
     #[must_use]
     pub fn is_a_size(self) -> bool {
         matches!(self, Self::ProcessSizeMax | Self::CoreLimit)
     }
 
-    /// The reason as it stands in records, labels and tables.
+    /// The name used in records, tables and metrics.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -240,13 +242,13 @@ impl Truncation {
 }
 
 impl CoreReport {
-    /// The report of a crash that left no core.
+    /// The report of a crash without a core.
     #[must_use]
     pub fn none(reason: NoCore) -> Self {
         Self { outcome: CoreOutcome::None(reason), bytes: 0, expected: 0, stored: 0, truncated: None }
     }
 
-    /// Whether there is a file.
+    /// Whether a core file was stored.
     #[must_use]
     pub fn is_stored(&self) -> bool {
         self.outcome == CoreOutcome::Stored
@@ -254,10 +256,10 @@ impl CoreReport {
 }
 
 impl Record {
-    /// The layout that this program writes.
+    /// The version of the layout that this program writes.
     pub const FORMAT: u32 = 2;
 
-    /// Fills in what the kernel's arguments did not tell from what the core's notes do.
+    /// Fills in values that the kernel's arguments did not contain from the notes of the core.
     pub fn complete_from_notes(
         &mut self,
         signal: Option<u32>,
@@ -274,7 +276,7 @@ impl Record {
         }
     }
 
-    /// Leaves out what the first records of the same signature say as well.
+    /// Clears the fields that the first records of the same signature have already.
     pub fn shorten(&mut self) {
         for text in [&mut self.cwd, &mut self.status, &mut self.limits, &mut self.open_fds] {
             text.clear();
@@ -284,7 +286,7 @@ impl Record {
         self.modules.clear();
     }
 
-    /// What crashes of one bug share: the signature, or program and signal where there is none.
+    /// The key that crashes of one bug share: the signature, or program and signal if there is no signature.
     #[must_use]
     pub fn signature_key(&self) -> SignatureKey {
         match &self.signature {
@@ -293,8 +295,8 @@ impl Record {
         }
     }
 
-    /// Who is accountable for the disk space that the crash takes: the system service; the program, for a container; the user,
-    /// for everything in a session or under the user's own manager.
+    /// The principal that the disk space of the crash is charged to: the program if it ran in a container, else the system
+    /// service, else the user, for everything in a session or under the user's service manager.
     #[must_use]
     pub fn principal(&self) -> Principal {
         let unit = self.cgroup.unit.as_deref();
@@ -306,14 +308,15 @@ impl Record {
         }
     }
 
-    /// What the crash is counted under: the executable's path, else the process' name in brackets, as ps(1) shows it.
+    /// The program that the crash is counted under: the path of the executable, or the name of the process in brackets, as in
+    /// ps(1), or `unknown`.
     #[must_use]
     pub fn program(&self) -> String {
         program_of(&self.exe, &self.comm)
     }
 }
 
-/// [`Record::program`], of a crash that has no record yet.
+/// Like [`Record::program`], for a crash that has no record yet.
 #[must_use]
 pub fn program_of(exe: &str, comm: &str) -> String {
     match (exe.is_empty(), comm.is_empty()) {

@@ -2,12 +2,12 @@
 
 use nix::sys::signal::Signal;
 
-/// First real-time signal as the kernel counts; the C library keeps the first two for itself (signal(7)), and names the
-/// rest `RTMIN+n` from 34 on.
+/// The C library's SIGRTMIN. The kernel's first real-time signal is 32; the C library reserves the first two for itself
+/// (signal(7)).
 const LIBC_RTMIN: u32 = 34;
 const RTMAX: u32 = 64;
 
-/// The name without `SIG`: `SEGV`, `RTMIN+3`; a number nobody named stays a number.
+/// The name without `SIG`: `SEGV`, `RTMIN+3`. A signal without a name is shown as its number, `None` as `unknown`.
 #[must_use]
 pub fn name(signal: Option<u32>) -> String {
     let Some(number) = signal else { return "unknown".to_owned() };
@@ -20,7 +20,7 @@ pub fn name(signal: Option<u32>) -> String {
     }
 }
 
-/// What happened, in words (signal(7)); empty where there is nothing to add to the name.
+/// A short description of the signal (signal(7)); empty if there is nothing to add to the name.
 #[must_use]
 pub fn meaning(signal: Option<u32>) -> &'static str {
     match signal.and_then(|number| i32::try_from(number).ok()).and_then(|number| Signal::try_from(number).ok()) {

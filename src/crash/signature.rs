@@ -1,4 +1,5 @@
-//! What tells crashes of one bug from those of another; docs/signature.md says how it is computed.
+//! The signature, which identifies the bug behind a crash, and the stacks it is made from. docs/signature.md describes how it is
+//! computed.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -6,24 +7,24 @@ use std::fmt;
 /// The signature of a crash: the same for the same bug in the same build, on every host and in every container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Signature {
-    /// Its name: `s`, the version of the rule, `-` and 20 hexadecimal digits.
+    /// The id: `s`, the version of the algorithm, `-` and 20 hexadecimal digits.
     pub id: String,
-    /// What it was made from.
+    /// The data it was computed from.
     pub level: Level,
 }
 
-/// What crashes of one bug share: their signature, or program and signal where there is none.
+/// The key that crashes of one bug share: their signature, or program and signal if there is no signature.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct SignatureKey(String);
 
 impl SignatureKey {
-    /// The key with this text: a signature's id, or a stand-in for one.
+    /// The key with this text: the id of a signature, or a substitute for one.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
 
-    /// The text, as catalog, tables and JSON show it.
+    /// The text used in the catalog, tables and JSON.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -36,18 +37,18 @@ impl fmt::Display for SignatureKey {
     }
 }
 
-/// What a signature was made from, the strongest first.
+/// The data a signature was computed from, the most specific first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Level {
     /// The first significant frames of the crashed thread.
     Stack,
-    /// Where the program counter was.
+    /// The program counter of the crashed thread.
     #[serde(rename = "counter")]
     ProgramCounter,
     /// The build-id of the executable.
     Executable,
-    /// The name of the program: nothing better was to be had.
+    /// The name of the program, if nothing more specific was available.
     Program,
 }
 
@@ -58,12 +59,12 @@ pub enum FrameTrust {
     /// The registers of the crashed thread, or those that a signal interrupted.
     #[serde(rename = "registers")]
     Context,
-    /// By the unwind sections of its module.
+    /// The call frame information of its module.
     #[serde(rename = "unwound")]
     CallFrameInfo,
-    /// By the frame pointer.
+    /// The frame pointer.
     FramePointer,
-    /// A word of the stack that follows a call instruction: a guess.
+    /// A guess: a word on the stack that is an address directly after a call instruction.
     #[serde(rename = "scanned")]
     Scan,
 }
@@ -71,44 +72,44 @@ pub enum FrameTrust {
 /// One frame of a stack.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Frame {
-    /// Address in the process: the instruction itself in the first frame and in those that a signal interrupted, else
-    /// where the call returns to.
+    /// Address in the process: that of the instruction in the first frame and in frames that a signal interrupted, else the
+    /// return address.
     pub address: u64,
-    /// The module it lies in, as an index of the record's `modules`.
+    /// The module that contains the address, as an index into the record's `modules`.
     pub module: Option<u32>,
-    /// Address as the module's own headers count, the same wherever it is loaded; that of the call where a call
-    /// returns here (one byte before it returns).
+    /// Address relative to the module, as in its program headers, independent of where it is loaded. For a return address, that
+    /// of the byte before it, which belongs to the call.
     pub offset: u64,
     /// How it was found.
     #[serde(rename = "found")]
     pub trust: FrameTrust,
 }
 
-/// Threads that did not crash, and where they all were.
+/// Threads that did not crash and have the same stack.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ThreadStacks {
-    /// How many threads have these frames.
+    /// Number of threads that have these frames.
     pub count: u32,
-    /// Their ids in the process' own PID namespace, the first of them where there are many.
+    /// Their ids in the PID namespace of the process; only the first ones if there are many.
     pub tids: Vec<u32>,
-    /// The innermost frame first.
+    /// The frames, the innermost first.
     pub frames: Vec<Frame>,
 }
 
 /// A mapped ELF file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Module {
-    /// Its path, as the process' own mount namespace names it; `[vdso]` for the kernel's.
+    /// Path in the mount namespace of the process; `[vdso]` for the kernel's vDSO (vdso(7)).
     pub path: String,
-    /// NT_GNU_BUILD_ID, hexadecimal.
+    /// Build-id (`NT_GNU_BUILD_ID`), hexadecimal.
     pub build_id: Option<String>,
-    /// `.note.package` (systemd's ELF package metadata), as it stands there.
+    /// Content of `.note.package` (systemd's ELF package metadata), unchanged.
     pub package: Option<String>,
-    /// What its headers' addresses are shifted by in the process.
+    /// Load bias: the difference between addresses in the process and addresses in its program headers.
     pub bias: u64,
-    /// Its first address in the process.
+    /// First address in the process.
     pub start: u64,
-    /// The address behind its last one.
+    /// End address in the process, exclusive.
     pub end: u64,
 }
 
@@ -117,14 +118,14 @@ pub struct Module {
 pub struct SigInfo {
     /// `si_code`.
     pub code: i32,
-    /// `si_addr`: the address that a fault was about.
+    /// `si_addr`: the address that caused a fault.
     pub address: Option<u64>,
-    /// `si_pid`, in the receiver's own PID namespace, and `si_uid` of the process that sent the signal.
+    /// `si_pid`, in the PID namespace of the receiver, and `si_uid` of the process that sent the signal.
     pub sender: Option<(u32, u32)>,
 }
 
 impl Level {
-    /// The level as it stands in records, tables and signatures.
+    /// The name used in records, tables and signatures.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -137,7 +138,7 @@ impl Level {
 }
 
 impl FrameTrust {
-    /// The way as it stands in records.
+    /// The name used in records.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {

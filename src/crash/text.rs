@@ -1,13 +1,13 @@
-//! Text from a crashed process: kept as it is, shown escaped.
+//! Text from a crashed process. It is stored unchanged and escaped when it is shown.
 
-/// Bytes from `/proc` as text: what is not UTF-8 becomes U+FFFD.
+/// Bytes from `/proc` as text; invalid UTF-8 is replaced by U+FFFD.
 #[must_use]
 pub fn from_bytes(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// `text` so that it can't move a cursor, end a line, or pose as something else on a terminal or in a log: control
-/// characters, and the Unicode characters that change direction or are invisible, are written as escapes.
+/// `text` in a form that is safe on a terminal and in a log. Backslashes, control characters, and Unicode characters that are
+/// invisible or change the direction of text are escaped, so that it cannot move the cursor, end a line or imitate other text.
 #[must_use]
 pub fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
@@ -15,7 +15,7 @@ pub fn printable(text: &str) -> String {
     shown
 }
 
-/// Appends [`printable`] text.
+/// Appends `text` to `shown`, escaped as by [`printable`].
 pub fn push_printable(shown: &mut String, text: &str) {
     if text.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'\\') {
         shown.push_str(text);
@@ -30,13 +30,13 @@ pub fn push_printable(shown: &mut String, text: &str) {
     }
 }
 
-/// Bidirectional controls, zero-width characters, line and paragraph separators, the byte order mark.
+/// Whether a character is a bidirectional control, a zero-width character, a line or paragraph separator, or the byte order mark.
 fn is_deceptive(character: char) -> bool {
     matches!(character,
         '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}' | '\u{61c}')
 }
 
-/// At most `limit` bytes of `text`, cut between characters.
+/// The beginning of `text`, at most `limit` bytes, cut at a character boundary.
 #[must_use]
 pub fn cut(text: &str, limit: usize) -> &str {
     &text[..text.floor_char_boundary(limit)]

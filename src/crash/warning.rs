@@ -1,15 +1,16 @@
-//! What could not be learnt of a crash, or not be done for it: soft errors that the record lists.
+//! Soft errors: information about a crash that could not be obtained, or steps that failed. The record lists them.
 
 use nix::unistd::Uid;
 use std::fmt;
 use std::io;
 
-/// One soft error. It becomes text when the record is finished.
+/// A soft error. It is formatted when the record is finished.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Warning {
-    /// Reported by the shim, which sends text.
+    /// Reported by the shim, as text.
     Shim(String),
-    /// The process' memory, or a file of `/proc` that reads it, did not answer in time: a dead mount backs it.
+    /// Reading the memory of the process, or a file of `/proc` that depends on it, timed out, as it does if a dead mount backs a
+    /// mapping.
     MemoryTimedOut,
     /// The crashed thread's stack could not be unwound in time.
     StackTimedOut,
@@ -17,9 +18,9 @@ pub enum Warning {
     OtherThreadsTimedOut,
     /// Some of the other threads' stacks are missing.
     OtherThreadsOmitted {
-        /// How many are missing.
+        /// Number of missing stacks.
         omitted: usize,
-        /// How many other threads there were.
+        /// Number of other threads.
         total: usize,
     },
     /// No core was stored.
@@ -28,17 +29,17 @@ pub enum Warning {
     AccessNotGranted {
         /// The user.
         uid: Uid,
-        /// What fsetxattr(2) returned.
+        /// The error of fsetxattr(2).
         cause: Cause,
     },
 }
 
-/// Why something failed.
+/// The cause of a failure.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cause {
-    /// The error in words.
+    /// The error message.
     pub message: String,
-    /// The system call's errno, where there was one.
+    /// The errno of the system call, if one failed.
     pub errno: Option<i32>,
 }
 

@@ -63,7 +63,7 @@ pub enum ErrorKind {
     Capture,
     /// The catalog could not be read or written.
     Catalog,
-    /// A spooled crash could not be read.
+    /// A spooled crash could not be read, or its file not be removed.
     Spool,
     /// The journal did not accept an entry.
     Journal,
@@ -225,7 +225,7 @@ impl Metrics {
     }
 }
 
-/// Counts a crash in `coreward_inflight_crashes` until it is dropped.
+/// Keeps a crash counted in `coreward_inflight_crashes` until it is dropped.
 #[derive(Debug)]
 pub struct InFlight(IntGauge);
 
@@ -282,6 +282,11 @@ impl MetricFactory<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::crash::fixtures::record;
+    use crate::crash::{CoreReport, Decision};
+    use std::collections::{BTreeMap, BTreeSet};
+
+    const REFERENCE: &str = include_str!("../../docs/metrics.md");
 
     fn count(program: &str, count: u64) -> CrashCount {
         CrashCount { hostname: "h".into(), program: program.into(), signal: "SEGV".into(), core_exists: true, count }
@@ -306,5 +311,100 @@ mod tests {
         let text = String::from_utf8(metrics.render().unwrap()).unwrap();
         assert!(!text.lines().any(|line| line.starts_with("evil")), "{text}");
         assert!(!text.contains('\u{1b}'));
+    }
+
+    /// Every value that serde accepts for the enum `T`, taken from the error for a value that it rejects.
+    fn variants<T: serde::de::DeserializeOwned + std::fmt::Debug>() -> Vec<T> {
+        let error = serde_json::from_str::<T>("\"?\"").unwrap_err().to_string();
+        let (_, expected) = error.split_once("expected ").unwrap();
+        let names = expected.split('`').skip(1).step_by(2);
+        names.map(|name| serde_json::from_value(name.into()).unwrap()).collect()
+    }
+
+    /// Counts a crash for every origin, outcome, decision and truncation that there is.
+    fn count_every_kind_of_crash(metrics: &Metrics) {
+        let mut records = Vec::new();
+        let whole = record(1);
+        records.extend(variants().into_iter().map(|origin| Record { origin, ..whole.clone() }));
+        for reason in variants() {
+            records.push(Record { core: CoreReport::none(reason), ..whole.clone() });
+        }
+        for truncation in variants() {
+            let core = CoreReport { truncated: Some(truncation), ..whole.core.clone() };
+            records.push(Record { core, ..whole.clone() });
+        }
+        for keep in variants() {
+            for reason in variants() {
+                records.push(Record { decision: Decision { keep, reason }, ..whole.clone() });
+            }
+        }
+        for record in records {
+            let core_exists = record.core.is_stored();
+            metrics.crash(&record, &CrashCount { core_exists, ..count("/usr/bin/a", 1) });
+        }
+    }
+
+    /// The cells of every table row in `document` that has this number of cells.
+    fn rows(document: &str, cells: usize) -> Vec<Vec<&str>> {
+        let rows = document.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"));
+        rows.map(|row| row.split(" | ").collect::<Vec<_>>()).filter(|row| row.len() == cells).collect()
+    }
+
+    fn backticked(cell: &str) -> BTreeSet<String> {
+        cell.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn the_reference_lists_the_metrics_of_the_registry() {
+        let metrics = Metrics::new().unwrap();
+        count_every_kind_of_crash(&metrics);
+        let exported: BTreeSet<_> = metrics
+            .registry
+            .gather()
+            .iter()
+            .map(|family| {
+                let labels = family.get_metric()[0].get_label();
+                let labels: BTreeSet<String> = labels.iter().map(|label| label.name().to_owned()).collect();
+                let kind = format!("{:?}", family.get_field_type()).to_lowercase();
+                (family.name().to_owned(), kind, labels, family.help().to_owned())
+            })
+            .collect();
+        let listed: Vec<_> = rows(REFERENCE, 4)
+            .into_iter()
+            .filter(|row| row[0].starts_with('`'))
+            .map(|row| (row[0].replace('`', ""), row[1].to_owned(), backticked(row[2]), row[3].to_owned()))
+            .collect();
+        assert_eq!(listed.iter().cloned().collect::<BTreeSet<_>>(), exported);
+        assert_eq!(listed.len(), exported.len(), "no metric is listed twice");
+        let used: BTreeSet<String> = exported.into_iter().flat_map(|(_, _, labels, _)| labels).collect();
+        let section = REFERENCE.split("## ").find(|section| section.starts_with("Labels\n")).unwrap();
+        let explained = rows(section, 2).into_iter().flat_map(|row| backticked(row[0])).collect::<BTreeSet<_>>();
+        assert_eq!(explained, used, "each label is explained");
+    }
+
+    #[test]
+    fn the_reference_lists_the_values_of_labels() {
+        const OPEN: [&str; 4] = ["hostname", "program", "signal", "version"];
+        let metrics = Metrics::new().unwrap();
+        count_every_kind_of_crash(&metrics);
+        let mut exported: BTreeMap<(String, String), BTreeSet<String>> = BTreeMap::new();
+        for family in metrics.registry.gather() {
+            for label in family.get_metric().iter().flat_map(prometheus::proto::Metric::get_label) {
+                if !OPEN.contains(&label.name()) {
+                    let values = exported.entry((family.name().to_owned(), label.name().to_owned())).or_default();
+                    // The reason of a crash with a stored core is empty.
+                    values.extend(Some(label.value().to_owned()).filter(|value| !value.is_empty()));
+                }
+            }
+        }
+        let section = REFERENCE.split("## ").find(|section| section.starts_with("Values of labels\n")).unwrap();
+        let mut listed: BTreeMap<(String, String), BTreeSet<String>> = rows(section, 3)
+            .into_iter()
+            .filter(|row| row[0].starts_with('`'))
+            .map(|row| ((row[0].replace('`', ""), row[1].replace('`', "")), backticked(row[2])))
+            .collect();
+        let kinds = rows(section, 2).into_iter().map(|row| row[0].replace('`', "")).filter(|kind| kind != "kind");
+        listed.insert(("coreward_errors_total".to_owned(), "kind".to_owned()), kinds.collect());
+        assert_eq!(listed, exported);
     }
 }

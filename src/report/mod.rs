@@ -1,4 +1,4 @@
-//! Journal entries, metrics, the log: what others see of a crash.
+//! What the daemon reports about crashes and itself: journal entries, metrics and its log.
 
 mod http;
 mod journal;
