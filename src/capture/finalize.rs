@@ -1,7 +1,8 @@
 //! Completes a core whose process has been released.
 
 use super::chunk::{self, CoreSource};
-use super::engine::{self, EngineJob};
+use super::engine;
+use super::engine_job::EngineJob;
 use super::error::{CaptureError, StopReason};
 use super::health::{Heartbeat, Supervision};
 use super::snapshot::Snapshot;

@@ -12,6 +12,7 @@ mod core_stream;
 mod core_writer;
 mod drain;
 mod engine;
+mod engine_job;
 mod error;
 mod finalize;
 mod frame_compressor;

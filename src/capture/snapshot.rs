@@ -2,7 +2,8 @@
 
 use super::chunk::{self, CHUNK_LEN, CoreSource};
 use super::core_writer::{CoreWriter, chunks_within};
-use super::engine::{self, EngineJob, SpillTarget};
+use super::engine;
+use super::engine_job::{EngineJob, SpillTarget};
 use super::error::{CaptureError, StopReason};
 use super::health::{Heartbeat, Supervision};
 use super::plan::CapturePlan;

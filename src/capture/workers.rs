@@ -3,7 +3,7 @@
 use super::chunk::{self, CHUNK_LEN, RangeData, SourceError, frame_content};
 use super::compressor_pool::CompressorPool;
 use super::core_writer::CoreWriter;
-use super::engine::{EngineJob, SpillTarget};
+use super::engine_job::{EngineJob, SpillTarget};
 use super::error::{CaptureError, StopReason};
 use super::frame_compressor::FrameCompressor;
 use super::large_core_limiter::LargeCoreLimiter;

@@ -1,5 +1,6 @@
 //! Stage 6: the core of one crash. It is taken while the process waits; when the process is gone, it is sealed and published.
 
+use super::blocking::run_blocking;
 use super::checkpoint::Checkpoint;
 use super::crash_source::CrashSource;
 use super::error::SessionError;
@@ -14,7 +15,6 @@ use crate::capture::{
 };
 use crate::config::Config;
 use crate::crash::{Cause, CoreOutcome, CoreReport, NoCore, Record, Truncation, Warning};
-use crate::policy::evict::Attribution;
 use crate::report::ErrorKind;
 use crate::store::{CoreFile, QuotaHandle};
 use coreward_sys::clock;
@@ -29,7 +29,6 @@ use std::time::{Duration, Instant};
 use tokio::sync::SemaphorePermit;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tracing::Span;
 
 /// How long a crash waits for a capture permit before it is recorded without its core.
 const PERMIT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -201,7 +200,7 @@ pub(super) async fn resume(
         return Ok(builder.finish(CoreReport::none(NoCore::Gone)));
     };
     let (quota, limits) = (quota(shared, &builder), limits(&shared.config_for(&builder), &builder));
-    let resumed = run_blocking(move || core.resume(CheckpointFiles { file, memory, spill }, &quota, limits));
+    let resumed = run_fallible(move || core.resume(CheckpointFiles { file, memory, spill }, &quota, limits));
     let captured = match keep_alive_during(source, resumed).await {
         Ok(snapshot) => seal(shared, source, snapshot).await,
         Err(failure) => Err(failure),
@@ -218,13 +217,7 @@ fn limits(config: &Config, builder: &RecordBuilder) -> CoreLimits {
 }
 
 fn quota(shared: &Shared, builder: &RecordBuilder) -> Arc<QuotaHandle> {
-    let attribution = Attribution {
-        principal: builder.principal(),
-        uid: builder.uid(),
-        program: builder.program(),
-        signature: builder.signature_key(),
-    };
-    Arc::new(QuotaHandle::new(Arc::clone(&shared.ledger), attribution))
+    Arc::new(QuotaHandle::new(Arc::clone(&shared.ledger), builder.attribution()))
 }
 
 /// Until when the process may be held. A crash from the spool holds nobody.
@@ -266,7 +259,7 @@ async fn run_capture(
     handles: ProcessHandles,
 ) -> Result<CaptureOutcome, CaptureError> {
     let cancelled = context.cancelled.clone();
-    let mut capture = pin!(run_blocking(move || context.capture(stream, handles)));
+    let mut capture = pin!(run_fallible(move || context.capture(stream, handles)));
     tokio::select! {
         outcome = &mut capture => return outcome,
         () = source.keep_alive() => {}
@@ -321,7 +314,7 @@ async fn seal(
     let _permit = permit.map_err(|_| CaptureError::Cancelled)?;
     let cancelled = shared.shutdown.abort_token();
     let (resources, heartbeat) = (shared.resources.clone(), shared.health.register("the sealing of a core"));
-    let seal = run_blocking(move || capture::finalize(snapshot, &resources, &heartbeat, &cancelled));
+    let seal = run_fallible(move || capture::finalize(snapshot, &resources, &heartbeat, &cancelled));
     keep_alive_during(source, seal).await
 }
 
@@ -357,7 +350,7 @@ async fn publish(shared: &Arc<Shared>, offer: &Offer, mut builder: RecordBuilder
     let record = builder.clone().finish(report);
     let heartbeat = shared.health.register(&format!("the file of process {}", builder.pid()));
     let ledger = Arc::clone(&shared.ledger);
-    let published = run_blocking(move || {
+    let published = run_fallible(move || {
         heartbeat.tick();
         let published = file.publish(&record, ledger.dir().as_fd());
         if let Some(staging) = staging {
@@ -395,13 +388,11 @@ fn finish_without_core(shared: &Shared, mut builder: RecordBuilder, failure: &Ca
     builder.finish(CoreReport::none(reason))
 }
 
-/// Runs what blocks in a thread of its own, its log lines within the session's span.
-async fn run_blocking<T: Send + 'static>(
+/// Runs a part of a capture in a thread of its own.
+async fn run_fallible<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, CaptureError> + Send + 'static,
 ) -> Result<T, CaptureError> {
-    let span = Span::current();
-    let ended = tokio::task::spawn_blocking(move || span.in_scope(work)).await;
-    ended.unwrap_or_else(|error| Err(CaptureError::Read(io::Error::other(error))))
+    run_blocking(work).await.map_err(CaptureError::Read)?
 }
 
 /// Waits for `work` while the shim hears that it goes on; a shim that goes does not end it.

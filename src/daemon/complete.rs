@@ -1,5 +1,6 @@
 //! Stage 5: completes the record of a crash that is no duplicate: texts, the other threads, and the handles that a capture needs.
 
+use super::blocking::run_with_timeout;
 use super::connection::ConnectionError;
 use super::crash_source::{CrashSource, ProcessDetails};
 use super::evidence::CoreInput;
@@ -8,7 +9,6 @@ use super::process_handles::ProcessHandles;
 use super::record_builder::RecordBuilder;
 use super::shared::Shared;
 use super::stack::{OtherThreads, unwind_other_threads};
-use super::timeout::run_with_timeout;
 use crate::elf::{self, CoreLayout};
 use coreward_wire::Offer;
 use std::fs::File;
@@ -44,7 +44,7 @@ pub(super) async fn complete(
         let open_memory = memory_of(offer, handles, stream);
         let recorded = builder.modules().to_vec();
         let unwind = move || match CoreLayout::read(&headers).map(Arc::new) {
-            Ok(layout) => unwind_other_threads(&layout, open_memory(&layout).as_ref(), &recorded),
+            Ok(layout) => unwind_other_threads(&layout, &open_memory(&layout), &recorded),
             Err(_) => OtherThreads { stacks: Vec::new(), omitted: 0, total: 0 },
         };
         builder.set_other_threads(run_with_timeout(shared, READ_TIMEOUT, unwind).await);

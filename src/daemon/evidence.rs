@@ -7,8 +7,6 @@ use std::os::fd::OwnedFd;
 
 /// Everything that is known of a crash before anything is decided.
 pub(super) struct Evidence {
-    /// The core, not a byte of it consumed.
-    pub(super) core: CoreEvidence,
     /// What the process' memory says of it.
     pub(super) facts: ProcessFacts,
     /// The crashed thread's stack. `None`: the core's headers are missing or not understood, or memory did not answer.

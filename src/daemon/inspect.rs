@@ -3,18 +3,17 @@
 //!
 //! A storm pays for every hand-over to a thread ten thousand times, so all reads of a process are made in one.
 
+use super::blocking::{run_blocking, run_with_timeout};
 use super::connection::ConnectionError;
 use super::crash_source::CrashSource;
 use super::evidence::{CoreEvidence, CoreInput, CrashedStack, Evidence, ProcessFacts};
 use super::process_handles::ProcessHandles;
 use super::shared::{Shared, lock};
 use super::stack::{SignatureContext, unwind_crashed_thread};
-use super::timeout::run_with_timeout;
 use crate::capture::{self, CaptureError, PeekedHeaders, ProcessMemory};
 use crate::crash::text::from_bytes;
 use crate::crash::{Warning, auxv, cgroup, program_of};
 use crate::elf::{self, CoreLayout};
-use crate::unwind::ReadMemory;
 use coreward_wire::{MAX_TEXT, Offer};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -22,7 +21,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::task::spawn_blocking;
 
 /// A process is inspected in a millisecond or two, and the work is bounded by frames and pages. This limit is for memory that
 /// does not answer; a shorter one would change signatures on a loaded machine.
@@ -40,7 +38,7 @@ pub(super) fn may_parse(offer: &Offer) -> bool {
 }
 
 /// Learns everything about a crash that can be learnt before its memory is copied. `core` is its stream, where the caller has
-/// it already.
+/// it already. Returns the evidence and the core, not a byte of it consumed.
 ///
 /// # Errors
 /// The connection to the shim broke.
@@ -50,7 +48,7 @@ pub(super) async fn inspect(
     offer: &Offer,
     handles: &mut ProcessHandles,
     core: Option<OwnedFd>,
-) -> Result<Evidence, ConnectionError> {
+) -> Result<(Evidence, CoreEvidence), ConnectionError> {
     let core = match core {
         Some(core) => Some(core),
         None => source.request_core(offer).await?,
@@ -70,14 +68,14 @@ pub(super) async fn inspect(
     };
     let stack = match (&core, stack) {
         (CoreEvidence::Ready(stream), None) if is_complete => {
-            unwind_late(shared, offer, handles, &facts, stream, &mut warnings).await
+            unwind_late(shared, offer, handles, facts.exe_build_id.clone(), stream, &mut warnings).await
         }
         (_, stack) => stack,
     };
     if !is_complete {
         warnings.push(Warning::StackTimedOut);
     }
-    Ok(Evidence { core, facts, stack, warnings })
+    Ok((Evidence { facts, stack, warnings }, core))
 }
 
 /// As far as it could be read: a read that blocks hides nothing that was read before it.
@@ -115,9 +113,9 @@ async fn read_process(
         let context = SignatureContext { build_id: facts.exe_build_id.clone(), ..context };
         lock(&reading).facts = Some(facts);
         let stack = match peeked.as_deref() {
-            Some(PeekedHeaders::Complete(headers)) => CoreLayout::read(headers)
-                .ok()
-                .map(|layout| unwind_crashed_thread(&layout, live_memory(mem).as_ref(), &context)),
+            Some(PeekedHeaders::Complete(headers)) => {
+                CoreLayout::read(headers).ok().map(|layout| unwind_crashed_thread(&layout, &live_memory(mem), &context))
+            }
             _ => None,
         };
         // Only one owner is left, so the headers need not be copied.
@@ -136,16 +134,16 @@ async fn unwind_late(
     shared: &Shared,
     offer: &Offer,
     handles: &ProcessHandles,
-    facts: &ProcessFacts,
+    exe_build_id: Option<String>,
     stream: &CoreInput,
     warnings: &mut Vec<Warning>,
 ) -> Option<CrashedStack> {
     let headers = stream.headers.clone()?;
     let open_memory = memory_of(offer, handles, stream);
-    let context = signature_context(offer, facts.exe_build_id.clone());
+    let context = signature_context(offer, exe_build_id);
     let unwind = move || {
         let layout = Arc::new(CoreLayout::read(&headers).ok()?);
-        Some(unwind_crashed_thread(&layout, open_memory(&layout).as_ref(), &context))
+        Some(unwind_crashed_thread(&layout, &open_memory(&layout), &context))
     };
     let unwound = run_with_timeout(shared, INSPECT_TIMEOUT, unwind).await;
     if unwound.is_none() {
@@ -159,37 +157,26 @@ fn signature_context(offer: &Offer, build_id: Option<String>) -> SignatureContex
     SignatureContext { signal: offer.signal, build_id, program }
 }
 
-/// Where the memory of a crash is, opened when its layout is known: the parked process, or the saved core.
+/// Where the memory of a crash is, opened when its layout is known: the parked process, or the saved core. `None`: it cannot be
+/// read, and the registers are all that there is.
 pub(super) fn memory_of(
     offer: &Offer,
     handles: &ProcessHandles,
     stream: &CoreInput,
-) -> impl FnOnce(&Arc<CoreLayout>) -> Box<dyn ReadMemory> + Send + 'static {
+) -> impl FnOnce(&Arc<CoreLayout>) -> Option<ProcessMemory> + Send + 'static {
     let mem = handles.share_mem();
     let saved = stream.saved_at.and_then(|at| Some((File::from(stream.source.try_clone().ok()?), at)));
     let is_saved = stream.saved_at.is_some();
     let on_host = saw_files_of_host(offer);
     move |layout| match saved {
-        Some((core, at)) => Box::new(ProcessMemory::core_file(core, at, on_host, Arc::clone(layout))),
-        None if is_saved => Box::new(NoMemory),
+        Some((core, at)) => Some(ProcessMemory::core_file(core, at, on_host, Arc::clone(layout))),
+        None if is_saved => None,
         None => live_memory(mem),
     }
 }
 
-fn live_memory(mem: Option<File>) -> Box<dyn ReadMemory> {
-    match mem {
-        Some(mem) => Box::new(ProcessMemory::live(mem, None)),
-        None => Box::new(NoMemory),
-    }
-}
-
-/// A process whose memory cannot be read: its registers are all that there is.
-struct NoMemory;
-
-impl ReadMemory for NoMemory {
-    fn read_exact_at(&self, _address: u64, _buffer: &mut [u8]) -> bool {
-        false
-    }
+fn live_memory(mem: Option<File>) -> Option<ProcessMemory> {
+    mem.map(|mem| ProcessMemory::live(mem, None))
 }
 
 /// Whether the paths in the process' mappings are paths of this host.
@@ -233,7 +220,7 @@ async fn open_pipe(
 async fn peek(shared: &Shared, core: &OwnedFd) -> Result<PeekedHeaders, CaptureError> {
     let (pipe, cancelled) = (core.try_clone(), shared.shutdown.abort_token());
     let peek = move || capture::peek_headers(pipe.map_err(CaptureError::Read)?.as_fd(), &cancelled);
-    spawn_blocking(peek).await.unwrap_or_else(|error| Err(CaptureError::Read(io::Error::other(error))))
+    run_blocking(peek).await.map_err(CaptureError::Read)?
 }
 
 /// The stream of a core that a shim saved, with its headers.

@@ -1,6 +1,7 @@
 //! What goes on beside the crashes: cores that are too old are deleted, and cores that somebody else deleted are no longer
 //! accounted for.
 
+use super::blocking::run_blocking;
 use super::shared::Shared;
 use crate::crash::CrashId;
 use coreward_sys::essential;
@@ -9,7 +10,6 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval};
 
 /// `MaxAge=` is no more exact than this.
@@ -25,7 +25,7 @@ pub(super) async fn expire(shared: Arc<Shared>) {
             () = shared.shutdown.stopped() => return,
         }
         let sweeping = Arc::clone(&shared);
-        let sweep = spawn_blocking(move || {
+        let sweep = run_blocking(move || {
             let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
             let expired = sweeping.ledger.evict_expired(u64::try_from(now.as_micros()).unwrap_or(u64::MAX));
             if expired > 0 {

@@ -1,5 +1,6 @@
 //! The daemon: inherited sockets, sessions, watchdog, reload, shutdown. The room that knows all others.
 
+mod blocking;
 mod capture;
 mod checkpoint;
 mod complete;
@@ -20,6 +21,5 @@ mod shutdown;
 mod sockets;
 mod spool;
 mod stack;
-mod timeout;
 
 pub use program::main;

@@ -4,10 +4,11 @@ use super::evidence::{CrashedStack, Evidence};
 use super::stack::OtherThreads;
 use crate::crash::text::from_bytes;
 use crate::crash::{
-    CoreReport, CrashKey, Decision, NoCore, Origin, Principal, Record, Signature, SignatureKey, Warning, cgroup, signal,
+    CoreReport, CrashId, CrashKey, Decision, NoCore, Origin, Record, Signature, Warning, cgroup, signal,
 };
 use crate::elf::ProcessNotes;
 use crate::policy::access::{self, AccessFacts};
+use crate::policy::evict::Attribution;
 use crate::unwind::{self, SignatureInput};
 use coreward_wire::{Details, Offer};
 use libsystemd::id128::{self, Id128};
@@ -47,14 +48,23 @@ impl Host {
     }
 }
 
-/// The key of the crash that is offered. Where the start of the process is not known, the start of its shim stands in for it.
-pub(super) fn crash_key(offer: &Offer) -> CrashKey {
+/// Which crash it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct CrashIdentity {
+    pub(super) key: CrashKey,
+    /// The hash of the key.
+    pub(super) id: CrashId,
+}
+
+/// The crash that is offered. Where the start of the process is not known, the start of its shim stands in for it.
+pub(super) fn identify(offer: &Offer) -> CrashIdentity {
     let shim_started = u64::try_from(offer.started.as_nanos()).unwrap_or(u64::MAX);
-    CrashKey {
+    let key = CrashKey {
         boot_id: offer.boot_id.clone(),
         pid: offer.pid.unwrap_or(Pid::from_raw(0)),
         start_time: if offer.start_time > 0 { offer.start_time } else { shim_started },
-    }
+    };
+    CrashIdentity { id: key.id(), key }
 }
 
 /// When the dump began, since 1970. `%t` of core_pattern has whole seconds: for a live crash, the age of its shim is more
@@ -69,8 +79,15 @@ pub(super) fn crash_time(offer: &Offer, origin: Origin, now: Duration, uptime: D
 
 impl RecordBuilder {
     /// Describes a crash from its offer and what the inspection found. `time` is that of the crash, since 1970.
-    pub(super) fn new(offer: &Offer, evidence: &Evidence, origin: Origin, time: Duration, host: &Host) -> Self {
-        let facts = &evidence.facts;
+    pub(super) fn new(
+        crash: CrashIdentity,
+        offer: &Offer,
+        evidence: Evidence,
+        origin: Origin,
+        time: Duration,
+        host: &Host,
+    ) -> Self {
+        let Evidence { facts, stack, warnings } = evidence;
         let access = AccessFacts {
             uid: offer.uid,
             dumpable: offer.dumpable,
@@ -78,12 +95,12 @@ impl RecordBuilder {
             same_ids: facts.auxv.same_ids,
             on_host: !offer.namespaces.pid && !offer.namespaces.user && !offer.namespaces.unknown,
         };
-        let key = crash_key(offer);
-        let mut warnings: Vec<Warning> = offer.warnings.iter().cloned().map(Warning::Shim).collect();
-        warnings.extend(evidence.warnings.iter().cloned());
+        let CrashIdentity { key, id } = crash;
+        let shim_warnings = offer.warnings.iter().cloned().map(Warning::Shim);
+        let warnings = shim_warnings.chain(warnings).collect();
         let record = Record {
             format: Record::FORMAT,
-            id: key.id(),
+            id,
             key,
             time_us: u64::try_from(time.as_micros()).unwrap_or(u64::MAX),
             tid: offer.tid,
@@ -93,7 +110,7 @@ impl RecordBuilder {
             signal_name: signal::name(offer.signal),
             comm: from_bytes(&offer.comm),
             exe: from_bytes(&offer.exe),
-            exe_build_id: facts.exe_build_id.clone(),
+            exe_build_id: facts.exe_build_id,
             cmdline: from_bytes(&facts.cmdline),
             cwd: String::new(),
             root: from_bytes(&offer.root),
@@ -121,7 +138,7 @@ impl RecordBuilder {
             warnings: Vec::new(),
         };
         let mut builder = Self { record, reader: access::reader(&access), warnings };
-        builder.set_stack(evidence.stack.clone());
+        builder.set_stack(stack);
         // The spool has the texts in the offer.
         builder.set_texts(&offer.details);
         builder
@@ -234,11 +251,6 @@ impl RecordBuilder {
         self.record.time_us
     }
 
-    /// Real uid.
-    pub(super) fn uid(&self) -> Option<Uid> {
-        self.record.uid
-    }
-
     /// The user who may read the core.
     pub(super) fn reader(&self) -> Option<Uid> {
         self.reader
@@ -254,14 +266,9 @@ impl RecordBuilder {
         self.record.program()
     }
 
-    /// Who is accountable for it.
-    pub(super) fn principal(&self) -> Principal {
-        self.record.principal()
-    }
-
-    /// What crashes of the same bug share.
-    pub(super) fn signature_key(&self) -> SignatureKey {
-        self.record.signature_key()
+    /// What its core is charged to.
+    pub(super) fn attribution(&self) -> Attribution {
+        Attribution::of_record(&self.record)
     }
 
     /// RLIMIT_CORE in bytes.
@@ -297,21 +304,25 @@ fn signature_without_stack(record: &Record) -> Signature {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::daemon::evidence::{CoreEvidence, ProcessFacts};
+    use crate::daemon::evidence::ProcessFacts;
 
     fn offer() -> Offer {
         Offer { boot_id: "0".repeat(32), exe: b"/usr/bin/x".to_vec(), ..Offer::default() }
     }
 
     fn evidence(warnings: Vec<Warning>) -> Evidence {
-        Evidence { core: CoreEvidence::Gone, facts: ProcessFacts::default(), stack: None, warnings }
+        Evidence { facts: ProcessFacts::default(), stack: None, warnings }
+    }
+
+    fn describe(offer: &Offer, evidence: Evidence) -> RecordBuilder {
+        RecordBuilder::new(identify(offer), offer, evidence, Origin::Live, Duration::from_secs(1), &Host::default())
     }
 
     #[test]
     fn warnings_of_all_stages_are_in_the_record_in_their_order() {
         let offer = Offer { warnings: vec!["from the shim".to_owned()], ..offer() };
         let evidence = evidence(vec![Warning::MemoryTimedOut]);
-        let mut builder = RecordBuilder::new(&offer, &evidence, Origin::Live, Duration::from_secs(1), &Host::default());
+        let mut builder = describe(&offer, evidence);
         builder.set_other_threads(Some(OtherThreads { stacks: Vec::new(), omitted: 2, total: 3 }));
         let expected = [
             "from the shim",
@@ -324,8 +335,7 @@ mod tests {
 
     #[test]
     fn without_a_stack_the_signature_is_that_of_the_program() {
-        let builder =
-            RecordBuilder::new(&offer(), &evidence(Vec::new()), Origin::Live, Duration::ZERO, &Host::default());
+        let builder = describe(&offer(), evidence(Vec::new()));
         let record = builder.finish(CoreReport::none(NoCore::Gone));
         assert_eq!(record.signature.map(|signature| signature.level), Some(crate::crash::Level::Program));
     }

@@ -6,10 +6,10 @@ use super::complete::{add_details, complete};
 use super::connection::ConnectionError;
 use super::crash_source::CrashSource;
 use super::error::SessionError;
-use super::evidence::{CoreEvidence, Evidence};
+use super::evidence::CoreEvidence;
 use super::inspect::inspect;
 use super::process_handles::ProcessHandles;
-use super::record_builder::{RecordBuilder, crash_key, crash_time};
+use super::record_builder::{CrashIdentity, RecordBuilder, crash_time, identify};
 use super::shared::Shared;
 use crate::crash::{CoreOutcome, CoreReport, Keep, NoCore, Origin, Record};
 use crate::policy::admission::Admission;
@@ -28,12 +28,14 @@ pub(super) struct Session {
     shared: Arc<Shared>,
     source: CrashSource,
     offer: Offer,
+    identity: CrashIdentity,
 }
 
 impl Session {
     /// A session about the crash that `source` offers.
     pub(super) fn new(shared: &Arc<Shared>, source: CrashSource, offer: Offer) -> Self {
-        Self { shared: Arc::clone(shared), source, offer }
+        let identity = identify(&offer);
+        Self { shared: Arc::clone(shared), source, offer, identity }
     }
 
     /// A live crash: records it and answers its shim.
@@ -67,8 +69,8 @@ impl Session {
 
     /// Every log line of a session has the crash's id and PID.
     fn span(&self) -> tracing::Span {
-        let key = crash_key(&self.offer);
-        tracing::error_span!("crash", COREWARD_ID = %key.id(), COREWARD_PID = key.pid.as_raw())
+        let CrashIdentity { key, id } = &self.identity;
+        tracing::error_span!("crash", COREWARD_ID = %id, COREWARD_PID = key.pid.as_raw())
     }
 
     /// Stages 1 to 7. When this returns, the record is durable.
@@ -77,13 +79,12 @@ impl Session {
         core: Option<OwnedFd>,
         descriptors: Vec<(FdKind, OwnedFd)>,
     ) -> Result<Vec<u8>, SessionError> {
-        let Self { shared, source, offer } = self;
+        let Self { shared, source, offer, identity } = self;
         // 1 identify: one session at a time works on a crash.
-        let id = crash_key(offer).id();
-        let crash_lock = shared.crash_lock(&id);
+        let crash_lock = shared.crash_lock(&identity.id);
         let _crash_lock = crash_lock.lock().await;
         let may_be_known = offer.attempt > 1 || source.origin() == Origin::Spool;
-        if let Some(known) = if may_be_known { shared.catalog.find(id).await? } else { None } {
+        if let Some(known) = if may_be_known { shared.catalog.find(identity.id.clone()).await? } else { None } {
             return Ok(journal_entry(shared, &known));
         }
         if let Some(error) = shared.catalog.unavailable() {
@@ -96,12 +97,11 @@ impl Session {
             return self.commit(record).await;
         }
         // 2 inspect
-        let evidence = inspect(shared, source, offer, &mut handles, core).await?;
+        let (evidence, core) = inspect(shared, source, offer, &mut handles, core).await?;
         // 3 describe
         let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
         let time = crash_time(offer, source.origin(), now, clock::since_boot());
-        let mut builder = RecordBuilder::new(offer, &evidence, source.origin(), time, &shared.host);
-        let Evidence { core, .. } = evidence;
+        let mut builder = RecordBuilder::new(identity.clone(), offer, evidence, source.origin(), time, &shared.host);
         // 4 admit
         let config = shared.config_for(&builder);
         let admission = shared.admit(&config.terms(), &builder, core.exists());
@@ -168,7 +168,7 @@ impl Session {
 
     /// Stage 8: answers the shim.
     async fn answer(&mut self, recorded: Result<Vec<u8>, SessionError>) {
-        let Self { shared, source, offer } = self;
+        let Self { shared, source, offer, .. } = self;
         let pid = offer.pid.map_or(0, Pid::as_raw);
         match recorded {
             Ok(journal) => {

@@ -6,6 +6,7 @@ use crate::capture::{CaptureResources, CompressorPool, HealthMonitor, LargeCoreL
 use crate::config::{self, Config, LoadedConfig, THREADS_MAX};
 use crate::crash::CrashId;
 use crate::policy::admission::{self, Admission, Applicant, Terms};
+use crate::policy::evict::Attribution;
 use crate::policy::storm::{StormEvent, StormPolicy};
 use crate::report::{ErrorKind, Metrics};
 use crate::store::{Catalog, Layout, Ledger, OpenReport, RecentCore};
@@ -42,7 +43,7 @@ pub(super) struct Shared {
     pub(super) capture_permits: Semaphore,
     /// One core is sealed at a time, by all compressors: two at once would only contend for the same memory.
     pub(super) sealing_permits: Semaphore,
-    /// For [`super::timeout::run_with_timeout`].
+    /// For [`super::blocking::run_with_timeout`].
     pub(super) memory_readers: Arc<Semaphore>,
     loaded: Mutex<LoadedConfig>,
     limiter: Mutex<StormPolicy>,
@@ -123,9 +124,9 @@ impl Shared {
 
     /// Decides on a crash, now.
     pub(super) fn admit(&self, terms: &Terms, builder: &RecordBuilder, has_core: bool) -> Admission {
-        let signature = builder.signature_key();
+        let Attribution { signature, principal, uid, .. } = builder.attribution();
         let first = !self.ledger.has_signature(&signature);
-        let event = StormEvent { signature, principal: builder.principal(), uid: builder.uid(), first };
+        let event = StormEvent { signature, principal, uid, first };
         let applicant = Applicant { has_core, core_limit: builder.core_limit(), event };
         admission::admit(terms, &applicant, &mut lock(&self.limiter), clock::since_boot())
     }

@@ -1,5 +1,6 @@
 //! Imports the crashes that shims saved alone.
 
+use super::blocking::run_blocking;
 use super::crash_source::CrashSource;
 use super::error::SessionError;
 use super::session::Session;
@@ -18,7 +19,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
-use tokio::task::spawn_blocking;
 use tokio::time::interval;
 
 /// How often the spool is read; the first time is at the start.
@@ -58,7 +58,7 @@ pub(super) async fn import_spool(shared: Arc<Shared>) {
 }
 
 async fn import_directory(shared: &Arc<Shared>, parent: PathBuf, path: PathBuf) -> io::Result<()> {
-    let listed = run_blocking(move || list_directory(&parent)).await?;
+    let listed = run_blocking(move || list_directory(&parent)).await??;
     // Shims create the directory when they need it.
     let Some((dir, names)) = listed else { return Ok(()) };
     let dir = Arc::new(dir);
@@ -101,15 +101,16 @@ impl SpooledFile {
             return self.log_error(shared, &format!("{error}: not imported"));
         }
         let (dir, file) = (Arc::clone(&self.dir), claimed.clone());
-        let (mut offer, mut core) = match run_blocking(move || open_crash(&dir, &file)).await {
-            Ok(opened) => opened,
-            Err(SpoolError::Io(error)) if is_transient(&error) => {
-                self.log_error(shared, &error.to_string());
-                let _ = self.rename(&claimed, &attempt_name(stem, attempt)).await;
-                return;
-            }
-            Err(error) => return self.quarantine(shared, &claimed, stem, &error.to_string()).await,
-        };
+        let (mut offer, mut core) =
+            match run_blocking(move || open_crash(&dir, &file)).await.unwrap_or_else(|error| Err(error.into())) {
+                Ok(opened) => opened,
+                Err(SpoolError::Io(error)) if is_transient(&error) => {
+                    self.log_error(shared, &error.to_string());
+                    let _ = self.rename(&claimed, &attempt_name(stem, attempt)).await;
+                    return;
+                }
+                Err(error) => return self.quarantine(shared, &claimed, stem, &error.to_string()).await,
+            };
         let is_last_attempt = attempt >= ATTEMPTS;
         if is_last_attempt {
             // The crash is counted all the same, and the file stays for somebody to inspect.
@@ -145,16 +146,15 @@ impl SpooledFile {
 
     async fn remove(&self, shared: &Shared, name: String) {
         let dir = Arc::clone(&self.dir);
-        let removed =
-            run_blocking(move || -> io::Result<()> { Ok(unlinkat(&*dir, name.as_str(), UnlinkatFlags::NoRemoveDir)?) });
-        if let Err(error) = removed.await {
+        let remove = move || unlinkat(&*dir, name.as_str(), UnlinkatFlags::NoRemoveDir).map_err(io::Error::from);
+        if let Err(error) = run_blocking(remove).await.flatten() {
             self.log_error(shared, &format!("the crash is recorded, but its file cannot be removed: {error}"));
         }
     }
 
     async fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let (dir, from, to) = (Arc::clone(&self.dir), from.to_owned(), to.to_owned());
-        run_blocking(move || Ok(renameat(&*dir, from.as_str(), &*dir, to.as_str())?)).await
+        Ok(run_blocking(move || renameat(&*dir, from.as_str(), &*dir, to.as_str())).await??)
     }
 
     fn log_error(&self, shared: &Shared, message: &str) {
@@ -163,20 +163,11 @@ impl SpooledFile {
     }
 }
 
-/// The spool may lie on a slow disk: its files are handled in a thread of their own.
-async fn run_blocking<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, E>
-where
-    T: Send + 'static,
-    E: From<io::Error> + Send + 'static,
-{
-    spawn_blocking(work).await.unwrap_or_else(|error| Err(io::Error::other(error).into()))
-}
-
 /// No shim is left to send the entry as root.
 async fn send_to_journal(shared: &Shared, entry: Vec<u8>) {
     let socket = shared.root.journal_socket();
-    let sent = run_blocking(move || datagram::send_with_retry(&socket, &entry, JOURNAL_TIMEOUT)).await;
-    if let Err(error) = sent {
+    let send = move || datagram::send_with_retry(&socket, &entry, JOURNAL_TIMEOUT);
+    if let Err(error) = run_blocking(send).await.flatten() {
         tracing::warn!("journal: {error}");
         shared.metrics.error(ErrorKind::Journal);
     }

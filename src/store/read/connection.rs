@@ -6,6 +6,10 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// Pages that a reader keeps. A list reads each page once: more pages would be allocated only to be freed at the end, and the two
+/// threads of a long list would wait for each other's allocations.
+const CACHE_PAGES: i64 = 64;
+
 /// Opens the catalog read-only.
 pub(super) fn open(path: &Path) -> Result<Connection, QueryError> {
     if path.try_exists().is_ok_and(|exists| !exists) {
@@ -31,6 +35,7 @@ fn open_and_probe(path: impl AsRef<Path>) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
     let db = Connection::open_with_flags(path, flags)?;
     db.busy_timeout(Duration::from_secs(5))?;
+    db.pragma_update(None, "cache_size", CACHE_PAGES)?;
     db.query_one("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
     Ok(db)
 }
