@@ -68,6 +68,7 @@ lint: ## Check formatting and run clippy
 	$(CARGO) fmt --all --check
 	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	$(CARGO) clippy --locked --manifest-path fuzz/Cargo.toml -- -D warnings
 
 deny-advisories: ## Check dependencies for known vulnerabilities (network)
 	scripts/check advisories

@@ -1,5 +1,6 @@
 //! What the documents say of the code: lists of names and files, sizes, links. A document that disagrees with the code fails here.
 
+#![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "a failed unwrap fails the test, as intended")]
 
 use coreward::crash::{Keep, NoCore, Reason, Truncation};
@@ -237,29 +238,29 @@ fn paths_that_documents_name_exist() {
 }
 
 #[test]
-fn rooms_use_only_the_rooms_that_the_table_allows() {
+fn modules_use_only_the_modules_that_the_table_allows() {
     let document = read("ARCHITECTURE.md");
-    let table = section(&document, "## Crates and rooms");
-    let rooms: Vec<(String, &str)> = rows(table)
+    let table = section(&document, "## Crates and modules");
+    let modules: Vec<(String, &str)> = rows(table)
         .filter_map(|row| Some((row[0].trim_matches('`').to_owned(), *row.get(2)?)))
-        .filter(|(room, _)| !room.contains(['/', ' ']))
+        .filter(|(module, _)| !module.contains(['/', ' ']))
         .collect();
-    let names: Names = rooms.iter().map(|(room, _)| room.clone()).collect();
+    let names: Names = modules.iter().map(|(module, _)| module.clone()).collect();
     let dirs = fs::read_dir(root().join("src")).unwrap().map(|entry| entry.unwrap());
     let dirs = dirs.filter(|entry| entry.file_type().unwrap().is_dir() && entry.file_name() != "bin");
     assert_eq!(
         names,
         dirs.map(|dir| dir.file_name().into_string().unwrap()).collect(),
-        "rooms (left) and src/ (right)"
+        "modules (left) and src/ (right)"
     );
     let others: Names = names.iter().cloned().chain(["coreward-sys", "coreward-wire"].map(str::to_owned)).collect();
     let mut violations = Vec::new();
-    for (room, uses) in rooms {
+    for (module, uses) in modules {
         let listed: Names = backticked(uses).into_iter().map(str::to_owned).collect();
         let allowed = if uses.starts_with("all but") { others.difference(&listed).cloned().collect() } else { listed };
-        for file in files_below(&format!("src/{room}"), ".rs") {
+        for file in files_below(&format!("src/{module}"), ".rs") {
             let text = read(&file);
-            for other in others.difference(&allowed).filter(|other| **other != room) {
+            for other in others.difference(&allowed).filter(|other| **other != module) {
                 if mentions(&text, other) {
                     violations.push(format!("{} uses {other}", file.display()));
                 }
@@ -269,7 +270,7 @@ fn rooms_use_only_the_rooms_that_the_table_allows() {
     assert!(violations.is_empty(), "ARCHITECTURE.md does not allow: {violations:#?}");
 }
 
-/// Whether code (not a comment) names a room or a crate of the workspace.
+/// Whether code (not a comment) names a module or a crate of the workspace.
 fn mentions(text: &str, other: &str) -> bool {
     let path = match other.strip_prefix("coreward-") {
         Some(name) => format!("coreward_{name}::"),
@@ -282,6 +283,101 @@ fn mentions(text: &str, other: &str) -> bool {
             found.ends_with(':') || !after.is_some_and(|letter| letter.is_alphanumeric() || letter == '_')
         })
     })
+}
+
+/// Files of one module that import each other, directly or through others, cannot be read one after the other.
+#[test]
+fn the_files_of_a_module_import_each_other_without_a_circle() {
+    let modules =
+        fs::read_dir(root().join("src")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut circles = Vec::new();
+    for module in modules.filter(|name| name != "bin" && root().join("src").join(name).is_dir()) {
+        let files: BTreeMap<String, PathBuf> = files_below(&format!("src/{module}"), ".rs")
+            .into_iter()
+            .map(|file| (path_of_module(&file), file))
+            .collect();
+        let imports: BTreeMap<&String, Names> =
+            files.iter().map(|(name, file)| (name, imports_of(name, &read(file), &files))).collect();
+        circles.extend(files.keys().filter(|name| reaches(name, name, &imports)).cloned());
+    }
+    assert!(circles.is_empty(), "these files are part of a circle of imports: {circles:#?}");
+}
+
+/// `a::b` for `src/a/b.rs` and for `src/a/b/mod.rs`.
+fn path_of_module(file: &Path) -> String {
+    let path = file.with_extension("");
+    let names: Vec<&str> = path.iter().map(|name| name.to_str().unwrap()).filter(|name| *name != "mod").collect();
+    names[1..].join("::")
+}
+
+/// The files that a file imports by `use`. A file above it only declares it, and its tests below belong to it.
+fn imports_of(name: &str, text: &str, files: &BTreeMap<String, PathBuf>) -> Names {
+    let code = text.split("#[cfg(test)]").next().unwrap();
+    let statements = code.split("\nuse ").skip(1).chain(code.split("\npub use ").skip(1));
+    let mut imports = Names::new();
+    for statement in statements.map(|statement| statement.split(';').next().unwrap()) {
+        let Some((first, rest)) = statement.split_once("::") else { continue };
+        let parent = name.rsplit_once("::").map_or("", |(parent, _)| parent);
+        let base = match first {
+            "super" => parent,
+            "crate" => "",
+            "self" => name,
+            _ => continue,
+        };
+        for path in expand(rest) {
+            let path = if base.is_empty() { path } else { format!("{base}::{path}") };
+            // The longest beginning of the path that is a file.
+            let ends = path.match_indices("::").map(|(at, _)| at).chain([path.len()]);
+            imports
+                .extend(ends.filter_map(|end| files.get_key_value(&path[..end])).last().map(|(file, _)| file.clone()));
+        }
+    }
+    imports.retain(|other| !name.starts_with(other.as_str()) && !other.starts_with(name));
+    imports
+}
+
+/// The paths that `a::{b, c::d}` stands for.
+fn expand(paths: &str) -> Vec<String> {
+    let Some((before, braces)) = paths.split_once('{') else { return vec![paths.trim().to_owned()] };
+    let inside = braces.rsplit_once('}').unwrap().0;
+    let (mut depth, mut parts) = (0, vec![String::new()]);
+    for letter in inside.chars() {
+        depth += i32::from(letter == '{') - i32::from(letter == '}');
+        if letter == ',' && depth == 0 { parts.push(String::new()) } else { parts.last_mut().unwrap().push(letter) }
+    }
+    let parts = parts.iter().map(|part| part.trim()).filter(|part| !part.is_empty());
+    parts.flat_map(expand).map(|path| format!("{before}{path}")).collect()
+}
+
+fn reaches(from: &str, to: &str, imports: &BTreeMap<&String, Names>) -> bool {
+    let mut pending: Vec<&str> = imports[&from.to_owned()].iter().map(String::as_str).collect();
+    let mut seen = BTreeSet::new();
+    while let Some(next) = pending.pop() {
+        if next == to {
+            return true;
+        }
+        if seen.insert(next) {
+            pending.extend(imports[&next.to_owned()].iter().map(String::as_str));
+        }
+    }
+    false
+}
+
+#[test]
+fn the_threads_of_the_daemon_fit_into_the_unit() {
+    let number = |text: &str, before: &str| -> u64 {
+        let at = text.find(before).unwrap_or_else(|| panic!("no {before}")) + before.len();
+        text[at..].chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap()
+    };
+    let tasks = number(&read("systemd/coreward.service"), "TasksMax=");
+    let blocking = number(&read("src/daemon/program.rs"), "const BLOCKING_THREADS: usize = ");
+    let captures = number(&read("src/daemon/shared.rs"), "const CAPTURES: usize = ");
+    let compressors = number(&read("src/config/keys.rs"), "pub const THREADS_MAX: usize = ") + 1;
+    let copiers = number(&read("src/daemon/shared.rs"), "const COPY_BUFFERS: usize = ");
+    // Workers of the runtime, log, catalog, deletions, watchdog.
+    let others = 16;
+    let threads = blocking + captures * (compressors + copiers) + others;
+    assert!(threads <= tasks, "{threads} threads at most, TasksMax={tasks}");
 }
 
 #[test]

@@ -19,4 +19,4 @@ pub use key::{CrashId, CrashKey};
 pub use principal::Principal;
 pub use record::{CoreOutcome, CoreReport, NoCore, Origin, Record, Truncation, program_of};
 pub use signature::{Frame, FrameTrust, Level, Module, SigInfo, Signature, SignatureKey, ThreadStacks};
-pub use warning::{Cause, Warning};
+pub use warning::Warning;

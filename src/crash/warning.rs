@@ -2,13 +2,12 @@
 
 use nix::unistd::Uid;
 use std::fmt;
-use std::io;
 
 /// A soft error. It is formatted when the record is finished.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Warning {
-    /// Reported by the shim, as text.
-    Shim(String),
+    /// Reported by the shim, or by an earlier daemon, as text.
+    Reported(String),
     /// Reading the memory of the process, or a file of `/proc` that depends on it, timed out, as it does if a dead mount backs a
     /// mapping.
     MemoryTimedOut,
@@ -23,44 +22,29 @@ pub enum Warning {
         /// Number of other threads.
         total: usize,
     },
-    /// No core was stored.
-    CoreNotStored(Cause),
+    /// No core was stored, for this reason.
+    CoreNotStored(String),
     /// The crash's user was not given access to the core.
     AccessNotGranted {
         /// The user.
         uid: Uid,
         /// The error of fsetxattr(2).
-        cause: Cause,
+        cause: String,
     },
-}
-
-/// The cause of a failure.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cause {
-    /// The error message.
-    pub message: String,
-    /// The errno of the system call, if one failed.
-    pub errno: Option<i32>,
-}
-
-impl From<&io::Error> for Cause {
-    fn from(error: &io::Error) -> Self {
-        Self { message: error.to_string(), errno: error.raw_os_error() }
-    }
 }
 
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Shim(text) => f.write_str(text),
+            Self::Reported(text) => f.write_str(text),
             Self::MemoryTimedOut => f.write_str("the process' memory did not answer in time"),
             Self::StackTimedOut => f.write_str("the stack could not be unwound in time"),
             Self::OtherThreadsTimedOut => f.write_str("the stacks of the other threads could not be unwound in time"),
             Self::OtherThreadsOmitted { omitted, total } => {
                 write!(f, "the stacks of {omitted} of {total} other threads did not fit into time and room")
             }
-            Self::CoreNotStored(cause) => f.write_str(&cause.message),
-            Self::AccessNotGranted { uid, cause } => write!(f, "uid {uid} was not given access: {}", cause.message),
+            Self::CoreNotStored(cause) => f.write_str(cause),
+            Self::AccessNotGranted { uid, cause } => write!(f, "uid {uid} was not given access: {cause}"),
         }
     }
 }

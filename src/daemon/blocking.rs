@@ -23,16 +23,16 @@ pub(super) async fn run_with_timeout<T: Send + 'static>(
     limit: Duration,
     read: impl FnOnce() -> T + Send + 'static,
 ) -> Option<T> {
-    let permit = match Arc::clone(&shared.memory_readers).try_acquire_owned() {
-        Ok(permit) => permit,
-        Err(_) => timeout(limit, Arc::clone(&shared.memory_readers).acquire_owned()).await.ok()?.ok()?,
+    let reading = async {
+        let permit = Arc::clone(&shared.memory_readers).acquire_owned().await.ok()?;
+        let reading = spawn_in_span(move || {
+            let result = read();
+            drop(permit);
+            result
+        });
+        reading.await.ok()
     };
-    let reading = spawn_in_span(move || {
-        let result = read();
-        drop(permit);
-        result
-    });
-    timeout(limit, reading).await.ok()?.ok()
+    timeout(limit, reading).await.ok()?
 }
 
 /// What `work` logs belongs to the crash that it works on.

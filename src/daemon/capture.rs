@@ -1,4 +1,4 @@
-//! Stage 6: the core of one crash. It is taken while the process waits; when the process is gone, it is sealed and published.
+//! Stage 6: the core of one crash. It is copied while the process waits, and finished and published when the process is gone.
 
 use super::blocking::run_blocking;
 use super::checkpoint::Checkpoint;
@@ -14,7 +14,7 @@ use crate::capture::{
     DrainRequest, Heartbeat, ProcessMemory, Snapshot, SnapshotError, SnapshotRequest,
 };
 use crate::config::Config;
-use crate::crash::{Cause, CoreOutcome, CoreReport, NoCore, Record, Truncation, Warning};
+use crate::crash::{CoreOutcome, CoreReport, NoCore, Record, Truncation, Warning};
 use crate::report::ErrorKind;
 use crate::store::{CoreFile, QuotaHandle};
 use coreward_sys::clock;
@@ -51,7 +51,7 @@ pub(super) struct AdmittedCrash {
 
 /// What a capture got out of the process.
 enum CaptureOutcome {
-    /// Everything that needs the process. It is sealed when the process is gone.
+    /// Everything that needs the process. The rest is done when the process is gone.
     Snapshot(Box<Snapshot>),
     /// The whole core, in its file.
     Captured(Box<CapturedCore>),
@@ -133,7 +133,7 @@ impl CaptureContext {
     }
 }
 
-/// Captures, seals and publishes the core; returns the finished record.
+/// Captures and publishes the core; returns the finished record.
 ///
 /// # Errors
 /// The record must not be committed by this daemon.
@@ -170,14 +170,14 @@ pub(super) async fn capture(
     builder.set_held(held(offer, source));
     let (checkpoint, files) = save_checkpoint(&builder, &outcome);
     source.release_and_confirm(checkpoint, files).await?;
-    // The next one may be copied while this one is sealed.
+    // The next one may be copied while this one is compressed.
     drop(permit);
     let captured = match outcome {
-        Ok(CaptureOutcome::Snapshot(snapshot)) => seal(shared, source, *snapshot).await,
+        Ok(CaptureOutcome::Snapshot(snapshot)) => finalize(shared, source, *snapshot).await,
         Ok(CaptureOutcome::Captured(core)) => Ok(*core),
         Err(failure) => Err(failure),
     };
-    finalize(shared, offer, builder, captured).await
+    publish_or_explain(shared, offer, builder, captured).await
 }
 
 /// Goes on where an earlier daemon ended after it had released the process.
@@ -200,12 +200,13 @@ pub(super) async fn resume(
         return Ok(builder.finish(CoreReport::none(NoCore::Gone)));
     };
     let (quota, limits) = (quota(shared, &builder), limits(&shared.config_for(&builder), &builder));
-    let resumed = run_fallible(move || core.resume(CheckpointFiles { file, memory, spill }, &quota, limits));
+    let resumed =
+        run_fallible(move || core.resume(CheckpointFiles { file, memory, spill }, &quota, limits), CaptureError::Read);
     let captured = match keep_alive_during(source, resumed).await {
-        Ok(snapshot) => seal(shared, source, snapshot).await,
+        Ok(snapshot) => finalize(shared, source, snapshot).await,
         Err(failure) => Err(failure),
     };
-    finalize(shared, offer, builder, captured).await
+    publish_or_explain(shared, offer, builder, captured).await
 }
 
 fn limits(config: &Config, builder: &RecordBuilder) -> CoreLimits {
@@ -242,11 +243,12 @@ async fn capture_permit<'a>(
 ) -> Result<SemaphorePermit<'a>, CaptureError> {
     let limit = PERMIT_TIMEOUT.min(deadline.saturating_duration_since(Instant::now()));
     tokio::select! {
+        biased;
+        () = shared.shutdown.stopped() => Err(CaptureError::Cancelled),
         permit = timeout(limit, shared.capture_permits.acquire()) => match permit {
             Ok(permit) => permit.map_err(|_| CaptureError::Cancelled),
             Err(_) => Err(CaptureError::Stalled),
         },
-        () = shared.shutdown.stopped() => Err(CaptureError::Cancelled),
         () = source.keep_alive() => Err(CaptureError::Cancelled),
     }
 }
@@ -259,7 +261,7 @@ async fn run_capture(
     handles: ProcessHandles,
 ) -> Result<CaptureOutcome, CaptureError> {
     let cancelled = context.cancelled.clone();
-    let mut capture = pin!(run_fallible(move || context.capture(stream, handles)));
+    let mut capture = pin!(run_fallible(move || context.capture(stream, handles), CaptureError::Read));
     tokio::select! {
         outcome = &mut capture => return outcome,
         () = source.keep_alive() => {}
@@ -286,7 +288,7 @@ fn read_maps(maps: &File) -> Option<String> {
     Some(String::from_utf8_lossy(&text).into_owned())
 }
 
-/// What the shim keeps while the core is sealed.
+/// What the shim keeps while the core is finished.
 fn save_checkpoint(
     builder: &RecordBuilder,
     outcome: &Result<CaptureOutcome, CaptureError>,
@@ -304,22 +306,23 @@ fn save_checkpoint(
     (Checkpoint::of_capture(builder, core).encode(), descriptors)
 }
 
-/// Seals a snapshot, whether or not its shim is still there: nothing of the core is missing.
-async fn seal(
+/// Compresses what a snapshot has copied, whether or not its shim is still there: nothing of the core is missing.
+async fn finalize(
     shared: &Arc<Shared>,
     source: &mut CrashSource,
     snapshot: Snapshot,
 ) -> Result<CapturedCore, CaptureError> {
-    let permit = keep_alive_during(source, shared.sealing_permits.acquire()).await;
+    let permit = keep_alive_during(source, shared.finalizing_permits.acquire()).await;
     let _permit = permit.map_err(|_| CaptureError::Cancelled)?;
     let cancelled = shared.shutdown.abort_token();
-    let (resources, heartbeat) = (shared.resources.clone(), shared.health.register("the sealing of a core"));
-    let seal = run_fallible(move || capture::finalize(snapshot, &resources, &heartbeat, &cancelled));
-    keep_alive_during(source, seal).await
+    let (resources, heartbeat) = (shared.resources.clone(), shared.health.register("the compression of a core"));
+    let finalize =
+        run_fallible(move || capture::finalize(snapshot, &resources, &heartbeat, &cancelled), CaptureError::Write);
+    keep_alive_during(source, finalize).await
 }
 
 /// Publishes a captured core and finishes the record with it, or with the reason why there is none.
-async fn finalize(
+async fn publish_or_explain(
     shared: &Arc<Shared>,
     offer: &Offer,
     builder: RecordBuilder,
@@ -332,40 +335,43 @@ async fn finalize(
     }
 }
 
+/// The file may be on a volume that hangs: a thread of its own gives access to it, links it and accounts for it.
 async fn publish(shared: &Arc<Shared>, offer: &Offer, mut builder: RecordBuilder, core: CapturedCore) -> Record {
     let CapturedCore { writer, expected_len, truncation, staging, notes } = core;
     let CoreWriter { file, reservation, .. } = writer;
     if let Some(notes) = notes.filter(|_| offer.pid.is_none()) {
         builder.complete_from_notes(notes);
     }
-    if let Some(uid) = builder.reader()
-        && let Err(error) = file.grant_read(uid)
-    {
-        // Root and the administrators can read it all the same.
-        builder.warn(Warning::AccessNotGranted { uid, cause: Cause::from(&error) });
-    }
     let (content, stored) = (file.content(), file.final_length());
     let truncated = truncation.or(offer.cut.then_some(Truncation::Spool));
     let report = CoreReport { outcome: CoreOutcome::Stored, bytes: content, expected: expected_len, stored, truncated };
-    let record = builder.clone().finish(report);
+    let unpublished = builder.clone();
     let heartbeat = shared.health.register(&format!("the file of process {}", builder.pid()));
     let ledger = Arc::clone(&shared.ledger);
-    let published = run_fallible(move || {
+    let publish = move || {
         heartbeat.tick();
+        if let Some(uid) = builder.reader()
+            && let Err(error) = file.grant_read(uid)
+        {
+            // Root and the administrators can read it all the same.
+            builder.warn(Warning::AccessNotGranted { uid, cause: error.to_string() });
+        }
+        let record = builder.finish(report);
         let published = file.publish(&record, ledger.dir().as_fd());
         if let Some(staging) = staging {
             staging.free();
         }
-        published.map(|()| record).map_err(CaptureError::from)
-    });
-    match published.await {
+        published?;
+        reservation.commit(record.id.clone(), record.time_us, stored);
+        Ok(record)
+    };
+    match run_fallible(publish, CaptureError::Write).await {
         Ok(record) => {
-            reservation.commit(record.id.clone(), builder.time_us(), stored);
             shared.metrics.captured_bytes.inc_by(content);
             shared.metrics.written_bytes.inc_by(stored);
             record
         }
-        Err(failure) => finish_without_core(shared, builder, &failure),
+        Err(failure) => finish_without_core(shared, unpublished, &failure),
     }
 }
 
@@ -383,16 +389,16 @@ fn finish_without_core(shared: &Shared, mut builder: RecordBuilder, failure: &Ca
     };
     tracing::error!("no core of process {} ({}): {failure}", builder.pid(), builder.comm());
     shared.metrics.error(kind);
-    let errno = failure.io_error().and_then(io::Error::raw_os_error);
-    builder.warn(Warning::CoreNotStored(Cause { message: failure.to_string(), errno }));
+    builder.warn(Warning::CoreNotStored(failure.to_string()));
     builder.finish(CoreReport::none(reason))
 }
 
-/// Runs a part of a capture in a thread of its own.
+/// Runs a part of a capture in a thread of its own. `on_panic` makes the error of a part that panics.
 async fn run_fallible<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, CaptureError> + Send + 'static,
+    on_panic: impl FnOnce(io::Error) -> CaptureError,
 ) -> Result<T, CaptureError> {
-    run_blocking(work).await.map_err(CaptureError::Read)?
+    run_blocking(work).await.map_err(on_panic)?
 }
 
 /// Waits for `work` while the shim hears that it goes on; a shim that goes does not end it.

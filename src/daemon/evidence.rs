@@ -1,4 +1,4 @@
-//! What an inspection of a crash found. Nothing in here is missing for a reason that a warning does not name.
+//! What an inspection of a crash found. A read that timed out leaves a warning; what a process that is gone cannot tell is missing.
 
 use crate::capture::CaptureError;
 use crate::crash::auxv::Auxv;

@@ -64,7 +64,7 @@ pub(super) async fn inspect(
     let core = match core {
         None => CoreEvidence::Gone,
         Some(core) if source.holds_process() => open_pipe(shared, source, offer, core, prefix, headers).await?,
-        Some(core) => CoreEvidence::Ready(open_saved(offer, core)),
+        Some(core) => CoreEvidence::Ready(open_saved(offer, core).await),
     };
     let stack = match (&core, stack) {
         (CoreEvidence::Ready(stream), None) if is_complete => {
@@ -118,13 +118,13 @@ async fn read_process(
             }
             _ => None,
         };
-        // Only one owner is left, so the headers need not be copied.
+        // Unless this ends too late, only one owner is left, and the headers need not be copied.
         drop(peeked);
         let mut reading = lock(&reading);
         reading.stack = stack;
         reading.is_complete = true;
     };
-    // Out of time, what was read so far counts.
+    // After a timeout, what was read so far is used.
     let _ = run_with_timeout(shared, INSPECT_TIMEOUT, read).await;
     std::mem::take(&mut lock(&so_far))
 }
@@ -210,7 +210,8 @@ async fn open_pipe(
             }
         }
         if let Some(prefix) = &prefix {
-            headers = read_whole(prefix);
+            let prefix = prefix.try_clone();
+            headers = run_blocking(move || read_whole(&File::from(prefix.ok()?))).await.ok().flatten();
         }
     }
     Ok(CoreEvidence::Ready(CoreInput { source: core, prefix, headers, saved_at: None }))
@@ -224,15 +225,16 @@ async fn peek(shared: &Shared, core: &OwnedFd) -> Result<PeekedHeaders, CaptureE
 }
 
 /// The stream of a core that a shim saved, with its headers.
-fn open_saved(offer: &Offer, core: OwnedFd) -> CoreInput {
-    let found = if may_parse(offer) { read_saved_headers(&core).ok() } else { None };
+async fn open_saved(offer: &Offer, core: OwnedFd) -> CoreInput {
+    let file = if may_parse(offer) { core.try_clone().ok() } else { None };
+    let read = move || read_saved_headers(File::from(file?)).ok();
+    let found = run_blocking(read).await.ok().flatten();
     let (headers, saved_at) = found.map_or((None, None), |(headers, at)| (headers, Some(at)));
     CoreInput { source: core, prefix: None, headers, saved_at }
 }
 
 /// The headers of a core in a file and the core's offset; the file's position stays.
-fn read_saved_headers(core: &OwnedFd) -> io::Result<(Option<Vec<u8>>, u64)> {
-    let mut file = File::from(core.try_clone()?);
+fn read_saved_headers(mut file: File) -> io::Result<(Option<Vec<u8>>, u64)> {
     let at = file.stream_position()?;
     let mut bytes = Vec::new();
     (&file).take(USUAL_HEADERS).read_to_end(&mut bytes)?;
@@ -246,8 +248,7 @@ fn read_saved_headers(core: &OwnedFd) -> io::Result<(Option<Vec<u8>>, u64)> {
 }
 
 /// The contents of a file, whatever its position is.
-fn read_whole(file: &OwnedFd) -> Option<Vec<u8>> {
-    let file = File::from(file.try_clone().ok()?);
+fn read_whole(file: &File) -> Option<Vec<u8>> {
     let mut bytes = vec![0; usize::try_from(file.metadata().ok()?.len()).ok()?];
     file.read_exact_at(&mut bytes, 0).ok().map(|()| bytes)
 }

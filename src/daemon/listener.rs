@@ -36,6 +36,7 @@ pub(super) async fn listen(listener: UnixListener, shared: Arc<Shared>) {
             permit = Arc::clone(&permits).try_acquire_owned().ok();
         }
         tokio::select! {
+            biased;
             () = shared.shutdown.stopped() => return,
             accepted = listener.accept(), if permit.is_some() => match accepted {
                 Ok((stream, _)) => {

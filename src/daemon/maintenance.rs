@@ -1,10 +1,11 @@
-//! What goes on beside the crashes: cores that are too old are deleted, and cores that somebody else deleted are no longer
+//! Background work: cores that are too old are deleted, and cores that somebody else deleted are no longer
 //! accounted for.
 
 use super::blocking::run_blocking;
 use super::shared::Shared;
 use crate::crash::CrashId;
 use coreward_sys::essential;
+use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -50,7 +51,12 @@ pub(super) fn watch_deletions(shared: &Arc<Shared>) -> io::Result<()> {
     // The thread ends with the process: it must not keep alive what others wait for the end of.
     let shared = Arc::downgrade(shared);
     essential::spawn("deletions", move || {
-        while let Ok(events) = inotify.read_events() {
+        loop {
+            let events = match inotify.read_events() {
+                Ok(events) => events,
+                Err(Errno::EINTR) => continue,
+                Err(error) => panic!("the directory of the cores cannot be watched any more: {error}"),
+            };
             let Some(shared) = shared.upgrade() else { return };
             let names = events.iter().filter_map(|event| event.name.as_deref()?.to_str());
             for id in names.filter_map(|name| CrashId::parse(name.strip_suffix(".core.zst")?)) {

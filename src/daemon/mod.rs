@@ -1,4 +1,4 @@
-//! The daemon: inherited sockets, sessions, watchdog, reload, shutdown. The room that knows all others.
+//! The daemon: inherited sockets, sessions, watchdog, reload, shutdown. The module that knows all others.
 
 mod blocking;
 mod capture;

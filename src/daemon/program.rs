@@ -32,7 +32,7 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 const REFRESH: Duration = Duration::from_secs(5);
 /// Threads for blocking work, far below the unit's TasksMax=: captures start threads of their own.
 const BLOCKING_THREADS: usize = 96;
-/// How long the end waits for threads that block, for example on a crashed process' memory behind a dead mount.
+/// How long the shutdown waits for threads that block, for example on a crashed process' memory behind a dead mount.
 const THREADS_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Why the daemon ends.
@@ -62,15 +62,13 @@ pub fn main() -> ExitCode {
 }
 
 fn exit(ended: Result<(), DaemonError>, log: LogGuard) -> ExitCode {
-    let code = match ended {
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!("{error}");
+            log.end_with(&error.to_string());
             ExitCode::FAILURE
         }
-    };
-    drop(log);
-    code
+    }
 }
 
 fn run(arguments: Arguments) -> Result<(), DaemonError> {

@@ -1,4 +1,4 @@
-//! Stage 3: a record in the making. Each fact is set in one place, by the stage that learns it.
+//! Stage 3: a record in the making. Each fact is set here and nowhere else, by the stage that learns it.
 
 use super::evidence::{CrashedStack, Evidence};
 use super::stack::OtherThreads;
@@ -96,7 +96,7 @@ impl RecordBuilder {
             on_host: !offer.namespaces.pid && !offer.namespaces.user && !offer.namespaces.unknown,
         };
         let CrashIdentity { key, id } = crash;
-        let shim_warnings = offer.warnings.iter().cloned().map(Warning::Shim);
+        let shim_warnings = offer.warnings.iter().cloned().map(Warning::Reported);
         let warnings = shim_warnings.chain(warnings).collect();
         let record = Record {
             format: Record::FORMAT,
@@ -146,7 +146,7 @@ impl RecordBuilder {
 
     /// Goes on with a record that an earlier daemon left with the shim.
     pub(super) fn resume(record: Record, reader: Option<Uid>, attempt: u32) -> Self {
-        let warnings = record.warnings.iter().cloned().map(Warning::Shim).collect();
+        let warnings = record.warnings.iter().cloned().map(Warning::Reported).collect();
         Self { record: Record { attempt, ..record }, reader, warnings }
     }
 
@@ -174,7 +174,7 @@ impl RecordBuilder {
     /// Adds what the shim sent on request.
     pub(super) fn add_details(&mut self, details: &Details, warnings: Vec<String>) {
         self.set_texts(details);
-        self.warnings.extend(warnings.into_iter().map(Warning::Shim));
+        self.warnings.extend(warnings.into_iter().map(Warning::Reported));
     }
 
     /// Adds what was decided.
@@ -244,11 +244,6 @@ impl RecordBuilder {
     /// Name of the process.
     pub(super) fn comm(&self) -> &str {
         &self.record.comm
-    }
-
-    /// When it crashed, microseconds since 1970.
-    pub(super) fn time_us(&self) -> u64 {
-        self.record.time_us
     }
 
     /// The user who may read the core.

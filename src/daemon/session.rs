@@ -63,12 +63,11 @@ impl Session {
     /// # Errors
     /// It could not be recorded and stays in the spool.
     pub(super) async fn import(mut self) -> Result<Vec<u8>, SessionError> {
-        let span = self.span();
-        self.record(None, Vec::new()).instrument(span).await
+        self.record(None, Vec::new()).await
     }
 
     /// Every log line of a session has the crash's id and PID.
-    fn span(&self) -> tracing::Span {
+    pub(super) fn span(&self) -> tracing::Span {
         let CrashIdentity { key, id } = &self.identity;
         tracing::error_span!("crash", COREWARD_ID = %id, COREWARD_PID = key.pid.as_raw())
     }
@@ -80,7 +79,7 @@ impl Session {
         descriptors: Vec<(FdKind, OwnedFd)>,
     ) -> Result<Vec<u8>, SessionError> {
         let Self { shared, source, offer, identity } = self;
-        // 1 identify: one session at a time works on a crash.
+        // Identify: one session at a time works on a crash.
         let crash_lock = shared.crash_lock(&identity.id);
         let _crash_lock = crash_lock.lock().await;
         let may_be_known = offer.attempt > 1 || source.origin() == Origin::Spool;
@@ -96,33 +95,27 @@ impl Session {
             let record = capture::resume(shared, source, offer, checkpoint, handles.checkpoint).await?;
             return self.commit(record).await;
         }
-        // 2 inspect
         let (evidence, core) = inspect(shared, source, offer, &mut handles, core).await?;
-        // 3 describe
         let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
         let time = crash_time(offer, source.origin(), now, clock::since_boot());
         let mut builder = RecordBuilder::new(identity.clone(), offer, evidence, source.origin(), time, &shared.host);
-        // 4 admit
         let config = shared.config_for(&builder);
         let admission = shared.admit(&config.terms(), &builder, core.exists());
         builder.set_decision(admission.decision());
         let record = match admission {
             Admission::RecordOnly(_, reason) => self.release_without_core(builder, reason, core, handles).await?,
             Admission::Core(decision) => {
-                // 5 complete
                 let stream = if let CoreEvidence::Ready(stream) = &core { Some(stream) } else { None };
                 complete(shared, source, offer, &mut builder, &mut handles, stream).await?;
-                // 6 capture
                 let stacks_only = decision.keep == Keep::Stacks;
                 let admitted = AdmittedCrash { builder, config, stacks_only, core, handles };
                 capture::capture(shared, source, offer, admitted).await?
             }
         };
-        // 7 commit
         self.commit(record).await
     }
 
-    /// Lets the process of a crash go of which only the record is kept.
+    /// Releases the process of a crash of which only the record is kept.
     async fn release_without_core(
         &mut self,
         mut builder: RecordBuilder,

@@ -41,8 +41,8 @@ pub(super) struct Shared {
     pub(super) resources: CaptureResources,
     /// A capture needs one; the others wait with their processes parked.
     pub(super) capture_permits: Semaphore,
-    /// One core is sealed at a time, by all compressors: two at once would only contend for the same memory.
-    pub(super) sealing_permits: Semaphore,
+    /// One core is finished at a time, by all compressors: two at once would only contend for the same memory.
+    pub(super) finalizing_permits: Semaphore,
     /// For [`super::blocking::run_with_timeout`].
     pub(super) memory_readers: Arc<Semaphore>,
     loaded: Mutex<LoadedConfig>,
@@ -92,7 +92,7 @@ impl Shared {
                 memory_budget: MemoryBudget::new(STAGED),
             },
             capture_permits: Semaphore::new(CAPTURES),
-            sealing_permits: Semaphore::new(1),
+            finalizing_permits: Semaphore::new(1),
             memory_readers: Arc::new(Semaphore::new(MEMORY_READERS)),
             loaded: Mutex::default(),
             limiter: Mutex::default(),
@@ -131,7 +131,7 @@ impl Shared {
         admission::admit(terms, &applicant, &mut lock(&self.limiter), clock::since_boot())
     }
 
-    /// Shows the limiter again what an earlier daemon kept: a restart opens no new windows, and fills no buckets.
+    /// Replays the cores that an earlier daemon kept to the limiter: a restart opens no new windows, and fills no buckets.
     fn replay(&self, recent: Vec<RecentCore>) {
         let rules = lock(&self.loaded).config.rules;
         let (uptime, now) = (clock::since_boot(), SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default());

@@ -35,6 +35,11 @@ impl Shutdown {
         self.stop.cancelled().await;
     }
 
+    /// Whether the daemon stops.
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+
     /// A token that is cancelled when unfinished work is called off. Cancelling it calls off its own work only.
     pub(super) fn abort_token(&self) -> CancellationToken {
         self.abort.child_token()

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
 use tokio::time::interval;
+use tracing::Instrument;
 
 /// How often the spool is read; the first time is at the start.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -63,6 +64,9 @@ async fn import_directory(shared: &Arc<Shared>, parent: PathBuf, path: PathBuf) 
     let Some((dir, names)) = listed else { return Ok(()) };
     let dir = Arc::new(dir);
     for name in names {
+        if shared.shutdown.is_stopped() {
+            break;
+        }
         let file = SpooledFile { dir: Arc::clone(&dir), path: path.join(&name) };
         file.import(shared, &name).await;
     }
@@ -118,13 +122,21 @@ impl SpooledFile {
         }
         // The shim of daemons that ended saved only the rest of the stream, and a file that ended daemons is not parsed.
         offer.attempt = offer.attempt.max(attempt + 1);
-        match Session::new(shared, CrashSource::Spool(core), offer).import().await {
+        let session = Session::new(shared, CrashSource::Spool(core), offer);
+        let span = session.span();
+        self.record(shared, session, claimed, is_last_attempt).instrument(span).await;
+    }
+
+    /// Records the crash and disposes of the file.
+    async fn record(&self, shared: &Arc<Shared>, session: Session, claimed: String, is_last_attempt: bool) {
+        let (stem, attempt) = attempt_of(&claimed);
+        match session.import().await {
             Ok(_) if is_last_attempt => {
                 let reason = format!("{ATTEMPTS} daemons could not import its core");
                 self.quarantine(shared, &claimed, stem, &reason).await;
             }
             Ok(entry) => {
-                self.remove(shared, claimed).await;
+                self.remove(shared, claimed.clone()).await;
                 send_to_journal(shared, entry).await;
             }
             Err(error) => {
@@ -132,7 +144,7 @@ impl SpooledFile {
                 if !matches!(error, SessionError::Stopping) {
                     self.log_error(shared, &error.to_string());
                 }
-                let _ = self.rename(&claimed, &attempt_name(stem, attempt)).await;
+                let _ = self.rename(&claimed, &attempt_name(stem, attempt.saturating_sub(1))).await;
             }
         }
     }

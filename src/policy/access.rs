@@ -30,7 +30,7 @@ pub fn is_privileged(facts: &AccessFacts) -> bool {
     !(facts.dumpable == Some(1) && facts.secure == Some(false) && facts.same_ids == Some(true))
 }
 
-/// The user who gets read access. A container's uid 1000 is not the host's: nobody there.
+/// The user who gets read access. A container's uid 1000 is not the host's: such a crash has no reader.
 #[must_use]
 pub fn reader(facts: &AccessFacts) -> Option<Uid> {
     let uid = facts.uid?;

@@ -4,9 +4,9 @@ use crate::crash::text::printable;
 use libsystemd::logging::{Priority, connected_to_journal, journal_send};
 use std::fmt::{self, Write as _};
 use std::io::Write as _;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::time::Duration;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id};
 use tracing::{Event, Level, Subscriber};
@@ -18,30 +18,57 @@ const QUEUE: usize = 4096;
 /// The name under which the journal lists the daemon's messages.
 const IDENTIFIER: &str = "corewardd";
 
-/// Keeps the log's thread alive. Dropped, it waits until the queue is written.
+/// How long the end of the process waits for a journal or a terminal that does not read.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Keeps the log's thread alive. Dropped, it waits until the queue is written, at most for a second.
 pub struct LogGuard {
     queue: Arc<Mutex<Option<SyncSender<Message>>>>,
-    writer: Option<JoinHandle<()>>,
+    /// Closed by the thread when the queue is written.
+    written: Receiver<()>,
 }
 
 /// Starts to log.
 #[must_use]
 pub fn start() -> LogGuard {
-    let (sender, receiver) = sync_channel(QUEUE);
-    let queue = Arc::new(Mutex::new(Some(sender)));
-    let writer = std::thread::Builder::new().name("log".to_owned()).spawn(move || write_messages(&receiver)).ok();
-    let layer = LogLayer { queue: Arc::clone(&queue) };
+    let to_journal = connected_to_journal();
+    let log = start_writer(move |message| write(message, to_journal));
+    let layer = LogLayer { queue: Arc::clone(&log.queue) };
     // Another subscriber can only be there in a test that starts two daemons; it then logs for both.
     let _ = tracing::subscriber::set_global_default(Registry::default().with(layer));
-    LogGuard { queue, writer }
+    log
+}
+
+/// Starts the thread that writes the messages of the queue.
+fn start_writer(write: impl Fn(&Message) + Send + 'static) -> LogGuard {
+    let (sender, receiver) = sync_channel(QUEUE);
+    let queue = Arc::new(Mutex::new(Some(sender)));
+    let (writing, written) = channel();
+    let work = move || {
+        write_messages(&receiver, write);
+        drop(writing);
+    };
+    if let Err(error) = std::thread::Builder::new().name("log".to_owned()).spawn(work) {
+        let _ = writeln!(std::io::stderr(), "{IDENTIFIER}: no log: {error}");
+    }
+    LogGuard { queue, written }
+}
+
+impl LogGuard {
+    /// Ends the log with the error that ends the process. It is written to standard error, which belongs to the unit: of a
+    /// message in its own protocol the journal may no longer find out whose it was once the process is gone.
+    pub fn end_with(self, text: &str) {
+        drop(self);
+        let message = Message { level: Level::ERROR, text: text.to_owned(), fields: Vec::new() };
+        write_line(&message, connected_to_journal());
+    }
 }
 
 impl Drop for LogGuard {
     fn drop(&mut self) {
         drop(self.queue.lock().unwrap_or_else(PoisonError::into_inner).take());
-        if let Some(writer) = self.writer.take() {
-            let _ = writer.join();
-        }
+        // Nothing is ever sent: it ends when the thread does.
+        let _ = self.written.recv_timeout(FLUSH_TIMEOUT);
     }
 }
 
@@ -112,23 +139,25 @@ impl Visit for Fields {
     }
 }
 
-fn write_messages(messages: &Receiver<Message>) {
-    let to_journal = connected_to_journal();
+fn write_messages(messages: &Receiver<Message>, write: impl Fn(&Message)) {
     while let Ok(message) = messages.recv() {
-        write(&message, to_journal);
+        write(&message);
         let dropped = DROPPED.swap(0, std::sync::atomic::Ordering::Relaxed);
         if dropped > 0 {
             let text =
                 format!("{dropped} messages of the log were dropped: they came faster than they could be written");
-            write(&Message { level: Level::WARN, text, fields: Vec::new() }, to_journal);
+            write(&Message { level: Level::WARN, text, fields: Vec::new() });
         }
     }
 }
 
 fn write(message: &Message, to_journal: bool) {
-    if to_journal && send_to_journal(message) {
-        return;
+    if !to_journal || !send_to_journal(message) {
+        write_line(message, to_journal);
     }
+}
+
+fn write_line(message: &Message, to_journal: bool) {
     let mut line = if to_journal {
         // systemd reads the priority from the line's beginning (sd-daemon(3)).
         format!("<{}>", u8::from(priority(message.level)))
@@ -185,6 +214,34 @@ mod tests {
         let layer = LogLayer { queue: Arc::new(Mutex::new(Some(sender))) };
         tracing::subscriber::with_default(Registry::default().with(layer), log);
         receiver.try_iter().collect()
+    }
+
+    #[test]
+    fn a_journal_that_does_not_read_delays_the_end_by_a_second() {
+        let (_forever, stuck) = channel::<()>();
+        let log = start_writer(move |_| {
+            let _ = stuck.recv();
+        });
+        let message = Message { level: Level::INFO, text: String::new(), fields: Vec::new() };
+        log.queue.lock().unwrap().as_ref().unwrap().send(message).unwrap();
+        let begun = std::time::Instant::now();
+        drop(log);
+        assert!((FLUSH_TIMEOUT..5 * FLUSH_TIMEOUT).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+    }
+
+    #[test]
+    fn the_end_waits_until_everything_is_written() {
+        let (sender, written) = channel();
+        let log = start_writer(move |message| {
+            std::thread::sleep(Duration::from_millis(2));
+            sender.send(message.text.clone()).unwrap();
+        });
+        for number in 0..50 {
+            let message = Message { level: Level::INFO, text: number.to_string(), fields: Vec::new() };
+            log.queue.lock().unwrap().as_ref().unwrap().send(message).unwrap();
+        }
+        drop(log);
+        assert_eq!(written.try_iter().count(), 50);
     }
 
     #[test]

@@ -63,7 +63,7 @@ pub enum ErrorKind {
     Capture,
     /// The catalog could not be read or written.
     Catalog,
-    /// A spooled crash could not be read, or its file not be removed.
+    /// A spooled crash could not be read, or its file could not be removed.
     Spool,
     /// The journal did not accept an entry.
     Journal,

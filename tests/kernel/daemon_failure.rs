@@ -85,14 +85,18 @@ fn a_daemon_killed_at_any_point_loses_no_byte_of_the_core() {
             move || Command::new(memory).arg("512").run_to_end()
         })
     };
-    // Measures how long an undisturbed crash takes from the offer to the record.
-    let begun = Instant::now();
-    let crashing = crash();
-    eventually(Duration::from_secs(30), || daemon.metric("coreward_inflight_crashes", "") == 1.0);
-    let offered = begun.elapsed();
-    eventually(Duration::from_secs(60), || bed.crashes().len() == 1);
-    let span = begun.elapsed() - offered;
-    crashing.join().unwrap();
+    // Measures how long an undisturbed crash takes from the offer to the record; the first one also waits for cold caches.
+    let undisturbed = |number: usize| {
+        let begun = Instant::now();
+        let crashing = crash();
+        eventually(Duration::from_secs(30), || daemon.metric("coreward_inflight_crashes", "") == 1.0);
+        let offered = begun.elapsed();
+        eventually(Duration::from_secs(60), || bed.crashes().len() == number);
+        let span = begun.elapsed() - offered;
+        crashing.join().unwrap();
+        span
+    };
+    let span = undisturbed(1).min(undisturbed(2));
     let mut interrupted = 0;
     for kill in 0..kills() {
         let crashing = crash();
@@ -112,7 +116,7 @@ fn a_daemon_killed_at_any_point_loses_no_byte_of_the_core() {
         std::thread::sleep(span * u32::try_from(kill).unwrap() / u32::try_from(kills()).unwrap());
         daemon.signal(Signal::SIGKILL);
         daemon.wait_for_notification("READY=1");
-        let crashes = bed.wait_for(usize::try_from(kill).unwrap() + 2);
+        let crashes = bed.wait_for(usize::try_from(kill).unwrap() + 3);
         crashing.join().unwrap();
         let record = &crashes.last().unwrap().record;
         interrupted += u64::from(record.attempt > 1);
@@ -123,8 +127,8 @@ fn a_daemon_killed_at_any_point_loses_no_byte_of_the_core() {
         std::fs::remove_file(crashes.last().unwrap().core_file.as_ref().unwrap()).unwrap();
     }
     assert!(interrupted * 2 > kills(), "only {interrupted} of {} kills interrupted a capture", kills());
-    assert_eq!(daemon.count("coredump_process_count", ""), kills() + 1);
-    assert_eq!(bed.names("var/lib/coreward/cores").len(), 1, "unfinished files are gone");
+    assert_eq!(daemon.count("coredump_process_count", ""), kills() + 2);
+    assert_eq!(bed.names("var/lib/coreward/cores").len(), 2, "unfinished files are gone");
 }
 
 #[test]

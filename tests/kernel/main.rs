@@ -4,6 +4,7 @@
 //! They need root. kernel.core_pattern belongs to the whole machine: each test sets it for its own duration, under a lock,
 //! and restores it. Run without root, every test fails.
 
+#![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "a failed unwrap fails the test, as intended")]
 
 mod testbed;

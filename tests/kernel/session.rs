@@ -1,12 +1,13 @@
 //! One crash from the fault to the record: counted, stored, in the journal, readable with gdb.
 
-use crate::testbed::{RunToEnd, TestBed, coreward, gdb, has_details, program, text};
-use coreward::crash::{CoreOutcome, Level};
+use crate::testbed::{RunToEnd, TestBed, coreward, eventually, gdb, has_details, program, text};
+use coreward::crash::{CoreOutcome, Level, Origin};
 use coreward::store::CoreState;
 use nix::unistd::Uid;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
+use std::time::Duration;
 
 #[test]
 fn a_segfault_is_counted_stored_and_logged() {
@@ -145,4 +146,25 @@ fn counters_survive_a_restart() {
     Command::new(program("segv")).run_to_end();
     bed.wait_for(4);
     assert_eq!(daemon.metric("coredump_process_count", "signal=\"SEGV\""), 4.0);
+}
+
+#[test]
+fn every_log_line_about_a_crash_has_its_id_and_pid() {
+    let bed = TestBed::new();
+    bed.configure("[Coreward]\nKeepFree=1000T\n");
+    Command::new(program("segv")).run_to_end();
+    eventually(Duration::from_secs(10), || bed.kmsg().contains("saved as"));
+    let _daemon = bed.daemon();
+    bed.wait_for(1);
+    Command::new(program("segv")).run_to_end();
+    let crashes = bed.wait_for(2);
+    let origins = crashes.iter().map(|listed| listed.record.origin);
+    assert!(origins.eq([Origin::Spool, Origin::Live]));
+    let log = std::fs::read_to_string(bed.path("log")).unwrap();
+    for listed in crashes {
+        let pid = listed.record.key.pid;
+        let fields = format!("COREWARD_ID={} COREWARD_PID={pid}", listed.id());
+        let about: Vec<&str> = log.lines().filter(|line| line.contains(&format!("process {pid} "))).collect();
+        assert!(!about.is_empty() && about.iter().all(|line| line.ends_with(&fields)), "{log}");
+    }
 }

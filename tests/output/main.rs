@@ -4,6 +4,7 @@
 //! output` rewrites them, and the difference is part of the review. Nothing here needs root or a crash: the records come from
 //! `records.json`, whose field names are a public interface.
 
+#![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
 mod crashes;
