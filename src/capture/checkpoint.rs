@@ -110,7 +110,7 @@ impl CaptureCheckpoint {
         staging.memory.read_exact_at(&mut headers, 0).map_err(CaptureError::Read)?;
         let layout = CoreLayout::read(&headers).map_err(CaptureError::NotACore)?;
         let total_len = layout.total_len;
-        let Ok(plan) = CapturePlan::new(layout, "", &[], |_, _| Ok::<(), Infallible>(()));
+        let Ok(plan) = CapturePlan::new(layout, "", &[], &|_| true, |_, _| Ok::<(), Infallible>(()));
         let expected_content = |number: u64| {
             let part = chunk::framed_part(&chunk::range(number, total_len));
             (number < self.chunks_end).then(|| frame_content(part.len()))
@@ -143,6 +143,8 @@ impl CaptureCheckpoint {
             notes,
             level: self.level,
             in_memory: self.in_memory,
+            // The record says so already.
+            has_unread_pages: false,
         })
     }
 }

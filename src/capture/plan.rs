@@ -16,7 +16,7 @@ pub struct MappingSlice {
     /// Length in bytes.
     pub length: u64,
     /// Pages that do not exist are zeros and need not be read. This holds for private anonymous memory; an absent page of a file
-    /// or of shared memory has contents all the same.
+    /// or of shared memory has contents all the same, but is treated like this where nobody may ever answer for it.
     pub sparse: bool,
 }
 
@@ -44,7 +44,8 @@ pub struct CapturePlan {
 
 impl CapturePlan {
     /// Plans a core of this layout; `maps` is the process' `/proc/PID/maps` (proc_pid_maps(5)). `debugger_ranges` are addresses
-    /// that a debugger reads to find its way. `present_runs` calls its second argument with the pages that exist in a range of
+    /// that a debugger reads to find its way. `answers` tells for an address whether absent pages of its mapping can be read.
+    /// `present_runs` calls its second argument with the pages that exist in a range of
     /// sparse memory.
     ///
     /// # Errors
@@ -53,9 +54,10 @@ impl CapturePlan {
         layout: CoreLayout,
         maps: &str,
         debugger_ranges: &[Range<u64>],
+        answers: &dyn Fn(u64) -> bool,
         mut present_runs: impl FnMut(Range<u64>, &mut dyn FnMut(Range<u64>)) -> Result<(), E>,
     ) -> Result<Self, E> {
-        let sparse = sparse_segments(&layout, maps);
+        let sparse = sparse_segments(&layout, maps, answers);
         let priority = priority_ranges(&layout, debugger_ranges);
         let words = usize::try_from(chunk::count(layout.total_len).div_ceil(64)).unwrap_or(usize::MAX);
         let mut plan = Self { layout, sparse, chunks_with_data: vec![0; words], present_bytes: 0, priority };
@@ -122,8 +124,8 @@ impl CapturePlan {
     }
 }
 
-/// For each segment whether it is private anonymous memory.
-fn sparse_segments(layout: &CoreLayout, maps: &str) -> Vec<bool> {
+/// For each segment whether it is private anonymous memory, or nobody may answer for its absent pages.
+fn sparse_segments(layout: &CoreLayout, maps: &str, answers: &dyn Fn(u64) -> bool) -> Vec<bool> {
     // begin-end perms offset device inode path
     let parse = |line: &str| {
         let mut fields = line.split_ascii_whitespace();
@@ -144,7 +146,10 @@ fn sparse_segments(layout: &CoreLayout, maps: &str) -> Vec<bool> {
     layout
         .loads
         .iter()
-        .map(|load| is_sparse(load.address, load.address + (load.offset.end - load.offset.start)))
+        .map(|load| {
+            let length = load.offset.end - load.offset.start;
+            length > 0 && (is_sparse(load.address, load.address + length) || !answers(load.address))
+        })
         .collect()
 }
 
@@ -184,7 +189,7 @@ mod tests {
             }
             Ok::<(), Infallible>(())
         };
-        CapturePlan::new(layout, maps, &[], runs).unwrap()
+        CapturePlan::new(layout, maps, &[], &|_| true, runs).unwrap()
     }
 
     const MAPS: &str = "\

@@ -1,15 +1,17 @@
 //! The memory of a crashed process: read from the process while it is parked, or from a core that a shim saved alone.
 
-use super::chunk::SourceError;
+use super::chunk::{SourceError, buffer_len};
+use super::page_access::{PageAccess, ReadablePages, TrustedFileSystems};
 use super::saved_core::SavedCore;
 use crate::elf::CoreLayout;
 use crate::unwind::ReadMemory;
-use coreward_sys::pagemap::{self, PAGE};
+use coreward_sys::pagemap::{self, PAGE, PageKind};
 use nix::errno::Errno;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Where the memory of a crashed process is read from.
@@ -22,10 +24,10 @@ pub enum ProcessMemory {
 }
 
 impl ProcessMemory {
-    /// The memory of a parked process: its `/proc/PID/mem`, and its `/proc/PID/pagemap` if it could be opened.
+    /// The memory of a parked process.
     #[must_use]
-    pub fn live(mem: File, pagemap: Option<File>) -> Self {
-        Self::Live(LiveMemory::new(mem, pagemap))
+    pub fn live(files: LiveFiles) -> Self {
+        Self::Live(LiveMemory::new(files))
     }
 
     /// The memory in a core that begins at byte `at` of `core`. `on_host` says that the process saw the files of this
@@ -45,11 +47,27 @@ impl ReadMemory for ProcessMemory {
     }
 }
 
+/// The files of a parked process through which its memory is read.
+#[derive(Debug)]
+pub struct LiveFiles {
+    /// `/proc/PID/mem`.
+    pub mem: File,
+    /// `/proc/PID/pagemap`. Without it every page of a mapping is read, touched or not.
+    pub pagemap: Option<File>,
+    /// `/proc/PID/maps`. Without it no memory is treated as sparse, and only the pages that exist anyway are read.
+    pub maps: Option<File>,
+    /// The file systems whose files can be waited for.
+    pub trusted: TrustedFileSystems,
+}
+
 /// The memory of a parked process (proc_pid_mem(5), proc_pid_pagemap(5)).
 #[derive(Debug)]
 pub struct LiveMemory {
     mem: File,
     pagemap: Option<File>,
+    access: Option<PageAccess>,
+    /// Pages were left out, because nobody may ever answer for them.
+    has_unread: AtomicBool,
     /// Reads at addresses that pread(2) takes for negative use the file's position, which there is only one of.
     position: Mutex<()>,
 }
@@ -58,10 +76,74 @@ pub struct LiveMemory {
 const FIRST_NEGATIVE: u64 = 1 << 63;
 
 impl LiveMemory {
-    /// Without `pagemap` every page of a mapping is read, touched or not.
+    /// The memory behind these files.
     #[must_use]
-    pub fn new(mem: File, pagemap: Option<File>) -> Self {
-        Self { mem, pagemap, position: Mutex::default() }
+    pub fn new(files: LiveFiles) -> Self {
+        let LiveFiles { mem, pagemap, maps, trusted } = files;
+        let access = maps.map(|maps| PageAccess::new(maps, trusted));
+        Self { mem, pagemap, access, has_unread: AtomicBool::new(false), position: Mutex::default() }
+    }
+
+    /// The text of `/proc/PID/maps`; empty if it cannot be read.
+    pub fn maps(&self) -> String {
+        self.access.as_ref().and_then(PageAccess::text).unwrap_or_default()
+    }
+
+    /// Whether pages were left out, because nobody may ever answer for them ([`super::page_access`]).
+    pub fn has_unread_pages(&self) -> bool {
+        self.has_unread.load(Ordering::Relaxed)
+    }
+
+    /// Whether all pages of the mapping at `address` can be read, or some would have to be waited for. Memory of which nothing is
+    /// known can be read: that was so before.
+    pub fn answers(&self, address: u64) -> bool {
+        self.pages_at(address).1 == ReadablePages::All
+    }
+
+    /// Whether all pages in `range` can be read without waiting for anybody.
+    pub fn answers_for(&self, range: &Range<u64>) -> bool {
+        let mut address = range.start;
+        while address < range.end {
+            let (end, pages) = self.pages_at(address);
+            let part = address..end.min(range.end);
+            if pages != ReadablePages::All && !self.has_all(&part, pages) {
+                return false;
+            }
+            address = part.end;
+        }
+        true
+    }
+
+    /// The pages that answer at `address`, and up to where that holds.
+    fn pages_at(&self, address: u64) -> (u64, ReadablePages) {
+        let everything = (u64::MAX, ReadablePages::All);
+        match &self.access {
+            // The kernel's own page up there is not among the mappings.
+            Some(access) if address < FIRST_NEGATIVE => access.at(address).unwrap_or(everything),
+            _ => everything,
+        }
+    }
+
+    /// The runs of pages around `range` that can be read, of a mapping of which only these can.
+    fn readable_runs(&self, range: &Range<u64>, pages: ReadablePages) -> io::Result<Vec<Range<u64>>> {
+        let kind = match pages {
+            ReadablePages::Nothing => return Ok(Vec::new()),
+            ReadablePages::Anonymous => PageKind::Anonymous,
+            ReadablePages::All | ReadablePages::Present => PageKind::Populated,
+        };
+        let whole = range.start & !(PAGE - 1)..range.end.checked_next_multiple_of(PAGE).unwrap_or(range.end);
+        let mut runs = Vec::new();
+        if let Some(pagemap) = &self.pagemap {
+            pagemap::for_each_run(pagemap, whole, kind, |run| runs.push(run))?;
+        }
+        Ok(runs)
+    }
+
+    fn has_all(&self, range: &Range<u64>, pages: ReadablePages) -> bool {
+        let runs = self.readable_runs(range, pages).unwrap_or_default();
+        let covered: u64 =
+            runs.iter().map(|run| run.end.min(range.end).saturating_sub(run.start.max(range.start))).sum();
+        covered == range.end - range.start
     }
 
     /// Fills `buffer` with the memory at `address`. Pages that cannot be read are zeros, as in the kernel's own cores:
@@ -70,6 +152,41 @@ impl LiveMemory {
     /// # Errors
     /// The process has no memory any more, or the kernel reports an error that does not concern a single page.
     pub fn read_pages(&self, address: u64, buffer: &mut [u8]) -> Result<(), SourceError> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            let at = address + filled as u64;
+            let (end, pages) = self.pages_at(at);
+            let length = (buffer.len() - filled).min(usize::try_from(end - at).unwrap_or(usize::MAX));
+            let part = &mut buffer[filled..filled + length];
+            match pages {
+                ReadablePages::All => self.read_all(at, part)?,
+                pages => self.read_some_pages(at, part, pages)?,
+            }
+            filled += length;
+        }
+        Ok(())
+    }
+
+    /// As [`Self::read_pages`], of a mapping of which only some pages can be read.
+    fn read_some_pages(&self, address: u64, buffer: &mut [u8], pages: ReadablePages) -> Result<(), SourceError> {
+        let range = address..address + buffer.len() as u64;
+        let runs = self.readable_runs(&range, pages).map_err(no_memory_is_gone)?;
+        buffer.fill(0);
+        let mut read = 0;
+        for run in runs {
+            let (from, to) = (run.start.max(range.start), run.end.min(range.end));
+            if from < to {
+                self.read_all(from, &mut buffer[buffer_len(&(address..from))..buffer_len(&(address..to))])?;
+                read += to - from;
+            }
+        }
+        if read < range.end - range.start && pages != ReadablePages::Nothing {
+            self.has_unread.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn read_all(&self, address: u64, buffer: &mut [u8]) -> Result<(), SourceError> {
         let mut filled = 0;
         while filled < buffer.len() {
             let at = address + filled as u64;
@@ -107,31 +224,53 @@ impl LiveMemory {
         self.read_exact_at(address, &mut bytes).then_some(bytes)
     }
 
-    /// Calls `found` with each run of pages in `range` (addresses) that may hold something else than zeros, in order.
+    /// Calls `found` with each run of pages in `range` (addresses within one mapping) that may hold something else than zeros, in
+    /// order. Pages that would have to be waited for are left out.
     ///
     /// # Errors
     /// The process has no memory any more.
     pub fn present_runs(&self, range: Range<u64>, mut found: impl FnMut(Range<u64>)) -> Result<(), SourceError> {
+        let pages = self.pages_at(range.start).1;
+        let kind = if pages == ReadablePages::Anonymous { PageKind::Anonymous } else { PageKind::Populated };
         let Some(pagemap) = &self.pagemap else {
-            found(range);
+            if pages == ReadablePages::All {
+                found(range);
+            } else {
+                self.has_unread.store(true, Ordering::Relaxed);
+            }
             return Ok(());
         };
-        match pagemap::for_each_populated_run(pagemap, range.clone(), &mut found) {
+        let mut length = 0;
+        let count_and_call = |run: Range<u64>| {
+            length += run.end - run.start;
+            found(run);
+        };
+        let scanned = pagemap::for_each_run(pagemap, range.clone(), kind, count_and_call);
+        if pages != ReadablePages::All && length < range.end - range.start {
+            self.has_unread.store(true, Ordering::Relaxed);
+        }
+        match scanned {
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => Err(SourceError::ProcessGone),
             // The pagemap cannot be used: read all of it.
-            Err(_) => {
+            Err(_) if pages == ReadablePages::All => {
                 found(range);
                 Ok(())
             }
-            Ok(()) => Ok(()),
+            Ok(()) | Err(_) => Ok(()),
         }
     }
 }
 
 impl ReadMemory for LiveMemory {
     fn read_exact_at(&self, address: u64, buffer: &mut [u8]) -> bool {
-        address < FIRST_NEGATIVE && self.mem.read_exact_at(buffer, address).is_ok()
+        let range = address..address.saturating_add(buffer.len() as u64);
+        address < FIRST_NEGATIVE && self.answers_for(&range) && self.mem.read_exact_at(buffer, address).is_ok()
     }
+}
+
+/// The error of a pagemap that cannot be read. Of a process without memory it has nothing.
+fn no_memory_is_gone(error: io::Error) -> SourceError {
+    if error.kind() == ErrorKind::UnexpectedEof { SourceError::ProcessGone } else { SourceError::Read(error) }
 }
 
 /// EIO: the page cannot be had (beyond the end of its file, poisoned, a guard page). EFAULT: it is no longer mapped.

@@ -38,8 +38,6 @@ pub struct SnapshotRequest<'a> {
     pub headers: Vec<u8>,
     /// The memory of the process.
     pub memory: ProcessMemory,
-    /// Its `/proc/PID/maps`. If it is empty, no memory is treated as sparse.
-    pub maps: String,
     /// The file for the core.
     pub writer: CoreWriter,
     /// What disk space for staged data is charged to.
@@ -74,6 +72,8 @@ pub struct Snapshot {
     pub(super) level: i32,
     /// All of the core is in the staging area's memory.
     pub(super) in_memory: bool,
+    /// Pages are zeros, because nobody may ever answer for them.
+    pub has_unread_pages: bool,
 }
 
 /// Why there is no snapshot.
@@ -95,11 +95,11 @@ impl From<CaptureError> for SnapshotError {
 /// # Errors
 /// The memory cannot be used, or no core can be stored.
 pub fn snapshot(request: SnapshotRequest<'_>, resources: &CaptureResources) -> Result<Snapshot, SnapshotError> {
-    let SnapshotRequest { headers, memory, maps, writer, quota, heartbeat, cancelled, level, .. } = request;
+    let SnapshotRequest { headers, memory, writer, quota, heartbeat, cancelled, level, .. } = request;
     let unusable = |writer| SnapshotError::Unusable(Box::new(writer));
     let ProcessMemory::Live(memory) = memory else { return Err(unusable(writer)) };
     let memory = Arc::new(memory);
-    let Some(plan) = make_plan(&headers, &maps, &memory, heartbeat) else { return Err(unusable(writer)) };
+    let Some(plan) = make_plan(&headers, &memory, heartbeat) else { return Err(unusable(writer)) };
     let plan = Arc::new(plan);
     let notes = process_notes(&headers);
     let total_len = plan.layout.total_len;
@@ -124,7 +124,7 @@ pub fn snapshot(request: SnapshotRequest<'_>, resources: &CaptureResources) -> R
     let spill = (in_memory || staging.spill_file().is_some())
         .then(|| SpillTarget { image: Arc::clone(&image), staging: Arc::clone(&staging) });
     let job = EngineJob {
-        source: image as Arc<dyn CoreSource>,
+        source: Arc::clone(&image) as Arc<dyn CoreSource>,
         compress: !in_memory,
         limiter,
         spill,
@@ -169,11 +169,12 @@ pub fn snapshot(request: SnapshotRequest<'_>, resources: &CaptureResources) -> R
         notes,
         level,
         in_memory,
+        has_unread_pages: image.memory.has_unread_pages(),
     })
 }
 
 /// The plan of a core; `None` if its headers or its memory cannot be used.
-fn make_plan(headers: &[u8], maps: &str, memory: &Arc<LiveMemory>, heartbeat: &Heartbeat) -> Option<CapturePlan> {
+fn make_plan(headers: &[u8], memory: &Arc<LiveMemory>, heartbeat: &Heartbeat) -> Option<CapturePlan> {
     let layout = CoreLayout::read(headers).ok()?;
     let libraries = layout.notes.program_headers.and_then(|(address, count)| {
         let memory = Arc::clone(memory);
@@ -182,7 +183,9 @@ fn make_plan(headers: &[u8], maps: &str, memory: &Arc<LiveMemory>, heartbeat: &H
         run_with_timeout("libraries", LIBRARIES_TIMEOUT, heartbeat, find_libraries)
     });
     let libraries = libraries.unwrap_or_default();
-    CapturePlan::new(layout, maps, &libraries, |range, found| memory.present_runs(range, found)).ok()
+    let answers = |address| memory.answers(address);
+    CapturePlan::new(layout, &memory.maps(), &libraries, &answers, |range, found| memory.present_runs(range, found))
+        .ok()
 }
 
 /// Creates a staging area that has the headers and the trailer of the core. Also returns whether it takes all of the core in

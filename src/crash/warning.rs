@@ -22,6 +22,8 @@ pub enum Warning {
         /// Number of other threads.
         total: usize,
     },
+    /// Pages of mapped files are zeros in the core: they are on a file system that may never answer.
+    PagesNotRead,
     /// No core was stored, for this reason.
     CoreNotStored(String),
     /// The crash's user was not given access to the core.
@@ -43,6 +45,9 @@ impl fmt::Display for Warning {
             Self::OtherThreadsOmitted { omitted, total } => {
                 write!(f, "the stacks of {omitted} of {total} other threads did not fit into time and room")
             }
+            Self::PagesNotRead => f.write_str(
+                "some pages of mapped files are zeros in the core: their file system may never answer (FUSE, network)",
+            ),
             Self::CoreNotStored(cause) => f.write_str(cause),
             Self::AccessNotGranted { uid, cause } => write!(f, "uid {uid} was not given access: {cause}"),
         }

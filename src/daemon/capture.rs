@@ -5,13 +5,13 @@ use super::checkpoint::Checkpoint;
 use super::crash_source::CrashSource;
 use super::error::SessionError;
 use super::evidence::{CoreEvidence, CoreInput};
-use super::inspect::may_parse;
+use super::inspect::{may_parse, trusted_file_systems};
 use super::process_handles::{CheckpointHandles, ProcessHandles};
 use super::record_builder::RecordBuilder;
 use super::shared::Shared;
 use crate::capture::{
     self, CaptureCheckpoint, CaptureError, CapturedCore, CheckpointFiles, CoreLimits, CoreStream, CoreWriter,
-    DrainRequest, Heartbeat, ProcessMemory, Snapshot, SnapshotError, SnapshotRequest,
+    DrainRequest, Heartbeat, ProcessMemory, Snapshot, SnapshotError, SnapshotRequest, TrustedFileSystems,
 };
 use crate::config::Config;
 use crate::crash::{CoreOutcome, CoreReport, NoCore, Record, Truncation, Warning};
@@ -19,10 +19,8 @@ use crate::report::ErrorKind;
 use crate::store::{CoreFile, QuotaHandle};
 use coreward_sys::clock;
 use coreward_wire::{FdKind, Offer};
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::FileExt;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -32,9 +30,6 @@ use tokio_util::sync::CancellationToken;
 
 /// How long a crash waits for a capture permit before it is recorded without its core.
 const PERMIT_TIMEOUT: Duration = Duration::from_secs(60);
-/// Longest `/proc/PID/maps` that is read: that of vm.max_map_count mappings is shorter.
-const MAPS_MAX: usize = 16 << 20;
-
 /// A crash whose core is to be kept.
 pub(super) struct AdmittedCrash {
     /// The record so far.
@@ -70,6 +65,7 @@ struct CaptureContext {
     deadline: Instant,
     may_parse: bool,
     resumed: bool,
+    trusted: TrustedFileSystems,
 }
 
 impl CaptureContext {
@@ -87,6 +83,7 @@ impl CaptureContext {
             deadline: deadline(offer, source, config),
             may_parse: may_parse(offer),
             resumed: offer.attempt > 1,
+            trusted: trusted_file_systems(offer),
         }
     }
 
@@ -100,11 +97,10 @@ impl CaptureContext {
         self.heartbeat.tick();
         let mut writer = self.writer()?;
         let CoreInput { source, prefix, headers, saved_at: _ } = stream;
-        if let (Some(headers), Some(mem)) = (headers, handles.mem.take()) {
+        if let (Some(headers), Some(files)) = (headers, handles.share_memory(self.trusted)) {
             let request = SnapshotRequest {
                 headers,
-                memory: ProcessMemory::live(mem, handles.pagemap.take()),
-                maps: handles.maps.as_ref().and_then(read_maps).unwrap_or_default(),
+                memory: ProcessMemory::live(files),
                 writer,
                 quota: Arc::clone(&self.quota),
                 stacks_only: self.stacks_only,
@@ -168,6 +164,11 @@ pub(super) async fn capture(
     }
     // The process has waited long enough, whatever became of its core. Without the shim's consent nothing is published.
     builder.set_held(held(offer, source));
+    if let Ok(CaptureOutcome::Snapshot(snapshot)) = &outcome
+        && snapshot.has_unread_pages
+    {
+        builder.warn(Warning::PagesNotRead);
+    }
     let (checkpoint, files) = save_checkpoint(&builder, &outcome);
     source.release_and_confirm(checkpoint, files).await?;
     // The next one may be copied while this one is compressed.
@@ -270,22 +271,6 @@ async fn run_capture(
     cancelled.cancel();
     let _ = capture.await;
     Err(CaptureError::Cancelled)
-}
-
-/// Reads `/proc/PID/maps` from its beginning: the descriptor shares its position with the shim's, and with those of earlier
-/// daemons.
-fn read_maps(maps: &File) -> Option<String> {
-    let mut text = Vec::new();
-    let mut buffer = vec![0; 64 << 10];
-    while text.len() < MAPS_MAX {
-        match maps.read_at(&mut buffer, text.len() as u64) {
-            Ok(0) => break,
-            Ok(count) => text.extend_from_slice(buffer.get(..count)?),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => return None,
-        }
-    }
-    Some(String::from_utf8_lossy(&text).into_owned())
 }
 
 /// What the shim keeps while the core is finished.

@@ -10,13 +10,14 @@ use super::evidence::{CoreEvidence, CoreInput, CrashedStack, Evidence, ProcessFa
 use super::process_handles::ProcessHandles;
 use super::shared::{Shared, lock};
 use super::stack::{SignatureContext, unwind_crashed_thread};
-use crate::capture::{self, CaptureError, PeekedHeaders, ProcessMemory};
+use crate::capture::{self, CaptureError, LiveMemory, PeekedHeaders, ProcessMemory, TrustedFileSystems};
 use crate::crash::text::from_bytes;
 use crate::crash::{Warning, auxv, cgroup, program_of};
 use crate::elf::{self, CoreLayout};
 use coreward_wire::{MAX_TEXT, Offer};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex};
@@ -96,8 +97,9 @@ async fn read_process(
     handles: &mut ProcessHandles,
     pipe: Option<&OwnedFd>,
 ) -> ProcessReading {
-    let mem = handles.share_mem();
+    let memory = handles.share_memory(trusted_file_systems(offer)).map(LiveMemory::new);
     let (cmdline, auxv) = (handles.cmdline.take(), handles.auxv.take());
+    let arguments = offer.arguments.clone();
     let pipe = pipe.map(OwnedFd::try_clone);
     let context = signature_context(offer, None);
     let cancelled = shared.shutdown.abort_token();
@@ -109,12 +111,12 @@ async fn read_process(
             pipe.map(|pipe| capture::peek_headers(pipe.map_err(CaptureError::Read)?.as_fd(), &cancelled).map(Arc::new));
         let peeked = headers.as_ref().and_then(|headers| headers.as_ref().ok()).map(Arc::clone);
         lock(&reading).headers = headers;
-        let facts = read_facts(cmdline, auxv, mem.as_ref());
+        let facts = read_facts(cmdline, &arguments, auxv, memory.as_ref());
         let context = SignatureContext { build_id: facts.exe_build_id.clone(), ..context };
         lock(&reading).facts = Some(facts);
         let stack = match peeked.as_deref() {
             Some(PeekedHeaders::Complete(headers)) => {
-                CoreLayout::read(headers).ok().map(|layout| unwind_crashed_thread(&layout, &live_memory(mem), &context))
+                CoreLayout::read(headers).ok().map(|layout| unwind_crashed_thread(&layout, &memory, &context))
             }
             _ => None,
         };
@@ -164,19 +166,25 @@ pub(super) fn memory_of(
     handles: &ProcessHandles,
     stream: &CoreInput,
 ) -> impl FnOnce(&Arc<CoreLayout>) -> Option<ProcessMemory> + Send + 'static {
-    let mem = handles.share_mem();
+    let live = handles.share_memory(trusted_file_systems(offer));
     let saved = stream.saved_at.and_then(|at| Some((File::from(stream.source.try_clone().ok()?), at)));
     let is_saved = stream.saved_at.is_some();
     let on_host = saw_files_of_host(offer);
     move |layout| match saved {
         Some((core, at)) => Some(ProcessMemory::core_file(core, at, on_host, Arc::clone(layout))),
         None if is_saved => None,
-        None => live_memory(mem),
+        None => live.map(ProcessMemory::live),
     }
 }
 
-fn live_memory(mem: Option<File>) -> Option<ProcessMemory> {
-    mem.map(|mem| ProcessMemory::live(mem, None))
+/// The file systems of the process that the shim vouches for.
+pub(super) fn trusted_file_systems(offer: &Offer) -> TrustedFileSystems {
+    let mut trusted = TrustedFileSystems::default();
+    for file_system in offer.file_systems.iter().flatten() {
+        let list = if file_system.is_remote { &mut trusted.remote } else { &mut trusted.local };
+        list.push(file_system.minor);
+    }
+    trusted
 }
 
 /// Whether the paths in the process' mappings are paths of this host.
@@ -253,15 +261,22 @@ fn read_whole(file: &File) -> Option<Vec<u8>> {
     file.read_exact_at(&mut bytes, 0).ok().map(|()| bytes)
 }
 
-/// Reads what only the process' memory has; each read may block on a dead mount.
-fn read_facts(cmdline: Option<File>, auxv: Option<File>, memory: Option<&File>) -> ProcessFacts {
+/// Reads what only the process' memory has. Its command line is where the process says, perhaps in a page that nobody answers for:
+/// then it is left out.
+fn read_facts(
+    cmdline: Option<File>,
+    arguments: &Range<u64>,
+    auxv: Option<File>,
+    memory: Option<&LiveMemory>,
+) -> ProcessFacts {
     let read = |file: Option<File>| {
         let mut bytes = Vec::with_capacity(MAX_TEXT);
         // A text that cannot be read is missing from the record; the crash counts all the same.
         let _ = file.map(|file| file.take(MAX_TEXT as u64).read_to_end(&mut bytes));
         bytes
     };
-    let mut cmdline = read(cmdline);
+    let answers = memory.is_none_or(|memory| memory.answers_for(arguments));
+    let mut cmdline = read(cmdline.filter(|_| answers));
     cmdline.truncate(cmdline.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1));
     cmdline.iter_mut().filter(|byte| **byte == 0).for_each(|byte| *byte = b' ');
     let auxv = auxv::parse(&read(auxv));
@@ -270,16 +285,12 @@ fn read_facts(cmdline: Option<File>, auxv: Option<File>, memory: Option<&File>) 
 }
 
 /// The build-id of the executable as it is mapped: right also where the file was deleted or replaced since.
-fn exe_build_id(memory: &File, auxv: auxv::Auxv) -> Option<String> {
-    /// No linker makes more program headers than a page holds.
-    const MAX_TABLE: u64 = 4096;
-    let read = |address: u64, length: u64| {
-        let mut bytes = vec![0; usize::try_from(length).ok()?];
-        memory.read_exact_at(&mut bytes, address).ok()?;
-        Some(bytes)
-    };
+fn exe_build_id(memory: &LiveMemory, auxv: auxv::Auxv) -> Option<String> {
+    /// No linker makes more program headers than a page holds, or longer notes.
+    const MAX_READ: u64 = 4096;
+    let read = |address: u64, length: u64| memory.read_vec(address, usize::try_from(length.min(MAX_READ)).ok()?);
     let size = if auxv.is_64bit { 56 } else { 32 };
-    let table = read(auxv.phdr?, auxv.phnum?.checked_mul(size)?.min(MAX_TABLE))?;
+    let table = read(auxv.phdr?, auxv.phnum?.checked_mul(size)?)?;
     let ranges = elf::note_ranges(&table, auxv.phdr?, auxv.is_64bit);
     ranges.into_iter().take(8).find_map(|range| elf::build_id(&read(range.address, range.length)?))
 }

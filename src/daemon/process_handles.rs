@@ -1,5 +1,6 @@
 //! The descriptors that came with an offer, by what they are.
 
+use crate::capture::{LiveFiles, TrustedFileSystems};
 use coreward_wire::FdKind;
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -15,9 +16,9 @@ pub(super) struct ProcessHandles {
     pub(super) auxv: Option<File>,
     /// `/proc/PID/cmdline`.
     pub(super) cmdline: Option<File>,
-    /// `/proc/PID/maps`, only sent on request.
+    /// `/proc/PID/maps`.
     pub(super) maps: Option<File>,
-    /// `/proc/PID/pagemap`, only sent on request.
+    /// `/proc/PID/pagemap`.
     pub(super) pagemap: Option<File>,
     /// The beginning of the core, which an earlier daemon had the shim take out of the pipe.
     pub(super) prefix: Option<OwnedFd>,
@@ -62,8 +63,10 @@ impl ProcessHandles {
         }
     }
 
-    /// Another descriptor of `/proc/PID/mem`.
-    pub(super) fn share_mem(&self) -> Option<File> {
-        self.mem.as_ref().and_then(|mem| mem.try_clone().ok())
+    /// Other descriptors of the files through which the memory is read. `None`: it cannot be.
+    pub(super) fn share_memory(&self, trusted: TrustedFileSystems) -> Option<LiveFiles> {
+        let share = |file: &Option<File>| file.as_ref().and_then(|file| file.try_clone().ok());
+        let mem = share(&self.mem)?;
+        Some(LiveFiles { mem, pagemap: share(&self.pagemap), maps: share(&self.maps), trusted })
     }
 }

@@ -22,3 +22,4 @@ mod signature;
 mod spool;
 mod storm;
 mod truncation;
+mod unanswered;

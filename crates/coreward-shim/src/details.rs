@@ -1,10 +1,10 @@
-//! Texts and files of the process that are needed only if the daemon requests them, or if the crash goes to the spool
+//! Texts about the process that are needed only if the daemon requests them, or if the crash goes to the spool
 //! ([`coreward_wire::Details`]).
 
 use super::proc_dir::ProcDir;
 use super::warning::ShimWarning;
 use coreward_sys::openat::read_link_at;
-use coreward_wire::{Details, FdKind, MAX_OPEN_FDS, MAX_TEXT, Offer, Reply};
+use coreward_wire::{Details, MAX_OPEN_FDS, MAX_TEXT, Offer, Reply};
 use nix::dir::Dir;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
@@ -15,15 +15,12 @@ use std::os::fd::OwnedFd;
 const MAX_LISTED: usize = 256;
 /// Longest target of a descriptor in a list, in bytes before escaping.
 const MAX_TARGET: usize = MAX_TEXT / 8;
-/// The files that only a capture of the core needs.
-const CAPTURE_FILES: [(FdKind, &str); 2] = [(FdKind::Maps, "maps"), (FdKind::Pagemap, "pagemap")];
 
 /// The reply to [`coreward_wire::Request::Details`]. The texts are put into the offer too, for the next daemon and the spool.
 pub(super) fn reply(dir: &ProcDir, offer: &mut Offer) -> (Reply, Vec<OwnedFd>) {
-    let mut warnings = read_into(offer, dir);
-    let (kinds, fds) = dir.open_files(&CAPTURE_FILES, &mut warnings).into_iter().unzip();
+    let warnings = read_into(offer, dir);
     let warnings: Vec<String> = warnings.iter().map(ShimWarning::to_string).collect();
-    (Reply { errno: 0, data: offer.details.encode(&warnings), fds: kinds }, fds)
+    (Reply { errno: 0, data: offer.details.encode(&warnings), fds: Vec::new() }, Vec::new())
 }
 
 /// Reads the texts into the offer. Returns what could not be read.

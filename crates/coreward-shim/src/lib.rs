@@ -31,6 +31,7 @@ mod crash;
 mod deliver;
 mod details;
 mod kernel_log;
+mod mounts;
 mod proc_dir;
 mod process;
 mod requests;

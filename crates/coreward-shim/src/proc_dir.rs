@@ -47,7 +47,12 @@ impl ProcDir {
 
     /// The file `name`, up to [`MAX_TEXT`] bytes. After an error it is as long as was read before.
     pub(super) fn read_text(&self, name: &'static str, warnings: &mut Vec<ShimWarning>) -> Vec<u8> {
-        let (text, outcome) = read_text_at(self.as_fd(), name);
+        self.read_beginning(name, MAX_TEXT, warnings)
+    }
+
+    /// The first `limit` bytes of the file `name`.
+    pub(super) fn read_beginning(&self, name: &'static str, limit: usize, warnings: &mut Vec<ShimWarning>) -> Vec<u8> {
+        let (text, outcome) = read_beginning_at(self.as_fd(), name, limit);
         if let Err(error) = outcome {
             warnings.push(ShimWarning::Read { what: name, errno: errno_of(&error) });
         }
@@ -79,10 +84,14 @@ fn open_at(dir: BorrowedFd<'_>, name: &str) -> nix::Result<OwnedFd> {
 
 /// Reads a file up to [`MAX_TEXT`] bytes, and returns what was read before an error as well.
 pub(super) fn read_text_at(dir: BorrowedFd<'_>, name: &str) -> (Vec<u8>, io::Result<()>) {
+    read_beginning_at(dir, name, MAX_TEXT)
+}
+
+fn read_beginning_at(dir: BorrowedFd<'_>, name: &str, limit: usize) -> (Vec<u8>, io::Result<()>) {
     // The whole capacity at once: read_to_end would otherwise start with several small reads.
-    let mut text = Vec::with_capacity(MAX_TEXT);
+    let mut text = Vec::with_capacity(limit.min(MAX_TEXT));
     let file = open_at(dir, name).map_err(io::Error::from);
-    let outcome = file.and_then(|fd| File::from(fd).take(MAX_TEXT as u64).read_to_end(&mut text));
+    let outcome = file.and_then(|fd| File::from(fd).take(limit as u64).read_to_end(&mut text));
     text.shrink_to_fit();
     (text, outcome.map(drop))
 }

@@ -1,6 +1,7 @@
 //! Opening the crashed process, which the kernel keeps while it writes the core: a pidfd, its directory in `/proc`, and the files
 //! that every offer passes on. Nothing here can block on a dead mount.
 
+use super::mounts;
 use super::proc_dir::{ProcDir, read_text_at};
 use super::warning::{ShimWarning, errno_of};
 use coreward_sys::openat::read_link_at;
@@ -10,10 +11,21 @@ use nix::fcntl::AT_FDCWD;
 use nix::unistd::{Pid, getppid};
 use std::fs::File;
 use std::io::{self, Seek};
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 
-/// The files that every offer passes on. Reading them may block, so only the daemon reads them.
-const OFFERED: [(FdKind, &str); 3] = [(FdKind::Mem, "mem"), (FdKind::Auxv, "auxv"), (FdKind::Cmdline, "cmdline")];
+/// The files that every offer passes on. Reading them may block, so only the daemon reads them. With `maps` and `pagemap` it
+/// tells which memory answers before it reads any.
+const OFFERED: [(FdKind, &str); 5] = [
+    (FdKind::Mem, "mem"),
+    (FdKind::Auxv, "auxv"),
+    (FdKind::Cmdline, "cmdline"),
+    (FdKind::Maps, "maps"),
+    (FdKind::Pagemap, "pagemap"),
+];
+/// Bytes of `/proc/PID/mountinfo` that are read. The root is in the first lines; what the rest of a longer table names is not
+/// trusted.
+const MAX_MOUNTINFO: usize = 64 << 10;
 
 /// What the shim holds of the process until the crash is recorded.
 #[derive(Default)]
@@ -81,24 +93,45 @@ fn open_pidfd(pid: Pid, inherited: Option<RawFd>) -> io::Result<OwnedFd> {
 fn read_identity(offer: &mut Offer, dir: &ProcDir, warnings: &mut Vec<ShimWarning>) {
     offer.cgroup = dir.read_text("cgroup", warnings);
     match parse_stat(&dir.read_text("stat", warnings)) {
-        Some((comm, start_time)) => {
+        Some(Stat { comm, start_time, arguments }) => {
             offer.comm = comm.to_vec();
             offer.start_time = start_time;
+            offer.arguments = arguments;
         }
         None => warnings.push(ShimWarning::MalformedStat),
     }
     offer.exe = dir.read_link("exe", warnings);
     offer.root = dir.read_link("root", warnings);
     offer.namespaces = compare_namespaces(dir);
+    let mountinfo = dir.read_beginning("mountinfo", MAX_MOUNTINFO, warnings);
+    let in_user_namespace = offer.namespaces.user || offer.namespaces.unknown;
+    offer.file_systems = Some(mounts::trusted_file_systems(&mountinfo, in_user_namespace));
 }
 
-/// Fields 2 and 22 of `/proc/PID/stat` (proc_pid_stat(5)): comm and start time. The comm may contain anything, also ") ", so it
-/// ends at the last parenthesis.
-fn parse_stat(stat: &[u8]) -> Option<(&[u8], u64)> {
+/// Fields of `/proc/PID/stat` (proc_pid_stat(5)).
+#[derive(Debug, PartialEq, Eq)]
+struct Stat<'a> {
+    /// Field 2.
+    comm: &'a [u8],
+    /// Field 22.
+    start_time: u64,
+    /// Fields 48 to 51: command line and environment.
+    arguments: Range<u64>,
+}
+
+/// The comm may contain anything, also ") ", so it ends at the last parenthesis.
+fn parse_stat(stat: &[u8]) -> Option<Stat<'_>> {
     let begin = stat.iter().position(|byte| *byte == b'(')? + 1;
     let end = stat.iter().rposition(|byte| *byte == b')')?;
-    let rest = std::str::from_utf8(stat.get(end + 1..)?).ok()?;
-    Some((stat.get(begin..end)?, rest.split_ascii_whitespace().nth(19)?.parse().ok()?))
+    // From field 3 on.
+    let rest = std::str::from_utf8(stat.get(end + 1..)?).ok()?.split_ascii_whitespace();
+    let numbers: Vec<u64> = rest.skip(1).map(|field| field.parse().unwrap_or(0)).collect();
+    let field = |number: usize| numbers.get(number - 4).copied();
+    let arguments = match (field(48), field(49), field(51)) {
+        (Some(begin), Some(end), Some(environment_end)) => begin..end.max(environment_end),
+        _ => 0..0,
+    };
+    Some(Stat { comm: stat.get(begin..end)?, start_time: field(22)?, arguments })
 }
 
 /// Compares the namespaces of the process with the shim's own.
@@ -137,7 +170,8 @@ mod tests {
         let fields: Vec<String> = (3..=52).map(|field| field.to_string()).collect();
         for comm in ["sh", "a) R 1 2", "(sd-pam)", "two\nlines", ""] {
             let stat = format!("42 ({comm}) {}\n", fields.join(" "));
-            assert_eq!(parse_stat(stat.as_bytes()), Some((comm.as_bytes(), 22)), "{comm}");
+            let expected = Stat { comm: comm.as_bytes(), start_time: 22, arguments: 48..51 };
+            assert_eq!(parse_stat(stat.as_bytes()), Some(expected), "{comm}");
         }
         assert_eq!(parse_stat(b"42 (sh"), None);
         assert_eq!(parse_stat(b"42 )sh( R 1"), None);
@@ -165,9 +199,10 @@ mod tests {
         assert_eq!(warnings, []);
         assert_eq!(
             process.fds.iter().map(|(kind, _)| *kind).collect::<Vec<_>>(),
-            [FdKind::Mem, FdKind::Auxv, FdKind::Cmdline, FdKind::Pidfd]
+            [FdKind::Mem, FdKind::Auxv, FdKind::Cmdline, FdKind::Maps, FdKind::Pagemap, FdKind::Pidfd]
         );
-        assert!(offer.start_time > 0 && !offer.exe.is_empty());
+        assert!(offer.start_time > 0 && !offer.exe.is_empty() && !offer.arguments.is_empty());
+        assert!(offer.file_systems.is_some());
         assert_eq!(offer.namespaces, Namespaces::default());
     }
 }

@@ -15,6 +15,7 @@ pub mod openat;
 pub mod pagemap;
 pub mod pidfd;
 pub mod pipe;
+pub mod procmap;
 pub mod rename;
 pub mod sparse_io;
 pub mod tmpfile;

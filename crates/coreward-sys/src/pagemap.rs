@@ -17,6 +17,33 @@ const PAGE_IS_PFNZERO: u64 = 1 << 5;
 /// A page in swap has contents too: a read brings it back.
 const PRESENT_OR_SWAPPED: u64 = PAGE_IS_PRESENT | PAGE_IS_SWAPPED;
 
+/// Which pages are looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PageKind {
+    /// Those with contents: in the page table or in swap, and not the kernel's zero page.
+    Populated,
+    /// Those of them that are not pages of a file or of shared memory.
+    Anonymous,
+}
+
+const PAGE_IS_FILE: u64 = 1 << 2;
+
+impl PageKind {
+    /// Categories of PAGEMAP_SCAN that a page must not have.
+    fn excluded(self) -> u64 {
+        match self {
+            Self::Populated => PAGE_IS_PFNZERO,
+            Self::Anonymous => PAGE_IS_PFNZERO | PAGE_IS_FILE,
+        }
+    }
+
+    /// Whether an entry of the page map is of this kind.
+    fn has(self, entry: u64) -> bool {
+        // Bit 63: present. Bit 62: swapped. Bit 61: a page of a file, or shared.
+        entry >> 62 != 0 && (self == Self::Populated || entry >> 61 & 1 == 0)
+    }
+}
+
 /// `struct page_region` (include/uapi/linux/fs.h).
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
@@ -48,15 +75,22 @@ mod ioctl {
     nix::ioctl_readwrite!(pagemap_scan, b'f', 16, super::PmScanArg);
 }
 
-/// Calls `on_run` for each run of populated pages in `range`, in order. Ranges are addresses of whole pages. Pages that were
+/// Calls `on_run` for each run of pages of this kind in `range`, in order. Ranges are addresses of whole pages. Pages that were
 /// never touched and pages that map the kernel's zero page are not populated: they read as zeros.
 ///
 /// # Errors
 /// The error of ioctl(2) or pread(2); `UnexpectedEof` if the process has no memory any more.
-pub fn for_each_populated_run(pagemap: &File, range: Range<u64>, mut on_run: impl FnMut(Range<u64>)) -> io::Result<()> {
-    match scan_by_ioctl(pagemap, range.clone(), &mut on_run) {
+pub fn for_each_run(
+    pagemap: &File,
+    range: Range<u64>,
+    kind: PageKind,
+    mut on_run: impl FnMut(Range<u64>),
+) -> io::Result<()> {
+    match scan_by_ioctl(pagemap, range.clone(), kind, &mut on_run) {
         // A kernel without the ioctl. `on_run` was not called yet.
-        Err(error) if error.raw_os_error() == Some(Errno::ENOTTY as i32) => scan_entries(pagemap, range, &mut on_run),
+        Err(error) if error.raw_os_error() == Some(Errno::ENOTTY as i32) => {
+            scan_entries(pagemap, range, kind, &mut on_run)
+        }
         // The ioctl reports neither pages nor an error for a process whose memory is gone.
         other => other.and_then(|()| check_memory(pagemap, range.start)),
     }
@@ -71,7 +105,12 @@ fn check_memory(pagemap: &File, address: u64) -> io::Result<()> {
     }
 }
 
-fn scan_by_ioctl(pagemap: &File, range: Range<u64>, on_run: &mut impl FnMut(Range<u64>)) -> io::Result<()> {
+fn scan_by_ioctl(
+    pagemap: &File,
+    range: Range<u64>,
+    kind: PageKind,
+    on_run: &mut impl FnMut(Range<u64>),
+) -> io::Result<()> {
     let mut regions = [PageRegion::default(); 512];
     let mut start = range.start;
     while start < range.end {
@@ -81,8 +120,8 @@ fn scan_by_ioctl(pagemap: &File, range: Range<u64>, on_run: &mut impl FnMut(Rang
             end: range.end,
             vec: regions.as_mut_ptr() as u64,
             vec_len: regions.len() as u64,
-            category_inverted: PAGE_IS_PFNZERO,
-            category_mask: PAGE_IS_PFNZERO,
+            category_inverted: kind.excluded(),
+            category_mask: kind.excluded(),
             category_anyof_mask: PRESENT_OR_SWAPPED,
             return_mask: PRESENT_OR_SWAPPED,
             ..PmScanArg::default()
@@ -99,7 +138,12 @@ fn scan_by_ioctl(pagemap: &File, range: Range<u64>, on_run: &mut impl FnMut(Rang
     Ok(())
 }
 
-fn scan_entries(pagemap: &File, range: Range<u64>, on_run: &mut impl FnMut(Range<u64>)) -> io::Result<()> {
+fn scan_entries(
+    pagemap: &File,
+    range: Range<u64>,
+    kind: PageKind,
+    on_run: &mut impl FnMut(Range<u64>),
+) -> io::Result<()> {
     const ENTRY: u64 = size_of::<u64>() as u64;
     let mut entries = [0; 64 * 1024];
     let mut run: Option<Range<u64>> = None;
@@ -113,12 +157,11 @@ fn scan_entries(pagemap: &File, range: Range<u64>, on_run: &mut impl FnMut(Range
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         for entry in entries {
-            // Bit 63: present. Bit 62: swapped.
-            let is_populated = u64::from_le_bytes(*entry) >> 62 != 0;
+            let is_wanted = kind.has(u64::from_le_bytes(*entry));
             match &mut run {
-                Some(run) if is_populated => run.end += PAGE,
+                Some(run) if is_wanted => run.end += PAGE,
                 Some(_) => on_run(run.take().unwrap_or_default()),
-                None if is_populated => run = Some(page * PAGE..(page + 1) * PAGE),
+                None if is_wanted => run = Some(page * PAGE..(page + 1) * PAGE),
                 None => {}
             }
             page += 1;
@@ -149,12 +192,17 @@ mod tests {
         }
         let pagemap = File::open("/proc/self/pagemap").unwrap();
         let mut old: Vec<u64> = Vec::new();
-        scan_entries(&pagemap, range.clone(), &mut |run| old.extend((run.start..run.end).step_by(page_size))).unwrap();
+        scan_entries(&pagemap, range.clone(), PageKind::Populated, &mut |run| {
+            old.extend((run.start..run.end).step_by(page_size));
+        })
+        .unwrap();
         let touched = |page: &u64| (page - begin) / PAGE;
         assert!([3, 4, 5, 700, 16000].iter().all(|page| old.iter().any(|found| touched(found) == *page)));
         assert!(old.len() < 16000, "most of it was never touched");
         let mut new: Vec<u64> = Vec::new();
-        match scan_by_ioctl(&pagemap, range, &mut |run| new.extend((run.start..run.end).step_by(page_size))) {
+        match scan_by_ioctl(&pagemap, range, PageKind::Populated, &mut |run| {
+            new.extend((run.start..run.end).step_by(page_size));
+        }) {
             Err(error) if error.raw_os_error() == Some(Errno::ENOTTY as i32) => {
                 eprintln!("SKIPPED: the kernel has no PAGEMAP_SCAN (Linux 6.7)");
             }
@@ -168,6 +216,6 @@ mod tests {
     fn a_process_without_memory_is_an_error_and_not_a_hole() {
         // A kernel thread has none.
         let Ok(pagemap) = File::open("/proc/2/pagemap") else { return };
-        assert!(for_each_populated_run(&pagemap, 0x1000..0x9000, |_| {}).is_err());
+        assert!(for_each_run(&pagemap, 0x1000..0x9000, PageKind::Populated, |_| {}).is_err());
     }
 }

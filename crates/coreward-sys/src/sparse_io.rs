@@ -3,6 +3,7 @@
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, PosixFadviseAdvice, fallocate, fcntl, posix_fadvise};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::stat::{fstat, major, minor};
 use nix::unistd::{Whence, lseek};
 use std::fs::File;
 use std::io;
@@ -15,6 +16,31 @@ use std::os::fd::AsRawFd;
 /// The error of memfd_create(2).
 pub fn create_memfd(name: &str) -> io::Result<File> {
     Ok(File::from(memfd_create(name, MFdFlags::MFD_CLOEXEC)?))
+}
+
+/// The devices (major and minor number) of the file systems that the kernel mounts for itself: that of shared memory and memfds, and
+/// those of huge pages, one for each size.
+#[must_use]
+pub fn memfd_devices() -> Vec<(u32, u32)> {
+    let huge = MFdFlags::MFD_HUGETLB;
+    let kinds = [
+        MFdFlags::empty(),
+        huge,
+        // MFD_HUGE_64KB (include/uapi/asm-generic/hugetlb_encode.h): the logarithm of the size from bit 26 on.
+        huge | MFdFlags::from_bits_retain(16 << 26),
+        huge | MFdFlags::MFD_HUGE_2MB,
+        huge | MFdFlags::MFD_HUGE_32MB,
+        huge | MFdFlags::MFD_HUGE_512MB,
+        huge | MFdFlags::MFD_HUGE_1GB,
+        huge | MFdFlags::MFD_HUGE_16GB,
+    ];
+    let device = |flags| {
+        // Creating one takes no huge page. A size that this processor does not have is an error.
+        let file = memfd_create("device", MFdFlags::MFD_CLOEXEC | flags).ok()?;
+        let device = fstat(&file).ok()?.st_dev;
+        Some((u32::try_from(major(device)).ok()?, u32::try_from(minor(device)).ok()?))
+    };
+    kinds.into_iter().filter_map(device).collect()
 }
 
 /// Makes I/O on `file` bypass the page cache (O_DIRECT), if the file system supports that. Addresses of buffers, offsets and

@@ -22,7 +22,7 @@ pub enum Request {
     Core,
     /// `/proc/PID/exe`, open for reading.
     Exe,
-    /// What is needed only for a crash that is no duplicate: [`super::Details`] as data, `maps` and `pagemap` as descriptors.
+    /// What is needed only for a crash that is no duplicate: [`super::Details`] as data.
     Details,
     /// The first bytes of the core (this many) in a file, for headers and notes that are longer than a pipe can be made. The
     /// shim keeps the file; the pipe then continues after these bytes.

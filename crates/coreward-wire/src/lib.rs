@@ -40,7 +40,7 @@ mod wire_error;
 pub use daemon_message::{DaemonMessage, Reply, Request, released_message};
 pub use details::{Details, MAX_OPEN_FDS};
 pub use header::{HEADER_LEN, Header, Kind, take_message};
-pub use offer::{FdKind, MAX_TEXT, Namespaces, Offer};
+pub use offer::{FdKind, MAX_TEXT, Namespaces, Offer, VirtualFileSystem};
 pub use wire_error::WireError;
 
 /// Version of the protocol. It is raised when a field changes its meaning; a new field needs no new version.

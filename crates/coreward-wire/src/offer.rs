@@ -4,6 +4,7 @@ use super::details::Details;
 use super::field::{Field, FieldReader, PayloadWriter, truncated};
 use super::{Kind, MAX_CHECKPOINT, MAX_FDS, WireError};
 use nix::unistd::{Gid, Pid, Uid};
+use std::ops::Range;
 use std::time::Duration;
 
 /// The kind of a descriptor. A payload lists the kinds in the order of the descriptors in the `SCM_RIGHTS` message (unix(7)).
@@ -81,6 +82,42 @@ impl Namespaces {
     }
 }
 
+/// A file system without a block device of its own, in the mount namespace of the process: how it answers when a page of one of
+/// its files is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VirtualFileSystem {
+    /// Minor number of its device; the major number is 0.
+    pub minor: u32,
+    /// Another machine has the files, which may not answer. Otherwise they are this machine's own.
+    pub is_remote: bool,
+}
+
+/// File systems that an offer lists at most. Further ones are treated like those that are not to be trusted.
+const MAX_FILE_SYSTEMS: usize = 512;
+
+impl VirtualFileSystem {
+    const LEN: usize = 5;
+
+    fn to_bytes(file_systems: &[Self]) -> Vec<u8> {
+        let listed = file_systems.iter().take(MAX_FILE_SYSTEMS);
+        listed
+            .flat_map(|Self { minor, is_remote }| minor.to_le_bytes().into_iter().chain([u8::from(*is_remote)]))
+            .collect()
+    }
+
+    fn from_field(field: &Field<'_>) -> Result<Vec<Self>, WireError> {
+        let (entries, rest) = field.value.as_chunks::<{ Self::LEN }>();
+        if !rest.is_empty() || entries.len() > MAX_FILE_SYSTEMS {
+            return Err(field.invalid());
+        }
+        let entries = entries.iter().map(|[a, b, c, d, is_remote]| Self {
+            minor: u32::from_le_bytes([*a, *b, *c, *d]),
+            is_remote: *is_remote != 0,
+        });
+        Ok(entries.collect())
+    }
+}
+
 /// A crash as the shim offers it. Bytes are exactly as the kernel gave them: treat them as hostile.
 ///
 /// Letters with a percent sign are the specifiers of core_pattern (core(5)).
@@ -126,6 +163,12 @@ pub struct Offer {
     pub cgroup: Vec<u8>,
     /// Which namespaces differ from the host's.
     pub namespaces: Namespaces,
+    /// Where the command line and the environment are in memory (fields 48 to 51 of `/proc/PID/stat`): what the kernel reads for
+    /// `/proc/PID/cmdline`. Empty if unknown.
+    pub arguments: Range<u64>,
+    /// The file systems of the process' mount namespace (`/proc/PID/mountinfo`) on which reading a page does not depend on a
+    /// program of some user. `None` from a shim that does not tell.
+    pub file_systems: Option<Vec<VirtualFileSystem>>,
     /// The shim's warnings: what could not be read or opened, and why.
     pub warnings: Vec<String>,
     /// Texts that the shim reads only on request ([`super::Request::Details`]), or when it saves the crash in the spool.
@@ -161,6 +204,9 @@ const ROOT: u16 = 20;
 const CGROUP: u16 = 21;
 const NAMESPACES: u16 = 24;
 const CHECKPOINT: u16 = 26;
+const ARGUMENTS_BEGIN: u16 = 40;
+const ARGUMENTS_END: u16 = 41;
+const FILE_SYSTEMS: u16 = 42;
 
 impl Offer {
     /// Encodes the message with its header, for descriptors of these kinds in this order.
@@ -181,7 +227,12 @@ impl Offer {
             .number(CORE_LIMIT, self.core_limit)
             .optional_number(DUMPABLE, self.dumpable)
             .number(START_TIME, self.start_time)
-            .number(NAMESPACES, self.namespaces.bits());
+            .number(NAMESPACES, self.namespaces.bits())
+            .number(ARGUMENTS_BEGIN, self.arguments.start)
+            .number(ARGUMENTS_END, self.arguments.end);
+        if let Some(file_systems) = &self.file_systems {
+            writer = writer.bytes(FILE_SYSTEMS, &VirtualFileSystem::to_bytes(file_systems));
+        }
         let texts = [
             (HOSTNAME, &self.hostname),
             (COMM, &self.comm),
@@ -230,6 +281,9 @@ impl Offer {
                 ROOT => offer.root = field.bytes(MAX_TEXT),
                 CGROUP => offer.cgroup = field.bytes(MAX_TEXT),
                 NAMESPACES => offer.namespaces = Namespaces::from_bits(field.number()?),
+                ARGUMENTS_BEGIN => offer.arguments.start = field.number()?,
+                ARGUMENTS_END => offer.arguments.end = field.number()?,
+                FILE_SYSTEMS => offer.file_systems = Some(VirtualFileSystem::from_field(&field)?),
                 CHECKPOINT => offer.checkpoint = field.bytes(MAX_CHECKPOINT),
                 _ => offer.details.read_field(&field, &mut offer.warnings)?,
             }

@@ -1,0 +1,121 @@
+//! Which mapping an address is in: the `PROCMAP_QUERY` ioctl on `/proc/PID/maps` (Linux 6.11, include/uapi/linux/fs.h), or the
+//! file's text on older kernels (proc_pid_maps(5)).
+
+use nix::errno::Errno;
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::fd::AsRawFd;
+
+/// What a mapping is backed by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mapping {
+    /// Its addresses.
+    pub range: Range<u64>,
+    /// Major number of the file system's device; 0 for one without a block device, and without a file.
+    pub major: u32,
+    /// Minor number.
+    pub minor: u32,
+    /// The file; 0 without one.
+    pub inode: u64,
+}
+
+/// `struct procmap_query` (include/uapi/linux/fs.h).
+#[repr(C)]
+#[derive(Default)]
+struct ProcmapQuery {
+    size: u64,
+    query_flags: u64,
+    query_addr: u64,
+    vma_start: u64,
+    vma_end: u64,
+    vma_flags: u64,
+    vma_page_size: u64,
+    vma_offset: u64,
+    inode: u64,
+    dev_major: u32,
+    dev_minor: u32,
+    vma_name_size: u32,
+    build_id_size: u32,
+    vma_name_addr: u64,
+    build_id_addr: u64,
+}
+
+mod ioctl {
+    nix::ioctl_readwrite!(procmap_query, b'f', 17, super::ProcmapQuery);
+}
+
+/// The mapping that has `address`; `None` if there is none. `maps` is an open `/proc/PID/maps`.
+///
+/// # Errors
+/// The error of ioctl(2). `ENOTTY`: the kernel has no such request, and [`parse`] is what is left.
+pub fn mapping_at(maps: &File, address: u64) -> nix::Result<Option<Mapping>> {
+    let mut query =
+        ProcmapQuery { size: size_of::<ProcmapQuery>() as u64, query_addr: address, ..ProcmapQuery::default() };
+    // SAFETY: the kernel reads and writes one procmap_query, which outlives the call. Without buffers for a name and a build ID
+    // (both sizes are 0) it writes nowhere else.
+    match unsafe { ioctl::procmap_query(maps.as_raw_fd(), &raw mut query) } {
+        Ok(_) => Ok(Some(Mapping {
+            range: query.vma_start..query.vma_end,
+            major: query.dev_major,
+            minor: query.dev_minor,
+            inode: query.inode,
+        })),
+        Err(Errno::ENOENT) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// The mapping that a line of `/proc/PID/maps` describes: `begin-end perms offset major:minor inode path`.
+#[must_use]
+pub fn parse(line: &str) -> Option<Mapping> {
+    let mut fields = line.split_ascii_whitespace();
+    let (begin, end) = fields.next()?.split_once('-')?;
+    let (major, minor) = fields.nth(2)?.split_once(':')?;
+    let hex = |text: &str| u64::from_str_radix(text, 16).ok();
+    let hex32 = |text: &str| u32::from_str_radix(text, 16).ok();
+    Some(Mapping {
+        range: hex(begin)?..hex(end)?,
+        major: hex32(major)?,
+        minor: hex32(minor)?,
+        inode: fields.next()?.parse().ok()?,
+    })
+}
+
+/// Whether a file is an open `/proc/PID/maps` that answers [`mapping_at`].
+///
+/// # Errors
+/// The error of ioctl(2), other than that there is no such request.
+pub fn is_supported(maps: &File) -> io::Result<bool> {
+    match mapping_at(maps, 0) {
+        Err(Errno::ENOTTY) => Ok(false),
+        Err(errno) => Err(errno.into()),
+        Ok(_) => Ok(true),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_request_and_the_text_agree_about_every_mapping() {
+        let maps = File::open("/proc/self/maps").unwrap();
+        let text = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let here = std::ptr::from_ref(&text).addr() as u64;
+        let parsed: Vec<Mapping> = text.lines().map(|line| parse(line).unwrap()).collect();
+        assert!(parsed.iter().any(|mapping| mapping.range.contains(&here)));
+        assert!(parsed.iter().any(|mapping| mapping.inode != 0));
+        if !is_supported(&maps).unwrap() {
+            println!("SKIPPED: the kernel has no PROCMAP_QUERY (Linux 6.11); its text was parsed");
+            return;
+        }
+        // The heap may grow while this runs.
+        let fixed = parsed.iter().filter(|mapping| mapping.inode != 0);
+        for mapping in fixed {
+            assert_eq!(mapping_at(&maps, mapping.range.start).unwrap().as_ref(), Some(mapping));
+            assert_eq!(mapping_at(&maps, mapping.range.end - 1).unwrap().as_ref(), Some(mapping));
+        }
+        assert_eq!(mapping_at(&maps, 0).unwrap(), None);
+    }
+}

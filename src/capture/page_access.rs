@@ -1,0 +1,167 @@
+//! Which pages of a parked process can be read without waiting for somebody who may never answer.
+//!
+//! A page of a file that is not in the page table is read from its file system, and any user can be the server of one (FUSE). A
+//! read through `/proc/PID/mem` then waits with the lock on the process' memory held, cannot be killed, and keeps the process from
+//! ending. Such pages are left out: in the core they are zeros, like all pages that cannot be read.
+
+use coreward_sys::pagemap::PAGE;
+use coreward_sys::procmap::{self, Mapping};
+use coreward_sys::sparse_io;
+use nix::errno::Errno;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+/// Longest `/proc/PID/maps` that is read, in bytes: that of vm.max_map_count mappings is shorter.
+const MAPS_MAX: usize = 16 << 20;
+
+/// Which pages of a mapping answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ReadablePages {
+    /// All: absent ones come from this machine's memory or disks.
+    All,
+    /// Those in the page table: the files are another machine's.
+    Present,
+    /// None: nothing is mapped. The kernel would first look for a stack that can grow to there.
+    Nothing,
+    /// Those that are no longer pages of the file, since the process wrote to its private copy. The server of the file system can take
+    /// others out of the page table at any time.
+    Anonymous,
+}
+
+/// The file systems without a block device that the process sees and that can be trusted to answer, by the minor numbers of their
+/// devices. All others are not.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TrustedFileSystems {
+    /// Those of this machine.
+    pub local: Vec<u32>,
+    /// Those of other machines.
+    pub remote: Vec<u32>,
+}
+
+/// Tells which pages of a process answer.
+#[derive(Debug)]
+pub(super) struct PageAccess {
+    maps: File,
+    trusted: TrustedFileSystems,
+    /// The mappings, where the kernel cannot be asked for a single one.
+    parsed: OnceLock<Vec<Mapping>>,
+    /// What was found out, by the first address of each mapping.
+    known: Mutex<BTreeMap<u64, (u64, ReadablePages)>>,
+}
+
+impl PageAccess {
+    /// For the process whose `/proc/PID/maps` this is.
+    #[must_use]
+    pub(super) fn new(maps: File, trusted: TrustedFileSystems) -> Self {
+        Self { maps, trusted, parsed: OnceLock::new(), known: Mutex::default() }
+    }
+
+    /// The pages that answer in the mapping that has `address`, and up to where that holds.
+    ///
+    /// # Errors
+    /// The mappings cannot be read.
+    pub(super) fn at(&self, address: u64) -> nix::Result<(u64, ReadablePages)> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, found)) = known.range(..=address).next_back().filter(|(_, (end, _))| address < *end) {
+            return Ok(*found);
+        }
+        let mapping = match procmap::mapping_at(&self.maps, address) {
+            Err(Errno::ENOTTY) => self.find_in_text(address),
+            mapping => mapping?,
+        };
+        let Some(mapping) = mapping else {
+            return Ok(((address & !(PAGE - 1)).saturating_add(PAGE), ReadablePages::Nothing));
+        };
+        let found = (mapping.range.end, self.trusted.pages_of(&mapping));
+        known.insert(mapping.range.start, found);
+        Ok(found)
+    }
+
+    fn find_in_text(&self, address: u64) -> Option<Mapping> {
+        let parse = || self.text().unwrap_or_default().lines().filter_map(procmap::parse).collect();
+        let mappings = self.parsed.get_or_init(parse);
+        let next = mappings.partition_point(|mapping| mapping.range.end <= address);
+        mappings.get(next).filter(|mapping| mapping.range.contains(&address)).cloned()
+    }
+
+    /// The text of `/proc/PID/maps` from its beginning: the descriptor shares its position with the shim's, and with those of
+    /// earlier daemons.
+    pub(super) fn text(&self) -> Option<String> {
+        let mut text = Vec::new();
+        let mut buffer = vec![0; 64 << 10];
+        while text.len() < MAPS_MAX {
+            match self.maps.read_at(&mut buffer, text.len() as u64) {
+                Ok(0) => break,
+                Ok(count) => text.extend_from_slice(buffer.get(..count)?),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return None,
+            }
+        }
+        Some(String::from_utf8_lossy(&text).into_owned())
+    }
+}
+
+impl TrustedFileSystems {
+    fn pages_of(&self, mapping: &Mapping) -> ReadablePages {
+        let minor = &mapping.minor;
+        let is_local = || self.local.contains(minor) || kernel_internal().contains(minor);
+        if mapping.inode == 0 || mapping.major != 0 || is_local() {
+            ReadablePages::All
+        } else if self.remote.contains(minor) {
+            ReadablePages::Present
+        } else {
+            ReadablePages::Anonymous
+        }
+    }
+}
+
+/// The file systems that the kernel mounts for itself: shared memory, memfds, huge pages.
+fn kernel_internal() -> &'static [u32] {
+    static MINORS: OnceLock<Vec<u32>> = OnceLock::new();
+    MINORS.get_or_init(|| sparse_io::memfd_devices().iter().map(|(_, minor)| *minor).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mapping(major: u32, minor: u32, inode: u64) -> Mapping {
+        Mapping { range: 0..4096, major, minor, inode }
+    }
+
+    #[test]
+    fn a_file_system_that_nobody_vouches_for_is_not_waited_for() {
+        let trusted = TrustedFileSystems { local: vec![500], remote: vec![501] };
+        let pages = |major, minor, inode| trusted.pages_of(&mapping(major, minor, inode));
+        assert_eq!(pages(0, 502, 9), ReadablePages::Anonymous);
+        assert_eq!(pages(0, 500, 9), ReadablePages::All);
+        assert_eq!(pages(0, 501, 9), ReadablePages::Present);
+        assert_eq!(pages(8, 502, 9), ReadablePages::All, "a block device");
+        assert_eq!(pages(0, 0, 0), ReadablePages::All, "no file");
+    }
+
+    #[test]
+    fn shared_memory_and_memfds_are_the_kernels_own() {
+        use std::os::unix::fs::MetadataExt;
+        let memfd = sparse_io::create_memfd("test").unwrap();
+        let (major, minor) = (
+            nix::sys::stat::major(memfd.metadata().unwrap().dev()),
+            nix::sys::stat::minor(memfd.metadata().unwrap().dev()),
+        );
+        assert_eq!(major, 0);
+        let minor = u32::try_from(minor).unwrap();
+        assert_eq!(TrustedFileSystems::default().pages_of(&mapping(0, minor, 9)), ReadablePages::All);
+    }
+
+    #[test]
+    fn the_text_tells_the_same_as_the_kernel() {
+        let access = PageAccess::new(File::open("/proc/self/maps").unwrap(), TrustedFileSystems::default());
+        let here = std::ptr::from_ref(&access).addr() as u64;
+        assert_eq!(access.at(here).unwrap().1, ReadablePages::All);
+        assert!(access.find_in_text(here).unwrap().range.contains(&here));
+        assert_eq!(access.at(5).unwrap(), (PAGE, ReadablePages::Nothing));
+    }
+}

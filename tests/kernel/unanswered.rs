@@ -1,0 +1,114 @@
+//! Memory for which nobody answers: pages of a file on a file system that a user serves, and stops to serve. Such a crash holds
+//! neither its process, nor the daemon, nor the crashes of others.
+
+use crate::testbed::{RunToEnd, TestBed, eventually, program};
+use coreward::crash::{CoreOutcome, Record};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+const MODES: [&str; 5] = ["stack", "large", "cmdline", "rescan", "uffd"];
+/// What a crash of 256 MiB with nothing to wait for takes at most.
+const AT_ONCE: Duration = Duration::from_secs(8);
+
+/// A process that crashes with such memory, and the servers that do not answer for it.
+struct Unanswered {
+    process: Child,
+    pids: PathBuf,
+}
+
+impl Unanswered {
+    fn start(bed: &TestBed, mode: &str, number: usize) -> Self {
+        let dir = bed.path(&format!("unanswered-{number}"));
+        std::fs::create_dir(&dir).unwrap();
+        std::fs::create_dir(dir.join("mount")).unwrap();
+        std::fs::set_permissions(&dir, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+        let pids = dir.join("pids");
+        let mut command = Command::new(program("unanswered"));
+        command.arg(mode).arg(dir.join("mount")).arg(&pids).stdin(Stdio::null());
+        if mode == "cmdline" {
+            command.arg("x".repeat(20 << 10));
+        }
+        Self { process: command.spawn().unwrap(), pids }
+    }
+
+    /// Waits for the end of the process; returns how long it took.
+    fn wait(&mut self, limit: Duration) -> Duration {
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.process.try_wait().unwrap() {
+                use std::os::unix::process::ExitStatusExt;
+                assert_eq!(status.signal(), Some(Signal::SIGSEGV as i32), "{status}");
+                return begun.elapsed();
+            }
+            assert!(begun.elapsed() < limit, "process {} is still held after {limit:?}", self.process.id());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        // Only now do the servers end, and with them what waits for an answer.
+        let pids = std::fs::read_to_string(&self.pids).unwrap_or_default();
+        for pid in pids.lines().filter_map(|line| line.parse().ok()) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn record_of(bed: &TestBed, process: &Unanswered) -> Record {
+    let pid = i32::try_from(process.process.id()).unwrap();
+    let find = || bed.crashes().into_iter().find(|listed| listed.record.key.pid.as_raw() == pid);
+    eventually(Duration::from_secs(30), || find().is_some());
+    find().unwrap().record
+}
+
+#[test]
+fn a_page_that_nobody_answers_for_is_a_zero_page_and_everything_else_is_stored() {
+    let bed = TestBed::new();
+    bed.configure("[Coreward]\nMaxHold=60s\n");
+    let daemon = bed.daemon();
+    for (number, mode) in MODES.into_iter().enumerate() {
+        let mut crashing = Unanswered::start(&bed, mode, number);
+        crashing.wait(AT_ONCE);
+        let record = record_of(&bed, &crashing);
+        assert_eq!(record.core.outcome, CoreOutcome::Stored, "{mode}: {record:?}");
+        assert_eq!((record.core.truncated, record.core.bytes), (None, record.core.expected), "{mode}");
+        assert!(record.siginfo.is_some() && record.exe_build_id.is_some(), "{mode}: {record:?}");
+        let says_so = record.warnings.iter().any(|warning| warning.contains("may never answer"));
+        assert_eq!(says_so, mode != "uffd", "{mode}: {:?}", record.warnings);
+        assert_eq!(record.cmdline.is_empty(), mode == "cmdline", "{mode}: {:?}", record.cmdline);
+        // No thread of the daemon waits for the answer: the next one starts at once.
+        let begun = Instant::now();
+        daemon.signal(Signal::SIGKILL);
+        daemon.wait_for_notification("READY=1");
+        assert!(begun.elapsed() < Duration::from_secs(2), "{mode}: {:?}", begun.elapsed());
+    }
+    daemon.signal(Signal::SIGTERM);
+    daemon.wait_for_notification("READY=1");
+}
+
+#[test]
+fn one_users_unanswered_crashes_cost_another_user_nothing() {
+    let bed = TestBed::new();
+    bed.configure("[Coreward]\nStormBurst=0\n");
+    let _daemon = bed.daemon();
+    let mut hanging: Vec<Unanswered> =
+        (0..20).map(|number| Unanswered::start(&bed, MODES[number % 4], number)).collect();
+    let begun = Instant::now();
+    Command::new(program("segv")).run_to_end();
+    let held = begun.elapsed();
+    eventually(Duration::from_secs(30), || bed.crashes().iter().any(|listed| listed.record.comm == "segv"));
+    let crashes = bed.crashes();
+    let record = &crashes.iter().find(|listed| listed.record.comm == "segv").unwrap().record;
+    assert!(record.stack.len() > 3 && record.core.is_stored() && record.core.truncated.is_none(), "{record:?}");
+    assert!(held < Duration::from_secs(4), "{held:?}");
+    for crashing in &mut hanging {
+        crashing.wait(Duration::from_secs(60));
+    }
+}
