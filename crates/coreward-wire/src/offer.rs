@@ -204,9 +204,9 @@ const ROOT: u16 = 20;
 const CGROUP: u16 = 21;
 const NAMESPACES: u16 = 24;
 const CHECKPOINT: u16 = 26;
-const ARGUMENTS_BEGIN: u16 = 40;
-const ARGUMENTS_END: u16 = 41;
-const FILE_SYSTEMS: u16 = 42;
+const ARGUMENTS_BEGIN: u16 = 50;
+const ARGUMENTS_END: u16 = 51;
+const FILE_SYSTEMS: u16 = 52;
 
 impl Offer {
     /// Encodes the message with its header, for descriptors of these kinds in this order.
