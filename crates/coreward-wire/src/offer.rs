@@ -1,5 +1,6 @@
 //! The offer of a crash: what the kernel told the shim, and what the shim read in places where a read cannot block.
 
+use super::credentials::{Credentials, MAX_THREADS};
 use super::details::Details;
 use super::field::{Field, FieldReader, PayloadWriter, truncated};
 use super::{Kind, MAX_CHECKPOINT, MAX_FDS, WireError};
@@ -124,6 +125,8 @@ pub struct Offer {
     pub root: Vec<u8>,
     /// `/proc/PID/cgroup`.
     pub cgroup: Vec<u8>,
+    /// Credentials of the thread that crashed and, if that is another one, of the main thread. Empty: they could not be read.
+    pub credentials: Vec<Credentials>,
     /// Which namespaces differ from the host's.
     pub namespaces: Namespaces,
     /// The shim's warnings: what could not be read or opened, and why.
@@ -161,6 +164,7 @@ const ROOT: u16 = 20;
 const CGROUP: u16 = 21;
 const NAMESPACES: u16 = 24;
 const CHECKPOINT: u16 = 26;
+const CREDENTIALS: u16 = 30;
 
 impl Offer {
     /// Encodes the message with its header, for descriptors of these kinds in this order.
@@ -191,6 +195,9 @@ impl Offer {
         ];
         for (tag, text) in texts {
             writer = writer.bytes(tag, truncated(text, MAX_TEXT));
+        }
+        for credentials in self.credentials.iter().take(MAX_THREADS) {
+            writer = writer.bytes(CREDENTIALS, &credentials.to_bytes());
         }
         writer = self.details.write_to(writer, &self.warnings);
         if !self.checkpoint.is_empty() {
@@ -230,6 +237,9 @@ impl Offer {
                 ROOT => offer.root = field.bytes(MAX_TEXT),
                 CGROUP => offer.cgroup = field.bytes(MAX_TEXT),
                 NAMESPACES => offer.namespaces = Namespaces::from_bits(field.number()?),
+                CREDENTIALS if offer.credentials.len() < MAX_THREADS => {
+                    offer.credentials.push(Credentials::from_field(&field)?);
+                }
                 CHECKPOINT => offer.checkpoint = field.bytes(MAX_CHECKPOINT),
                 _ => offer.details.read_field(&field, &mut offer.warnings)?,
             }
