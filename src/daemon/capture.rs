@@ -6,6 +6,7 @@ use super::crash_source::CrashSource;
 use super::error::SessionError;
 use super::evidence::{CoreEvidence, CoreInput};
 use super::inspect::may_parse;
+use super::local_users;
 use super::process_handles::{CheckpointHandles, ProcessHandles};
 use super::record_builder::RecordBuilder;
 use super::shared::Shared;
@@ -30,7 +31,8 @@ use tokio::sync::SemaphorePermit;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-/// How long a crash waits for a capture permit before it is recorded without its core.
+/// How long a crash waits for a capture permit before it is recorded without its core. One from the spool holds no process: it
+/// waits until the daemon stops, and stays in the spool then.
 const PERMIT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longest `/proc/PID/maps` that is read: that of vm.max_map_count mappings is shorter.
 const MAPS_MAX: usize = 16 << 20;
@@ -241,7 +243,8 @@ async fn capture_permit<'a>(
     source: &mut CrashSource,
     deadline: Instant,
 ) -> Result<SemaphorePermit<'a>, CaptureError> {
-    let limit = PERMIT_TIMEOUT.min(deadline.saturating_duration_since(Instant::now()));
+    let limit = if source.holds_process() { PERMIT_TIMEOUT } else { Duration::MAX };
+    let limit = limit.min(deadline.saturating_duration_since(Instant::now()));
     tokio::select! {
         biased;
         () = shared.shutdown.stopped() => Err(CaptureError::Cancelled),
@@ -347,14 +350,16 @@ async fn publish(shared: &Arc<Shared>, offer: &Offer, mut builder: RecordBuilder
     let report = CoreReport { outcome: CoreOutcome::Stored, bytes: content, expected: expected_len, stored, truncated };
     let unpublished = builder.clone();
     let heartbeat = shared.health.register(&format!("the file of process {}", builder.pid()));
-    let ledger = Arc::clone(&shared.ledger);
+    let (ledger, root) = (Arc::clone(&shared.ledger), shared.root.clone());
     let publish = move || {
         heartbeat.tick();
-        if let Some(uid) = builder.reader()
-            && let Err(error) = file.grant_read(uid)
-        {
-            // Root and the administrators can read it all the same.
-            builder.warn(Warning::AccessNotGranted { uid, cause: error.to_string() });
+        if let Some(uid) = builder.reader() {
+            let granted = local_users::check(&root, uid, builder.gid());
+            let granted = granted.and_then(|()| file.grant_read(uid).map_err(|error| error.to_string()));
+            if let Err(cause) = granted {
+                // Root and the administrators can read it all the same.
+                builder.warn(Warning::AccessNotGranted { uid, cause });
+            }
         }
         let record = builder.finish(report);
         let published = file.publish(&record, ledger.dir().as_fd());
