@@ -31,8 +31,7 @@ use tokio::sync::SemaphorePermit;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-/// How long a crash waits for a capture permit before it is recorded without its core. One from the spool holds no process: it
-/// waits until the daemon stops, and stays in the spool then.
+/// How long a crash waits for a capture permit before it is recorded without its core.
 const PERMIT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longest `/proc/PID/maps` that is read: that of vm.max_map_count mappings is shorter.
 const MAPS_MAX: usize = 16 << 20;
@@ -243,8 +242,7 @@ async fn capture_permit<'a>(
     source: &mut CrashSource,
     deadline: Instant,
 ) -> Result<SemaphorePermit<'a>, CaptureError> {
-    let limit = if source.holds_process() { PERMIT_TIMEOUT } else { Duration::MAX };
-    let limit = limit.min(deadline.saturating_duration_since(Instant::now()));
+    let limit = permit_timeout(source, deadline);
     tokio::select! {
         biased;
         () = shared.shutdown.stopped() => Err(CaptureError::Cancelled),
@@ -254,6 +252,13 @@ async fn capture_permit<'a>(
         },
         () = source.keep_alive() => Err(CaptureError::Cancelled),
     }
+}
+
+/// How long the crash may wait for its permit. One from the spool holds no process: it waits until the daemon stops, and is still in
+/// the spool then.
+fn permit_timeout(source: &CrashSource, deadline: Instant) -> Duration {
+    let limit = if source.holds_process() { PERMIT_TIMEOUT } else { Duration::MAX };
+    limit.min(deadline.saturating_duration_since(Instant::now()))
 }
 
 /// Captures in a thread of its own, until the shim goes.
@@ -412,5 +417,17 @@ async fn keep_alive_during<T>(source: &mut CrashSource, work: impl Future<Output
     tokio::select! {
         done = &mut work => done,
         () = source.keep_alive() => work.await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spooled_crash_waits_for_its_permit_until_the_daemon_stops() {
+        let (source, year) = (CrashSource::Spool(None), Duration::from_secs(365 * 86_400));
+        let deadline = deadline(&Offer::default(), &source, &Config::default());
+        assert!(permit_timeout(&source, deadline) > year);
     }
 }

@@ -19,7 +19,7 @@ pub struct Credentials {
 /// Most threads whose credentials an offer has: the crashed one and the main one.
 pub(super) const MAX_THREADS: usize = 2;
 /// Eight IDs of four bytes, and the capabilities.
-const LEN: usize = 8 * size_of::<u32>() + size_of::<u64>();
+const LEN: usize = size_of::<[u32; 8]>() + size_of::<u64>();
 
 impl Credentials {
     /// Encodes them as the value of a field.
