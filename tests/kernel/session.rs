@@ -175,9 +175,6 @@ fn a_unit_in_a_container_is_not_the_hosts_unit_of_that_name() {
     bed.configure("[Unit sshd.service]\nStorage=none\n");
     let _daemon = bed.daemon();
     let container = "lxc.payload.coreward-test";
-    // Locals are dropped in reverse order: each group is removed before the one that it is in.
-    let _root = Cgroup::new(&bed, container);
-    let _slice = Cgroup::new(&bed, &format!("{container}/system.slice"));
     let unit = Cgroup::new(&bed, &format!("{container}/system.slice/sshd.service"));
     unit.command(&program("segv")).run_to_end();
     let record = bed.wait_for(1).remove(0).record;
