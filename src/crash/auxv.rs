@@ -1,5 +1,7 @@
 //! The auxiliary vector (getauxval(3)), as read from `/proc/PID/auxv`.
 
+use nix::unistd::{Gid, Uid};
+
 /// The entries that Coreward uses. `None`: the entry is missing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Auxv {
@@ -9,8 +11,10 @@ pub struct Auxv {
     pub phnum: Option<u64>,
     /// AT_SECURE is set: the program was started with more privilege than its caller.
     pub secure: Option<bool>,
-    /// AT_UID equals AT_EUID, and AT_GID equals AT_EGID.
-    pub same_ids: Option<bool>,
+    /// AT_UID and AT_EUID: the real and the effective uid when the program was started.
+    pub uids: Option<[Uid; 2]>,
+    /// AT_GID and AT_EGID.
+    pub gids: Option<[Gid; 2]>,
     /// The words of the vector are eight bytes long.
     pub is_64bit: bool,
 }
@@ -33,12 +37,13 @@ pub fn parse(bytes: &[u8]) -> Auxv {
     let entries: Vec<(u64, u64)> =
         bytes.chunks_exact(2 * word).map(|pair| (number(&pair[..word]), number(&pair[word..]))).collect();
     let find = |kind: u64| entries.iter().find(|(key, _)| *key == kind).map(|(_, value)| *value);
-    let same = |left, right| Some(find(left)? == find(right)?);
+    let pair = |left, right| Some([find(left)?.try_into().ok()?, find(right)?.try_into().ok()?]);
     Auxv {
         phdr: find(AT_PHDR),
         phnum: find(AT_PHNUM),
         secure: find(AT_SECURE).map(|value| value != 0),
-        same_ids: same(AT_UID, AT_EUID).zip(same(AT_GID, AT_EGID)).map(|(uids, gids)| uids && gids),
+        uids: pair(AT_UID, AT_EUID).map(|ids| ids.map(Uid::from_raw)),
+        gids: pair(AT_GID, AT_EGID).map(|ids| ids.map(Gid::from_raw)),
         is_64bit,
     }
 }
@@ -67,7 +72,8 @@ mod tests {
         for word in [4, 8] {
             let auxv = parse(&vector(&entries, word));
             assert_eq!((auxv.phdr, auxv.phnum, auxv.is_64bit), (Some(0x4040), Some(9), word == 8));
-            assert_eq!((auxv.secure, auxv.same_ids), (Some(false), Some(true)));
+            assert_eq!((auxv.secure, auxv.uids), (Some(false), Some([Uid::from_raw(5); 2])));
+            assert_eq!(auxv.gids, Some([Gid::from_raw(6); 2]));
         }
     }
 
@@ -75,12 +81,13 @@ mod tests {
     fn a_set_uid_program_shows() {
         let auxv =
             parse(&vector(&[(33, 1), (AT_UID, 1000), (AT_EUID, 0), (AT_GID, 1), (AT_EGID, 1), (AT_SECURE, 1)], 8));
-        assert_eq!((auxv.secure, auxv.same_ids), (Some(true), Some(false)));
+        assert_eq!((auxv.secure, auxv.uids), (Some(true), Some([1000, 0].map(Uid::from_raw))));
     }
 
     #[test]
     fn what_is_missing_stays_unknown() {
         assert_eq!(parse(&[]), Auxv::default());
         assert_eq!(parse(&[1, 2, 3]).secure, None);
+        assert_eq!(parse(&vector(&[(33, 1), (AT_UID, 1000), (AT_GID, 1 << 32), (AT_EGID, 1)], 8)).uids, None);
     }
 }

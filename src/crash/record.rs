@@ -52,7 +52,7 @@ pub struct Record {
     /// It ran in a PID or user namespace other than the host's. Mount namespaces do not count: many services have one of their
     /// own.
     pub in_namespace: bool,
-    /// It changed its privileges (`%d` is not 1, or AT_SECURE is set): only root and the administrators may read its core.
+    /// It had more privilege than its user, or may have had: only root and the administrators may read its core.
     pub privileged: bool,
     /// RLIMIT_CORE in bytes.
     pub core_limit: u64,

@@ -6,6 +6,7 @@ use super::crash_source::CrashSource;
 use super::error::SessionError;
 use super::evidence::{CoreEvidence, CoreInput};
 use super::inspect::{may_parse, trusted_file_systems};
+use super::local_users;
 use super::process_handles::{CheckpointHandles, ProcessHandles};
 use super::record_builder::RecordBuilder;
 use super::shared::Shared;
@@ -242,7 +243,7 @@ async fn capture_permit<'a>(
     source: &mut CrashSource,
     deadline: Instant,
 ) -> Result<SemaphorePermit<'a>, CaptureError> {
-    let limit = PERMIT_TIMEOUT.min(deadline.saturating_duration_since(Instant::now()));
+    let limit = permit_timeout(source, deadline);
     tokio::select! {
         biased;
         () = shared.shutdown.stopped() => Err(CaptureError::Cancelled),
@@ -252,6 +253,13 @@ async fn capture_permit<'a>(
         },
         () = source.keep_alive() => Err(CaptureError::Cancelled),
     }
+}
+
+/// How long the crash may wait for its permit. One from the spool holds no process: it waits until the daemon stops, and is still in
+/// the spool then.
+fn permit_timeout(source: &CrashSource, deadline: Instant) -> Duration {
+    let limit = if source.holds_process() { PERMIT_TIMEOUT } else { Duration::MAX };
+    limit.min(deadline.saturating_duration_since(Instant::now()))
 }
 
 /// Captures in a thread of its own, until the shim goes.
@@ -332,14 +340,16 @@ async fn publish(shared: &Arc<Shared>, offer: &Offer, mut builder: RecordBuilder
     let report = CoreReport { outcome: CoreOutcome::Stored, bytes: content, expected: expected_len, stored, truncated };
     let unpublished = builder.clone();
     let heartbeat = shared.health.register(&format!("the file of process {}", builder.pid()));
-    let ledger = Arc::clone(&shared.ledger);
+    let (ledger, root) = (Arc::clone(&shared.ledger), shared.root.clone());
     let publish = move || {
         heartbeat.tick();
-        if let Some(uid) = builder.reader()
-            && let Err(error) = file.grant_read(uid)
-        {
-            // Root and the administrators can read it all the same.
-            builder.warn(Warning::AccessNotGranted { uid, cause: error.to_string() });
+        if let Some(uid) = builder.reader() {
+            let granted = local_users::check(&root, uid, builder.gid());
+            let granted = granted.and_then(|()| file.grant_read(uid).map_err(|error| error.to_string()));
+            if let Err(cause) = granted {
+                // Root and the administrators can read it all the same.
+                builder.warn(Warning::AccessNotGranted { uid, cause });
+            }
         }
         let record = builder.finish(report);
         let published = file.publish(&record, ledger.dir().as_fd());
@@ -392,5 +402,17 @@ async fn keep_alive_during<T>(source: &mut CrashSource, work: impl Future<Output
     tokio::select! {
         done = &mut work => done,
         () = source.keep_alive() => work.await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spooled_crash_waits_for_its_permit_until_the_daemon_stops() {
+        let (source, year) = (CrashSource::Spool(None), Duration::from_secs(365 * 86_400));
+        let deadline = deadline(&Offer::default(), &source, &Config::default());
+        assert!(permit_timeout(&source, deadline) > year);
     }
 }

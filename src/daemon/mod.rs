@@ -10,6 +10,7 @@ mod error;
 mod evidence;
 mod inspect;
 mod listener;
+mod local_users;
 mod maintenance;
 mod notify;
 mod process_handles;

@@ -2,6 +2,7 @@
 
 use super::evidence::{CrashedStack, Evidence};
 use super::stack::OtherThreads;
+use crate::crash::auxv::Auxv;
 use crate::crash::text::from_bytes;
 use crate::crash::{
     CoreReport, CrashId, CrashKey, Decision, NoCore, Origin, Record, Signature, Warning, cgroup, signal,
@@ -12,7 +13,7 @@ use crate::policy::evict::Attribution;
 use crate::unwind::{self, SignatureInput};
 use coreward_wire::{Details, Offer};
 use libsystemd::id128::{self, Id128};
-use nix::unistd::{Pid, Uid};
+use nix::unistd::{Gid, Pid, Uid};
 use std::time::Duration;
 
 /// A record that is not finished.
@@ -88,13 +89,7 @@ impl RecordBuilder {
         host: &Host,
     ) -> Self {
         let Evidence { facts, stack, warnings } = evidence;
-        let access = AccessFacts {
-            uid: offer.uid,
-            dumpable: offer.dumpable,
-            secure: facts.auxv.secure,
-            same_ids: facts.auxv.same_ids,
-            on_host: !offer.namespaces.pid && !offer.namespaces.user && !offer.namespaces.unknown,
-        };
+        let access = access_facts(offer, facts.auxv);
         let CrashIdentity { key, id } = crash;
         let shim_warnings = offer.warnings.iter().cloned().map(Warning::Reported);
         let warnings = shim_warnings.chain(warnings).collect();
@@ -246,9 +241,14 @@ impl RecordBuilder {
         &self.record.comm
     }
 
-    /// The user who may read the core.
+    /// The user who may read the core, if it is a user of this machine and its group one of the user's.
     pub(super) fn reader(&self) -> Option<Uid> {
         self.reader
+    }
+
+    /// Real gid, in the initial user namespace.
+    pub(super) fn gid(&self) -> Option<Gid> {
+        self.record.gid
     }
 
     /// The system unit.
@@ -282,6 +282,25 @@ impl RecordBuilder {
     }
 }
 
+/// What the process could do: by the kernel's arguments, by its threads when it crashed, by its memory when it was started.
+fn access_facts(offer: &Offer, auxv: Auxv) -> AccessFacts {
+    let threads = Some(&offer.credentials).filter(|threads| !threads.is_empty());
+    AccessFacts {
+        uid: offer.uid,
+        gid: offer.gid,
+        dumpable: offer.dumpable,
+        secure: auxv.secure,
+        uids: threads
+            .zip(auxv.uids)
+            .map(|(threads, started)| threads.iter().flat_map(|thread| thread.uids).chain(started).collect()),
+        gids: threads
+            .zip(auxv.gids)
+            .map(|(threads, started)| threads.iter().flat_map(|thread| thread.gids).chain(started).collect()),
+        capabilities: threads.map(|threads| threads.iter().fold(0, |all, thread| all | thread.capabilities)),
+        on_host: !offer.namespaces.pid && !offer.namespaces.user && !offer.namespaces.unknown,
+    }
+}
+
 /// The signature where no stack is known: from the executable's build-id, or its name.
 fn signature_without_stack(record: &Record) -> Signature {
     unwind::compute_signature(&SignatureInput {
@@ -300,6 +319,7 @@ fn signature_without_stack(record: &Record) -> Signature {
 mod tests {
     use super::*;
     use crate::daemon::evidence::ProcessFacts;
+    use coreward_wire::Credentials;
 
     fn offer() -> Offer {
         Offer { boot_id: "0".repeat(32), exe: b"/usr/bin/x".to_vec(), ..Offer::default() }
@@ -326,6 +346,31 @@ mod tests {
         ];
         assert_eq!(builder.provisional().warnings, expected);
         assert_eq!(builder.finish(CoreReport::none(NoCore::Storm)).warnings, expected);
+    }
+
+    #[test]
+    fn a_reader_needs_the_ids_of_all_threads_and_of_the_start() {
+        let (uid, gid, root) = (Uid::from_raw(1000), Gid::from_raw(1001), Uid::from_raw(0));
+        let plain = Credentials { uids: [uid; 4], gids: [gid; 4], capabilities: 0 };
+        let reader = |credentials: &[Credentials], started: Uid| {
+            let offer = Offer {
+                uid: Some(uid),
+                gid: Some(gid),
+                dumpable: Some(1),
+                credentials: credentials.to_vec(),
+                ..offer()
+            };
+            let auxv = Auxv { secure: Some(false), uids: Some([started; 2]), gids: Some([gid; 2]), ..Auxv::default() };
+            let facts = ProcessFacts { auxv, ..ProcessFacts::default() };
+            describe(&offer, Evidence { facts, ..evidence(Vec::new()) }).reader()
+        };
+        assert_eq!(reader(&[plain], uid), Some(uid));
+        assert_eq!(reader(&[plain, plain], uid), Some(uid));
+        // A program of root's that became the user has had root's memory.
+        assert_eq!(reader(&[plain], root), None);
+        assert_eq!(reader(&[], uid), None);
+        assert_eq!(reader(&[plain, Credentials { uids: [root; 4], ..plain }], uid), None);
+        assert_eq!(reader(&[plain, Credentials { capabilities: 1, ..plain }], uid), None);
     }
 
     #[test]

@@ -130,7 +130,8 @@ impl SpooledFile {
     /// Records the crash and disposes of the file.
     async fn record(&self, shared: &Arc<Shared>, session: Session, claimed: String, is_last_attempt: bool) {
         let (stem, attempt) = attempt_of(&claimed);
-        match session.import().await {
+        // A session has a whole record in it: too large for a future on a stack.
+        match Box::pin(session.import()).await {
             Ok(_) if is_last_attempt => {
                 let reason = format!("{ATTEMPTS} daemons could not import its core");
                 self.quarantine(shared, &claimed, stem, &reason).await;

@@ -52,6 +52,7 @@ pub fn entry(record: &Record, core: Option<&Path>) -> Vec<u8> {
         ("COREWARD_ID", record.id.as_str()),
         ("COREWARD_CORE", outcome(record)),
         ("COREWARD_CONTAINER", cgroup.container.as_deref().unwrap_or_default()),
+        ("COREWARD_CONTAINER_UNIT", cgroup.container_unit.as_deref().unwrap_or_default()),
         ("COREWARD_POD", cgroup.pod.as_deref().unwrap_or_default()),
         ("COREWARD_SIGNATURE", record.signature.as_ref().map_or("", |signature| &signature.id)),
         ("COREWARD_DECISION", record.decision.keep.name()),

@@ -1,4 +1,4 @@
-//! Who can read a stored core: root, members of adm, and the user whose process crashed.
+//! Who can read a stored core: root, members of adm, and the user whose process crashed and who could have looked into it.
 
 use crate::testbed::{RunToEnd, TestBed, program};
 use nix::unistd::Uid;
@@ -11,6 +11,18 @@ fn as_user(uid: u32, command: &Path) -> Command {
     let mut setpriv = Command::new("setpriv");
     setpriv.args([format!("--reuid={uid}"), format!("--regid={uid}"), "--clear-groups".to_owned()]).arg(command);
     setpriv
+}
+
+/// A test bed whose machine has these users. `setuid` programs of this file belong to user 1235.
+fn bed_with_users() -> TestBed {
+    let bed = TestBed::new();
+    let passwd = "root:x:0:0::/:/bin/sh\nalice:x:1234:1234::/:/bin/sh\nbob:x:1235:1235::/:/bin/sh\n\
+        dynamic:x:61200:61200::/:/bin/sh\nsub:x:100005:100005::/:/bin/sh\ncontainer:x:524289:524289::/:/bin/sh\n";
+    std::fs::create_dir_all(bed.path("etc")).unwrap();
+    std::fs::write(bed.path("etc/passwd"), passwd).unwrap();
+    std::fs::write(bed.path("etc/group"), "alice:x:1234:\nsecrets:x:7777:bob\nshared:x:7778:bob,alice\n").unwrap();
+    std::fs::write(bed.path("etc/subuid"), "alice:100000:65536\n").unwrap();
+    bed
 }
 
 fn can_read(uid: u32, file: &Path) -> bool {
@@ -28,7 +40,7 @@ fn copy(bed: &TestBed, name: &str, mode: u32, owner: u32) -> std::path::PathBuf 
 
 #[test]
 fn only_the_crashing_user_can_read_the_core() {
-    let bed = TestBed::new();
+    let bed = bed_with_users();
     let _daemon = bed.daemon();
     as_user(1234, &copy(&bed, "plain", 0o755, 0)).run_to_end();
     let core = bed.wait_for(1)[0].core_file.clone().unwrap();
@@ -39,7 +51,7 @@ fn only_the_crashing_user_can_read_the_core() {
 
 #[test]
 fn the_core_of_a_setuid_program_is_readable_by_root_only() {
-    let bed = TestBed::new();
+    let bed = bed_with_users();
     let _daemon = bed.daemon();
     let dumpable = Path::new("/proc/sys/fs/suid_dumpable");
     let before = std::fs::read_to_string(dumpable).unwrap();
@@ -55,7 +67,7 @@ fn the_core_of_a_setuid_program_is_readable_by_root_only() {
 
 #[test]
 fn a_user_id_in_a_container_grants_no_access_on_the_host() {
-    let bed = TestBed::new();
+    let bed = bed_with_users();
     let _daemon = bed.daemon();
     let plain = copy(&bed, "plain", 0o755, 0);
     let script = format!("hostname web-1; exec setpriv --reuid=1234 --regid=1234 --clear-groups {}", plain.display());
@@ -75,4 +87,55 @@ fn a_system_account_cannot_read_cores_of_its_own_id() {
     as_user(33, &copy(&bed, "plain", 0o755, 0)).run_to_end();
     let crashes = bed.wait_for(1);
     assert!(!can_read(33, crashes[0].core_file.as_ref().unwrap()));
+}
+
+#[test]
+fn a_process_with_more_than_its_user_is_not_the_users_to_read() {
+    let bed = bed_with_users();
+    let _daemon = bed.daemon();
+    let plain = copy(&bed, "plain", 0o755, 0);
+    let mut count = 0;
+    let mut crash = |arguments: &[&str], program: &[&str]| {
+        Command::new("setpriv").args(arguments).args(program).run_to_end();
+        count += 1;
+        // The newest is last.
+        bed.wait_for(count).pop().unwrap()
+    };
+    let plain = [plain.to_str().unwrap()];
+    let alice = "--reuid=1234";
+    // A group of hers that is not her first.
+    let listed = crash(&[alice, "--regid=7778", "--clear-groups"], &plain);
+    assert!(can_read(1234, listed.core_file.as_ref().unwrap()), "{:?}", listed.record.warnings);
+
+    // A group that she is not in, as Group= of a unit may be.
+    let listed = crash(&[alice, "--regid=7777", "--clear-groups"], &plain);
+    assert!(!can_read(1234, listed.core_file.as_ref().unwrap()));
+    assert!(listed.record.warnings.iter().any(|warning| warning.contains("gid 7777")), "{:?}", listed.record.warnings);
+
+    // A capability, as AmbientCapabilities= gives it: neither AT_SECURE nor the dump mode shows it.
+    let ambient = ["--inh-caps=+net_bind_service", "--ambient-caps=+net_bind_service"];
+    let listed = crash(&[&[alice, "--regid=1234", "--clear-groups"], ambient.as_slice()].concat(), &plain);
+    assert!(!can_read(1234, listed.core_file.as_ref().unwrap()));
+    assert!(listed.record.privileged);
+
+    // Uids that are handed out to one after the other, and those of containers.
+    for uid in [61_200, 100_005, 524_289] {
+        let ids = [format!("--reuid={uid}"), format!("--regid={uid}")];
+        let listed = crash(&[&ids[0], &ids[1], "--clear-groups"], &plain);
+        assert_eq!(listed.record.uid, Some(Uid::from_raw(uid)));
+        assert!(!can_read(uid, listed.core_file.as_ref().unwrap()), "{uid}");
+    }
+    // One that no user has.
+    let listed = crash(&["--reuid=1236", "--regid=1236", "--clear-groups"], &plain);
+    assert!(!can_read(1236, listed.core_file.as_ref().unwrap()));
+
+    // Programs that root started have had root's memory, whatever they are when they crash.
+    let drops = bed.path("drops");
+    std::fs::copy(program("drops"), &drops).unwrap();
+    for way in ["all", "saved", "thread"] {
+        let listed = crash(&[], &[drops.to_str().unwrap(), way]);
+        let record = &listed.record;
+        assert_eq!((record.uid, record.privileged), (Some(Uid::from_raw(1234)), true), "{way}");
+        assert!(!can_read(1234, listed.core_file.as_ref().unwrap()), "{way}");
+    }
 }

@@ -17,6 +17,7 @@ mod disk;
 mod fidelity;
 mod hostile_text;
 mod misuse;
+mod pid_reuse;
 mod session;
 mod signature;
 mod spool;

@@ -1,6 +1,6 @@
 //! One crash from the fault to the record: counted, stored, in the journal, readable with gdb.
 
-use crate::testbed::{RunToEnd, TestBed, coreward, eventually, gdb, has_details, program, text};
+use crate::testbed::{Cgroup, RunToEnd, TestBed, coreward, eventually, gdb, has_details, program, text};
 use coreward::crash::{CoreOutcome, Level, Origin};
 use coreward::store::CoreState;
 use nix::unistd::Uid;
@@ -167,4 +167,21 @@ fn every_log_line_about_a_crash_has_its_id_and_pid() {
         let about: Vec<&str> = log.lines().filter(|line| line.contains(&format!("process {pid} "))).collect();
         assert!(!about.is_empty() && about.iter().all(|line| line.ends_with(&fields)), "{log}");
     }
+}
+
+#[test]
+fn a_unit_in_a_container_is_not_the_hosts_unit_of_that_name() {
+    let bed = TestBed::new();
+    bed.configure("[Unit sshd.service]\nStorage=none\n");
+    let _daemon = bed.daemon();
+    let container = "lxc.payload.coreward-test";
+    let unit = Cgroup::new(&bed, &format!("{container}/system.slice/sshd.service"));
+    unit.command(&program("segv")).run_to_end();
+    let record = bed.wait_for(1).remove(0).record;
+    assert_eq!(record.cgroup.path, format!("/{container}/system.slice/sshd.service"));
+    assert_eq!((record.cgroup.unit.as_deref(), record.cgroup.container.as_deref()), (None, Some("coreward-test")));
+    assert_eq!(record.cgroup.container_unit.as_deref(), Some("sshd.service"));
+    assert!(record.core.is_stored(), "settings of the host's unit: {:?}", record.core);
+    let entry = String::from_utf8_lossy(&bed.journal()[0]).into_owned();
+    assert!(!entry.contains("COREDUMP_UNIT") && entry.contains("COREWARD_CONTAINER_UNIT=sshd.service\n"), "{entry}");
 }

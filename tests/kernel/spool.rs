@@ -2,8 +2,11 @@
 
 use crate::testbed::{RunToEnd, TestBed, eventually, gdb, has_details, program};
 use coreward::crash::Origin;
+use coreward_sys::xattr;
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -66,6 +69,56 @@ fn the_shim_does_not_follow_links_planted_in_place_of_the_spool() {
     Command::new(program("segv")).run_to_end();
     eventually(WITHIN, || bed.names("run/coreward/spool").len() == 2);
     assert_eq!(bed.names("var/lib/coreward/spool"), [] as [String; 0]);
+}
+
+#[test]
+fn a_spool_that_was_created_again_can_be_emptied_by_the_daemons_group() {
+    const GROUP: u32 = 4322;
+    /// What systemd/tmpfiles.d gives the state directory: user::rwx, group::r-x, group:adm:r-x, mask::r-x, other::---.
+    const INHERITED: &[(u16, u16, u32)] =
+        &[(1, 7, u32::MAX), (4, 5, u32::MAX), (8, 5, 4), (16, 5, u32::MAX), (32, 0, u32::MAX)];
+    let bed = TestBed::new();
+    let state = bed.root.state_dir();
+    std::os::unix::fs::chown(&state, None, Some(GROUP)).unwrap();
+    let mut list = 2_u32.to_le_bytes().to_vec();
+    for (tag, permissions, id) in INHERITED {
+        list.extend([tag.to_le_bytes(), permissions.to_le_bytes()].concat());
+        list.extend(id.to_le_bytes());
+    }
+    let dir = std::fs::File::open(&state).unwrap();
+    xattr::set(dir.as_fd(), c"system.posix_acl_default", &list).unwrap();
+    let spool = state.join("spool");
+    let may_empty = |spool: &Path| {
+        let name = std::fs::read_dir(spool).unwrap().next().unwrap().unwrap().file_name();
+        let script = format!("cat '{0}' > /dev/null && mv '{0}' moved && rm moved", name.to_str().unwrap());
+        let mut setpriv = Command::new("setpriv");
+        setpriv.args(["--reuid=4321", &format!("--regid={GROUP}"), "--clear-groups", "sh", "-c", &script]);
+        setpriv.current_dir(spool).run_to_end().success()
+    };
+    for mode in [None, Some(0o770), Some(0o750)] {
+        std::fs::remove_dir(&spool).unwrap();
+        if let Some(mode) = mode {
+            // systemd-tmpfiles creates it so; a chmod of an earlier shim left it so.
+            std::fs::create_dir(&spool).unwrap();
+            std::fs::set_permissions(&spool, PermissionsExt::from_mode(mode)).unwrap();
+        }
+        Command::new(program("segv")).run_to_end();
+        eventually(WITHIN, || bed.names("var/lib/coreward/spool").len() == 1);
+        let created = std::fs::File::open(&spool).unwrap();
+        assert!(!xattr::has(created.as_fd(), c"system.posix_acl_access"));
+        assert!(!xattr::has(created.as_fd(), c"system.posix_acl_default"));
+        assert_eq!(created.metadata().unwrap().permissions().mode() & 0o7777, 0o770);
+        assert!(may_empty(&spool), "{mode:?}");
+    }
+
+    // The other spool's parent is root's.
+    std::fs::remove_dir(&spool).unwrap();
+    std::fs::write(&spool, "").unwrap();
+    let other = bed.path("run/coreward/spool");
+    std::fs::remove_dir(&other).unwrap();
+    Command::new(program("segv")).run_to_end();
+    eventually(WITHIN, || other.is_dir() && bed.names("run/coreward/spool").len() == 1);
+    assert!(may_empty(&other));
 }
 
 #[test]

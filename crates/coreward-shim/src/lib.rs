@@ -10,13 +10,13 @@
 //!
 //! | of the crashed process | the shim | why |
 //! |---|---|---|
-//! | `stat`, `cgroup`; links `exe`, `root`, `ns/*` | reads | identify the crash; kernel data, a read cannot block |
-//! | `status`, `limits`; links `cwd`, `fd/*` | reads on request, and before it saves to the spool | texts of the record |
+//! | `stat`, `status`, `cgroup`; links `exe`, `root`, `ns/*` | reads | identify the crash; kernel data, a read cannot block |
+//! | `limits`; links `cwd`, `fd/*` | reads on request, and before it saves to the spool | texts of the record |
 //! | `mem`, `auxv`, `cmdline` | opens and passes on | reading process memory may block on a dead mount |
 //! | `maps`, `pagemap`, `exe` | opens on request and passes on | needed only where a core is stored |
 //! | the core pipe | passes on; copies its bytes without parsing them | headers that fit into no pipe, and the spool |
 //!
-//! The only text of the process that is parsed is `stat` (two fields). Links are read, never followed, other than `exe`. Of the
+//! The only texts of the process that are parsed are `stat` (two fields) and `status` (six lines). Links are read, never followed, other than `exe`. Of the
 //! daemon, which may be compromised, the shim accepts the messages of `coreward-wire` and journal entries about a crash
 //! ([`coreward_wire::journal::is_about_a_crash`]). It writes to the spool, the journal's socket and the kernel's log only.
 //!
@@ -36,6 +36,7 @@ mod proc_dir;
 mod process;
 mod requests;
 mod spool;
+mod status;
 mod warning;
 
 use args::Args;
@@ -45,6 +46,8 @@ use coreward_wire::paths::Root;
 use crash::Crash;
 use deliver::SpoolReason;
 use kernel_log::KernelLog;
+use nix::sys::stat::stat;
+use nix::unistd::Uid;
 use process::CrashedProcess;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
@@ -68,7 +71,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> u8 {
     offer.started = started;
     let process = CrashedProcess::open(&mut offer, pidfd, &mut warnings);
     let mut crash = Crash { offer, warnings, process, core: Some(core) };
-    let delivered = if is_daemon_crash(&crash.offer, &root) {
+    let delivered = if is_daemon_crash(&crash.offer, &root, daemon_uid(&root)) {
         Err(SpoolReason::DaemonCrashed)
     } else {
         deliver::deliver(&mut crash, &root, &log)
@@ -97,14 +100,71 @@ fn or_unknown(value: Option<impl ToString>) -> String {
     value.map_or_else(|| "unknown".to_owned(), |value| value.to_string())
 }
 
+/// The user of the daemon, who owns the state directory.
+fn daemon_uid(root: &Root) -> Option<Uid> {
+    stat(&root.state_dir()).ok().map(|stat| Uid::from_raw(stat.st_uid))
+}
+
 /// Whether the daemon itself crashed. Such a crash goes to the spool: the crashing daemon cannot record it, and its successor
 /// would start with the crash that may have killed its predecessor.
-fn is_daemon_crash(offer: &Offer, root: &Root) -> bool {
-    const UNIT: &[u8] = b"/coreward.service";
+fn is_daemon_crash(offer: &Offer, root: &Root, daemon: Option<Uid>) -> bool {
+    /// A process can imitate the executable with a mount of its own, and a user can have a unit of any name, but not one in the
+    /// system's slice.
+    const CGROUP: &[u8] = b"/system.slice/coreward.service";
     // The kernel appends " (deleted)" if the executable was replaced, as an upgrade does (proc_pid_exe(5)).
     let exe = offer.exe.strip_suffix(b" (deleted)").unwrap_or(&offer.exe);
     let is_elsewhere = offer.namespaces.pid || offer.namespaces.user || offer.namespaces.unknown;
-    // A process can imitate the path with a mount of its own, but not a place in the system's cgroup tree.
-    let is_in_unit = !root.is_system() || offer.cgroup.windows(UNIT.len()).any(|part| part == UNIT);
-    !is_elsewhere && is_in_unit && exe == root.daemon_exe().as_os_str().as_bytes()
+    let is_in_unit = !root.is_system() || systemd_cgroup(&offer.cgroup) == Some(CGROUP);
+    let is_daemons = daemon.is_some() && offer.uid == daemon;
+    !is_elsewhere && is_in_unit && is_daemons && exe == root.daemon_exe().as_os_str().as_bytes()
+}
+
+/// The path in the hierarchy that systemd manages: the unified one, or its own of version 1 (cgroups(7)).
+fn systemd_cgroup(cgroup: &[u8]) -> Option<&[u8]> {
+    let lines = || cgroup.split(|byte| *byte == b'\n');
+    let unified = lines().find_map(|line| line.strip_prefix(b"0::")).filter(|path| *path != b"/");
+    unified.or_else(|| {
+        lines().find_map(|line| {
+            let name = line.iter().position(|byte| *byte == b':')?;
+            line.get(name..)?.strip_prefix(b":name=systemd:")
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_systems_own_unit_and_user_are_the_daemon() {
+        const DAEMON: Uid = Uid::from_raw(997);
+        let crash = |cgroup: &str, uid: u32, exe: &str| {
+            let offer = Offer {
+                cgroup: cgroup.as_bytes().to_vec(),
+                uid: Some(Uid::from_raw(uid)),
+                exe: exe.as_bytes().to_vec(),
+                ..Offer::default()
+            };
+            is_daemon_crash(&offer, &Root::default(), Some(DAEMON))
+        };
+        let exe = "/usr/libexec/coreward/corewardd";
+        let unit = "0::/system.slice/coreward.service\n";
+        assert!(crash(unit, 997, exe));
+        assert!(crash(unit, 997, &format!("{exe} (deleted)")));
+        assert!(crash("1:name=systemd:/system.slice/coreward.service\n0::/\n", 997, exe));
+        assert!(!crash(unit, 1000, exe));
+        assert!(!crash(unit, 997, "/usr/bin/corewardd"));
+        for cgroup in [
+            "",
+            "0::/",
+            "0::/user.slice/user-1000.slice/user@1000.service/app.slice/coreward.service",
+            "0::/system.slice/coreward.service/child",
+            "0::/lxc.payload.web/system.slice/coreward.service",
+            "0::/x\n1:cpu:/system.slice/coreward.service",
+        ] {
+            assert!(!crash(cgroup, 997, exe), "{cgroup}");
+        }
+        let offer = Offer { cgroup: unit.into(), exe: exe.into(), ..Offer::default() };
+        assert!(!is_daemon_crash(&offer, &Root::default(), None), "nobody knows the daemon's user");
+    }
 }

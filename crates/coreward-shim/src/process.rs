@@ -3,10 +3,12 @@
 
 use super::mounts;
 use super::proc_dir::{ProcDir, read_text_at};
+use super::status::ThreadStatus;
 use super::warning::{ShimWarning, errno_of};
 use coreward_sys::openat::read_link_at;
 use coreward_sys::pidfd;
 use coreward_wire::{FdKind, Namespaces, Offer};
+use nix::errno::Errno;
 use nix::fcntl::AT_FDCWD;
 use nix::unistd::{Pid, getppid};
 use std::fs::File;
@@ -59,17 +61,29 @@ impl CrashedProcess {
         offer: &mut Offer,
         inherited: Option<RawFd>,
     ) -> Result<(Self, Vec<ShimWarning>), ShimWarning> {
-        let open_error = |what| move |error: io::Error| ShimWarning::Open { what, errno: errno_of(&error) };
+        let open_error = |what| {
+            move |error: io::Error| match errno_of(&error) {
+                Errno::ESRCH | Errno::ENOENT => ShimWarning::ProcessEnded,
+                errno => ShimWarning::Open { what, errno },
+            }
+        };
         let pidfd = open_pidfd(pid, inherited).map_err(open_error("a pidfd of the process"))?;
         let dir = ProcDir::open(pid, offer.tid).map_err(open_error("the process' directory in /proc"))?;
         let (mut completed, mut warnings) = (offer.clone(), Vec::new());
         let mut fds = dir.open_files(&OFFERED, &mut warnings);
         read_identity(&mut completed, &dir, &mut warnings);
-        // The directory was opened by number. If the process of the pidfd is still alive, its PID cannot have been reused, and
-        // the directory is its own; a directory in /proc never changes its process.
+        let threads = read_threads(&dir, offer);
+        // Only now: everything was opened below one directory, which never changes its process, but was opened by number.
         if !pidfd::is_alive(pidfd.as_fd()) {
             return Err(ShimWarning::ProcessEnded);
         }
+        // As the process of the pidfd is still alive, its PID cannot have been reused since that was opened.
+        let has_crashed = threads.first().is_some_and(|thread| has_crashed(thread, offer));
+        let is_older = inherited.is_some() || (1..=own_start_time()).contains(&completed.start_time);
+        if !has_crashed || !is_older {
+            return Err(ShimWarning::PidReused);
+        }
+        completed.credentials = threads.into_iter().map(|thread| thread.credentials).collect();
         *offer = completed;
         fds.push((FdKind::Pidfd, pidfd));
         Ok((Self { dir: Some(dir), fds }, warnings))
@@ -84,10 +98,35 @@ impl CrashedProcess {
     }
 }
 
-/// The kernel's own pidfd (`%F`) if it refers to this process, else a new one.
+/// The kernel's own pidfd (`%F`). A new one only where the kernel gave none: its number may belong to another process by now.
 fn open_pidfd(pid: Pid, inherited: Option<RawFd>) -> io::Result<OwnedFd> {
-    let inherited = inherited.and_then(|number| pidfd::adopt_inherited(number, pid.as_raw()).ok());
-    inherited.map_or_else(|| pidfd::open(pid.as_raw()), Ok)
+    match inherited {
+        Some(number) => pidfd::adopt_inherited(number, pid.as_raw()),
+        None => pidfd::open(pid.as_raw()),
+    }
+}
+
+/// The status of the thread that crashed and, if that is another one, of the main thread. Empty if either cannot be read.
+///
+/// Threads share their memory but not their credentials (credentials(7)).
+fn read_threads(dir: &ProcDir, offer: &Offer) -> Vec<ThreadStatus> {
+    let crashed = offer.tid.filter(|tid| offer.pid != Some(*tid)).map(|tid| format!("task/{tid}/status"));
+    let paths = crashed.into_iter().chain(["status".to_owned()]);
+    let threads: Option<_> = paths.map(|path| ThreadStatus::parse(&read_text_at(dir.as_fd(), &path).0)).collect();
+    threads.unwrap_or_default()
+}
+
+/// Whether the kernel is writing the core of this thread's process, and its IDs are those that the kernel passed as arguments.
+fn has_crashed(thread: &ThreadStatus, offer: &Offer) -> bool {
+    let ([uid, ..], [gid, ..]) = (thread.credentials.uids, thread.credentials.gids);
+    thread.is_dumping && offer.uid == Some(uid) && offer.gid == Some(gid)
+}
+
+/// When this process was started, in clock ticks since boot. The kernel started it when the crashed process had its PID already;
+/// a program that was executed in between does not change it. 0 if it cannot be read: then no process is older.
+fn own_start_time() -> u64 {
+    let (stat, _) = read_text_at(AT_FDCWD, "/proc/self/stat");
+    parse_stat(&stat).map_or(0, |stat| stat.start_time)
 }
 
 fn read_identity(offer: &mut Offer, dir: &ProcDir, warnings: &mut Vec<ShimWarning>) {
@@ -164,6 +203,9 @@ fn boot_id() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use coreward_wire::Credentials;
+    use nix::unistd::{Gid, Uid};
+    use std::os::fd::IntoRawFd;
 
     #[test]
     fn the_start_time_stands_behind_any_comm() {
@@ -184,25 +226,43 @@ mod tests {
         let mut offer = Offer { pid: Some(Pid::from_raw(ABOVE_PID_MAX)), ..Offer::default() };
         let mut warnings = Vec::new();
         let process = CrashedProcess::open(&mut offer, None, &mut warnings);
-        let errno = nix::errno::Errno::ESRCH;
-        assert_eq!(warnings, [ShimWarning::Open { what: "a pidfd of the process", errno }]);
+        assert_eq!(warnings, [ShimWarning::ProcessEnded]);
         assert!(process.dir.is_none() && process.fds.is_empty() && offer.comm.is_empty());
         assert_eq!(offer.boot_id.len(), 32);
     }
 
     #[test]
-    fn a_live_process_is_opened_and_identified() {
+    fn a_process_that_is_not_dumped_is_not_the_crashed_one_whether_or_not_the_kernel_gave_a_pidfd() {
         let me = nix::unistd::getpid();
-        let mut offer = Offer { pid: Some(me), tid: Some(me), ..Offer::default() };
-        let mut warnings = Vec::new();
-        let process = CrashedProcess::open(&mut offer, None, &mut warnings);
-        assert_eq!(warnings, []);
-        assert_eq!(
-            process.fds.iter().map(|(kind, _)| *kind).collect::<Vec<_>>(),
-            [FdKind::Mem, FdKind::Auxv, FdKind::Cmdline, FdKind::Maps, FdKind::Pagemap, FdKind::Pidfd]
-        );
-        assert!(offer.start_time > 0 && !offer.exe.is_empty() && !offer.arguments.is_empty());
-        assert!(offer.file_systems.is_some());
-        assert_eq!(offer.namespaces, Namespaces::default());
+        for inherited in [None, Some(pidfd::open(me.as_raw()).unwrap().into_raw_fd())] {
+            let mut offer = Offer {
+                pid: Some(me),
+                tid: Some(me),
+                uid: Some(nix::unistd::getuid()),
+                gid: Some(nix::unistd::getgid()),
+                ..Offer::default()
+            };
+            let mut warnings = Vec::new();
+            let process = CrashedProcess::open(&mut offer, inherited, &mut warnings);
+            assert_eq!(warnings, [ShimWarning::PidReused]);
+            assert!(process.dir.is_none() && process.fds.is_empty());
+            assert_eq!((offer.start_time, offer.exe.len(), offer.credentials.len()), (0, 0, 0));
+        }
+    }
+
+    #[test]
+    fn the_ids_of_the_crashed_thread_are_those_of_the_arguments() {
+        let (uid, gid) = (Uid::from_raw(1000), Gid::from_raw(1001));
+        let offer = Offer { uid: Some(uid), gid: Some(gid), ..Offer::default() };
+        let thread = |is_dumping, uid, gid| ThreadStatus {
+            is_dumping,
+            credentials: Credentials { uids: [uid; 4], gids: [gid; 4], capabilities: 0 },
+        };
+        assert!(has_crashed(&thread(true, uid, gid), &offer));
+        for other in [thread(false, uid, gid), thread(true, Uid::from_raw(0), gid), thread(true, uid, Gid::from_raw(0))]
+        {
+            assert!(!has_crashed(&other, &offer), "{other:?}");
+        }
+        assert!(!has_crashed(&thread(true, uid, gid), &Offer::default()));
     }
 }

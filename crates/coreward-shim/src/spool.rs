@@ -3,14 +3,15 @@
 
 use super::crash::Crash;
 use super::details;
-use coreward_sys::{no_space, openat, tmpfile};
+use coreward_sys::{no_space, openat, tmpfile, xattr};
 use coreward_wire::paths::{Root, SPOOL, SPOOL_SUFFIX};
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, SpliceFFlags, splice};
-use nix::sys::stat::{Mode, fchmod, fstat, fstatat, mkdirat};
+use nix::sys::stat::{Mode, fchmod, fstat, fstatat, mkdirat, stat};
 use nix::sys::statvfs::fstatvfs;
 use nix::unistd::{Gid, Pid, Uid, fchown};
+use std::ffi::CStr;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -31,6 +32,10 @@ const RESERVED_FRACTION: u64 = 10;
 const MAX_OFFERS: u64 = 16 << 20;
 /// Bytes that are moved from the pipe into the file in one step.
 const STEP: u64 = 1 << 20;
+/// Mode of the spool: root writes to it, and the daemon's group reads and empties it.
+const MODE: Mode = Mode::from_bits_truncate(0o770);
+/// Access lists that a directory inherits (acl(5)).
+const ACCESS_LISTS: [&CStr; 2] = [c"system.posix_acl_access", c"system.posix_acl_default"];
 /// Size of the units of `st_blocks` (stat(3type)).
 const BLOCK: u64 = 512;
 
@@ -61,15 +66,20 @@ pub(super) fn save(crash: &mut Crash, root: &Root) -> io::Result<SavedCrash> {
         crash.warnings.append(&mut warnings);
     }
     let state = root.state_dir();
-    let core_error = match SpoolDir::open(&state).and_then(|spool| spool.write(crash, SpoolContent::OfferAndCore)) {
-        Ok(()) => return Ok(saved_crash(&state, crash, None)),
-        Err(error) => error,
-    };
+    let group = daemon_group(root);
+    let core_error =
+        match SpoolDir::open(&state, group).and_then(|spool| spool.write(crash, SpoolContent::OfferAndCore)) {
+            Ok(()) => return Ok(saved_crash(&state, crash, None)),
+            Err(error) => error,
+        };
     // There may still be room for the offer alone. If the disk takes nothing at all, /run is in memory.
     crash.release();
     crash.offer.details.open_fds.clear();
     for (dir, max_used) in [(state, MAX_TOTAL + MAX_OFFERS), (root.run_dir(), MAX_OFFERS)] {
-        if SpoolDir::open(&dir).and_then(|spool| spool.write(crash, SpoolContent::OfferOnly { max_used })).is_ok() {
+        if SpoolDir::open(&dir, group)
+            .and_then(|spool| spool.write(crash, SpoolContent::OfferOnly { max_used }))
+            .is_ok()
+        {
             return Ok(saved_crash(&dir, crash, Some(core_error)));
         }
     }
@@ -96,6 +106,11 @@ enum SpoolContent {
     OfferOnly { max_used: u64 },
 }
 
+/// The group of the daemon, which owns the state directory. `None` if that is missing, as it is before its volume is mounted.
+fn daemon_group(root: &Root) -> Option<Gid> {
+    stat(&root.state_dir()).ok().map(|stat| Gid::from_raw(stat.st_gid))
+}
+
 struct SpoolDir {
     dir: OwnedFd,
     group: Gid,
@@ -104,20 +119,27 @@ struct SpoolDir {
 impl SpoolDir {
     /// Opens `parent/spool`, and creates it if it is missing. The path of `parent` belongs to root; `parent` itself does not, so
     /// a symbolic link in place of the spool is not followed, and a directory that is not root's is not used.
-    fn open(parent: &Path) -> io::Result<Self> {
+    ///
+    /// Whoever created it, it is one that the daemon's group may empty afterwards: a directory below a default access list
+    /// inherits entries that do not let it, whatever its mode is.
+    fn open(parent: &Path, group: Option<Gid>) -> io::Result<Self> {
         let parent = OwnedFd::from(File::open(parent)?);
-        let group = Gid::from_raw(fstat(&parent)?.st_gid);
-        let created = mkdirat(&parent, SPOOL, Mode::from_bits_truncate(0o770));
+        let _ = mkdirat(&parent, SPOOL, MODE);
         let dir = openat::open_dir_below(parent.as_fd(), Path::new(SPOOL))?;
-        if created.is_ok() {
-            fchown(&dir, None, Some(group))?;
-            fchmod(&dir, Mode::from_bits_truncate(0o770))?;
-        }
         let stat = fstat(&dir)?;
         if stat.st_uid != Uid::effective().as_raw() || stat.st_mode & 0o002 != 0 {
             return Err(io::Error::other("the spool directory is not owned by root, or anybody may write to it"));
         }
-        Ok(Self { dir, group: Gid::from_raw(stat.st_gid) })
+        for name in ACCESS_LISTS {
+            match xattr::remove(dir.as_fd(), name) {
+                Err(error) if error.raw_os_error() != Some(Errno::EOPNOTSUPP as i32) => return Err(error),
+                _ => {}
+            }
+        }
+        let group = group.unwrap_or(Gid::from_raw(stat.st_gid));
+        fchown(&dir, None, Some(group))?;
+        fchmod(&dir, MODE)?;
+        Ok(Self { dir, group })
     }
 
     fn write(&self, crash: &mut Crash, content: SpoolContent) -> io::Result<()> {

@@ -24,6 +24,8 @@ pub(super) enum ShimWarning {
     MalformedStat,
     /// The process ended before its directory in `/proc` could be verified.
     ProcessEnded,
+    /// The process with this PID is not, or no longer, one that is being dumped and has the ids of the one that crashed.
+    PidReused,
 }
 
 impl fmt::Display for ShimWarning {
@@ -42,6 +44,9 @@ impl fmt::Display for ShimWarning {
             Self::Read { what, errno } => write!(f, "cannot read {what}: {errno}"),
             Self::MalformedStat => f.write_str("cannot parse stat: it has no comm or no start time"),
             Self::ProcessEnded => f.write_str("the process was killed while its core was being written"),
+            Self::PidReused => f.write_str(
+                "the process was killed while its core was being written; nothing of the process with its PID is used",
+            ),
         }
     }
 }

@@ -56,7 +56,7 @@ impl FakeSystem {
         stream.read_exact(&mut payload).unwrap();
         let (offer, _) = Offer::decode(&payload).unwrap();
         assert_eq!(offer.attempt, 1);
-        assert_eq!(offer.warnings, ["cannot open a pidfd of the process: ESRCH: No such process"]);
+        assert_eq!(offer.warnings, ["the process was killed while its core was being written"]);
         stream.write_all(&reply.encode()).unwrap();
         assert_eq!(shim.wait().unwrap().code(), Some(1), "the crash is in the spool");
         let spool = Root::new(self.dir.path()).state_dir().join(SPOOL);

@@ -46,16 +46,25 @@ mod ioctl {
 /// Takes ownership of the pidfd that the kernel opened as descriptor `number` for the process `pid` (`%F`, core(5)).
 ///
 /// # Errors
-/// `NotFound` if the descriptor is closed, is not a pidfd, or refers to another process.
+/// `ESRCH` if its process is gone, `NotFound` if the descriptor is closed, is not a pidfd, or refers to another process.
 pub fn adopt_inherited(number: RawFd, pid: i32) -> io::Result<OwnedFd> {
     // `%F` was backported to stable kernels that lack the ioctl.
-    let found = pid_by_ioctl(number).or_else(|_| pid_by_fdinfo(number))?;
-    if number <= 2 || found != pid {
-        return Err(io::ErrorKind::NotFound.into());
+    let found = match pid_by_ioctl(number) {
+        Err(Errno::ESRCH) => PID_OF_NO_PROCESS,
+        Err(_) => pid_by_fdinfo(number)?,
+        Ok(found) => found,
+    };
+    match found {
+        PID_OF_NO_PROCESS => return Err(Errno::ESRCH.into()),
+        found if number > 2 && found == pid => {}
+        _ => return Err(io::ErrorKind::NotFound.into()),
     }
     // SAFETY: the descriptor is open and a pidfd, or no PID had been found, and at start nothing else in this process owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
+
+/// What fdinfo says of a pidfd whose process was reaped (proc_pid_fdinfo(5)).
+const PID_OF_NO_PROCESS: i32 = -1;
 
 /// The PID of a pidfd, without opening a file in `/proc`.
 fn pid_by_ioctl(number: RawFd) -> nix::Result<i32> {
@@ -91,5 +100,16 @@ mod tests {
         let file = std::fs::File::open("/proc/self/stat").unwrap();
         assert_eq!(adopt_inherited(file.as_raw_fd(), me).unwrap_err().kind(), io::ErrorKind::NotFound);
         assert_eq!(adopt_inherited(1 << 20, me).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn the_pidfd_of_a_process_that_was_reaped_says_so() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = child.id().cast_signed();
+        let number = open(pid).unwrap().into_raw_fd();
+        child.wait().unwrap();
+        let errno = adopt_inherited(number, pid).unwrap_err().raw_os_error();
+        assert_eq!(errno, Some(libc::ESRCH));
+        assert_eq!(pid_by_fdinfo(number).unwrap(), PID_OF_NO_PROCESS);
     }
 }

@@ -25,6 +25,7 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::indexing_slicing)]
 
+mod credentials;
 mod daemon_message;
 mod details;
 mod field;
@@ -37,6 +38,7 @@ pub mod paths;
 mod tests;
 mod wire_error;
 
+pub use credentials::Credentials;
 pub use daemon_message::{DaemonMessage, Reply, Request, released_message};
 pub use details::{Details, MAX_OPEN_FDS};
 pub use header::{HEADER_LEN, Header, Kind, take_message};

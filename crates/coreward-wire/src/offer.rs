@@ -1,5 +1,6 @@
 //! The offer of a crash: what the kernel told the shim, and what the shim read in places where a read cannot block.
 
+use super::credentials::{Credentials, MAX_THREADS};
 use super::details::Details;
 use super::field::{Field, FieldReader, PayloadWriter, truncated};
 use super::{Kind, MAX_CHECKPOINT, MAX_FDS, WireError};
@@ -161,6 +162,8 @@ pub struct Offer {
     pub root: Vec<u8>,
     /// `/proc/PID/cgroup`.
     pub cgroup: Vec<u8>,
+    /// Credentials of the thread that crashed and, if that is another one, of the main thread. Empty: they could not be read.
+    pub credentials: Vec<Credentials>,
     /// Which namespaces differ from the host's.
     pub namespaces: Namespaces,
     /// Where the command line and the environment are in memory (fields 48 to 51 of `/proc/PID/stat`): what the kernel reads for
@@ -207,6 +210,7 @@ const CHECKPOINT: u16 = 26;
 const ARGUMENTS_BEGIN: u16 = 50;
 const ARGUMENTS_END: u16 = 51;
 const FILE_SYSTEMS: u16 = 52;
+const CREDENTIALS: u16 = 30;
 
 impl Offer {
     /// Encodes the message with its header, for descriptors of these kinds in this order.
@@ -242,6 +246,9 @@ impl Offer {
         ];
         for (tag, text) in texts {
             writer = writer.bytes(tag, truncated(text, MAX_TEXT));
+        }
+        for credentials in self.credentials.iter().take(MAX_THREADS) {
+            writer = writer.bytes(CREDENTIALS, &credentials.to_bytes());
         }
         writer = self.details.write_to(writer, &self.warnings);
         if !self.checkpoint.is_empty() {
@@ -284,6 +291,9 @@ impl Offer {
                 ARGUMENTS_BEGIN => offer.arguments.start = field.number()?,
                 ARGUMENTS_END => offer.arguments.end = field.number()?,
                 FILE_SYSTEMS => offer.file_systems = Some(VirtualFileSystem::from_field(&field)?),
+                CREDENTIALS if offer.credentials.len() < MAX_THREADS => {
+                    offer.credentials.push(Credentials::from_field(&field)?);
+                }
                 CHECKPOINT => offer.checkpoint = field.bytes(MAX_CHECKPOINT),
                 _ => offer.details.read_field(&field, &mut offer.warnings)?,
             }

@@ -2,7 +2,7 @@
 
 use super::journal::{MAX_ENTRY, is_about_a_crash, push_field};
 use super::*;
-use nix::unistd::Pid;
+use nix::unistd::{Gid, Pid, Uid};
 use proptest::prelude::*;
 use std::time::Duration;
 
@@ -12,15 +12,24 @@ fn payload(message: &[u8]) -> (Header, &[u8]) {
     (header, &message[HEADER_LEN..])
 }
 
+fn credentials() -> impl Strategy<Value = Credentials> {
+    (any::<[u32; 4]>(), any::<[u32; 4]>(), any::<u64>()).prop_map(|(uids, gids, capabilities)| Credentials {
+        uids: uids.map(Uid::from_raw),
+        gids: gids.map(Gid::from_raw),
+        capabilities,
+    })
+}
+
 fn offers() -> impl Strategy<Value = Offer> {
     let text = || prop::collection::vec(any::<u8>(), 0..200);
     let numbers =
         (any::<u32>(), prop::option::of(0..=i32::MAX), prop::option::of(any::<u32>()), any::<u64>(), any::<u64>());
     let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
+    let numbers = (numbers, prop::collection::vec(credentials(), 0..=2));
     (numbers, flags, "[0-9a-f]{32}", text(), text(), text(), text(), text(), prop::collection::vec("\\PC{0,40}", 0..5))
         .prop_map(
             |(
-                (attempt, pid, signal, time, start_time),
+                ((attempt, pid, signal, time, start_time), credentials),
                 (released, cut, pid_ns, user_ns),
                 boot_id,
                 hostname,
@@ -42,6 +51,7 @@ fn offers() -> impl Strategy<Value = Offer> {
                 hostname,
                 exe,
                 cgroup,
+                credentials,
                 namespaces: Namespaces { pid: pid_ns, user: user_ns, ..Namespaces::default() },
                 details: Details { cwd, limits, ..Details::default() },
                 warnings,

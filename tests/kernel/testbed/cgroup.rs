@@ -5,7 +5,7 @@ use super::command::run_tool;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// A cgroup directly below the root of the hierarchy; removed when dropped.
+/// A cgroup, removed with those that it is in when dropped. A path of several names starts at the root of the hierarchy.
 pub(crate) struct Cgroup {
     /// Where the test mounted the hierarchy of version 2. A mount of its own, so that the test does not depend on where
     /// the machine has it, or whether it is writable there.
@@ -19,7 +19,7 @@ impl Cgroup {
         std::fs::create_dir_all(&mount_point).expect("a mount point");
         run_tool("mount", &["-t", "cgroup2", "none", mount_point.to_str().expect("UTF-8")]);
         let dir = mount_point.join(name);
-        std::fs::create_dir(&dir).unwrap_or_else(|error| panic!("cannot create {}: {error}", dir.display()));
+        std::fs::create_dir_all(&dir).unwrap_or_else(|error| panic!("cannot create {}: {error}", dir.display()));
         Self { mount_point, dir }
     }
 
@@ -33,7 +33,9 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir(&self.dir);
+        for dir in self.dir.ancestors().take_while(|dir| *dir != self.mount_point) {
+            let _ = std::fs::remove_dir(dir);
+        }
         run_tool("umount", &["-l", self.mount_point.to_str().expect("UTF-8")]);
     }
 }

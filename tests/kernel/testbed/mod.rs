@@ -47,6 +47,15 @@ impl TestBed {
         bed
     }
 
+    /// A test bed whose shims are held back by `tests/programs/late.c`. `ending` is `late`, or `old` for shims without a pidfd.
+    #[track_caller]
+    pub(crate) fn with_late_shim(ending: &str) -> Self {
+        let helper = format!("shim.{ending}");
+        let bed = Self::with_shim(&helper);
+        fs::copy(program("late"), bed.dir.path().join(helper)).expect("a helper");
+        bed
+    }
+
     #[track_caller]
     fn with_shim(helper: &str) -> Self {
         assert!(
