@@ -1,5 +1,6 @@
 //! Soft errors: information about a crash that could not be obtained, or steps that failed. The record lists them.
 
+use super::Cuts;
 use nix::unistd::Uid;
 use std::fmt;
 
@@ -22,6 +23,8 @@ pub enum Warning {
         /// Number of other threads.
         total: usize,
     },
+    /// The record was too long.
+    RecordCut(Cuts),
     /// No core was stored, for this reason.
     CoreNotStored(String),
     /// The crash's user was not given access to the core.
@@ -43,6 +46,7 @@ impl fmt::Display for Warning {
             Self::OtherThreadsOmitted { omitted, total } => {
                 write!(f, "the stacks of {omitted} of {total} other threads did not fit into time and room")
             }
+            Self::RecordCut(cuts) => cuts.fmt(f),
             Self::CoreNotStored(cause) => f.write_str(cause),
             Self::AccessNotGranted { uid, cause } => write!(f, "uid {uid} was not given access: {cause}"),
         }

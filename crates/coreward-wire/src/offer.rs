@@ -104,6 +104,8 @@ pub struct Offer {
     pub uid: Option<Uid>,
     /// `%g`: real GID in the initial user namespace.
     pub gid: Option<Gid>,
+    /// `/proc/PID/loginuid`: the uid that logged in, in the initial user namespace. `None` if it was never set.
+    pub login_uid: Option<Uid>,
     /// `%s`: number of the signal.
     pub signal: Option<u32>,
     /// `%t`: time of the crash in seconds since 1970.
@@ -161,6 +163,7 @@ const ROOT: u16 = 20;
 const CGROUP: u16 = 21;
 const NAMESPACES: u16 = 24;
 const CHECKPOINT: u16 = 26;
+const LOGIN_UID: u16 = 40;
 
 impl Offer {
     /// Encodes the message with its header, for descriptors of these kinds in this order.
@@ -176,6 +179,7 @@ impl Offer {
             .optional_pid(TID, self.tid)
             .optional_number(UID, self.uid.map(Uid::as_raw))
             .optional_number(GID, self.gid.map(Gid::as_raw))
+            .optional_number(LOGIN_UID, self.login_uid.map(Uid::as_raw))
             .optional_number(SIGNAL, self.signal)
             .number(TIME, self.time)
             .number(CORE_LIMIT, self.core_limit)
@@ -219,6 +223,7 @@ impl Offer {
                 TID => offer.tid = Some(field.pid()?),
                 UID => offer.uid = Some(Uid::from_raw(field.number32()?)),
                 GID => offer.gid = Some(Gid::from_raw(field.number32()?)),
+                LOGIN_UID => offer.login_uid = Some(Uid::from_raw(field.number32()?)),
                 SIGNAL => offer.signal = Some(field.number32()?),
                 TIME => offer.time = field.number()?,
                 CORE_LIMIT => offer.core_limit = field.number()?,

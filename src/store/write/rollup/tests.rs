@@ -5,7 +5,7 @@ use crate::store::write::{rows, schema};
 use nix::unistd::Pid;
 use proptest::prelude::*;
 
-const ALL: Retention = Retention { rows: u64::MAX, age: Duration::MAX };
+const ALL: Retention = Retention { rows: u64::MAX, age: Duration::MAX, bytes: u64::MAX };
 
 fn crash(number: u32, signature: u8, container: u8, time_us: u64, stored: bool) -> Record {
     let mut record = crate::crash::fixtures::record(number);
@@ -68,7 +68,7 @@ fn a_crash_with_a_core_keeps_its_row() {
     let first = crash(1, 1, 1, 1, true);
     insert(&mut db, std::slice::from_ref(&first), ALL, 1);
     let others: Vec<Record> = (2..3000).map(|number| crash(number, 1, 1, u64::from(number), false)).collect();
-    insert(&mut db, &others, Retention { rows: 10, age: Duration::MAX }, 3000);
+    insert(&mut db, &others, Retention { rows: 10, age: Duration::MAX, bytes: u64::MAX }, 3000);
     assert_eq!(number_of(&db, "SELECT count(*) FROM crashes WHERE core = 'stored'"), 1);
     assert_eq!(number_of(&db, "SELECT count(*) FROM crashes"), 10);
 }
@@ -79,7 +79,7 @@ fn age_forgets_rows_and_counts_but_no_counter() {
     let day = DAY_US as u64;
     let old: Vec<Record> = (0..2000).map(|number| crash(number, 1, 1, day, false)).collect();
     insert(&mut db, &old, ALL, day);
-    let retention = Retention { rows: u64::MAX, age: Duration::from_secs(7 * 86400) };
+    let retention = Retention { rows: u64::MAX, age: Duration::from_secs(7 * 86400), bytes: u64::MAX };
     insert(&mut db, &[crash(5000, 2, 1, 3 * day, false)], retention, 3 * day);
     assert_eq!(number_of(&db, "SELECT count(*) FROM crashes"), MAX_ROWS + 1);
     insert(&mut db, &[crash(5001, 2, 1, 9 * day, false)], retention, 9 * day);
