@@ -95,7 +95,7 @@ impl Record {
         const ESCAPED: usize = 6;
         const FIELDS: usize = 4096;
         const FRAME: usize = 128;
-        let texts: usize = self.texts().into_iter().map(|text| text.len()).sum();
+        let texts: usize = self.texts().into_iter().map(String::len).sum();
         let warnings: usize = self.warnings.iter().map(|text| text.len() + 4).sum();
         let modules: usize = self.modules.iter().map(|module| 256 + texts_of(module) * ESCAPED).sum();
         let threads: usize = self.other_threads.iter().map(|thread| thread.frames.len() + thread.tids.len() + 1).sum();
@@ -152,10 +152,8 @@ impl Record {
                 *number = Some(0);
             }
         }
-        let mut next = 0;
-        for number in numbers.iter_mut().flatten() {
+        for (next, number) in (0..).zip(numbers.iter_mut().flatten()) {
             *number = next;
-            next += 1;
         }
         let before = self.modules.len();
         let mut index = 0;

@@ -228,12 +228,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn uid(uid: u32) -> Option<Uid> {
-        Some(Uid::from_raw(uid))
+    fn uid(uid: u32) -> Uid {
+        Uid::from_raw(uid)
     }
 
     fn facts(cgroup: &str, of: u32) -> AccountFacts<'_> {
-        AccountFacts { cgroup, uid: uid(of), ..AccountFacts::default() }
+        AccountFacts { cgroup, uid: Some(uid(of)), ..AccountFacts::default() }
     }
 
     fn of(facts: &AccountFacts<'_>) -> (String, Party) {
@@ -278,24 +278,24 @@ mod tests {
 
     #[test]
     fn without_a_slice_the_login_answers_and_then_the_owner_of_the_range() {
-        let login = AccountFacts { login_uid: uid(1000), ..facts("/", 100_007) };
+        let login = AccountFacts { login_uid: Some(uid(1000)), ..facts("/", 100_007) };
         assert_eq!(of(&login), ("user 1000".to_owned(), user(1000)));
-        let both = AccountFacts { subuid_owner: uid(1001), ..login };
+        let both = AccountFacts { subuid_owner: Some(uid(1001)), ..login };
         assert_eq!(of(&both).0, "user 1000");
-        let range = AccountFacts { subuid_owner: uid(1001), ..facts("/", 100_007) };
+        let range = AccountFacts { subuid_owner: Some(uid(1001)), ..facts("/", 100_007) };
         assert_eq!(of(&range), ("user 1001".to_owned(), user(1001)));
         assert_eq!(of(&facts("/", 1002)), ("user 1002".to_owned(), user(1002)));
         assert_eq!(of(&AccountFacts::default()), ("user unknown".to_owned(), Party::Unknown));
         // A uid of root's own range is neither root nor everybody's.
-        let of_root = AccountFacts { subuid_owner: uid(0), in_namespace: true, ..facts("/c1", 100_007) };
+        let of_root = AccountFacts { subuid_owner: Some(uid(0)), in_namespace: true, ..facts("/c1", 100_007) };
         assert_eq!(of(&of_root).0, "container c1");
     }
 
     #[test]
     fn a_service_cannot_blame_its_crashes_on_a_login() {
-        let blaming = AccountFacts { login_uid: uid(1000), ..facts("/system.slice/nginx.service", 33) };
+        let blaming = AccountFacts { login_uid: Some(uid(1000)), ..facts("/system.slice/nginx.service", 33) };
         assert_eq!(of(&blaming), ("unit nginx.service".to_owned(), user(33)));
-        let outside = AccountFacts { login_uid: uid(1000), ..facts("/", 33) };
+        let outside = AccountFacts { login_uid: Some(uid(1000)), ..facts("/", 33) };
         assert_eq!(of(&outside), ("user 33".to_owned(), user(33)));
     }
 
@@ -353,8 +353,8 @@ mod tests {
             let base = AccountFacts { in_namespace, privileged, ..facts("/", number) };
             let facts = match which {
                 0 => AccountFacts { cgroup: "/user.slice/user-1000.slice/session-1.scope", ..base },
-                1 => AccountFacts { login_uid: uid(1000), ..base },
-                _ => AccountFacts { subuid_owner: uid(1000), ..base },
+                1 => AccountFacts { login_uid: Some(uid(1000)), ..base },
+                _ => AccountFacts { subuid_owner: Some(uid(1000)), ..base },
             };
             prop_assert_eq!(of(&facts), ("user 1000".to_owned(), user(1000)));
         }

@@ -123,7 +123,7 @@ pub fn eviction_order<'a, Id: Ord>(cores: &[Candidate<'a, Id>], applicant: Optio
             core.id,
         ));
     }
-    order.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+    order.sort_unstable_by_key(|(rank, _)| *rank);
     order.into_iter().map(|(_, id)| id).collect()
 }
 
