@@ -28,7 +28,7 @@ pub(super) struct UsageOptions {
 /// How cores are grouped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum By {
-    /// System units; outside of them, executables of containers and users
+    /// System units; outside of them, slices of containers and users
     Unit,
     /// Real user ids
     User,

@@ -166,10 +166,7 @@ fn delete_expired(db: &Transaction<'_>, retention: Retention, now: i64) -> Resul
     // There cannot be more rows than the highest number, which is cheaper to look up.
     let highest: i64 =
         db.prepare_cached("SELECT coalesce(max(seq), 0) FROM crashes")?.query_row([], |row| row.get(0))?;
-    if highest <= max_rows {
-        return Ok(());
-    }
-    let mut surplus = charges::rows(db)?.saturating_sub(retention.rows);
+    let mut surplus = if highest > max_rows { charges::rows(db)?.saturating_sub(retention.rows) } else { 0 };
     while surplus > 0 {
         match charges::delete_oldest(db, Surplus::Rows, surplus)? {
             0 => break,
