@@ -28,7 +28,7 @@ pub(super) struct UsageOptions {
 /// How cores are grouped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum By {
-    /// System units; outside of them, executables of containers and users
+    /// System units; outside of them, slices of containers and users
     Unit,
     /// Real user ids
     User,
@@ -130,7 +130,7 @@ fn usage_report(root: &Root, by: By, cores: &[StoredCore]) -> UsageReport {
 fn holder_name(attribution: &Attribution, by: By) -> String {
     match by {
         By::Unit => printable(&attribution.principal.to_string()),
-        By::User => attribution.uid.map_or_else(|| "unknown".to_owned(), human::user),
+        By::User => attribution.party.user().map_or_else(|| printable(&attribution.principal.to_string()), human::user),
         By::Executable => printable(&attribution.program),
         By::Signature => printable(attribution.signature.as_str()),
     }
@@ -139,7 +139,7 @@ fn holder_name(attribution: &Attribution, by: By) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crash::{CrashKey, Principal, SignatureKey};
+    use crate::crash::{CrashKey, Party, Principal, SignatureKey};
     use nix::unistd::{Pid, Uid};
 
     #[test]
@@ -149,7 +149,7 @@ mod tests {
             id: CrashKey { boot_id: String::new(), pid: Pid::from_raw(number), start_time: 0 }.id(),
             attribution: Attribution {
                 principal: Principal::Unit(unit.to_owned()),
-                uid: Some(Uid::from_raw(0)),
+                party: Party::User(Uid::from_raw(0)),
                 program: "/p".to_owned(),
                 signature: SignatureKey::new("g"),
             },

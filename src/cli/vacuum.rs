@@ -90,7 +90,7 @@ fn choose(cores: Vec<StoredCore>, options: &VacuumOptions, free: u64, now_us: u6
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crash::{CrashKey, Principal, SignatureKey};
+    use crate::crash::{CrashKey, Party, Principal, SignatureKey};
     use crate::policy::evict::Attribution;
     use nix::unistd::Pid;
 
@@ -102,7 +102,7 @@ mod tests {
                     id: CrashKey { boot_id: String::new(), pid: Pid::from_raw(number), start_time: 0 }.id(),
                     attribution: Attribution {
                         principal: Principal::Unknown,
-                        uid: None,
+                        party: Party::Unknown,
                         program: "p".to_owned(),
                         signature: SignatureKey::new("g"),
                     },

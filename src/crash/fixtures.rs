@@ -15,6 +15,8 @@ pub(crate) fn record(pid: u32) -> Record {
         tid: Some(Pid::from_raw(pid.cast_signed())),
         uid: Some(Uid::from_raw(0)),
         gid: Some(Gid::from_raw(0)),
+        login_uid: None,
+        subuid_owner: None,
         signal: Some(11),
         signal_name: "SEGV".to_owned(),
         comm: "segv".to_owned(),

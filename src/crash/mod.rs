@@ -1,6 +1,7 @@
 //! The record of a crash and of the process that crashed. Plain data, no I/O.
 
 pub mod auxv;
+mod bounds;
 pub mod cgroup;
 mod decision;
 #[cfg(test)]
@@ -14,9 +15,10 @@ mod signature;
 pub mod text;
 mod warning;
 
+pub use bounds::{Cuts, MAX_RECORD};
 pub use decision::{Decision, Keep, Reason};
 pub use key::{CrashId, CrashKey};
-pub use principal::Principal;
+pub use principal::{AccountFacts, Party, Principal};
 pub use record::{CoreOutcome, CoreReport, NoCore, Origin, Record, Truncation, program_of};
 pub use signature::{Frame, FrameTrust, Level, Module, SigInfo, Signature, SignatureKey, ThreadStacks};
 pub use warning::Warning;

@@ -2,7 +2,8 @@
 
 use super::cgroup::CgroupInfo;
 use super::ids;
-use super::{CrashId, CrashKey, Decision, Frame, Module, Principal, SigInfo, Signature, SignatureKey, ThreadStacks};
+use super::principal::{AccountFacts, Party, Principal};
+use super::{CrashId, CrashKey, Decision, Frame, Module, SigInfo, Signature, SignatureKey, ThreadStacks};
 use nix::unistd::{Gid, Pid, Uid};
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +29,12 @@ pub struct Record {
     /// Real gid, in the initial user namespace.
     #[serde(with = "ids::optional")]
     pub gid: Option<Gid>,
+    /// The uid that logged in (`/proc/PID/loginuid`), which `su` and `sudo` do not change; `None` outside of logins.
+    #[serde(default, with = "ids::optional", skip_serializing_if = "Option::is_none")]
+    pub login_uid: Option<Uid>,
+    /// The user whom `/etc/subuid` gives `uid` to; `None` if it is in nobody's range.
+    #[serde(default, with = "ids::optional", skip_serializing_if = "Option::is_none")]
+    pub subuid_owner: Option<Uid>,
     /// Signal number.
     pub signal: Option<u32>,
     /// Signal name without `SIG`.
@@ -295,17 +302,19 @@ impl Record {
         }
     }
 
-    /// The principal that the disk space of the crash is charged to: the program if it ran in a container, else the system
-    /// service, else the user, for everything in a session or under the user's service manager.
+    /// The principal that the crash is charged to, and the party whose crashes of the same signature are its duplicates.
     #[must_use]
-    pub fn principal(&self) -> Principal {
-        let unit = self.cgroup.unit.as_deref();
-        let is_users = unit.is_some_and(|unit| unit.starts_with("user@"));
-        match (unit.filter(|unit| unit.ends_with(".service") && !is_users), &self.cgroup.container) {
-            (_, Some(_)) if !is_users => Principal::Container(self.program()),
-            (Some(unit), _) => Principal::Unit(unit.to_owned()),
-            _ => Principal::user(self.uid),
-        }
+    pub fn answering(&self) -> (Principal, Party) {
+        Principal::answering(&AccountFacts {
+            cgroup: &self.cgroup.path,
+            unit: self.cgroup.unit.as_deref(),
+            in_container: self.cgroup.container.is_some(),
+            in_namespace: self.in_namespace,
+            privileged: self.privileged,
+            uid: self.uid,
+            login_uid: self.login_uid,
+            subuid_owner: self.subuid_owner,
+        })
     }
 
     /// The program that the crash is counted under: the path of the executable, or the name of the process in brackets, as in

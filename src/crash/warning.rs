@@ -1,5 +1,6 @@
 //! Soft errors: information about a crash that could not be obtained, or steps that failed. The record lists them.
 
+use super::Cuts;
 use nix::unistd::Uid;
 use std::fmt;
 
@@ -24,6 +25,8 @@ pub enum Warning {
     },
     /// Pages of mapped files are zeros in the core: they are on a file system that may never answer.
     PagesNotRead,
+    /// The record was too long.
+    RecordCut(Cuts),
     /// No core was stored, for this reason.
     CoreNotStored(String),
     /// The crash's user was not given access to the core.
@@ -48,6 +51,7 @@ impl fmt::Display for Warning {
             Self::PagesNotRead => f.write_str(
                 "some pages of mapped files are zeros in the core: their file system may never answer (FUSE, network)",
             ),
+            Self::RecordCut(cuts) => cuts.fmt(f),
             Self::CoreNotStored(cause) => f.write_str(cause),
             Self::AccessNotGranted { uid, cause } => write!(f, "uid {uid} was not given access: {cause}"),
         }

@@ -22,5 +22,6 @@ mod shutdown;
 mod sockets;
 mod spool;
 mod stack;
+mod subordinate_ids;
 
 pub use program::main;

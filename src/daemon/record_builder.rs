@@ -2,6 +2,7 @@
 
 use super::evidence::{CrashedStack, Evidence};
 use super::stack::OtherThreads;
+use super::subordinate_ids::SubordinateIds;
 use crate::crash::auxv::Auxv;
 use crate::crash::text::from_bytes;
 use crate::crash::{
@@ -11,6 +12,7 @@ use crate::elf::ProcessNotes;
 use crate::policy::access::{self, AccessFacts};
 use crate::policy::evict::Attribution;
 use crate::unwind::{self, SignatureInput};
+use coreward_wire::paths::Root;
 use coreward_wire::{Details, Offer};
 use libsystemd::id128::{self, Id128};
 use nix::unistd::{Gid, Pid, Uid};
@@ -25,7 +27,7 @@ pub(super) struct RecordBuilder {
 }
 
 /// What every record says of this machine.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Host {
     /// Release of the kernel.
     pub(super) kernel: String,
@@ -33,6 +35,8 @@ pub(super) struct Host {
     pub(super) machine: String,
     /// The machine's id, hashed for Coreward alone.
     pub(super) machine_id: Option<String>,
+    /// Whose subordinate uids are whose.
+    pub(super) subordinate_ids: SubordinateIds,
 }
 
 /// Identifies Coreward to sd_id128_get_machine_app_specific(3). Never changed: records of one machine would have two ids.
@@ -41,11 +45,12 @@ const APPLICATION: Id128 =
 
 impl Host {
     /// This machine.
-    pub(super) fn read() -> Self {
-        let Ok(names) = nix::sys::utsname::uname() else { return Self::default() };
+    pub(super) fn read(root: &Root) -> Self {
+        let subordinate_ids = SubordinateIds::new(root);
+        let Ok(names) = nix::sys::utsname::uname() else { return Self { subordinate_ids, ..Self::default() } };
         let text = |name: &std::ffi::OsStr| name.to_string_lossy().into_owned();
         let machine_id = id128::get_machine_app_specific(&APPLICATION).ok().map(|id| id.lower_hex());
-        Self { kernel: text(names.release()), machine: text(names.machine()), machine_id }
+        Self { kernel: text(names.release()), machine: text(names.machine()), machine_id, subordinate_ids }
     }
 }
 
@@ -101,6 +106,8 @@ impl RecordBuilder {
             tid: offer.tid,
             uid: offer.uid,
             gid: offer.gid,
+            login_uid: offer.login_uid,
+            subuid_owner: offer.uid.and_then(|uid| host.subordinate_ids.owner_of(uid)),
             signal: offer.signal,
             signal_name: signal::name(offer.signal),
             comm: from_bytes(&offer.comm),
@@ -136,13 +143,25 @@ impl RecordBuilder {
         builder.set_stack(stack);
         // The spool has the texts in the offer.
         builder.set_texts(&offer.details);
+        builder.bound();
         builder
+    }
+
+    /// Shortens the record if it is too long, before more of it is held or it goes anywhere.
+    fn bound(&mut self) {
+        let cuts = self.record.bound();
+        if !cuts.is_empty() {
+            self.warn(Warning::RecordCut(cuts));
+        }
     }
 
     /// Goes on with a record that an earlier daemon left with the shim.
     pub(super) fn resume(record: Record, reader: Option<Uid>, attempt: u32) -> Self {
         let warnings = record.warnings.iter().cloned().map(Warning::Reported).collect();
-        Self { record: Record { attempt, ..record }, reader, warnings }
+        let mut builder = Self { record: Record { attempt, ..record }, reader, warnings };
+        // An earlier version of the daemon may have written it.
+        builder.bound();
+        builder
     }
 
     fn set_stack(&mut self, stack: Option<CrashedStack>) {
@@ -170,6 +189,7 @@ impl RecordBuilder {
     pub(super) fn add_details(&mut self, details: &Details, warnings: Vec<String>) {
         self.set_texts(details);
         self.warnings.extend(warnings.into_iter().map(Warning::Reported));
+        self.bound();
     }
 
     /// Adds what was decided.
@@ -188,6 +208,7 @@ impl RecordBuilder {
             return self.warn(Warning::OtherThreadsTimedOut);
         };
         self.record.other_threads = stacks;
+        self.bound();
         if omitted > 0 {
             self.warn(Warning::OtherThreadsOmitted { omitted, total });
         }
@@ -220,15 +241,18 @@ impl RecordBuilder {
 
     /// The record as it stands, without a core: what a shim keeps, and what a core's file reserves room for.
     pub(super) fn provisional(&self) -> Record {
-        let mut record = self.record.clone();
-        record.warnings = self.warnings.iter().map(Warning::to_string).collect();
-        record
+        self.clone().finish(self.record.core.clone())
     }
 
     /// The finished record.
     pub(super) fn finish(self, core: CoreReport) -> Record {
         let warnings = self.warnings.iter().map(Warning::to_string).collect();
-        Record { core, warnings, ..self.record }
+        let mut record = Record { core, warnings, ..self.record };
+        let cuts = record.bound();
+        if !cuts.is_empty() {
+            record.warnings.push(Warning::RecordCut(cuts).to_string());
+        }
+        record
     }
 
     /// PID in the initial namespace, 0 if unknown.

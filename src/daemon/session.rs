@@ -146,8 +146,8 @@ impl Session {
         let Self { shared, source, .. } = self;
         let entry = journal_entry(shared, &record);
         let record = Arc::new(record);
-        if let Inserted::Counted(count) = shared.catalog.insert(Arc::clone(&record)).await? {
-            shared.metrics.crash(&record, &count);
+        if let Inserted::Counted(_) = shared.catalog.insert(Arc::clone(&record)).await? {
+            shared.metrics.crash(&record);
             shared.count_recorded();
             if matches!(record.core.outcome, CoreOutcome::None(NoCore::Storm | NoCore::Rate)) {
                 shared.metrics.storm_suppressed.inc();

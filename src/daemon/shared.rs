@@ -6,10 +6,9 @@ use crate::capture::{CaptureResources, CompressorPool, HealthMonitor, LargeCoreL
 use crate::config::{self, Config, LoadedConfig, THREADS_MAX};
 use crate::crash::CrashId;
 use crate::policy::admission::{self, Admission, Applicant, Terms};
-use crate::policy::evict::Attribution;
 use crate::policy::storm::{StormEvent, StormPolicy};
 use crate::report::{ErrorKind, Metrics};
-use crate::store::{Catalog, Layout, Ledger, OpenReport, RecentCore};
+use crate::store::{Catalog, CatalogEvent, Layout, Ledger, OpenReport, RecentCore};
 use coreward_sys::clock;
 use coreward_wire::paths::Root;
 use std::collections::HashMap;
@@ -65,21 +64,24 @@ impl Shared {
         let heartbeat = health.register("the catalog's writer");
         let (sender, opened) = std::sync::mpsc::channel();
         let counters = metrics.clone();
-        let on_open = move |report: OpenReport| {
-            counters.restore(&report.counts);
-            log_opening(&report, &counters);
-            let _ = sender.send(report.recent);
+        let on_event = move |event: CatalogEvent| match event {
+            CatalogEvent::Opened(report) => {
+                counters.restore(&report.counts);
+                log_opening(&report, &counters);
+                let _ = sender.send(report.recent);
+            }
+            CatalogEvent::Counted(counted) => counters.count(&counted),
         };
         let tick = Box::new(move || heartbeat.tick());
-        let started = Catalog::start(layout.catalog.clone(), Arc::clone(&ledger), Box::new(on_open), tick);
+        let started = Catalog::start(layout.catalog.clone(), Arc::clone(&ledger), Box::new(on_event), tick);
         let (catalog, error) = started?;
         if let Some(error) = error {
             tracing::error!("{error}: crashes stay in the spool until the catalog can be opened");
             metrics.error(ErrorKind::Catalog);
         }
         let shared = Self {
+            host: Host::read(&root),
             root,
-            host: Host::read(),
             metrics,
             ledger,
             catalog,
@@ -124,9 +126,10 @@ impl Shared {
 
     /// Decides on a crash, now.
     pub(super) fn admit(&self, terms: &Terms, builder: &RecordBuilder, has_core: bool) -> Admission {
-        let Attribution { signature, principal, uid, .. } = builder.attribution();
-        let first = !self.ledger.has_signature(&signature);
-        let event = StormEvent { signature, principal, uid, first };
+        let attribution = builder.attribution();
+        let bug = attribution.bug();
+        let first = !self.ledger.has_bug(&bug);
+        let event = StormEvent { bug, principal: attribution.principal, first };
         let applicant = Applicant { has_core, core_limit: builder.core_limit(), event };
         admission::admit(terms, &applicant, &mut lock(&self.limiter), clock::since_boot())
     }
@@ -136,10 +139,10 @@ impl Shared {
         let rules = lock(&self.loaded).config.rules;
         let (uptime, now) = (clock::since_boot(), SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default());
         let mut limiter = lock(&self.limiter);
-        for RecentCore { time_us, signature, principal, uid } in recent {
+        for RecentCore { time_us, bug, principal } in recent {
             let age = now.saturating_sub(Duration::from_micros(time_us));
             if let Some(at) = uptime.checked_sub(age) {
-                limiter.decide(&rules, &StormEvent { signature, principal, uid, first: false }, at);
+                limiter.decide(&rules, &StormEvent { bug, principal, first: false }, at);
             }
         }
     }

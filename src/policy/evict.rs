@@ -1,7 +1,6 @@
 //! Which core to evict: the most redundant one, from whoever uses the most space.
 
-use crate::crash::{Principal, Record, SignatureKey};
-use nix::unistd::Uid;
+use crate::crash::{Party, Principal, Record, SignatureKey};
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -9,12 +8,21 @@ use std::hash::Hash;
 /// What a core is charged to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Attribution {
-    /// [`Record::principal`].
+    /// Whose disk space it takes.
     pub principal: Principal,
-    /// Real uid of the process.
-    pub uid: Option<Uid>,
+    /// Whose cores of the same signature make it redundant.
+    pub party: Party,
     /// [`Record::program`].
     pub program: String,
+    /// [`Record::signature_key`].
+    pub signature: SignatureKey,
+}
+
+/// A bug as one party has it: the crashes with this key are duplicates of each other.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct BugKey {
+    /// Who answers for the crashes.
+    pub party: Party,
     /// [`Record::signature_key`].
     pub signature: SignatureKey,
 }
@@ -23,12 +31,14 @@ impl Attribution {
     /// What the core of the crash described by `record` is charged to.
     #[must_use]
     pub fn of_record(record: &Record) -> Self {
-        Self {
-            principal: record.principal(),
-            uid: record.uid,
-            program: record.program(),
-            signature: record.signature_key(),
-        }
+        let (principal, party) = record.answering();
+        Self { principal, party, program: record.program(), signature: record.signature_key() }
+    }
+
+    /// The bug of its party.
+    #[must_use]
+    pub fn bug(&self) -> BugKey {
+        BugKey { party: self.party.clone(), signature: self.signature.clone() }
     }
 }
 
@@ -41,40 +51,58 @@ pub struct Candidate<'a, Id> {
     pub attribution: &'a Attribution,
     /// When it crashed, microseconds since 1970.
     pub time_us: u64,
-    /// Bytes of its file.
-    pub bytes: u64,
+    /// What it takes of the limit: bytes of its file, or 1 where the number of cores is limited.
+    pub cost: u64,
     /// Whether it may be chosen. Cores that may not still decide which of the others are redundant.
     pub evictable: bool,
+}
+
+/// Whom the room is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Applicant<'a> {
+    /// What its core is charged to.
+    pub attribution: &'a Attribution,
+    /// What its core will take of the limit, in the same unit as [`Candidate::cost`].
+    pub cost: u64,
+    /// What its principal takes of the limit already.
+    pub used: u64,
 }
 
 /// Eviction rank: lower ranks are evicted first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Redundancy {
-    /// Neither the first nor the newest core of its signature.
+    /// Neither the first nor the newest core of its bug.
     Between,
     /// The first of several. It shows how the bug began, but the newest core shows the current build and state.
     First,
-    /// The newest core of its signature, or the only one.
+    /// The newest core of its bug, or the only one.
     Newest,
 }
 
-/// The core to evict first: of those with the lowest rank, one of the principal with the most bytes; of its cores, one of the
-/// signature with the most bytes; of those, the oldest. `None` if no core is evictable.
+/// The cores that may be evicted for `applicant` (`None`: for the administrator, or for the catalog), the first to go first: those
+/// with the lowest rank, of those the ones of the principal that takes most; of its cores, those of the signature that takes
+/// most; of those, the oldest.
+///
+/// The newest core of a bug is a different matter: it may be the only one. The applicant's own principal gives its own first. Of
+/// another's it takes one only if that principal takes more than it would itself, and never one of root or of a system account,
+/// unless it is one of those.
 #[must_use]
-pub fn choose_victim<'a, Id: Ord>(cores: &[Candidate<'a, Id>]) -> Option<&'a Id> {
+pub fn eviction_order<'a, Id: Ord>(cores: &[Candidate<'a, Id>], applicant: Option<Applicant<'_>>) -> Vec<&'a Id> {
     let mut principals: HashMap<&Principal, u64> = HashMap::new();
-    let mut signatures: HashMap<&SignatureKey, SignatureTotals<'a, Id>> = HashMap::new();
+    let mut bugs: HashMap<(&Party, &SignatureKey), BugTotals<'a, Id>> = HashMap::new();
     for core in cores {
-        *principals.entry(&core.attribution.principal).or_default() += core.bytes;
+        *principals.entry(&core.attribution.principal).or_default() += core.cost;
         let when = (core.time_us, core.id);
-        let empty = SignatureTotals { bytes: 0, first: when, newest: when };
-        let totals = signatures.entry(&core.attribution.signature).or_insert(empty);
-        totals.bytes += core.bytes;
+        let empty = BugTotals { cost: 0, first: when, newest: when };
+        let totals = bugs.entry((&core.attribution.party, &core.attribution.signature)).or_insert(empty);
+        totals.cost += core.cost;
         totals.first = totals.first.min(when);
         totals.newest = totals.newest.max(when);
     }
-    let order = |core: &&Candidate<'a, Id>| {
-        let totals = &signatures[&core.attribution.signature];
+    let mut order: Vec<_> = Vec::new();
+    for core in cores.iter().filter(|core| core.evictable) {
+        let Attribution { principal, party, signature, .. } = core.attribution;
+        let totals = &bugs[&(party, signature)];
         let when = (core.time_us, core.id);
         let redundancy = if when == totals.newest {
             Redundancy::Newest
@@ -83,14 +111,33 @@ pub fn choose_victim<'a, Id: Ord>(cores: &[Candidate<'a, Id>]) -> Option<&'a Id>
         } else {
             Redundancy::Between
         };
-        (redundancy, Reverse(principals[&core.attribution.principal]), Reverse(totals.bytes), when)
-    };
-    cores.iter().filter(|core| core.evictable).min_by_key(order).map(|core| core.id)
+        let used = principals[principal];
+        let is_protected = redundancy == Redundancy::Newest;
+        let is_others = applicant.is_some_and(|applicant| applicant.attribution.principal != *principal);
+        if is_protected && is_others && !applicant.is_some_and(|applicant| applicant.may_take(party, used)) {
+            continue;
+        }
+        let privilege = is_protected && applicant.is_none() && party.is_system();
+        order.push((
+            (redundancy, is_protected && is_others, privilege, Reverse(used), Reverse(totals.cost), when),
+            core.id,
+        ));
+    }
+    order.sort_unstable_by_key(|(rank, _)| *rank);
+    order.into_iter().map(|(_, id)| id).collect()
 }
 
-/// The cores of one signature.
-struct SignatureTotals<'a, Id> {
-    bytes: u64,
+impl Applicant<'_> {
+    /// Whether it may take the newest core of a bug from a party whose principal takes `used` of the limit.
+    fn may_take(&self, party: &Party, used: u64) -> bool {
+        let outranks = self.attribution.party.is_system() || !party.is_system();
+        outranks && used > self.used.saturating_add(self.cost)
+    }
+}
+
+/// The cores of one bug.
+struct BugTotals<'a, Id> {
+    cost: u64,
     first: (u64, &'a Id),
     newest: (u64, &'a Id),
 }
@@ -98,36 +145,53 @@ struct SignatureTotals<'a, Id> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::unistd::Uid;
     use proptest::prelude::*;
 
-    fn attribution(unit: &str, signature: &str) -> Attribution {
-        Attribution {
-            principal: Principal::Unit(unit.to_owned()),
-            uid: Some(Uid::from_raw(0)),
-            program: "p".to_owned(),
-            signature: SignatureKey::new(signature),
-        }
+    fn of(principal: Principal, uid: u32, signature: &str) -> Attribution {
+        let party = Party::User(Uid::from_raw(uid));
+        Attribution { principal, party, program: "p".to_owned(), signature: SignatureKey::new(signature) }
     }
 
-    /// The order in which all are evicted.
-    fn order(cores: &[(u32, Attribution, u64, u64)]) -> Vec<u32> {
+    fn attribution(unit: &str, signature: &str) -> Attribution {
+        of(Principal::Unit(unit.to_owned()), 0, signature)
+    }
+
+    fn user(uid: u32, signature: &str) -> Attribution {
+        of(Principal::User(Uid::from_raw(uid)), uid, signature)
+    }
+
+    type Core = (u32, Attribution, u64, u64);
+
+    fn candidates(cores: &[Core]) -> Vec<Candidate<'_, u32>> {
+        cores
+            .iter()
+            .map(|(id, attribution, time_us, cost)| Candidate {
+                id,
+                attribution,
+                time_us: *time_us,
+                cost: *cost,
+                evictable: true,
+            })
+            .collect()
+    }
+
+    /// The order in which all are evicted for the administrator.
+    fn order(cores: &[Core]) -> Vec<u32> {
         let mut left = cores.to_vec();
         let mut gone = Vec::new();
-        loop {
-            let candidates: Vec<_> = left
-                .iter()
-                .map(|(id, attribution, time_us, bytes)| Candidate {
-                    id,
-                    attribution,
-                    time_us: *time_us,
-                    bytes: *bytes,
-                    evictable: true,
-                })
-                .collect();
-            let Some(id) = choose_victim(&candidates).copied() else { return gone };
+        while let Some(id) = eviction_order(&candidates(&left), None).first().map(|id| **id) {
             gone.push(id);
             left.retain(|core| core.0 != id);
         }
+        gone
+    }
+
+    /// Those that may be evicted for a core of `attribution`.
+    fn taken_for(cores: &[Core], attribution: &Attribution, cost: u64) -> Vec<u32> {
+        let own = cores.iter().filter(|core| core.1.principal == attribution.principal);
+        let applicant = Applicant { attribution, cost, used: own.map(|core| core.3).sum() };
+        eviction_order(&candidates(cores), Some(applicant)).into_iter().copied().collect()
     }
 
     #[test]
@@ -143,37 +207,78 @@ mod tests {
         let quiet = (1, attribution("quiet", "q"), 0, 150);
         let all: Vec<_> = (2..8).map(loud).chain([quiet]).collect();
         assert_eq!(order(&all)[..5], [2, 3, 4, 5, 6], "the quiet one's only core is older, and stays");
-        let mut two = attribution("u", "small");
-        let cores = [(1, two.clone(), 1, 1), (2, attribution("u", "large"), 2, 9)];
+        let cores = [(1, attribution("u", "small"), 1, 1), (2, attribution("u", "large"), 2, 9)];
         assert_eq!(order(&cores), [2, 1]);
-        two.signature = SignatureKey::new("large");
+    }
+
+    #[test]
+    fn a_core_is_not_redundant_because_somebody_else_has_one() {
+        let cores = [(1, user(1000, "a"), 1, 9), (2, user(1001, "a"), 2, 9), (3, attribution("u", "a"), 3, 9)];
+        for newcomer in [user(1000, "b"), user(1002, "b")] {
+            assert!(!taken_for(&cores, &newcomer, 9).iter().any(|id| [2, 3].contains(id)), "{newcomer:?}");
+        }
+        let more = [&cores[..], &[(4, user(1000, "a"), 4, 1)]].concat();
+        assert_eq!(
+            taken_for(&more, &attribution("u", "c"), 1)[0],
+            1,
+            "the user's own later one makes the first redundant"
+        );
+    }
+
+    #[test]
+    fn a_flood_pays_for_itself_and_leaves_what_others_have_only_once() {
+        let mut cores: Vec<Core> =
+            (0..5).map(|id| (id, attribution("db.service", &format!("d{id}")), 0, 100)).collect();
+        cores.extend((10..15).map(|id| (id, user(1001, &format!("v{id}")), 1, 50)));
+        cores.extend((20..40).map(|id| (id, user(1000, &format!("f{id}")), 2, 5)));
+        let flood = user(1000, "new");
+        let taken = taken_for(&cores, &flood, 5);
+        assert!(taken[..20].iter().all(|id| *id >= 20), "its own first: {taken:?}");
+        assert!(taken.iter().all(|id| *id >= 10), "never the service's: {taken:?}");
+        // Somebody who has nothing yet takes from the largest that is no system service.
+        assert_eq!(taken_for(&cores, &user(1002, "first"), 5)[0], 10);
+        // A service takes from whoever has more.
+        assert_eq!(taken_for(&cores, &attribution("web.service", "first"), 5)[0], 0);
     }
 
     proptest! {
         #[test]
-        fn no_signature_loses_its_newest_while_something_more_redundant_may_go(
-            cores in prop::collection::vec((0..4_u8, 0..5_u8, 0..50_u64, 1..100_u64, any::<bool>()), 1..40)
+        fn nobody_loses_the_newest_to_less_privilege_and_redundant_ones_go_first(
+            cores in prop::collection::vec((0..4_u32, 0..5_u8, 0..50_u64, 1..100_u64, any::<bool>()), 1..40),
+            applicant in (0..5_u32, 1..200_u64),
         ) {
+            // 0 and 1 are services, 2 to 4 users.
+            let who = |number: u32, signature: &str| if number < 2 { attribution(&number.to_string(), signature) } else { user(1000 + number, signature) };
             let cores: Vec<(usize, Attribution, u64, u64, bool)> = cores
                 .into_iter()
                 .enumerate()
-                .map(|(id, (unit, signature, time, bytes, evictable))| (id, attribution(&unit.to_string(), &signature.to_string()), time, bytes, evictable))
+                .map(|(id, (number, signature, time, cost, evictable))| (id, who(number, &signature.to_string()), time, cost, evictable))
                 .collect();
             let candidates: Vec<_> = cores
                 .iter()
-                .map(|(id, attribution, time_us, bytes, evictable)| Candidate { id, attribution, time_us: *time_us, bytes: *bytes, evictable: *evictable })
+                .map(|(id, attribution, time_us, cost, evictable)| Candidate { id, attribution, time_us: *time_us, cost: *cost, evictable: *evictable })
                 .collect();
             let newest = |core: &(usize, Attribution, u64, u64, bool)| {
-                cores.iter().filter(|other| other.1.signature == core.1.signature).map(|other| (other.2, other.0)).max() == Some((core.2, core.0))
+                cores.iter().filter(|other| other.1.bug() == core.1.bug()).map(|other| (other.2, other.0)).max() == Some((core.2, core.0))
             };
-            match choose_victim(&candidates) {
-                None => prop_assert!(cores.iter().all(|core| !core.4)),
-                Some(id) => {
-                    prop_assert!(cores[*id].4);
-                    let spared = cores.iter().any(|core| core.4 && !newest(core));
-                    prop_assert!(!(newest(&cores[*id]) && spared));
+            if let Some(core) = eviction_order(&candidates, None).first() {
+                prop_assert!(cores[**core].4);
+                let spared = cores.iter().any(|core| core.4 && !newest(core));
+                prop_assert!(!(newest(&cores[**core]) && spared));
+            }
+            let attribution = who(applicant.0, "new");
+            let used = |of: &Attribution| cores.iter().filter(|core| core.1.principal == of.principal).map(|core| core.3).sum::<u64>();
+            let order = eviction_order(&candidates, Some(Applicant { attribution: &attribution, cost: applicant.1, used: used(&attribution) }));
+            for id in &order {
+                let core = &cores[**id];
+                prop_assert!(core.4);
+                if newest(core) && core.1.principal != attribution.principal {
+                    prop_assert!(attribution.party.is_system() || !core.1.party.is_system());
+                    prop_assert!(used(&core.1) > used(&attribution) + applicant.1);
                 }
             }
+            let is_newest: Vec<bool> = order.iter().map(|id| newest(&cores[**id])).collect();
+            prop_assert!(is_newest.is_sorted());
         }
     }
 }

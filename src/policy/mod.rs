@@ -6,3 +6,4 @@ pub mod evict;
 pub mod quota;
 pub mod rate;
 pub mod storm;
+pub mod subordinate;

@@ -78,6 +78,15 @@ impl Quotas {
     }
 }
 
+impl QuotaLimits {
+    /// The most bytes of records in the catalog: a quarter of `MaxUse=`, and no more than 2 GiB. Where `MaxUse=` is very small, a
+    /// few MiB all the same: without its record nobody finds a core.
+    #[must_use]
+    pub fn catalog(&self) -> u64 {
+        (self.max_use / 4).clamp(4 << 20, 2 << 30)
+    }
+}
+
 /// The state of the volume, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VolumeUsage {

@@ -1,8 +1,10 @@
 //! How much of a crash to keep. In each window of time the first crashes of a signature are kept whole, the next ones as stacks
-//! and the rest as records. Rate limits per unit, per user and in total bound the number of cores.
+//! and the rest as records; each party has windows of its own, so that nobody's duplicates hide
+//! a crash of somebody else. Rate limits per unit, per user and in total bound the number of cores.
 
+use super::evict::BugKey;
 use super::rate::{Bucket, Buckets, Rate};
-use crate::crash::{Decision, Keep, Principal, Reason, SignatureKey};
+use crate::crash::{Decision, Keep, Principal, Reason};
 use nix::unistd::Uid;
 use std::collections::HashMap;
 use std::time::Duration;
@@ -34,17 +36,15 @@ pub struct StormRules {
 /// A crash to decide on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StormEvent {
-    /// [`crate::crash::Record::signature_key`].
-    pub signature: SignatureKey,
-    /// [`crate::crash::Record::principal`].
+    /// The signature, and whose crashes of it are duplicates of this one.
+    pub bug: BugKey,
+    /// Whose rate it counts towards.
     pub principal: Principal,
-    /// Real uid.
-    pub uid: Option<Uid>,
-    /// Whether no core of this signature is stored.
+    /// Whether its party has no core of this signature.
     pub first: bool,
 }
 
-/// The cores of one signature kept since the window began.
+/// The cores of one bug kept since the window began.
 #[derive(Clone, Copy, Debug, Default)]
 struct Window {
     began: Duration,
@@ -55,7 +55,7 @@ struct Window {
 /// Recent decisions.
 #[derive(Debug, Default)]
 pub struct StormPolicy {
-    windows: HashMap<SignatureKey, Window>,
+    windows: HashMap<BugKey, Window>,
     units: Buckets<Principal>,
     users: Buckets<Uid>,
     total: Bucket,
@@ -92,7 +92,7 @@ impl StormPolicy {
         if rule.burst == 0 {
             return (Keep::Full, if event.first { Reason::First } else { Reason::Unlimited });
         }
-        match self.windows.get(&event.signature).filter(|window| now.saturating_sub(window.began) < rule.interval) {
+        match self.windows.get(&event.bug).filter(|window| now.saturating_sub(window.began) < rule.interval) {
             None if event.first => (Keep::Full, Reason::First),
             None => (Keep::Full, Reason::NewWindow),
             Some(window) if window.whole < rule.burst => (Keep::Full, whole),
@@ -121,10 +121,10 @@ impl StormPolicy {
             return;
         }
         let is_open = |window: &Window| now.saturating_sub(window.began) < rule.interval;
-        if !self.windows.contains_key(&event.signature) {
+        if !self.windows.contains_key(&event.bug) {
             self.evict_window(&is_open);
         }
-        let window = self.windows.entry(event.signature.clone()).or_insert(Window { began: now, ..Window::default() });
+        let window = self.windows.entry(event.bug.clone()).or_insert(Window { began: now, ..Window::default() });
         if !is_open(window) {
             *window = Window { began: now, ..Window::default() };
         }
@@ -140,8 +140,7 @@ impl StormPolicy {
             self.windows.retain(|_, window| is_open(window));
         }
         if self.windows.len() >= MAX_WINDOWS
-            && let Some(oldest) =
-                self.windows.iter().min_by_key(|(_, window)| window.began).map(|(signature, _)| signature.clone())
+            && let Some(oldest) = self.windows.iter().min_by_key(|(_, window)| window.began).map(|(bug, _)| bug.clone())
         {
             self.windows.remove(&oldest);
         }
@@ -150,7 +149,7 @@ impl StormPolicy {
 
 /// The user whose rate limit applies. Root has none: it runs many of a server's units, and one of them would starve the others.
 fn rate_limited_uid(event: &StormEvent) -> Option<Uid> {
-    event.uid.filter(|uid| !uid.is_root())
+    event.bug.party.user().filter(|uid| !uid.is_root())
 }
 
 #[cfg(test)]

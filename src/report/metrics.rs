@@ -1,16 +1,20 @@
 //! The metrics that Prometheus scrapes. Names and labels are an interface that alerts depend on. docs/metrics.md lists them.
 
+use crate::crash::text::printable;
 use crate::crash::{CoreOutcome, Record};
-use crate::store::CrashCount;
+use crate::store::{Counted, CrashCount};
 use prometheus::{
     Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// All metrics, with their registry.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     registry: Registry,
     processes: IntCounterVec,
+    /// Held while label sets of `processes` move to `other`, and while it is read: no scrape sees a crash twice, or not at all.
+    moving: Arc<Mutex<()>>,
     crashes: IntCounterVec,
     decisions: IntCounterVec,
     truncated: IntCounterVec,
@@ -159,6 +163,7 @@ impl Metrics {
                 .gauge("coreward_config_problems", "Lines of the configuration that are wrong and ignored.")?,
             catalog_up: factory.gauge("coreward_catalog_up", "1 if the catalog can be written, else 0.")?,
             registry: registry.clone(),
+            moving: Arc::default(),
         };
         factory.build_info()?;
         for kind in ErrorKind::ALL {
@@ -181,15 +186,26 @@ impl Metrics {
 
     /// Sets `coredump_process_count` to the values in the catalog, so that it continues after a restart.
     pub fn restore(&self, counts: &[CrashCount]) {
+        let _moving = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
         self.processes.reset();
         for count in counts {
             self.add(count);
         }
     }
 
-    /// Counts a crash whose row in the catalog is durable.
-    pub fn crash(&self, record: &Record, count: &CrashCount) {
-        self.add(count);
+    /// Counts a crash in `coredump_process_count` as the catalog has counted it.
+    pub fn count(&self, Counted { raised, left }: &Counted) {
+        let _moving = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(left) = left {
+            // An error means that there is no such set.
+            let _ = self.processes.remove_label_values(&labels(left));
+            self.add(&left.other());
+        }
+        self.add(raised);
+    }
+
+    /// Counts a crash whose row in the catalog is durable in all other metrics.
+    pub fn crash(&self, record: &Record) {
         let (core, reason) = match record.core.outcome {
             CoreOutcome::Stored if record.core.truncated.is_some() => ("truncated", ""),
             CoreOutcome::Stored => ("stored", ""),
@@ -208,10 +224,7 @@ impl Metrics {
     }
 
     fn add(&self, count: &CrashCount) {
-        let core_exists = if count.core_exists { "true" } else { "false" };
-        let labels =
-            [printable(&count.hostname), printable(&count.program), count.signal.clone(), core_exists.to_owned()];
-        self.processes.with_label_values(&labels).inc_by(count.count);
+        self.processes.with_label_values(&labels(count)).inc_by(count.count);
     }
 
     /// All metrics in Prometheus' text format, version 0.0.4.
@@ -219,6 +232,7 @@ impl Metrics {
     /// # Errors
     /// The encoder fails.
     pub fn render(&self) -> Result<Vec<u8>, prometheus::Error> {
+        let _moving = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)
@@ -235,8 +249,10 @@ impl Drop for InFlight {
     }
 }
 
-fn printable(text: &str) -> String {
-    crate::crash::text::printable(text)
+/// The values of the labels of `coredump_process_count`.
+fn labels(count: &CrashCount) -> [String; 4] {
+    let core_exists = if count.core_exists { "true" } else { "false" };
+    [printable(&count.hostname), printable(&count.program), count.signal.clone(), core_exists.to_owned()]
 }
 
 /// Creates metrics and registers them.
@@ -313,6 +329,21 @@ mod tests {
         assert!(!text.contains('\u{1b}'));
     }
 
+    #[test]
+    fn a_label_set_that_leaves_is_counted_as_other() {
+        let metrics = Metrics::new().unwrap();
+        metrics.restore(&[count("/usr/bin/a", 7), count("/usr/bin/b", 2)]);
+        metrics.count(&Counted { raised: count("/usr/bin/c", 1), left: Some(count("/usr/bin/a", 7)) });
+        let text = String::from_utf8(metrics.render().unwrap()).unwrap();
+        let mut samples: Vec<&str> = text.lines().filter(|line| line.starts_with("coredump_process_count{")).collect();
+        samples.sort_unstable_by_key(|line| line.len());
+        let programs: Vec<&str> = samples.iter().map(|line| line.split("program=\"").nth(1).unwrap()).collect();
+        assert_eq!(
+            programs,
+            ["other\",signal=\"SEGV\"} 7", "/usr/bin/b\",signal=\"SEGV\"} 2", "/usr/bin/c\",signal=\"SEGV\"} 1"]
+        );
+    }
+
     /// Every value that serde accepts for the enum `T`, taken from the error for a value that it rejects.
     fn variants<T: serde::de::DeserializeOwned + std::fmt::Debug>() -> Vec<T> {
         let error = serde_json::from_str::<T>("\"?\"").unwrap_err().to_string();
@@ -340,7 +371,8 @@ mod tests {
         }
         for record in records {
             let core_exists = record.core.is_stored();
-            metrics.crash(&record, &CrashCount { core_exists, ..count("/usr/bin/a", 1) });
+            metrics.count(&Counted { raised: CrashCount { core_exists, ..count("/usr/bin/a", 1) }, left: None });
+            metrics.crash(&record);
         }
     }
 

@@ -20,5 +20,6 @@ pub use read::{
     groups, least_valuable, list, median_time, occurrences, stored_cores,
 };
 pub use write::{
-    Catalog, CatalogError, CoreFile, CrashCount, Grant, Inserted, Ledger, OpenReport, QuotaHandle, RecentCore,
+    Catalog, CatalogError, CatalogEvent, CoreFile, Counted, CrashCount, Grant, Inserted, Ledger, OpenReport,
+    QuotaHandle, RecentCore,
 };

@@ -160,3 +160,32 @@ fn groups_count_rolled_up_crashes_and_their_occurrences_add_up() {
     assert_eq!(occurrences.iter().map(|occurrence| occurrence.count).sum::<u64>(), 1300);
     assert!(occurrences.len() >= 3 && occurrences.is_sorted_by(|a, b| a.last_us >= b.last_us));
 }
+
+/// What a catalog of an earlier version, with records as long as it allowed, does at a start.
+#[test]
+fn rows_and_cores_of_an_earlier_version_are_charged_and_their_records_cut() {
+    let mut long = crate::crash::fixtures::record(1);
+    long.cmdline = "\u{1}".repeat(100_000);
+    let (_dir, root) = store(vec![crash(2, 1)]);
+    let layout = super::Layout::new(&root);
+    let db = rusqlite::Connection::open(&layout.catalog).unwrap();
+    db.execute_batch("DROP TRIGGER row_deleted; DROP TABLE charges; DROP TABLE principals;").unwrap();
+    let add = "INSERT INTO crashes (id, time_us, pid, uid, signal_name, program, comm, unit, hostname, signature, keep, reason, core,
+                   truncated, stored, held_us) VALUES (?1, 5, 1, 0, 'SEGV', '/p', 'c', 'a.service', 'h', 's1-a', 'full', 'first', 'stored', 0, 1, 1)";
+    db.execute(add, [long.id.as_str()]).unwrap();
+    let json = serde_json::to_string(&long).unwrap();
+    db.execute("INSERT INTO records (seq, record) VALUES (last_insert_rowid(), ?1)", [&json]).unwrap();
+    drop(db);
+    std::fs::write(layout.cores.join(super::core_file_name(&long.id)), "core").unwrap();
+    let ledger = Arc::new(Ledger::new(layout.open_cores().unwrap()));
+    let (catalog, failure) =
+        Catalog::start(layout.catalog, Arc::clone(&ledger), Box::new(|_| ()), Box::new(|| ())).unwrap();
+    assert_eq!(failure, None);
+    assert_eq!(ledger.usage(), (4, 1));
+    let party = crate::crash::Party::User(Uid::from_raw(0));
+    let signature = crate::crash::SignatureKey::new("s1-a");
+    assert!(ledger.has_bug(&crate::policy::evict::BugKey { party, signature }));
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let found = runtime.block_on(catalog.find(long.id.clone())).unwrap().unwrap();
+    assert!(serde_json::to_vec(&found).unwrap().len() <= crate::crash::MAX_RECORD);
+}

@@ -293,3 +293,57 @@ fn a_lost_or_damaged_catalog_is_rebuilt_from_the_cores() {
         bed.clear_sockets();
     }
 }
+
+#[test]
+fn ten_thousand_records_of_the_largest_kind_are_no_obstacle_to_a_start() {
+    const ROWS: usize = 9_999;
+    let bed = TestBed::new();
+    bed.configure("[Coreward]\nMaxUse=4G\nKeepFree=0\n");
+    let daemon = bed.daemon();
+    Command::new(program("segv")).run_to_end();
+    let crash = bed.wait_for(1).remove(0);
+    assert_eq!(daemon.stop(), Some(0));
+    bed.clear_sockets();
+    // As an earlier version inserted them, which charged nobody: 600 MB of records, each with a core.
+    let mut db = rusqlite::Connection::open(bed.path("var/lib/coreward/catalog.db")).unwrap();
+    let mut record = crash.record.clone();
+    record.cmdline = "\u{1}".repeat(10_000);
+    let cores = bed.path("var/lib/coreward/cores");
+    let first = cores.join(format!("{}.core.zst", crash.id()));
+    let adding = db.transaction().unwrap();
+    let columns = "time_us, pid, uid, signal, signal_name, program, comm, unit, user_unit, hostname, container, pod, signature, keep, \
+                   reason, core, no_core, truncated, stored, held_us";
+    for number in 0..ROWS {
+        let id = format!("{number:016x}");
+        adding
+            .prepare_cached(&format!(
+                "INSERT INTO crashes (id, {columns}) SELECT ?1, {columns} FROM crashes WHERE id = ?2"
+            ))
+            .unwrap()
+            .execute([&id, &crash.id().to_string()])
+            .unwrap();
+        record.id = coreward::crash::CrashId::parse(&id).unwrap();
+        adding
+            .prepare_cached("INSERT INTO records (seq, record) VALUES (?1, ?2)")
+            .unwrap()
+            .execute(rusqlite::params![adding.last_insert_rowid(), serde_json::to_string(&record).unwrap()])
+            .unwrap();
+        // A file may have some thousand names; ext4 allows 65,000.
+        std::fs::hard_link(&first, cores.join(format!("{id}.core.zst"))).unwrap();
+    }
+    adding.commit().unwrap();
+    drop(db);
+    std::fs::remove_file(&first).unwrap();
+    let begun = std::time::Instant::now();
+    let daemon = bed.daemon();
+    let took = begun.elapsed();
+    eventually(Duration::from_secs(10), || daemon.count("coreward_stored_cores", "") == ROWS as u64);
+    let size = crate::storm::largest_size(daemon.pid());
+    println!("start after {} ms, largest resident size {size} KiB", took.as_millis());
+    assert!(size < 64 << 10, "{size} KiB");
+    assert!(took < Duration::from_secs(if cfg!(debug_assertions) { 6 } else { 2 }), "{} ms", took.as_millis());
+    // It goes on recording.
+    Command::new(program("abrt")).run_to_end();
+    eventually(Duration::from_secs(20), || daemon.count("coredump_process_count", "") == 2);
+    assert_eq!(daemon.stop(), Some(0));
+}

@@ -111,7 +111,7 @@ fn a_storm_with_two_daemon_kills_is_counted_and_evicts_no_other_core() {
 }
 
 /// The largest resident set size that a process has had, in KiB (VmHWM in proc_pid_status(5)).
-fn largest_size(pid: i32) -> u64 {
+pub(crate) fn largest_size(pid: i32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
@@ -187,4 +187,80 @@ fn crashes_of_a_storm_are_listed_and_counted_by_container() {
     let containers: std::collections::HashSet<&str> =
         occurrences.iter().map(|occurrence| occurrence.container.as_str()).collect();
     assert_eq!(containers.len(), 2, "no container is hidden by another");
+}
+
+/// A copy of a program that is another build to Coreward: its build ID ends in `number`.
+fn another_build(bed: &TestBed, name: &str, number: u32) -> std::path::PathBuf {
+    // The header of an NT_GNU_BUILD_ID note of 20 bytes.
+    const NOTE: &[u8] = b"\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0";
+    let mut bytes = std::fs::read(program(name)).unwrap();
+    let note = bytes.windows(NOTE.len()).position(|window| window == NOTE).expect("a build ID");
+    let end = note + NOTE.len() + 20;
+    bytes[end - 4..end].copy_from_slice(&number.to_be_bytes());
+    let path = bed.path(&format!("{name}-{number}"));
+    std::fs::write(&path, bytes).unwrap();
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    path
+}
+
+fn as_user(uid: u32, program: &std::path::Path) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args([format!("--reuid={uid}"), format!("--regid={uid}"), "--clear-groups".to_owned()]).arg(program);
+    command
+}
+
+#[test]
+fn three_hundred_subordinate_uids_are_one_user() {
+    let bed = TestBed::new();
+    bed.configure("[Coreward]\nMaxUse=40M\nKeepFree=0\nTotalBurst=60\n");
+    std::fs::create_dir_all(bed.path("etc")).unwrap();
+    std::fs::write(bed.path("etc/subuid"), "65001:100000:65536\n").unwrap();
+    let _daemon = bed.daemon();
+    // What others have only once, and the largest of all that there is.
+    let unit = Cgroup::new(&bed, "coreward-test-db.service");
+    assert!(unit.command(&program("abrt")).run_to_end().core_dumped());
+    assert!(as_user(65003, &program("memory")).arg("32").run_to_end().core_dumped());
+    let only: Vec<_> = bed.wait_for(2).iter().map(|listed| listed.id().clone()).collect();
+    for number in 0..300 {
+        let build = another_build(&bed, "memory", number);
+        assert!(as_user(100_000 + 200 * number, &build).arg("4").run_to_end().core_dumped());
+        std::fs::remove_file(build).unwrap();
+    }
+    let crashes = bed.wait_for(302);
+    let kept = crashes[2..].iter().filter(|listed| listed.record.core.is_stored()).count();
+    assert!((20..=40).contains(&kept), "UnitBurst= is 30 by default: {kept}");
+    assert!(crashes[2..].iter().any(|listed| listed.core_state == coreward::store::CoreState::Evicted));
+    for uid in [65002, 33, 0] {
+        let build = another_build(&bed, "abrt", 1000 + uid);
+        assert!(as_user(uid, &build).run_to_end().core_dumped());
+    }
+    // The same bug as the flood's last one, but root's.
+    let build = another_build(&bed, "memory", 299);
+    assert!(Command::new(build).arg("4").run_to_end().core_dumped());
+    let crashes = bed.wait_for(306);
+    for listed in &crashes[302..] {
+        let record = &listed.record;
+        assert_eq!(record.decision, Decision { keep: Keep::Full, reason: Reason::First }, "uid {:?}", record.uid);
+        assert!(listed.core_state.is_present(), "uid {:?}: {:?}", record.uid, record.core);
+    }
+    for id in only {
+        let listed = crashes.iter().find(|listed| *listed.id() == id).unwrap();
+        assert!(listed.core_state.is_present(), "{}: {:?}", listed.record.exe, listed.core_state);
+    }
+}
+
+#[test]
+fn ten_crashes_of_a_user_do_not_hide_roots() {
+    let bed = TestBed::new();
+    let _daemon = bed.daemon();
+    for _ in 0..12 {
+        assert!(as_user(65001, &program("segv")).run_to_end().core_dumped());
+    }
+    assert_eq!(bed.wait_for(12)[11].record.core.outcome, CoreOutcome::None(NoCore::Storm));
+    assert!(Command::new(program("segv")).run_to_end().core_dumped());
+    let crashes = bed.wait_for(13);
+    let (users, roots) = (&crashes[11].record, &crashes[12].record);
+    assert_eq!(users.signature_key(), roots.signature_key());
+    assert_eq!(roots.decision, Decision { keep: Keep::Full, reason: Reason::First });
+    assert!(roots.core.is_stored() && has_details(roots), "{roots:?}");
 }

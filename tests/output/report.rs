@@ -3,7 +3,7 @@
 use crate::assert_output;
 use crate::machine::records;
 use coreward::report::{Metrics, entry};
-use coreward::store::{CrashCount, core_file_name};
+use coreward::store::{Counted, CrashCount, core_file_name};
 use std::path::Path;
 use std::time::Duration;
 
@@ -48,7 +48,9 @@ fn exposition() {
     metrics.restore(&[count("build-7", "/usr/sbin/nginx", "SEGV", true, 41)]);
     for record in records() {
         let exists = record.core.is_stored();
-        metrics.crash(&record, &count(&record.hostname, &record.program(), &record.signal_name, exists, 1));
+        let raised = count(&record.hostname, &record.program(), &record.signal_name, exists, 1);
+        metrics.count(&Counted { raised, left: None });
+        metrics.crash(&record);
         metrics.held.observe(Duration::from_micros(record.held_us).as_secs_f64());
     }
     metrics.error(coreward::report::ErrorKind::DiskFull);

@@ -10,7 +10,7 @@ use coreward_sys::pidfd;
 use coreward_wire::{FdKind, Namespaces, Offer};
 use nix::errno::Errno;
 use nix::fcntl::AT_FDCWD;
-use nix::unistd::{Pid, getppid};
+use nix::unistd::{Pid, Uid, getppid};
 use std::fs::File;
 use std::io::{self, Seek};
 use std::ops::Range;
@@ -139,6 +139,7 @@ fn read_identity(offer: &mut Offer, dir: &ProcDir, warnings: &mut Vec<ShimWarnin
         }
         None => warnings.push(ShimWarning::MalformedStat),
     }
+    offer.login_uid = parse_login_uid(&read_text_at(dir.as_fd(), "loginuid").0);
     offer.exe = dir.read_link("exe", warnings);
     offer.root = dir.read_link("root", warnings);
     offer.namespaces = compare_namespaces(dir);
@@ -171,6 +172,13 @@ fn parse_stat(stat: &[u8]) -> Option<Stat<'_>> {
         _ => 0..0,
     };
     Some(Stat { comm: stat.get(begin..end)?, start_time: field(22)?, arguments })
+}
+
+/// `/proc/PID/loginuid` (proc_pid_loginuid(5)). A kernel without audit has no such file.
+fn parse_login_uid(text: &[u8]) -> Option<Uid> {
+    const NEVER_SET: u32 = u32::MAX;
+    let uid = std::str::from_utf8(text).ok()?.trim_end().parse().ok()?;
+    (uid != NEVER_SET).then_some(Uid::from_raw(uid))
 }
 
 /// Compares the namespaces of the process with the shim's own.
@@ -218,6 +226,15 @@ mod tests {
         assert_eq!(parse_stat(b"42 (sh"), None);
         assert_eq!(parse_stat(b"42 )sh( R 1"), None);
         assert_eq!(parse_stat(b"42 (sh) R 1"), None);
+    }
+
+    #[test]
+    fn a_login_uid_that_was_never_set_is_none() {
+        assert_eq!(parse_login_uid(b"1000"), Some(Uid::from_raw(1000)));
+        assert_eq!(parse_login_uid(b"0\n"), Some(Uid::from_raw(0)));
+        for text in [&b"4294967295"[..], b"", b"-1", b"1000 0", b"4294967296"] {
+            assert_eq!(parse_login_uid(text), None);
+        }
     }
 
     #[test]

@@ -142,6 +142,8 @@ pub struct Offer {
     pub uid: Option<Uid>,
     /// `%g`: real GID in the initial user namespace.
     pub gid: Option<Gid>,
+    /// `/proc/PID/loginuid`: the uid that logged in, in the initial user namespace. `None` if it was never set.
+    pub login_uid: Option<Uid>,
     /// `%s`: number of the signal.
     pub signal: Option<u32>,
     /// `%t`: time of the crash in seconds since 1970.
@@ -211,6 +213,7 @@ const ARGUMENTS_BEGIN: u16 = 50;
 const ARGUMENTS_END: u16 = 51;
 const FILE_SYSTEMS: u16 = 52;
 const CREDENTIALS: u16 = 30;
+const LOGIN_UID: u16 = 40;
 
 impl Offer {
     /// Encodes the message with its header, for descriptors of these kinds in this order.
@@ -226,6 +229,7 @@ impl Offer {
             .optional_pid(TID, self.tid)
             .optional_number(UID, self.uid.map(Uid::as_raw))
             .optional_number(GID, self.gid.map(Gid::as_raw))
+            .optional_number(LOGIN_UID, self.login_uid.map(Uid::as_raw))
             .optional_number(SIGNAL, self.signal)
             .number(TIME, self.time)
             .number(CORE_LIMIT, self.core_limit)
@@ -277,6 +281,7 @@ impl Offer {
                 TID => offer.tid = Some(field.pid()?),
                 UID => offer.uid = Some(Uid::from_raw(field.number32()?)),
                 GID => offer.gid = Some(Gid::from_raw(field.number32()?)),
+                LOGIN_UID => offer.login_uid = Some(Uid::from_raw(field.number32()?)),
                 SIGNAL => offer.signal = Some(field.number32()?),
                 TIME => offer.time = field.number()?,
                 CORE_LIMIT => offer.core_limit = field.number()?,

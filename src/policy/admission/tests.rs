@@ -1,7 +1,8 @@
+use super::super::evict::BugKey;
 use super::super::rate::Rate;
 use super::super::storm::StormRule;
 use super::*;
-use crate::crash::{Principal, SignatureKey};
+use crate::crash::{Party, Principal, SignatureKey};
 use nix::unistd::Uid;
 use proptest::prelude::*;
 
@@ -14,13 +15,12 @@ const RULES: StormRules = StormRules {
 };
 const TERMS: Terms = Terms { storage: Storage::External, enforce_core_limit: false, rules: RULES };
 
+fn bug(signature: &str) -> BugKey {
+    BugKey { party: Party::User(Uid::from_raw(0)), signature: SignatureKey::new(signature) }
+}
+
 fn applicant() -> Applicant {
-    let event = StormEvent {
-        signature: SignatureKey::new("s1-a"),
-        principal: Principal::Unit("a.service".to_owned()),
-        uid: Some(Uid::from_raw(0)),
-        first: false,
-    };
+    let event = StormEvent { bug: bug("s1-a"), principal: Principal::Unit("a.service".to_owned()), first: false };
     Applicant { has_core: true, core_limit: u64::MAX, event }
 }
 
@@ -86,7 +86,7 @@ proptest! {
             now += Duration::from_secs(step);
             let storage = [Storage::None, Storage::Stacks, Storage::External][storage];
             let terms = Terms { storage, enforce_core_limit, rules: RULES };
-            let event = StormEvent { signature: SignatureKey::new(signature.to_string()), ..applicant().event };
+            let event = StormEvent { bug: bug(&signature.to_string()), ..applicant().event };
             let applicant = Applicant { has_core, core_limit, event };
             let admission = admit(&terms, &applicant, &mut limiter, now);
             let keep = admission.decision().keep;

@@ -1,4 +1,5 @@
 use super::*;
+use crate::crash::{Party, SignatureKey};
 use proptest::prelude::*;
 
 const NONE: Rate = Rate { burst: 0, interval: Duration::from_secs(600) };
@@ -17,9 +18,8 @@ const RATES: StormRules = StormRules {
 
 fn event(signature: &str, unit: &str, uid: u32) -> StormEvent {
     StormEvent {
-        signature: SignatureKey::new(signature),
+        bug: BugKey { party: Party::User(Uid::from_raw(uid)), signature: SignatureKey::new(signature) },
         principal: Principal::Unit(unit.to_owned()),
-        uid: Some(Uid::from_raw(uid)),
         first: false,
     }
 }
@@ -89,6 +89,20 @@ fn a_restart_of_the_daemon_does_not_open_a_new_window() {
     }
     assert_eq!(policy.decide(&RULES, &event("a", "u", 0), at(120)).keep, Keep::Record);
     assert_eq!(policy.decide(&RULES, &event("a", "u", 0), at(160)).keep, Keep::Full);
+}
+
+#[test]
+fn duplicates_of_one_user_hide_no_crash_of_another_or_of_root() {
+    let mut policy = StormPolicy::default();
+    let mut decide =
+        |unit: &str, uid| policy.decide(&RATES, &StormEvent { first: true, ..event("a", unit, uid) }, at(1));
+    let of_user: Vec<Keep> = (0..10).map(|_| decide("user", 1000).keep).collect();
+    assert_eq!(of_user.iter().filter(|keep| **keep == Keep::Full).count(), 3);
+    for uid in [0, 33, 1001] {
+        assert_eq!(decide(&uid.to_string(), uid), Decision { keep: Keep::Full, reason: Reason::First });
+    }
+    assert_eq!(decide("another unit", 0).reason, Reason::First);
+    assert_eq!((0..3).map(|_| decide("0", 0).keep).last(), Some(Keep::Stacks), "units of one user share the window");
 }
 
 proptest! {

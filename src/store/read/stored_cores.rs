@@ -47,10 +47,11 @@ pub fn least_valuable(cores: &[StoredCore]) -> Option<usize> {
             id: &core.id,
             attribution: &core.attribution,
             time_us: core.time_us,
-            bytes: core.bytes,
+            cost: core.bytes,
             evictable: !core.pinned,
         })
         .collect();
-    let id = evict::choose_victim(&candidates)?;
-    cores.iter().position(|core| core.id == *id)
+    let order = evict::eviction_order(&candidates, None);
+    let id = order.first()?;
+    cores.iter().position(|core| core.id == **id)
 }

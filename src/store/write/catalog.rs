@@ -3,9 +3,8 @@
 use super::command::{Availability, Command, Reply};
 use super::error::CatalogError;
 use super::ledger::Ledger;
-use super::rollup::Retention;
 use super::rows::Inserted;
-use super::writer::{CatalogWriter, OpenReport};
+use super::writer::{CatalogEvent, CatalogWriter};
 use crate::crash::{CrashId, Record};
 use coreward_sys::essential;
 use std::io;
@@ -24,8 +23,9 @@ pub struct Catalog {
 }
 
 impl Catalog {
-    /// Opens the catalog at `path` and starts its writer. The writer calls `on_open` with a report every time it has opened
-    /// the file, before it inserts anything, and `on_turn` at least every half second. Also returns the reason if the file could not be
+    /// Opens the catalog at `path` and starts its writer. The writer calls `on_event` with a report every time it has opened
+    /// the file, before it inserts anything, and with each crash that it has counted; and `on_turn` at least every half second.
+    /// Also returns the reason if the file could not be
     /// opened: the writer then refuses rows and keeps trying to open it.
     ///
     /// # Errors
@@ -33,10 +33,10 @@ impl Catalog {
     pub fn start(
         path: PathBuf,
         ledger: Arc<Ledger>,
-        on_open: Box<dyn Fn(OpenReport) + Send>,
+        on_event: Box<dyn Fn(CatalogEvent) + Send>,
         on_turn: Box<dyn Fn() + Send>,
     ) -> io::Result<(Self, Option<String>)> {
-        let (catalog, queue, mut writer) = Self::new(path, ledger, on_open);
+        let (catalog, queue, mut writer) = Self::new(path, ledger, on_event);
         let failure = writer.open().err().map(|error| error.to_string());
         essential::spawn("catalog", move || writer.run(&queue, &*on_turn))?;
         Ok((catalog, failure))
@@ -45,11 +45,11 @@ impl Catalog {
     fn new(
         path: PathBuf,
         ledger: Arc<Ledger>,
-        on_open: Box<dyn Fn(OpenReport) + Send>,
+        on_event: Box<dyn Fn(CatalogEvent) + Send>,
     ) -> (Self, Receiver<Command>, CatalogWriter) {
         let (commands, queue) = channel();
         let availability = Availability::new();
-        let writer = CatalogWriter::new(path, ledger, on_open, availability.clone());
+        let writer = CatalogWriter::new(path, ledger, on_event, availability.clone());
         (Self { commands, availability }, queue, writer)
     }
 
@@ -87,7 +87,7 @@ impl Catalog {
 
     /// Applies `MaxRecords=` and `RecordMaxAge=`.
     pub fn set_retention(&self, rows: u64, age: Duration) {
-        self.send_or_log(Command::SetRetention(Retention { rows, age }));
+        self.send_or_log(Command::SetRetention(rows, age));
     }
 
     /// Returns once all earlier commands have been carried out.

@@ -1,9 +1,9 @@
 //! What the catalog's handles and its writer exchange.
 
-use super::rollup::Retention;
 use super::rows::Inserted;
 use crate::crash::{CrashId, Record};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::sync::oneshot;
 
 /// Where the writer sends its result; errors are formatted, because several callers may get the same one.
@@ -20,7 +20,8 @@ pub(super) enum Command {
     Flush(oneshot::Sender<()>),
     /// The core was deleted by somebody else.
     MarkRemoved(CrashId),
-    SetRetention(Retention),
+    /// The most rows, and the age at which they are deleted.
+    SetRetention(u64, Duration),
 }
 
 /// Whether rows can be written. The writer sets it, the handles read it.

@@ -1,8 +1,8 @@
 //! The disk space of all cores: reserved before it is written, committed once a core is stored, freed by eviction.
 
 use super::usage_table::{LimitScope, UsageEntry, UsageTable};
-use crate::crash::{CrashId, SignatureKey};
-use crate::policy::evict::Attribution;
+use crate::crash::CrashId;
+use crate::policy::evict::{Attribution, BugKey};
 use crate::policy::quota::{QuotaLimits, Quotas};
 use crate::store::core_dir::delete_core;
 use crate::store::pin::{self, Evictable};
@@ -66,9 +66,14 @@ impl Ledger {
         (state.usage.used(&LimitScope::All), state.usage.len())
     }
 
-    /// Whether a core with this signature is stored.
-    pub fn has_signature(&self, signature: &SignatureKey) -> bool {
-        self.state().usage.has_signature(signature)
+    /// Whether a core of this bug is stored.
+    pub fn has_bug(&self, bug: &BugKey) -> bool {
+        self.state().usage.has_bug(bug)
+    }
+
+    /// Sets what the catalog takes of `MaxUse=`.
+    pub(super) fn set_catalog(&self, bytes: u64) {
+        self.state().usage.set_catalog(bytes);
     }
 
     /// Reserves `bytes` for a core. If that would exceed a limit, cores that count towards the limit are evicted, unless even
@@ -83,8 +88,7 @@ impl Ledger {
                     state.usage.reserve(attribution, bytes);
                     return Grant::Granted;
                 };
-                let suffices = exceeded.missing <= state.usage.evictable_bytes(&exceeded.scope, &busy);
-                match state.usage.choose_victim(&exceeded.scope, &busy).filter(|_| suffices) {
+                match state.usage.choose_victim_for(attribution, bytes, &exceeded, &busy) {
                     Some(id) => id,
                     None => return Grant::Full(exceeded.name),
                 }
@@ -116,6 +120,7 @@ impl Ledger {
     /// Replaces a reservation of `reserved` bytes with a stored core of `stored` bytes that crashed at `time_us`
     /// (microseconds since 1970). If there are more than `MaxCores=` now, others are evicted.
     pub fn commit(&self, attribution: Attribution, reserved: u64, id: CrashId, time_us: u64, stored: u64) {
+        let charged = attribution.clone();
         let max_cores = {
             let mut state = self.state();
             state.usage.release(&attribution, reserved);
@@ -125,7 +130,12 @@ impl Ledger {
         };
         let mut busy = HashSet::from([id]);
         while self.usage().1 > max_cores {
-            let Some(victim) = self.state().usage.choose_victim(&LimitScope::All, &busy) else { return };
+            let victim = {
+                let state = self.state();
+                // Where nobody has more than this one, the number is a limit all the same.
+                state.usage.choose_surplus(&charged, &busy).or_else(|| state.usage.choose_any(&busy))
+            };
+            let Some(victim) = victim else { return };
             if !self.evict(&victim) {
                 busy.insert(victim);
             }
@@ -136,7 +146,7 @@ impl Ledger {
     pub fn evict_one(&self) -> bool {
         let mut busy = HashSet::new();
         loop {
-            let Some(victim) = self.state().usage.choose_victim(&LimitScope::All, &busy) else { return false };
+            let Some(victim) = self.state().usage.choose_any(&busy) else { return false };
             if self.evict(&victim) {
                 return true;
             }

@@ -2,8 +2,10 @@
 
 mod acl;
 mod catalog;
+mod charges;
 mod command;
 mod core_file;
+mod counters;
 mod error;
 mod ledger;
 mod quarantine;
@@ -17,8 +19,9 @@ mod writer;
 
 pub use catalog::Catalog;
 pub use core_file::CoreFile;
+pub use counters::{Counted, CrashCount};
 pub use error::CatalogError;
 pub use ledger::{Grant, Ledger};
 pub use quota_handle::QuotaHandle;
-pub use rows::{CrashCount, Inserted};
-pub use writer::{OpenReport, RecentCore};
+pub use rows::Inserted;
+pub use writer::{CatalogEvent, OpenReport, RecentCore};

@@ -1,17 +1,18 @@
 //! Bringing catalog, ledger and core files into agreement, however the last daemon ended.
 
+use super::charges::{self, Charge};
 use super::error::CatalogError;
 use super::ledger::Ledger;
 use super::rows;
 use super::rows::Inserted;
-use crate::crash::{CrashId, Principal, Record, SignatureKey};
+use crate::crash::{CrashId, Party, Principal, Record, SignatureKey};
 use crate::policy::evict::Attribution;
 use crate::store::columns::RecordedCore;
 use crate::store::core_dir::{core_file_name, crash_of_file, open_core};
 use crate::store::format;
 use nix::dir::Dir;
 use rusqlite::Connection;
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
@@ -29,39 +30,64 @@ pub(super) struct Recovered {
 /// Enters every core file in the ledger, inserts a row for those that have none, and marks rows whose file is gone.
 pub(super) fn recover(db: &mut Connection, ledger: &Ledger) -> Result<Recovered, CatalogError> {
     let mut recovered = Recovered::default();
-    let mut rows_with_core: HashMap<CrashId, String> = {
-        let mut query = db.prepare("SELECT id, record FROM crashes JOIN records USING (seq) WHERE core = ?1")?;
-        let rows = query.query_map([RecordedCore::Stored], |row| Ok((row.get("id")?, row.get("record")?)))?;
-        rows.collect::<Result<_, _>>()?
-    };
-    let transaction = db.transaction()?;
-    for id in core_ids(ledger.dir())? {
-        let Ok(mut file) = open_core(ledger.dir(), &id) else { continue };
-        let (size, changed) = file.metadata().map(|data| (data.len(), data.mtime()))?;
-        let from_row = rows_with_core.remove(&id).and_then(|json| serde_json::from_str::<Record>(&json).ok());
-        let has_row = from_row.is_some();
-        let record = from_row.or_else(|| read_record_of(&id, &mut file));
-        if let Some(record) = record.as_ref().filter(|_| !has_row) {
-            recovered.restored += usize::from(rows::insert(&transaction, record)? != Inserted::Known);
+    let mut files: HashSet<CrashId> = core_ids(ledger.dir())?.into_iter().collect();
+    for RowWithCore { id, charge } in rows_with_core(db)? {
+        match open_core(ledger.dir(), &id).and_then(|file| file.metadata()) {
+            Ok(file) if files.remove(&id) => {
+                ledger.commit(charge.attribution, 0, id, charge.time_us, file.len());
+            }
+            _ => {
+                rows::set_core(db, &id, RecordedCore::Missing)?;
+                recovered.missing += 1;
+            }
         }
-        let (attribution, time_us) = match record {
-            Some(record) => (Attribution::of_record(&record), record.time_us),
-            None => (unknown(&id), u64::try_from(changed).unwrap_or(0).saturating_mul(1_000_000)),
-        };
-        ledger.commit(attribution, 0, id, time_us, size);
     }
-    for id in rows_with_core.keys() {
-        rows::set_core(&transaction, id, RecordedCore::Missing)?;
-        recovered.missing += 1;
+    let mut without_row = files.into_iter().peekable();
+    while without_row.peek().is_some() {
+        let transaction = db.transaction()?;
+        for id in without_row.by_ref().take(STEP) {
+            let Ok(mut file) = open_core(ledger.dir(), &id) else { continue };
+            let (size, changed) = file.metadata().map(|data| (data.len(), data.mtime()))?;
+            let (attribution, time_us) = match read_record_of(&id, &mut file) {
+                Some(record) => {
+                    recovered.restored += usize::from(rows::insert(&transaction, &record)? != Inserted::Known);
+                    (Attribution::of_record(&record), record.time_us)
+                }
+                None => (unknown(&id), u64::try_from(changed).unwrap_or(0).saturating_mul(1_000_000)),
+            };
+            ledger.commit(attribution, 0, id, time_us, size);
+        }
+        transaction.commit()?;
     }
-    transaction.commit()?;
     Ok(recovered)
+}
+
+/// Core files without a row whose records are read in one transaction: those are in the journal until it ends.
+const STEP: usize = 64;
+
+/// A row of a stored core.
+struct RowWithCore {
+    id: CrashId,
+    charge: Charge,
+}
+
+/// The rows of stored cores, which `MaxCores=` bounds. Their records are not read.
+fn rows_with_core(db: &Connection) -> Result<Vec<RowWithCore>, CatalogError> {
+    let mut query =
+        db.prepare(&format!("SELECT id, {} FROM crashes JOIN charges USING (seq) WHERE core = ?1", charges::COLUMNS))?;
+    let rows = query
+        .query_map([RecordedCore::Stored], |row| Ok(RowWithCore { id: row.get("id")?, charge: Charge::read(row)? }))?;
+    Ok(rows.collect::<Result<_, _>>()?)
 }
 
 /// The record in the core file of crash `id`, if it has one and it is that of this crash.
 fn read_record_of(id: &CrashId, file: &mut File) -> Option<Record> {
     match format::read_record(file) {
-        Ok(record) if record.id == *id => return Some(record),
+        Ok(mut record) if record.id == *id => {
+            // An earlier version may have written it.
+            record.bound();
+            return Some(record);
+        }
         Ok(record) => {
             tracing::warn!("{}: its record is that of crash {}", core_file_name(id).display(), record.id);
         }
@@ -74,7 +100,7 @@ fn read_record_of(id: &CrashId, file: &mut File) -> Option<Record> {
 fn unknown(id: &CrashId) -> Attribution {
     Attribution {
         principal: Principal::Unknown,
-        uid: None,
+        party: Party::Unknown,
         program: "unknown".to_owned(),
         signature: SignatureKey::new(id.to_string()),
     }

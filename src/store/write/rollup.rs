@@ -1,6 +1,8 @@
 //! Bounding the catalog. The older rows of a signature with many crashes are rolled up into counts per host, unit, container
-//! and hour; rows beyond the configured age and number are deleted. The counters behind the metrics are unaffected.
+//! and hour; rows beyond the configured age and number, and beyond the catalog's share of the disk, are deleted, from whoever
+//! has most. The counters behind the metrics are unaffected.
 
+use super::charges::{self, Surplus};
 use super::error::CatalogError;
 use crate::crash::{CrashId, Record, SignatureKey};
 use crate::store::columns::{RecordedCore, to_signed};
@@ -8,13 +10,15 @@ use rusqlite::{Connection, OptionalExtension, Transaction, named_params, params}
 use std::collections::HashSet;
 use std::time::Duration;
 
-/// `MaxRecords=` and `RecordMaxAge=`.
+/// `MaxRecords=`, `RecordMaxAge=`, and the catalog's share of `MaxUse=`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Retention {
     /// The most rows; those rolled up do not count.
     pub rows: u64,
     /// The age at which rows and counts are deleted.
     pub age: Duration,
+    /// The most bytes of the catalog.
+    pub bytes: u64,
 }
 
 /// The newest rows of a signature that are not rolled up. Rows of stored cores never are.
@@ -45,10 +49,11 @@ pub(super) fn enforce(
     now_us: u64,
 ) -> Result<(), CatalogError> {
     let now = to_signed(now_us);
-    let signatures: HashSet<SignatureKey> = records.iter().map(|record| record.signature_key()).collect();
+    let bugs: HashSet<(SignatureKey, String)> =
+        records.iter().map(|record| (record.signature_key(), record.answering().0.to_string())).collect();
     let mut any_rolled_up = false;
-    for signature in signatures {
-        any_rolled_up |= roll_up(db, &signature, now)?;
+    for (signature, principal) in bugs {
+        any_rolled_up |= roll_up(db, &signature, &principal, now)?;
     }
     if any_rolled_up {
         forget_old_ids(db, now)?;
@@ -72,22 +77,30 @@ fn forget_old_ids(db: &Transaction<'_>, now: i64) -> Result<(), CatalogError> {
     Ok(())
 }
 
-/// Rolls up the older rows of a signature if it has too many; `false` if it has not.
-fn roll_up(db: &Transaction<'_>, signature: &SignatureKey, now: i64) -> Result<bool, CatalogError> {
+/// Rolls up the older rows that a principal has of a signature if they are too many; `false` if they are not. The rows of others
+/// stay, however many crashes of the same signature this principal has.
+fn roll_up(db: &Transaction<'_>, signature: &SignatureKey, principal: &str, now: i64) -> Result<bool, CatalogError> {
     let rows: i64 = db
-        .prepare_cached("SELECT count(*) FROM (SELECT 1 FROM crashes WHERE signature = ?1 LIMIT ?2)")?
-        .query_row(params![signature, MAX_ROWS + SLACK + 1], |row| row.get(0))?;
+        .prepare_cached(
+            "SELECT count(*) FROM (SELECT 1 FROM charges WHERE signature = ?1 AND principal = ?2 LIMIT ?3)",
+        )?
+        .query_row(params![signature, principal, MAX_ROWS + SLACK + 1], |row| row.get(0))?;
     if rows <= MAX_ROWS + SLACK {
         return Ok(false);
     }
     // The newest are those inserted last: unlike their times, that order does not depend on a clock.
     let last: Option<i64> = db
-        .prepare_cached("SELECT seq FROM crashes WHERE signature = ?1 ORDER BY seq DESC LIMIT 1 OFFSET ?2")?
-        .query_row(params![signature, MAX_ROWS], |row| row.get("seq"))
+        .prepare_cached(
+            "SELECT seq FROM charges WHERE signature = ?1 AND principal = ?2 ORDER BY seq DESC LIMIT 1 OFFSET ?3",
+        )?
+        .query_row(params![signature, principal, MAX_ROWS], |row| row.get("seq"))
         .optional()?;
     let Some(last) = last else { return Ok(false) };
-    let surplus = "FROM crashes WHERE signature = :signature AND seq <= :last AND core != :stored";
-    let values = named_params! { ":signature": signature, ":last": last, ":stored": RecordedCore::Stored };
+    let surplus = "FROM crashes WHERE core != :stored AND seq IN (
+         SELECT seq FROM charges WHERE signature = :signature AND principal = :principal AND seq <= :last)";
+    let values = named_params! {
+        ":signature": signature, ":principal": principal, ":last": last, ":stored": RecordedCore::Stored
+    };
     let ids: Vec<CrashId> = {
         let mut query = db.prepare_cached(&format!("SELECT id {surplus}"))?;
         query.query_map(values, |row| row.get("id"))?.collect::<Result<_, _>>()?
@@ -105,7 +118,6 @@ fn roll_up(db: &Transaction<'_>, signature: &SignatureKey, now: i64) -> Result<b
              last_us = max(last_us, excluded.last_us)"
     ))?
     .execute(values)?;
-    db.prepare_cached(&format!("DELETE FROM records WHERE seq IN (SELECT seq {surplus})"))?.execute(values)?;
     db.prepare_cached(&format!("DELETE {surplus}"))?.execute(values)?;
     Ok(true)
 }
@@ -147,28 +159,53 @@ fn delete_expired(db: &Transaction<'_>, retention: Retention, now: i64) -> Resul
     let age = i64::try_from(retention.age.as_micros()).unwrap_or(i64::MAX);
     let before = now.saturating_sub(age);
     if before > 0 {
-        let too_old = "SELECT seq FROM crashes WHERE time_us < ?1 AND core != ?2";
-        for table in ["records", "crashes"] {
-            db.prepare_cached(&format!("DELETE FROM {table} WHERE seq IN ({too_old})"))?
-                .execute(params![before, RecordedCore::Stored])?;
-        }
+        db.prepare_cached("DELETE FROM crashes WHERE time_us < ?1 AND core != ?2")?
+            .execute(params![before, RecordedCore::Stored])?;
         db.prepare_cached("DELETE FROM folded WHERE last_us < ?1")?.execute([before])?;
     }
     // There cannot be more rows than the highest number, which is cheaper to look up.
     let highest: i64 =
         db.prepare_cached("SELECT coalesce(max(seq), 0) FROM crashes")?.query_row([], |row| row.get(0))?;
-    if highest <= max_rows {
+    let mut surplus = if highest > max_rows { charges::rows(db)?.saturating_sub(retention.rows) } else { 0 };
+    while surplus > 0 {
+        match charges::delete_oldest(db, Surplus::Rows, surplus)? {
+            0 => break,
+            deleted => surplus = surplus.saturating_sub(deleted),
+        }
+    }
+    delete_what_does_not_fit(db, retention.bytes)
+}
+
+/// Deletes rows until the catalog has at most `max_bytes`, and then counts.
+pub(super) fn delete_what_does_not_fit(db: &Transaction<'_>, max_bytes: u64) -> Result<(), CatalogError> {
+    /// Rows that are deleted before the size is looked at again.
+    const STEP: u64 = 64;
+    if used_bytes(db)? <= max_bytes {
         return Ok(());
     }
-    let rows: i64 = db.prepare_cached("SELECT count(*) FROM crashes")?.query_row([], |row| row.get(0))?;
-    if rows > max_rows {
-        let oldest = "SELECT seq FROM crashes WHERE core != ?2 ORDER BY seq LIMIT ?1";
-        for table in ["records", "crashes"] {
-            db.prepare_cached(&format!("DELETE FROM {table} WHERE seq IN ({oldest})"))?
-                .execute(params![rows - max_rows, RecordedCore::Stored])?;
+    // A little more, so that the next row does not delete another.
+    let target = max_bytes / 16 * 15;
+    while used_bytes(db)? > target {
+        if charges::delete_oldest(db, Surplus::Bytes, STEP)? > 0 {
+            continue;
+        }
+        let counts = "SELECT last_us FROM folded ORDER BY last_us LIMIT 1 OFFSET (SELECT count(*) / 2 FROM folded)";
+        if db.prepare_cached(&format!("DELETE FROM folded WHERE last_us <= ({counts})"))?.execute([])? == 0 {
+            break;
         }
     }
     Ok(())
+}
+
+/// Bytes of the pages that are in use.
+fn used_bytes(db: &Connection) -> Result<u64, CatalogError> {
+    let pages: i64 = db
+        .prepare_cached(
+            "SELECT (SELECT page_count FROM pragma_page_count) - (SELECT freelist_count FROM pragma_freelist_count)",
+        )?
+        .query_one([], |row| row.get(0))?;
+    let page: i64 = db.prepare_cached("SELECT page_size FROM pragma_page_size")?.query_one([], |row| row.get(0))?;
+    Ok(pages.unsigned_abs().saturating_mul(page.unsigned_abs()))
 }
 
 /// An id as the number that its 16 hexadecimal digits stand for.

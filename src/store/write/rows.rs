@@ -1,38 +1,18 @@
 //! Inserting crashes into the catalog and counting them.
 
+use super::counters::{self, Counted};
 use super::error::CatalogError;
-use super::rollup;
-use crate::crash::{CoreOutcome, CrashId, Record, text};
-use crate::store::columns::{RecordedCore, get_unsigned, to_signed};
+use super::{charges, rollup};
+use crate::crash::{CoreOutcome, CrashId, Record};
+use crate::store::columns::{RecordedCore, to_signed};
 use nix::unistd::Uid;
-use rusqlite::{Connection, OptionalExtension, Transaction, named_params, params};
-
-/// The most bytes of a host or program name in a counter, where they become labels of a metric.
-const MAX_LABEL: usize = 256;
-/// The most counters with labels of their own. Crashed processes choose their host and program names, so further ones are
-/// counted under "other" to bound the size of a scrape.
-const MAX_COUNTERS: i64 = 2000;
-
-/// One counter of `coredump_process_count`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct CrashCount {
-    /// Host name of the crashed processes.
-    pub hostname: String,
-    /// [`Record::program`].
-    pub program: String,
-    /// Name of the signal, without `SIG`.
-    pub signal: String,
-    /// Whether a core was stored.
-    pub core_exists: bool,
-    /// The number of crashes.
-    pub count: u64,
-}
+use rusqlite::{Connection, Transaction, named_params, params};
 
 /// The result of inserting a crash.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Inserted {
-    /// It is new, and was counted in this counter.
-    Counted(CrashCount),
+    /// It is new, and was counted.
+    Counted(Counted),
     /// It is in the catalog already.
     Known,
 }
@@ -43,7 +23,7 @@ pub(super) fn insert(db: &Transaction<'_>, record: &Record) -> Result<Inserted, 
     if rollup::was_rolled_up(db, &record.id)? || !add_row(db, record, core)? {
         return Ok(Inserted::Known);
     }
-    count(db, record).map(Inserted::Counted)
+    counters::count(db, record).map(Inserted::Counted)
 }
 
 /// Inserts the row of a crash without counting it; `false` if there is one already.
@@ -85,53 +65,12 @@ pub(super) fn add_row(db: &Transaction<'_>, record: &Record, core: RecordedCore)
     if inserted == 0 {
         return Ok(false);
     }
-    db.prepare_cached("INSERT INTO records (seq, record) VALUES (?1, ?2)")?
-        .execute(params![db.last_insert_rowid(), serde_json::to_string(record)?])?;
+    let seq = db.last_insert_rowid();
+    let json = serde_json::to_string(record)?;
+    db.prepare_cached("INSERT INTO records (seq, record) VALUES (?1, ?2)")?.execute(params![seq, json])?;
+    let (principal, party) = record.answering();
+    charges::add(db, seq, &principal, &party, &record.signature_key(), json.len() as u64)?;
     Ok(true)
-}
-
-/// Adds one to the crash's counter, and returns the counter's labels with a count of one.
-fn count(db: &Transaction<'_>, record: &Record) -> Result<CrashCount, CatalogError> {
-    let label = |name: &str| text::cut(name, MAX_LABEL).to_owned();
-    let mut counter = CrashCount {
-        hostname: label(&record.hostname),
-        program: label(&record.program()),
-        signal: record.signal_name.clone(),
-        core_exists: record.core.is_stored(),
-        count: 1,
-    };
-    let known = db
-        .prepare_cached("SELECT 1 FROM counters WHERE hostname=?1 AND program=?2 AND signal=?3 AND core_exists=?4")?
-        .query_row(params![counter.hostname, counter.program, counter.signal, counter.core_exists], |_| Ok(()))
-        .optional()?;
-    if known.is_none() {
-        let counters: i64 = db.prepare_cached("SELECT count(*) FROM counters")?.query_one([], |row| row.get(0))?;
-        if counters >= MAX_COUNTERS {
-            counter.hostname = "other".to_owned();
-            counter.program = "other".to_owned();
-        }
-    }
-    db.prepare_cached(
-        "INSERT INTO counters (hostname, program, signal, core_exists, count) VALUES (?1, ?2, ?3, ?4, 1)
-         ON CONFLICT DO UPDATE SET count = count + 1",
-    )?
-    .execute(params![counter.hostname, counter.program, counter.signal, counter.core_exists])?;
-    Ok(counter)
-}
-
-/// All counters.
-pub(super) fn counts(db: &Connection) -> Result<Vec<CrashCount>, CatalogError> {
-    let mut query = db.prepare("SELECT hostname, program, signal, core_exists, count FROM counters")?;
-    let counts = query.query_map([], |row| {
-        Ok(CrashCount {
-            hostname: row.get("hostname")?,
-            program: row.get("program")?,
-            signal: row.get("signal")?,
-            core_exists: row.get("core_exists")?,
-            count: get_unsigned(row, "count")?,
-        })
-    })?;
-    Ok(counts.collect::<Result<_, _>>()?)
 }
 
 /// Updates the state of a core.

@@ -1,7 +1,7 @@
 //! The tables of `catalog.db`: creating them, and converting those of an older version.
 
 use super::error::CatalogError;
-use super::rows;
+use super::{charges, counters, rows};
 use crate::crash::Record;
 use crate::store::columns::RecordedCore;
 use rusqlite::Connection;
@@ -11,6 +11,9 @@ use std::time::Duration;
 /// Stored in the file as SQLite's `user_version`, and increased whenever a table changes.
 const VERSION: i64 = 2;
 
+/// Bytes of the journal that stay when it has been written to the file.
+const MAX_JOURNAL: i64 = 8 << 20;
+
 /// Opens the catalog for writing; a file or tables that are missing are created.
 pub(super) fn open(path: &Path) -> Result<Connection, CatalogError> {
     let mut db = Connection::open(path)?;
@@ -19,13 +22,13 @@ pub(super) fn open(path: &Path) -> Result<Connection, CatalogError> {
         return Err(CatalogError::ReadOnly);
     }
     db.busy_timeout(Duration::from_secs(5))?;
+    // Pages that deleted rows leave can be given back. It must be set before anything is written.
+    db.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     // With WAL readers do not block the writer; with FULL a committed row survives a power failure.
     db.pragma_update(None, "journal_mode", "WAL")?;
     db.pragma_update(None, "synchronous", "FULL")?;
-    let problem: String = db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
-    if problem != "ok" {
-        return Err(CatalogError::Damaged(problem));
-    }
+    db.pragma_update(None, "journal_size_limit", MAX_JOURNAL)?;
+    check(&db, path)?;
     let version: i64 = db.query_one("PRAGMA user_version", [], |row| row.get(0))?;
     match version {
         0 => db.execute_batch(&format!("BEGIN; {CRASHES} {COUNTERS} PRAGMA user_version = {VERSION}; COMMIT;"))?,
@@ -33,7 +36,24 @@ pub(super) fn open(path: &Path) -> Result<Connection, CatalogError> {
         VERSION => {}
         newer => return Err(CatalogError::Version(newer)),
     }
+    charges::prepare(&mut db)?;
+    counters::prepare(&db)?;
     Ok(db)
+}
+
+/// Looks for damage. Of a large file all but the records is checked, which takes a fraction of the time; damage in those is
+/// noticed when they are read.
+fn check(db: &Connection, path: &Path) -> Result<(), CatalogError> {
+    const CHECKED_WHOLE: u64 = 32 << 20;
+    let is_large = path.metadata().is_ok_and(|file| file.len() > CHECKED_WHOLE);
+    let checks: &[&str] = if is_large { &["sqlite_schema", "crashes", "counters"] } else { &["1"] };
+    for table in checks {
+        let problem: String = db.query_row(&format!("PRAGMA quick_check({table})"), [], |row| row.get(0))?;
+        if problem != "ok" {
+            return Err(CatalogError::Damaged(problem));
+        }
+    }
+    Ok(())
 }
 
 /// Each crash has a narrow row for lists and filters, and its record in a table of its own. Old crashes of a frequent signature
@@ -67,7 +87,8 @@ const COUNTERS: &str = "
 fn convert_version_1(db: &mut Connection) -> Result<(), CatalogError> {
     let transaction = db.transaction()?;
     transaction.execute_batch(&format!(
-        "ALTER TABLE crashes RENAME TO old; DROP INDEX IF EXISTS crashes_by_time; {CRASHES}"
+        "ALTER TABLE crashes RENAME TO old; DROP INDEX IF EXISTS crashes_by_time; {CRASHES} {}",
+        charges::TABLES
     ))?;
     {
         let mut query = transaction.prepare("SELECT record, core FROM old ORDER BY rowid")?;

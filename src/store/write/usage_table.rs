@@ -1,7 +1,7 @@
 //! Disk usage by principal, user, program and signature, and the limits on it.
 
-use crate::crash::{CrashId, Principal, SignatureKey};
-use crate::policy::evict::{self, Attribution, Candidate};
+use crate::crash::{CrashId, Party, Principal, SignatureKey};
+use crate::policy::evict::{self, Applicant, Attribution, BugKey, Candidate};
 use crate::policy::quota::{self, QuotaLimits, Room, VolumeUsage};
 use nix::unistd::Uid;
 use std::collections::{HashMap, HashSet};
@@ -23,8 +23,9 @@ pub(super) enum LimitScope {
     All,
     Principal(Principal),
     User(Uid),
-    Program(String),
-    Signature(SignatureKey),
+    /// A limit on programs or signatures that units share is not one that users can fill for them.
+    Program(Party, String),
+    Signature(Party, SignatureKey),
 }
 
 /// A limit that a write would exceed.
@@ -42,7 +43,9 @@ pub(super) struct Exceeded {
 pub(super) struct UsageTable {
     cores: HashMap<CrashId, UsageEntry>,
     used: HashMap<LimitScope, u64>,
-    cores_by_signature: HashMap<SignatureKey, usize>,
+    cores_by_bug: HashMap<BugKey, usize>,
+    /// Bytes of the catalog, which count towards `MaxUse=` as well.
+    catalog: u64,
 }
 
 impl UsageTable {
@@ -56,8 +59,12 @@ impl UsageTable {
         self.used.get(scope).copied().unwrap_or(0)
     }
 
-    pub(super) fn has_signature(&self, signature: &SignatureKey) -> bool {
-        self.cores_by_signature.contains_key(signature)
+    pub(super) fn has_bug(&self, bug: &BugKey) -> bool {
+        self.cores_by_bug.contains_key(bug)
+    }
+
+    pub(super) fn set_catalog(&mut self, bytes: u64) {
+        self.catalog = bytes;
     }
 
     /// The limit that `wanted` more bytes would exceed, the narrowest scope first. `free` is the free space on the volume.
@@ -74,7 +81,7 @@ impl UsageTable {
             (missing > 0).then_some(Exceeded { scope, missing, name })
         });
         narrow.or_else(|| {
-            let usage = VolumeUsage { used: self.used(&LimitScope::All), free };
+            let usage = VolumeUsage { used: self.used(&LimitScope::All).saturating_add(self.catalog), free };
             match quota::room_for(*limits, usage, wanted) {
                 Room::Fits => None,
                 Room::AfterEvicting(missing) => {
@@ -107,17 +114,18 @@ impl UsageTable {
     pub(super) fn insert(&mut self, id: CrashId, entry: UsageEntry) {
         self.remove(&id);
         self.reserve(&entry.attribution, entry.bytes);
-        *self.cores_by_signature.entry(entry.attribution.signature.clone()).or_default() += 1;
+        *self.cores_by_bug.entry(entry.attribution.bug()).or_default() += 1;
         self.cores.insert(id, entry);
     }
 
     pub(super) fn remove(&mut self, id: &CrashId) -> Option<UsageEntry> {
         let entry = self.cores.remove(id)?;
         self.release(&entry.attribution, entry.bytes);
-        if let Some(count) = self.cores_by_signature.get_mut(&entry.attribution.signature) {
+        let bug = entry.attribution.bug();
+        if let Some(count) = self.cores_by_bug.get_mut(&bug) {
             *count -= 1;
             if *count == 0 {
-                self.cores_by_signature.remove(&entry.attribution.signature);
+                self.cores_by_bug.remove(&bug);
             }
         }
         Some(entry)
@@ -134,26 +142,49 @@ impl UsageTable {
         self.cores.iter().filter(|(_, entry)| entry.time_us < before_us).map(|(id, _)| id.clone()).collect()
     }
 
-    /// Bytes in a scope that can be evicted, not counting cores that are `busy`.
-    pub(super) fn evictable_bytes(&self, scope: &LimitScope, busy: &HashSet<CrashId>) -> u64 {
-        let evictable = self.cores.iter().filter(|(id, entry)| is_evictable(id, entry, scope, busy));
-        evictable.map(|(_, entry)| entry.bytes).sum()
+    /// The core to evict first so that `bytes` more of `attribution` fit into a scope, not considering cores that are `busy`.
+    /// `None` if all that may be evicted for it would not free `missing` bytes.
+    pub(super) fn choose_victim_for(
+        &self,
+        attribution: &Attribution,
+        bytes: u64,
+        Exceeded { scope, missing, .. }: &Exceeded,
+        busy: &HashSet<CrashId>,
+    ) -> Option<CrashId> {
+        let of_principal = self.used(&LimitScope::Principal(attribution.principal.clone()));
+        let applicant = Applicant { attribution, cost: bytes, used: of_principal };
+        let order = evict::eviction_order(&self.candidates(scope, busy, false), Some(applicant));
+        let evictable: u64 = order.iter().filter_map(|id| self.cores.get(*id)).map(|entry| entry.bytes).sum();
+        order.first().filter(|_| *missing <= evictable).map(|id| (*id).clone())
     }
 
-    /// The core in a scope to evict first, not considering cores that are `busy`.
-    pub(super) fn choose_victim(&self, scope: &LimitScope, busy: &HashSet<CrashId>) -> Option<CrashId> {
-        let candidates: Vec<Candidate<'_, CrashId>> = self
-            .cores
+    /// The core to evict first because there are too many since `attribution`'s was stored.
+    pub(super) fn choose_surplus(&self, attribution: &Attribution, busy: &HashSet<CrashId>) -> Option<CrashId> {
+        let is_own = |entry: &&UsageEntry| entry.attribution.principal == attribution.principal;
+        let used = self.cores.values().filter(is_own).count() as u64;
+        let candidates = self.candidates(&LimitScope::All, busy, true);
+        let applicant = Applicant { attribution, cost: 0, used };
+        let order = evict::eviction_order(&candidates, Some(applicant));
+        order.first().map(|id| (*id).clone())
+    }
+
+    /// The core to evict first for nobody's sake but the volume's.
+    pub(super) fn choose_any(&self, busy: &HashSet<CrashId>) -> Option<CrashId> {
+        evict::eviction_order(&self.candidates(&LimitScope::All, busy, false), None).first().map(|id| (*id).clone())
+    }
+
+    /// All cores, each with its bytes as its cost, or one if cores are `counted`.
+    fn candidates(&self, scope: &LimitScope, busy: &HashSet<CrashId>, counted: bool) -> Vec<Candidate<'_, CrashId>> {
+        self.cores
             .iter()
             .map(|(id, entry)| Candidate {
                 id,
                 attribution: &entry.attribution,
                 time_us: entry.time_us,
-                bytes: entry.bytes,
+                cost: if counted { 1 } else { entry.bytes },
                 evictable: is_evictable(id, entry, scope, busy),
             })
-            .collect();
-        evict::choose_victim(&candidates).cloned()
+            .collect()
     }
 }
 
@@ -165,9 +196,9 @@ fn is_in_scope(attribution: &Attribution, scope: &LimitScope) -> bool {
     match scope {
         LimitScope::All => true,
         LimitScope::Principal(principal) => attribution.principal == *principal,
-        LimitScope::User(uid) => attribution.uid == Some(*uid),
-        LimitScope::Program(program) => attribution.program == *program,
-        LimitScope::Signature(signature) => attribution.signature == *signature,
+        LimitScope::User(uid) => attribution.party.user() == Some(*uid),
+        LimitScope::Program(party, program) => attribution.party == *party && attribution.program == *program,
+        LimitScope::Signature(party, signature) => attribution.party == *party && attribution.signature == *signature,
     }
 }
 
@@ -175,12 +206,12 @@ fn is_in_scope(attribution: &Attribution, scope: &LimitScope) -> bool {
 /// those have theirs.
 fn scopes(attribution: &Attribution) -> Vec<LimitScope> {
     let mut scopes = vec![
-        LimitScope::Signature(attribution.signature.clone()),
-        LimitScope::Program(attribution.program.clone()),
+        LimitScope::Signature(attribution.party.clone(), attribution.signature.clone()),
+        LimitScope::Program(attribution.party.clone(), attribution.program.clone()),
         LimitScope::Principal(attribution.principal.clone()),
         LimitScope::All,
     ];
-    scopes.extend(attribution.uid.filter(|uid| !uid.is_root()).map(LimitScope::User));
+    scopes.extend(attribution.party.user().filter(|uid| !uid.is_root()).map(LimitScope::User));
     scopes
 }
 
@@ -190,7 +221,7 @@ fn limit_on(limits: &QuotaLimits, scope: &LimitScope) -> (u64, &'static str) {
         LimitScope::All => (limits.max_use, "MaxUse="),
         LimitScope::Principal(_) => (limits.per_unit, "MaxUsePerUnit="),
         LimitScope::User(_) => (limits.per_user, "MaxUsePerUser="),
-        LimitScope::Program(_) => (limits.per_executable, "MaxUsePerExecutable="),
-        LimitScope::Signature(_) => (limits.per_signature, "MaxUsePerSignature="),
+        LimitScope::Program(..) => (limits.per_executable, "MaxUsePerExecutable="),
+        LimitScope::Signature(..) => (limits.per_signature, "MaxUsePerSignature="),
     }
 }

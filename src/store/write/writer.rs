@@ -1,18 +1,20 @@
 //! The thread that writes the catalog, one transaction for all the rows that are waiting.
 
+use super::charges::{self, Charge};
 use super::command::{Availability, Command, PendingRow};
+use super::counters::{self, Counted, CrashCount};
 use super::error::{CatalogError, is_damage, is_full, needs_reopening};
 use super::ledger::Ledger;
 use super::quarantine::quarantine;
 use super::recovery::{self, Recovered};
 use super::rollup::{self, Retention};
-use super::rows::{self, CrashCount, Inserted};
+use super::rows::{self, Inserted};
 use super::schema;
-use crate::crash::{CrashId, Origin, Principal, Record, SignatureKey};
+use crate::crash::{CrashId, Origin, Principal, Record};
+use crate::policy::evict::BugKey;
 use crate::store::columns::{RecordedCore, to_signed};
-use nix::unistd::Uid;
 use rusqlite::{Connection, OptionalExtension, params};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread;
@@ -33,17 +35,24 @@ pub struct OpenReport {
     pub recent: Vec<RecentCore>,
 }
 
+/// What the writer has done, in the order in which it did it.
+#[derive(Clone, Debug)]
+pub enum CatalogEvent {
+    /// It has opened the file.
+    Opened(OpenReport),
+    /// It has counted a crash.
+    Counted(Counted),
+}
+
 /// A core that was stored recently, even if it is gone by now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecentCore {
     /// When it crashed, microseconds since 1970.
     pub time_us: u64,
-    /// [`Record::signature_key`].
-    pub signature: SignatureKey,
-    /// [`Record::principal`].
+    /// Its signature, and whose crash it was.
+    pub bug: BugKey,
+    /// Whose rate it counts towards.
     pub principal: Principal,
-    /// Real uid of the process.
-    pub uid: Option<Uid>,
 }
 
 /// The longest time between two calls of `on_turn` while there is nothing to do.
@@ -71,7 +80,7 @@ pub(super) struct CatalogWriter {
     retention: Retention,
     last_open_attempt: Option<Instant>,
     last_write: Option<Instant>,
-    on_open: Box<dyn Fn(OpenReport) + Send>,
+    on_event: Box<dyn Fn(CatalogEvent) + Send>,
     availability: Availability,
 }
 
@@ -79,11 +88,11 @@ impl CatalogWriter {
     pub(super) fn new(
         path: PathBuf,
         ledger: Arc<Ledger>,
-        on_open: Box<dyn Fn(OpenReport) + Send>,
+        on_event: Box<dyn Fn(CatalogEvent) + Send>,
         availability: Availability,
     ) -> Self {
-        let retention = Retention { rows: u64::MAX, age: Duration::MAX };
-        Self { path, ledger, db: None, retention, last_open_attempt: None, last_write: None, on_open, availability }
+        let retention = Retention { rows: u64::MAX, age: Duration::MAX, bytes: u64::MAX };
+        Self { path, ledger, db: None, retention, last_open_attempt: None, last_write: None, on_event, availability }
     }
 
     /// Carries out commands until all senders of `queue` are gone.
@@ -122,7 +131,7 @@ impl CatalogWriter {
                     self.insert(std::mem::take(&mut pending));
                     self.mark(&id, RecordedCore::Removed);
                 }
-                Command::SetRetention(retention) => self.retention = retention,
+                Command::SetRetention(rows, age) => self.retention = Retention { rows, age, ..self.retention },
                 Command::Flush(reply) => {
                     self.insert(std::mem::take(&mut pending));
                     let _ = reply.send(());
@@ -143,6 +152,9 @@ impl CatalogWriter {
         match outcome {
             Ok(inserted) => {
                 for ((_, reply), inserted) in pending.into_iter().zip(inserted) {
+                    if let Inserted::Counted(counted) = &inserted {
+                        (self.on_event)(CatalogEvent::Counted(counted.clone()));
+                    }
                     let _ = reply.send(Ok(inserted));
                 }
             }
@@ -179,19 +191,45 @@ impl CatalogWriter {
     }
 
     fn try_insert_all(&mut self, records: &[&Record]) -> Result<Vec<Inserted>, CatalogError> {
+        self.retention.bytes = self.ledger.limits().catalog();
         let retention = self.retention;
         let transaction = self.connection()?.transaction()?;
         let inserted = records.iter().map(|record| rows::insert(&transaction, record)).collect::<Result<_, _>>()?;
         rollup::enforce(&transaction, records, retention, now_us())?;
         transaction.commit()?;
+        self.account();
         Ok(inserted)
+    }
+
+    /// Tells the ledger what the catalog takes of `MaxUse=`.
+    fn account(&self) {
+        let journal = PathBuf::from(format!("{}-wal", self.path.display()));
+        let length = |path: &Path| path.metadata().map_or(0, |file| file.len());
+        self.ledger.set_catalog(length(&self.path).saturating_add(length(&journal)));
+    }
+
+    /// Makes a catalog that is larger than its share smaller, as an earlier version may have left it.
+    fn shrink(&self, db: &mut Connection) -> Result<(), CatalogError> {
+        let limit = self.ledger.limits().catalog();
+        let transaction = db.transaction()?;
+        rollup::delete_what_does_not_fit(&transaction, limit)?;
+        transaction.commit()?;
+        if self.path.metadata().is_ok_and(|file| file.len() > limit.saturating_mul(2)) {
+            db.execute_batch("VACUUM")?;
+        }
+        Ok(())
     }
 
     fn find(&mut self, id: &CrashId) -> Result<Option<Box<Record>>, CatalogError> {
         let db = self.connection()?;
         let mut query = db.prepare_cached("SELECT record FROM records JOIN crashes USING (seq) WHERE id = ?1")?;
         let json: Option<String> = query.query_row([id], |row| row.get("record")).optional()?;
-        Ok(json.map(|json| serde_json::from_str(&json)).transpose()?)
+        let found: Option<Box<Record>> = json.map(|json| serde_json::from_str(&json)).transpose()?;
+        // An earlier version may have written it.
+        Ok(found.map(|mut record| {
+            record.bound();
+            record
+        }))
     }
 
     fn mark_evicted(&mut self) {
@@ -219,7 +257,7 @@ impl CatalogWriter {
         self.db.as_mut().ok_or_else(|| CatalogError::Refused(availability.obstacle().unwrap_or_default()))
     }
 
-    /// Opens the catalog, repairs it and reports the result to `on_open` and to the handles.
+    /// Opens the catalog, repairs it and reports the result to `on_event` and to the handles.
     ///
     /// # Errors
     /// [`CatalogError::Refused`] with the path and the reason.
@@ -240,9 +278,11 @@ impl CatalogWriter {
             opened => opened?,
         };
         let Recovered { restored, missing } = recovery::recover(&mut db, &self.ledger)?;
-        let (counts, recent) = (rows::counts(&db)?, recent_cores(&db)?);
-        (self.on_open)(OpenReport { counts, restored, missing, quarantined, recent });
+        self.shrink(&mut db)?;
+        let (counts, recent) = (counters::counts(&db)?, recent_cores(&db)?);
+        (self.on_event)(CatalogEvent::Opened(OpenReport { counts, restored, missing, quarantined, recent }));
         self.db = Some(db);
+        self.account();
         Ok(())
     }
 }
@@ -255,20 +295,16 @@ impl Drop for CatalogWriter {
 
 fn recent_cores(db: &Connection) -> Result<Vec<RecentCore>, CatalogError> {
     let since_us = to_signed(now_us()).saturating_sub(RECENT_US);
-    let mut query = db.prepare(
-        "SELECT record FROM records JOIN crashes USING (seq)
+    let mut query = db.prepare(&format!(
+        "SELECT {} FROM crashes JOIN charges USING (seq)
          WHERE time_us >= ?1 AND core != ?2 ORDER BY time_us LIMIT ?3",
-    )?;
-    let mut rows = query.query(params![since_us, RecordedCore::None, MAX_RECENT])?;
-    let mut recent = Vec::new();
-    while let Some(row) = rows.next()? {
-        let json: String = row.get("record")?;
-        if let Ok(record) = serde_json::from_str::<Record>(&json) {
-            let (signature, principal) = (record.signature_key(), record.principal());
-            recent.push(RecentCore { time_us: record.time_us, signature, principal, uid: record.uid });
-        }
-    }
-    Ok(recent)
+        charges::COLUMNS
+    ))?;
+    let recent = query.query_map(params![since_us, RecordedCore::None, MAX_RECENT], |row| {
+        let Charge { attribution, time_us } = Charge::read(row)?;
+        Ok(RecentCore { time_us, bug: attribution.bug(), principal: attribution.principal })
+    })?;
+    Ok(recent.collect::<Result<_, _>>()?)
 }
 
 /// The wall clock, microseconds since 1970.

@@ -1,5 +1,5 @@
 use super::*;
-use crate::crash::{CrashKey, Principal};
+use crate::crash::{CrashKey, Party, Principal, SignatureKey};
 use crate::store::core_dir::core_file_name;
 use nix::unistd::{Pid, Uid};
 use proptest::prelude::*;
@@ -13,7 +13,7 @@ fn id(number: u32) -> CrashId {
 fn attribution(unit: &str, signature: &str) -> Attribution {
     Attribution {
         principal: Principal::Unit(unit.to_owned()),
-        uid: Some(Uid::from_raw(0)),
+        party: Party::User(Uid::from_raw(0)),
         program: format!("p{signature}"),
         signature: SignatureKey::new(signature),
     }
@@ -84,7 +84,8 @@ fn a_unit_that_is_full_pays_itself_and_what_can_never_fit_costs_no_evidence() {
 #[test]
 fn signatures_executables_and_users_have_limits_of_their_own() {
     let dir = tempfile::tempdir().unwrap();
-    let user = |uid, signature: &str| Attribution { uid: Some(Uid::from_raw(uid)), ..attribution("u", signature) };
+    let user =
+        |uid, signature: &str| Attribution { party: Party::User(Uid::from_raw(uid)), ..attribution("u", signature) };
     for (quotas, attribution, name) in [
         (Quotas { per_signature: Some(99), ..total(1000) }, user(0, "a"), "MaxUsePerSignature="),
         (Quotas { per_executable: Some(99), ..total(1000) }, user(0, "b"), "MaxUsePerExecutable="),
@@ -143,9 +144,9 @@ fn a_core_that_is_entered_twice_is_counted_once_and_one_that_somebody_deleted_no
     let ledger = ledger(dir.path(), total(1000));
     ledger.commit(attribution("u", "a"), 0, id(1), 5, 100);
     ledger.commit(attribution("u", "a"), 0, id(1), 9, 120);
-    assert_eq!((ledger.usage(), ledger.has_signature(&SignatureKey::new("a"))), ((120, 1), true));
+    assert_eq!((ledger.usage(), ledger.has_bug(&attribution("u", "a").bug())), ((120, 1), true));
     assert!(ledger.forget(&id(1)) && !ledger.forget(&id(1)));
-    assert_eq!((ledger.usage(), ledger.has_signature(&SignatureKey::new("a"))), ((0, 0), false));
+    assert_eq!((ledger.usage(), ledger.has_bug(&attribution("u", "a").bug())), ((0, 0), false));
 }
 
 proptest! {
@@ -180,7 +181,7 @@ proptest! {
                 prop_assert!(state.usage.used(&LimitScope::Principal(Principal::Unit(unit.to_owned()))) <= 700);
             }
             for number in 0..4 {
-                let scope = LimitScope::Signature(SignatureKey::new(format!("g{number}")));
+                let scope = LimitScope::Signature(Party::User(Uid::from_raw(0)), SignatureKey::new(format!("g{number}")));
                 prop_assert!(state.usage.used(&scope) <= 500);
             }
         }

@@ -5,7 +5,7 @@ use crate::store::write::{rows, schema};
 use nix::unistd::Pid;
 use proptest::prelude::*;
 
-const ALL: Retention = Retention { rows: u64::MAX, age: Duration::MAX };
+const ALL: Retention = Retention { rows: u64::MAX, age: Duration::MAX, bytes: u64::MAX };
 
 fn crash(number: u32, signature: u8, container: u8, time_us: u64, stored: bool) -> Record {
     let mut record = crate::crash::fixtures::record(number);
@@ -68,9 +68,58 @@ fn a_crash_with_a_core_keeps_its_row() {
     let first = crash(1, 1, 1, 1, true);
     insert(&mut db, std::slice::from_ref(&first), ALL, 1);
     let others: Vec<Record> = (2..3000).map(|number| crash(number, 1, 1, u64::from(number), false)).collect();
-    insert(&mut db, &others, Retention { rows: 10, age: Duration::MAX }, 3000);
+    insert(&mut db, &others, Retention { rows: 10, age: Duration::MAX, bytes: u64::MAX }, 3000);
     assert_eq!(number_of(&db, "SELECT count(*) FROM crashes WHERE core = 'stored'"), 1);
     assert_eq!(number_of(&db, "SELECT count(*) FROM crashes"), 10);
+}
+
+/// A crash of a user's with a signature of its own, whose record has about `length` bytes.
+fn crash_of(uid: u32, number: u32, length: usize) -> Record {
+    let mut record = crash(number, 0, 1, u64::from(number), false);
+    record.cgroup = crate::crash::cgroup::CgroupInfo::default();
+    record.uid = Some(nix::unistd::Uid::from_raw(uid));
+    record.signal_name = format!("S{number}");
+    record.cmdline = "x".repeat(length);
+    record
+}
+
+fn rows_of(db: &Connection, uid: u32) -> i64 {
+    number_of(db, &format!("SELECT count(*) FROM crashes JOIN records USING (seq) WHERE uid = {uid}"))
+}
+
+#[test]
+fn a_flood_of_rows_or_bytes_takes_the_rows_of_nobody_who_has_less() {
+    let few = || (0..40).map(|number| crash_of(1001, number, 100)).collect::<Vec<_>>();
+    for (length, retention) in [
+        (100, Retention { rows: 100, ..ALL }),
+        (60_000, Retention { bytes: 4 << 20, ..ALL }),
+        (60_000, Retention { rows: 100, bytes: 4 << 20, ..ALL }),
+    ] {
+        let (_dir, mut db) = catalog();
+        insert(&mut db, &few(), retention, 1);
+        for batch in 1..20 {
+            let flood: Vec<Record> = (0..50).map(|number| crash_of(1000, batch * 1000 + number, length)).collect();
+            insert(&mut db, &flood, retention, 1);
+        }
+        assert_eq!(rows_of(&db, 1001), 40, "{retention:?}");
+        assert!(rows_of(&db, 1000) > 10);
+        assert!(rows_of(&db, 1000) <= 70);
+        assert!(used_bytes(&db).unwrap() <= retention.bytes);
+        let sums = "SELECT (SELECT count(*) FROM charges) - (SELECT sum(rows) FROM principals)";
+        assert_eq!(number_of(&db, sums), 0);
+        assert_eq!(number_of(&db, "SELECT (SELECT count(*) FROM charges) - (SELECT count(*) FROM crashes)"), 0);
+        assert_eq!(number_of(&db, "SELECT (SELECT count(*) FROM records) - (SELECT count(*) FROM crashes)"), 0);
+        assert_eq!(number_of(&db, "SELECT sum(count) FROM counters"), 40 + 19 * 50, "the counters stay");
+    }
+}
+
+#[test]
+fn duplicates_of_a_user_do_not_roll_up_the_crash_of_another() {
+    let (_dir, mut db) = catalog();
+    let same = |uid, number| Record { signal_name: "SEGV".to_owned(), ..crash_of(uid, number, 1) };
+    insert(&mut db, &[same(0, 0)], ALL, 1);
+    insert(&mut db, &(1..3000).map(|number| same(1000, number)).collect::<Vec<_>>(), ALL, 1);
+    assert_eq!((rows_of(&db, 0), rows_of(&db, 1000)), (1, MAX_ROWS));
 }
 
 #[test]
@@ -79,7 +128,7 @@ fn age_forgets_rows_and_counts_but_no_counter() {
     let day = DAY_US as u64;
     let old: Vec<Record> = (0..2000).map(|number| crash(number, 1, 1, day, false)).collect();
     insert(&mut db, &old, ALL, day);
-    let retention = Retention { rows: u64::MAX, age: Duration::from_secs(7 * 86400) };
+    let retention = Retention { rows: u64::MAX, age: Duration::from_secs(7 * 86400), bytes: u64::MAX };
     insert(&mut db, &[crash(5000, 2, 1, 3 * day, false)], retention, 3 * day);
     assert_eq!(number_of(&db, "SELECT count(*) FROM crashes"), MAX_ROWS + 1);
     insert(&mut db, &[crash(5001, 2, 1, 9 * day, false)], retention, 9 * day);

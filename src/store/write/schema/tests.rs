@@ -92,7 +92,7 @@ fn a_catalog_of_the_first_layout_keeps_its_crashes_and_counts() {
         .query_row("SELECT id, core, signature FROM crashes", [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
         .unwrap();
     assert_eq!(found, (crash(1).id.to_string(), "evicted".to_owned(), "SEGV:/usr/bin/segv".to_owned()));
-    assert_eq!(rows::counts(&db).unwrap()[0].count, 41);
+    assert_eq!(counters::counts(&db).unwrap()[0].count, 41);
     drop(db);
     assert_eq!(row_counts(&open(&path).unwrap()).0, 1, "and once is enough");
 }

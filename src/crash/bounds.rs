@@ -1,0 +1,358 @@
+//! The bound on the size of a record. A crashed process chooses most of what is in it, so the length is bounded here, once, before
+//! the record goes anywhere: to the shim, into a core file, the catalog or the journal.
+
+use super::{Module, Record, ThreadStacks};
+use serde::Serialize;
+use std::fmt;
+use std::io::{self, Write};
+
+/// The most bytes of a record, as JSON.
+pub const MAX_RECORD: usize = 64 << 10;
+
+/// Bytes for the numbers of a core that is not written yet, and for warnings that are still to come.
+const ROOM: usize = 4 << 10;
+/// The longest build ID, in hexadecimal digits: those of linkers have 16, 32 or 40. A part of one would be a wrong one.
+const MAX_BUILD_ID: usize = 128;
+/// The most warnings. The first are the causes of the others.
+const MAX_WARNINGS: usize = 32;
+
+/// What was left out of a record that was too long.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cuts {
+    /// Texts that were cut.
+    pub texts: usize,
+    /// Stacks of other threads.
+    pub threads: usize,
+    /// Modules.
+    pub modules: usize,
+    /// Frames of the crashed thread.
+    pub frames: usize,
+}
+
+impl Cuts {
+    /// Whether nothing was left out.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl fmt::Display for Cuts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { texts, threads, modules, frames } = self;
+        write!(
+            f,
+            "the record was too long: {texts} texts were cut, the stacks of {threads} other threads, {modules} modules and \
+             {frames} frames left out"
+        )
+    }
+}
+
+impl Record {
+    /// Shortens the record to [`MAX_RECORD`]: the longest texts first, then other threads, then modules that no frame of the
+    /// crashed thread is in, and texts and frames again if that is not enough.
+    pub fn bound(&mut self) -> Cuts {
+        let mut cuts = Cuts::default();
+        drop_long_build_ids(self);
+        self.warnings.truncate(MAX_WARNINGS);
+        let limit = MAX_RECORD - ROOM;
+        if self.upper_length() <= limit || json_length(self) <= limit {
+            return cuts;
+        }
+        for longest in [16 << 10, 8 << 10, 4 << 10] {
+            cuts.texts += self.cut_texts(longest);
+            if json_length(self) <= limit {
+                return cuts;
+            }
+        }
+        while !self.other_threads.is_empty() {
+            let fewer = self.other_threads.len() / 2;
+            let dropped = self.other_threads.drain(fewer..).map(|thread| thread.count as usize);
+            cuts.threads += dropped.sum::<usize>();
+            if json_length(self) <= limit {
+                return cuts;
+            }
+        }
+        cuts.modules += self.drop_other_modules();
+        for longest in [2 << 10, 1 << 10, 512, 256, 128] {
+            if json_length(self) <= limit {
+                return cuts;
+            }
+            cuts.texts += self.cut_texts(longest);
+        }
+        while json_length(self) > limit && !self.stack.is_empty() {
+            let fewer = self.stack.len() / 2;
+            cuts.frames += self.stack.len() - fewer;
+            self.stack.truncate(fewer);
+            cuts.modules += self.drop_other_modules();
+        }
+        cuts
+    }
+
+    /// No record has a longer JSON than this. Most are far shorter than the limit, which this tells without formatting them.
+    fn upper_length(&self) -> usize {
+        /// A control character is six in JSON.
+        const ESCAPED: usize = 6;
+        const FIELDS: usize = 4096;
+        const FRAME: usize = 128;
+        let texts: usize = self.texts().into_iter().map(String::len).sum();
+        let warnings: usize = self.warnings.iter().map(|text| text.len() + 4).sum();
+        let modules: usize = self.modules.iter().map(|module| 256 + texts_of(module) * ESCAPED).sum();
+        let threads: usize = self.other_threads.iter().map(|thread| thread.frames.len() + thread.tids.len() + 1).sum();
+        FIELDS + (texts + warnings) * ESCAPED + modules + (self.stack.len() + threads) * FRAME
+    }
+
+    fn texts(&self) -> [&String; 14] {
+        [
+            &self.comm,
+            &self.exe,
+            &self.cmdline,
+            &self.cwd,
+            &self.root,
+            &self.hostname,
+            &self.cgroup.path,
+            &self.status,
+            &self.limits,
+            &self.open_fds,
+            &self.kernel,
+            &self.machine,
+            &self.signal_name,
+            &self.key.boot_id,
+        ]
+    }
+
+    /// Cuts all texts whose JSON is longer than `longest` bytes; returns how many.
+    fn cut_texts(&mut self, longest: usize) -> usize {
+        let cgroup = &mut self.cgroup;
+        let names =
+            [&mut cgroup.unit, &mut cgroup.user_unit, &mut cgroup.slice, &mut cgroup.container, &mut cgroup.pod];
+        let texts = [
+            &mut self.comm,
+            &mut self.exe,
+            &mut self.cmdline,
+            &mut self.cwd,
+            &mut self.root,
+            &mut self.hostname,
+            &mut cgroup.path,
+            &mut self.status,
+            &mut self.limits,
+            &mut self.open_fds,
+        ];
+        let modules =
+            self.modules.iter_mut().flat_map(|module| std::iter::once(&mut module.path).chain(&mut module.package));
+        let all = texts.into_iter().chain(names.into_iter().flatten()).chain(modules).chain(&mut self.warnings);
+        all.map(|text| cut_text(text, longest)).filter(|was_cut| *was_cut).count()
+    }
+
+    /// Drops the modules that no frame of the crashed thread is in, and renumbers the others; returns how many.
+    fn drop_other_modules(&mut self) -> usize {
+        let mut numbers: Vec<Option<u32>> = vec![None; self.modules.len()];
+        for frame in &self.stack {
+            if let Some(number) = frame.module.and_then(|number| numbers.get_mut(number as usize)) {
+                *number = Some(0);
+            }
+        }
+        for (next, number) in (0..).zip(numbers.iter_mut().flatten()) {
+            *number = next;
+        }
+        let before = self.modules.len();
+        let mut index = 0;
+        self.modules.retain(|_| {
+            index += 1;
+            numbers.get(index - 1).is_some_and(Option::is_some)
+        });
+        let threads = self.other_threads.iter_mut().flat_map(|ThreadStacks { frames, .. }| frames);
+        for frame in self.stack.iter_mut().chain(threads) {
+            frame.module = frame.module.and_then(|number| *numbers.get(number as usize)?);
+        }
+        before - self.modules.len()
+    }
+}
+
+fn texts_of(module: &Module) -> usize {
+    let optional = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+    module.path.len() + optional(&module.package) + optional(&module.build_id)
+}
+
+fn drop_long_build_ids(record: &mut Record) {
+    let modules = record.modules.iter_mut().map(|module| &mut module.build_id);
+    for build_id in modules.chain([&mut record.exe_build_id]) {
+        build_id.take_if(|text| text.len() > MAX_BUILD_ID);
+    }
+}
+
+/// Cuts a text so that its JSON has at most `longest` bytes, with an ellipsis at its end; `false` if it is not longer.
+fn cut_text(text: &mut String, longest: usize) -> bool {
+    const ELLIPSIS: char = '…';
+    if text.len() * 6 + 2 <= longest || json_length(text) <= longest {
+        return false;
+    }
+    let mut length = 2 + ELLIPSIS.len_utf8();
+    let mut end = 0;
+    for character in text.chars() {
+        length += escaped_length(character);
+        if length > longest {
+            break;
+        }
+        end += character.len_utf8();
+    }
+    text.truncate(end);
+    text.push(ELLIPSIS);
+    true
+}
+
+/// Bytes of a character in JSON (RFC 8259, section 7), as serde_json writes it.
+fn escaped_length(character: char) -> usize {
+    match character {
+        '"' | '\\' | '\u{8}' | '\u{c}' | '\n' | '\r' | '\t' => 2,
+        control if control < ' ' => 6,
+        other => other.len_utf8(),
+    }
+}
+
+/// Bytes of a value as JSON.
+fn json_length(value: &impl Serialize) -> usize {
+    struct Counter(usize);
+    impl Write for Counter {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut counter = Counter(0);
+    match serde_json::to_writer(&mut counter, value) {
+        Ok(()) => counter.0,
+        Err(_) => usize::MAX,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crash::fixtures::record;
+    use crate::crash::{Frame, FrameTrust};
+    use proptest::prelude::*;
+
+    fn frame(module: u32) -> Frame {
+        Frame { address: u64::MAX, module: Some(module), offset: u64::MAX, trust: FrameTrust::CallFrameInfo }
+    }
+
+    fn module(path: &str) -> Module {
+        Module {
+            path: path.to_owned(),
+            build_id: Some("a".repeat(40)),
+            package: None,
+            bias: u64::MAX,
+            start: u64::MAX,
+            end: u64::MAX,
+        }
+    }
+
+    fn threads(count: u32, frames: usize) -> Vec<ThreadStacks> {
+        (0..count).map(|tid| ThreadStacks { count: 1, tids: vec![tid], frames: vec![frame(1); frames] }).collect()
+    }
+
+    #[test]
+    fn an_ordinary_record_stays_as_it_is() {
+        let mut bounded = record(1);
+        bounded.stack = vec![frame(0); 64];
+        bounded.modules = (0..64).map(|number| module(&format!("/usr/lib/lib{number}.so"))).collect();
+        bounded.open_fds = "0 /dev/null\n".repeat(100);
+        let before = bounded.clone();
+        assert!(bounded.bound().is_empty());
+        assert_eq!(bounded, before);
+    }
+
+    #[test]
+    fn long_texts_are_cut_before_anything_else() {
+        let mut bounded = record(1);
+        bounded.open_fds = "\u{1}".repeat(32 << 10);
+        bounded.other_threads = threads(3, 3);
+        bounded.modules = vec![module("/a"), module("/b")];
+        assert_eq!(bounded.bound(), Cuts { texts: 1, ..Cuts::default() });
+        assert!(bounded.open_fds.ends_with("\u{1}…") && bounded.cmdline == "segv -x");
+        assert_eq!((bounded.other_threads.len(), bounded.modules.len()), (3, 2));
+    }
+
+    #[test]
+    fn other_threads_go_before_modules_and_modules_of_the_stack_stay() {
+        let mut bounded = record(1);
+        bounded.stack = vec![frame(200), frame(7)];
+        bounded.other_threads = threads(400, 64);
+        bounded.modules = (0..256).map(|number| module(&format!("/lib/{number}"))).collect();
+        let mut without_threads = bounded.clone();
+        let cuts = bounded.bound();
+        assert!(cuts.threads > 0 && cuts.texts == 0 && cuts.modules == 0, "{cuts:?}");
+        assert!(!bounded.other_threads.is_empty() && bounded.modules.len() == 256);
+        without_threads.other_threads = Vec::new();
+        without_threads.modules = (0..256).map(|number| module(&format!("/{number}/{}", "x".repeat(500)))).collect();
+        let cuts = without_threads.bound();
+        assert_eq!((cuts.modules, without_threads.modules.len()), (254, 2));
+        let of_frame = |index: usize| &without_threads.modules[without_threads.stack[index].module.unwrap() as usize];
+        assert!(of_frame(0).path.starts_with("/200/") && of_frame(1).path.starts_with("/7/"));
+    }
+
+    #[test]
+    fn the_record_that_ended_every_start_is_bounded() {
+        let mut bounded = record(1);
+        let hostile = "\u{1}".repeat(4096);
+        bounded.modules = (0..256).map(|_| module(&hostile)).collect();
+        bounded.stack = (0..256).map(frame).collect();
+        for text in
+            [&mut bounded.exe, &mut bounded.cmdline, &mut bounded.cwd, &mut bounded.root, &mut bounded.cgroup.path]
+        {
+            text.clone_from(&hostile);
+        }
+        assert!(json_length(&bounded) > 6 << 20);
+        let cuts = bounded.bound();
+        assert!(json_length(&bounded) <= MAX_RECORD - ROOM && cuts.texts > 0, "{cuts}");
+        assert!(!bounded.stack.is_empty());
+        assert_eq!(bounded.clone().bound(), Cuts::default(), "once is enough");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn no_record_is_longer_and_no_frame_points_nowhere(
+            texts in prop::collection::vec((0..5_usize, 0..40_000_usize), 10),
+            modules in prop::collection::vec(0..5000_usize, 0..256),
+            stack in prop::collection::vec(0..256_u32, 0..256),
+            (others, frames, warnings) in (0..300_u32, 0..64_usize, 0..60_usize),
+        ) {
+            const CHARACTERS: [&str; 5] = ["a", "\u{1}", "\"", "\u{202e}", "é"];
+            let mut bounded = record(1);
+            let fields = [
+                &mut bounded.comm, &mut bounded.exe, &mut bounded.cmdline, &mut bounded.cwd, &mut bounded.root,
+                &mut bounded.hostname, &mut bounded.cgroup.path, &mut bounded.status, &mut bounded.limits, &mut bounded.open_fds,
+            ];
+            for (field, (character, length)) in fields.into_iter().zip(texts) {
+                *field = CHARACTERS[character].repeat(length);
+            }
+            bounded.exe_build_id = Some("a".repeat(modules.len() * 10));
+            bounded.modules = modules.iter().map(|length| module(&"\u{1}".repeat(*length))).collect();
+            bounded.stack = stack.into_iter().map(frame).collect();
+            bounded.other_threads = threads(others, frames);
+            bounded.warnings = vec!["\u{1}".repeat(256); warnings];
+            prop_assert!(json_length(&bounded) <= bounded.upper_length());
+            let number_of_modules = bounded.modules.len();
+            bounded.bound();
+            prop_assert!(json_length(&bounded) <= MAX_RECORD - ROOM);
+            let is_there = |frame: &Frame| {
+                frame.module.is_none_or(|number| (number as usize) < bounded.modules.len() || number as usize >= number_of_modules)
+            };
+            prop_assert!(bounded.stack.iter().all(is_there));
+            prop_assert!(bounded.clone().bound().is_empty());
+        }
+
+        #[test]
+        fn a_text_is_cut_to_its_length_in_json(text in any::<String>(), longest in 8..200_usize) {
+            let mut short = text.clone();
+            let was_cut = cut_text(&mut short, longest);
+            prop_assert!(json_length(&short) <= longest);
+            prop_assert_eq!(was_cut, short != text);
+        }
+    }
+}
