@@ -179,7 +179,7 @@ fn names_are_read_on_request_and_endless_dwarf_ends() {
     let (info, _) = it.trace(&["info", "--all-symbols", &it.id]);
     let info = text(&info);
     assert!(info.contains("Stack trace"), "{info}");
-    assert!(info.contains("__libc_start_main in libc.so"), "the names of other files: {info}");
+    assert!(info.contains("__libc_start_main"), "the names of other files: {info}");
 }
 
 #[test]
