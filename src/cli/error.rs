@@ -6,6 +6,7 @@ use crate::crash::CrashId;
 use crate::store::QueryError;
 use coreward_wire::paths::PatternTooLong;
 use nix::sys::signal::Signal;
+use nix::unistd::Uid;
 use std::io;
 use std::path::PathBuf;
 use thiserror::Error;
@@ -33,6 +34,8 @@ pub(super) enum CliError {
     Sysctl(#[from] SysctlError),
     #[error(transparent)]
     Change(#[from] ChangeError),
+    #[error(transparent)]
+    Privilege(#[from] PrivilegeError),
     #[error("interrupted")]
     Interrupted(Signal),
 }
@@ -70,8 +73,10 @@ pub(super) enum DebugError {
     NoDebugger(PathBuf),
     #[error("{path}: {error}")]
     Start { path: PathBuf, error: io::Error },
+    #[error("{dir}: {error}: set TMPDIR to a directory in which the core can be unpacked")]
+    Temporary { dir: PathBuf, error: io::Error },
     #[error("{dir}: {error}: the core has {bytes} bytes; set TMPDIR to a directory with room for it")]
-    Temporary { dir: PathBuf, bytes: u64, error: io::Error },
+    NoRoom { dir: PathBuf, bytes: u64, error: io::Error },
     #[error("--sysroot works with gdb only: give {0} its own option for this, after --")]
     Sysroot(PathBuf),
 }
@@ -85,6 +90,8 @@ pub(super) enum RegisterError {
     TooLong(#[from] PatternTooLong),
     #[error("{0}: the kernel would start this program for every crash, but it cannot be started: {1}")]
     Shim(PathBuf, io::Error),
+    #[error("{0}: the handler from before cannot be started any more: {1}")]
+    Helper(PathBuf, io::Error),
     #[error("\"{0}\": core_pattern allows no spaces in a path and gives % another meaning: choose another path")]
     Unspeakable(String),
     #[error("{0}: the current kernel settings cannot be saved there: {1}")]
@@ -115,4 +122,16 @@ impl ChangeError {
             _ => Self::Io { path, error },
         }
     }
+}
+
+/// Why root's command does not work as the owner of the state directory.
+#[derive(Debug, Error)]
+pub(super) enum PrivilegeError {
+    #[error("cannot become user {0}, who owns the state directory: {1}")]
+    Assume(Uid, io::Error),
+    #[error("the part that works as the owner of the state directory failed: {0}")]
+    Copy(io::Error),
+    /// The message of that part.
+    #[error("{0}")]
+    Reported(String),
 }

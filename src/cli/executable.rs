@@ -1,9 +1,11 @@
 //! Choosing the executable that a debugger loads together with a core.
 
+use super::foreign_file::{Owners, Refusal, open_foreign};
+use super::human;
 use crate::crash::Record;
 use crate::crash::text::printable;
 use crate::elf::build_id_of_file;
-use std::fs::File;
+use nix::unistd::Uid;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -18,7 +20,7 @@ pub(super) struct ExecutableChoice {
 }
 
 /// Chooses the file that the user named, or else the executable of the record if it is still the same build.
-pub(super) fn choose(record: &Record, given: Option<&Path>, sysroot: Option<&Path>) -> ExecutableChoice {
+pub(super) fn choose(record: &Record, caller: Uid, given: Option<&Path>, sysroot: Option<&Path>) -> ExecutableChoice {
     if let Some(given) = given {
         return choose_named(record, given);
     }
@@ -27,19 +29,22 @@ pub(super) fn choose(record: &Record, given: Option<&Path>, sysroot: Option<&Pat
     if !record.exe.starts_with('/') {
         return note("the executable is unknown: name it with --executable PATH".to_owned());
     }
-    let path = match sysroot {
-        Some(sysroot) => sysroot.join(program.trim_start_matches('/')),
-        None => PathBuf::from(&program),
+    let (path, owners) = match sysroot {
+        Some(sysroot) => (sysroot.join(program.trim_start_matches('/')), Owners::All),
+        None => (PathBuf::from(&program), Owners::RootAnd(caller)),
     };
     let shown = printable(&path.display().to_string());
     let elsewhere = foreign_place(record).filter(|_| sysroot.is_none());
-    match (compare_builds(record, &path), &elsewhere) {
+    match (compare_builds(record, &path, owners), &elsewhere) {
         (BuildMatch::Same, _) => ExecutableChoice { path: Some(path), notes: Vec::new() },
         // A path in a container is another file here, unless a build-id proves otherwise.
         (_, Some(place)) => note(format!(
             "the process ran in {place}, and its {shown} is not available here. To see function names, name the root directory of \
             that place with --sysroot DIR (an unpacked image, or /proc/PID/root of a process in it), or the program with \
             --executable PATH"
+        )),
+        (BuildMatch::Refused(why), None) => note(format!(
+            "{shown} {why}: the core is opened without it. To see function names, name it with --executable {shown}"
         )),
         (BuildMatch::Missing, None) => note(format!(
             "{shown} does not exist (any more). To see function names, name the same build of it with --executable PATH{}",
@@ -65,11 +70,15 @@ fn note(note: String) -> ExecutableChoice {
 
 fn choose_named(record: &Record, given: &Path) -> ExecutableChoice {
     let shown = given.display();
-    let notes = match compare_builds(record, given) {
+    // The user may name a link.
+    let target = given.canonicalize().unwrap_or_else(|_| given.to_owned());
+    let notes = match compare_builds(record, &target, Owners::All) {
         BuildMatch::Other => {
             vec![format!("{shown} is another build than the one that crashed: names and lines may be wrong")]
         }
         BuildMatch::Missing => vec![format!("{shown} cannot be read")],
+        // A debugger would wait for the writer of a FIFO.
+        BuildMatch::Refused(why) => return note(format!("{shown} {why}")),
         BuildMatch::Same | BuildMatch::Unknown => Vec::new(),
     };
     ExecutableChoice { path: Some(given.to_owned()), notes }
@@ -81,24 +90,25 @@ enum BuildMatch {
     Other,
     Unknown,
     Missing,
+    /// It was not opened.
+    Refused(String),
 }
 
-/// Whether the file at `path` has this build-id.
-pub(super) fn is_build(path: &Path, build_id: &str) -> bool {
-    head(path).is_some_and(|head| build_id_of_file(&head).as_deref() == Some(build_id))
-}
-
-fn head(path: &Path) -> Option<Vec<u8>> {
-    // Opening a FIFO would block.
-    path.metadata().ok().filter(std::fs::Metadata::is_file)?;
-    let mut head = Vec::new();
-    File::open(path).and_then(|file| file.take(HEAD).read_to_end(&mut head)).ok()?;
-    Some(head)
-}
-
-fn compare_builds(record: &Record, path: &Path) -> BuildMatch {
-    let Some(head) = head(path) else { return BuildMatch::Missing };
-    match (build_id_of_file(&head), &record.exe_build_id) {
+fn compare_builds(record: &Record, path: &Path, owners: Owners) -> BuildMatch {
+    let head = open_foreign(path, owners).and_then(|file| {
+        let mut head = Vec::new();
+        file.take(HEAD).read_to_end(&mut head).map_err(|_| Refusal::Missing).map(|_| head)
+    });
+    let found = match head {
+        Ok(head) => build_id_of_file(&head),
+        Err(Refusal::Missing) => return BuildMatch::Missing,
+        Err(Refusal::NotAFile) => return BuildMatch::Refused("is not a regular file".to_owned()),
+        Err(Refusal::WritableByAll) => return BuildMatch::Refused("can be changed by everybody".to_owned()),
+        Err(Refusal::Foreign(uid)) => {
+            return BuildMatch::Refused(format!("belongs to user {}", human::user(Uid::from_raw(uid))));
+        }
+    };
+    match (found, &record.exe_build_id) {
         (Some(found), Some(crashed)) if found == *crashed => BuildMatch::Same,
         (Some(_), Some(_)) => BuildMatch::Other,
         _ => BuildMatch::Unknown,
@@ -106,7 +116,7 @@ fn compare_builds(record: &Record, path: &Path) -> BuildMatch {
 }
 
 /// The place where the process ran, if its paths are not those of this machine.
-fn foreign_place(record: &Record) -> Option<String> {
+pub(super) fn foreign_place(record: &Record) -> Option<String> {
     match &record.cgroup.container {
         Some(container) => Some(format!("container {}", printable(container))),
         None => (record.in_namespace || record.root != "/").then(|| "namespaces of its own".to_owned()),
@@ -138,39 +148,39 @@ mod tests {
         assert!(build_id.is_some());
         let mut record = crash_of(&exe, build_id);
         let expected = ExecutableChoice { path: Some(exe), notes: Vec::new() };
-        assert_eq!(choose(&record, None, None), expected);
+        assert_eq!(choose(&record, Uid::current(), None, None), expected);
         record.exe.push_str(" (deleted)");
-        assert_eq!(choose(&record, None, None), expected, "it may have been put back");
+        assert_eq!(choose(&record, Uid::current(), None, None), expected, "it may have been put back");
         record.cgroup.container = Some("web".to_owned());
-        assert_eq!(choose(&record, None, None), expected, "a build-id is the same everywhere");
+        assert_eq!(choose(&record, Uid::current(), None, None), expected, "a build-id is the same everywhere");
     }
 
     #[test]
     fn another_build_is_reported_and_used_only_on_request() {
         let (exe, _) = this_program();
         let record = crash_of(&exe, Some("00".repeat(20)));
-        let choice = choose(&record, None, None);
+        let choice = choose(&record, Uid::current(), None, None);
         assert_eq!(choice.path, None);
         assert!(choice.notes[0].contains("replaced since"), "{choice:?}");
-        let choice = choose(&record, Some(&exe), None);
+        let choice = choose(&record, Uid::current(), Some(&exe), None);
         assert_eq!(choice.path, Some(exe));
         assert!(choice.notes[0].contains("another build"), "{choice:?}");
     }
 
     #[test]
     fn a_containers_program_is_looked_for_below_the_sysroot() {
-        let mut record = crash_of(Path::new("/bin/sh"), None);
+        let mut record = crash_of(Path::new("/usr/bin/env"), None);
         record.cgroup.container = Some("we\nb".to_owned());
-        let choice = choose(&record, None, None);
+        let choice = choose(&record, Uid::current(), None, None);
         assert_eq!(choice.path, None);
         assert!(choice.notes[0].contains(r"container we\nb") && choice.notes[0].contains("--sysroot"), "{choice:?}");
-        assert_eq!(choose(&record, None, Some(Path::new("/"))).path, Some("/bin/sh".into()));
+        assert_eq!(choose(&record, Uid::current(), None, Some(Path::new("/"))).path, Some("/usr/bin/env".into()));
     }
 
     #[test]
     fn what_is_gone_or_unknown_leaves_the_core_alone() {
-        let choice = choose(&crash_of(Path::new("/nowhere/x"), Some("ab".to_owned())), None, None);
+        let choice = choose(&crash_of(Path::new("/nowhere/x"), Some("ab".to_owned())), Uid::current(), None, None);
         assert!(choice.path.is_none() && choice.notes[0].contains("(build-id ab)"), "{choice:?}");
-        assert_eq!(choose(&crash_of(Path::new(""), None), None, None).path, None);
+        assert_eq!(choose(&crash_of(Path::new(""), None), Uid::current(), None, None).path, None);
     }
 }

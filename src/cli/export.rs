@@ -4,10 +4,12 @@ use super::atomic_file::AtomicFile;
 use super::crash_selector::CrashSelector;
 use super::error::{CliError, ExportError, UnpackError};
 use super::interrupt::Interrupts;
+use super::privileges::{become_owner, run_as_owner};
 use super::unpack::CoreReader;
 use crate::store;
 use clap::Args;
 use coreward_wire::paths::Root;
+use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -35,30 +37,47 @@ pub(super) fn run(root: &Root, options: &ExportOptions, out: &mut dyn Write) -> 
     if output.is_none() && io::stdout().is_terminal() {
         return Err(ExportError::Terminal.into());
     }
-    let core = CoreReader::open(root, &store::find(root, options.crash.name.as_deref())?)?;
-    match output {
-        Some(path) => export_to_file(&core, path, options)?,
+    let Some(path) = output else {
+        become_owner(root)?;
+        let core = open_core(root, options)?;
         // Signals are not blocked here: Ctrl-C must work also while the reader of the pipe does not read.
-        None if options.compressed => core.copy(|chunk| Ok(out.write_all(chunk)?))?,
-        None => core.stream_to(out)?,
-    }
+        if options.compressed {
+            core.copy(|chunk| Ok(out.write_all(chunk)?))?;
+        } else {
+            core.stream_to(out)?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    };
+    let interrupts = Interrupts::block().map_err(ExportError::Interrupts)?;
+    // The file is the caller's: created, named and removed with the caller's rights.
+    let new = AtomicFile::create(path, options.force)?;
+    run_as_owner(root, Some(&interrupts), || {
+        write_to_file(&open_core(root, options)?, new.file(), path, options, &interrupts)
+    })?;
+    new.finish()?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn export_to_file(core: &CoreReader, path: &Path, options: &ExportOptions) -> Result<(), CliError> {
-    let interrupts = Interrupts::block().map_err(ExportError::Interrupts)?;
-    let new = AtomicFile::create(path, options.force)?;
-    if options.compressed {
-        core.copy(|chunk| {
-            if let Some(signal) = interrupts.pending() {
-                return Err(CliError::Interrupted(signal));
-            }
-            let mut file = new.file();
-            file.write_all(chunk).map_err(|error| UnpackError::Write { to: path.to_owned(), error })?;
-            Ok(())
-        })?;
-    } else {
-        core.unpack_to(new.file(), path, Some(&interrupts))?;
+fn open_core(root: &Root, options: &ExportOptions) -> Result<CoreReader, CliError> {
+    Ok(CoreReader::open(root, &store::find(root, options.crash.name.as_deref())?)?)
+}
+
+/// Writes the core to `file`, which messages call `path`.
+fn write_to_file(
+    core: &CoreReader,
+    mut file: &File,
+    path: &Path,
+    options: &ExportOptions,
+    interrupts: &Interrupts,
+) -> Result<(), CliError> {
+    if !options.compressed {
+        return core.unpack_to(file, path, Some(interrupts));
     }
-    Ok(new.finish()?)
+    core.copy(|chunk| {
+        if let Some(signal) = interrupts.pending() {
+            return Err(CliError::Interrupted(signal));
+        }
+        file.write_all(chunk).map_err(|error| UnpackError::Write { to: path.to_owned(), error })?;
+        Ok(())
+    })
 }

@@ -3,11 +3,13 @@
 use super::crash_table::short_container;
 use super::error::CliError;
 use super::message::print_message;
-use super::symbols::Symbols;
+use super::symbols::place;
 use super::table::Table;
 use super::{json, time};
+use crate::crash::Record;
 use crate::crash::text::printable;
 use crate::store::{self, Group, Occurrence};
+use crate::unwind::is_runtime;
 use clap::Args;
 use coreward_wire::paths::Root;
 use serde::Serialize;
@@ -31,6 +33,9 @@ pub(super) struct GroupsOptions {
     json: bool,
 }
 
+/// The number of frames in the title of a group.
+const TITLE: usize = 2;
+
 /// A group with a title for people.
 #[derive(Serialize)]
 struct TitledGroup {
@@ -49,11 +54,10 @@ pub(super) fn run(root: &Root, options: &GroupsOptions, out: &mut dyn Write) -> 
 }
 
 fn list_groups(options: &GroupsOptions, groups: Vec<Group>, out: &mut dyn Write) -> Result<ExitCode, CliError> {
-    let mut symbols = Symbols::default();
     let titled: Vec<TitledGroup> = groups
         .into_iter()
         .take(options.limit.unwrap_or(usize::MAX))
-        .map(|group| TitledGroup { title: title(&group, &mut symbols), group })
+        .map(|group| TitledGroup { title: title(&group), group })
         .collect();
     if options.json {
         json::write(out, &titled)?;
@@ -79,10 +83,30 @@ fn list_groups(options: &GroupsOptions, groups: Vec<Group>, out: &mut dyn Write)
     Ok(ExitCode::SUCCESS)
 }
 
-fn title(group: &Group, symbols: &mut Symbols) -> String {
+fn title(group: &Group) -> String {
     match &group.example {
-        Some(listed) => symbols.title(&listed.record),
+        Some(listed) => title_of(&listed.record),
         None => format!("SIG{} in {}", printable(&group.signal_name), printable(&group.program)),
+    }
+}
+
+/// A title for a crash, such as `SIGSEGV in oj.so+0x4f1c <- ruby+0x1a20`: the first frames outside of the language's runtime. It
+/// has no function names, because that would need files of every program that ever crashed.
+fn title_of(record: &Record) -> String {
+    let signal = match record.signal {
+        Some(_) if record.signal_name.starts_with(|first: char| first.is_ascii_alphabetic()) => {
+            format!("SIG{}", printable(&record.signal_name))
+        }
+        _ => format!("signal {}", printable(&record.signal_name)),
+    };
+    let places = record.stack.iter().filter_map(|frame| {
+        let module = record.modules.get(frame.module? as usize)?;
+        (!is_runtime(&module.path)).then(|| place(module, frame))
+    });
+    let mut places = places.take(TITLE);
+    match places.next() {
+        Some(first) => places.fold(format!("{signal} in {first}"), |title, caller| format!("{title} <- {caller}")),
+        None => format!("{signal} in {}", printable(&record.program())),
     }
 }
 
@@ -110,7 +134,7 @@ fn list_occurrences(
         return Ok(ExitCode::SUCCESS);
     }
     if !options.no_legend {
-        writeln!(out, "{}: {} crashes, {} cores", title(group, &mut Symbols::default()), group.count, group.cores)?;
+        writeln!(out, "{}: {} crashes, {} cores", title(group), group.count, group.cores)?;
         if let Some(example) = group.example_with_core() {
             writeln!(out, "Open one with: coreward debug {}", example.id())?;
         }

@@ -1,14 +1,16 @@
 //! `coreward info`.
 
 use super::crash_selector::CrashSelector;
+use super::elf_symbols::Function;
 use super::error::CliError;
-use super::symbols::{self, Function, Symbols};
+use super::symbols::{self, Symbols};
 use super::{explanations, human, json, time};
 use crate::crash::text::printable;
 use crate::crash::{CoreOutcome, Frame, FrameTrust, Level, Origin, Record, SigInfo, Signature, ThreadStacks, signal};
 use crate::store::{self, Listed};
 use clap::Args;
 use coreward_wire::paths::Root;
+use nix::unistd::Uid;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -20,25 +22,34 @@ pub(super) struct InfoOptions {
     /// Show the whole record as JSON
     #[arg(long)]
     json: bool,
+    /// Read function names also from files that belong to other users
+    ///
+    /// By default only files of root and of the caller are read: others could be made to mislead or delay whoever looks at the
+    /// crash. A process without privileges reads them in any case.
+    #[arg(long)]
+    all_symbols: bool,
 }
 
-pub(super) fn run(root: &Root, options: &InfoOptions, out: &mut dyn Write) -> Result<ExitCode, CliError> {
+pub(super) fn run(root: &Root, caller: Uid, options: &InfoOptions, out: &mut dyn Write) -> Result<ExitCode, CliError> {
     let listed = store::find(root, options.crash.name.as_deref())?;
     if options.json {
         json::write(out, &listed)?;
     } else {
-        show(&listed, out)?;
+        show(&listed, &Symbols::look_up(&listed.record, caller, options.all_symbols), out)?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn show(listed: &Listed, out: &mut dyn Write) -> io::Result<()> {
+fn show(listed: &Listed, symbols: &Symbols, out: &mut dyn Write) -> io::Result<()> {
     let lines = lines(listed);
     let width = lines.iter().map(|(label, _)| label.len()).max().unwrap_or(0);
     for (label, text) in &lines {
         writeln!(out, "{label:>width$}: {text}")?;
     }
-    write_stacks(&listed.record, &mut Symbols::default(), out)?;
+    write_stacks(&listed.record, symbols, out)?;
+    for (index, note) in symbols.notes.iter().enumerate() {
+        writeln!(out, "{}Note: {note}.", if index == 0 { "\n" } else { "" })?;
+    }
     if explanations::why_no_core(listed).is_none() {
         writeln!(out, "\nOpen it with: coreward debug {}", listed.id())?;
     }
@@ -46,7 +57,7 @@ fn show(listed: &Listed, out: &mut dyn Write) -> io::Result<()> {
 }
 
 /// The crashed thread first, then the others. Threads with the same stack are shown together.
-fn write_stacks(record: &Record, symbols: &mut Symbols, out: &mut dyn Write) -> io::Result<()> {
+fn write_stacks(record: &Record, symbols: &Symbols, out: &mut dyn Write) -> io::Result<()> {
     if !record.stack.is_empty() {
         let tid = record.tid.unwrap_or(record.key.pid);
         writeln!(out, "\nStack trace of thread {tid}, which crashed:")?;
@@ -73,11 +84,11 @@ fn thread_names(threads: &ThreadStacks) -> String {
     format!("{} threads ({})", threads.count, tids.join(", "))
 }
 
-fn write_frames(record: &Record, frames: &[Frame], symbols: &mut Symbols, out: &mut dyn Write) -> io::Result<()> {
+fn write_frames(record: &Record, frames: &[Frame], symbols: &Symbols, out: &mut dyn Write) -> io::Result<()> {
     for (number, frame) in frames.iter().enumerate() {
         let module = frame.module.and_then(|number| record.modules.get(number as usize));
         let place = module.map_or_else(|| "?".to_owned(), |module| symbols::place(module, frame));
-        write_frame(number, frame, &place, &symbols.functions(record, frame), out)?;
+        write_frame(number, frame, &place, symbols.functions(frame), out)?;
     }
     Ok(())
 }
@@ -225,7 +236,7 @@ mod tests {
 
     fn shown(listed: &Listed) -> String {
         let mut out = Vec::new();
-        show(listed, &mut out).unwrap();
+        show(listed, &Symbols::default(), &mut out).unwrap();
         String::from_utf8(out).unwrap()
     }
 

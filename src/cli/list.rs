@@ -63,7 +63,7 @@ pub(super) struct ListOptions {
     json: bool,
 }
 
-pub(super) fn run(root: &Root, options: ListOptions, out: &mut dyn Write) -> Result<ExitCode, CliError> {
+pub(super) fn run(root: &Root, caller: Uid, options: ListOptions, out: &mut dyn Write) -> Result<ExitCode, CliError> {
     let filter = Filter {
         matches: options.name,
         since_us: options.since.map(microseconds),
@@ -86,7 +86,7 @@ pub(super) fn run(root: &Root, options: ListOptions, out: &mut dyn Write) -> Res
     let table = CrashTable::read(root, &filter, &here)?;
     if table.is_empty() {
         // Not a failure: "no crash since yesterday" is a good answer. Standard output stays empty for scripts that count lines.
-        let whose = if Uid::effective().is_root() { "" } else { " (root and group adm see the crashes of all users)" };
+        let whose = if caller.is_root() { "" } else { " (root and group adm see the crashes of all users)" };
         print_message(&format!("No crash.{whose}"));
         return Ok(ExitCode::SUCCESS);
     }

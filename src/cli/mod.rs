@@ -5,10 +5,12 @@ mod atomic_file;
 mod crash_selector;
 mod crash_table;
 mod debug;
+mod elf_symbols;
 mod error;
 mod executable;
 mod explanations;
 mod export;
+mod foreign_file;
 mod generate;
 mod groups;
 mod human;
@@ -18,11 +20,13 @@ mod json;
 mod list;
 mod man;
 mod message;
+mod privileges;
 mod register;
 mod remove;
 mod status;
 mod status_report;
 mod status_text;
+mod symbol_reader;
 mod symbols;
 mod sysctl;
 mod sysctl_backup;
@@ -32,11 +36,14 @@ mod units;
 mod unpack;
 mod usage;
 mod vacuum;
+mod vetted_sysroot;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use coreward_wire::paths::Root;
 use error::CliError;
 use message::print_message;
+use nix::unistd::Uid;
+use privileges::become_owner;
 use std::ffi::OsString;
 use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
@@ -70,7 +77,7 @@ enum Verb {
     Debug(debug::DebugOptions),
     /// List crashes by signature: one line per bug, with the number of crashes
     ///
-    /// Function names are shown if the build that crashed, or its debug symbols, are installed.
+    /// `coreward info` shows the functions of one of them.
     Groups(groups::GroupsOptions),
     /// Show how much disk space cores take, by unit, user, executable or signature
     Usage(usage::UsageOptions),
@@ -97,8 +104,37 @@ enum Verb {
     Generate(generate::GenerateOptions),
 }
 
+impl Verb {
+    /// Whether the verb needs the rights of the state directory's owner and no others. Root's rights are needed for the settings
+    /// of the kernel, and those of the caller for the files that `export`, `debug` and `generate` write; those verbs, and
+    /// `status`, which asks systemd first, become the owner when they come to the store.
+    fn needs_only_the_store(&self) -> bool {
+        match self {
+            Self::List(_)
+            | Self::Info(_)
+            | Self::Groups(_)
+            | Self::Usage(_)
+            | Self::Pin(_)
+            | Self::Unpin(_)
+            | Self::Rm(_)
+            | Self::Vacuum(_) => true,
+            Self::Export(_)
+            | Self::Debug(_)
+            | Self::Status(_)
+            | Self::Register(_)
+            | Self::Unregister(_)
+            | Self::Completions(_)
+            | Self::Generate(_) => false,
+        }
+    }
+}
+
 /// Runs the command line `arguments`, the first of which is the name of the program.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    if arguments.get(1).is_some_and(|argument| argument == symbol_reader::ARGUMENT) {
+        return symbol_reader::main();
+    }
     let arguments = CommandLine::parse_from(arguments);
     let mut out = BufWriter::new(io::stdout().lock());
     let ended = run(arguments, &mut out).and_then(|code| Ok(out.flush().map(|()| code)?));
@@ -127,11 +163,15 @@ fn run(arguments: CommandLine, out: &mut dyn Write) -> Result<ExitCode, CliError
     // The kernel starts the shim in `/`, so the path in core_pattern must be absolute.
     let dir = std::path::absolute(&arguments.root);
     let root = Root::new(dir.map_err(|error| CliError::File { path: arguments.root, error })?);
+    let caller = Uid::current();
+    if arguments.verb.needs_only_the_store() {
+        become_owner(&root)?;
+    }
     match arguments.verb {
-        Verb::List(options) => list::run(&root, options, out),
-        Verb::Info(options) => info::run(&root, &options, out),
+        Verb::List(options) => list::run(&root, caller, options, out),
+        Verb::Info(options) => info::run(&root, caller, &options, out),
         Verb::Export(options) => export::run(&root, &options, out),
-        Verb::Debug(options) => debug::run(&root, &options),
+        Verb::Debug(options) => debug::run(&root, caller, &options),
         Verb::Groups(options) => groups::run(&root, &options, out),
         Verb::Usage(options) => usage::run(&root, &options, out),
         Verb::Pin(options) => remove::pin(&root, &options, true, out),

@@ -23,7 +23,11 @@ pub(super) struct RegisterOptions {
 
 /// Options of `unregister`.
 #[derive(Args, Debug)]
-pub(super) struct UnregisterOptions {}
+pub(super) struct UnregisterOptions {
+    /// Also if the installed shim was set for another --root: for the removal of the package, which takes the shim away
+    #[arg(long)]
+    any_root: bool,
+}
 
 /// `kernel.core_pipe_limit`. The kernel skips a dump while this many are in progress, and with any limit but 0 it keeps the
 /// process, and thus `/proc/PID`, until the last reader of the pipe is gone (wait_for_dump_helpers in fs/coredump.c). With the
@@ -47,9 +51,9 @@ pub(super) fn register(root: &Root, options: &RegisterOptions, out: &mut dyn Wri
 }
 
 /// Restores the settings from before [`register`], unless somebody else has set another pattern since.
-pub(super) fn unregister(root: &Root, _: &UnregisterOptions, out: &mut dyn Write) -> Result<ExitCode, CliError> {
+pub(super) fn unregister(root: &Root, options: &UnregisterOptions, out: &mut dyn Write) -> Result<ExitCode, CliError> {
     must_be_root()?;
-    let (pattern, limit) = match restore_kernel(&Sysctl::kernel(), root)? {
+    let (pattern, limit) = match restore_kernel(&Sysctl::kernel(), root, options.any_root)? {
         Unregistered::Foreign(pattern) => {
             writeln!(
                 out,
@@ -67,14 +71,47 @@ pub(super) fn unregister(root: &Root, _: &UnregisterOptions, out: &mut dyn Write
 /// Whether a `core_pattern` starts a shim for the tree `root`. That may be a shim registered with `--shim`: the settings from
 /// before it are still those to restore.
 pub(super) fn is_ours(pattern: &str, root: &Root) -> bool {
-    let Some(command) = pattern.strip_prefix('|') else { return false };
-    let (program, arguments) = command.split_once(' ').unwrap_or((command, ""));
-    let (dir, specifiers) = match arguments.strip_prefix("--root ") {
-        Some(rest) => rest.split_once(' ').unwrap_or((rest, "")),
-        None => ("/", arguments),
+    let mut words = words_of(pattern);
+    let Some(program) = words.next() else { return false };
+    let arguments: Vec<&str> = words.collect();
+    let (dir, specifiers) = match arguments.as_slice() {
+        ["--root", dir, specifiers @ ..] => (*dir, specifiers),
+        specifiers => ("/", specifiers),
     };
-    let is_shim = specifiers == SPECIFIERS || Path::new(program).file_name().is_some_and(|name| name == SHIM);
+    let is_shim = specifiers.join(" ") == SPECIFIERS || Path::new(program).file_name().is_some_and(|name| name == SHIM);
     is_shim && Root::new(dir) == *root
+}
+
+/// The program that a `core_pattern` starts, and its arguments; nothing if it starts none. Like the kernel, this skips spaces in
+/// front of the program (format_corename, fs/coredump.c).
+fn words_of(pattern: &str) -> impl Iterator<Item = &str> {
+    pattern.strip_prefix('|').unwrap_or_default().split_whitespace()
+}
+
+/// Whether a `core_pattern` starts the shim that is installed for `root`, by whatever name and with whatever arguments.
+fn starts_installed_shim(pattern: &str, root: &Root) -> bool {
+    let shim = root.shim_exe();
+    words_of(pattern).next().is_some_and(|program| {
+        let program = Path::new(program);
+        program == shim
+            || program.canonicalize().is_ok_and(|program| shim.canonicalize().is_ok_and(|shim| program == shim))
+    })
+}
+
+/// Checks that the kernel can start the program of a `core_pattern`, if it has one.
+fn check_helper(pattern: &str) -> Result<(), RegisterError> {
+    if !pattern.starts_with('|') {
+        return Ok(());
+    }
+    // The kernel starts it in `/`.
+    let program = Path::new("/").join(words_of(pattern).next().unwrap_or_default());
+    let failed = |error| RegisterError::Helper(program.clone(), error);
+    let metadata = std::fs::metadata(&program).map_err(failed)?;
+    if metadata.is_file() && metadata.mode() & 0o111 != 0 {
+        Ok(())
+    } else {
+        Err(failed(io::Error::other("it is not an executable file")))
+    }
 }
 
 fn must_be_root() -> Result<(), RegisterError> {
@@ -133,9 +170,9 @@ enum Unregistered {
     Restored(String, String),
 }
 
-fn restore_kernel(sysctl: &Sysctl, root: &Root) -> Result<Unregistered, CliError> {
+fn restore_kernel(sysctl: &Sysctl, root: &Root, any_root: bool) -> Result<Unregistered, CliError> {
     let now = sysctl.get(SysctlKey::CorePattern)?;
-    let ended = if is_ours(&now, root) {
+    let ended = if is_ours(&now, root) || (any_root && starts_installed_shim(&now, root)) {
         let (pattern, limit) = settings_to_restore(root);
         // In the reverse order of registering.
         sysctl.set(SysctlKey::CorePattern, &pattern)?;
@@ -152,8 +189,17 @@ fn restore_kernel(sysctl: &Sysctl, root: &Root) -> Result<Unregistered, CliError
 fn settings_to_restore(root: &Root) -> (String, String) {
     let default = (KERNEL_DEFAULTS.0.to_owned(), KERNEL_DEFAULTS.1.to_owned());
     match SysctlBackup::read(root) {
-        Ok(Some(saved)) if !is_ours(&saved.core_pattern, root) => (saved.core_pattern, saved.core_pipe_limit),
-        Ok(_) => default,
+        Ok(Some(saved)) if is_ours(&saved.core_pattern, root) || starts_installed_shim(&saved.core_pattern, root) => {
+            default
+        }
+        Ok(Some(saved)) => match check_helper(&saved.core_pattern) {
+            Ok(()) => (saved.core_pattern, saved.core_pipe_limit),
+            Err(error) => {
+                print_message(&format!("coreward: {error}: the defaults of the kernel are set"));
+                default
+            }
+        },
+        Ok(None) => default,
         Err(error) => {
             let path = SysctlBackup::path(root);
             print_message(&format!(
@@ -169,7 +215,8 @@ fn settings_to_restore(root: &Root) -> (String, String) {
 mod tests {
     use super::*;
 
-    const SYSTEMD: &str = "|/lib/systemd/systemd-coredump %P %u %g %s %t 9223372036854775808 %h";
+    /// A handler with arguments; its program exists everywhere.
+    const OTHER: &str = "|/bin/sh %P %u %g %s %t 9223372036854775808 %h";
 
     struct RegisterFixture {
         dir: tempfile::TempDir,
@@ -199,7 +246,7 @@ mod tests {
 
     #[test]
     fn unregister_restores_the_settings() {
-        let it = fixture(SYSTEMD, "16");
+        let it = fixture(OTHER, "16");
         let pattern = configure_kernel(&it.sysctl, &it.root, &it.shim).unwrap();
         assert!(
             pattern.starts_with(&format!("|{} --root {} %P", it.shim.display(), it.root.path().display())),
@@ -210,8 +257,8 @@ mod tests {
         it.sysctl.set(SysctlKey::CorePipeLimit, "4").unwrap();
         configure_kernel(&it.sysctl, &it.root, &it.shim).unwrap();
         assert_eq!(it.values(), (pattern, "2147483647".to_owned()), "set again");
-        restore_kernel(&it.sysctl, &it.root).unwrap();
-        assert_eq!(it.values(), (SYSTEMD.to_owned(), "16".to_owned()), "what was there before the first time");
+        restore_kernel(&it.sysctl, &it.root, false).unwrap();
+        assert_eq!(it.values(), (OTHER.to_owned(), "16".to_owned()), "what was there before the first time");
         assert!(!SysctlBackup::path(&it.root).exists());
     }
 
@@ -219,15 +266,15 @@ mod tests {
     fn a_foreign_pattern_is_left_alone_and_saved_the_next_time() {
         let it = fixture("core", "0");
         configure_kernel(&it.sysctl, &it.root, &it.shim).unwrap();
-        it.sysctl.set(SysctlKey::CorePattern, SYSTEMD).unwrap();
+        it.sysctl.set(SysctlKey::CorePattern, OTHER).unwrap();
         assert!(
-            matches!(restore_kernel(&it.sysctl, &it.root).unwrap(), Unregistered::Foreign(pattern) if pattern == SYSTEMD)
+            matches!(restore_kernel(&it.sysctl, &it.root, false).unwrap(), Unregistered::Foreign(pattern) if pattern == OTHER)
         );
-        assert_eq!(it.values().0, SYSTEMD);
+        assert_eq!(it.values().0, OTHER);
         assert!(!SysctlBackup::path(&it.root).exists());
         configure_kernel(&it.sysctl, &it.root, &it.shim).unwrap();
-        restore_kernel(&it.sysctl, &it.root).unwrap();
-        assert_eq!(it.values().0, SYSTEMD);
+        restore_kernel(&it.sysctl, &it.root, false).unwrap();
+        assert_eq!(it.values().0, OTHER);
     }
 
     #[test]
@@ -241,14 +288,55 @@ mod tests {
                 std::fs::write(SysctlBackup::path(&it.root), text).unwrap();
                 std::fs::set_permissions(SysctlBackup::path(&it.root), PermissionsExt::from_mode(0o666)).unwrap();
             }
-            restore_kernel(&it.sysctl, &it.root).unwrap();
+            restore_kernel(&it.sysctl, &it.root, false).unwrap();
             assert_eq!(it.values(), ("core".to_owned(), "0".to_owned()));
         }
     }
 
     #[test]
+    fn a_handler_that_is_gone_is_not_put_back() {
+        let it = fixture("", "7");
+        let helper = it.dir.path().join("helper");
+        for (mode, content) in [(None, ""), (Some(0o644), "not executable"), (Some(0o755), "#!/bin/true")] {
+            let pattern = format!("|{} %P", helper.display());
+            it.sysctl.set(SysctlKey::CorePattern, &pattern).unwrap();
+            it.sysctl.set(SysctlKey::CorePipeLimit, "7").unwrap();
+            configure_kernel(&it.sysctl, &it.root, &it.shim).unwrap();
+            if let Some(mode) = mode {
+                std::fs::write(&helper, content).unwrap();
+                std::fs::set_permissions(&helper, PermissionsExt::from_mode(mode)).unwrap();
+            }
+            restore_kernel(&it.sysctl, &it.root, false).unwrap();
+            let restored = if mode == Some(0o755) { (pattern, "7") } else { ("core".to_owned(), "0") };
+            assert_eq!(it.values(), (restored.0, restored.1.to_owned()), "{mode:?}");
+        }
+        assert!(check_helper("|").is_err() && check_helper("").is_ok() && check_helper("/var/none").is_ok());
+    }
+
+    #[test]
+    fn the_removal_restores_whatever_starts_the_installed_shim() {
+        let it = fixture("", "1");
+        let shim = it.root.shim_exe();
+        std::fs::create_dir_all(shim.parent().unwrap()).unwrap();
+        std::fs::rename(&it.shim, &shim).unwrap();
+        let link = it.dir.path().join("link");
+        std::os::unix::fs::symlink(&shim, &link).unwrap();
+        for pattern in [
+            format!("|{} --root /elsewhere %P", shim.display()),
+            format!("| {}", shim.display()),
+            format!("|{} %P", link.display()),
+        ] {
+            it.sysctl.set(SysctlKey::CorePattern, &pattern).unwrap();
+            restore_kernel(&it.sysctl, &it.root, false).unwrap();
+            assert_eq!(it.values().0, pattern, "not this tree's");
+            restore_kernel(&it.sysctl, &it.root, true).unwrap();
+            assert_eq!(it.values().0, "core", "{pattern}");
+        }
+    }
+
+    #[test]
     fn a_shim_that_cannot_be_started_or_named_is_refused_before_anything_is_set() {
-        let it = fixture(SYSTEMD, "16");
+        let it = fixture(OTHER, "16");
         assert!(check_shim(&it.shim).is_ok());
         assert!(matches!(check_shim(&it.dir.path().join("none")), Err(RegisterError::Shim(..))));
         assert!(matches!(check_shim(it.dir.path()), Err(RegisterError::Shim(..))));
@@ -261,7 +349,7 @@ mod tests {
                 "{error}"
             );
         }
-        assert_eq!(it.values(), (SYSTEMD.to_owned(), "16".to_owned()));
+        assert_eq!(it.values(), (OTHER.to_owned(), "16".to_owned()));
         assert!(!SysctlBackup::path(&it.root).exists());
     }
 
@@ -273,10 +361,11 @@ mod tests {
             ("|/src/target/debug/coreward-shim %P", true, false),
             ("|/tmp/shim %P %I %u %g %s %t %c %d %h %F", true, false),
             ("|/tmp/shim --root /t %P %I %u %g %s %t %c %d %h %F", false, true),
+            ("| /usr/libexec/coreward/coreward-shim  %P", true, false),
             ("|/tmp/shim %P", false, false),
             ("|/usr/libexec/coreward/coreward-shim --root /t %P", false, true),
             ("|/usr/libexec/coreward/coreward-shim --root /tt %P", false, false),
-            (SYSTEMD, false, false),
+            (OTHER, false, false),
             ("core", false, false),
             ("/var/coreward-shim %P", false, false),
             ("", false, false),

@@ -1,6 +1,7 @@
 //! The state of the collection: what `coreward status` shows.
 
 use super::error::CliError;
+use super::privileges::become_owner;
 use super::register::is_ours;
 use super::sysctl::{Sysctl, SysctlKey};
 use super::units::{self, Unit};
@@ -59,11 +60,11 @@ pub(super) struct StatusReport {
 
 /// Collects the report for the tree `root`.
 pub(super) fn inspect(root: &Root, sysctl: &Sysctl) -> Result<StatusReport, CliError> {
-    let mut status = StatusReport {
-        units: units::query_systemd(root),
-        daemon_running: is_daemon_running(&root.state_dir()),
-        ..StatusReport::default()
-    };
+    // Only root reaches systemd where no message bus runs, so this comes before becoming another user.
+    let units = units::query_systemd(root);
+    become_owner(root)?;
+    let mut status =
+        StatusReport { units, daemon_running: is_daemon_running(&root.state_dir()), ..StatusReport::default() };
     inspect_kernel(root, sysctl, &mut status)?;
     status.socket = root.intake_socket();
     status.socket_exists = std::fs::metadata(&status.socket).is_ok_and(|metadata| metadata.file_type().is_socket());

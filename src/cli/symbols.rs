@@ -1,110 +1,96 @@
-//! Function names of frames, from files of this machine whose build-id is that of the module that crashed.
+//! Function names of frames, from files of this machine whose build-id is that of the module that crashed. A process without
+//! privileges reads the files (`symbol_reader.rs`); what it answers is not trusted either.
 
-use super::executable::is_build;
+use super::elf_symbols::{Function, MAX_INLINED, MAX_NAME};
+use super::foreign_file::Refusal;
+use super::human;
+use super::symbol_reader::{ARGUMENT, Answer, ModuleRequest, NotRead, Request};
 use crate::crash::text::{cut, printable};
 use crate::crash::{Frame, Module, Record};
-use crate::unwind::is_runtime;
-use addr2line::Loader;
-use std::collections::HashMap;
-use std::path::PathBuf;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::Uid;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::AsFd;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
 
-/// A function that contains a frame. Several functions contain a frame if they are inlined into each other.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Function {
-    pub(super) name: String,
-    /// Source file without its directory, and line.
-    pub(super) source: Option<String>,
-}
+/// Longest time that is spent on symbols.
+const DEADLINE: Duration = Duration::from_secs(8);
+/// How long a killed process may take to end. One that is stuck in the kernel, as on a dead mount, is left behind.
+const GRACE: Duration = Duration::from_millis(500);
+/// Most bytes that are read of the answers.
+const MAX_ANSWERS: usize = 8 << 20;
+/// Modules beyond this number have no names.
+const MAX_MODULES: usize = 256;
+/// Files beyond this number are not named in the notes.
+const MAX_NOTES: usize = 4;
 
-/// The symbol tables of the files that were opened, by build-id.
-#[derive(Default)]
+/// The function names of one crash.
+#[derive(Debug, Default)]
 pub(super) struct Symbols {
-    files: HashMap<String, Option<Loader>>,
+    /// By index of the module, and offset in it.
+    functions: HashMap<(u32, u64), Vec<Function>>,
+    /// Why names are missing.
+    pub(super) notes: Vec<String>,
 }
-
-/// The longest name that is shown, in bytes. C++ templates can make a name several KiB long.
-const MAX_NAME: usize = 200;
-/// The directory in which debug packages install their files (gdb's "build-id" method).
-const DEBUG_FILES: &str = "/usr/lib/debug/.build-id";
-/// The number of functions in the title of a group.
-const TITLE: usize = 2;
 
 impl Symbols {
+    /// Looks up the frames of all stacks of `record`. Files that belong neither to root nor to `caller` are read only with
+    /// `all_owners`.
+    pub(super) fn look_up(record: &Record, caller: Uid, all_owners: bool) -> Self {
+        let mut wanted: BTreeMap<u32, BTreeSet<u64>> = BTreeMap::new();
+        let others = record.other_threads.iter().flat_map(|threads| &threads.frames);
+        for frame in record.stack.iter().chain(others) {
+            if let Some(number) = frame.module {
+                wanted.entry(number).or_default().insert(frame.offset);
+            }
+        }
+        let mut numbers = Vec::new();
+        let mut modules = Vec::new();
+        for (number, offsets) in wanted.into_iter().take(MAX_MODULES) {
+            let module = record.modules.get(number as usize);
+            if let Some((module, build_id)) = module.and_then(|module| Some((module, module.build_id.clone()?))) {
+                numbers.push(number);
+                modules.push(ModuleRequest {
+                    path: (&module.path).into(),
+                    build_id,
+                    offsets: offsets.into_iter().collect(),
+                });
+            }
+        }
+        let request = Request { caller: caller.as_raw(), all_owners, modules };
+        if request.modules.is_empty() {
+            return Self::default();
+        }
+        let mut answers: HashMap<usize, Result<Vec<Vec<Function>>, NotRead>> =
+            ask(&request).unwrap_or_default().into_iter().map(|answer| (answer.module, answer.functions)).collect();
+        let mut symbols = Self::default();
+        for (index, (number, module)) in numbers.into_iter().zip(&request.modules).enumerate() {
+            match answers.remove(&index) {
+                Some(Ok(functions)) => {
+                    let named = module.offsets.iter().zip(functions).map(|(offset, functions)| {
+                        ((number, *offset), functions.iter().take(MAX_INLINED).map(shown).collect())
+                    });
+                    symbols.functions.extend(named);
+                }
+                Some(Err(why)) => symbols.notes.extend(note(module, Some(why))),
+                None => symbols.notes.extend(note(module, None)),
+            }
+        }
+        if symbols.notes.len() > MAX_NOTES {
+            let more = symbols.notes.len() - MAX_NOTES;
+            symbols.notes.truncate(MAX_NOTES);
+            symbols.notes.push(format!("the same is true of {more} more files"));
+        }
+        symbols
+    }
+
     /// The functions that contain a frame, the innermost first; none if no file names them.
-    pub(super) fn functions(&mut self, record: &Record, frame: &Frame) -> Vec<Function> {
-        let module = frame.module.and_then(|number| record.modules.get(number as usize));
-        let Some(loader) = module.and_then(|module| self.file(module)) else { return Vec::new() };
-        let mut functions = Vec::new();
-        if let Ok(mut frames) = loader.find_frames(frame.offset) {
-            while let Ok(Some(found)) = frames.next() {
-                let name = found.function.as_ref().and_then(|name| Some(name.demangle().ok()?.into_owned()));
-                let source = found.location.and_then(|place| {
-                    let file = place.file?.rsplit('/').next()?;
-                    Some(place.line.map_or_else(|| file.to_owned(), |line| format!("{file}:{line}")))
-                });
-                functions.extend(
-                    name.map(|name| Function {
-                        name: printable_name(&name),
-                        source: source.map(|text| printable(&text)),
-                    }),
-                );
-            }
-        }
-        if functions.is_empty()
-            && let Some(symbol) = loader.find_symbol(frame.offset)
-        {
-            let name = addr2line::demangle_auto(symbol.into(), None);
-            functions.push(Function { name: printable_name(&name), source: None });
-        }
-        functions
-    }
-
-    /// A title for a crash, such as `SIGSEGV in locking_intern (cache.c:210) <- oj_calc_hash_key`.
-    pub(super) fn title(&mut self, record: &Record) -> String {
-        let signal = match record.signal {
-            Some(_) if record.signal_name.starts_with(|first: char| first.is_ascii_alphabetic()) => {
-                format!("SIG{}", printable(&record.signal_name))
-            }
-            _ => format!("signal {}", printable(&record.signal_name)),
-        };
-        let mut named = Vec::new();
-        for frame in &record.stack {
-            let module = frame.module.and_then(|number| record.modules.get(number as usize));
-            if module.is_none_or(|module| is_runtime(&module.path)) {
-                continue;
-            }
-            let functions = self.functions(record, frame);
-            if functions.is_empty() {
-                named.push(Function {
-                    name: module.map(|module| place(module, frame)).unwrap_or_default(),
-                    source: None,
-                });
-            }
-            named.extend(functions.into_iter().filter(|function| !is_runtime_internal(&function.name)));
-            if named.len() >= TITLE {
-                break;
-            }
-        }
-        let mut parts = named.iter().take(TITLE).enumerate().map(|(index, function)| match &function.source {
-            Some(source) if index == 0 => format!("{} ({source})", function.name),
-            _ => function.name.clone(),
-        });
-        match parts.next() {
-            Some(first) => parts.fold(format!("{signal} in {first}"), |title, caller| format!("{title} <- {caller}")),
-            None => format!("{signal} in {}", printable(&record.program())),
-        }
-    }
-
-    fn file(&mut self, module: &Module) -> Option<&Loader> {
-        let id = module.build_id.as_ref()?;
-        let file = self.files.entry(id.clone()).or_insert_with(|| {
-            let own = PathBuf::from(&module.path);
-            let (first, rest) = id.split_at_checked(2)?;
-            let debug = PathBuf::from(format!("{DEBUG_FILES}/{first}/{rest}.debug"));
-            let path = [own, debug].into_iter().find(|path| path.is_absolute() && is_build(path, id))?;
-            Loader::new(path).ok()
-        });
-        file.as_ref()
+    pub(super) fn functions(&self, frame: &Frame) -> &[Function] {
+        let found = frame.module.and_then(|number| self.functions.get(&(number, frame.offset)));
+        found.map_or(&[], Vec::as_slice)
     }
 }
 
@@ -114,25 +100,83 @@ pub(super) fn place(module: &Module, frame: &Frame) -> String {
     format!("{}+{:#x}", printable(name), frame.offset)
 }
 
-fn printable_name(name: &str) -> String {
-    printable(cut(name, MAX_NAME))
+fn shown(function: &Function) -> Function {
+    let text = |text: &str| printable(cut(text, MAX_NAME));
+    Function { name: text(&function.name), source: function.source.as_deref().map(text) }
 }
 
-/// Whether this is a function of a language's runtime between a failed check and the signal.
-fn is_runtime_internal(name: &str) -> bool {
-    const PREFIXES: [&str; 12] = [
-        "core::panicking::",
-        "std::panicking::",
-        "std::sys::",
-        "std::process::abort",
-        "panic_abort::",
-        "rust_panic",
-        "__rustc::",
-        "core::result::unwrap_failed",
-        "core::option::",
-        "runtime.",
-        "__rust_",
-        "abort",
-    ];
-    PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+/// Why a module has no names; `None` if a user would not ask, as for a file that was replaced or is gone. Without a reason, the
+/// process that reads symbols did not get so far.
+fn note(module: &ModuleRequest, why: Option<NotRead>) -> Option<String> {
+    let path = printable(&module.path.display().to_string());
+    Some(match why {
+        Some(NotRead::OtherBuild | NotRead::Refused(Refusal::Missing)) => return None,
+        Some(NotRead::Refused(Refusal::Foreign(uid))) => format!(
+            "{path} belongs to user {}: no function names are read from it unless --all-symbols is given",
+            human::user(Uid::from_raw(uid))
+        ),
+        Some(NotRead::Refused(Refusal::WritableByAll)) => {
+            format!(
+                "{path} can be changed by everybody: no function names are read from it unless --all-symbols is given"
+            )
+        }
+        Some(NotRead::Refused(Refusal::NotAFile)) => format!("{path} is not a regular file (any more): not opened"),
+        Some(NotRead::TooLarge) => format!("{path} is too large to read function names from it"),
+        None => format!("reading function names from {path} failed, or took too long"),
+    })
+}
+
+/// Starts the process that reads symbols, and returns its answers as far as they come in time.
+fn ask(request: &Request) -> io::Result<Vec<Answer>> {
+    let end = Instant::now() + DEADLINE;
+    let mut reader = Command::new("/proc/self/exe")
+        .arg(ARGUMENT)
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()?;
+    let answers = exchange(&mut reader, request, end);
+    let _ = reader.kill();
+    let end = Instant::now() + GRACE;
+    while matches!(reader.try_wait(), Ok(None)) && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let text = answers?;
+    // An incomplete last line is dropped.
+    Ok(text.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect())
+}
+
+fn exchange(reader: &mut Child, request: &Request, end: Instant) -> io::Result<Vec<u8>> {
+    // The process reads its whole request before it opens a file, so this does not wait for long. Dropping the pipe ends it.
+    if let Some(mut to) = reader.stdin.take() {
+        to.write_all(&serde_json::to_vec(request)?)?;
+    }
+    match reader.stdout.take() {
+        Some(mut from) => read_until(&mut from, end),
+        None => Ok(Vec::new()),
+    }
+}
+
+/// Reads up to the end of `from`, or as much as arrives before `end`.
+fn read_until(from: &mut ChildStdout, end: Instant) -> io::Result<Vec<u8>> {
+    let mut read = Vec::new();
+    let mut chunk = vec![0; 64 << 10];
+    while read.len() < MAX_ANSWERS {
+        let left = end.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
+        match poll(&mut [PollFd::new(from.as_fd(), PollFlags::POLLIN)], timeout) {
+            Ok(0) => break,
+            Err(Errno::EINTR) => continue,
+            ready => ready?,
+        };
+        match from.read(&mut chunk) {
+            Ok(0) => break,
+            Ok(count) => read.extend(&chunk[..count]),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(read)
 }

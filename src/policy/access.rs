@@ -1,6 +1,7 @@
 //! Who may read a core besides root and the administrators: the user whose process it was, by the kernel's own rule for looking
 //! into a process (`__ptrace_may_access`, kernel/ptrace.c), or a stricter one.
 
+use super::subordinate::SubordinateRanges;
 use nix::unistd::{Gid, Uid};
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -106,11 +107,8 @@ impl LocalUsers {
         if names.is_empty() {
             return Err(NotTheUsers::NoSuchUser);
         }
-        for [start, count] in lines(&self.subuid, [1, 2]) {
-            let range = start.parse::<u64>().ok().zip(count.parse::<u64>().ok());
-            if range.is_some_and(|(start, count)| (start..start.saturating_add(count)).contains(&uid.as_raw().into())) {
-                return Err(NotTheUsers::SubordinateUid);
-            }
+        if SubordinateRanges::parse(&self.subuid, &self.passwd).owner_of(uid).is_some() {
+            return Err(NotTheUsers::SubordinateUid);
         }
         is_member |= lines(&self.group, [2, 3]).any(|[group, members]| {
             gid.is_some_and(|gid| group.parse() == Ok(gid.as_raw()))

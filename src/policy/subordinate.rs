@@ -32,8 +32,9 @@ impl SubordinateRanges {
         let ranges = subuid.lines().filter_map(|line| {
             let (owner, range) = line.trim().split_once(':')?;
             let (first, count) = range.split_once(':')?;
-            let (first, count): (u32, u32) = (first.parse().ok()?, count.parse().ok()?);
-            let last = first.saturating_add(count.checked_sub(1)?);
+            let (first, count): (u32, u64) = (first.parse().ok()?, count.parse().ok()?);
+            let last = u64::from(first).saturating_add(count.checked_sub(1)?);
+            let last = u32::try_from(last).unwrap_or(u32::MAX);
             let owner = uid_of_name.get(owner).copied().or_else(|| owner.parse().ok()).unwrap_or(first);
             Some(SubordinateRange { first, last, owner: Uid::from_raw(owner) })
         });

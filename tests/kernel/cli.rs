@@ -103,6 +103,26 @@ fn register_sets_core_pattern_and_unregister_restores_it() {
     text(&coreward(&bed, &["unregister"]));
     assert_eq!(sysctl("core_pattern"), "theirs");
 
+    // Nor is a handler that is gone by now put back, which would lose every core.
+    let helper = bed.path("helper");
+    std::fs::write(&helper, "#!/bin/true\n").unwrap();
+    std::fs::set_permissions(&helper, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    std::fs::write("/proc/sys/kernel/core_pattern", format!("|{} %P", helper.display())).unwrap();
+    text(&coreward(&bed, &register));
+    std::fs::remove_file(&helper).unwrap();
+    let unregistered = coreward(&bed, &["unregister"]);
+    assert!(String::from_utf8_lossy(&unregistered.stderr).contains(helper.to_str().unwrap()), "{unregistered:?}");
+    assert_eq!((sysctl("core_pattern").as_str(), sysctl("core_pipe_limit").as_str()), ("core", "0"));
+
+    // The shim that is installed, set by hand for another tree: the removal of the package takes it away.
+    let by_hand = format!("|{} --root /elsewhere", bed.root.shim_exe().display());
+    std::fs::write("/proc/sys/kernel/core_pattern", &by_hand).unwrap();
+    text(&coreward(&bed, &["unregister"]));
+    assert_eq!(sysctl("core_pattern"), by_hand);
+    text(&coreward(&bed, &["unregister", "--any-root"]));
+    assert_eq!(sysctl("core_pattern"), "core");
+
+    std::fs::write("/proc/sys/kernel/core_pattern", "theirs").unwrap();
     let missing = coreward(&bed, &["register", "--shim", "/no/such/shim"]);
     assert!(!missing.status.success() && String::from_utf8_lossy(&missing.stderr).contains("/no/such/shim"));
     assert_eq!(sysctl("core_pattern"), "theirs");

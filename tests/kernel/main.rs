@@ -15,6 +15,7 @@ mod config;
 mod daemon_failure;
 mod disk;
 mod fidelity;
+mod hostile_files;
 mod hostile_text;
 mod misuse;
 mod pid_reuse;

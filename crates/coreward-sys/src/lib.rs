@@ -9,6 +9,7 @@ pub mod clock;
 pub mod datagram;
 pub mod essential;
 pub mod fdpass;
+pub mod fork;
 pub mod nice;
 pub mod no_space;
 pub mod openat;

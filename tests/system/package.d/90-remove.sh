@@ -18,6 +18,20 @@ program segv again-registered
 crash "$exe"
 assert_counted 1 "a crash is counted" "program=$exe" signal=SEGV core_exists=true
 
+step "a handler that is gone is not put back"
+check "stop" systemctl stop coreward-register.service
+printf '#!/bin/true\n' >"$work/handler"
+chmod 755 "$work/handler"
+echo "|$work/handler %P" >/proc/sys/kernel/core_pattern
+check "start" systemctl start coreward-register.service
+rm "$work/handler"
+check "stop" systemctl stop coreward-register.service
+assert_eq "core 0" "$(cat /proc/sys/kernel/core_pattern) $(cat /proc/sys/kernel/core_pipe_limit)" "the kernel's defaults are set"
+check "the journal says why" prints "$work/handler" journalctl -q -u coreward-register.service
+echo "$pattern_before" >/proc/sys/kernel/core_pattern
+echo "$limit_before" >/proc/sys/kernel/core_pipe_limit
+check "start" systemctl start coreward-register.service
+
 step "after all parts"
 check "the sum of all counters is the number of crashes, $crashes" eventually 30 is_count "$crashes"
 assert_eq "$crashes" "$(list_json | jq length)" "each crash has a record"
@@ -44,6 +58,16 @@ step "install again after the removal"
 must apt-get install --yes "$deb"
 assert_contains "$(cat /proc/sys/kernel/core_pattern)" coreward-shim "core_pattern starts the shim"
 check "the counters continue from their previous values" eventually 30 is_count "$crashes"
+
+step "remove while the unit is inactive and the pattern was set by hand"
+check "stop" systemctl stop coreward-register.service
+echo '|/usr/libexec/coreward/coreward-shim --root /elsewhere %P' >/proc/sys/kernel/core_pattern
+must apt-get remove --yes coreward
+assert_eq core "$(cat /proc/sys/kernel/core_pattern)" "the kernel's default is set"
+echo "$pattern_before" >/proc/sys/kernel/core_pattern
+echo "$limit_before" >/proc/sys/kernel/core_pipe_limit
+must apt-get install --yes "$deb"
+assert_contains "$(cat /proc/sys/kernel/core_pattern)" coreward-shim "core_pattern starts the shim"
 
 step "purge"
 must apt-get purge --yes coreward
