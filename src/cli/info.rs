@@ -136,6 +136,7 @@ fn lines(listed: &Listed) -> Vec<(&'static str, String)> {
         ("User Unit", maybe(&cgroup.user_unit)),
         ("Slice", maybe(&cgroup.slice)),
         ("Container", maybe(&cgroup.container)),
+        ("Container Unit", maybe(&cgroup.container_unit)),
         ("Pod", maybe(&cgroup.pod)),
         ("Root", text(&record.root).filter(|root| root != "/")),
         ("Directory", text(&record.cwd)),
@@ -151,7 +152,9 @@ fn lines(listed: &Listed) -> Vec<(&'static str, String)> {
         ),
         (
             "Privileged",
-            record.privileged.then(|| "the process changed its privileges: only root may read the core".to_owned()),
+            record
+                .privileged
+                .then(|| "the process had more privileges than its user: only root may read the core".to_owned()),
         ),
         ("Decision", Some(format!("{}: {}", record.decision.keep.name(), record.decision.reason.sentence()))),
         ("Storage", Some(storage(listed))),
