@@ -89,7 +89,7 @@ impl LiveMemory {
         self.access.as_ref().and_then(PageAccess::text).unwrap_or_default()
     }
 
-    /// Whether pages were left out, because nobody may ever answer for them ([`super::page_access`]).
+    /// Whether pages were left out, because nobody may ever answer for them (decision 42).
     pub fn has_unread_pages(&self) -> bool {
         self.has_unread.load(Ordering::Relaxed)
     }
