@@ -1,7 +1,7 @@
 //! Memory for which nobody answers: pages of a file on a file system that a user serves, and stops to serve. Such a crash holds
 //! neither its process, nor the daemon, nor the crashes of others.
 
-use crate::testbed::{RunToEnd, TestBed, eventually, program};
+use crate::testbed::{RunToEnd, TestBed, eventually, program, run_tool};
 use coreward::crash::{CoreOutcome, Record};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -111,4 +111,36 @@ fn one_users_unanswered_crashes_cost_another_user_nothing() {
     for crashing in &mut hanging {
         crashing.wait(Duration::from_secs(60));
     }
+}
+
+/// A tmpfs, unmounted when this is dropped.
+struct Tmpfs(PathBuf);
+
+impl Tmpfs {
+    fn mount(dir: PathBuf) -> Self {
+        std::fs::create_dir(&dir).unwrap();
+        run_tool("mount", &["-t", "tmpfs", "coreward-test", dir.to_str().unwrap()]);
+        Self(dir)
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_root_directory_on_a_file_system_without_a_device_is_this_machines_own() {
+    let bed = TestBed::new();
+    let _daemon = bed.daemon();
+    let tmpfs = Tmpfs::mount(bed.path("tmpfs"));
+    // The kernel does not list a file system that is mounted outside of the process' root directory.
+    let root = tmpfs.0.join("root");
+    std::fs::create_dir(&root).unwrap();
+    std::fs::copy(program("bugs-static"), root.join("bugs")).unwrap();
+    Command::new("chroot").arg(&root).args(["/bugs", "1"]).run_to_end();
+    let record = bed.wait_for(1)[0].record.clone();
+    assert_eq!(record.warnings, [] as [String; 0]);
+    assert!(record.stack.len() > 2 && record.exe_build_id.is_some(), "{record:?}");
 }

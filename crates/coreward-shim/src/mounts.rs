@@ -23,15 +23,14 @@ const LOCAL: [&str; 13] = [
 const REMOTE: [&str; 13] =
     ["9p", "afs", "beegfs", "ceph", "cifs", "coda", "gpfs", "lustre", "nfs", "nfs4", "orangefs", "smb3", "vboxsf"];
 
-/// The trusted file systems among `mountinfo`. Any user can be the server of a FUSE file system, so those are not.
+/// Adds the trusted file systems in `mountinfo` to `found`. Any user can be the server of a FUSE file system, so those are not.
 ///
 /// Whoever has a user namespace of their own can mount an overlay over such a file system: `in_user_namespace` and with one in
 /// sight, overlays are not trusted either.
-pub(super) fn trusted_file_systems(mountinfo: &[u8], in_user_namespace: bool) -> Vec<VirtualFileSystem> {
+pub(super) fn add_trusted(found: &mut Vec<VirtualFileSystem>, mountinfo: &[u8], in_user_namespace: bool) {
     // What is cut off at the end of the text is not trusted.
     let mounts = || mountinfo.split_inclusive(|byte| *byte == b'\n').filter_map(parse);
     let distrusts_overlays = in_user_namespace && mounts().any(|(_, kind)| kind.starts_with("fuse"));
-    let mut found: Vec<VirtualFileSystem> = Vec::new();
     for (minor, kind) in mounts() {
         let is_remote = REMOTE.contains(&kind);
         let is_trusted = is_remote || LOCAL.contains(&kind) && !(kind == "overlay" && distrusts_overlays);
@@ -39,7 +38,6 @@ pub(super) fn trusted_file_systems(mountinfo: &[u8], in_user_namespace: bool) ->
             found.push(VirtualFileSystem { minor, is_remote });
         }
     }
-    found
 }
 
 /// Minor number and type of a mount whose device has the major number 0:
@@ -66,7 +64,8 @@ mod tests {
 31 25 0:24 /x /x rw - tmpfs tmpfs rw\n";
 
     fn minors(text: &str, in_user_namespace: bool) -> Vec<(u32, bool)> {
-        let found = trusted_file_systems(text.as_bytes(), in_user_namespace);
+        let mut found = Vec::new();
+        add_trusted(&mut found, text.as_bytes(), in_user_namespace);
         found.iter().map(|found| (found.minor, found.is_remote)).collect()
     }
 

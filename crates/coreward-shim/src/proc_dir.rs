@@ -87,7 +87,8 @@ pub(super) fn read_text_at(dir: BorrowedFd<'_>, name: &str) -> (Vec<u8>, io::Res
     read_beginning_at(dir, name, MAX_TEXT)
 }
 
-fn read_beginning_at(dir: BorrowedFd<'_>, name: &str, limit: usize) -> (Vec<u8>, io::Result<()>) {
+/// Reads the first `limit` bytes of a file, and returns what was read before an error as well.
+pub(super) fn read_beginning_at(dir: BorrowedFd<'_>, name: &str, limit: usize) -> (Vec<u8>, io::Result<()>) {
     // The whole capacity at once: read_to_end would otherwise start with several small reads.
     let mut text = Vec::with_capacity(limit.min(MAX_TEXT));
     let file = open_at(dir, name).map_err(io::Error::from);

@@ -2,7 +2,7 @@
 //! that every offer passes on. Nothing here can block on a dead mount.
 
 use super::mounts;
-use super::proc_dir::{ProcDir, read_text_at};
+use super::proc_dir::{ProcDir, read_beginning_at, read_text_at};
 use super::status::ThreadStatus;
 use super::warning::{ShimWarning, errno_of};
 use coreward_sys::openat::read_link_at;
@@ -145,7 +145,14 @@ fn read_identity(offer: &mut Offer, dir: &ProcDir, warnings: &mut Vec<ShimWarnin
     offer.namespaces = compare_namespaces(dir);
     let mountinfo = dir.read_beginning("mountinfo", MAX_MOUNTINFO, warnings);
     let in_user_namespace = offer.namespaces.user || offer.namespaces.unknown;
-    offer.file_systems = Some(mounts::trusted_file_systems(&mountinfo, in_user_namespace));
+    let mut trusted = Vec::new();
+    mounts::add_trusted(&mut trusted, &mountinfo, in_user_namespace);
+    if offer.root != b"/" {
+        // The text leaves out what is mounted outside of the process' root directory, even the file system that this is on.
+        let (of_host, _) = read_beginning_at(AT_FDCWD, "/proc/self/mountinfo", MAX_MOUNTINFO);
+        mounts::add_trusted(&mut trusted, &of_host, false);
+    }
+    offer.file_systems = Some(trusted);
 }
 
 /// Fields of `/proc/PID/stat` (proc_pid_stat(5)).
