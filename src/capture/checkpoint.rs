@@ -104,13 +104,12 @@ impl CaptureCheckpoint {
         limits: CoreLimits,
     ) -> Result<Snapshot, CaptureError> {
         let spill = files.spill.map(|spill| (File::from(spill), self.spill_start));
-        let staging = StagingArea::from_checkpoint(File::from(files.memory), spill, Arc::clone(quota))
-            .map_err(CaptureError::from_write)?;
+        let staging = StagingArea::from_checkpoint(File::from(files.memory), spill, Arc::clone(quota));
         let mut headers = vec![0; self.headers_len.min(elf::MAX_HEADERS)];
         staging.memory.read_exact_at(&mut headers, 0).map_err(CaptureError::Read)?;
         let layout = CoreLayout::read(&headers).map_err(CaptureError::NotACore)?;
         let total_len = layout.total_len;
-        let Ok(plan) = CapturePlan::new(layout, "", &[], &|_| true, |_, _| Ok::<(), Infallible>(()));
+        let Ok(plan) = CapturePlan::new(Arc::new(layout), "", &[], &|_| true, |_, _| Ok::<(), Infallible>(()));
         let expected_content = |number: u64| {
             let part = chunk::framed_part(&chunk::range(number, total_len));
             (number < self.chunks_end).then(|| frame_content(part.len()))

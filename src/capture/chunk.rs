@@ -6,10 +6,10 @@ use std::ops::Range;
 use thiserror::Error;
 
 /// Length of a chunk, in bytes.
-pub(super) const CHUNK_LEN: u64 = FRAME_LEN as u64;
+pub const CHUNK_LEN: u64 = FRAME_LEN as u64;
 
 /// A source of the bytes of a core.
-pub(super) trait CoreSource: Send + Sync {
+pub trait CoreSource: Send + Sync {
     /// Reads `range` of the core into the beginning of `buffer`, which must have room for it.
     ///
     /// # Errors
@@ -19,7 +19,7 @@ pub(super) trait CoreSource: Send + Sync {
 
 /// The outcome of [`CoreSource::read_range`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum RangeData {
+pub enum RangeData {
     /// The range has nothing but zeros, and the buffer was not written.
     Zeros,
     /// The buffer holds the range.

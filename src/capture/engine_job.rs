@@ -2,7 +2,7 @@
 
 use super::chunk::CoreSource;
 use super::large_core_limiter::LargeCoreLimiter;
-use super::process_image::ProcessImage;
+use super::parked::ParkedImage;
 use super::staging::StagingArea;
 use std::ops::Range;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ pub(super) struct EngineJob {
 #[derive(Clone)]
 pub(super) struct SpillTarget {
     /// The core of the process.
-    pub image: Arc<ProcessImage>,
+    pub image: Arc<dyn ParkedImage>,
     /// The files for it.
     pub staging: Arc<StagingArea>,
 }

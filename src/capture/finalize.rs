@@ -25,6 +25,8 @@ pub fn finalize(
     let Snapshot {
         mut writer, staging, plan, next_chunk, chunks_end, mut spilled, mut truncation, notes, level, ..
     } = snapshot;
+    // Not those of captures, which may all wait for memory that does not answer.
+    let resources = &CaptureResources { compressors: resources.finalizers.clone(), ..resources.clone() };
     let supervision = Supervision { heartbeat, cancelled };
     let total_len = plan.layout.total_len;
     if next_chunk < chunks_end && truncation.is_none_or(Truncation::is_a_size) {

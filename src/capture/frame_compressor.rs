@@ -1,19 +1,15 @@
 //! Compresses one frame at a time (zstd).
 
+use super::aligned_buffer::AlignedBuffer;
 use crate::store::format::FRAME_LEN;
 use std::io;
 use std::ops::Range;
 use zstd::bulk::Compressor;
 use zstd::zstd_safe::CParameter;
 
-/// Alignment of buffers for O_DIRECT, in bytes.
-const ALIGNMENT: usize = 4096;
-
 /// A buffer of the length of a frame, and a compressor for it.
 pub struct FrameCompressor {
-    /// Longer than a frame, so that it has an aligned part of that length.
-    bytes: Vec<u8>,
-    aligned_at: usize,
+    buffer: AlignedBuffer,
     compressed: Vec<u8>,
     /// The compressor and its level; made when it is first needed.
     compressor: Option<(i32, Compressor<'static>)>,
@@ -21,14 +17,12 @@ pub struct FrameCompressor {
 
 impl FrameCompressor {
     pub(super) fn new() -> Self {
-        let bytes = vec![0; FRAME_LEN + ALIGNMENT];
-        let aligned_at = bytes.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
-        Self { bytes, aligned_at, compressed: Vec::new(), compressor: None }
+        Self { buffer: AlignedBuffer::new(), compressed: Vec::new(), compressor: None }
     }
 
     /// The buffer, [`FRAME_LEN`] bytes that are aligned for O_DIRECT.
     pub fn buffer(&mut self) -> &mut [u8] {
-        &mut self.bytes[self.aligned_at..self.aligned_at + FRAME_LEN]
+        self.buffer.bytes_mut()
     }
 
     /// Compresses `length` zeros, which replace the beginning of the buffer.
@@ -45,7 +39,7 @@ impl FrameCompressor {
     /// # Errors
     /// Errors of zstd.
     pub fn compress(&mut self, range: Range<usize>, level: i32) -> io::Result<&[u8]> {
-        let content = &self.bytes[self.aligned_at + range.start..self.aligned_at + range.end];
+        let content = self.buffer.part(range);
         let compressor = match &mut self.compressor {
             Some((current, compressor)) if *current == level => compressor,
             _ => {
@@ -67,7 +61,7 @@ mod tests {
     #[test]
     fn the_buffer_is_aligned_and_a_frame_restores_it() {
         let mut compressor = FrameCompressor::new();
-        assert_eq!(compressor.buffer().as_ptr().align_offset(ALIGNMENT), 0);
+        assert_eq!(compressor.buffer().as_ptr().align_offset(4096), 0);
         for (byte, value) in compressor.buffer().iter_mut().zip((0..=u8::MAX).cycle().flat_map(|value| [value; 7])) {
             *byte = value;
         }

@@ -5,8 +5,10 @@
 //! If the memory cannot be used, [`drain()`] reads the core from the kernel's pipe. All of it uses bounded memory, and releases the
 //! process as soon as possible.
 
+mod aligned_buffer;
 mod checkpoint;
 mod chunk;
+mod chunk_copier;
 mod compressor_pool;
 mod core_stream;
 mod core_writer;
@@ -16,10 +18,12 @@ mod engine_job;
 mod error;
 mod finalize;
 mod frame_compressor;
+mod headers;
 mod health;
 mod large_core_limiter;
 mod memory_budget;
 mod page_access;
+mod parked;
 mod peek;
 mod plan;
 mod priority;
@@ -33,22 +37,29 @@ mod staging;
 mod truncate;
 mod workers;
 
+pub use aligned_buffer::AlignedBuffer;
 pub use checkpoint::{CaptureCheckpoint, CheckpointFiles};
+pub use chunk::{CHUNK_LEN, CoreSource, RangeData, SourceError};
+pub use chunk_copier::ChunkCopier;
 pub use compressor_pool::CompressorPool;
 pub use core_stream::CoreStream;
 pub use core_writer::{CoreLimits, CoreWriter};
 pub use drain::{DrainRequest, drain};
 pub use error::CaptureError;
 pub use finalize::finalize;
+pub use headers::{Headers, HeadersGrant};
 pub use health::{HealthMonitor, Heartbeat};
 pub use large_core_limiter::LargeCoreLimiter;
 pub use memory_budget::MemoryBudget;
 pub use page_access::TrustedFileSystems;
+pub use parked::{ParkedImage, ParkedProcess, StoredChunk};
 pub use peek::{PeekedHeaders, peek_headers};
-pub use process_memory::{LiveFiles, LiveMemory, ProcessMemory};
+pub use plan::{CapturePlan, PlanSummary};
+pub use process_image::ProcessImage;
+pub use process_memory::{LiveFiles, LiveMemory};
 pub use saved_core::SavedCore;
 pub use snapshot::{Snapshot, SnapshotError, SnapshotRequest, snapshot};
-pub use staging::StagingArea;
+pub use staging::{StagingArea, StagingFiles};
 
 use crate::crash::Truncation;
 use crate::elf::ProcessNotes;
@@ -57,9 +68,11 @@ use std::sync::Arc;
 /// What all captures share.
 #[derive(Clone)]
 pub struct CaptureResources {
-    /// Compressors, about one per processor.
+    /// Compressors for parked processes, about one per processor. They may wait for memory that does not answer.
     pub compressors: CompressorPool,
-    /// Buffers for copying without compressing, as many as keep a disk busy.
+    /// As many compressors for processes that have been released.
+    pub finalizers: CompressorPool,
+    /// Permits to copy without compressing, as many as keep a disk busy.
     pub copy_buffers: CompressorPool,
     /// Admits cores that are too large to be copied into memory.
     pub large_cores: LargeCoreLimiter,

@@ -8,6 +8,7 @@ use coreward_sys::pagemap::PAGE;
 use coreward_sys::procmap::{self, Mapping};
 use coreward_sys::sparse_io;
 use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
@@ -33,7 +34,7 @@ pub(super) enum ReadablePages {
 
 /// The file systems without a block device that the process sees and that can be trusted to answer, by the minor numbers of their
 /// devices. All others are not.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TrustedFileSystems {
     /// Those of this machine.
     pub local: Vec<u32>,

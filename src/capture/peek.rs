@@ -1,6 +1,8 @@
 //! Reads the headers of a core in the pipe without consuming them, so that whoever reads the pipe afterwards finds all of it.
 
 use super::error::CaptureError;
+use super::headers::{Headers, HeadersGrant};
+use super::memory_budget::MemoryBudget;
 use crate::elf::{self, ElfError};
 use coreward_sys::pipe::{self, Ready};
 use std::fs::File;
@@ -12,8 +14,10 @@ use tokio_util::sync::CancellationToken;
 /// The outcome of [`peek_headers`].
 #[derive(Clone, Debug)]
 pub enum PeekedHeaders {
-    /// The headers: ELF header, program headers and notes.
-    Complete(Vec<u8>),
+    /// The headers.
+    Complete(Headers),
+    /// They have this many bytes, and others have taken the memory for them.
+    NoMemory(u64),
     /// They have this many bytes, more than the pipe can hold.
     TooLong(u64),
     /// Not the beginning of a 64-bit core: a 32-bit one, the rest of a stream, or something else.
@@ -30,6 +34,8 @@ const PIPE_DEFAULT: usize = 64 << 10;
 const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a wait checks whether it was cancelled.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
+/// How long to wait for memory for the headers.
+const MEMORY_TIMEOUT: Duration = Duration::from_secs(2);
 /// Bytes that contain the ELF header and the first program header, which tell how long the headers are.
 const FIRST_PAGE: u16 = 4096;
 /// Room for the headers of a process with one thread, in bytes.
@@ -41,7 +47,11 @@ const FULL_AFTER: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// The pipe cannot be read, or the capture was cancelled.
-pub fn peek_headers(core: BorrowedFd<'_>, cancelled: &CancellationToken) -> Result<PeekedHeaders, CaptureError> {
+pub fn peek_headers(
+    core: BorrowedFd<'_>,
+    budget: &MemoryBudget,
+    cancelled: &CancellationToken,
+) -> Result<PeekedHeaders, CaptureError> {
     // Most headers fit into the pipe as it is.
     wait_for_bytes(core, u64::from(FIRST_PAGE), cancelled)?;
     let mut copy = pipe::peek(core, PIPE_DEFAULT).map_err(CaptureError::Read)?;
@@ -54,13 +64,16 @@ pub fn peek_headers(core: BorrowedFd<'_>, cancelled: &CancellationToken) -> Resu
         Ok(length) => length,
         Err(error) => return Ok(PeekedHeaders::Unsupported(error)),
     };
-    let rest = length.saturating_sub(bytes.len() as u64);
-    read_more(&mut copy, rest, &mut bytes)?;
-    if let Some(headers) = complete(bytes, length) {
-        return Ok(headers);
-    }
     if length > u64::from(PIPE_MAX) {
         return Ok(PeekedHeaders::TooLong(length));
+    }
+    let Some(grant) = HeadersGrant::wait(budget, length, Instant::now() + MEMORY_TIMEOUT) else {
+        return Ok(PeekedHeaders::NoMemory(length));
+    };
+    let rest = length.saturating_sub(bytes.len() as u64);
+    read_more(&mut copy, rest, &mut bytes)?;
+    if is_complete(&mut bytes, length) {
+        return Ok(PeekedHeaders::Complete(Headers::new(bytes, grant)));
     }
     if pipe::capacity(core).map_err(CaptureError::Read)? as u64 <= length {
         // Pages of a pipe are not filled completely, so it needs more room than the length.
@@ -71,14 +84,15 @@ pub fn peek_headers(core: BorrowedFd<'_>, cancelled: &CancellationToken) -> Resu
     let mut copy = pipe::peek(core, PIPE_MAX as usize).map_err(CaptureError::Read)?;
     let mut bytes = Vec::new();
     read_more(&mut copy, length, &mut bytes)?;
-    Ok(complete(bytes, length).unwrap_or(PeekedHeaders::TooLong(length)))
+    let is_complete = is_complete(&mut bytes, length);
+    Ok(if is_complete { PeekedHeaders::Complete(Headers::new(bytes, grant)) } else { PeekedHeaders::TooLong(length) })
 }
 
-/// The headers, if there are `length` bytes of them.
-fn complete(mut bytes: Vec<u8>, length: u64) -> Option<PeekedHeaders> {
-    let length = usize::try_from(length).ok().filter(|length| *length <= bytes.len())?;
+/// Whether there are `length` bytes; more are cut off.
+fn is_complete(bytes: &mut Vec<u8>, length: u64) -> bool {
+    let Some(length) = usize::try_from(length).ok().filter(|length| *length <= bytes.len()) else { return false };
     bytes.truncate(length);
-    Some(PeekedHeaders::Complete(bytes))
+    true
 }
 
 /// Appends at most `length` bytes.

@@ -4,7 +4,9 @@
 use super::chunk::{self, CHUNK_LEN};
 use super::priority::priority_ranges;
 use crate::elf::CoreLayout;
+use serde::{Deserialize, Serialize};
 use std::ops::Range;
+use std::sync::Arc;
 
 /// A part of a mapping, in the core and in the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +33,7 @@ impl MappingSlice {
 #[derive(Debug)]
 pub struct CapturePlan {
     /// The layout of the core.
-    pub layout: CoreLayout,
+    pub layout: Arc<CoreLayout>,
     /// For each segment of the layout, whether it is sparse.
     sparse: Vec<bool>,
     /// One bit for each chunk: whether it may have anything but zeros.
@@ -40,6 +42,15 @@ pub struct CapturePlan {
     pub present_bytes: u64,
     /// Ranges of the core to copy first, in this order. Whole pages, and none twice.
     pub priority: Vec<Range<u64>>,
+}
+
+/// A plan without its layout, as one process tells it another. The sets of segments and chunks have a bit for each.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanSummary {
+    sparse: Vec<u64>,
+    chunks_with_data: Vec<u64>,
+    present_bytes: u64,
+    priority: Vec<Range<u64>>,
 }
 
 impl CapturePlan {
@@ -51,7 +62,7 @@ impl CapturePlan {
     /// # Errors
     /// Errors of `present_runs`.
     pub fn new<E>(
-        layout: CoreLayout,
+        layout: Arc<CoreLayout>,
         maps: &str,
         debugger_ranges: &[Range<u64>],
         answers: &dyn Fn(u64) -> bool,
@@ -81,6 +92,35 @@ impl CapturePlan {
         Ok(plan)
     }
 
+    /// What of the plan does not follow from the layout.
+    #[must_use]
+    pub fn summary(&self) -> PlanSummary {
+        let mut sparse = vec![0; self.sparse.len().div_ceil(64)];
+        for index in (0..self.sparse.len()).filter(|index| self.sparse[*index]) {
+            sparse[index / 64] |= 1_u64 << (index % 64);
+        }
+        PlanSummary {
+            sparse,
+            chunks_with_data: self.chunks_with_data.clone(),
+            present_bytes: self.present_bytes,
+            priority: self.priority.clone(),
+        }
+    }
+
+    /// The plan of this layout that `summary` is of. `None`: it is of another layout.
+    #[must_use]
+    pub fn from_summary(layout: Arc<CoreLayout>, summary: PlanSummary) -> Option<Self> {
+        let PlanSummary { sparse, chunks_with_data, present_bytes, priority } = summary;
+        let words = usize::try_from(chunk::count(layout.total_len).div_ceil(64)).ok()?;
+        let in_order = |range: &Range<u64>| range.start < range.end && range.end <= layout.total_len;
+        let fits = sparse.len() == layout.loads.len().div_ceil(64) && chunks_with_data.len() == words;
+        if !fits || !priority.iter().all(in_order) {
+            return None;
+        }
+        let sparse = (0..layout.loads.len()).map(|index| sparse[index / 64] >> (index % 64) & 1 == 1).collect();
+        Some(Self { layout, sparse, chunks_with_data, present_bytes, priority })
+    }
+
     fn add_data(&mut self, range: Range<u64>) {
         self.present_bytes += range.end - range.start;
         for number in range.start / CHUNK_LEN..chunk::count(range.end) {
@@ -91,6 +131,7 @@ impl CapturePlan {
     }
 
     /// Whether a chunk of `range` may have anything but zeros.
+    #[must_use]
     pub fn may_have_data(&self, range: Range<u64>) -> bool {
         let has_data = |number: u64| {
             let word = usize::try_from(number / 64).ok().and_then(|word| self.chunks_with_data.get(word));
@@ -100,6 +141,7 @@ impl CapturePlan {
     }
 
     /// The range of the section header after the memory. Empty if there is none.
+    #[must_use]
     pub fn trailer_range(&self) -> Range<u64> {
         self.layout.total_len - self.layout.trailer.len() as u64..self.layout.total_len
     }
@@ -189,7 +231,7 @@ mod tests {
             }
             Ok::<(), Infallible>(())
         };
-        CapturePlan::new(layout, maps, &[], &|_| true, runs).unwrap()
+        CapturePlan::new(Arc::new(layout), maps, &[], &|_| true, runs).unwrap()
     }
 
     const MAPS: &str = "\

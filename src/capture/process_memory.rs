@@ -1,9 +1,9 @@
-//! The memory of a crashed process: read from the process while it is parked, or from a core that a shim saved alone.
+//! The memory of a parked process. Only a reader process reads it (module `reader`).
 
 use super::chunk::{SourceError, buffer_len};
 use super::page_access::{PageAccess, ReadablePages, TrustedFileSystems};
-use super::saved_core::SavedCore;
-use crate::elf::CoreLayout;
+use super::plan::CapturePlan;
+use crate::elf::{self, CoreLayout};
 use crate::unwind::ReadMemory;
 use coreward_sys::pagemap::{self, PAGE, PageKind};
 use nix::errno::Errno;
@@ -13,39 +13,6 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-
-/// Where the memory of a crashed process is read from.
-#[derive(Debug)]
-pub enum ProcessMemory {
-    /// A parked process.
-    Live(LiveMemory),
-    /// A core file, and the mapped files that it leaves out.
-    CoreFile(SavedCore),
-}
-
-impl ProcessMemory {
-    /// The memory of a parked process.
-    #[must_use]
-    pub fn live(files: LiveFiles) -> Self {
-        Self::Live(LiveMemory::new(files))
-    }
-
-    /// The memory in a core that begins at byte `at` of `core`. `on_host` says that the process saw the files of this
-    /// machine, so that code and unwind tables, which coredump_filter leaves out, can be read from them.
-    #[must_use]
-    pub fn core_file(core: File, at: u64, on_host: bool, layout: Arc<CoreLayout>) -> Self {
-        Self::CoreFile(SavedCore::new(core, at, on_host, layout))
-    }
-}
-
-impl ReadMemory for ProcessMemory {
-    fn read_exact_at(&self, address: u64, buffer: &mut [u8]) -> bool {
-        match self {
-            Self::Live(memory) => memory.read_exact_at(address, buffer),
-            Self::CoreFile(core) => core.read_exact_at(address, buffer),
-        }
-    }
-}
 
 /// The files of a parked process through which its memory is read.
 #[derive(Debug)]
@@ -87,6 +54,16 @@ impl LiveMemory {
     /// The text of `/proc/PID/maps`; empty if it cannot be read.
     pub fn maps(&self) -> String {
         self.access.as_ref().and_then(PageAccess::text).unwrap_or_default()
+    }
+
+    /// Plans the capture of this memory, whose core has this layout; `None` if the process has no memory any more.
+    pub fn plan(&self, layout: Arc<CoreLayout>) -> Option<CapturePlan> {
+        let libraries = layout.notes.program_headers.map(|(address, count)| {
+            elf::link_map_ranges(address, count, |address, length| self.read_vec(address, length))
+        });
+        let answers = |address| self.answers(address);
+        let present_runs = |range, found: &mut dyn FnMut(Range<u64>)| self.present_runs(range, found);
+        CapturePlan::new(layout, &self.maps(), &libraries.unwrap_or_default(), &answers, present_runs).ok()
     }
 
     /// Whether pages were left out, because nobody may ever answer for them (decision 42).

@@ -29,7 +29,10 @@ pub struct SavedCore {
 const PAGE_LEN: usize = 4096;
 
 impl SavedCore {
-    pub(super) fn new(core: File, at: u64, on_host: bool, layout: Arc<CoreLayout>) -> Self {
+    /// The memory in a core that begins at byte `at` of `core`. `on_host` says that the process saw the files of this
+    /// machine, so that code and unwind tables, which coredump_filter leaves out, can be read from them.
+    #[must_use]
+    pub fn new(core: File, at: u64, on_host: bool, layout: Arc<CoreLayout>) -> Self {
         Self { core, at, on_host, layout, mapped_files: Mutex::default() }
     }
 

@@ -1,14 +1,14 @@
 //! Copies the core of a parked process, so that the process can be released.
 
-use super::chunk::{self, CHUNK_LEN, CoreSource};
+use super::chunk::{self, CHUNK_LEN, CoreSource, SourceError};
 use super::core_writer::{CoreWriter, chunks_within};
 use super::engine;
 use super::engine_job::{EngineJob, SpillTarget};
 use super::error::{CaptureError, StopReason};
+use super::headers::Headers;
 use super::health::{Heartbeat, Supervision};
+use super::parked::ParkedProcess;
 use super::plan::CapturePlan;
-use super::process_image::ProcessImage;
-use super::process_memory::{LiveMemory, ProcessMemory};
 use super::staging::StagingArea;
 use super::{CaptureResources, MemoryBudget};
 use crate::crash::Truncation;
@@ -20,24 +20,20 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
-use std::sync::{Arc, mpsc};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// A core with at most this many bytes that are not zero is copied into memory before it is compressed. However far its pages are
 /// apart, that takes a fraction of the time that compressing takes.
 const IN_MEMORY_MAX: u64 = 80 << 20;
-/// How long reading the dynamic linker's list of libraries may take. It takes a few hundred small reads.
-const LIBRARIES_TIMEOUT: Duration = Duration::from_millis(500);
-/// How long copying the priority ranges may take.
-const PRIORITY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What to capture, and how.
 pub struct SnapshotRequest<'a> {
     /// The headers of the core.
-    pub headers: Vec<u8>,
-    /// The memory of the process.
-    pub memory: ProcessMemory,
+    pub headers: Headers,
+    /// The process.
+    pub parked: &'a dyn ParkedProcess,
     /// The file for the core.
     pub writer: CoreWriter,
     /// What disk space for staged data is charged to.
@@ -95,11 +91,12 @@ impl From<CaptureError> for SnapshotError {
 /// # Errors
 /// The memory cannot be used, or no core can be stored.
 pub fn snapshot(request: SnapshotRequest<'_>, resources: &CaptureResources) -> Result<Snapshot, SnapshotError> {
-    let SnapshotRequest { headers, memory, writer, quota, heartbeat, cancelled, level, .. } = request;
+    let SnapshotRequest { headers, parked, writer, quota, heartbeat, cancelled, level, .. } = request;
     let unusable = |writer| SnapshotError::Unusable(Box::new(writer));
-    let ProcessMemory::Live(memory) = memory else { return Err(unusable(writer)) };
-    let memory = Arc::new(memory);
-    let Some(plan) = make_plan(&headers, &memory, heartbeat) else { return Err(unusable(writer)) };
+    // The reader of the process may hang in its memory, which is not the daemon's fault.
+    heartbeat.idle();
+    let planned = CoreLayout::read(&headers).ok().and_then(|layout| parked.plan(Arc::new(layout)));
+    let Some(plan) = planned else { return Err(unusable(writer)) };
     let plan = Arc::new(plan);
     let notes = process_notes(&headers);
     let total_len = plan.layout.total_len;
@@ -108,14 +105,14 @@ pub fn snapshot(request: SnapshotRequest<'_>, resources: &CaptureResources) -> R
     let (staging, in_memory) = create_staging(&plan, &headers, chunks_end, &quota, &resources.memory_budget)
         .map_err(CaptureError::from_write)?;
     let staging = Arc::new(staging);
-    let image = Arc::new(ProcessImage { plan: Arc::clone(&plan), memory, headers: Arc::clone(&staging.memory) });
-    match copy_priority_ranges(&image, &staging, resources, heartbeat) {
+    let files = staging.files().map_err(CaptureError::from_write)?;
+    let Ok(image) = parked.open_image(&plan, files) else { return Err(unusable(writer)) };
+    match image.store_priority() {
         Ok(()) => {}
         // The stream may have what cannot be read from memory.
-        Err(CaptureError::Empty | CaptureError::Read(_)) => return Err(unusable(writer)),
-        Err(error) => return Err(error.into()),
+        Err(SourceError::ProcessGone | SourceError::Read(_)) => return Err(unusable(writer)),
+        Err(error) => return Err(CaptureError::from(error).into()),
     }
-    heartbeat.idle();
     let limiter = (!in_memory).then(|| resources.large_cores.clone());
     let _permit = match &limiter {
         Some(limiter) => limiter.acquire(request.deadline, cancelled)?,
@@ -135,6 +132,8 @@ pub fn snapshot(request: SnapshotRequest<'_>, resources: &CaptureResources) -> R
         deadline: Some(request.deadline),
     };
     let outcome = engine::run(job, writer, resources, Supervision { heartbeat, cancelled });
+    let has_unread_pages = image.has_unread_pages();
+    image.stop();
     if staging.spill_file().is_some() {
         staging.set_spill_start(outcome.spilled_from * CHUNK_LEN);
     }
@@ -169,23 +168,8 @@ pub fn snapshot(request: SnapshotRequest<'_>, resources: &CaptureResources) -> R
         notes,
         level,
         in_memory,
-        has_unread_pages: image.memory.has_unread_pages(),
+        has_unread_pages,
     })
-}
-
-/// The plan of a core; `None` if its headers or its memory cannot be used.
-fn make_plan(headers: &[u8], memory: &Arc<LiveMemory>, heartbeat: &Heartbeat) -> Option<CapturePlan> {
-    let layout = CoreLayout::read(headers).ok()?;
-    let libraries = layout.notes.program_headers.and_then(|(address, count)| {
-        let memory = Arc::clone(memory);
-        let read = move |address, length| memory.read_vec(address, length);
-        let find_libraries = move || elf::link_map_ranges(address, count, read);
-        run_with_timeout("libraries", LIBRARIES_TIMEOUT, heartbeat, find_libraries)
-    });
-    let libraries = libraries.unwrap_or_default();
-    let answers = |address| memory.answers(address);
-    CapturePlan::new(layout, &memory.maps(), &libraries, &answers, |range, found| memory.present_runs(range, found))
-        .ok()
 }
 
 /// Creates a staging area that has the headers and the trailer of the core. Also returns whether it takes all of the core in
@@ -221,48 +205,6 @@ fn create_staging(
         }
     }
     Ok((staging, in_memory))
-}
-
-/// Copies what a debugger needs most, before anything else.
-fn copy_priority_ranges(
-    image: &Arc<ProcessImage>,
-    staging: &Arc<StagingArea>,
-    resources: &CaptureResources,
-    heartbeat: &Heartbeat,
-) -> Result<(), CaptureError> {
-    let (image, staging, copy_buffers) = (Arc::clone(image), Arc::clone(staging), resources.copy_buffers.clone());
-    let copy = move || {
-        let mut buffer = copy_buffers.acquire();
-        let mut ranges = image.plan.priority.iter();
-        ranges.try_for_each(|range| staging.store_in_memory(&image, range.clone(), buffer.buffer()))
-    };
-    match run_with_timeout("stacks", PRIORITY_TIMEOUT, heartbeat, copy) {
-        Some(copied) => Ok(copied?),
-        // A stack is on a dead mount. The ranges before it are copied, and the rest of the core is tried all the same.
-        None => {
-            resources.copy_buffers.add_stuck(1);
-            Ok(())
-        }
-    }
-}
-
-/// Runs `work` in a thread of its own; `None` if it takes longer than `timeout`. The thread is abandoned then, as it hangs in a
-/// read.
-fn run_with_timeout<T: Send + 'static>(
-    name: &str,
-    timeout: Duration,
-    heartbeat: &Heartbeat,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Option<T> {
-    let (sender, receiver) = mpsc::channel();
-    heartbeat.idle();
-    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-        // The receiver is gone if this took too long.
-        let _ = sender.send(work());
-    });
-    let result = thread.ok().and_then(|_| receiver.recv_timeout(timeout).ok());
-    heartbeat.tick();
-    result
 }
 
 /// What the notes among the headers say about the process.

@@ -1,8 +1,8 @@
 //! The file on disk that takes the chunks of a core which are not compressed before its process is released.
 
-use super::chunk::{CHUNK_LEN, CoreSource, RangeData, SourceError, buffer_len};
-use super::process_image::ProcessImage;
-use super::sparse::{PAGE_LEN, overlay_data, write_nonzero_pages};
+use super::chunk::{CHUNK_LEN, SourceError};
+use super::parked::StoredChunk;
+use super::sparse::{PAGE_LEN, overlay_data};
 use crate::store::QuotaHandle;
 use coreward_sys::{sparse_io, tmpfile};
 use nix::sys::stat::Mode;
@@ -11,24 +11,14 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Bytes that are preallocated at a time.
-const PREALLOCATED: u64 = 32 << 20;
-/// A chunk of which less than this fraction is present is written page by page.
-const SPARSE_FRACTION: u64 = 4;
-
-/// A file without a name. Every byte is at its offset in the core, and only what is written takes space.
+/// A file without a name. Every byte is at its offset in the core, and only what is written takes space. It bypasses the page cache
+/// where the file system can do that.
 #[derive(Debug)]
 pub struct SpillFile {
-    /// Bypasses the page cache: for whole chunks, as fast as the disk.
     direct: File,
-    /// Uses the page cache: for single pages of chunks that are mostly holes.
-    cached: File,
-    /// Blocks are allocated from this offset on. Chunks are written from the back.
-    preallocated_from: Mutex<u64>,
     /// Bytes reserved for each chunk, by its offset.
     reserved: Mutex<HashMap<u64, u64>>,
     quota: Arc<QuotaHandle>,
@@ -43,24 +33,13 @@ impl SpillFile {
     /// Errors of open(2).
     pub fn create(quota: Arc<QuotaHandle>) -> io::Result<Self> {
         let file = tmpfile::create(quota.dir().as_fd(), Mode::from_bits_truncate(0o600))?;
-        Self::open(file.into(), quota)
+        Ok(Self::open(file.into(), quota))
     }
 
     /// Uses the file that an earlier daemon created.
-    ///
-    /// # Errors
-    /// Errors of open(2).
-    pub fn open(direct: File, quota: Arc<QuotaHandle>) -> io::Result<Self> {
-        let cached = sparse_io::reopen_buffered(&direct)?;
+    pub fn open(direct: File, quota: Arc<QuotaHandle>) -> Self {
         sparse_io::enable_direct_io(&direct);
-        Ok(Self {
-            direct,
-            cached,
-            preallocated_from: Mutex::new(u64::MAX),
-            reserved: Mutex::default(),
-            quota,
-            refused: AtomicBool::new(false),
-        })
+        Self { direct, reserved: Mutex::default(), quota, refused: AtomicBool::new(false) }
     }
 
     /// Reserves space for the chunk at `offset` if that evicts nothing and leaves room for `uncompressed` bytes of the same core.
@@ -84,82 +63,18 @@ impl SpillFile {
         }
     }
 
-    /// Copies a chunk out of the process into the file, or into `fallback` if the disk refuses it.
-    ///
-    /// # Errors
-    /// The process has ended, or neither file can be written.
-    pub fn store(
-        &self,
-        image: &ProcessImage,
-        range: Range<u64>,
-        buffer: &mut [u8],
-        fallback: &File,
-    ) -> Result<(), SourceError> {
-        let length = buffer_len(&range);
-        if image.present_bytes(range.clone())? < length as u64 / SPARSE_FRACTION {
-            return self.store_pages(image, range, buffer, fallback);
-        }
-        self.preallocate(range.start);
-        match image.read_range(range.clone(), buffer)? {
-            RangeData::Zeros => self.shrink_reservation(range.start, 0),
-            RangeData::Bytes => {
-                // Only the last chunk of a core can end within a page.
-                let padded = length.next_multiple_of(PAGE_LEN);
-                buffer[length..padded].fill(0);
-                let written = self.direct.write_all_at(&buffer[..padded], range.start);
-                written
-                    .or_else(|_| self.store_in_fallback(fallback, range.start, &buffer[..length]))
-                    .map_err(SourceError::Write)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Copies only the pages of the chunk that exist.
-    fn store_pages(
-        &self,
-        image: &ProcessImage,
-        range: Range<u64>,
-        buffer: &mut [u8],
-        fallback: &File,
-    ) -> Result<(), SourceError> {
-        let chunk = range.start;
-        if chunk >= *self.lock_preallocated() {
-            // Blocks were preallocated for the whole chunk.
-            sparse_io::punch_hole(&self.direct, range.clone());
-        }
-        let mut written = 0;
-        image.copy_present(range, buffer, |offset, bytes| {
-            written += bytes.len() as u64;
-            write_nonzero_pages(&self.cached, offset, bytes)
-                .or_else(|_| self.store_in_fallback(fallback, offset, bytes))
-        })?;
-        self.shrink_reservation(chunk, written);
-        Ok(())
-    }
-
-    /// Stores elsewhere what the disk refused. No more is spilled then: the fallback is memory, and has room for a few chunks.
-    fn store_in_fallback(&self, fallback: &File, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.refused.store(true, Ordering::Relaxed);
-        write_nonzero_pages(fallback, offset, bytes)
-    }
-
-    /// Allocates blocks for the chunk at `offset`, and for some before it, which are written next.
-    fn preallocate(&self, offset: u64) {
-        let mut from = self.lock_preallocated();
-        if offset < *from {
-            let end = (offset + CHUNK_LEN).min(*from);
-            *from = end.saturating_sub(PREALLOCATED);
-            sparse_io::preallocate(&self.direct, *from..end);
+    /// Corrects the account when a chunk is copied.
+    pub fn settle(&self, offset: u64, stored: StoredChunk) {
+        self.shrink_reservation(offset, stored.on_disk);
+        if stored.refused {
+            // No more is spilled then.
+            self.refused.store(true, Ordering::Relaxed);
         }
     }
 
     /// Frees blocks that were preallocated before `offset` and are not needed.
     pub fn free_unused(&self, offset: u64) {
-        let from = *self.lock_preallocated();
-        if from < offset {
-            sparse_io::punch_hole(&self.direct, from..offset);
-        }
+        sparse_io::punch_hole(&self.direct, 0..offset);
     }
 
     /// Frees a chunk and its reservation.
@@ -184,6 +99,14 @@ impl SpillFile {
         overlay_data(&self.direct, pages, buffer, is_filled)
     }
 
+    /// Two more descriptors of the file: one that bypasses the page cache, one that uses it.
+    ///
+    /// # Errors
+    /// Errors of open(2).
+    pub fn files(&self) -> io::Result<[File; 2]> {
+        Ok([self.direct.try_clone()?, sparse_io::reopen_buffered(&self.direct)?])
+    }
+
     /// Another descriptor of the file.
     ///
     /// # Errors
@@ -192,17 +115,14 @@ impl SpillFile {
         Ok(self.direct.try_clone()?.into())
     }
 
-    fn lock_preallocated(&self) -> MutexGuard<'_, u64> {
-        self.preallocated_from.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn lock_reserved(&self) -> MutexGuard<'_, HashMap<u64, u64>> {
         self.reserved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     #[cfg(test)]
     pub(super) fn write_for_test(&self, bytes: &[u8], offset: u64) {
-        self.cached.write_all_at(bytes, offset).unwrap();
+        use std::os::unix::fs::FileExt;
+        sparse_io::reopen_buffered(&self.direct).unwrap().write_all_at(bytes, offset).unwrap();
     }
 }
 

@@ -3,8 +3,8 @@
 
 use super::chunk::{CoreSource, RangeData, SourceError};
 use super::memory_budget::MemoryGrant;
-use super::process_image::ProcessImage;
-use super::sparse::{PAGE_LEN, overlay_data, write_nonzero_pages};
+use super::parked::ParkedImage;
+use super::sparse::{PAGE_LEN, overlay_data};
 use super::spill_file::SpillFile;
 use crate::store::QuotaHandle;
 use std::fs::File;
@@ -29,6 +29,15 @@ pub struct StagingArea {
     grant: Mutex<Option<MemoryGrant>>,
 }
 
+/// Descriptors of a staging area's files.
+#[derive(Debug)]
+pub struct StagingFiles {
+    /// The file in memory.
+    pub memory: File,
+    /// The file on disk, twice: bypassing the page cache, and using it.
+    pub spill: Option<[File; 2]>,
+}
+
 impl StagingArea {
     /// A staging area in `memory`, for which `grant` was reserved.
     #[must_use]
@@ -43,16 +52,14 @@ impl StagingArea {
     }
 
     /// The staging area of an earlier daemon. `spill` is the file on disk and the offset from which on the core is in it.
-    ///
-    /// # Errors
-    /// Errors of open(2).
-    pub fn from_checkpoint(memory: File, spill: Option<(File, u64)>, quota: Arc<QuotaHandle>) -> io::Result<Self> {
+    #[must_use]
+    pub fn from_checkpoint(memory: File, spill: Option<(File, u64)>, quota: Arc<QuotaHandle>) -> Self {
         let mut staging = Self::new(Arc::new(memory), None);
         if let Some((file, start)) = spill {
-            staging.spill = Some(SpillFile::open(file, quota)?);
+            staging.spill = Some(SpillFile::open(file, quota));
             staging.spill_start = AtomicU64::new(start);
         }
-        Ok(staging)
+        staging
     }
 
     /// Adds a file on disk.
@@ -69,28 +76,28 @@ impl StagingArea {
         self.spill.as_ref()
     }
 
+    /// Other descriptors of the files, for whoever copies the process into them.
+    ///
+    /// # Errors
+    /// Errors of open(2).
+    pub fn files(&self) -> io::Result<StagingFiles> {
+        Ok(StagingFiles {
+            memory: self.memory.try_clone()?,
+            spill: self.spill.as_ref().map(SpillFile::files).transpose()?,
+        })
+    }
+
     /// Copies `range` of the core of a parked process: to disk, or to memory if there is no file on disk.
     ///
     /// # Errors
     /// The process has ended, or there is no room.
-    pub fn store(&self, image: &ProcessImage, range: Range<u64>, buffer: &mut [u8]) -> Result<(), SourceError> {
-        match &self.spill {
-            Some(spill) => spill.store(image, range, buffer, &self.memory),
-            None => self.store_in_memory(image, range, buffer),
+    pub fn store(&self, image: &dyn ParkedImage, range: Range<u64>) -> Result<(), SourceError> {
+        let offset = range.start;
+        let stored = image.store(range)?;
+        if let Some(spill) = &self.spill {
+            spill.settle(offset, stored);
         }
-    }
-
-    /// Copies what is not zero in `range` of the core to memory.
-    ///
-    /// # Errors
-    /// The process has ended, or there is no memory.
-    pub fn store_in_memory(
-        &self,
-        image: &ProcessImage,
-        range: Range<u64>,
-        buffer: &mut [u8],
-    ) -> Result<(), SourceError> {
-        image.copy_present(range, buffer, |offset, bytes| write_nonzero_pages(&self.memory, offset, bytes))
+        Ok(())
     }
 
     /// Sets the offset from which on the core is on disk, when all of that is written.

@@ -209,10 +209,10 @@ impl SharedEngine {
         if let Some(target) = &self.job.spill {
             // Spilled chunks are written twice. If other large cores wait, that would cost them the disk's time.
             while !self.job.limiter.as_ref().is_some_and(LargeCoreLimiter::has_waiters) {
-                let mut buffer = copy_buffers.acquire();
+                let _permit = copy_buffers.acquire();
                 let Some(chunks) = self.claim_back_chunks(target) else { break };
                 let range = chunks.start * CHUNK_LEN..self.job.total_len.min(chunks.end * CHUNK_LEN);
-                let stored = target.staging.store(&target.image, range, buffer.buffer());
+                let stored = target.staging.store(&*target.image, range);
                 let mut state = self.lock();
                 state.busy.spilling -= 1;
                 if state.abandoned {

@@ -5,17 +5,19 @@ use super::checkpoint::Checkpoint;
 use super::crash_source::CrashSource;
 use super::error::SessionError;
 use super::evidence::{CoreEvidence, CoreInput};
-use super::inspect::{may_parse, trusted_file_systems};
+use super::inspect::may_parse;
 use super::local_users;
 use super::process_handles::{CheckpointHandles, ProcessHandles};
-use super::record_builder::RecordBuilder;
+use super::process_memory::ProcessMemory;
+use super::record_builder::{RecordBuilder, principal_of};
 use super::shared::Shared;
 use crate::capture::{
     self, CaptureCheckpoint, CaptureError, CapturedCore, CheckpointFiles, CoreLimits, CoreStream, CoreWriter,
-    DrainRequest, Heartbeat, ProcessMemory, Snapshot, SnapshotError, SnapshotRequest, TrustedFileSystems,
+    DrainRequest, Heartbeat, Snapshot, SnapshotError, SnapshotRequest,
 };
 use crate::config::Config;
 use crate::crash::{CoreOutcome, CoreReport, NoCore, Record, Truncation, Warning};
+use crate::reader::Place;
 use crate::report::ErrorKind;
 use crate::store::{CoreFile, QuotaHandle};
 use coreward_sys::clock;
@@ -25,12 +27,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::SemaphorePermit;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-/// How long a crash waits for a capture permit before it is recorded without its core.
-const PERMIT_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a crash waits for a place before it is recorded without its core.
+const PLACE_TIMEOUT: Duration = Duration::from_secs(60);
 /// A crash whose core is to be kept.
 pub(super) struct AdmittedCrash {
     /// The record so far.
@@ -66,7 +67,6 @@ struct CaptureContext {
     deadline: Instant,
     may_parse: bool,
     resumed: bool,
-    trusted: TrustedFileSystems,
 }
 
 impl CaptureContext {
@@ -84,7 +84,6 @@ impl CaptureContext {
             deadline: deadline(offer, source, config),
             may_parse: may_parse(offer),
             resumed: offer.attempt > 1,
-            trusted: trusted_file_systems(offer),
         }
     }
 
@@ -98,10 +97,13 @@ impl CaptureContext {
         self.heartbeat.tick();
         let mut writer = self.writer()?;
         let CoreInput { source, prefix, headers, saved_at: _ } = stream;
-        if let (Some(headers), Some(files)) = (headers, handles.share_memory(self.trusted)) {
+        let headers = headers.filter(|_| handles.memory.has_memory());
+        let memory = std::mem::take(&mut handles.memory);
+        let parked = headers.map(|headers| (memory.into_parked(&self.shared.readers, &headers), headers));
+        if let Some((Ok(parked), headers)) = parked {
             let request = SnapshotRequest {
                 headers,
-                memory: ProcessMemory::live(files),
+                parked: &parked,
                 writer,
                 quota: Arc::clone(&self.quota),
                 stacks_only: self.stacks_only,
@@ -144,17 +146,14 @@ pub(super) async fn capture(
     let AdmittedCrash { mut builder, core, mut handles, .. } = admitted;
     if !source.holds_process() {
         // What the spool has is a core already: there is no process to copy.
-        handles.mem = None;
+        handles.memory = ProcessMemory::default();
     }
-    let permit = match capture_permit(shared, source, context.deadline).await {
-        Err(CaptureError::Cancelled) => return Err(SessionError::Stopping),
-        permit => permit,
-    };
-    let outcome = match (core, &permit) {
-        (CoreEvidence::Ready(stream), Ok(_)) => run_capture(source, context, stream, handles).await,
+    let place = handles.place.take();
+    let outcome = match (core, &place) {
+        (CoreEvidence::Ready(stream), Some(_)) => run_capture(source, context, stream, handles).await,
         (CoreEvidence::Unreadable(failure), _) => Err(failure),
         (CoreEvidence::Gone, _) => Err(CaptureError::Empty),
-        (CoreEvidence::Ready(_), Err(_)) => {
+        (CoreEvidence::Ready(_), None) => {
             drop(handles);
             Err(CaptureError::Stalled)
         }
@@ -173,7 +172,7 @@ pub(super) async fn capture(
     let (checkpoint, files) = save_checkpoint(&builder, &outcome);
     source.release_and_confirm(checkpoint, files).await?;
     // The next one may be copied while this one is compressed.
-    drop(permit);
+    drop(place);
     let captured = match outcome {
         Ok(CaptureOutcome::Snapshot(snapshot)) => finalize(shared, source, *snapshot).await,
         Ok(CaptureOutcome::Captured(core)) => Ok(*core),
@@ -201,7 +200,7 @@ pub(super) async fn resume(
         // A shim that saved the crash alone cannot save these.
         return Ok(builder.finish(CoreReport::none(NoCore::Gone)));
     };
-    let (quota, limits) = (quota(shared, &builder), limits(&shared.config_for(&builder), &builder));
+    let (quota, limits) = (quota(shared, &builder), limits(&shared.config_for(offer), &builder));
     let resumed =
         run_fallible(move || core.resume(CheckpointFiles { file, memory, spill }, &quota, limits), CaptureError::Read);
     let captured = match keep_alive_during(source, resumed).await {
@@ -237,28 +236,29 @@ pub(super) fn held(offer: &Offer, source: &CrashSource) -> Duration {
     if source.holds_process() { clock::since_boot().saturating_sub(offer.started) } else { Duration::ZERO }
 }
 
-/// Waits for one of the permits to capture.
-async fn capture_permit<'a>(
-    shared: &'a Shared,
+/// Waits for a place to read and capture the crash. `None`: there was none in time.
+///
+/// # Errors
+/// The daemon stops, or the shim has gone.
+pub(super) async fn take_place(
+    shared: &Shared,
     source: &mut CrashSource,
-    deadline: Instant,
-) -> Result<SemaphorePermit<'a>, CaptureError> {
-    let limit = permit_timeout(source, deadline);
+    offer: &Offer,
+) -> Result<Option<Arc<Place>>, SessionError> {
+    let (principal, config) = (principal_of(offer, &shared.host), shared.config_for(offer));
+    let limit = place_timeout(source, deadline(offer, source, &config));
     tokio::select! {
         biased;
-        () = shared.shutdown.stopped() => Err(CaptureError::Cancelled),
-        permit = timeout(limit, shared.capture_permits.acquire()) => match permit {
-            Ok(permit) => permit.map_err(|_| CaptureError::Cancelled),
-            Err(_) => Err(CaptureError::Stalled),
-        },
-        () = source.keep_alive() => Err(CaptureError::Cancelled),
+        place = timeout(limit, shared.places.take(&principal)) => Ok(place.ok().map(Arc::new)),
+        () = shared.shutdown.stopped() => Err(SessionError::Stopping),
+        () = source.keep_alive() => Err(SessionError::Stopping),
     }
 }
 
-/// How long the crash may wait for its permit. One from the spool holds no process: it waits until the daemon stops, and is still in
+/// How long the crash may wait for its place. One from the spool holds no process: it waits until the daemon stops, and is still in
 /// the spool then.
-fn permit_timeout(source: &CrashSource, deadline: Instant) -> Duration {
-    let limit = if source.holds_process() { PERMIT_TIMEOUT } else { Duration::MAX };
+fn place_timeout(source: &CrashSource, deadline: Instant) -> Duration {
+    let limit = if source.holds_process() { PLACE_TIMEOUT } else { Duration::MAX };
     limit.min(deadline.saturating_duration_since(Instant::now()))
 }
 
@@ -309,6 +309,7 @@ async fn finalize(
     let _permit = permit.map_err(|_| CaptureError::Cancelled)?;
     let cancelled = shared.shutdown.abort_token();
     let (resources, heartbeat) = (shared.resources.clone(), shared.health.register("the compression of a core"));
+    shared.readers.refill();
     let finalize =
         run_fallible(move || capture::finalize(snapshot, &resources, &heartbeat, &cancelled), CaptureError::Write);
     keep_alive_during(source, finalize).await
@@ -410,9 +411,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_spooled_crash_waits_for_its_permit_until_the_daemon_stops() {
+    fn a_spooled_crash_waits_for_its_place_until_the_daemon_stops() {
         let (source, year) = (CrashSource::Spool(None), Duration::from_secs(365 * 86_400));
         let deadline = deadline(&Offer::default(), &source, &Config::default());
-        assert!(permit_timeout(&source, deadline) > year);
+        assert!(place_timeout(&source, deadline) > year);
     }
 }

@@ -4,18 +4,15 @@ use super::blocking::run_with_timeout;
 use super::connection::ConnectionError;
 use super::crash_source::{CrashSource, ProcessDetails};
 use super::evidence::CoreInput;
-use super::inspect::memory_of;
+use super::inspect::{ask_reader, saved_memory};
 use super::process_handles::ProcessHandles;
 use super::record_builder::RecordBuilder;
 use super::shared::Shared;
-use super::stack::{OtherThreads, unwind_other_threads};
-use crate::elf::{self, CoreLayout};
+use crate::elf::CoreLayout;
+use crate::reader::{Reader, unwind_other_threads};
 use coreward_wire::Offer;
-use std::fs::File;
-use std::io::Read;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A local read takes microseconds.
 const READ_TIMEOUT: Duration = Duration::from_millis(500);
@@ -25,7 +22,7 @@ const READ_TIMEOUT: Duration = Duration::from_millis(500);
 /// # Errors
 /// The connection to the shim broke.
 pub(super) async fn complete(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     source: &mut CrashSource,
     offer: &Offer,
     builder: &mut RecordBuilder,
@@ -36,18 +33,29 @@ pub(super) async fn complete(
     if !builder.has_exe_build_id()
         && let Some(executable) = source.request_executable().await?
     {
-        // Where memory cannot be read (Yama's ptrace_scope=3), the file still has the build-id.
-        let read = move || read_build_id(executable);
-        builder.set_exe_build_id(run_with_timeout(shared, READ_TIMEOUT, read).await.flatten());
+        // Where memory cannot be read (Yama's ptrace_scope=3), the file still has the build-id. It may be on a file system that does
+        // not answer.
+        let ask = move |reader: &mut Reader| reader.build_id(&executable, Instant::now() + READ_TIMEOUT);
+        builder.set_exe_build_id(ask_reader(shared, handles, ask).await.flatten());
     }
     if let Some((headers, stream)) = stream.and_then(|stream| Some((stream.headers.clone()?, stream))) {
-        let open_memory = memory_of(offer, handles, stream);
-        let recorded = builder.modules().to_vec();
-        let unwind = move || match CoreLayout::read(&headers).map(Arc::new) {
-            Ok(layout) => unwind_other_threads(&layout, &open_memory(&layout), &recorded),
-            Err(_) => OtherThreads { stacks: Vec::new(), omitted: 0, total: 0 },
+        let recorded: Vec<u64> = builder.modules().iter().map(|module| module.start).collect();
+        let threads = match saved_memory(offer, stream) {
+            Some(open_saved) => {
+                let unwind = move || {
+                    let layout = Arc::new(CoreLayout::read(&headers).ok()?);
+                    Some(unwind_other_threads(&layout, &open_saved(&layout), &recorded))
+                };
+                run_with_timeout(shared, READ_TIMEOUT, unwind).await
+            }
+            None if !handles.memory.has_memory() => Some(None),
+            None => {
+                let ask =
+                    move |reader: &mut Reader| reader.other_threads(&headers, recorded, Instant::now() + READ_TIMEOUT);
+                ask_reader(shared, handles, ask).await
+            }
         };
-        builder.set_other_threads(run_with_timeout(shared, READ_TIMEOUT, unwind).await);
+        builder.set_other_threads(threads.map(Option::unwrap_or_default));
     }
     Ok(())
 }
@@ -66,13 +74,4 @@ pub(super) async fn add_details(
         handles.add(descriptors);
     }
     Ok(())
-}
-
-/// The build-id in an executable's file.
-fn read_build_id(executable: OwnedFd) -> Option<String> {
-    /// Linkers put the notes into the first page.
-    const BEGINNING: u64 = 64 << 10;
-    let mut bytes = Vec::new();
-    File::from(executable).take(BEGINNING).read_to_end(&mut bytes).ok()?;
-    elf::build_id_of_file(&bytes)
 }

@@ -1,8 +1,9 @@
 //! What an inspection of a crash found. A read that timed out leaves a warning; what a process that is gone cannot tell is missing.
 
-use crate::capture::CaptureError;
-use crate::crash::auxv::Auxv;
-use crate::crash::{Frame, Module, SigInfo, Signature, Warning};
+use crate::capture::{CaptureError, Headers};
+use crate::crash::Warning;
+use crate::crash::auxv::{self, Auxv};
+use crate::reader::{CrashedStack, RawFacts};
 use std::os::fd::OwnedFd;
 
 /// Everything that is known of a crash before anything is decided.
@@ -32,7 +33,7 @@ pub(super) struct CoreInput {
     /// Bytes that were taken out of the pipe before; the shim keeps them as well.
     pub(super) prefix: Option<OwnedFd>,
     /// ELF header, program headers and notes, whole. `None` where they are not understood or must not be parsed.
-    pub(super) headers: Option<Vec<u8>>,
+    pub(super) headers: Option<Headers>,
     /// Offset of the core in a file; `None`: it comes through a pipe.
     pub(super) saved_at: Option<u64>,
 }
@@ -48,17 +49,13 @@ pub(super) struct ProcessFacts {
     pub(super) exe_build_id: Option<String>,
 }
 
-/// The stack of the crashed thread and what was made of it.
-#[derive(Clone, Debug)]
-pub(super) struct CrashedStack {
-    /// Its innermost frames.
-    pub(super) frames: Vec<Frame>,
-    /// The mapped ELF files.
-    pub(super) modules: Vec<Module>,
-    /// Why the thread got its signal.
-    pub(super) siginfo: Option<SigInfo>,
-    /// The signature.
-    pub(super) signature: Signature,
+impl From<RawFacts> for ProcessFacts {
+    fn from(facts: RawFacts) -> Self {
+        let RawFacts { mut cmdline, auxv, exe_build_id } = facts;
+        cmdline.truncate(cmdline.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1));
+        cmdline.iter_mut().filter(|byte| **byte == 0).for_each(|byte| *byte = b' ');
+        Self { cmdline, auxv: auxv::parse(&auxv), exe_build_id }
+    }
 }
 
 impl CoreEvidence {

@@ -14,6 +14,7 @@ mod local_users;
 mod maintenance;
 mod notify;
 mod process_handles;
+mod process_memory;
 mod program;
 mod record_builder;
 mod session;
@@ -21,7 +22,6 @@ mod shared;
 mod shutdown;
 mod sockets;
 mod spool;
-mod stack;
 mod subordinate_ids;
 
 pub use program::main;

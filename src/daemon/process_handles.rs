@@ -1,25 +1,20 @@
 //! The descriptors that came with an offer, by what they are.
 
-use crate::capture::{LiveFiles, TrustedFileSystems};
-use coreward_wire::FdKind;
-use std::fs::File;
+use super::process_memory::ProcessMemory;
+use crate::reader::{Place, ReaderPool};
+use coreward_wire::{FdKind, Offer};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 /// Open files of a crashed process, opened by its shim. What the shim could not open is missing.
 #[derive(Debug, Default)]
 pub(super) struct ProcessHandles {
     /// The process itself.
     pub(super) pidfd: Option<OwnedFd>,
-    /// `/proc/PID/mem`.
-    pub(super) mem: Option<File>,
-    /// `/proc/PID/auxv`.
-    pub(super) auxv: Option<File>,
-    /// `/proc/PID/cmdline`.
-    pub(super) cmdline: Option<File>,
-    /// `/proc/PID/maps`.
-    pub(super) maps: Option<File>,
-    /// `/proc/PID/pagemap`.
-    pub(super) pagemap: Option<File>,
+    /// Its memory.
+    pub(super) memory: ProcessMemory,
+    /// The place that the crash has among those that are read and captured.
+    pub(super) place: Option<Arc<Place>>,
     /// The beginning of the core, which an earlier daemon had the shim take out of the pipe.
     pub(super) prefix: Option<OwnedFd>,
     /// What an earlier daemon had written of the core when it released the process.
@@ -38,11 +33,24 @@ pub(super) struct CheckpointHandles {
 }
 
 impl ProcessHandles {
-    /// Sorts the descriptors of a message.
-    pub(super) fn new(descriptors: Vec<(FdKind, OwnedFd)>) -> Self {
-        let mut handles = Self::default();
+    /// Sorts the descriptors that came with an offer.
+    pub(super) fn new(offer: &Offer, descriptors: Vec<(FdKind, OwnedFd)>) -> Self {
+        let mut handles = Self { memory: ProcessMemory::new(offer), ..Self::default() };
         handles.add(descriptors);
         handles
+    }
+
+    /// From now on the process may be read.
+    pub(super) fn set_place(&mut self, place: Option<Arc<Place>>) {
+        if let Some(place) = &place {
+            self.memory.set_place(Arc::clone(place));
+        }
+        self.place = place;
+    }
+
+    /// Closes everything. The reader is used again.
+    pub(super) fn close(self, readers: &ReaderPool) {
+        self.memory.close(readers);
     }
 
     /// Adds the descriptors of a later message; one that was there already is replaced.
@@ -50,23 +58,16 @@ impl ProcessHandles {
         for (kind, fd) in descriptors {
             match kind {
                 FdKind::Pidfd => self.pidfd = Some(fd),
-                FdKind::Mem => self.mem = Some(fd.into()),
-                FdKind::Auxv => self.auxv = Some(fd.into()),
-                FdKind::Cmdline => self.cmdline = Some(fd.into()),
-                FdKind::Maps => self.maps = Some(fd.into()),
-                FdKind::Pagemap => self.pagemap = Some(fd.into()),
+                FdKind::Mem => self.memory.add(|files| &mut files.mem, fd),
+                FdKind::Auxv => self.memory.add(|files| &mut files.auxv, fd),
+                FdKind::Cmdline => self.memory.add(|files| &mut files.cmdline, fd),
+                FdKind::Maps => self.memory.add(|files| &mut files.maps, fd),
+                FdKind::Pagemap => self.memory.add(|files| &mut files.pagemap, fd),
                 FdKind::Head => self.prefix = Some(fd),
                 FdKind::CheckpointFile => self.checkpoint.file = Some(fd),
                 FdKind::CheckpointMemory => self.checkpoint.memory = Some(fd),
                 FdKind::CheckpointSpill => self.checkpoint.spill = Some(fd),
             }
         }
-    }
-
-    /// Other descriptors of the files through which the memory is read. `None`: it cannot be.
-    pub(super) fn share_memory(&self, trusted: TrustedFileSystems) -> Option<LiveFiles> {
-        let share = |file: &Option<File>| file.as_ref().and_then(|file| file.try_clone().ok());
-        let mem = share(&self.mem)?;
-        Some(LiveFiles { mem, pagemap: share(&self.pagemap), maps: share(&self.maps), trusted })
     }
 }

@@ -4,6 +4,7 @@ use super::notify::Notifier;
 use super::shared::Shared;
 use super::sockets::{SocketError, Sockets};
 use super::{listener, maintenance, spool};
+use crate::reader::ReaderPool;
 use crate::report::{LogGuard, Metrics, serve, start_log};
 use crate::store::Layout;
 use clap::Parser;
@@ -56,8 +57,10 @@ enum DaemonError {
 #[must_use]
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    // Before anything that readers must not have.
+    let readers = ReaderPool::start();
     let log = start_log();
-    let ended = run(arguments);
+    let ended = readers.map_err(DaemonError::from).and_then(|readers| run(arguments, readers));
     exit(ended, log)
 }
 
@@ -71,14 +74,14 @@ fn exit(ended: Result<(), DaemonError>, log: LogGuard) -> ExitCode {
     }
 }
 
-fn run(arguments: Arguments) -> Result<(), DaemonError> {
+fn run(arguments: Arguments, readers: ReaderPool) -> Result<(), DaemonError> {
     // The order matters: the names of sockets before listenfd removes the variables, both before any thread.
     let sockets = Sockets::inherit()?;
     let watchdog = sd_notify::watchdog_enabled();
     let root = Root::new(arguments.root);
     let layout = Layout::new(&root);
     let _lock = lock_state(&root.state_dir())?;
-    let shared = Shared::open(root, &layout, Metrics::new()?)?;
+    let shared = Shared::open(root, &layout, Metrics::new()?, readers)?;
     let notifier = Notifier::start(watchdog, shared.health.clone())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

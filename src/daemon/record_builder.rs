@@ -1,16 +1,17 @@
 //! Stage 3: a record in the making. Each fact is set here and nowhere else, by the stage that learns it.
 
-use super::evidence::{CrashedStack, Evidence};
-use super::stack::OtherThreads;
+use super::evidence::Evidence;
 use super::subordinate_ids::SubordinateIds;
 use crate::crash::auxv::Auxv;
 use crate::crash::text::from_bytes;
 use crate::crash::{
-    CoreReport, CrashId, CrashKey, Decision, NoCore, Origin, Record, Signature, Warning, cgroup, signal,
+    AccountFacts, CoreReport, CrashId, CrashKey, Decision, NoCore, Origin, Principal, Record, Signature, Warning,
+    cgroup, signal,
 };
 use crate::elf::ProcessNotes;
 use crate::policy::access::{self, AccessFacts};
 use crate::policy::evict::Attribution;
+use crate::reader::{CrashedStack, OtherThreads};
 use crate::unwind::{self, SignatureInput};
 use coreward_wire::paths::Root;
 use coreward_wire::{Details, Offer};
@@ -71,6 +72,23 @@ pub(super) fn identify(offer: &Offer) -> CrashIdentity {
         start_time: if offer.start_time > 0 { offer.start_time } else { shim_started },
     };
     CrashIdentity { id: key.id(), key }
+}
+
+/// Who answers for the crash that is offered.
+pub(super) fn principal_of(offer: &Offer, host: &Host) -> Principal {
+    let cgroup = cgroup::parse(&from_bytes(&offer.cgroup));
+    let facts = AccountFacts {
+        cgroup: &cgroup.path,
+        unit: cgroup.unit.as_deref(),
+        in_container: cgroup.container.is_some(),
+        in_namespace: offer.namespaces.pid || offer.namespaces.user,
+        // This makes a difference for the party only.
+        privileged: false,
+        uid: offer.uid,
+        login_uid: offer.login_uid,
+        subuid_owner: offer.uid.and_then(|uid| host.subordinate_ids.owner_of(uid)),
+    };
+    Principal::answering(&facts).0
 }
 
 /// When the dump began, since 1970. `%t` of core_pattern has whole seconds: for a live crash, the age of its shim is more
@@ -273,16 +291,6 @@ impl RecordBuilder {
     /// Real gid, in the initial user namespace.
     pub(super) fn gid(&self) -> Option<Gid> {
         self.record.gid
-    }
-
-    /// The system unit.
-    pub(super) fn unit(&self) -> Option<&str> {
-        self.record.cgroup.unit.as_deref()
-    }
-
-    /// What the crash is counted under.
-    pub(super) fn program(&self) -> String {
-        self.record.program()
     }
 
     /// What its core is charged to.

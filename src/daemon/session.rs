@@ -89,17 +89,18 @@ impl Session {
         if let Some(error) = shared.catalog.unavailable() {
             return Err(error.into());
         }
-        let mut handles = ProcessHandles::new(descriptors);
+        let mut handles = ProcessHandles::new(offer, descriptors);
         if let Some(checkpoint) = Checkpoint::decode(&offer.checkpoint) {
             drop(core);
             let record = capture::resume(shared, source, offer, checkpoint, handles.checkpoint).await?;
             return self.commit(record).await;
         }
+        handles.set_place(capture::take_place(shared, source, offer).await?);
         let (evidence, core) = inspect(shared, source, offer, &mut handles, core).await?;
         let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
         let time = crash_time(offer, source.origin(), now, clock::since_boot());
         let mut builder = RecordBuilder::new(identity.clone(), offer, evidence, source.origin(), time, &shared.host);
-        let config = shared.config_for(&builder);
+        let config = shared.config_for(offer);
         let admission = shared.admit(&config.terms(), &builder, core.exists());
         builder.set_decision(admission.decision());
         let record = match admission {
@@ -135,7 +136,8 @@ impl Session {
         builder.set_held(held(&self.offer, &self.source));
         let record = builder.finish(CoreReport::none(reason));
         // The process ends when nobody has its pipe open any more.
-        drop((core, handles));
+        drop(core);
+        handles.close(&self.shared.readers);
         // Nothing is published, so the shim need not confirm it; it keeps the record for the next daemon.
         self.source.release(Checkpoint::of_record(record.clone()).encode()).await?;
         Ok(record)

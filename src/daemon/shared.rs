@@ -4,12 +4,15 @@ use super::record_builder::{Host, RecordBuilder};
 use super::shutdown::Shutdown;
 use crate::capture::{CaptureResources, CompressorPool, HealthMonitor, LargeCoreLimiter, MemoryBudget};
 use crate::config::{self, Config, LoadedConfig, THREADS_MAX};
-use crate::crash::CrashId;
+use crate::crash::text::from_bytes;
+use crate::crash::{CrashId, cgroup, program_of};
 use crate::policy::admission::{self, Admission, Applicant, Terms};
 use crate::policy::storm::{StormEvent, StormPolicy};
+use crate::reader::{Places, ReaderPool};
 use crate::report::{ErrorKind, Metrics};
 use crate::store::{Catalog, CatalogEvent, Layout, Ledger, OpenReport, RecentCore};
 use coreward_sys::clock;
+use coreward_wire::Offer;
 use coreward_wire::paths::Root;
 use std::collections::HashMap;
 use std::io;
@@ -19,12 +22,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 use tokio::sync::Semaphore;
 
-/// Captures at once: small crashes must not wait for a large one that has all permits.
-pub(super) const CAPTURES: usize = 16;
-/// Reads of crashed processes' memory at once. One of them may block for ever on a dead mount; when all do, crashes are
-/// recorded without what those reads would have found.
-pub(super) const MEMORY_READERS: usize = 16;
-/// Buffers for copying without compressing: two keep a disk busy.
+/// Reads of saved cores at once. They may block on the files that a process had mapped.
+pub(super) const SAVED_CORE_READERS: usize = 4;
+/// Threads that have processes copied to disk: two keep a disk busy.
 const COPY_BUFFERS: usize = 2;
 /// Bytes of the unit's MemoryMax=256M that what is copied and not yet compressed may take.
 const STAGED: u64 = 128 << 20;
@@ -38,12 +38,14 @@ pub(super) struct Shared {
     pub(super) health: HealthMonitor,
     pub(super) shutdown: Shutdown,
     pub(super) resources: CaptureResources,
-    /// A capture needs one; the others wait with their processes parked.
-    pub(super) capture_permits: Semaphore,
+    /// Whose processes are read and captured; the others wait.
+    pub(super) places: Arc<Places>,
+    /// Read the memory of crashed processes.
+    pub(super) readers: ReaderPool,
     /// One core is finished at a time, by all compressors: two at once would only contend for the same memory.
     pub(super) finalizing_permits: Semaphore,
     /// For [`super::blocking::run_with_timeout`].
-    pub(super) memory_readers: Arc<Semaphore>,
+    pub(super) saved_core_readers: Arc<Semaphore>,
     loaded: Mutex<LoadedConfig>,
     limiter: Mutex<StormPolicy>,
     crash_locks: Mutex<HashMap<CrashId, Weak<tokio::sync::Mutex<()>>>>,
@@ -58,7 +60,7 @@ impl Shared {
     ///
     /// # Errors
     /// The directory of the cores cannot be opened, or no thread can be started.
-    pub(super) fn open(root: Root, layout: &Layout, metrics: Metrics) -> io::Result<Arc<Self>> {
+    pub(super) fn open(root: Root, layout: &Layout, metrics: Metrics, readers: ReaderPool) -> io::Result<Arc<Self>> {
         let ledger = Arc::new(Ledger::new(open_cores(layout)?));
         let health = HealthMonitor::default();
         let heartbeat = health.register("the catalog's writer");
@@ -89,19 +91,22 @@ impl Shared {
             shutdown: Shutdown::default(),
             resources: CaptureResources {
                 compressors: CompressorPool::new(1),
+                finalizers: CompressorPool::new(1),
                 copy_buffers: CompressorPool::new(COPY_BUFFERS),
                 large_cores: LargeCoreLimiter::default(),
                 memory_budget: MemoryBudget::new(STAGED),
             },
-            capture_permits: Semaphore::new(CAPTURES),
+            places: Arc::default(),
+            readers,
             finalizing_permits: Semaphore::new(1),
-            memory_readers: Arc::new(Semaphore::new(MEMORY_READERS)),
+            saved_core_readers: Arc::new(Semaphore::new(SAVED_CORE_READERS)),
             loaded: Mutex::default(),
             limiter: Mutex::default(),
             crash_locks: Mutex::default(),
             recorded: AtomicU64::new(0),
             evictions: AtomicU64::new(0),
         };
+        shared.readers.refill();
         shared.reload();
         shared.replay(opened.try_recv().unwrap_or_default());
         Ok(Arc::new(shared))
@@ -119,7 +124,9 @@ impl Shared {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = if loaded.config.compress_threads == 0 { processors } else { loaded.config.compress_threads };
         // One more than there are processors: one of them may wait for the disk.
-        self.resources.compressors.set_limit(threads.min(THREADS_MAX) + 1);
+        for compressors in [&self.resources.compressors, &self.resources.finalizers] {
+            compressors.set_limit(threads.min(THREADS_MAX) + 1);
+        }
         *lock(&self.loaded) = loaded;
         self.refresh_metrics();
     }
@@ -148,9 +155,11 @@ impl Shared {
     }
 
     /// The configuration in force for a crash: its unit and its executable may have values of their own.
-    pub(super) fn config_for(&self, builder: &RecordBuilder) -> Config {
+    pub(super) fn config_for(&self, offer: &Offer) -> Config {
+        let cgroup = cgroup::parse(&from_bytes(&offer.cgroup));
+        let program = program_of(&from_bytes(&offer.exe), &from_bytes(&offer.comm));
         let loaded = lock(&self.loaded);
-        loaded.overrides.apply(&loaded.config, builder.unit(), &builder.program())
+        loaded.overrides.apply(&loaded.config, cgroup.unit.as_deref(), &program)
     }
 
     /// The lock on a crash: one session at a time works on it, and a second offer waits for the first.

@@ -9,6 +9,12 @@ pub trait ReadMemory {
     fn read_exact_at(&self, address: u64, buffer: &mut [u8]) -> bool;
 }
 
+impl<M: ReadMemory + ?Sized> ReadMemory for &M {
+    fn read_exact_at(&self, address: u64, buffer: &mut [u8]) -> bool {
+        (**self).read_exact_at(address, buffer)
+    }
+}
+
 /// `None` is memory of which nothing can be read.
 impl<M: ReadMemory> ReadMemory for Option<M> {
     fn read_exact_at(&self, address: u64, buffer: &mut [u8]) -> bool {

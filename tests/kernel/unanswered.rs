@@ -113,6 +113,80 @@ fn one_users_unanswered_crashes_cost_another_user_nothing() {
     }
 }
 
+#[test]
+fn memory_that_changes_while_it_is_read_stops_no_daemon() {
+    let bed = TestBed::new();
+    bed.configure("[Coreward]\nStormBurst=0\nMaxHold=20s\n");
+    let daemon = bed.daemon();
+    let _hanging: Vec<Unanswered> = (0..6).map(|number| Unanswered::start(&bed, "remap", number)).collect();
+    // They hang by now, if they do.
+    std::thread::sleep(Duration::from_secs(2));
+    for signal in [Signal::SIGKILL, Signal::SIGTERM] {
+        let begun = Instant::now();
+        Command::new(program("segv")).run_to_end();
+        assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+        daemon.signal(signal);
+        let begun = Instant::now();
+        daemon.wait_for_notification("READY=1");
+        assert!(begun.elapsed() < Duration::from_secs(2), "{signal}: {:?}", begun.elapsed());
+    }
+    eventually(Duration::from_secs(30), || bed.crashes().iter().filter(|it| it.record.comm == "segv").count() == 2);
+    for listed in bed.crashes().iter().filter(|listed| listed.record.comm == "segv") {
+        let record = &listed.record;
+        assert!(record.stack.len() > 3 && record.core.is_stored() && record.core.truncated.is_none(), "{record:?}");
+    }
+}
+
+/// The processes that this one started, and those that they started.
+fn descendants(pid: i32) -> Vec<i32> {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let children: Vec<i32> = children.split_whitespace().map(|pid| pid.parse().unwrap()).collect();
+    children.iter().copied().chain(children.iter().flat_map(|child| descendants(*child))).collect()
+}
+
+fn descriptors(pid: i32) -> Vec<String> {
+    let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let targets =
+        entries.filter(|entry| entry.file_name().to_str().is_some_and(|number| number.parse::<u32>().unwrap() > 2));
+    targets.filter_map(|entry| Some(std::fs::read_link(entry.path()).ok()?.to_string_lossy().into_owned())).collect()
+}
+
+#[test]
+fn a_reader_that_does_not_answer_costs_its_crash_the_stack_and_nothing_else() {
+    let bed = TestBed::new();
+    bed.configure("[Coreward]\nStormBurst=0\n");
+    let daemon = bed.daemon();
+    Command::new(program("segv")).run_to_end();
+    bed.wait_for(1);
+    let readers = descendants(daemon.pid());
+    assert!(readers.len() >= 2, "the process that makes readers, and one: {readers:?}");
+    for reader in &readers {
+        let open = descriptors(*reader);
+        assert!(open.len() == 1 && open[0].starts_with("socket:"), "{open:?}");
+    }
+    for reader in &readers[1..] {
+        kill(Pid::from_raw(*reader), Signal::SIGSTOP).unwrap();
+    }
+    let begun = Instant::now();
+    Command::new(program("segv")).run_to_end();
+    assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
+    let crashes = bed.wait_for(2);
+    let record = &crashes.iter().max_by_key(|listed| listed.record.time_us).unwrap().record;
+    assert!(record.core.is_stored() && record.core.truncated.is_none(), "{record:?}");
+    assert!(record.warnings.iter().any(|warning| warning.contains("stack")), "{record:?}");
+    assert!(descendants(daemon.pid()).iter().all(|pid| !readers[1..].contains(pid)), "they were killed");
+    Command::new(program("segv")).run_to_end();
+    let crashes = bed.wait_for(3);
+    let record = &crashes.iter().max_by_key(|listed| listed.record.time_us).unwrap().record;
+    assert!(record.stack.len() > 3 && record.core.is_stored(), "{record:?}");
+    assert_eq!(record.warnings, [] as [String; 0]);
+    // Nothing of it stays when it is killed.
+    let all = descendants(daemon.pid());
+    daemon.signal(Signal::SIGKILL);
+    daemon.wait_for_notification("READY=1");
+    eventually(Duration::from_secs(2), || all.iter().all(|pid| !PathBuf::from(format!("/proc/{pid}")).exists()));
+}
+
 /// A tmpfs, unmounted when this is dropped.
 struct Tmpfs(PathBuf);
 

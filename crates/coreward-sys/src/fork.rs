@@ -1,8 +1,10 @@
 //! A copy of the process that does one thing and exits (fork(2)).
 
 use nix::libc;
+use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::unistd::{ForkResult, Pid, fork};
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// The exit status of a copy that panicked.
@@ -28,6 +30,40 @@ pub fn spawn(work: impl FnOnce() -> u8) -> io::Result<Pid> {
             unsafe { libc::_exit(status) }
         }
     }
+}
+
+/// As [`spawn`], for a copy that has no other descriptors of this process than standard input, output and error, and `keep`: the
+/// first thing that happens in it is that they are closed. They are closed under their owners, so no destructor may run in it: it
+/// ends with the status that `work` returns.
+///
+/// # Errors
+/// The process has more than one thread, or the error of fork(2).
+pub fn spawn_apart(keep: OwnedFd, work: impl FnOnce(OwnedFd) -> u8) -> io::Result<Pid> {
+    spawn(move || {
+        close_all_but(keep.as_raw_fd());
+        work(keep)
+    })
+}
+
+/// Closes all descriptors above 2 but one (close_range(2)).
+fn close_all_but(keep: RawFd) {
+    let keep = keep.unsigned_abs();
+    for (first, last) in [(3, keep.saturating_sub(1)), (keep.saturating_add(1).max(3), u32::MAX)] {
+        if first <= last {
+            // SAFETY: close_range takes three integers. Only `spawn_apart` calls this, in a copy of the process in which nobody uses
+            // the descriptors any more.
+            unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+        }
+    }
+}
+
+/// Makes the kernel forget each child of this process when it ends: nobody waits for it (`SIGCHLD` in sigaction(2)).
+///
+/// # Errors
+/// The error of sigaction(2).
+pub fn forget_children() -> nix::Result<()> {
+    // SAFETY: ignoring a signal runs no code of this process.
+    unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }.map(drop)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::io;
-use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 /// Opens a pidfd for the process `pid` of the caller's PID namespace.
 ///
@@ -22,6 +22,18 @@ pub fn open(pid: i32) -> io::Result<OwnedFd> {
 pub fn is_alive(pidfd: BorrowedFd<'_>) -> bool {
     let mut fds = [PollFd::new(pidfd, PollFlags::POLLIN)];
     matches!(poll(&mut fds, PollTimeout::ZERO), Ok(0))
+}
+
+/// Kills the process.
+///
+/// # Errors
+/// `ESRCH` if it has ended, `EPERM`, otherwise the error of pidfd_send_signal(2).
+pub fn kill(pidfd: BorrowedFd<'_>) -> io::Result<()> {
+    let no_info = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: pidfd_send_signal takes an open descriptor, two integers, and a null pointer, which it does not read.
+    let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), libc::SIGKILL, no_info, 0) };
+    Errno::result(sent)?;
+    Ok(())
 }
 
 /// `struct pidfd_info`, first version (PIDFD_INFO_SIZE_VER0, include/uapi/linux/pidfd.h).
@@ -85,7 +97,7 @@ fn pid_by_fdinfo(number: RawFd) -> io::Result<i32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::fd::{AsFd, AsRawFd, IntoRawFd};
+    use std::os::fd::{AsFd, IntoRawFd};
 
     #[test]
     fn only_a_pidfd_of_that_very_process_is_adopted() {
@@ -100,6 +112,17 @@ mod tests {
         let file = std::fs::File::open("/proc/self/stat").unwrap();
         assert_eq!(adopt_inherited(file.as_raw_fd(), me).unwrap_err().kind(), io::ErrorKind::NotFound);
         assert_eq!(adopt_inherited(1 << 20, me).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_process_is_killed_through_its_pidfd() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let pidfd = open(child.id().cast_signed()).unwrap();
+        assert!(is_alive(pidfd.as_fd()));
+        kill(pidfd.as_fd()).unwrap();
+        child.wait().unwrap();
+        assert!(!is_alive(pidfd.as_fd()));
+        assert_eq!(kill(pidfd.as_fd()).unwrap_err().raw_os_error(), Some(libc::ESRCH));
     }
 
     #[test]

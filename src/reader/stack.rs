@@ -1,9 +1,10 @@
-//! Stacks out of a process' memory, before it is copied. All of this blocks where memory does.
+//! Stacks out of a process' memory, before it is copied. All of this blocks where memory does: readers do it, and the daemon only for
+//! cores that are files.
 
-use super::evidence::CrashedStack;
-use crate::crash::{Frame, Module, SigInfo, ThreadStacks};
+use crate::crash::{Frame, Module, SigInfo, Signature, ThreadStacks};
 use crate::elf::{self, CoreLayout};
 use crate::unwind::{self, ProcessUnwinder, ReadMemory, SignatureInput};
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -18,22 +19,39 @@ const MAX_OTHER_FRAMES: usize = 512;
 /// Thread ids that are listed of threads with the same frames.
 const MAX_TIDS: usize = 32;
 
+/// The stack of the crashed thread and what was made of it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CrashedStack {
+    /// Its innermost frames.
+    pub frames: Vec<Frame>,
+    /// The mapped ELF files.
+    pub modules: Vec<Module>,
+    /// Why the thread got its signal.
+    pub siginfo: Option<SigInfo>,
+    /// The signature.
+    pub signature: Signature,
+}
+
 /// What the signature depends on beside the stack.
-pub(super) struct SignatureContext {
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SignatureContext {
     /// The signal.
-    pub(super) signal: Option<u32>,
+    pub signal: Option<u32>,
     /// Build-id of the executable.
-    pub(super) build_id: Option<String>,
+    pub build_id: Option<String>,
     /// What the crash is counted under.
-    pub(super) program: String,
+    pub program: String,
+}
+
+impl SignatureContext {
+    /// With this build-id, unless it has one.
+    pub(super) fn or_build_id(self, build_id: Option<&String>) -> Self {
+        Self { build_id: self.build_id.or_else(|| build_id.cloned()), ..self }
+    }
 }
 
 /// Unwinds the crashed thread.
-pub(super) fn unwind_crashed_thread(
-    layout: &CoreLayout,
-    memory: &dyn ReadMemory,
-    context: &SignatureContext,
-) -> CrashedStack {
+pub fn unwind_crashed_thread(layout: &CoreLayout, memory: &dyn ReadMemory, context: &SignatureContext) -> CrashedStack {
     let mut unwinder = ProcessUnwinder::new(layout, memory);
     // Bounded by frames and pages: a clock that cut the walk on a loaded machine would give the same bug another signature.
     let mut frames = unwinder.crashed_thread(&|| true);
@@ -54,17 +72,18 @@ pub(super) fn unwind_crashed_thread(
 }
 
 /// Stacks of the threads that did not crash.
-pub(super) struct OtherThreads {
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct OtherThreads {
     /// Threads with the same frames together, the largest group first.
-    pub(super) stacks: Vec<ThreadStacks>,
+    pub stacks: Vec<ThreadStacks>,
     /// How many threads are missing, for want of time or room.
-    pub(super) omitted: usize,
+    pub omitted: usize,
     /// How many other threads there were.
-    pub(super) total: usize,
+    pub total: usize,
 }
 
-/// Unwinds the threads that did not crash, as far as time and room allow. `recorded` are the modules of the record.
-pub(super) fn unwind_other_threads(layout: &CoreLayout, memory: &dyn ReadMemory, recorded: &[Module]) -> OtherThreads {
+/// Unwinds the threads that did not crash, as far as time and room allow. `recorded` are the first addresses of the record's modules.
+pub fn unwind_other_threads(layout: &CoreLayout, memory: &dyn ReadMemory, recorded: &[u64]) -> OtherThreads {
     let mut unwinder = ProcessUnwinder::new(layout, memory);
     let walked = unwinder.other_threads(MAX_FRAMES, &until(OTHER_THREADS_TIMEOUT));
     let stacks = group_by_frames(walked, &unwinder.into_modules(&|| false), recorded);
@@ -94,9 +113,9 @@ fn siginfo(info: elf::SigInfoNote, signal: Option<u32>) -> SigInfo {
 
 /// Threads with the same frames together, the largest groups first, as many as there is room for. The frames' module numbers
 /// become those that the modules have in the record.
-fn group_by_frames(walked: Vec<(u32, Vec<Frame>)>, modules: &[Module], recorded: &[Module]) -> Vec<ThreadStacks> {
+fn group_by_frames(walked: Vec<(u32, Vec<Frame>)>, modules: &[Module], recorded: &[u64]) -> Vec<ThreadStacks> {
     let number_in_record = |module: &Module| {
-        let number = recorded.iter().position(|known| known.start == module.start)?;
+        let number = recorded.iter().position(|known| *known == module.start)?;
         u32::try_from(number).ok()
     };
     let numbers: Vec<Option<u32>> = modules.iter().map(number_in_record).collect();
@@ -145,7 +164,7 @@ mod tests {
 
     #[test]
     fn threads_with_the_same_frames_are_one_group_and_the_total_is_bounded() {
-        let recorded = [module(1000), module(2000)];
+        let recorded = [1000, 2000];
         let seen = [module(2000), module(3000)];
         let mut walked = vec![(1, frames(2001, Some(0), 3)), (2, frames(3001, Some(1), 2))];
         walked.extend((10..50).map(|tid| (tid, frames(2005, Some(0), 4))));

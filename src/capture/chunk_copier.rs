@@ -1,0 +1,148 @@
+//! Copies chunks of a parked process into the files of a staging area.
+
+use super::chunk::{CHUNK_LEN, CoreSource, RangeData, SourceError, buffer_len};
+use super::parked::StoredChunk;
+use super::process_image::ProcessImage;
+use super::sparse::{PAGE_LEN, write_nonzero_pages};
+use super::staging::StagingFiles;
+use coreward_sys::sparse_io;
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Bytes that are preallocated at a time.
+const PREALLOCATED: u64 = 32 << 20;
+/// A chunk of which less than this fraction is present is written page by page.
+const SPARSE_FRACTION: u64 = 4;
+
+/// Copies chunks to disk or to memory. Every byte goes to its offset in the core.
+#[derive(Debug)]
+pub struct ChunkCopier {
+    memory: Arc<File>,
+    spill: Option<SpillTarget>,
+}
+
+#[derive(Debug)]
+struct SpillTarget {
+    /// Bypasses the page cache: for whole chunks, as fast as the disk.
+    direct: File,
+    /// Uses the page cache: for single pages of chunks that are mostly holes.
+    cached: File,
+    /// Blocks are allocated from this offset on. Chunks are written from the back.
+    preallocated_from: Mutex<u64>,
+}
+
+impl ChunkCopier {
+    /// Copies into these files.
+    #[must_use]
+    pub fn new(files: StagingFiles) -> Self {
+        let StagingFiles { memory, spill } = files;
+        let spill =
+            spill.map(|[direct, cached]| SpillTarget { direct, cached, preallocated_from: Mutex::new(u64::MAX) });
+        Self { memory: Arc::new(memory), spill }
+    }
+
+    /// The file in memory. It has the headers of the core at their place.
+    #[must_use]
+    pub fn memory(&self) -> &Arc<File> {
+        &self.memory
+    }
+
+    /// Copies `range`, one chunk if there is a file on disk.
+    ///
+    /// # Errors
+    /// The process has ended, or neither file can be written.
+    pub fn store(
+        &self,
+        image: &ProcessImage,
+        range: Range<u64>,
+        buffer: &mut [u8],
+    ) -> Result<StoredChunk, SourceError> {
+        match &self.spill {
+            Some(spill) => self.store_on_disk(spill, image, range, buffer),
+            None => self.store_in_memory(image, range, buffer).map(|()| StoredChunk::default()),
+        }
+    }
+
+    /// Copies what is not zero in `range` to memory.
+    ///
+    /// # Errors
+    /// The process has ended, or there is no memory.
+    pub fn store_in_memory(
+        &self,
+        image: &ProcessImage,
+        range: Range<u64>,
+        buffer: &mut [u8],
+    ) -> Result<(), SourceError> {
+        image.copy_present(range, buffer, |offset, bytes| write_nonzero_pages(&self.memory, offset, bytes))
+    }
+
+    /// Copies a chunk to disk, or to memory if the disk refuses it.
+    fn store_on_disk(
+        &self,
+        spill: &SpillTarget,
+        image: &ProcessImage,
+        range: Range<u64>,
+        buffer: &mut [u8],
+    ) -> Result<StoredChunk, SourceError> {
+        let length = buffer_len(&range);
+        if image.present_bytes(range.clone())? < length as u64 / SPARSE_FRACTION {
+            return self.store_pages(spill, image, range, buffer);
+        }
+        spill.preallocate(range.start);
+        let mut stored = StoredChunk::default();
+        if image.read_range(range.clone(), buffer)? == RangeData::Bytes {
+            // Only the last chunk of a core can end within a page.
+            let padded = length.next_multiple_of(PAGE_LEN);
+            buffer[length..padded].fill(0);
+            stored.on_disk = CHUNK_LEN;
+            if spill.direct.write_all_at(&buffer[..padded], range.start).is_err() {
+                stored.refused = true;
+                write_nonzero_pages(&self.memory, range.start, &buffer[..length]).map_err(SourceError::Write)?;
+            }
+        }
+        Ok(stored)
+    }
+
+    /// Copies only the pages of the chunk that exist.
+    fn store_pages(
+        &self,
+        spill: &SpillTarget,
+        image: &ProcessImage,
+        range: Range<u64>,
+        buffer: &mut [u8],
+    ) -> Result<StoredChunk, SourceError> {
+        if range.start >= *spill.lock_preallocated() {
+            // Blocks were preallocated for the whole chunk.
+            sparse_io::punch_hole(&spill.direct, range.clone());
+        }
+        let mut stored = StoredChunk::default();
+        image.copy_present(range, buffer, |offset, bytes| -> io::Result<()> {
+            stored.on_disk += bytes.len() as u64;
+            write_nonzero_pages(&spill.cached, offset, bytes).or_else(|_| {
+                // The memory has room for a few chunks; the daemon spills no more after this.
+                stored.refused = true;
+                write_nonzero_pages(&self.memory, offset, bytes)
+            })
+        })?;
+        Ok(stored)
+    }
+}
+
+impl SpillTarget {
+    /// Allocates blocks for the chunk at `offset`, and for some before it, which are written next.
+    fn preallocate(&self, offset: u64) {
+        let mut from = self.lock_preallocated();
+        if offset < *from {
+            let end = (offset + CHUNK_LEN).min(*from);
+            *from = end.saturating_sub(PREALLOCATED);
+            sparse_io::preallocate(&self.direct, *from..end);
+        }
+    }
+
+    fn lock_preallocated(&self) -> std::sync::MutexGuard<'_, u64> {
+        self.preallocated_from.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,240 @@
+//! Messages with descriptors between the daemon and a reader: JSON, and bytes for which JSON is no form.
+
+use coreward_sys::fdpass;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::borrow::Cow;
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+/// Lengths of the two parts, and the number of descriptors.
+const HEADER: usize = 12;
+/// Longest message, in bytes: a reader that reads hostile bytes may send any.
+const MAX_LEN: usize = 80 << 20;
+/// Bytes up to this length are copied, so that the message is sent by one call.
+const COPIED: usize = 64 << 10;
+/// Bytes that are received at a time.
+const RECEIVE: usize = 64 << 10;
+/// Longest wait of a sender: the other side reads at once, or hangs.
+const SEND_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// One end of a connection.
+#[derive(Debug)]
+pub(super) struct Channel {
+    socket: UnixStream,
+    received: Vec<u8>,
+    fds: VecDeque<OwnedFd>,
+}
+
+/// A message as it arrived.
+pub(super) struct Received<T> {
+    pub(super) message: T,
+    pub(super) bytes: Vec<u8>,
+    pub(super) fds: Vec<OwnedFd>,
+}
+
+/// JSON, bytes and descriptors.
+type Parts = (Vec<u8>, Vec<u8>, Vec<OwnedFd>);
+
+/// Messages that are sent together, so that the other side wakes up once.
+#[derive(Default)]
+pub(super) struct Outgoing<'a> {
+    parts: Vec<Cow<'a, [u8]>>,
+    fds: Vec<BorrowedFd<'a>>,
+}
+
+impl<'a> Outgoing<'a> {
+    /// Adds a message.
+    ///
+    /// # Errors
+    /// The message cannot be written as JSON.
+    pub(super) fn add(&mut self, message: &impl Serialize, bytes: &'a [u8], fds: &[BorrowedFd<'a>]) -> io::Result<()> {
+        if !matches!(self.parts.last(), Some(Cow::Owned(_))) {
+            self.parts.push(Cow::Owned(Vec::new()));
+        }
+        let Some(Cow::Owned(part)) = self.parts.last_mut() else { return Ok(()) };
+        let json = serde_json::to_vec(message)?;
+        for length in [json.len(), bytes.len(), fds.len()] {
+            let length = u32::try_from(length).map_err(|_| ErrorKind::InvalidInput)?;
+            part.extend_from_slice(&length.to_le_bytes());
+        }
+        part.extend_from_slice(&json);
+        if bytes.len() <= COPIED {
+            part.extend_from_slice(bytes);
+        } else {
+            self.parts.push(Cow::Borrowed(bytes));
+        }
+        self.fds.extend_from_slice(fds);
+        Ok(())
+    }
+}
+
+impl Channel {
+    pub(super) fn new(socket: UnixStream) -> Self {
+        // Without it, sending is only less guarded against a reader that hangs.
+        let _ = socket.set_write_timeout(Some(SEND_TIMEOUT));
+        Self { socket, received: Vec::new(), fds: VecDeque::new() }
+    }
+
+    /// Sends messages.
+    ///
+    /// # Errors
+    /// The other side is gone, or does not read.
+    pub(super) fn send(&self, outgoing: &Outgoing<'_>) -> io::Result<()> {
+        let mut fds: Vec<RawFd> = outgoing.fds.iter().map(AsRawFd::as_raw_fd).collect();
+        for part in &outgoing.parts {
+            let mut rest = &part[..];
+            while !rest.is_empty() {
+                match fdpass::send_with_fds(self.socket.as_fd(), rest, &fds) {
+                    Ok(sent) => {
+                        rest = &rest[sent..];
+                        fds.clear();
+                    }
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends one message.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub(super) fn send_one<'a>(
+        &self,
+        message: &impl Serialize,
+        bytes: &'a [u8],
+        fds: &[BorrowedFd<'a>],
+    ) -> io::Result<()> {
+        let mut outgoing = Outgoing::default();
+        outgoing.add(message, bytes, fds)?;
+        self.send(&outgoing)
+    }
+
+    /// Receives the next message, by the deadline if there is one.
+    ///
+    /// # Errors
+    /// The other side is gone (`UnexpectedEof`) or late (`TimedOut`), or what it sent is not such a message (`InvalidData`).
+    pub(super) fn receive<T: DeserializeOwned>(&mut self, deadline: Option<Instant>) -> io::Result<Received<T>> {
+        loop {
+            if let Some((json, bytes, fds)) = self.take_message()? {
+                let message = serde_json::from_slice(&json)?;
+                return Ok(Received { message, bytes, fds });
+            }
+            if let Some(deadline) = deadline {
+                wait_readable(self.socket.as_fd(), deadline)?;
+            }
+            let begin = self.received.len();
+            self.received.resize(begin + RECEIVE, 0);
+            let received = fdpass::recv_with_fds(self.socket.as_fd(), &mut self.received[begin..]);
+            let count = received.as_ref().map_or(0, |(count, _)| *count);
+            self.received.truncate(begin + count);
+            match received {
+                Ok((0, _)) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok((_, fds)) => self.fds.extend(fds),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Takes a whole message out of what was received.
+    fn take_message(&mut self) -> io::Result<Option<Parts>> {
+        let Some(header) = self.received.first_chunk::<HEADER>() else { return Ok(None) };
+        let [a0, a1, a2, a3, b0, b1, b2, b3, c0, c1, c2, c3] = *header;
+        let number = |bytes| usize::try_from(u32::from_le_bytes(bytes)).unwrap_or(usize::MAX);
+        let (json, bytes, fds) = (number([a0, a1, a2, a3]), number([b0, b1, b2, b3]), number([c0, c1, c2, c3]));
+        if json.max(bytes) > MAX_LEN {
+            return Err(ErrorKind::InvalidData.into());
+        }
+        if self.received.len() < HEADER + json + bytes {
+            return Ok(None);
+        }
+        // Descriptors arrive with the first byte of what they were sent with, so those of this message are there.
+        if self.fds.len() < fds {
+            return Err(ErrorKind::InvalidData.into());
+        }
+        let rest = self.received.split_off(HEADER + json + bytes);
+        let mut message = std::mem::replace(&mut self.received, rest);
+        let bytes = message.split_off(HEADER + json);
+        Ok(Some((message.split_off(HEADER), bytes, self.fds.drain(..fds).collect())))
+    }
+}
+
+/// Waits until there is something to read, or the other side is gone.
+fn wait_readable(socket: BorrowedFd<'_>, deadline: Instant) -> io::Result<()> {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        // Rounded up, so that the last fraction of a millisecond is not spent in a loop.
+        let limit = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(socket, PollFlags::POLLIN)], limit) {
+            Ok(0) if left.is_zero() => return Err(ErrorKind::TimedOut.into()),
+            Ok(0) | Err(nix::errno::Errno::EINTR) => {}
+            ready => return Ok(ready.map(drop)?),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Seek, Write};
+
+    fn pair() -> (Channel, Channel) {
+        let (one, other) = UnixStream::pair().unwrap();
+        (Channel::new(one), Channel::new(other))
+    }
+
+    #[test]
+    fn messages_that_are_sent_together_arrive_with_their_own_descriptors() {
+        let (one, mut other) = pair();
+        let mut files: Vec<std::fs::File> =
+            (0..3).map(|_| coreward_sys::sparse_io::create_memfd("test").unwrap()).collect();
+        for (number, file) in (b'0'..).zip(&mut files) {
+            file.write_all(&[number]).unwrap();
+            file.rewind().unwrap();
+        }
+        let mut outgoing = Outgoing::default();
+        outgoing.add(&"first", b"bytes", &[files[0].as_fd()]).unwrap();
+        outgoing.add(&7, &[9; 200_000], &[]).unwrap();
+        outgoing.add(&"third", b"", &[files[1].as_fd(), files[2].as_fd()]).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| one.send(&outgoing).unwrap());
+            receive_all(&mut other);
+        });
+        drop(one);
+        assert_eq!(other.receive::<u32>(None).err().unwrap().kind(), ErrorKind::UnexpectedEof);
+    }
+
+    fn receive_all(other: &mut Channel) {
+        let read = |fd: OwnedFd| {
+            let mut text = String::new();
+            std::fs::File::from(fd).read_to_string(&mut text).unwrap();
+            text
+        };
+        let first = other.receive::<String>(None).unwrap();
+        assert_eq!((first.message.as_str(), &first.bytes[..], first.fds.len()), ("first", &b"bytes"[..], 1));
+        assert_eq!(first.fds.into_iter().map(read).collect::<Vec<_>>(), ["0"]);
+        let second = other.receive::<u32>(None).unwrap();
+        assert_eq!((second.message, second.bytes.len(), second.fds.len()), (7, 200_000, 0));
+        let third = other.receive::<String>(None).unwrap();
+        assert_eq!(third.fds.into_iter().map(read).collect::<Vec<_>>(), ["1", "2"]);
+    }
+
+    #[test]
+    fn a_late_or_garbled_message_is_an_error() {
+        let (one, mut other) = pair();
+        let begun = Instant::now();
+        let late = other.receive::<u32>(Some(begun + Duration::from_millis(30)));
+        assert_eq!(late.err().unwrap().kind(), ErrorKind::TimedOut);
+        assert!(begun.elapsed() < Duration::from_secs(1));
+        (&one.socket).write_all(&[0xff; 20]).unwrap();
+        assert_eq!(other.receive::<u32>(None).err().unwrap().kind(), ErrorKind::InvalidData);
+    }
+}

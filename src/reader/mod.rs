@@ -1,0 +1,23 @@
+//! Processes that read the memory of crashed processes, so that the daemon does not.
+//!
+//! A read of another process' memory can hang for ever, with locks of the kernel held, and whoever hangs there cannot be killed. A
+//! reader has the descriptors of one crash and no others: when it is late, the daemon kills it and forgets it. Readers are copies of a
+//! small process that the daemon forks before it starts a thread ([`ReaderPool::start`]).
+
+mod channel;
+mod facts;
+mod image_server;
+mod memory_server;
+mod places;
+mod pool;
+mod process;
+mod protocol;
+mod remote_image;
+mod server;
+mod stack;
+
+pub use facts::RawFacts;
+pub use places::{Place, Places, TooManyHanging};
+pub use pool::ReaderPool;
+pub use process::{ProcessFiles, Reader, RemoteProcess};
+pub use stack::{CrashedStack, OtherThreads, SignatureContext, unwind_crashed_thread, unwind_other_threads};

@@ -1,0 +1,126 @@
+//! What the daemon asks a reader, and what it answers. Both are the same program, so the format may change at any time.
+
+use super::stack::{CrashedStack, OtherThreads, SignatureContext};
+use crate::capture::{PlanSummary, SourceError, StoredChunk, TrustedFileSystems};
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::ops::Range;
+
+/// A file of a crashed process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum ProcessFile {
+    Mem,
+    Pagemap,
+    Maps,
+    Cmdline,
+    Auxv,
+}
+
+/// What the daemon asks.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Request {
+    /// The process to read from now on, with its files. No answer.
+    Open { files: Vec<ProcessFile>, arguments: Range<u64>, trusted: TrustedFileSystems },
+    /// Answered with [`Answer::Facts`].
+    Facts,
+    /// The message's bytes are the headers of the core. No answer.
+    Headers,
+    /// Answered with [`Answer::Stack`].
+    Stack(SignatureContext),
+    /// Answered with [`Answer::OtherThreads`]; the record has modules with these first addresses.
+    OtherThreads(Vec<u64>),
+    /// Answered with [`Answer::Plan`].
+    Plan,
+    /// Answered with [`Answer::BuildId`] of the executable's file.
+    BuildId,
+    /// The core is read as planned: the staging area's files. No answer.
+    Image,
+    /// A connection of its own for requests about the image, and a file in memory for their data. No answer.
+    Connect,
+    /// Forget the process. No answer.
+    Close,
+}
+
+/// What a reader answers.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Answer {
+    /// The first message, with a pidfd of the reader.
+    Ready,
+    /// The command line, of this length, and the auxiliary vector are the message's bytes.
+    Facts {
+        cmdline: usize,
+        exe_build_id: Option<String>,
+    },
+    /// `None`: the headers are not understood.
+    Stack(Option<CrashedStack>),
+    OtherThreads(Option<OtherThreads>),
+    BuildId(Option<String>),
+    /// `None`: the headers or the memory cannot be read.
+    Plan(Option<PlanSummary>),
+}
+
+/// What the daemon asks about an image.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum ImageRequest {
+    /// Reads a range into the file in memory.
+    Read(Range<u64>),
+    /// Copies a range to the staging area.
+    Store(Range<u64>),
+    /// Copies all priority ranges to the staging area's memory.
+    StorePriority,
+}
+
+/// What a reader answers about an image.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct ImageAnswer {
+    pub(super) result: Result<ImageData, ImageError>,
+    /// Pages were left out by now.
+    pub(super) has_unread_pages: bool,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(super) enum ImageData {
+    /// The range has nothing but zeros.
+    Zeros,
+    /// The file in memory has the range at its beginning.
+    Bytes,
+    Stored {
+        on_disk: u64,
+        refused: bool,
+    },
+}
+
+/// A [`SourceError`] as a message: errors of the system by their number (errno(3)).
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(super) enum ImageError {
+    ProcessGone,
+    Read(i32),
+    Write(i32),
+}
+
+impl From<StoredChunk> for ImageData {
+    fn from(stored: StoredChunk) -> Self {
+        Self::Stored { on_disk: stored.on_disk, refused: stored.refused }
+    }
+}
+
+impl From<SourceError> for ImageError {
+    fn from(error: SourceError) -> Self {
+        let number = |error: &io::Error| error.raw_os_error().unwrap_or(nix::libc::EIO);
+        match error {
+            SourceError::ProcessGone => Self::ProcessGone,
+            SourceError::Read(error) => Self::Read(number(&error)),
+            SourceError::Write(error) => Self::Write(number(&error)),
+        }
+    }
+}
+
+impl From<ImageError> for SourceError {
+    fn from(error: ImageError) -> Self {
+        match error {
+            ImageError::ProcessGone => Self::ProcessGone,
+            ImageError::Read(number) => Self::Read(io::Error::from_raw_os_error(number)),
+            ImageError::Write(number) => Self::Write(io::Error::from_raw_os_error(number)),
+        }
+    }
+}

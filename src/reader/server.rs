@@ -1,0 +1,78 @@
+//! What a reader process does, and the process that makes readers.
+
+use super::channel::Channel;
+use super::memory_server::MemoryServer;
+use super::protocol::{Answer, Request};
+use coreward_sys::{fdpass, fork, pidfd};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+/// The exit status of a reader that lost its daemon, as every reader does in the end.
+const ENDED: u8 = 0;
+const FAILED: u8 = 1;
+
+/// Forks a reader for every socket that arrives. It has no threads, and never has more memory than at its start.
+pub(super) fn fork_readers(requests: &OwnedFd) -> u8 {
+    if inherit_nothing().is_err() {
+        return FAILED;
+    }
+    loop {
+        let mut byte = [0];
+        match fdpass::recv_with_fds(requests.as_fd(), &mut byte) {
+            // The daemon has ended.
+            Ok((0, _)) => return ENDED,
+            Ok((_, fds)) => {
+                for socket in fds {
+                    // The daemon sees that the socket was closed, and does without a reader.
+                    let _ = fork::spawn_apart(socket, read_for_daemon);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return FAILED,
+        }
+    }
+}
+
+/// The daemon's signals are not for it, and its children need no parent.
+fn inherit_nothing() -> nix::Result<()> {
+    set_pdeathsig(Some(Signal::SIGKILL))?;
+    // systemd sends SIGTERM to all processes of a unit. The daemon ends in its own time, and needs readers until then.
+    let ignored: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect();
+    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&ignored), None)?;
+    fork::forget_children()
+}
+
+/// A reader: answers the daemon until it closes the socket.
+fn read_for_daemon(socket: OwnedFd) -> u8 {
+    let read = || {
+        set_pdeathsig(Some(Signal::SIGKILL))?;
+        let channel = Channel::new(UnixStream::from(socket));
+        // The daemon is no parent of this process, and can only kill it through this.
+        let own = pidfd::open(std::process::id().cast_signed())?;
+        channel.send_one(&Answer::Ready, &[], &[own.as_fd()])?;
+        drop(own);
+        serve(channel)
+    };
+    match read() {
+        Ok(()) => ENDED,
+        Err(_) => FAILED,
+    }
+}
+
+/// Answers requests until the other side closes the connection.
+///
+/// # Errors
+/// The connection broke.
+pub(super) fn serve(mut channel: Channel) -> io::Result<()> {
+    let mut memory = MemoryServer::default();
+    loop {
+        let received = match channel.receive::<Request>(None) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+            received => received?,
+        };
+        memory.answer(&channel, received)?;
+    }
+}
