@@ -37,7 +37,7 @@ pub(super) fn fork_readers(requests: &OwnedFd) -> u8 {
 }
 
 /// The daemon's signals are not for it, and its children need no parent.
-fn inherit_nothing() -> nix::Result<()> {
+fn inherit_nothing() -> io::Result<()> {
     set_pdeathsig(Some(Signal::SIGKILL))?;
     // systemd sends SIGTERM to all processes of a unit. The daemon ends in its own time, and needs readers until then.
     let ignored: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect();

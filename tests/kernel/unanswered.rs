@@ -113,30 +113,6 @@ fn one_users_unanswered_crashes_cost_another_user_nothing() {
     }
 }
 
-#[test]
-fn memory_that_changes_while_it_is_read_stops_no_daemon() {
-    let bed = TestBed::new();
-    bed.configure("[Coreward]\nStormBurst=0\nMaxHold=20s\n");
-    let daemon = bed.daemon();
-    let _hanging: Vec<Unanswered> = (0..6).map(|number| Unanswered::start(&bed, "remap", number)).collect();
-    // They hang by now, if they do.
-    std::thread::sleep(Duration::from_secs(2));
-    for signal in [Signal::SIGKILL, Signal::SIGTERM] {
-        let begun = Instant::now();
-        Command::new(program("segv")).run_to_end();
-        assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
-        daemon.signal(signal);
-        let begun = Instant::now();
-        daemon.wait_for_notification("READY=1");
-        assert!(begun.elapsed() < Duration::from_secs(2), "{signal}: {:?}", begun.elapsed());
-    }
-    eventually(Duration::from_secs(30), || bed.crashes().iter().filter(|it| it.record.comm == "segv").count() == 2);
-    for listed in bed.crashes().iter().filter(|listed| listed.record.comm == "segv") {
-        let record = &listed.record;
-        assert!(record.stack.len() > 3 && record.core.is_stored() && record.core.truncated.is_none(), "{record:?}");
-    }
-}
-
 /// The processes that this one started, and those that they started.
 fn descendants(pid: i32) -> Vec<i32> {
     let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();

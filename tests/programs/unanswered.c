@@ -9,8 +9,6 @@
  *                line before anybody hears of the crash: it would wait itself.)
  *       rescan   as large, while another process keeps asking for the lock on the memory (clear_refs)
  *       uffd     shared memory whose absent pages a userfaultfd waits for
- *       remap    the stack pointer is in memory that another process, which shares it all, keeps replacing with such pages and
- *                with others
  * The server's PID, and that of the process behind clear_refs, are written to PIDFILE. */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -137,8 +135,6 @@ static void serve(int device) {
     }
 }
 
-static int unanswered_file;
-
 /* Mounts the file system in a user namespace and returns a private, writable mapping of its file. */
 static char *map_unanswered(const char *dir, const char *pidfile) {
     char line[64], options[128], path[4096], node[4096] = "/dev/fuse";
@@ -173,7 +169,6 @@ static char *map_unanswered(const char *dir, const char *pidfile) {
     if (file < 0) die(path);
     char *memory = mmap(0, SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE, file, 0);
     if (memory == MAP_FAILED) die("mmap");
-    unanswered_file = file;
     /* A page that was written to makes the kernel dump all of the mapping. */
     memory[0] = 1;
     memory[SIZE / 2] = 1;
@@ -196,31 +191,6 @@ static void ask_for_the_lock(pid_t pid, const char *pidfile) {
         if (write(fd, "4", 1) < 0 && errno == ESRCH) exit(0);
         close(fd);
     }
-}
-
-#define REMAPPED ((size_t)1 << 20)
-
-/* The process that shares the memory. It is no thread, so the crash does not end it. */
-static int remap(void *memory) {
-    alarm(120);
-    for (;;) {
-        char *own = mmap(memory, REMAPPED, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
-        if (own == MAP_FAILED) _exit(1);
-        for (size_t at = 0; at < REMAPPED; at += PAGE) own[at] = 1;
-        if (mmap(memory, REMAPPED, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, unanswered_file, 0) == MAP_FAILED)
-            _exit(1);
-    }
-}
-
-static char *keep_remapping(const char *pidfile) {
-    char *memory = mmap(0, REMAPPED, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    char *stack = mmap(0, 64 << 10, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (memory == MAP_FAILED || stack == MAP_FAILED) die("mmap");
-    pid_t other = clone(remap, stack + (64 << 10), CLONE_VM | CLONE_FILES | SIGCHLD, memory);
-    if (other < 0) die("clone");
-    remember(pidfile, other);
-    usleep(20000);
-    return memory;
 }
 
 static void wait_with_userfaultfd(void) {
@@ -252,10 +222,9 @@ int main(int argc, char **argv) {
             char *page = (char *)(((uintptr_t)argv[4] + 2 * PAGE) & ~(PAGE - 1));
             if (mremap(memory + PAGE, PAGE, PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, page) == MAP_FAILED) die("mremap");
         }
-        if (!strcmp(mode, "remap")) memory = keep_remapping(argv[3]);
-        if (!strcmp(mode, "stack") || !strcmp(mode, "remap")) {
+        if (!strcmp(mode, "stack")) {
 #ifdef __x86_64__
-            /* In mode "stack" the page of the stack pointer exists, and the one above it does not. */
+            /* The page of the stack pointer exists, the one above it does not. */
             __asm__ volatile("mov %0, %%rsp\n\tmovl $1, 0" : : "r"(memory + PAGE - 64));
 #endif
         }

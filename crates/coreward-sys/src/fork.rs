@@ -1,7 +1,7 @@
 //! A copy of the process that does one thing and exits (fork(2)).
 
+use nix::errno::Errno;
 use nix::libc;
-use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::unistd::{ForkResult, Pid, fork};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -61,9 +61,10 @@ fn close_all_but(keep: RawFd) {
 ///
 /// # Errors
 /// The error of sigaction(2).
-pub fn forget_children() -> nix::Result<()> {
+pub fn forget_children() -> io::Result<()> {
     // SAFETY: ignoring a signal runs no code of this process.
-    unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }.map(drop)
+    let before = unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+    if before == libc::SIG_ERR { Err(Errno::last().into()) } else { Ok(()) }
 }
 
 #[cfg(test)]
