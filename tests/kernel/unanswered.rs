@@ -95,22 +95,36 @@ fn a_page_that_nobody_answers_for_is_a_zero_page_and_everything_else_is_stored()
 
 #[test]
 fn one_users_unanswered_crashes_cost_another_user_nothing() {
+    /// `MaxHold=`, and how much longer the process may be there.
+    const HELD: Duration = Duration::from_secs(20 + 5);
     let bed = TestBed::new();
-    bed.configure("[Coreward]\nStormBurst=0\n");
-    let _daemon = bed.daemon();
+    bed.configure("[Coreward]\nStormBurst=0\nMaxHold=20s\n");
+    let daemon = bed.daemon();
     let mut hanging: Vec<Unanswered> =
-        (0..20).map(|number| Unanswered::start(&bed, MODES[number % 4], number)).collect();
-    let begun = Instant::now();
-    Command::new(program("segv")).run_to_end();
-    let held = begun.elapsed();
-    eventually(Duration::from_secs(30), || bed.crashes().iter().any(|listed| listed.record.comm == "segv"));
-    let crashes = bed.crashes();
-    let record = &crashes.iter().find(|listed| listed.record.comm == "segv").unwrap().record;
-    assert!(record.stack.len() > 3 && record.core.is_stored() && record.core.truncated.is_none(), "{record:?}");
-    assert!(held < Duration::from_secs(4), "{held:?}");
-    for crashing in &mut hanging {
-        crashing.wait(Duration::from_secs(60));
+        (0..64).map(|number| Unanswered::start(&bed, MODES[number % 4], number)).collect();
+    let crash = || {
+        let begun = Instant::now();
+        Command::new(program("segv")).run_to_end();
+        assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    };
+    crash();
+    for signal in [Signal::SIGKILL, Signal::SIGTERM] {
+        daemon.signal(signal);
+        let begun = Instant::now();
+        daemon.wait_for_notification("READY=1");
+        assert!(begun.elapsed() < Duration::from_secs(2), "{signal}: {:?}", begun.elapsed());
+        crash();
     }
+    let others = || bed.crashes().into_iter().filter(|listed| listed.record.comm == "segv").collect::<Vec<_>>();
+    eventually(Duration::from_secs(30), || others().len() == 3);
+    for listed in others() {
+        let record = listed.record;
+        assert!(record.stack.len() > 3 && record.core.is_stored() && record.core.truncated.is_none(), "{record:?}");
+    }
+    for crashing in &mut hanging {
+        crashing.wait(HELD);
+    }
+    eventually(Duration::from_secs(60), || bed.crashes().len() == 64 + 3);
 }
 
 /// The processes that this one started, and those that they started.
