@@ -7,6 +7,7 @@
 pub mod capture;
 pub mod cli;
 pub mod config;
+pub mod confine;
 pub mod crash;
 pub mod daemon;
 pub mod elf;

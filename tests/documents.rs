@@ -412,3 +412,61 @@ fn security_md_says_how_much_runs_as_root() {
         assert!(said.abs_diff(are) * 10 <= are, "SECURITY.md: crates/{name} has {are} lines, not about {said}");
     }
 }
+
+/// With systemd's own judgement, where it is of a version that the document has a column for.
+#[test]
+fn security_md_explains_the_exposure_of_the_units() {
+    let document = read("SECURITY.md");
+    let sandboxing = section(&document, "## Sandboxing");
+    let heading = sandboxing.lines().find(|line| line.starts_with("| unit | systemd ")).unwrap();
+    let Some(version) = systemd_analyze(&["--version"]) else {
+        println!("SKIPPED: there is no systemd-analyze to compare SECURITY.md with");
+        return;
+    };
+    let systemd: String = version.split(' ').take(2).collect::<Vec<_>>().join(" ");
+    let Some(column) = heading.trim_matches('|').split('|').position(|cell| cell.trim() == systemd) else {
+        println!("SKIPPED: SECURITY.md has no column for {systemd}");
+        return;
+    };
+    for file in files_below("systemd", ".service") {
+        let unit = file.file_name().unwrap().to_str().unwrap();
+        let name = format!("`{unit}`");
+        let row = rows(sandboxing).find(|row| row[0] == name).unwrap_or_else(|| panic!("no exposure of {name}"));
+        let path = root().join(&file);
+        let judge = |format: &str| {
+            systemd_analyze(&["security", "--offline=yes", "--no-pager", format, path.to_str().unwrap()]).unwrap()
+        };
+        let text = judge("--json=off");
+        let (_, exposure) = text.split_once(&format!("exposure level for {unit}: ")).unwrap();
+        assert_eq!(
+            row[column],
+            exposure.split(' ').next().unwrap(),
+            "{unit}: SECURITY.md (left) and {systemd} (right)"
+        );
+
+        let (_, left) = sandboxing.split_once(&format!("What is left of {name}, ")).unwrap();
+        let table = left.lines().skip(2).take_while(|line| line.starts_with('|')).collect::<Vec<_>>().join("\n");
+        let explained: Names =
+            rows(&table).map(|row| format!("{} {}", setting(row[0].trim_matches('`')), row[1])).collect();
+        let judged: serde_json::Value = serde_json::from_str(&judge("--json=short")).unwrap();
+        let found: Names = judged
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(|one| Some(format!("{} {}", setting(one["name"].as_str()?), one["exposure"].as_str()?)))
+            .collect();
+        assert_eq!(explained, found, "{unit}: SECURITY.md (left) and {systemd} (right)");
+    }
+}
+
+/// The key of a setting.
+fn setting(name: &str) -> &str {
+    name.split(['=', '/']).next().unwrap()
+}
+
+/// The output of systemd-analyze(1); `None` if it is not installed.
+fn systemd_analyze(arguments: &[&str]) -> Option<String> {
+    let output = std::process::Command::new("systemd-analyze").args(arguments).output().ok()?;
+    assert!(output.status.success(), "systemd-analyze {arguments:?}: {output:?}");
+    Some(String::from_utf8(output.stdout).unwrap())
+}

@@ -5,6 +5,7 @@
 //! would allow, and no more is spilled than could not be compressed in the same time.
 
 use super::CaptureResources;
+use super::compressor_pool::CompressorPool;
 use super::core_writer::CoreWriter;
 use super::engine_job::EngineJob;
 use super::error::{CaptureError, StopReason};
@@ -38,6 +39,16 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(250);
 /// How long workers may take to notice that a run has ended; those that hang in a read are then abandoned.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How many workers compress beside `copiers`. A processor is left to each copier: copying is faster than compressing, and the process
+/// is held until all is either copied or compressed.
+fn compressors_beside(copiers: usize, compressors: &CompressorPool) -> usize {
+    if copiers == 0 {
+        return compressors.limit();
+    }
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    compressors.limit().min(processors.saturating_sub(copiers).max(1))
+}
+
 /// Runs a job to its end.
 pub(super) fn run(
     job: EngineJob,
@@ -51,7 +62,7 @@ pub(super) fn run(
         Some(_) => resources.copy_buffers.limit().min(chunks.div_ceil(SPILL_BATCH)),
         None => 0,
     };
-    let compressing = if job.compress { resources.compressors.limit().min(chunks) } else { 0 };
+    let compressing = if job.compress { compressors_beside(copiers, &resources.compressors).min(chunks) } else { 0 };
     let engine = Arc::new(SharedEngine::new(job, writer));
     if chunks == 1 && engine.job.deadline.is_none() && engine.job.compress {
         // Most cores are small, and starting a thread takes as long as compressing one of them.

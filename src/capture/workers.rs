@@ -9,7 +9,6 @@ use super::frame_compressor::FrameCompressor;
 use super::large_core_limiter::LargeCoreLimiter;
 use crate::crash::Truncation;
 use crate::store::format::HEADER_LEN;
-use coreward_sys::nice;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -117,10 +116,6 @@ impl SharedEngine {
 
     /// Compresses chunks from the front until there are none left.
     pub(super) fn compress_chunks(&self, compressors: &CompressorPool) {
-        if self.job.spill.is_some() {
-            // Spilling is faster than compressing, so the disk must not wait for a processor.
-            nice::lower_priority();
-        }
         loop {
             // A worker acquires a compressor before it claims a chunk, so a claimed chunk can always be finished.
             let mut compressor = compressors.acquire();

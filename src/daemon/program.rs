@@ -4,6 +4,7 @@ use super::notify::Notifier;
 use super::shared::Shared;
 use super::sockets::{SocketError, Sockets};
 use super::{listener, maintenance, spool};
+use crate::confine::confine_daemon;
 use crate::reader::ReaderPool;
 use crate::report::{LogGuard, Metrics, serve, start_log};
 use crate::store::Layout;
@@ -75,6 +76,10 @@ fn exit(ended: Result<(), DaemonError>, log: LogGuard) -> ExitCode {
 }
 
 fn run(arguments: Arguments, readers: ReaderPool) -> Result<(), DaemonError> {
+    // For all threads, those of the log included. Nothing after this executes a program or forks.
+    if let Err(error) = confine_daemon() {
+        tracing::warn!("the daemon's system calls are restricted by its unit only: {error}");
+    }
     // The order matters: the names of sockets before listenfd removes the variables, both before any thread.
     let sockets = Sockets::inherit()?;
     let watchdog = sd_notify::watchdog_enabled();

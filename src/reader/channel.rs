@@ -75,9 +75,16 @@ impl<'a> Outgoing<'a> {
 
 impl Channel {
     pub(super) fn new(socket: UnixStream) -> Self {
-        // Without it, sending is only less guarded against a reader that hangs.
-        let _ = socket.set_write_timeout(Some(SEND_TIMEOUT));
         Self { socket, received: Vec::new(), fds: VecDeque::new() }
+    }
+
+    /// The daemon's end: a reader that hangs does not read either.
+    ///
+    /// # Errors
+    /// The error of setsockopt(2).
+    pub(super) fn with_send_timeout(socket: UnixStream) -> io::Result<Self> {
+        socket.set_write_timeout(Some(SEND_TIMEOUT))?;
+        Ok(Self::new(socket))
     }
 
     /// Sends messages.

@@ -13,13 +13,15 @@ use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long a new reader may take to say that it is ready.
 const START_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long planning a capture may take. A million mappings take some hundred milliseconds.
 const PLAN_TIMEOUT: Duration = Duration::from_secs(5);
+
+static LOG_MISSING: Once = Once::new();
 
 /// Open files of a crashed process. What the shim could not open is missing.
 #[derive(Debug, Default)]
@@ -50,10 +52,16 @@ impl Reader {
     /// # Errors
     /// It does not start.
     pub(super) fn new(socket: UnixStream) -> io::Result<Self> {
-        let mut channel = Channel::new(socket);
+        let mut channel = Channel::with_send_timeout(socket)?;
         let Received { message, fds, .. } = channel.receive::<Answer>(Some(Instant::now() + START_TIMEOUT))?;
         match (message, fds.into_iter().next()) {
-            (Answer::Ready, Some(pidfd)) => Ok(Self { channel, pidfd: Arc::new(pidfd), has_headers: false }),
+            (Answer::Ready { missing }, Some(pidfd)) => {
+                if !missing.is_empty() {
+                    // All readers lack the same.
+                    LOG_MISSING.call_once(|| tracing::warn!("readers of crashed memory: {}", missing.join("; ")));
+                }
+                Ok(Self { channel, pidfd: Arc::new(pidfd), has_headers: false })
+            }
             _ => Err(ErrorKind::InvalidData.into()),
         }
     }
@@ -237,7 +245,7 @@ impl Reader {
         let (ours, theirs) = UnixStream::pair()?;
         let window = sparse_io::create_memfd("coreward-window")?;
         self.channel.send_one(&Request::Connect, &[], &[theirs.as_fd(), window.as_fd()])?;
-        Ok((Channel::new(ours), window))
+        Ok((Channel::with_send_timeout(ours)?, window))
     }
 }
 
@@ -260,7 +268,7 @@ mod tests {
         let child = Command::new("sleep").arg("60").spawn().unwrap();
         let pidfd = pidfd::open(child.id().cast_signed()).unwrap();
         let channel = Channel::new(theirs);
-        channel.send_one(&Answer::Ready, &[], &[pidfd.as_fd()]).unwrap();
+        channel.send_one(&Answer::Ready { missing: Vec::new() }, &[], &[pidfd.as_fd()]).unwrap();
         std::thread::spawn(move || serve(channel));
         (Reader::new(ours).unwrap(), child)
     }

@@ -44,8 +44,10 @@ pub(super) enum Request {
 /// What a reader answers.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Answer {
-    /// The first message, with a pidfd of the reader.
-    Ready,
+    /// The first message, with a pidfd of the reader, and what of its confinement the kernel lacks.
+    Ready {
+        missing: Vec<String>,
+    },
     /// The command line, of this length, and the auxiliary vector are the message's bytes.
     Facts {
         cmdline: usize,

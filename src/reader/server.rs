@@ -3,6 +3,7 @@
 use super::channel::Channel;
 use super::memory_server::MemoryServer;
 use super::protocol::{Answer, Request};
+use crate::confine::{Missing, ReaderLimits, confine_reader};
 use coreward_sys::{fdpass, fork, pidfd};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
@@ -13,6 +14,10 @@ use std::os::unix::net::UnixStream;
 /// The exit status of a reader that lost its daemon, as every reader does in the end.
 const ENDED: u8 = 0;
 const FAILED: u8 = 1;
+
+/// Headers of 64 MiB and what is made of them, maps of 16 MiB, and a stack and a buffer for each connection. Of each connection a reader
+/// has two descriptors.
+const LIMITS: ReaderLimits = ReaderLimits { memory: 1 << 30, descriptors: 128 };
 
 /// Forks a reader for every socket that arrives. It has no threads, and never has more memory than at its start.
 pub(super) fn fork_readers(requests: &OwnedFd) -> u8 {
@@ -52,7 +57,8 @@ fn read_for_daemon(socket: OwnedFd) -> u8 {
         let channel = Channel::new(UnixStream::from(socket));
         // The daemon is no parent of this process, and can only kill it through this.
         let own = pidfd::open(std::process::id().cast_signed())?;
-        channel.send_one(&Answer::Ready, &[], &[own.as_fd()])?;
+        let missing = confine_reader(&LIMITS)?.iter().map(Missing::to_string).collect();
+        channel.send_one(&Answer::Ready { missing }, &[], &[own.as_fd()])?;
         drop(own);
         serve(channel)
     };

@@ -12,6 +12,7 @@ mod testbed;
 mod access;
 mod cli;
 mod config;
+mod confinement;
 mod daemon_failure;
 mod disk;
 mod fidelity;

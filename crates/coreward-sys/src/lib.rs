@@ -10,7 +10,6 @@ pub mod datagram;
 pub mod essential;
 pub mod fdpass;
 pub mod fork;
-pub mod nice;
 pub mod no_space;
 pub mod openat;
 pub mod pagemap;

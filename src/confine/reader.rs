@@ -1,0 +1,291 @@
+//! A reader: a process of its own that reads one crash's memory through descriptors that are open, and answers on a socket that
+//! is open.
+
+use super::filter::{ABSENT, CallList, Condition, apply};
+use super::missing::Missing;
+use super::objects::deny_objects;
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::prctl::{set_dumpable, set_no_new_privs};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use seccompiler::{BackendError, BpfProgram, SeccompAction, SeccompCmpOp};
+use std::io;
+
+/// What a reader may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReaderLimits {
+    /// Bytes of address space, the program's own included.
+    pub memory: u64,
+    /// Numbers of descriptors. Those that are open stay open.
+    pub descriptors: u64,
+}
+
+/// What a reader calls. Frequent ones have low numbers, and filters are sorted by number.
+const ALLOWED_CALLS: &[libc::c_long] = &[
+    // Descriptors that are open.
+    libc::SYS_read,
+    libc::SYS_write,
+    libc::SYS_readv,
+    libc::SYS_writev,
+    libc::SYS_pread64,
+    libc::SYS_pwrite64,
+    libc::SYS_preadv,
+    libc::SYS_pwritev,
+    libc::SYS_lseek,
+    libc::SYS_recvmsg,
+    libc::SYS_sendmsg,
+    libc::SYS_recvfrom,
+    libc::SYS_sendto,
+    libc::SYS_shutdown,
+    libc::SYS_getsockopt,
+    libc::SYS_ppoll,
+    libc::SYS_tee,
+    libc::SYS_splice,
+    libc::SYS_pipe2,
+    libc::SYS_eventfd2,
+    libc::SYS_memfd_create,
+    libc::SYS_ftruncate,
+    libc::SYS_fallocate,
+    libc::SYS_fadvise64,
+    libc::SYS_fsync,
+    libc::SYS_fdatasync,
+    libc::SYS_fstat,
+    libc::SYS_newfstatat,
+    libc::SYS_statx,
+    libc::SYS_close,
+    libc::SYS_close_range,
+    libc::SYS_dup,
+    libc::SYS_dup3,
+    libc::SYS_fcntl,
+    libc::SYS_ioctl,
+    // Memory. Mappings are below.
+    libc::SYS_munmap,
+    libc::SYS_mremap,
+    libc::SYS_madvise,
+    libc::SYS_brk,
+    // Threads.
+    libc::SYS_clone,
+    libc::SYS_clone3,
+    libc::SYS_futex,
+    libc::SYS_set_robust_list,
+    libc::SYS_rseq,
+    libc::SYS_membarrier,
+    libc::SYS_prctl,
+    libc::SYS_gettid,
+    libc::SYS_getpid,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    libc::SYS_restart_syscall,
+    libc::SYS_sched_yield,
+    libc::SYS_sched_getaffinity,
+    libc::SYS_sched_getparam,
+    libc::SYS_sched_getscheduler,
+    libc::SYS_sched_getattr,
+    libc::SYS_getcpu,
+    // Signals of its own.
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_rt_sigpending,
+    libc::SYS_rt_sigtimedwait,
+    libc::SYS_rt_sigsuspend,
+    libc::SYS_sigaltstack,
+    // Time, and what it is.
+    libc::SYS_clock_gettime,
+    libc::SYS_clock_getres,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_nanosleep,
+    libc::SYS_gettimeofday,
+    libc::SYS_getrandom,
+    libc::SYS_getrusage,
+    libc::SYS_getuid,
+    libc::SYS_geteuid,
+    libc::SYS_getgid,
+    libc::SYS_getegid,
+    libc::SYS_getppid,
+    libc::SYS_uname,
+    libc::SYS_sysinfo,
+];
+
+/// What only x86_64 has.
+#[cfg(target_arch = "x86_64")]
+const ALLOWED_HERE: &[libc::c_long] =
+    &[libc::SYS_poll, libc::SYS_pipe, libc::SYS_dup2, libc::SYS_time, libc::SYS_sync_file_range];
+/// sync_file_range(2), which libc lacks for aarch64 with glibc (include/uapi/asm-generic/unistd.h).
+#[cfg(not(target_arch = "x86_64"))]
+const ALLOWED_HERE: &[libc::c_long] = &[84];
+
+/// What libraries try and can do without. A reader is not ended for it.
+const ABSENT_CALLS: &[libc::c_long] = &[
+    libc::SYS_openat,
+    libc::SYS_openat2,
+    libc::SYS_faccessat,
+    libc::SYS_faccessat2,
+    libc::SYS_readlinkat,
+    libc::SYS_copy_file_range,
+    libc::SYS_sendfile,
+    libc::SYS_setpriority,
+    libc::SYS_prlimit64,
+    // Its flags are in memory, where no filter looks.
+    libc::SYS_clone3,
+];
+
+/// What only x86_64 has.
+#[cfg(target_arch = "x86_64")]
+const ABSENT_HERE: &[libc::c_long] = &[libc::SYS_open, libc::SYS_access, libc::SYS_readlink, libc::SYS_stat];
+#[cfg(not(target_arch = "x86_64"))]
+const ABSENT_HERE: &[libc::c_long] = &[];
+
+/// Requests of ioctl(2): of the page map and of `maps` (include/uapi/linux/fs.h: `PAGEMAP_SCAN`, `PROCMAP_QUERY`), and of all
+/// descriptors (include/uapi/asm-generic/ioctls.h: `FIONREAD`, `FIONBIO`, `FIOCLEX`).
+const REQUESTS: &[u64] = &[0xc060_6610, 0xc068_6611, 0x541b, 0x5421, 0x5451];
+
+/// Options of prctl(2): names of threads and of allocations (`PR_SET_VMA`), and the end with the parent.
+const OPTIONS: &[u64] =
+    &[libc::PR_SET_NAME as u64, libc::PR_GET_NAME as u64, libc::PR_SET_PDEATHSIG as u64, 0x5356_4d41];
+
+/// The filters of a reader, which becomes `pid`.
+///
+/// # Errors
+/// There are none for this architecture.
+pub fn reader_filters(pid: u32) -> Result<Vec<BpfProgram>, BackendError> {
+    let flag = |flag: libc::c_int| u64::from(flag.unsigned_abs());
+    let (thread, empty_path) = (flag(libc::CLONE_THREAD), flag(libc::AT_EMPTY_PATH));
+    let none_of = |argument: u8, values: &[u64]| -> Vec<Condition> {
+        values.iter().map(|value| (argument, SeccompCmpOp::Ne, *value)).collect()
+    };
+    let absent = CallList::new(&[ABSENT_CALLS, ABSENT_HERE].concat())
+        .with(libc::SYS_clone, &[(0, SeccompCmpOp::MaskedEq(thread), 0)])?
+        // By path.
+        .with(libc::SYS_statx, &[(2, SeccompCmpOp::MaskedEq(empty_path), 0)])?
+        .with(libc::SYS_newfstatat, &[(3, SeccompCmpOp::MaskedEq(empty_path), 0)])?
+        .with(libc::SYS_ioctl, &none_of(1, REQUESTS))?
+        .with(libc::SYS_prctl, &none_of(0, OPTIONS))?;
+    let not_executable = [(2, SeccompCmpOp::MaskedEq(flag(libc::PROT_EXEC)), 0)];
+    let allowed = CallList::new(&[ALLOWED_CALLS, ALLOWED_HERE, ABSENT_CALLS, ABSENT_HERE].concat())
+        .with(libc::SYS_mmap, &not_executable)?
+        .with(libc::SYS_mprotect, &not_executable)?
+        // abort(3).
+        .with(libc::SYS_tgkill, &[(0, SeccompCmpOp::Eq, pid.into())])?;
+    Ok(vec![
+        absent.into_filter(ABSENT, SeccompAction::Allow)?,
+        // The last one: under it no other can be added.
+        allowed.into_filter(SeccompAction::Allow, SeccompAction::KillProcess)?,
+    ])
+}
+
+/// Confines this process to what a reader does. It must have one thread only, and all its descriptors. A system call that it
+/// does not need ends it. Returns what the kernel lacks.
+///
+/// # Errors
+/// The limits cannot be set.
+pub fn confine_reader(limits: &ReaderLimits) -> io::Result<Vec<Missing>> {
+    let most = [
+        (Resource::RLIMIT_AS, limits.memory),
+        (Resource::RLIMIT_NOFILE, limits.descriptors),
+        (Resource::RLIMIT_CORE, 0),
+    ];
+    for (resource, most) in most {
+        // A limit that is lower already cannot be raised.
+        let most = getrlimit(resource)?.1.min(most);
+        setrlimit(resource, most, most)?;
+    }
+    // Its memory is somebody else's: no core, and nobody of the same user looks in.
+    set_dumpable(false)?;
+    set_no_new_privs()?;
+    let mut missing = deny_objects().unwrap_or_else(|_| vec![Missing::Files, Missing::Network, Missing::Signals]);
+    let filters = reader_filters(std::process::id()).map_err(io::Error::other)?;
+    if let Err(error) = apply(&filters) {
+        missing.push(Missing::SystemCalls(Errno::from_raw(error.raw_os_error().unwrap_or_default())));
+    }
+    Ok(missing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixtures::{in_child, run_in_child, succeed};
+    use super::*;
+    use coreward_sys::fdpass::send_with_fds;
+    use coreward_sys::pagemap::{PAGE, PageKind, for_each_run};
+    use coreward_sys::procmap::mapping_at;
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+    use std::fs::File;
+    use std::io::{Read, Seek, Write};
+    use std::os::fd::{AsFd, AsRawFd};
+    use std::os::unix::fs::FileExt;
+    use std::os::unix::net::UnixStream;
+    use std::time::Duration;
+
+    const LIMITS: ReaderLimits = ReaderLimits { memory: 256 << 20, descriptors: 32 };
+
+    #[test]
+    fn a_reader_reads_memory_computes_and_answers() {
+        const TEST: &str = "confine::reader::tests::a_reader_reads_memory_computes_and_answers";
+        if !in_child() {
+            run_in_child(TEST);
+            return;
+        }
+        // Its own memory stands for a crashed process'.
+        let secret = vec![7_u8; 3 * 4096];
+        let address = secret.as_ptr().addr() as u64;
+        let [memory, maps, pagemap] = ["mem", "maps", "pagemap"]
+            .map(|name| File::options().read(true).open(format!("/proc/self/{name}")).unwrap());
+        let (mut socket, mut other_end) = UnixStream::pair().unwrap();
+        confine_reader(&LIMITS).unwrap();
+
+        // Frequent or not, what a reader does with descriptors.
+        let mut copy = vec![0; secret.len()];
+        memory.read_exact_at(&mut copy, address).unwrap();
+        assert_eq!(copy, secret);
+        assert!(mapping_at(&maps, address).is_ok_and(|mapping| mapping.is_some()) || maps_text(&maps).contains('-'));
+        let first_page = address.next_multiple_of(PAGE);
+        let mut runs = 0;
+        for_each_run(&pagemap, first_page..first_page + PAGE, PageKind::Populated, |_| runs += 1).unwrap();
+        assert_eq!(runs, 1);
+        let staged = File::from(memfd_create(c"staged", MFdFlags::MFD_CLOEXEC).unwrap());
+        staged.set_len(8192).unwrap();
+        staged.write_all_at(&copy[..4096], 4096).unwrap();
+        assert_eq!(staged.metadata().unwrap().len(), 8192);
+        assert_eq!(send_with_fds(socket.as_fd(), b"done", &[staged.as_raw_fd()]).unwrap(), 4);
+        socket.write_all(b"answer").unwrap();
+        other_end.read_exact(&mut [0; 10]).unwrap();
+        let (reader, writer) = nix::unistd::pipe().unwrap();
+        nix::unistd::write(&writer, b"headers").unwrap();
+        let mut peeked = String::new();
+        coreward_sys::pipe::peek(reader.as_fd(), 4).unwrap().read_to_string(&mut peeked).unwrap();
+        assert_eq!(peeked, "head");
+
+        // Threads, time, memory, panics.
+        let thread = std::thread::Builder::new().name("reads".to_owned()).spawn(|| {
+            std::thread::sleep(Duration::from_millis(1));
+            vec![1_u8; 1 << 20].len()
+        });
+        assert_eq!(thread.unwrap().join().unwrap(), 1 << 20);
+        let (sender, receiver) = std::sync::mpsc::channel::<()>();
+        assert!(receiver.recv_timeout(Duration::from_millis(1)).is_err());
+        drop(sender);
+        assert!(std::panic::catch_unwind(|| panic!("a panic of a reader is an ordinary end")).is_err());
+        assert!(std::thread::available_parallelism().is_ok());
+
+        // Limits.
+        assert!(Vec::<u8>::new().try_reserve_exact(512 << 20).is_err(), "address space");
+        let mut descriptors = Vec::new();
+        while let Ok(descriptor) = reader.try_clone() {
+            descriptors.push(descriptor);
+            assert!(descriptors.len() < 32, "descriptors");
+        }
+        descriptors.clear();
+
+        // A file is as if it was not there, and a reader survives that.
+        assert!(File::open("/etc/passwd").is_err());
+        assert!(std::fs::metadata("/etc/passwd").is_err());
+        succeed();
+    }
+
+    fn maps_text(mut maps: &File) -> String {
+        let mut text = String::new();
+        maps.rewind().unwrap();
+        maps.read_to_string(&mut text).unwrap();
+        text
+    }
+}
