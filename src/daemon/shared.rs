@@ -5,7 +5,7 @@ use super::shutdown::Shutdown;
 use crate::capture::{CaptureResources, CompressorPool, HealthMonitor, LargeCoreLimiter, MemoryBudget};
 use crate::config::{self, Config, LoadedConfig, THREADS_MAX};
 use crate::crash::CrashId;
-use crate::policy::admission::{self, Admission, Applicant, Terms};
+use crate::policy::admission::{self, Admission, AdmissionConfig, AdmissionFacts};
 use crate::policy::storm::{StormEvent, StormPolicy};
 use crate::report::{ErrorKind, Metrics};
 use crate::store::{Catalog, CatalogEvent, Layout, Ledger, OpenReport, RecentCore};
@@ -125,13 +125,13 @@ impl Shared {
     }
 
     /// Decides on a crash, now.
-    pub(super) fn admit(&self, terms: &Terms, builder: &RecordBuilder, has_core: bool) -> Admission {
+    pub(super) fn admit(&self, config: &AdmissionConfig, builder: &RecordBuilder, has_core: bool) -> Admission {
         let attribution = builder.attribution();
         let bug = attribution.bug();
         let first = !self.ledger.has_bug(&bug);
         let event = StormEvent { bug, principal: attribution.principal, first };
-        let applicant = Applicant { has_core, core_limit: builder.core_limit(), event };
-        admission::admit(terms, &applicant, &mut lock(&self.limiter), clock::since_boot())
+        let crash = AdmissionFacts { has_core, core_limit: builder.core_limit(), event };
+        admission::admit(config, &crash, &mut lock(&self.limiter), clock::since_boot())
     }
 
     /// Replays the cores that an earlier daemon kept to the limiter: a restart opens no new windows, and fills no buckets.
@@ -204,14 +204,17 @@ impl Shared {
 
 fn log_opening(report: &OpenReport, metrics: &Metrics) {
     if let Some(quarantine) = &report.quarantined {
-        tracing::error!("the catalog was damaged: moved to {} and rebuilt from the cores", quarantine.display());
+        tracing::error!(
+            "the catalog was damaged: it was moved to {} and rebuilt from the core files",
+            quarantine.display()
+        );
         metrics.error(ErrorKind::Catalog);
     }
     if report.restored > 0 {
-        tracing::info!("{} cores had no row in the catalog: their rows are restored", report.restored);
+        tracing::info!("the rows of {} cores were missing from the catalog and have been restored", report.restored);
     }
     if report.missing > 0 {
-        tracing::warn!("{} cores of the catalog are gone", report.missing);
+        tracing::warn!("the files of {} cores in the catalog are gone", report.missing);
     }
 }
 
