@@ -2,7 +2,7 @@
 
 use crate::capture::CaptureError;
 use crate::crash::auxv::Auxv;
-use crate::crash::{Frame, Module, SigInfo, Signature, Warning};
+use crate::crash::{ArgumentList, Frame, Module, SigInfo, Signature, Warning};
 use std::os::fd::OwnedFd;
 
 /// Everything that is known of a crash before anything is decided.
@@ -40,8 +40,8 @@ pub(super) struct CoreInput {
 /// Facts that only the process' own memory has.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ProcessFacts {
-    /// Command line, arguments separated by spaces.
-    pub(super) cmdline: Vec<u8>,
+    /// Command line.
+    pub(super) cmdline: ArgumentList,
     /// The auxiliary vector.
     pub(super) auxv: Auxv,
     /// Build-id of the executable as it is mapped.

@@ -12,7 +12,7 @@ use super::shared::{Shared, lock};
 use super::stack::{SignatureContext, unwind_crashed_thread};
 use crate::capture::{self, CaptureError, LiveMemory, PeekedHeaders, ProcessMemory, TrustedFileSystems};
 use crate::crash::text::from_bytes;
-use crate::crash::{Warning, auxv, cgroup, program_of};
+use crate::crash::{ArgumentList, Warning, auxv, cgroup, program_of};
 use crate::elf::{self, CoreLayout};
 use coreward_wire::{MAX_TEXT, Offer};
 use std::fs::File;
@@ -155,7 +155,7 @@ async fn unwind_late(
 }
 
 fn signature_context(offer: &Offer, build_id: Option<String>) -> SignatureContext {
-    let program = program_of(&from_bytes(&offer.exe), &from_bytes(&offer.comm));
+    let program = program_of(&from_bytes(&offer.exe), offer.exe_deleted, &from_bytes(&offer.comm));
     SignatureContext { signal: offer.signal, build_id, program }
 }
 
@@ -276,9 +276,7 @@ fn read_facts(
         bytes
     };
     let answers = memory.is_none_or(|memory| memory.answers_for(arguments));
-    let mut cmdline = read(cmdline.filter(|_| answers));
-    cmdline.truncate(cmdline.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1));
-    cmdline.iter_mut().filter(|byte| **byte == 0).for_each(|byte| *byte = b' ');
+    let cmdline = cmdline.filter(|_| answers).map(|mut file| ArgumentList::read(&mut file)).unwrap_or_default();
     let auxv = auxv::parse(&read(auxv));
     let exe_build_id = memory.and_then(|memory| exe_build_id(memory, auxv));
     ProcessFacts { cmdline, auxv, exe_build_id }

@@ -6,14 +6,14 @@ use super::subordinate_ids::SubordinateIds;
 use crate::crash::auxv::Auxv;
 use crate::crash::text::from_bytes;
 use crate::crash::{
-    CoreReport, CrashId, CrashKey, Decision, NoCore, Origin, Record, Signature, Warning, cgroup, signal,
+    ArgumentList, CoreReport, CrashId, CrashKey, Decision, NoCore, Origin, Record, Signature, Warning, cgroup, signal,
 };
 use crate::elf::ProcessNotes;
 use crate::policy::access::{self, AccessFacts};
 use crate::policy::evict::Attribution;
 use crate::unwind::{self, SignatureInput};
 use coreward_wire::paths::Root;
-use coreward_wire::{Details, Offer};
+use coreward_wire::{Details, Namespaces, Offer};
 use libsystemd::id128::{self, Id128};
 use nix::unistd::{Gid, Pid, Uid};
 use std::time::Duration;
@@ -97,7 +97,8 @@ impl RecordBuilder {
         let access = access_facts(offer, facts.auxv);
         let CrashIdentity { key, id } = crash;
         let shim_warnings = offer.warnings.iter().cloned().map(Warning::Reported);
-        let warnings = shim_warnings.chain(warnings).collect();
+        let omitted = Some(facts.cmdline.omitted).filter(|omitted| *omitted > 0).map(Warning::ArgumentsOmitted);
+        let warnings = shim_warnings.chain(warnings).chain(omitted).collect();
         let record = Record {
             format: Record::FORMAT,
             id,
@@ -112,12 +113,16 @@ impl RecordBuilder {
             signal_name: signal::name(offer.signal),
             comm: from_bytes(&offer.comm),
             exe: from_bytes(&offer.exe),
+            exe_deleted: offer.exe_deleted,
             exe_build_id: facts.exe_build_id,
-            cmdline: from_bytes(&facts.cmdline),
+            cmdline: facts.cmdline.quoted(),
+            arguments: facts.cmdline,
             cwd: String::new(),
             root: from_bytes(&offer.root),
             hostname: from_bytes(&offer.hostname),
             cgroup: cgroup::parse(&from_bytes(&offer.cgroup)),
+            namespaces: namespace_names(offer.namespaces),
+            parent_cmdline: String::new(),
             in_namespace: offer.namespaces.pid || offer.namespaces.user,
             privileged: access::is_privileged(&access),
             core_limit: offer.core_limit,
@@ -141,6 +146,7 @@ impl RecordBuilder {
         };
         let mut builder = Self { record, reader: access::reader(&access), warnings };
         builder.set_stack(stack);
+        builder.name_exe_module();
         // The spool has the texts in the offer.
         builder.set_texts(&offer.details);
         builder.bound();
@@ -177,8 +183,19 @@ impl RecordBuilder {
         }
     }
 
+    /// Gives the module of an executable whose name ends with " (deleted)" that name: the unwinder takes it for the kernel's.
+    fn name_exe_module(&mut self) {
+        let record = &mut self.record;
+        if let Some(stripped) = record.exe.strip_suffix(" (deleted)").filter(|_| record.exe_deleted == Some(false)) {
+            for module in record.modules.iter_mut().filter(|module| module.path == stripped) {
+                module.path.clone_from(&record.exe);
+            }
+        }
+    }
+
     fn set_texts(&mut self, details: &Details) {
-        let Details { cwd, status, limits, open_fds } = details;
+        let Details { cwd, status, limits, open_fds, parent } = details;
+        self.record.parent_cmdline = ArgumentList::read(&mut parent.as_slice()).quoted();
         self.record.cwd = from_bytes(cwd);
         self.record.status = from_bytes(status);
         self.record.limits = from_bytes(limits);
@@ -306,6 +323,13 @@ impl RecordBuilder {
     }
 }
 
+/// The namespaces that are not the host's, as `/proc/PID/ns` has them (namespaces(7)).
+fn namespace_names(namespaces: Namespaces) -> Vec<String> {
+    let Namespaces { pid, user, mount, unknown } = namespaces;
+    let names = [("pid", pid), ("user", user), ("mnt", mount), ("unknown", unknown)];
+    names.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name.to_owned()).collect()
+}
+
 /// What the process could do: by the kernel's arguments, by its threads when it crashed, by its memory when it was started.
 fn access_facts(offer: &Offer, auxv: Auxv) -> AccessFacts {
     let threads = Some(&offer.credentials).filter(|threads| !threads.is_empty());
@@ -365,8 +389,8 @@ mod tests {
         builder.set_other_threads(Some(OtherThreads { stacks: Vec::new(), omitted: 2, total: 3 }));
         let expected = [
             "from the shim",
-            "the process' memory did not answer in time",
-            "the stacks of 2 of 3 other threads did not fit into time and room",
+            "reading the memory of the process timed out",
+            "the stacks of 2 of 3 other threads are missing: the limits on time or size were reached",
         ];
         assert_eq!(builder.provisional().warnings, expected);
         assert_eq!(builder.finish(CoreReport::none(NoCore::Storm)).warnings, expected);
