@@ -200,8 +200,8 @@ mod tests {
         let read = of(&long);
         assert_eq!((read.first[0].as_str(), read.first.len()), ("prog", 2));
         assert_eq!(read.last[1..], ["--last", "file"]);
-        let kept: usize = read.first[1].len() + read.last[0].len();
-        assert_eq!(read.omitted as usize + kept, 100 << 10);
+        let kept = (read.first[1].len() + read.last[0].len()) as u64;
+        assert_eq!(read.omitted + kept, 100 << 10);
         let line = read.quoted();
         assert!(line.starts_with("prog xxx") && line.ends_with("xxx --last file"), "{line}");
         assert!(line.contains(&format!("x [...{} bytes omitted...] x", read.omitted)), "{line}");
@@ -210,7 +210,7 @@ mod tests {
         {
             let read = of(&vec![b'a'; length]);
             let kept: usize = read.first.iter().chain(&read.last).map(String::len).sum();
-            assert_eq!(kept + read.omitted as usize, length, "{length}");
+            assert_eq!(kept as u64 + read.omitted, length as u64, "{length}");
         }
         // A process can claim that all of its memory is arguments.
         let read = ArgumentList::read(&mut std::io::repeat(b'a'));

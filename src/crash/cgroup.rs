@@ -29,11 +29,11 @@ pub struct CgroupInfo {
 }
 
 /// Parses `/proc/PID/cgroup` (cgroups(7)): a line per hierarchy. The path is that of the first hierarchy that names a container or
-/// pod, or else of the first in which the process is not in the root: the unified hierarchy, systemd's named one (version 1), the others.
-/// Where both versions are mounted, some runtimes make cgroups in those of version 1 only.
+/// pod, or else of the first in which the process is not in the root: the unified hierarchy, systemd's named one (version 1), the
+/// others. Where both versions are mounted, some runtimes make cgroups in those of version 1 only.
 #[must_use]
 pub fn parse(text: &str) -> CgroupInfo {
-    let hierarchies = || text.lines().filter_map(|line| Some(line.split_once(':')?.1.split_once(':')?));
+    let hierarchies = || text.lines().filter_map(|line| line.split_once(':')?.1.split_once(':'));
     let of_kind = |wanted: fn(&str) -> bool| hierarchies().filter(move |(name, _)| wanted(name)).map(|(_, path)| path);
     let unified = of_kind(str::is_empty);
     let systemd = of_kind(|name| name == SYSTEMD);

@@ -83,7 +83,7 @@ async fn serve_connection(stream: UnixStream, shared: &Arc<Shared>) {
             Session::new(shared, CrashSource::Shim(connection), *offer).serve(descriptors).await;
         }
         Ok(ShimMessage::Reply(..) | ShimMessage::Released) => {
-            reject(connection, shared, "the first message is not an offer").await
+            reject(connection, shared, "the first message is not an offer").await;
         }
         Err(ConnectionError::Wire(error)) => reject(connection, shared, &error.to_string()).await,
         Err(error) => {

@@ -21,7 +21,8 @@ use std::time::Duration;
 /// A record that is not finished.
 #[derive(Clone, Debug)]
 pub(super) struct RecordBuilder {
-    record: Record,
+    /// Not in the session's future itself, which would be copied with it.
+    record: Box<Record>,
     reader: Option<Uid>,
     warnings: Vec<Warning>,
 }
@@ -144,7 +145,7 @@ impl RecordBuilder {
             core: CoreReport::none(NoCore::Gone),
             warnings: Vec::new(),
         };
-        let mut builder = Self { record, reader: access::reader(&access), warnings };
+        let mut builder = Self { record: Box::new(record), reader: access::reader(&access), warnings };
         builder.set_stack(stack);
         builder.name_exe_module();
         // The spool has the texts in the offer.
@@ -164,7 +165,7 @@ impl RecordBuilder {
     /// Goes on with a record that an earlier daemon left with the shim.
     pub(super) fn resume(record: Record, reader: Option<Uid>, attempt: u32) -> Self {
         let warnings = record.warnings.iter().cloned().map(Warning::Reported).collect();
-        let mut builder = Self { record: Record { attempt, ..record }, reader, warnings };
+        let mut builder = Self { record: Box::new(Record { attempt, ..record }), reader, warnings };
         // An earlier version of the daemon may have written it.
         builder.bound();
         builder
@@ -264,7 +265,7 @@ impl RecordBuilder {
     /// The finished record.
     pub(super) fn finish(self, core: CoreReport) -> Record {
         let warnings = self.warnings.iter().map(Warning::to_string).collect();
-        let mut record = Record { core, warnings, ..self.record };
+        let mut record = Record { core, warnings, ..*self.record };
         let cuts = record.bound();
         if !cuts.is_empty() {
             record.warnings.push(Warning::RecordCut(cuts).to_string());

@@ -140,11 +140,11 @@ pub fn check_person(login_defs: &str, uid: Uid) -> Result<(), NotTheUsers> {
 
 /// The number that login.defs(5) gives a key: decimal, octal or hexadecimal as in C; the last line counts.
 fn login_value(login_defs: &str, key: &'static str, default: u32) -> Result<u32, NotTheUsers> {
-    let values = login_defs.lines().filter_map(|line| {
+    let mut values = login_defs.lines().filter_map(|line| {
         let (name, value) = line.trim_start().split_once([' ', '\t'])?;
         (name == key).then(|| value.trim_matches([' ', '\t', '"']))
     });
-    let Some(value) = values.last() else { return Ok(default) };
+    let Some(value) = values.next_back() else { return Ok(default) };
     let parsed = match (value.strip_prefix("0x").or(value.strip_prefix("0X")), value.strip_prefix('0')) {
         (Some(digits), _) => u32::from_str_radix(digits, 16),
         (None, Some(digits)) if !digits.is_empty() => u32::from_str_radix(digits, 8),
