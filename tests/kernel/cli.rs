@@ -69,6 +69,31 @@ fn list_works_with_and_without_a_running_daemon() {
 }
 
 #[test]
+fn what_rm_deletes_without_a_daemon_is_removed_and_not_missing() {
+    let bed = TestBed::new();
+    let daemon = bed.daemon();
+    Command::new(program("segv")).run_to_end();
+    Command::new(program("abrt")).run_to_end();
+    let crashes = bed.wait_for(2);
+    assert_eq!(daemon.stop(), Some(0));
+    text(&coreward(&bed, &["rm", crashes[0].id().as_str()]));
+    text(&coreward(&bed, &["vacuum", "--max-cores", "0"]));
+    let states = || -> Vec<String> {
+        let json: serde_json::Value = serde_json::from_str(&text(&coreward(&bed, &["list", "--json"]))).unwrap();
+        json.as_array().unwrap().iter().map(|crash| crash["core_state"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(states(), ["removed", "removed"]);
+    // The next daemon neither wonders nor forgets, and deletions beside it end in the same state.
+    let daemon = bed.daemon();
+    Command::new(program("segv")).run_to_end();
+    let third = bed.wait_for(3).pop().unwrap();
+    text(&coreward(&bed, &["rm", third.id().as_str()]));
+    assert_eq!(states(), ["removed"; 3]);
+    assert_eq!(daemon.stop(), Some(0));
+    assert_eq!(states(), ["removed"; 3]);
+}
+
+#[test]
 fn status_reports_whether_crashes_are_collected() {
     let bed = TestBed::new();
     let daemon = bed.daemon();

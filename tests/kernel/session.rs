@@ -22,7 +22,8 @@ fn a_segfault_is_counted_stored_and_logged() {
     assert_eq!((record.signal_name.as_str(), record.signal), ("SEGV", Some(11)));
     assert_eq!(record.exe, segv.to_str().unwrap());
     assert_eq!((record.comm.as_str(), record.uid, record.attempt), ("segv", Some(Uid::from_raw(0)), 1));
-    assert_eq!(record.cmdline, format!("{} an argument", segv.display()));
+    assert_eq!(record.cmdline, format!("{} 'an argument'", segv.display()));
+    assert_eq!(record.arguments.first, [segv.to_str().unwrap(), "an argument"]);
     assert_eq!(record.hostname, nix::unistd::gethostname().unwrap().to_str().unwrap());
     assert!(has_details(record), "{record:?}");
     assert_eq!(record.warnings, [] as [String; 0]);
