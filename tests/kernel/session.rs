@@ -97,7 +97,10 @@ fn of_3000_threads_those_without_a_stack_are_reported() {
     Command::new(program("threads")).arg("3000").run_to_end();
     let record = &bed.wait_for(1)[0].record;
     let recorded: u32 = record.other_threads.iter().map(|threads| threads.count).sum();
-    let missing = format!("the stacks of {} of 3000 other threads did not fit into time and room", 3000 - recorded);
+    let missing = format!(
+        "the stacks of {} of 3000 other threads are missing: the limits on time or size were reached",
+        3000 - recorded
+    );
     assert!(recorded == 3000 || record.warnings.contains(&missing), "{recorded}: {:?}", record.warnings);
     assert!(recorded > 0 && record.signature.as_ref().unwrap().level == Level::Stack);
 }
