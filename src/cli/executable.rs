@@ -48,7 +48,8 @@ pub(super) fn choose(record: &Record, caller: Uid, given: Option<&Path>, sysroot
             "{shown} {why}: the core is opened without it. To see function names, name it with --executable {shown}"
         )),
         (BuildMatch::Missing, None) => note(format!(
-            "{shown} does not exist (any more). To see function names, name the same build of it with --executable PATH{}",
+            "{shown} does not exist on this host: it was deleted, or only the process saw it, in a mount namespace of its own. To see \
+             function names, name the same build of it with --executable PATH{}",
             known_build(record)
         )),
         (BuildMatch::Other, None) => note(format!(
