@@ -6,7 +6,7 @@ use super::remove::{open_cores, write_down_removal};
 use crate::config::{parse_duration, parse_size};
 use crate::crash::CrashId;
 use crate::store::{self, StoredCore, core_file_name};
-use clap::Args;
+use clap::{ArgGroup, Args};
 use coreward_wire::paths::Root;
 use indicatif::{ProgressBar, ProgressStyle};
 use nix::sys::statvfs::fstatvfs;
@@ -16,7 +16,8 @@ use std::time::{Duration, SystemTime};
 
 /// Options of `vacuum`.
 #[derive(Args, Debug)]
-#[group(id = "limits", required = true, multiple = true, args = ["max_use", "keep_free", "max_age", "max_cores"])]
+#[group(skip)]
+#[command(group = ArgGroup::new("limits").required(true).multiple(true).args(["max_use", "keep_free", "max_age", "max_cores"]))]
 pub(super) struct VacuumOptions {
     /// Until all cores together take at most this, such as 2G
     #[arg(long, value_name = "SIZE", value_parser = size)]
