@@ -143,7 +143,7 @@ fn a_process_with_more_than_its_user_is_not_the_users_to_read() {
 #[test]
 fn login_defs_says_whose_uids_are_peoples() {
     let bed = bed_with_users();
-    std::fs::write(bed.path("etc/login.defs"), "# Bob alone.\nUID_MIN\t\t 1235\nUID_MAX\t\t01323\n").unwrap();
+    std::fs::write(bed.path("etc/login.defs"), "# Bob alone.\nUID_MIN\t\t 1235\nUID_MAX\t\t02323\n").unwrap();
     let _daemon = bed.daemon();
     let plain = copy(&bed, "plain", 0o755, 0);
     for (count, (uid, is_person)) in [(1234, false), (1235, true)].into_iter().enumerate() {
