@@ -129,7 +129,7 @@ fn the_manual_describes_every_state_and_every_reason() {
         Gone);
     let keep = all!(Keep: Record Stacks Full);
     // What `coreward list` calls the states.
-    let states = ["stored", "truncated", "none:", "evicted", "removed", "missing"].map(str::to_owned);
+    let states = ["stored", "stacks", "truncated", "none:", "evicted", "removed", "missing"].map(str::to_owned);
     let terms = terms_of_manual();
     let names = |names: &[&'static str]| names.iter().map(|name| (*name).to_owned()).collect::<Names>();
     assert_eq!(terms["States of a core"], Names::from(states));

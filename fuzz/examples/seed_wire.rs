@@ -13,6 +13,7 @@ fn main() {
         status: b"Name:\tweb\nUmask:\t0022\nThreads:\t3\n".to_vec(),
         limits: b"Max core file size        0                    unlimited            bytes\n".to_vec(),
         open_fds: b"0 -> /dev/null\n3 -> socket:[1234]\n".to_vec(),
+        parent: b"/usr/sbin/web\0-d\0".to_vec(),
     };
     let offer = Offer {
         attempt: 2,
@@ -26,6 +27,7 @@ fn main() {
         time: 1_700_000_000,
         core_limit: u64::MAX,
         dumpable: Some(1),
+        exe_deleted: Some(false),
         start_time: 98_765,
         hostname: b"web-1".to_vec(),
         comm: b"web".to_vec(),

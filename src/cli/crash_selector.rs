@@ -1,13 +1,23 @@
 //! The argument MATCH of the verbs that work on one crash.
 
+use crate::crash::text::from_bytes;
 use clap::Args;
+use clap::builder::{OsStringValueParser, TypedValueParser};
+use std::os::unix::ffi::OsStrExt;
 
 /// One crash, as it is named on the command line.
 #[derive(Args, Debug)]
 pub(super) struct CrashSelector {
-    /// Id or prefix of an id, PID, executable path, unit, process name, or signature [default: the newest crash]
+    /// Id, PID, executable path, unit, process name, signature, or prefix of an id [default: the newest crash]
     ///
-    /// If several crashes match, the newest is meant. A prefix must be that of one id only.
-    #[arg(value_name = "MATCH")]
+    /// The first of these that any crash has is meant: an id, then a PID, then a name, then a prefix, which must be that of one id
+    /// only. If several crashes match, the newest is meant. A unit may be one of a user's service manager; ".service" may be
+    /// omitted.
+    #[arg(value_name = "MATCH", value_parser = text_parser())]
     pub(super) name: Option<String>,
+}
+
+/// Parses an argument into text as records have it: it need not be UTF-8.
+pub(super) fn text_parser() -> impl TypedValueParser<Value = String> {
+    OsStringValueParser::new().map(|argument| from_bytes(argument.as_bytes()))
 }

@@ -84,7 +84,7 @@ impl<'a> TablePart<'a> {
         table.push_cell(|cell| cell.push_str(digits.format(row.pid.as_raw())));
         table.push_cell(|cell| cell.push_str(row.uid.map_or("", |uid| digits.format(uid.as_raw()))));
         table.push_cell(|cell| push_printable(cell, row.signal_name));
-        table.push_cell(|cell| explanations::push_core_state(cell, row.core_state, row.no_core));
+        table.push_cell(|cell| explanations::push_core_state(cell, row.core_state, row.stacks_only, row.no_core));
         table.push_cell(|cell| {
             if row.core_state.is_present() {
                 cell.push_str(&human::size(row.stored));

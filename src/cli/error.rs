@@ -90,9 +90,9 @@ pub(super) enum RegisterError {
     TooLong(#[from] PatternTooLong),
     #[error("{0}: the kernel would start this program for every crash, but it cannot be started: {1}")]
     Shim(PathBuf, io::Error),
-    #[error("{0}: the handler from before cannot be started any more: {1}")]
+    #[error("{0}: the previous handler can no longer be started: {1}")]
     Helper(PathBuf, io::Error),
-    #[error("\"{0}\": core_pattern allows no spaces in a path and gives % another meaning: choose another path")]
+    #[error("\"{0}\": a path in core_pattern must contain neither spaces nor %: choose another path")]
     Unspeakable(String),
     #[error("{0}: the current kernel settings cannot be saved there: {1}")]
     Save(PathBuf, io::Error),
@@ -101,7 +101,7 @@ pub(super) enum RegisterError {
 /// Why a core cannot be deleted, pinned or unpinned.
 #[derive(Debug, Error)]
 pub(super) enum ChangeError {
-    #[error("{path}: {error}; the cores belong to user coreward: run this as root")]
+    #[error("{path}: {error}; all cores belong to user coreward, also those that you may read: run this as root")]
     Denied { path: PathBuf, error: io::Error },
     #[error("{path}: {error}")]
     Io { path: PathBuf, error: io::Error },
@@ -109,6 +109,8 @@ pub(super) enum ChangeError {
     NoAttributes { path: PathBuf },
     #[error("crash {id} has no core: {why}")]
     NoCore { id: CrashId, why: &'static str },
+    #[error("no recorded crash has PID {number}; if you mean crash {id}, type its whole id")]
+    NumberAsPrefix { number: String, id: CrashId },
     #[error("the core of crash {id} is pinned: coreward unpin {id}, or --force")]
     Pinned { id: CrashId },
 }
@@ -129,7 +131,7 @@ impl ChangeError {
 pub(super) enum PrivilegeError {
     #[error("cannot become user {0}, who owns the state directory: {1}")]
     Assume(Uid, io::Error),
-    #[error("the part that works as the owner of the state directory failed: {0}")]
+    #[error("the process that runs as the owner of the state directory failed: {0}")]
     Copy(io::Error),
     /// The message of that part.
     #[error("{0}")]

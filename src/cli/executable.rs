@@ -3,10 +3,11 @@
 use super::foreign_file::{Owners, Refusal, open_foreign};
 use super::human;
 use crate::crash::Record;
-use crate::crash::text::printable;
+use crate::crash::text::{from_bytes, printable, to_path};
 use crate::elf::build_id_of_file;
 use nix::unistd::Uid;
 use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// Bytes of an executable that are read to find its build-id. The notes are near the beginning of the file.
@@ -30,10 +31,10 @@ pub(super) fn choose(record: &Record, caller: Uid, given: Option<&Path>, sysroot
         return note("the executable is unknown: name it with --executable PATH".to_owned());
     }
     let (path, owners) = match sysroot {
-        Some(sysroot) => (sysroot.join(program.trim_start_matches('/')), Owners::All),
-        None => (PathBuf::from(&program), Owners::RootAnd(caller)),
+        Some(sysroot) => (sysroot.join(to_path(program.trim_start_matches('/'))), Owners::All),
+        None => (to_path(&program), Owners::RootAnd(caller)),
     };
-    let shown = printable(&path.display().to_string());
+    let shown = printable(&from_bytes(path.as_os_str().as_bytes()));
     let elsewhere = foreign_place(record).filter(|_| sysroot.is_none());
     match (compare_builds(record, &path, owners), &elsewhere) {
         (BuildMatch::Same, _) => ExecutableChoice { path: Some(path), notes: Vec::new() },
@@ -47,7 +48,8 @@ pub(super) fn choose(record: &Record, caller: Uid, given: Option<&Path>, sysroot
             "{shown} {why}: the core is opened without it. To see function names, name it with --executable {shown}"
         )),
         (BuildMatch::Missing, None) => note(format!(
-            "{shown} does not exist (any more). To see function names, name the same build of it with --executable PATH{}",
+            "{shown} does not exist on this host: it was deleted, or only the process saw it, in a mount namespace of its own. To see \
+             function names, name the same build of it with --executable PATH{}",
             known_build(record)
         )),
         (BuildMatch::Other, None) => note(format!(
@@ -103,7 +105,7 @@ fn compare_builds(record: &Record, path: &Path, owners: Owners) -> BuildMatch {
         Ok(head) => build_id_of_file(&head),
         Err(Refusal::Missing) => return BuildMatch::Missing,
         Err(Refusal::NotAFile) => return BuildMatch::Refused("is not a regular file".to_owned()),
-        Err(Refusal::WritableByAll) => return BuildMatch::Refused("can be changed by everybody".to_owned()),
+        Err(Refusal::WritableByAll) => return BuildMatch::Refused("is writable by everybody".to_owned()),
         Err(Refusal::Foreign(uid)) => {
             return BuildMatch::Refused(format!("belongs to user {}", human::user(Uid::from_raw(uid))));
         }

@@ -4,9 +4,10 @@ use crate::crash::text::push_printable;
 use crate::crash::{CoreOutcome, NoCore, Truncation};
 use crate::store::{CoreState, Listed};
 
-/// Appends one word for a table: `stored`, `truncated`, `none:storm`, `evicted`, `removed`, `missing`.
-pub(super) fn push_core_state(text: &mut String, state: CoreState, no_core: &str) {
+/// Appends one word for a table: `stored`, `stacks`, `truncated`, `none:storm`, `evicted`, `removed`, `missing`.
+pub(super) fn push_core_state(text: &mut String, state: CoreState, stacks_only: bool, no_core: &str) {
     text.push_str(match state {
+        CoreState::Truncated if stacks_only => "stacks",
         CoreState::Stored => "stored",
         CoreState::Truncated => "truncated",
         CoreState::Evicted => "evicted",
@@ -27,7 +28,7 @@ pub(super) fn core_state(listed: &Listed) -> String {
         CoreOutcome::Stored => "",
     };
     let mut word = String::new();
-    push_core_state(&mut word, listed.core_state, no_core);
+    push_core_state(&mut word, listed.core_state, listed.stacks_only(), no_core);
     word
 }
 
@@ -39,10 +40,18 @@ pub(super) fn why_no_core(listed: &Listed) -> Option<&'static str> {
             Some("it was deleted to make room (coreward usage shows the limits and who uses how much)")
         }
         (CoreState::Missing, _) => Some("its file is gone, and Coreward did not delete it"),
-        (CoreState::Removed, _) => Some("it was removed by an administrator"),
+        (CoreState::Removed, _) => {
+            Some("it was deleted by an administrator (coreward rm, coreward vacuum, or by hand)")
+        }
         (CoreState::None, CoreOutcome::None(reason)) => Some(not_stored(reason)),
         (CoreState::None, CoreOutcome::Stored) => Some("it was not stored"),
     }
+}
+
+/// Whether there is no core because of a limit that the decision names.
+pub(super) fn is_decided(listed: &Listed) -> bool {
+    listed.core_state == CoreState::None
+        && matches!(listed.record.core.outcome, CoreOutcome::None(NoCore::Storm | NoCore::Rate))
 }
 
 fn not_stored(reason: NoCore) -> &'static str {

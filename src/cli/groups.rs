@@ -5,7 +5,7 @@ use super::error::CliError;
 use super::message::print_message;
 use super::symbols::place;
 use super::table::Table;
-use super::{json, time};
+use super::{human, json, time};
 use crate::crash::Record;
 use crate::crash::text::printable;
 use crate::store::{self, Group, Occurrence};
@@ -117,12 +117,12 @@ fn list_occurrences(
     prefix: &str,
     out: &mut dyn Write,
 ) -> Result<ExitCode, CliError> {
+    let whole = groups.iter().find(|group| group.signature.as_str() == prefix);
     let mut matching = groups.iter().filter(|group| group.signature.as_str().starts_with(prefix));
-    let group = match (matching.next(), matching.next()) {
-        (None, _) => return Err(store::QueryError::NoMatch(prefix.to_owned()).into()),
-        (Some(group), _) if group.signature.as_str() == prefix => group,
-        (Some(group), None) => group,
-        (Some(_), Some(_)) => {
+    let group = match (whole, matching.next(), matching.next()) {
+        (Some(group), _, _) | (None, Some(group), None) => group,
+        (None, None, _) => return Err(store::QueryError::NoMatch(prefix.to_owned()).into()),
+        (None, Some(_), Some(_)) => {
             let count = 2 + matching.count();
             return Err(store::QueryError::Ambiguous { prefix: prefix.to_owned(), count }.into());
         }
@@ -134,7 +134,11 @@ fn list_occurrences(
         return Ok(ExitCode::SUCCESS);
     }
     if !options.no_legend {
-        writeln!(out, "{}: {} crashes, {} cores", title(group), group.count, group.cores)?;
+        let crashes = match group.count {
+            1 => "1 crash".to_owned(),
+            count => format!("{count} crashes"),
+        };
+        writeln!(out, "{}: {crashes}, {}", title(group), human::count(group.cores, "core"))?;
         if let Some(example) = group.example_with_core() {
             writeln!(out, "Open one with: coreward debug {}", example.id())?;
         }

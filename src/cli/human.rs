@@ -1,7 +1,9 @@
 //! Sizes, durations, users and groups in the form that people read and write.
 
+use crate::crash::signal;
 use crate::crash::text::printable;
 use nix::unistd::{Gid, Group, Uid, User};
+use std::time::Duration;
 
 /// `512B`, `15.4K`, `3.1G`: one word, powers of 1024, as systemd's tools write sizes.
 pub(super) fn size(bytes: u64) -> String {
@@ -16,6 +18,12 @@ pub(super) fn size(bytes: u64) -> String {
     }
 }
 
+/// `1 core`, `3 cores`.
+pub(super) fn count(number: u64, noun: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {noun}{plural}")
+}
+
 /// `12.3 ms`, `4.5 s`.
 pub(super) fn duration(us: u64) -> String {
     match us {
@@ -23,6 +31,11 @@ pub(super) fn duration(us: u64) -> String {
         1_000..1_000_000 => format!("{}.{} ms", us / 1_000, us % 1_000 / 100),
         _ => format!("{}.{} s", us / 1_000_000, us % 1_000_000 / 100_000),
     }
+}
+
+/// `1h 30min`, `90s` as in the configuration; at most two units.
+pub(super) fn span(time: Duration) -> String {
+    if time == Duration::MAX { "infinity".to_owned() } else { super::time::rough(time) }
 }
 
 /// `1000 (alice)`; only the number if this machine has no such user.
@@ -46,9 +59,29 @@ pub(super) fn uid_of(text: &str) -> Result<Uid, String> {
     user.map(|user| user.uid).ok_or_else(|| "no such user on this machine".to_owned())
 }
 
+/// Parses an argument that is a signal, and returns its name in records.
+pub(super) fn signal_name_of(text: &str) -> Result<String, String> {
+    // Records whose signal nobody told have this name.
+    let unknown = signal::name(None);
+    if text == unknown {
+        return Ok(unknown);
+    }
+    let number = signal::parse(text).ok_or("not a signal: write SEGV, SIGSEGV, 11 or RTMIN+3, for example")?;
+    Ok(signal::name(Some(number)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn signals_are_understood_or_refused() {
+        for text in ["segv", "SIGSEGV", "11", "SEGV"] {
+            assert_eq!(signal_name_of(text).as_deref(), Ok("SEGV"));
+        }
+        assert_eq!(signal_name_of("unknown").as_deref(), Ok("unknown"));
+        assert!(signal_name_of("foo").is_err() && signal_name_of("").is_err());
+    }
 
     #[test]
     fn sizes_are_one_word() {
@@ -63,6 +96,11 @@ mod tests {
         ] {
             assert_eq!(size(bytes), expected);
         }
+    }
+
+    #[test]
+    fn one_is_not_many() {
+        assert_eq!([0, 1, 2].map(|number| count(number, "core")), ["0 cores", "1 core", "2 cores"]);
     }
 
     #[test]

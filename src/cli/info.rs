@@ -1,12 +1,15 @@
 //! `coreward info`.
 
+use super::crash_context::{self, CrashContext};
 use super::crash_selector::CrashSelector;
 use super::elf_symbols::Function;
 use super::error::CliError;
 use super::symbols::{self, Symbols};
 use super::{explanations, human, json, time};
 use crate::crash::text::printable;
-use crate::crash::{CoreOutcome, Frame, FrameTrust, Level, Origin, Record, SigInfo, Signature, ThreadStacks, signal};
+use crate::crash::{
+    CoreOutcome, Frame, FrameTrust, Keep, Level, Origin, Record, SigInfo, Signature, ThreadStacks, Truncation, signal,
+};
 use crate::store::{self, Listed};
 use clap::Args;
 use coreward_wire::paths::Root;
@@ -35,13 +38,15 @@ pub(super) fn run(root: &Root, caller: Uid, options: &InfoOptions, out: &mut dyn
     if options.json {
         json::write(out, &listed)?;
     } else {
-        show(&listed, &Symbols::look_up(&listed.record, caller, options.all_symbols), out)?;
+        // The symbols last: reading them may need a process of its own.
+        let context = CrashContext::look_up(root, &listed);
+        show(&listed, &context, &Symbols::look_up(&listed.record, caller, options.all_symbols), out)?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn show(listed: &Listed, symbols: &Symbols, out: &mut dyn Write) -> io::Result<()> {
-    let lines = lines(listed);
+fn show(listed: &Listed, context: &CrashContext, symbols: &Symbols, out: &mut dyn Write) -> io::Result<()> {
+    let lines = lines(listed, context);
     let width = lines.iter().map(|(label, _)| label.len()).max().unwrap_or(0);
     for (label, text) in &lines {
         writeln!(out, "{label:>width$}: {text}")?;
@@ -52,6 +57,8 @@ fn show(listed: &Listed, symbols: &Symbols, out: &mut dyn Write) -> io::Result<(
     }
     if explanations::why_no_core(listed).is_none() {
         writeln!(out, "\nOpen it with: coreward debug {}", listed.id())?;
+    } else if let Some(id) = &context.with_core {
+        writeln!(out, "\nThe newest core of this signature: coreward debug {}", printable(id))?;
     }
     Ok(())
 }
@@ -114,7 +121,7 @@ fn write_frame(
 }
 
 /// Labels and texts. What is unknown has no line.
-fn lines(listed: &Listed) -> Vec<(&'static str, String)> {
+fn lines(listed: &Listed, context: &CrashContext) -> Vec<(&'static str, String)> {
     let Listed { record, .. } = listed;
     let cgroup = &record.cgroup;
     let text = |text: &str| (!text.is_empty()).then(|| printable(text));
@@ -122,15 +129,24 @@ fn lines(listed: &Listed) -> Vec<(&'static str, String)> {
     let lines = [
         ("ID", Some(record.id.to_string())),
         ("PID", Some(format!("{} ({})", record.key.pid, printable(&record.comm)))),
+        ("PID Inside", record.pid_inside().map(|pid| format!("{pid}, in the PID namespace of the process"))),
         ("TID", record.tid.filter(|tid| *tid != record.key.pid).map(|tid| tid.to_string())),
         ("UID", record.uid.map(human::user)),
         ("GID", record.gid.map(human::group)),
         ("Signal", Some(signal_line(record))),
-        ("Signal Info", record.siginfo.as_ref().map(signal_info)),
+        ("Signal Info", record.siginfo.as_ref().map(|info| signal_info(record, info))),
+        (
+            "Repeats",
+            context.child.as_ref().map(|(pid, id)| {
+                format!("crash {id}: its child {pid} died of this signal, and the process sent it to itself")
+            }),
+        ),
         ("Timestamp", Some(time::long(record.time_us))),
         ("Signature", record.signature.as_ref().map(signature)),
-        ("Command Line", text(&record.cmdline)),
+        ("Command Line", command_line(record)),
         ("Executable", executable(record)),
+        ("Parent", parent(record)),
+        ("Namespaces", namespaces(record)),
         ("Control Group", text(&cgroup.path)),
         ("Unit", maybe(&cgroup.unit)),
         ("User Unit", maybe(&cgroup.user_unit)),
@@ -152,21 +168,24 @@ fn lines(listed: &Listed) -> Vec<(&'static str, String)> {
         ),
         (
             "Privileged",
-            record
-                .privileged
-                .then(|| "the process had more privileges than its user: only root may read the core".to_owned()),
+            record.privileged.then(|| {
+                "it had, or may have had, more privileges than its user: only root and adm may read the core".to_owned()
+            }),
         ),
-        ("Decision", Some(format!("{}: {}", record.decision.keep.name(), record.decision.reason.sentence()))),
+        ("Decision", Some(crash_context::decision(record, context.settings.as_deref()))),
         ("Storage", Some(storage(listed))),
         ("Size", record.core.is_stored().then(|| sizes(record))),
-        (
-            "Truncated",
-            record.core.truncated.map(|cut| format!("{} ({})", explanations::why_truncated(cut), cut.name())),
-        ),
+        ("Truncated", truncated(listed)),
     ];
     let known = lines.into_iter().filter_map(|(label, text)| Some((label, text?)));
     let warnings = record.warnings.iter().map(|warnings| ("Warning", printable(warnings)));
     known.chain(warnings).collect()
+}
+
+/// The arguments as a shell reads them back. Nothing in there moves a cursor, so nothing is escaped a second time.
+fn command_line(record: &Record) -> Option<String> {
+    let line = if record.arguments.is_empty() { printable(&record.cmdline) } else { record.arguments.quoted() };
+    (!line.is_empty()).then_some(line)
 }
 
 fn signal_line(record: &Record) -> String {
@@ -178,12 +197,42 @@ fn signal_line(record: &Record) -> String {
     }
 }
 
-fn signal_info(info: &SigInfo) -> String {
+/// `SEGV_MAPERR: nothing is mapped there (code 1), address 0x10`.
+fn signal_info(record: &Record, info: &SigInfo) -> String {
+    let code = match signal::code(record.signal, info.code) {
+        Some((name, meaning)) => format!("{name}: {meaning} (code {})", info.code),
+        None => format!("code {}", info.code),
+    };
     match (info.address, info.sender) {
-        (Some(address), _) => format!("code {}, address {address:#x}", info.code),
-        (None, Some((pid, uid))) => format!("code {}, sent by process {pid} of user {uid}", info.code),
-        (None, None) => format!("code {}", info.code),
+        (Some(address), _) => format!("{code}, address {address:#x}"),
+        (None, Some(_)) if record.sent_by_itself() => format!("{code}, sent by the process itself"),
+        (None, Some((pid, uid))) => format!("{code}, sent by process {pid} of user {uid}"),
+        (None, None) => code,
     }
+}
+
+/// The process that started it.
+fn parent(record: &Record) -> Option<String> {
+    let pid = record.parent_pid()?;
+    let line = printable(&record.parent_cmdline);
+    let command = if line.is_empty() { line } else { format!(" ({line})") };
+    Some(format!("{pid}{command}"))
+}
+
+/// Namespaces that are not the host's.
+fn namespaces(record: &Record) -> Option<String> {
+    let names: Vec<String> = record.namespaces.iter().map(|name| printable(name)).collect();
+    (!names.is_empty()).then(|| format!("{} of its own", names.join(", ")))
+}
+
+/// Why there is less than the whole core, unless that was decided.
+fn truncated(listed: &Listed) -> Option<String> {
+    let cut = listed
+        .record
+        .core
+        .truncated
+        .filter(|cut| *cut != Truncation::Stacks || listed.record.decision.keep != Keep::Stacks)?;
+    Some(format!("{} ({})", explanations::why_truncated(cut), cut.name()))
 }
 
 fn signature(signature: &Signature) -> String {
@@ -212,6 +261,8 @@ fn storage(listed: &Listed) -> String {
     let state = explanations::core_state(listed);
     match (&listed.core_file, explanations::why_no_core(listed)) {
         (Some(file), None) => format!("{} ({state})", printable(&file.display().to_string())),
+        // What the decision says already is not said again.
+        (_, Some(_)) if explanations::is_decided(listed) => format!("{state} (see Decision)"),
         (_, Some(why)) => format!("{state}: {why}"),
         (None, None) => state,
     }
@@ -233,13 +284,13 @@ fn sizes(record: &Record) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crash::{CoreReport, NoCore, Truncation};
+    use crate::crash::{CoreReport, NoCore};
     use crate::store::CoreState;
     use crate::store::fixtures::listed;
 
     fn shown(listed: &Listed) -> String {
         let mut out = Vec::new();
-        show(listed, &Symbols::default(), &mut out).unwrap();
+        show(listed, &CrashContext::default(), &Symbols::default(), &mut out).unwrap();
         String::from_utf8(out).unwrap()
     }
 

@@ -1,11 +1,13 @@
 //! `coreward list`.
 
+use super::crash_selector::text_parser;
 use super::crash_table::CrashTable;
 use super::error::CliError;
 use super::message::print_message;
 use super::{human, json, time};
 use crate::store::{self, Filter};
 use clap::Args;
+use clap::builder::TypedValueParser;
 use coreward_wire::paths::Root;
 use jiff::Timestamp;
 use nix::sys::utsname::uname;
@@ -16,8 +18,10 @@ use std::process::ExitCode;
 /// Options of `list`.
 #[derive(Args, Debug)]
 pub(super) struct ListOptions {
-    /// Only crashes with this id or prefix of an id, PID, executable path, unit, process name, or signature [default: all]
-    #[arg(value_name = "MATCH")]
+    /// Only crashes with this id, PID, executable path, unit, process name, signature, or prefix of an id [default: all]
+    ///
+    /// The first of these that any crash has is meant: an id, then a PID, then a name, then a prefix.
+    #[arg(value_name = "MATCH", value_parser = text_parser())]
     name: Option<String>,
     /// Only crashes at or after this time
     ///
@@ -29,25 +33,25 @@ pub(super) struct ListOptions {
     #[arg(long, short = 'U', value_name = "TIME", value_parser = time::argument, allow_hyphen_values = true)]
     until: Option<Timestamp>,
     /// Only crashes of this system or user unit
-    #[arg(long, value_name = "UNIT")]
+    #[arg(long, value_name = "UNIT", value_parser = text_parser())]
     unit: Option<String>,
     /// Only crashes in this container, given its name, id or a prefix of the id
-    #[arg(long, value_name = "CONTAINER")]
+    #[arg(long, value_name = "CONTAINER", value_parser = text_parser())]
     container: Option<String>,
     /// Only crashes in this pod
     #[arg(long, value_name = "UID")]
     pod: Option<String>,
     /// Only crashes with this host name, as the crashed process saw it
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = text_parser())]
     host: Option<String>,
     /// Only crashes of this user's processes
     #[arg(long, value_name = "USER", value_parser = human::uid_of)]
     user: Option<Uid>,
-    /// Only crashes of this executable
-    #[arg(long, value_name = "PATH")]
+    /// Only crashes of this executable: its absolute path, or the name in brackets that the column EXE shows
+    #[arg(long, value_name = "PATH", value_parser = text_parser().try_map(program_of))]
     executable: Option<String>,
-    /// Only crashes with this signal, such as SEGV
-    #[arg(long, value_name = "SIGNAL")]
+    /// Only crashes with this signal: SEGV, SIGSEGV and 11 are the same
+    #[arg(long, value_name = "SIGNAL", value_parser = human::signal_name_of)]
     signal: Option<String>,
     /// Only crashes with this signature, or with any that begins like this
     #[arg(long, value_name = "SIGNATURE")]
@@ -75,7 +79,7 @@ pub(super) fn run(root: &Root, caller: Uid, options: ListOptions, out: &mut dyn 
         hostname: options.host,
         uid: options.user,
         executable: options.executable,
-        signal: options.signal.map(|name| name.strip_prefix("SIG").map(str::to_owned).unwrap_or(name)),
+        signal: options.signal,
         signature: options.signature,
     };
     if options.json {
@@ -92,6 +96,13 @@ pub(super) fn run(root: &Root, caller: Uid, options: ListOptions, out: &mut dyn 
     }
     table.write(out, !options.no_legend)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Parses an argument that names a program as the records do.
+fn program_of(text: String) -> Result<String, String> {
+    let is_program = text.starts_with(['/', '[']) || text == "unknown";
+    let expected = "not an absolute path; `coreward list NAME` shows the crashes of processes with a name";
+    if is_program { Ok(text) } else { Err(expected.to_owned()) }
 }
 
 fn microseconds(time: Timestamp) -> u64 {

@@ -22,7 +22,7 @@ pub(super) fn page(command: &Command) -> io::Result<Vec<u8>> {
     let mut page = Vec::new();
     man.render_title(&mut page)?;
     page.extend(without_preamble(|out| man.render_name_section(out))?);
-    page.extend(b".SH SYNOPSIS\n\\fBcoreward\\fR [\\fB\\-\\-root\\fR \\fIDIR\\fR] \\fIVERB\\fR [\\fIOPTION\\fR...] [\\fIMATCH\\fR]\n");
+    page.extend(b".SH SYNOPSIS\n\\fBcoreward\\fR [\\fB\\-\\-root\\fR \\fIDIR\\fR] \\fIVERB\\fR [\\fIOPTION\\fR...] [\\fIMATCH\\fR...] [\\-\\- \\fIARGUMENT\\fR...]\n");
     page.extend(without_preamble(|out| man.render_description_section(out))?);
     page.extend(b".SH VERBS\n");
     for verb in command.get_subcommands() {
@@ -38,13 +38,20 @@ fn section(verb: &Command, page: &mut Vec<u8>) -> io::Result<()> {
     if verb.is_hide_set() && !HIDDEN_IN_HELP.contains(&name.as_str()) {
         return Ok(());
     }
-    let verb = Man::new(verb.clone().disable_help_flag(true).bin_name(format!("coreward {name}")));
+    let verb = verb.clone().disable_help_flag(true).bin_name(format!("coreward {name}"));
     page.extend(format!(".SS \"coreward {name}\"\n").bytes());
-    page.extend(without_heading(|out| verb.render_synopsis_section(out))?);
+    page.extend(synopsis(&verb).bytes());
+    let verb = Man::new(verb);
     page.extend(b".PP\n");
     page.extend(without_heading(|out| verb.render_description_section(out))?);
     page.extend(without_heading(|out| verb.render_options_section(out))?);
     Ok(())
+}
+
+/// How the verb is called, as `--help` shows it: clap_mangen leaves out "--", "..." and what is required.
+fn synopsis(verb: &Command) -> String {
+    let usage = verb.clone().render_usage().to_string();
+    format!("{}\n", usage.trim_start_matches("Usage: ").replace('\\', "\\e").replace('-', "\\-"))
 }
 
 /// A section without the preamble that the roff crate puts in front of all output; the title has it already.

@@ -2,6 +2,7 @@
 //! runs the verbs.
 
 mod atomic_file;
+mod crash_context;
 mod crash_selector;
 mod crash_table;
 mod debug;

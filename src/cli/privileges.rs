@@ -118,7 +118,7 @@ fn read_answer(from: &mut File, interrupts: Option<&Interrupts>) -> Result<Vec<u
             count => answer.extend(&chunk[..count]),
         }
         if answer.len() > MAX_ANSWER {
-            return Err(failed(io::Error::other("it answers too much")));
+            return Err(failed(io::Error::other("its answer is too long")));
         }
     }
 }

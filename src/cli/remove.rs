@@ -1,8 +1,11 @@
 //! `coreward rm`, `coreward pin` and `coreward unpin`.
 
+use super::crash_selector::text_parser;
 use super::error::{ChangeError, CliError};
+use super::message::print_message;
 use super::{explanations, human};
-use crate::store::{self, Filter, Layout, Listed};
+use crate::crash::CrashId;
+use crate::store::{self, Layout, Listed, Meaning, QueryError};
 use clap::Args;
 use coreward_wire::paths::Root;
 use std::io::Write;
@@ -12,8 +15,8 @@ use std::process::ExitCode;
 /// Options of `rm`.
 #[derive(Args, Debug)]
 pub(super) struct RemoveOptions {
-    /// Crashes whose cores are deleted: id or prefix of an id, PID, executable path, unit, process name, or signature; if several match, the newest
-    #[arg(value_name = "MATCH", required = true)]
+    /// Crashes whose cores are deleted: id, PID, executable path, unit, process name, signature, or prefix of an id; of several, the newest with a core
+    #[arg(value_name = "MATCH", required = true, value_parser = text_parser())]
     names: Vec<String>,
     /// Delete pinned cores as well
     #[arg(long, short)]
@@ -26,8 +29,8 @@ pub(super) struct RemoveOptions {
 /// Options of `pin` and `unpin`.
 #[derive(Args, Debug)]
 pub(super) struct PinOptions {
-    /// Crashes: id or prefix of an id, PID, executable path, unit, process name, or signature; if several match, the newest
-    #[arg(value_name = "MATCH", required = true)]
+    /// Crashes: id, PID, executable path, unit, process name, signature, or prefix of an id; of several, the newest with a core
+    #[arg(value_name = "MATCH", required = true, value_parser = text_parser())]
     names: Vec<String>,
 }
 
@@ -46,6 +49,7 @@ pub(super) fn run(root: &Root, options: &RemoveOptions, out: &mut dyn Write) -> 
         }
         let path = layout.cores.join(store::core_file_name(id));
         store::delete_core(&dir, id).map_err(|error| ChangeError::new(path, error))?;
+        write_down_removal(root, std::slice::from_ref(id));
         writeln!(out, "Deleted the core of crash {id}, {freed}; its record stays.")?;
     }
     Ok(ExitCode::SUCCESS)
@@ -64,6 +68,13 @@ pub(super) fn pin(root: &Root, options: &PinOptions, pinned: bool, out: &mut dyn
     Ok(ExitCode::SUCCESS)
 }
 
+/// Writes down that these cores were deleted. They are gone, whether or not this works.
+pub(super) fn write_down_removal(root: &Root, ids: &[CrashId]) {
+    if let Err(error) = store::mark_removed(root, ids) {
+        print_message(&format!("coreward: warning: {error}: the deleted cores may be listed as missing"));
+    }
+}
+
 /// Opens the directory of the core files.
 pub(super) fn open_cores(root: &Root) -> Result<(Layout, OwnedFd), CliError> {
     let layout = Layout::new(root);
@@ -73,17 +84,22 @@ pub(super) fn open_cores(root: &Root) -> Result<(Layout, OwnedFd), CliError> {
 
 /// The newest crash that `name` refers to and whose core is present.
 fn find_with_core(root: &Root, name: &str) -> Result<Listed, CliError> {
-    let listed = store::find(root, Some(name))?;
-    if listed.core_state.is_present() {
-        return Ok(listed);
+    let (found, meaning) = store::find_all(root, name)?;
+    let mut newest_first = found.into_iter().rev();
+    let newest = newest_first.next().ok_or_else(|| QueryError::NoMatch(name.to_owned()))?;
+    if meaning == Meaning::Prefix && may_be_pid(name) {
+        return Err(ChangeError::NumberAsPrefix { number: name.to_owned(), id: newest.record.id }.into());
     }
+    let Some(why) = explanations::why_no_core(&newest) else { return Ok(newest) };
     // If the name refers to several crashes, one with a core is meant.
-    let all = store::list(root, &Filter { matches: Some(name.to_owned()), ..Filter::default() })?;
-    match all.into_iter().rev().find(|listed| listed.core_state.is_present()) {
-        Some(listed) => Ok(listed),
-        None => {
-            let why = explanations::why_no_core(&listed).unwrap_or("it was deleted a moment ago");
-            Err(ChangeError::NoCore { id: listed.record.id, why }.into())
-        }
-    }
+    let with_core = newest_first.find(|listed| listed.core_state.is_present());
+    with_core.ok_or_else(|| ChangeError::NoCore { id: newest.record.id, why }.into())
+}
+
+/// Whether a name that is the beginning of an id could be meant as a PID, perhaps one whose crash is no longer listed: nothing is
+/// changed on the strength of it.
+fn may_be_pid(name: &str) -> bool {
+    /// The kernel assigns smaller ones (`/proc/sys/kernel/pid_max`, proc_sys_kernel(5)).
+    const PID_MAX_LIMIT: u32 = 1 << 22;
+    name.parse().is_ok_and(|number: u32| number < PID_MAX_LIMIT)
 }

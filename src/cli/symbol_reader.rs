@@ -4,6 +4,7 @@
 use super::elf_symbols::{Function, find_functions};
 use super::foreign_file::{Owners, Refusal, open_foreign};
 use super::privileges::Account;
+use crate::crash::text::to_path;
 use crate::elf::build_id_of_file;
 use nix::sys::prctl::{set_no_new_privs, set_pdeathsig};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -13,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 /// The argument that makes the command this process. It is not for users.
@@ -32,7 +33,8 @@ pub(super) struct Request {
 /// Addresses in one module.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct ModuleRequest {
-    pub(super) path: PathBuf,
+    /// As in records ([`crate::crash::text`]).
+    pub(super) path: String,
     pub(super) build_id: String,
     pub(super) offsets: Vec<u64>,
 }
@@ -125,7 +127,8 @@ fn is_roots(file: &File) -> bool {
 }
 
 fn open_candidates(module: &ModuleRequest, owners: Owners) -> Candidates {
-    let own = if module.path.is_absolute() { open_foreign(&module.path, owners) } else { Err(Refusal::Missing) };
+    let path = to_path(&module.path);
+    let own = if path.is_absolute() { open_foreign(&path, owners) } else { Err(Refusal::Missing) };
     let debug = match module.build_id.split_at_checked(2) {
         Some((first, rest)) if module.build_id.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
             open_foreign(&Path::new(DEBUG_FILES).join(first).join(format!("{rest}.debug")), owners)

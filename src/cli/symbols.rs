@@ -54,7 +54,7 @@ impl Symbols {
             if let Some((module, build_id)) = module.and_then(|module| Some((module, module.build_id.clone()?))) {
                 numbers.push(number);
                 modules.push(ModuleRequest {
-                    path: (&module.path).into(),
+                    path: module.path.clone(),
                     build_id,
                     offsets: offsets.into_iter().collect(),
                 });
@@ -82,7 +82,7 @@ impl Symbols {
         if symbols.notes.len() > MAX_NOTES {
             let more = symbols.notes.len() - MAX_NOTES;
             symbols.notes.truncate(MAX_NOTES);
-            symbols.notes.push(format!("the same is true of {more} more files"));
+            symbols.notes.push(format!("the same applies to {more} more files"));
         }
         symbols
     }
@@ -108,7 +108,7 @@ fn shown(function: &Function) -> Function {
 /// Why a module has no names; `None` if a user would not ask, as for a file that was replaced or is gone. Without a reason, the
 /// process that reads symbols did not get so far.
 fn note(module: &ModuleRequest, why: Option<NotRead>) -> Option<String> {
-    let path = printable(&module.path.display().to_string());
+    let path = printable(&module.path);
     Some(match why {
         Some(NotRead::OtherBuild | NotRead::Refused(Refusal::Missing)) => return None,
         Some(NotRead::Refused(Refusal::Foreign(uid))) => format!(
@@ -116,11 +116,9 @@ fn note(module: &ModuleRequest, why: Option<NotRead>) -> Option<String> {
             human::user(Uid::from_raw(uid))
         ),
         Some(NotRead::Refused(Refusal::WritableByAll)) => {
-            format!(
-                "{path} can be changed by everybody: no function names are read from it unless --all-symbols is given"
-            )
+            format!("{path} is writable by everybody: no function names are read from it unless --all-symbols is given")
         }
-        Some(NotRead::Refused(Refusal::NotAFile)) => format!("{path} is not a regular file (any more): not opened"),
+        Some(NotRead::Refused(Refusal::NotAFile)) => format!("{path} is not a regular file: it was not opened"),
         Some(NotRead::TooLarge) => format!("{path} is too large to read function names from it"),
         None => format!("reading function names from {path} failed, or took too long"),
     })

@@ -124,7 +124,7 @@ pub(super) fn long(time_us: u64) -> String {
 }
 
 /// The two largest units of a time span.
-fn rough(time: Duration) -> String {
+pub(super) fn rough(time: Duration) -> String {
     const UNITS: [(&str, u64); 6] =
         [(" years", 31_557_600), (" months", 2_629_800), (" days", 86400), ("h", 3600), ("min", 60), ("s", 1)];
     let mut rest = time.as_secs();

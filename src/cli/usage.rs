@@ -65,6 +65,8 @@ struct Holder {
     name: String,
     #[serde(flatten)]
     share: Share,
+    /// The most bytes that its cores may take; `null`: it has no limit of its own.
+    limit: Option<u64>,
 }
 
 pub(super) fn run(root: &Root, options: &UsageOptions, out: &mut dyn Write) -> Result<ExitCode, CliError> {
@@ -73,22 +75,23 @@ pub(super) fn run(root: &Root, options: &UsageOptions, out: &mut dyn Write) -> R
         json::write(out, &usage)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let limit = |bytes: u64| if bytes == u64::MAX { "no limit".to_owned() } else { human::size(bytes) };
+    let no_limit = || "no limit".to_owned();
+    let limit = |bytes: u64| if bytes == u64::MAX { no_limit() } else { human::size(bytes) };
     writeln!(
         out,
-        "{} in {} cores (MaxUse={}), {} of it pinned; {} free on the volume (KeepFree={})\n",
+        "{} in {} (MaxUse={}), {} of it pinned; {} free on the volume (KeepFree={})\n",
         human::size(usage.bytes),
-        usage.cores,
+        human::count(usage.cores, "core"),
         limit(usage.max_use),
         human::size(usage.pinned_bytes),
         human::size(usage.free_bytes),
         limit(usage.keep_free),
     )?;
     let mut table = Table::new(&["SIZE", "CORES", "PINNED", "LIMIT", "HOLDER"]);
-    for Holder { name, share } in &usage.holders {
+    for Holder { name, share, limit: own } in &usage.holders {
         let pinned = if share.pinned_bytes > 0 { human::size(share.pinned_bytes) } else { String::new() };
         let size = human::size(share.bytes);
-        table.push_row(&[&size, &share.cores.to_string(), &pinned, &limit(usage.max_per_holder), name]);
+        table.push_row(&[&size, &share.cores.to_string(), &pinned, &own.map_or_else(no_limit, limit), name]);
     }
     table.write(out, true)?;
     Ok(ExitCode::SUCCESS)
@@ -101,14 +104,23 @@ fn usage_report(root: &Root, by: By, cores: &[StoredCore]) -> UsageReport {
         (volume.blocks() * volume.fragment_size(), volume.blocks_available() * volume.fragment_size())
     });
     let limits = crate::config::load(root).config.quotas.on_volume(size);
-    let mut shares: BTreeMap<String, Share> = BTreeMap::new();
+    let max_per_holder = match by {
+        By::Unit => limits.per_unit,
+        By::User => limits.per_user,
+        By::Executable => limits.per_executable,
+        By::Signature => limits.per_signature,
+    };
+    let mut holders: BTreeMap<String, Holder> = BTreeMap::new();
     for core in cores {
-        let share = shares.entry(holder_name(&core.attribution, by)).or_default();
+        let name = holder_name(&core.attribution, by);
+        let limit = Some(max_per_holder).filter(|limit| *limit < u64::MAX && has_limit(&core.attribution, by));
+        let new = || Holder { name: name.clone(), share: Share::default(), limit };
+        let share = &mut holders.entry(name.clone()).or_insert_with(new).share;
         share.cores += 1;
         share.bytes += core.bytes;
         share.pinned_bytes += if core.pinned { core.bytes } else { 0 };
     }
-    let mut holders: Vec<Holder> = shares.into_iter().map(|(name, share)| Holder { name, share }).collect();
+    let mut holders: Vec<Holder> = holders.into_values().collect();
     holders.sort_by_key(|holder| std::cmp::Reverse(holder.share.bytes));
     UsageReport {
         bytes: cores.iter().map(|core| core.bytes).sum(),
@@ -117,13 +129,16 @@ fn usage_report(root: &Root, by: By, cores: &[StoredCore]) -> UsageReport {
         max_use: limits.max_use,
         keep_free: limits.keep_free,
         free_bytes: free,
-        max_per_holder: match by {
-            By::Unit => limits.per_unit,
-            By::User => limits.per_user,
-            By::Executable => limits.per_executable,
-            By::Signature => limits.per_signature,
-        },
+        max_per_holder,
         holders,
+    }
+}
+
+/// Whether the limit on each holder applies to this one: root has none as a user, and containers have no user.
+fn has_limit(attribution: &Attribution, by: By) -> bool {
+    match by {
+        By::User => attribution.party.user().is_some_and(|uid| !uid.is_root()),
+        By::Unit | By::Executable | By::Signature => true,
     }
 }
 
@@ -141,6 +156,29 @@ mod tests {
     use super::*;
     use crate::crash::{CrashKey, Party, Principal, SignatureKey};
     use nix::unistd::{Pid, Uid};
+
+    #[test]
+    fn root_has_no_limit_as_a_user() {
+        let dir = tempfile::tempdir().unwrap();
+        let of = |uid: u32| StoredCore {
+            id: CrashKey { boot_id: String::new(), pid: Pid::from_raw(uid.cast_signed()), start_time: 0 }.id(),
+            attribution: Attribution {
+                principal: Principal::Unit("a".to_owned()),
+                party: Party::User(Uid::from_raw(uid)),
+                program: "/p".to_owned(),
+                signature: SignatureKey::new("g"),
+            },
+            time_us: 0,
+            bytes: 1,
+            pinned: false,
+        };
+        let limits = |by| -> Vec<bool> {
+            let report = usage_report(&Root::new(dir.path()), by, &[of(0), of(4_000_000_000)]);
+            report.holders.iter().map(|holder| holder.limit.is_some()).collect()
+        };
+        assert_eq!(limits(By::User), [false, true]);
+        assert_eq!((limits(By::Unit), limits(By::Executable)), (vec![true], vec![true]));
+    }
 
     #[test]
     fn the_largest_holder_comes_first_and_the_shares_add_up() {

@@ -2,10 +2,11 @@
 
 use super::error::{ChangeError, CliError};
 use super::human;
-use super::remove::open_cores;
+use super::remove::{open_cores, write_down_removal};
 use crate::config::{parse_duration, parse_size};
+use crate::crash::CrashId;
 use crate::store::{self, StoredCore, core_file_name};
-use clap::Args;
+use clap::{ArgGroup, Args};
 use coreward_wire::paths::Root;
 use indicatif::{ProgressBar, ProgressStyle};
 use nix::sys::statvfs::fstatvfs;
@@ -15,7 +16,8 @@ use std::time::{Duration, SystemTime};
 
 /// Options of `vacuum`.
 #[derive(Args, Debug)]
-#[group(id = "limits", required = true, multiple = true, args = ["max_use", "keep_free", "max_age", "max_cores"])]
+#[group(skip)]
+#[command(group = ArgGroup::new("limits").required(true).multiple(true).args(["max_use", "keep_free", "max_age", "max_cores"]))]
 pub(super) struct VacuumOptions {
     /// Until all cores together take at most this, such as 2G
     #[arg(long, value_name = "SIZE", value_parser = size)]
@@ -52,19 +54,29 @@ pub(super) fn run(root: &Root, options: &VacuumOptions, out: &mut dyn Write) -> 
         for core in &doomed {
             writeln!(out, "Would delete the core of crash {}, {}.", core.id, human::size(core.bytes))?;
         }
-        writeln!(out, "{} cores, {}.", doomed.len(), human::size(bytes))?;
+        writeln!(out, "{}, {}.", human::count(doomed.len() as u64, "core"), human::size(bytes))?;
         return Ok(ExitCode::SUCCESS);
     }
     let progress = ProgressBar::new(doomed.len() as u64).with_style(
         ProgressStyle::with_template("{bar:40} {pos}/{len} cores").unwrap_or_else(|_| ProgressStyle::default_bar()),
     );
-    for core in &doomed {
+    let mut deleted: Vec<CrashId> = Vec::with_capacity(doomed.len());
+    let outcome = doomed.iter().try_for_each(|core| {
         let path = layout.cores.join(core_file_name(&core.id));
         store::delete_core(&dir, &core.id).map_err(|error| ChangeError::new(path, error))?;
+        deleted.push(core.id.clone());
         progress.inc(1);
-    }
+        Ok::<_, ChangeError>(())
+    });
     progress.finish_and_clear();
-    writeln!(out, "Deleted {} cores, {}; their records stay.", doomed.len(), human::size(bytes))?;
+    write_down_removal(root, &deleted);
+    outcome?;
+    writeln!(
+        out,
+        "Deleted {}, {}; their records stay.",
+        human::count(doomed.len() as u64, "core"),
+        human::size(bytes)
+    )?;
     Ok(ExitCode::SUCCESS)
 }
 

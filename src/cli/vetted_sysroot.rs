@@ -6,6 +6,7 @@
 
 use super::foreign_file::{Owners, open_foreign};
 use crate::crash::Record;
+use crate::crash::text::to_path;
 use coreward_sys::{fork, pidfd};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -38,7 +39,7 @@ impl VettedSysroot {
         let vetted: BTreeSet<PathBuf> = record
             .modules
             .iter()
-            .map(|module| PathBuf::from(&module.path))
+            .map(|module| to_path(&module.path))
             .filter(|path| is_plain(path) && open_foreign(path, Owners::RootAnd(caller)).is_ok())
             .collect();
         let created = fill(&dir, &vetted).and_then(|()| File::open(&dir)).and_then(|opened| {

@@ -112,12 +112,12 @@ mod tests {
         let file = dir.path().join("etc/coreward/coreward.conf");
         let said: Vec<String> = loaded.problems.iter().map(ToString::to_string).collect();
         let expected = [
-            (1, "MaxUse= is in no section"),
+            (1, "MaxUse= stands before any section"),
             (3, "unknown key MaxUze="),
             (4, "KeepFree=lots is not a size"),
             (6, "\"what\" is neither"),
             (7, "Storage=internal is not"),
-            (9, "[Other] is no section"),
+            (9, "[Other] is not a section"),
         ];
         assert_eq!(said.len(), expected.len(), "{said:?}");
         for (said, (line, text)) in said.iter().zip(expected) {
@@ -181,12 +181,12 @@ mod tests {
         let said: Vec<String> =
             loaded.problems.iter().map(|problem| format!("{}: {}", problem.line, problem.message)).collect();
         let expected = [
-            "2: MaxUse= concerns the whole machine: it belongs in [Coreward]",
+            "2: MaxUse= applies to the whole machine: it belongs in [Coreward]",
             "3: StormBurst=x is not",
             "4: unknown key Nope=",
             "6: [Unit] names no unit",
-            "8: [Unit [a] is no pattern",
-            "10: [Executable a] names no path",
+            "8: [Unit [a] is not a valid pattern",
+            "10: [Executable a] names no absolute path",
         ];
         for (said, expected) in said.iter().zip(expected) {
             assert!(said.starts_with(expected), "{said}");

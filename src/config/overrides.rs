@@ -47,7 +47,7 @@ impl Overrides {
         key.assign(&mut values, &line.value)?;
         if !key.concerns_a_crash() {
             let key = &line.key;
-            return Err(format!("{key}= concerns the whole machine: it belongs in [{MACHINE_SECTION}]; ignored"));
+            return Err(format!("{key}= applies to the whole machine: it belongs in [{MACHINE_SECTION}]; ignored"));
         }
         let section = self.section(scope, pattern);
         key.copy(&mut section.values, &values);
@@ -95,21 +95,24 @@ fn parse_heading(section: &str, key: &str) -> Result<(Scope, Pattern), String> {
     let name = name.trim();
     let scope = match kind {
         "Unit" if name.is_empty() => {
-            return Err("[Unit] names no unit, as [Unit nginx.service] does: ignored".to_owned());
+            return Err("[Unit] names no unit: write [Unit nginx.service], for example; ignored".to_owned());
         }
         "Unit" => Scope::Unit,
         "Executable" if !name.starts_with(['/', '*', '[']) => {
-            return Err(format!("[{section}] names no path, as [Executable /usr/bin/foo] does: ignored"));
+            return Err(format!(
+                "[{section}] names no absolute path: write [Executable /usr/bin/foo], for example; ignored"
+            ));
         }
         "Executable" => Scope::Executable,
-        "" => return Err(format!("{key}= is in no section: it belongs in [{MACHINE_SECTION}]; ignored")),
+        "" => return Err(format!("{key}= stands before any section: it belongs in [{MACHINE_SECTION}]; ignored")),
         _ => {
             return Err(format!(
-                "[{section}] is no section: there are [{MACHINE_SECTION}], [Unit NAME] and [Executable PATH]; {key}= is ignored"
+                "[{section}] is not a section: the sections are [{MACHINE_SECTION}], [Unit NAME] and [Executable PATH]; {key}= is ignored"
             ));
         }
     };
-    let pattern = Pattern::new(name).map_err(|error| format!("[{section}] is no pattern: {}: ignored", error.msg))?;
+    let pattern =
+        Pattern::new(name).map_err(|error| format!("[{section}] is not a valid pattern: {}: ignored", error.msg))?;
     Ok((scope, pattern))
 }
 

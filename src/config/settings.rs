@@ -1,6 +1,6 @@
 //! The settings in force, and their defaults.
 
-use crate::policy::admission::{Storage, Terms};
+use crate::policy::admission::{AdmissionConfig, Storage};
 use crate::policy::quota::Quotas;
 use crate::policy::rate::Rate;
 use crate::policy::storm::{StormRule, StormRules};
@@ -87,7 +87,7 @@ impl Config {
 
     /// The settings that admission depends on.
     #[must_use]
-    pub fn terms(&self) -> Terms {
-        Terms { storage: self.storage, enforce_core_limit: self.enforce_core_limit, rules: self.rules }
+    pub fn admission(&self) -> AdmissionConfig {
+        AdmissionConfig { storage: self.storage, enforce_core_limit: self.enforce_core_limit, rules: self.rules }
     }
 }

@@ -1,7 +1,7 @@
 //! The bound on the size of a record. A crashed process chooses most of what is in it, so the length is bounded here, once, before
 //! the record goes anywhere: to the shim, into a core file, the catalog or the journal.
 
-use super::{Module, Record, ThreadStacks};
+use super::{ArgumentList, Module, Record, ThreadStacks};
 use serde::Serialize;
 use std::fmt;
 use std::io::{self, Write};
@@ -95,18 +95,21 @@ impl Record {
         const ESCAPED: usize = 6;
         const FIELDS: usize = 4096;
         const FRAME: usize = 128;
-        let texts: usize = self.texts().into_iter().map(String::len).sum();
+        let ArgumentList { first, last, .. } = &self.arguments;
+        let arguments: usize = first.iter().chain(last).map(|argument| argument.len() + 1).sum();
+        let texts: usize = arguments + self.texts().into_iter().map(String::len).sum::<usize>();
         let warnings: usize = self.warnings.iter().map(|text| text.len() + 4).sum();
         let modules: usize = self.modules.iter().map(|module| 256 + texts_of(module) * ESCAPED).sum();
         let threads: usize = self.other_threads.iter().map(|thread| thread.frames.len() + thread.tids.len() + 1).sum();
         FIELDS + (texts + warnings) * ESCAPED + modules + (self.stack.len() + threads) * FRAME
     }
 
-    fn texts(&self) -> [&String; 14] {
+    fn texts(&self) -> [&String; 15] {
         [
             &self.comm,
             &self.exe,
             &self.cmdline,
+            &self.parent_cmdline,
             &self.cwd,
             &self.root,
             &self.hostname,
@@ -130,6 +133,7 @@ impl Record {
             &mut self.comm,
             &mut self.exe,
             &mut self.cmdline,
+            &mut self.parent_cmdline,
             &mut self.cwd,
             &mut self.root,
             &mut self.hostname,
@@ -140,8 +144,12 @@ impl Record {
         ];
         let modules =
             self.modules.iter_mut().flat_map(|module| std::iter::once(&mut module.path).chain(&mut module.package));
+        let arguments_cut = usize::from(json_length(&self.arguments) > longest);
+        if arguments_cut > 0 {
+            self.arguments = ArgumentList::default();
+        }
         let all = texts.into_iter().chain(names.into_iter().flatten()).chain(modules).chain(&mut self.warnings);
-        all.map(|text| cut_text(text, longest)).filter(|was_cut| *was_cut).count()
+        all.map(|text| cut_text(text, longest)).filter(|was_cut| *was_cut).count() + arguments_cut
     }
 
     /// Drops the modules that no frame of the crashed thread is in, and renumbers the others; returns how many.

@@ -68,6 +68,18 @@ impl Keep {
     }
 }
 
+impl Keep {
+    /// The same for operators.
+    #[must_use]
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Record => "only the record",
+            Self::Stacks => "only the stacks",
+            Self::Full => "the whole core",
+        }
+    }
+}
+
 impl Reason {
     /// The name used in records, tables and metrics.
     #[must_use]
@@ -92,17 +104,17 @@ impl Reason {
     #[must_use]
     pub fn sentence(self) -> &'static str {
         match self {
-            Self::Unlimited => "nothing is limited",
-            Self::First => "no core of this signature was there",
+            Self::Unlimited => "no limit applies",
+            Self::First => "there was no core with this signature yet",
             Self::NewWindow => "the first of its signature in this window (StormIntervalSec=)",
-            Self::Burst => "within StormBurst= of this window",
-            Self::StacksBurst => "StormBurst= was used up; within StormStacks= of this window",
-            Self::Storm => "StormBurst= and StormStacks= of this window were used up",
+            Self::Burst => "within StormBurst= in this window",
+            Self::StacksBurst => "StormBurst= was used up in this window; within StormStacks=",
+            Self::Storm => "StormBurst= and StormStacks= were used up in this window",
             Self::UnitRate => "the unit had used up its UnitBurst=",
             Self::UserRate => "the user had used up their UserBurst=",
             Self::TotalRate => "the machine had used up its TotalBurst=",
-            Self::Configured => "Storage= is configured so",
-            Self::Limit => "the process' RLIMIT_CORE was 0, and EnforceCoreLimit= is set",
+            Self::Configured => "as set by Storage=",
+            Self::Limit => "RLIMIT_CORE of the process was 0, and EnforceCoreLimit=yes is set",
             Self::Gone => "there was nothing to capture",
         }
     }

@@ -1,7 +1,7 @@
 //! The record of an ordinary crash, which tests modify as they need.
 
 use super::cgroup::CgroupInfo;
-use super::{CoreOutcome, CoreReport, CrashKey, Decision, Origin, Record};
+use super::{ArgumentList, CoreOutcome, CoreReport, CrashKey, Decision, Origin, Record};
 use nix::unistd::{Gid, Pid, Uid};
 
 /// The record of a crash of process `pid`, with a stored core.
@@ -21,12 +21,16 @@ pub(crate) fn record(pid: u32) -> Record {
         signal_name: "SEGV".to_owned(),
         comm: "segv".to_owned(),
         exe: "/usr/bin/segv".to_owned(),
+        exe_deleted: None,
         exe_build_id: None,
         cmdline: "segv -x".to_owned(),
+        arguments: ArgumentList::default(),
         cwd: "/".to_owned(),
         root: "/".to_owned(),
         hostname: "here".to_owned(),
         cgroup: CgroupInfo { unit: Some("a.service".to_owned()), ..CgroupInfo::default() },
+        namespaces: Vec::new(),
+        parent_cmdline: String::new(),
         in_namespace: false,
         privileged: false,
         core_limit: u64::MAX,

@@ -1,5 +1,6 @@
 //! The record of a crash and of the process that crashed. Plain data, no I/O.
 
+mod arguments;
 pub mod auxv;
 mod bounds;
 pub mod cgroup;
@@ -15,6 +16,7 @@ mod signature;
 pub mod text;
 mod warning;
 
+pub use arguments::ArgumentList;
 pub use bounds::{Cuts, MAX_RECORD};
 pub use decision::{Decision, Keep, Reason};
 pub use key::{CrashId, CrashKey};

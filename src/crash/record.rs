@@ -3,7 +3,7 @@
 use super::cgroup::CgroupInfo;
 use super::ids;
 use super::principal::{AccountFacts, Party, Principal};
-use super::{CrashId, CrashKey, Decision, Frame, Module, SigInfo, Signature, SignatureKey, ThreadStacks};
+use super::{ArgumentList, CrashId, CrashKey, Decision, Frame, Module, SigInfo, Signature, SignatureKey, ThreadStacks};
 use nix::unistd::{Gid, Pid, Uid};
 use serde::{Deserialize, Serialize};
 
@@ -43,10 +43,18 @@ pub struct Record {
     pub comm: String,
     /// Path of the executable in the mount namespace of the process.
     pub exe: String,
+    /// Whether the executable had been deleted or replaced, so that `exe` ends with " (deleted)". `None` in records of earlier
+    /// versions, and where it is unknown: then the text decides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exe_deleted: Option<bool>,
     /// Build-id of the executable (`NT_GNU_BUILD_ID`), hexadecimal.
     pub exe_build_id: Option<String>,
-    /// Command line, arguments separated by spaces.
+    /// Command line, quoted so that a shell reads the arguments back ([`ArgumentList::quoted`]). In records of earlier versions the
+    /// arguments are separated by spaces, and nothing is quoted.
     pub cmdline: String,
+    /// The arguments one by one. Empty in records of earlier versions.
+    #[serde(flatten)]
+    pub arguments: ArgumentList,
     /// Working directory.
     pub cwd: String,
     /// Root directory; `/` outside of containers and chroots.
@@ -56,6 +64,13 @@ pub struct Record {
     /// Place in the cgroup tree: unit, slice, container.
     #[serde(flatten)]
     pub cgroup: CgroupInfo,
+    /// The namespaces of the process that are not the host's: `pid`, `user`, `mnt`, and `unknown` if not all could be compared. Empty in
+    /// records of earlier versions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub namespaces: Vec<String>,
+    /// Command line of the process that started this one, quoted as `cmdline`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub parent_cmdline: String,
     /// It ran in a PID or user namespace other than the host's. Mount namespaces do not count: many services have one of their
     /// own.
     pub in_namespace: bool,
@@ -285,7 +300,7 @@ impl Record {
 
     /// Clears the fields that the first records of the same signature have already.
     pub fn shorten(&mut self) {
-        for text in [&mut self.cwd, &mut self.status, &mut self.limits, &mut self.open_fds] {
+        for text in [&mut self.cwd, &mut self.parent_cmdline, &mut self.status, &mut self.limits, &mut self.open_fds] {
             text.clear();
         }
         self.stack.clear();
@@ -321,16 +336,55 @@ impl Record {
     /// ps(1), or `unknown`.
     #[must_use]
     pub fn program(&self) -> String {
-        program_of(&self.exe, &self.comm)
+        program_of(&self.exe, self.exe_deleted, &self.comm)
+    }
+
+    /// The process that started this one, or took it over (PPid in `/proc/PID/status`, proc_pid_status(5)).
+    #[must_use]
+    pub fn parent_pid(&self) -> Option<Pid> {
+        let pid = self.status_field("PPid")?.parse().ok().filter(|pid| *pid > 0)?;
+        Some(Pid::from_raw(pid))
+    }
+
+    /// The PID in the process' own PID namespace, if that is not the host's (NSpid, the last number).
+    #[must_use]
+    pub fn pid_inside(&self) -> Option<Pid> {
+        let mut pids = self.status_field("NSpid")?.split_ascii_whitespace();
+        let (_, inside) = (pids.next()?, pids.next_back()?);
+        inside.parse().ok().map(Pid::from_raw)
+    }
+
+    fn status_field(&self, name: &str) -> Option<&str> {
+        self.status.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim()))
+    }
+
+    /// Whether the process sent the signal to itself with kill(2): a handler that repeats the signal, or a wrapper that repeats its
+    /// child's.
+    #[must_use]
+    pub fn sent_by_itself(&self) -> bool {
+        const SI_USER: i32 = 0;
+        let own = self.pid_inside().unwrap_or(self.key.pid).as_raw();
+        let sender = self.siginfo.as_ref().filter(|info| info.code == SI_USER).and_then(|info| info.sender);
+        sender.is_some_and(|(pid, _)| i32::try_from(pid) == Ok(own))
+    }
+
+    /// The path of the executable, without what the kernel appends if it was deleted.
+    #[must_use]
+    pub fn exe_path(&self) -> &str {
+        path_of(&self.exe, self.exe_deleted)
     }
 }
 
 /// Like [`Record::program`], for a crash that has no record yet.
 #[must_use]
-pub fn program_of(exe: &str, comm: &str) -> String {
+pub fn program_of(exe: &str, exe_deleted: Option<bool>, comm: &str) -> String {
     match (exe.is_empty(), comm.is_empty()) {
-        (false, _) => exe.strip_suffix(" (deleted)").unwrap_or(exe).to_owned(),
+        (false, _) => path_of(exe, exe_deleted).to_owned(),
         (true, false) => format!("[{comm}]"),
         (true, true) => "unknown".to_owned(),
     }
+}
+
+fn path_of(exe: &str, exe_deleted: Option<bool>) -> &str {
+    exe.strip_suffix(" (deleted)").filter(|_| exe_deleted != Some(false)).unwrap_or(exe)
 }

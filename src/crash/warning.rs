@@ -25,6 +25,8 @@ pub enum Warning {
     },
     /// Pages of mapped files are zeros in the core: they are on a file system that may never answer.
     PagesNotRead,
+    /// Bytes in the middle of a long command line are left out.
+    ArgumentsOmitted(u64),
     /// The record was too long.
     RecordCut(Cuts),
     /// No core was stored, for this reason.
@@ -42,15 +44,21 @@ impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Reported(text) => f.write_str(text),
-            Self::MemoryTimedOut => f.write_str("the process' memory did not answer in time"),
-            Self::StackTimedOut => f.write_str("the stack could not be unwound in time"),
-            Self::OtherThreadsTimedOut => f.write_str("the stacks of the other threads could not be unwound in time"),
+            Self::MemoryTimedOut => f.write_str("reading the memory of the process timed out"),
+            Self::StackTimedOut => f.write_str("unwinding the stack timed out"),
+            Self::OtherThreadsTimedOut => f.write_str("unwinding the stacks of the other threads timed out"),
             Self::OtherThreadsOmitted { omitted, total } => {
-                write!(f, "the stacks of {omitted} of {total} other threads did not fit into time and room")
+                write!(
+                    f,
+                    "the stacks of {omitted} of {total} other threads are missing: the limits on time or size were reached"
+                )
             }
             Self::PagesNotRead => f.write_str(
                 "some pages of mapped files are zeros in the core: their file system may never answer (FUSE, network)",
             ),
+            Self::ArgumentsOmitted(bytes) => {
+                write!(f, "the command line is long: {bytes} bytes in the middle of it are left out of the record")
+            }
             Self::RecordCut(cuts) => cuts.fmt(f),
             Self::CoreNotStored(cause) => f.write_str(cause),
             Self::AccessNotGranted { uid, cause } => write!(f, "uid {uid} was not given access: {cause}"),

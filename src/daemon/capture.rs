@@ -290,7 +290,7 @@ fn save_checkpoint(
     let (core, files): (CaptureCheckpoint, CheckpointFiles) = match snapshot.save_checkpoint() {
         Ok(saved) => saved,
         Err(error) => {
-            tracing::warn!("the core would be lost with this daemon: its shim cannot keep it: {error}");
+            tracing::warn!("if this daemon ends, the core is lost, because its shim cannot keep it: {error}");
             return Default::default();
         }
     };
@@ -344,7 +344,7 @@ async fn publish(shared: &Arc<Shared>, offer: &Offer, mut builder: RecordBuilder
     let (ledger, root) = (Arc::clone(&shared.ledger), shared.root.clone());
     let publish = move || {
         heartbeat.tick();
-        if let Some(uid) = builder.reader() {
+        if let Some(uid) = builder.reader().filter(|uid| local_users::may_be_person(&root, *uid)) {
             let granted = local_users::check(&root, uid, builder.gid());
             let granted = granted.and_then(|()| file.grant_read(uid).map_err(|error| error.to_string()));
             if let Err(cause) = granted {

@@ -50,7 +50,7 @@ impl Checkpoint {
             return None;
         }
         let decoded = serde_json::from_slice(bytes);
-        decoded.map_err(|error| tracing::warn!("the checkpoint that a shim kept is not understood: {error}")).ok()
+        decoded.map_err(|error| tracing::warn!("the checkpoint that a shim kept cannot be parsed: {error}")).ok()
     }
 }
 

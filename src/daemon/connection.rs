@@ -30,7 +30,7 @@ pub(super) enum ConnectionError {
 }
 
 /// A message from a shim.
-pub(super) enum Message {
+pub(super) enum ShimMessage {
     Offer(Box<Offer>, Vec<(FdKind, OwnedFd)>),
     Reply(Reply, Vec<OwnedFd>),
     Released,
@@ -48,7 +48,7 @@ impl Connection {
     }
 
     /// Receives the next message. Cancel-safe: what has arrived stays in the buffer.
-    pub(super) async fn receive(&mut self) -> Result<Message, ConnectionError> {
+    pub(super) async fn receive(&mut self) -> Result<ShimMessage, ConnectionError> {
         loop {
             if let Some(message) = self.next_buffered()? {
                 return Ok(message);
@@ -76,12 +76,12 @@ impl Connection {
     }
 
     /// Receives the next message within `limit`.
-    pub(super) async fn receive_within(&mut self, limit: Duration) -> Result<Message, ConnectionError> {
+    pub(super) async fn receive_within(&mut self, limit: Duration) -> Result<ShimMessage, ConnectionError> {
         timeout(limit, self.receive()).await.map_err(|_| ConnectionError::TimedOut(limit))?
     }
 
     /// Removes a whole message from the buffer, if there is one.
-    fn next_buffered(&mut self) -> Result<Option<Message>, ConnectionError> {
+    fn next_buffered(&mut self) -> Result<Option<ShimMessage>, ConnectionError> {
         let Some((header, payload)) = take_message(&mut self.bytes)? else { return Ok(None) };
         // Descriptors arrive with the first byte of their message, and a shim never sends two messages without an answer in
         // between: all buffered descriptors belong to this message.
@@ -96,10 +96,10 @@ impl Connection {
                 if kinds.len() != fds.len() {
                     return Err(WireError::Descriptors { announced: kinds.len(), arrived }.into());
                 }
-                Ok(Some(Message::Offer(Box::new(offer), kinds.into_iter().zip(fds).collect())))
+                Ok(Some(ShimMessage::Offer(Box::new(offer), kinds.into_iter().zip(fds).collect())))
             }
-            Kind::Reply => Ok(Some(Message::Reply(Reply::decode(&payload)?, fds))),
-            Kind::Released => Ok(Some(Message::Released)),
+            Kind::Reply => Ok(Some(ShimMessage::Reply(Reply::decode(&payload)?, fds))),
+            Kind::Released => Ok(Some(ShimMessage::Released)),
             other => Err(WireError::Unexpected(other).into()),
         }
     }
@@ -155,9 +155,9 @@ impl Connection {
         message.extend(DaemonMessage::Request(request).encode());
         self.send_bytes(&message, &[]).await?;
         match self.receive_within(REPLY_TIMEOUT).await? {
-            Message::Reply(reply, fds) => Ok((reply.errno == 0).then_some((reply, fds))),
-            Message::Offer(..) => Err(WireError::Unexpected(Kind::Offer).into()),
-            Message::Released => Err(WireError::Unexpected(Kind::Released).into()),
+            ShimMessage::Reply(reply, fds) => Ok((reply.errno == 0).then_some((reply, fds))),
+            ShimMessage::Offer(..) => Err(WireError::Unexpected(Kind::Offer).into()),
+            ShimMessage::Released => Err(WireError::Unexpected(Kind::Released).into()),
         }
     }
 
@@ -171,9 +171,9 @@ impl Connection {
         let (kinds, fds): (Vec<_>, Vec<_>) = fds.into_iter().unzip();
         self.send_with(&DaemonMessage::Release { checkpoint, fds: kinds, needs_ack: true }, &fds).await?;
         match self.receive_within(SEND_TIMEOUT).await? {
-            Message::Released => Ok(()),
-            Message::Offer(..) => Err(WireError::Unexpected(Kind::Offer).into()),
-            Message::Reply(..) => Err(WireError::Unexpected(Kind::Reply).into()),
+            ShimMessage::Released => Ok(()),
+            ShimMessage::Offer(..) => Err(WireError::Unexpected(Kind::Offer).into()),
+            ShimMessage::Reply(..) => Err(WireError::Unexpected(Kind::Reply).into()),
         }
     }
 

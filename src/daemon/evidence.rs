@@ -1,8 +1,8 @@
 //! What an inspection of a crash found. A read that timed out leaves a warning; what a process that is gone cannot tell is missing.
 
 use crate::capture::{CaptureError, Headers};
-use crate::crash::Warning;
 use crate::crash::auxv::{self, Auxv};
+use crate::crash::{ArgumentList, Warning};
 use crate::reader::{CrashedStack, RawFacts};
 use std::os::fd::OwnedFd;
 
@@ -41,8 +41,8 @@ pub(super) struct CoreInput {
 /// Facts that only the process' own memory has.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ProcessFacts {
-    /// Command line, arguments separated by spaces.
-    pub(super) cmdline: Vec<u8>,
+    /// Command line.
+    pub(super) cmdline: ArgumentList,
     /// The auxiliary vector.
     pub(super) auxv: Auxv,
     /// Build-id of the executable as it is mapped.
@@ -51,10 +51,8 @@ pub(super) struct ProcessFacts {
 
 impl From<RawFacts> for ProcessFacts {
     fn from(facts: RawFacts) -> Self {
-        let RawFacts { mut cmdline, auxv, exe_build_id } = facts;
-        cmdline.truncate(cmdline.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1));
-        cmdline.iter_mut().filter(|byte| **byte == 0).for_each(|byte| *byte = b' ');
-        Self { cmdline, auxv: auxv::parse(&auxv), exe_build_id }
+        let RawFacts { arguments, auxv, exe_build_id } = facts;
+        Self { cmdline: arguments, auxv: auxv::parse(&auxv), exe_build_id }
     }
 }
 

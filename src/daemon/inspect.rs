@@ -187,7 +187,7 @@ fn unwind(
 }
 
 fn signature_context(offer: &Offer, build_id: Option<String>) -> SignatureContext {
-    let program = program_of(&from_bytes(&offer.exe), &from_bytes(&offer.comm));
+    let program = program_of(&from_bytes(&offer.exe), offer.exe_deleted, &from_bytes(&offer.comm));
     SignatureContext { signal: offer.signal, build_id, program }
 }
 

@@ -1,6 +1,6 @@
 //! The intake socket: who may connect, and how many sessions run at once.
 
-use super::connection::{Connection, ConnectionError, Message};
+use super::connection::{Connection, ConnectionError, ShimMessage};
 use super::crash_source::CrashSource;
 use super::session::Session;
 use super::shared::Shared;
@@ -70,7 +70,7 @@ fn session_limit() -> usize {
 async fn serve_connection(stream: UnixStream, shared: &Arc<Shared>) {
     let mut connection = Connection::new(stream);
     if !connection.peer_is_root() {
-        tracing::warn!("intake: a peer that is not root connected: it is not served");
+        tracing::warn!("intake: refused a connection from a peer that is not root");
         return shared.metrics.error(ErrorKind::Peer);
     }
     let received = tokio::select! {
@@ -78,11 +78,13 @@ async fn serve_connection(stream: UnixStream, shared: &Arc<Shared>) {
         () = shared.shutdown.stopped() => return,
     };
     match received {
-        Ok(Message::Offer(offer, descriptors)) => {
+        Ok(ShimMessage::Offer(offer, descriptors)) => {
             let _in_flight = shared.metrics.count_in_flight();
             Session::new(shared, CrashSource::Shim(connection), *offer).serve(descriptors).await;
         }
-        Ok(Message::Reply(..) | Message::Released) => reject(connection, shared, "the first message is no offer").await,
+        Ok(ShimMessage::Reply(..) | ShimMessage::Released) => {
+            reject(connection, shared, "the first message is not an offer").await;
+        }
         Err(ConnectionError::Wire(error)) => reject(connection, shared, &error.to_string()).await,
         Err(error) => {
             tracing::warn!("intake: {error}");

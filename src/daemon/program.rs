@@ -42,7 +42,7 @@ const THREADS_TIMEOUT: Duration = Duration::from_millis(200);
 enum DaemonError {
     #[error("{path}: {error}")]
     State { path: PathBuf, error: std::io::Error },
-    #[error("another corewardd is at work on {0}: stop it first (systemctl stop coreward.service)")]
+    #[error("another corewardd already runs on {0}: stop it first (systemctl stop coreward.service)")]
     Locked(PathBuf),
     #[error("{0}")]
     Sockets(#[from] SocketError),
@@ -112,7 +112,7 @@ async fn serve_until_stopped(sockets: Sockets, shared: &Arc<Shared>, notifier: &
     essential.spawn(shared.shutdown.track(spool::import_spool(Arc::clone(shared))));
     essential.spawn(shared.shutdown.track(maintenance::expire(Arc::clone(shared))));
     if let Err(error) = maintenance::watch_deletions(shared) {
-        tracing::warn!("cores that others delete are only noticed at the next start: {error}");
+        tracing::warn!("deleted cores are noticed only at the next start: {error}");
     }
     notifier.ready();
     let mut tick = interval(REFRESH);

@@ -5,8 +5,8 @@ use super::subordinate_ids::SubordinateIds;
 use crate::crash::auxv::Auxv;
 use crate::crash::text::from_bytes;
 use crate::crash::{
-    AccountFacts, CoreReport, CrashId, CrashKey, Decision, NoCore, Origin, Principal, Record, Signature, Warning,
-    cgroup, signal,
+    AccountFacts, ArgumentList, CoreReport, CrashId, CrashKey, Decision, NoCore, Origin, Principal, Record, Signature,
+    Warning, cgroup, signal,
 };
 use crate::elf::ProcessNotes;
 use crate::policy::access::{self, AccessFacts};
@@ -14,7 +14,7 @@ use crate::policy::evict::Attribution;
 use crate::reader::{CrashedStack, OtherThreads};
 use crate::unwind::{self, SignatureInput};
 use coreward_wire::paths::Root;
-use coreward_wire::{Details, Offer};
+use coreward_wire::{Details, Namespaces, Offer};
 use libsystemd::id128::{self, Id128};
 use nix::unistd::{Gid, Pid, Uid};
 use std::time::Duration;
@@ -22,7 +22,8 @@ use std::time::Duration;
 /// A record that is not finished.
 #[derive(Clone, Debug)]
 pub(super) struct RecordBuilder {
-    record: Record,
+    /// Not in the session's future itself, which would be copied with it.
+    record: Box<Record>,
     reader: Option<Uid>,
     warnings: Vec<Warning>,
 }
@@ -115,7 +116,8 @@ impl RecordBuilder {
         let access = access_facts(offer, facts.auxv);
         let CrashIdentity { key, id } = crash;
         let shim_warnings = offer.warnings.iter().cloned().map(Warning::Reported);
-        let warnings = shim_warnings.chain(warnings).collect();
+        let omitted = Some(facts.cmdline.omitted).filter(|omitted| *omitted > 0).map(Warning::ArgumentsOmitted);
+        let warnings = shim_warnings.chain(warnings).chain(omitted).collect();
         let record = Record {
             format: Record::FORMAT,
             id,
@@ -130,12 +132,16 @@ impl RecordBuilder {
             signal_name: signal::name(offer.signal),
             comm: from_bytes(&offer.comm),
             exe: from_bytes(&offer.exe),
+            exe_deleted: offer.exe_deleted,
             exe_build_id: facts.exe_build_id,
-            cmdline: from_bytes(&facts.cmdline),
+            cmdline: facts.cmdline.quoted(),
+            arguments: facts.cmdline,
             cwd: String::new(),
             root: from_bytes(&offer.root),
             hostname: from_bytes(&offer.hostname),
             cgroup: cgroup::parse(&from_bytes(&offer.cgroup)),
+            namespaces: namespace_names(offer.namespaces),
+            parent_cmdline: String::new(),
             in_namespace: offer.namespaces.pid || offer.namespaces.user,
             privileged: access::is_privileged(&access),
             core_limit: offer.core_limit,
@@ -157,8 +163,9 @@ impl RecordBuilder {
             core: CoreReport::none(NoCore::Gone),
             warnings: Vec::new(),
         };
-        let mut builder = Self { record, reader: access::reader(&access), warnings };
+        let mut builder = Self { record: Box::new(record), reader: access::reader(&access), warnings };
         builder.set_stack(stack);
+        builder.name_exe_module();
         // The spool has the texts in the offer.
         builder.set_texts(&offer.details);
         builder.bound();
@@ -176,7 +183,7 @@ impl RecordBuilder {
     /// Goes on with a record that an earlier daemon left with the shim.
     pub(super) fn resume(record: Record, reader: Option<Uid>, attempt: u32) -> Self {
         let warnings = record.warnings.iter().cloned().map(Warning::Reported).collect();
-        let mut builder = Self { record: Record { attempt, ..record }, reader, warnings };
+        let mut builder = Self { record: Box::new(Record { attempt, ..record }), reader, warnings };
         // An earlier version of the daemon may have written it.
         builder.bound();
         builder
@@ -195,8 +202,19 @@ impl RecordBuilder {
         }
     }
 
+    /// Gives the module of an executable whose name ends with " (deleted)" that name: the unwinder takes it for the kernel's.
+    fn name_exe_module(&mut self) {
+        let record = &mut self.record;
+        if let Some(stripped) = record.exe.strip_suffix(" (deleted)").filter(|_| record.exe_deleted == Some(false)) {
+            for module in record.modules.iter_mut().filter(|module| module.path == stripped) {
+                module.path.clone_from(&record.exe);
+            }
+        }
+    }
+
     fn set_texts(&mut self, details: &Details) {
-        let Details { cwd, status, limits, open_fds } = details;
+        let Details { cwd, status, limits, open_fds, parent } = details;
+        self.record.parent_cmdline = ArgumentList::read(&mut parent.as_slice()).quoted();
         self.record.cwd = from_bytes(cwd);
         self.record.status = from_bytes(status);
         self.record.limits = from_bytes(limits);
@@ -265,7 +283,7 @@ impl RecordBuilder {
     /// The finished record.
     pub(super) fn finish(self, core: CoreReport) -> Record {
         let warnings = self.warnings.iter().map(Warning::to_string).collect();
-        let mut record = Record { core, warnings, ..self.record };
+        let mut record = Record { core, warnings, ..*self.record };
         let cuts = record.bound();
         if !cuts.is_empty() {
             record.warnings.push(Warning::RecordCut(cuts).to_string());
@@ -312,6 +330,13 @@ impl RecordBuilder {
     pub(super) fn modules(&self) -> &[crate::crash::Module] {
         &self.record.modules
     }
+}
+
+/// The namespaces that are not the host's, as `/proc/PID/ns` has them (namespaces(7)).
+fn namespace_names(namespaces: Namespaces) -> Vec<String> {
+    let Namespaces { pid, user, mount, unknown } = namespaces;
+    let names = [("pid", pid), ("user", user), ("mnt", mount), ("unknown", unknown)];
+    names.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name.to_owned()).collect()
 }
 
 /// What the process could do: by the kernel's arguments, by its threads when it crashed, by its memory when it was started.
@@ -373,8 +398,8 @@ mod tests {
         builder.set_other_threads(Some(OtherThreads { stacks: Vec::new(), omitted: 2, total: 3 }));
         let expected = [
             "from the shim",
-            "the process' memory did not answer in time",
-            "the stacks of 2 of 3 other threads did not fit into time and room",
+            "reading the memory of the process timed out",
+            "the stacks of 2 of 3 other threads are missing: the limits on time or size were reached",
         ];
         assert_eq!(builder.provisional().warnings, expected);
         assert_eq!(builder.finish(CoreReport::none(NoCore::Storm)).warnings, expected);

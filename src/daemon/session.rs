@@ -101,7 +101,7 @@ impl Session {
         let time = crash_time(offer, source.origin(), now, clock::since_boot());
         let mut builder = RecordBuilder::new(identity.clone(), offer, evidence, source.origin(), time, &shared.host);
         let config = shared.config_for(offer);
-        let admission = shared.admit(&config.terms(), &builder, core.exists());
+        let admission = shared.admit(&config.admission(), &builder, core.exists());
         builder.set_decision(admission.decision());
         let record = match admission {
             Admission::RecordOnly(_, reason) => self.release_without_core(builder, reason, core, handles).await?,

@@ -6,7 +6,7 @@ use crate::capture::{CaptureResources, CompressorPool, HealthMonitor, LargeCoreL
 use crate::config::{self, Config, LoadedConfig, THREADS_MAX};
 use crate::crash::text::from_bytes;
 use crate::crash::{CrashId, cgroup, program_of};
-use crate::policy::admission::{self, Admission, Applicant, Terms};
+use crate::policy::admission::{self, Admission, AdmissionConfig, AdmissionFacts};
 use crate::policy::storm::{StormEvent, StormPolicy};
 use crate::reader::{Places, ReaderPool};
 use crate::report::{ErrorKind, Metrics};
@@ -132,13 +132,13 @@ impl Shared {
     }
 
     /// Decides on a crash, now.
-    pub(super) fn admit(&self, terms: &Terms, builder: &RecordBuilder, has_core: bool) -> Admission {
+    pub(super) fn admit(&self, config: &AdmissionConfig, builder: &RecordBuilder, has_core: bool) -> Admission {
         let attribution = builder.attribution();
         let bug = attribution.bug();
         let first = !self.ledger.has_bug(&bug);
         let event = StormEvent { bug, principal: attribution.principal, first };
-        let applicant = Applicant { has_core, core_limit: builder.core_limit(), event };
-        admission::admit(terms, &applicant, &mut lock(&self.limiter), clock::since_boot())
+        let crash = AdmissionFacts { has_core, core_limit: builder.core_limit(), event };
+        admission::admit(config, &crash, &mut lock(&self.limiter), clock::since_boot())
     }
 
     /// Replays the cores that an earlier daemon kept to the limiter: a restart opens no new windows, and fills no buckets.
@@ -157,7 +157,7 @@ impl Shared {
     /// The configuration in force for a crash: its unit and its executable may have values of their own.
     pub(super) fn config_for(&self, offer: &Offer) -> Config {
         let cgroup = cgroup::parse(&from_bytes(&offer.cgroup));
-        let program = program_of(&from_bytes(&offer.exe), &from_bytes(&offer.comm));
+        let program = program_of(&from_bytes(&offer.exe), offer.exe_deleted, &from_bytes(&offer.comm));
         let loaded = lock(&self.loaded);
         loaded.overrides.apply(&loaded.config, cgroup.unit.as_deref(), &program)
     }
@@ -213,14 +213,17 @@ impl Shared {
 
 fn log_opening(report: &OpenReport, metrics: &Metrics) {
     if let Some(quarantine) = &report.quarantined {
-        tracing::error!("the catalog was damaged: moved to {} and rebuilt from the cores", quarantine.display());
+        tracing::error!(
+            "the catalog was damaged: it was moved to {} and rebuilt from the core files",
+            quarantine.display()
+        );
         metrics.error(ErrorKind::Catalog);
     }
     if report.restored > 0 {
-        tracing::info!("{} cores had no row in the catalog: their rows are restored", report.restored);
+        tracing::info!("the rows of {} cores were missing from the catalog and have been restored", report.restored);
     }
     if report.missing > 0 {
-        tracing::warn!("{} cores of the catalog are gone", report.missing);
+        tracing::warn!("the files of {} cores in the catalog are gone", report.missing);
     }
 }
 

@@ -23,7 +23,7 @@ pub(super) enum SocketError {
     NoIntake,
     #[error("the socket named \"{0}\" is not a listening socket of its kind: {1}")]
     WrongKind(&'static str, io::Error),
-    #[error("the inherited sockets can't be read: {0}")]
+    #[error("the inherited sockets cannot be read: {0}")]
     Protocol(io::Error),
 }
 
@@ -51,7 +51,7 @@ impl Sockets {
             Some(metrics) => {
                 listening(std::os::fd::AsFd::as_fd(metrics)).map_err(|error| SocketError::WrongKind(METRICS, error))?;
             }
-            None => tracing::warn!("no socket named \"{METRICS}\" was handed over: there are no metrics"),
+            None => tracing::warn!("no socket named \"{METRICS}\" was inherited: there are no metrics"),
         }
         Ok(Self { intake, metrics })
     }

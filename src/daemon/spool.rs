@@ -35,7 +35,7 @@ const QUARANTINE_SUFFIX: &str = ".bad";
 enum SpoolError {
     #[error("{0}")]
     Io(#[from] io::Error),
-    #[error("it is not a crash that a shim saved: {0}")]
+    #[error("it is not a crash saved by a shim: {0}")]
     Wire(#[from] WireError),
 }
 
@@ -133,7 +133,7 @@ impl SpooledFile {
         // A session has a whole record in it: too large for a future on a stack.
         match Box::pin(session.import()).await {
             Ok(_) if is_last_attempt => {
-                let reason = format!("{ATTEMPTS} daemons could not import its core");
+                let reason = format!("importing its core failed {ATTEMPTS} times");
                 self.quarantine(shared, &claimed, stem, &reason).await;
             }
             Ok(entry) => {

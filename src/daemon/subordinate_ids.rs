@@ -52,7 +52,7 @@ fn read_text(path: &Path) -> String {
     let file = File::options().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path);
     let read = file.and_then(|file| file.take(MAX_FILE).read_to_end(&mut bytes));
     if let Err(error) = read {
-        tracing::warn!("{}: {error}: crashes under subordinate uids count for those uids", path.display());
+        tracing::warn!("{}: {error}: crashes under subordinate uids are counted under those uids", path.display());
     }
     String::from_utf8_lossy(&bytes).into_owned()
 }

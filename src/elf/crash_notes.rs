@@ -1,6 +1,7 @@
 //! The notes of a core that describe the crash: registers of the threads, siginfo, mapped files, the vDSO.
 
 use super::notes::{notes, u32_at, u64_at};
+use crate::crash::text::from_bytes;
 use object::elf::{EM_AARCH64, EM_X86_64};
 
 /// The general registers that an unwinder needs.
@@ -164,7 +165,7 @@ fn files(data: &[u8]) -> Option<Vec<MappedFile>> {
     for entry in table.as_chunks::<24>().0.iter().take(MAX_FILES) {
         let (start, end, page_offset) = (u64_at(entry, 0)?, u64_at(entry, 8)?, u64_at(entry, 16)?);
         let Some(path) = paths.next() else { break };
-        let path = String::from_utf8_lossy(path.get(..MAX_PATH).unwrap_or(path)).into_owned();
+        let path = from_bytes(path.get(..MAX_PATH).unwrap_or(path));
         files.push(MappedFile { start, end, offset: page_offset.wrapping_mul(page), path });
     }
     files.sort_by_key(|file| file.start);

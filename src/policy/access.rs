@@ -27,10 +27,10 @@ pub struct AccessFacts {
     pub on_host: bool,
 }
 
-/// The uids of people (login.defs(5), systemd's uids-gids page, Debian policy 9.2.2). Below are system accounts: a web server's
-/// uid must not read its siblings' memory. Between are uids that are handed out anew, to another user each time (systemd-homed,
-/// greeters, `DynamicUser=`), those that Debian assigns to packages, and `nobody`. Above are those of containers.
-const PEOPLE: [RangeInclusive<u32>; 2] = [1000..=59_999, 65_536..=524_287];
+/// Uids that are nobody's own, whatever login.defs(5) says: root's; those that Debian assigns to packages (policy 9.2.2), those that
+/// are handed out anew to another user each time (systemd-homed, greeters, `DynamicUser=`) and `nobody`; those of containers
+/// (systemd's uids-gids page).
+const NOBODYS: [RangeInclusive<u32>; 3] = [0..=0, 60_000..=65_535, 524_288..=u32::MAX];
 
 /// Whether the process changed its privilege or has more than its user, or may have (CVE-2025-4598): its core is for root and the
 /// administrators.
@@ -45,16 +45,16 @@ pub fn is_privileged(facts: &AccessFacts) -> bool {
     !(is_plain && are_own(uids) && are_own(gids) && has_no_capability)
 }
 
-/// The user who gets read access if [`LocalUsers::check`] agrees. A container's uid 1000 is not the host's: such a crash has no
+/// The user who gets read access if [`LocalUsers::check`] agrees, which knows which uids are people's on this machine. A container's uid 1000 is not the host's: such a crash has no
 /// reader.
 #[must_use]
 pub fn reader(facts: &AccessFacts) -> Option<Uid> {
     let uid = facts.uid?;
-    let is_person = PEOPLE.iter().any(|range| range.contains(&uid.as_raw()));
-    (is_person && facts.on_host && !is_privileged(facts)).then_some(uid)
+    let is_nobodys = NOBODYS.iter().any(|range| range.contains(&uid.as_raw()));
+    (!is_nobodys && facts.on_host && !is_privileged(facts)).then_some(uid)
 }
 
-/// The machine's own users: passwd(5), group(5) and subuid(5), as text. Other sources of users are not asked: they may be the
+/// The machine's own users: passwd(5), group(5), subuid(5) and login.defs(5), as text. Other sources of users are not asked: they may be the
 /// program that crashed.
 #[derive(Clone, Debug, Default)]
 pub struct LocalUsers {
@@ -64,11 +64,17 @@ pub struct LocalUsers {
     pub group: String,
     /// `/etc/subuid`.
     pub subuid: String,
+    /// `/etc/login.defs`.
+    pub login_defs: String,
 }
 
 /// Why a process with a person's uid is not that person's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotTheUsers {
+    /// The uid is a system account's, or that of something else that is no person: people have these uids.
+    NoPerson(u32, u32),
+    /// `/etc/login.defs` has a value that is no number for this key.
+    LoginDefs(&'static str),
     /// No local user has the uid.
     NoSuchUser,
     /// Somebody may use the uid for containers.
@@ -80,6 +86,10 @@ pub enum NotTheUsers {
 impl fmt::Display for NotTheUsers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::NoPerson(min, max) => {
+                write!(f, "people have uids from {min} to {max} (UID_MIN and UID_MAX in /etc/login.defs)")
+            }
+            Self::LoginDefs(key) => write!(f, "{key} in /etc/login.defs is not a number"),
             Self::NoSuchUser => f.write_str("no user in /etc/passwd has it"),
             Self::SubordinateUid => f.write_str("it is a subordinate uid (/etc/subuid)"),
             Self::Group(Some(gid)) => {
@@ -96,6 +106,7 @@ impl LocalUsers {
     /// # Errors
     /// Why it is not.
     pub fn check(&self, uid: Uid, gid: Option<Gid>) -> Result<(), NotTheUsers> {
+        check_person(&self.login_defs, uid)?;
         let mut names = Vec::new();
         let mut is_member = false;
         for [name, user, group] in lines(&self.passwd, [0, 2, 3]) {
@@ -116,6 +127,30 @@ impl LocalUsers {
         });
         if is_member { Ok(()) } else { Err(NotTheUsers::Group(gid)) }
     }
+}
+
+/// Whether people have this uid, by the text of login.defs(5).
+///
+/// # Errors
+/// They do not, or the text does not tell.
+pub fn check_person(login_defs: &str, uid: Uid) -> Result<(), NotTheUsers> {
+    let (min, max) = (login_value(login_defs, "UID_MIN", 1000)?, login_value(login_defs, "UID_MAX", 60_000)?);
+    if (min..=max).contains(&uid.as_raw()) { Ok(()) } else { Err(NotTheUsers::NoPerson(min, max)) }
+}
+
+/// The number that login.defs(5) gives a key: decimal, octal or hexadecimal as in C; the last line counts.
+fn login_value(login_defs: &str, key: &'static str, default: u32) -> Result<u32, NotTheUsers> {
+    let mut values = login_defs.lines().filter_map(|line| {
+        let (name, value) = line.trim_start().split_once([' ', '\t'])?;
+        (name == key).then(|| value.trim_matches([' ', '\t', '"']))
+    });
+    let Some(value) = values.next_back() else { return Ok(default) };
+    let parsed = match (value.strip_prefix("0x").or(value.strip_prefix("0X")), value.strip_prefix('0')) {
+        (Some(digits), _) => u32::from_str_radix(digits, 16),
+        (None, Some(digits)) if !digits.is_empty() => u32::from_str_radix(digits, 8),
+        _ => value.parse(),
+    };
+    parsed.map_err(|_| NotTheUsers::LoginDefs(key))
 }
 
 /// These fields of each line that has them all.
@@ -156,7 +191,7 @@ mod tests {
     #[test]
     fn a_users_plain_process_is_the_users_own() {
         assert_eq!(reader(&alice()), Some(USER));
-        for uid in [1000, 59_999, 65_536, 200_000] {
+        for uid in [500, 1000, 59_999, 65_536, 200_000] {
             assert_eq!(reader(&with_uid(uid)), Some(Uid::from_raw(uid)));
         }
     }
@@ -192,22 +227,8 @@ mod tests {
 
     #[test]
     fn uids_that_are_no_persons_own_have_no_reader() {
-        for uid in [
-            0,
-            33,
-            999,
-            60_000,
-            60_001,
-            60_705,
-            61_184,
-            64_999,
-            65_519,
-            65_534,
-            65_535,
-            524_288,
-            1_879_048_192,
-            u32::MAX,
-        ] {
+        for uid in [0, 60_000, 60_001, 60_705, 61_184, 64_999, 65_519, 65_534, 65_535, 524_288, 1_879_048_192, u32::MAX]
+        {
             assert_eq!(reader(&with_uid(uid)), None, "{uid}");
         }
     }
@@ -218,6 +239,7 @@ mod tests {
             passwd: "root:x:0:0::/:/bin/sh\nalice:x:1000:1001::/:\nmalformed\nsub:x:100005:1001::/:\n".to_owned(),
             group: "alice:x:1001:\nsecrets:x:2000:bob\nshared:x:2001:bob,alice\nmalformed:x:x:alice\n".to_owned(),
             subuid: "bob:100000:65536\nnonsense:x:y\n1000:18446744073709551615:9\n".to_owned(),
+            login_defs: "UID_MAX 400000\n".to_owned(),
         };
         let check = |uid, gid| users.check(Uid::from_raw(uid), Some(Gid::from_raw(gid)));
         assert_eq!(check(1000, 1001), Ok(()));
@@ -229,5 +251,30 @@ mod tests {
         assert_eq!(check(1001, 1001), Err(NotTheUsers::NoSuchUser));
         assert_eq!(check(100_005, 1001), Err(NotTheUsers::SubordinateUid));
         assert_eq!(LocalUsers::default().check(USER, Some(GROUP)), Err(NotTheUsers::NoSuchUser));
+    }
+
+    #[test]
+    fn login_defs_says_which_uids_are_peoples() {
+        let check = |login_defs: &str, uid: u32| {
+            let users = LocalUsers {
+                passwd: format!("someone:x:{uid}:{uid}::/:\n"),
+                login_defs: login_defs.to_owned(),
+                ..LocalUsers::default()
+            };
+            users.check(Uid::from_raw(uid), Some(Gid::from_raw(uid)))
+        };
+        let debian = "# UID_MIN 1\nSYS_UID_MIN\t100\nUID_MIN\t\t\t 1000\nUID_MAX\t\t\t60000\nSUB_UID_MIN 100000\n";
+        for login_defs in ["", debian] {
+            for (uid, is_person) in [(33, false), (999, false), (1000, true), (59_999, true), (65_536, false)] {
+                assert_eq!(check(login_defs, uid).is_ok(), is_person, "{uid}");
+            }
+        }
+        assert_eq!(check(debian, 33), Err(NotTheUsers::NoPerson(1000, 60_000)));
+        assert_eq!(check("UID_MIN 500\n", 500), Ok(()));
+        assert_eq!(check("UID_MIN 5000\n", 4999), Err(NotTheUsers::NoPerson(5000, 60_000)));
+        assert_eq!(check("UID_MIN 2000\nUID_MIN 3000\n", 2500), Err(NotTheUsers::NoPerson(3000, 60_000)));
+        assert_eq!(check("UID_MIN 0x7d0\nUID_MAX\t\"03720\"\n", 2000), Ok(()));
+        assert_eq!(check("UID_MIN many\n", 1000), Err(NotTheUsers::LoginDefs("UID_MIN")));
+        assert_eq!(check("UID_MAX -1\n", 1000), Err(NotTheUsers::LoginDefs("UID_MAX")));
     }
 }

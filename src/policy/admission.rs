@@ -17,7 +17,7 @@ pub enum Storage {
 
 /// The configuration that admission depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Terms {
+pub struct AdmissionConfig {
     /// `Storage=`.
     pub storage: Storage,
     /// `EnforceCoreLimit=`: a process whose RLIMIT_CORE is 0 leaves no core.
@@ -26,9 +26,9 @@ pub struct Terms {
     pub rules: StormRules,
 }
 
-/// A crash that asks for a place in the store.
+/// What the decision on a crash rests on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Applicant {
+pub struct AdmissionFacts {
     /// There is a core, or a process that one can be taken of.
     pub has_core: bool,
     /// RLIMIT_CORE of the process, in bytes.
@@ -61,20 +61,20 @@ impl Admission {
 }
 
 /// Decides on a crash at `now`, the time since boot. The limiter only counts crashes that no rule before it has turned away.
-pub fn admit(terms: &Terms, applicant: &Applicant, limiter: &mut StormPolicy, now: Duration) -> Admission {
-    if !applicant.has_core {
+pub fn admit(config: &AdmissionConfig, crash: &AdmissionFacts, limiter: &mut StormPolicy, now: Duration) -> Admission {
+    if !crash.has_core {
         return Admission::record_only(Reason::Gone, NoCore::Gone);
     }
-    if terms.storage == Storage::None {
+    if config.storage == Storage::None {
         return Admission::record_only(Reason::Configured, NoCore::Configured);
     }
-    if terms.enforce_core_limit && applicant.core_limit == 0 {
+    if config.enforce_core_limit && crash.core_limit == 0 {
         return Admission::record_only(Reason::Limit, NoCore::Limit);
     }
-    let decision = limiter.decide(&terms.rules, &applicant.event, now);
+    let decision = limiter.decide(&config.rules, &crash.event, now);
     match decision.keep {
         Keep::Record => Admission::RecordOnly(decision, turned_away_by(decision.reason)),
-        Keep::Full if terms.storage == Storage::Stacks => {
+        Keep::Full if config.storage == Storage::Stacks => {
             Admission::Core(Decision { keep: Keep::Stacks, reason: Reason::Configured })
         }
         Keep::Full | Keep::Stacks => Admission::Core(decision),

@@ -59,7 +59,7 @@ pub struct Candidate<'a, Id> {
 
 /// Whom the room is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Applicant<'a> {
+pub struct Beneficiary<'a> {
     /// What its core is charged to.
     pub attribution: &'a Attribution,
     /// What its core will take of the limit, in the same unit as [`Candidate::cost`].
@@ -79,15 +79,15 @@ pub enum Redundancy {
     Newest,
 }
 
-/// The cores that may be evicted for `applicant` (`None`: for the administrator, or for the catalog), the first to go first: those
+/// The cores that may be evicted for `beneficiary` (`None`: for the administrator, or for the catalog), the first to go first: those
 /// with the lowest rank, of those the ones of the principal that takes most; of its cores, those of the signature that takes
 /// most; of those, the oldest.
 ///
-/// The newest core of a bug is a different matter: it may be the only one. The applicant's own principal gives its own first. Of
+/// The newest core of a bug is a different matter: it may be the only one. The beneficiary's own principal gives its own first. Of
 /// another's it takes one only if that principal takes more than it would itself, and never one of root or of a system account,
 /// unless it is one of those.
 #[must_use]
-pub fn eviction_order<'a, Id: Ord>(cores: &[Candidate<'a, Id>], applicant: Option<Applicant<'_>>) -> Vec<&'a Id> {
+pub fn eviction_order<'a, Id: Ord>(cores: &[Candidate<'a, Id>], beneficiary: Option<Beneficiary<'_>>) -> Vec<&'a Id> {
     let mut principals: HashMap<&Principal, u64> = HashMap::new();
     let mut bugs: HashMap<(&Party, &SignatureKey), BugTotals<'a, Id>> = HashMap::new();
     for core in cores {
@@ -113,11 +113,11 @@ pub fn eviction_order<'a, Id: Ord>(cores: &[Candidate<'a, Id>], applicant: Optio
         };
         let used = principals[principal];
         let is_protected = redundancy == Redundancy::Newest;
-        let is_others = applicant.is_some_and(|applicant| applicant.attribution.principal != *principal);
-        if is_protected && is_others && !applicant.is_some_and(|applicant| applicant.may_take(party, used)) {
+        let is_others = beneficiary.is_some_and(|beneficiary| beneficiary.attribution.principal != *principal);
+        if is_protected && is_others && !beneficiary.is_some_and(|beneficiary| beneficiary.may_take(party, used)) {
             continue;
         }
-        let privilege = is_protected && applicant.is_none() && party.is_system();
+        let privilege = is_protected && beneficiary.is_none() && party.is_system();
         order.push((
             (redundancy, is_protected && is_others, privilege, Reverse(used), Reverse(totals.cost), when),
             core.id,
@@ -127,7 +127,7 @@ pub fn eviction_order<'a, Id: Ord>(cores: &[Candidate<'a, Id>], applicant: Optio
     order.into_iter().map(|(_, id)| id).collect()
 }
 
-impl Applicant<'_> {
+impl Beneficiary<'_> {
     /// Whether it may take the newest core of a bug from a party whose principal takes `used` of the limit.
     fn may_take(&self, party: &Party, used: u64) -> bool {
         let outranks = self.attribution.party.is_system() || !party.is_system();
@@ -190,8 +190,8 @@ mod tests {
     /// Those that may be evicted for a core of `attribution`.
     fn taken_for(cores: &[Core], attribution: &Attribution, cost: u64) -> Vec<u32> {
         let own = cores.iter().filter(|core| core.1.principal == attribution.principal);
-        let applicant = Applicant { attribution, cost, used: own.map(|core| core.3).sum() };
-        eviction_order(&candidates(cores), Some(applicant)).into_iter().copied().collect()
+        let beneficiary = Beneficiary { attribution, cost, used: own.map(|core| core.3).sum() };
+        eviction_order(&candidates(cores), Some(beneficiary)).into_iter().copied().collect()
     }
 
     #[test]
@@ -245,7 +245,7 @@ mod tests {
         #[test]
         fn nobody_loses_the_newest_to_less_privilege_and_redundant_ones_go_first(
             cores in prop::collection::vec((0..4_u32, 0..5_u8, 0..50_u64, 1..100_u64, any::<bool>()), 1..40),
-            applicant in (0..5_u32, 1..200_u64),
+            beneficiary in (0..5_u32, 1..200_u64),
         ) {
             // 0 and 1 are services, 2 to 4 users.
             let who = |number: u32, signature: &str| if number < 2 { attribution(&number.to_string(), signature) } else { user(1000 + number, signature) };
@@ -266,15 +266,15 @@ mod tests {
                 let spared = cores.iter().any(|core| core.4 && !newest(core));
                 prop_assert!(!(newest(&cores[**core]) && spared));
             }
-            let attribution = who(applicant.0, "new");
+            let attribution = who(beneficiary.0, "new");
             let used = |of: &Attribution| cores.iter().filter(|core| core.1.principal == of.principal).map(|core| core.3).sum::<u64>();
-            let order = eviction_order(&candidates, Some(Applicant { attribution: &attribution, cost: applicant.1, used: used(&attribution) }));
+            let order = eviction_order(&candidates, Some(Beneficiary { attribution: &attribution, cost: beneficiary.1, used: used(&attribution) }));
             for id in &order {
                 let core = &cores[**id];
                 prop_assert!(core.4);
                 if newest(core) && core.1.principal != attribution.principal {
                     prop_assert!(attribution.party.is_system() || !core.1.party.is_system());
-                    prop_assert!(used(&core.1) > used(&attribution) + applicant.1);
+                    prop_assert!(used(&core.1) > used(&attribution) + beneficiary.1);
                 }
             }
             let is_newest: Vec<bool> = order.iter().map(|id| newest(&cores[**id])).collect();

@@ -1,20 +1,20 @@
 //! What only a process' own memory tells about it.
 
 use crate::capture::LiveMemory;
-use crate::crash::auxv;
+use crate::crash::{ArgumentList, auxv};
 use crate::elf;
 use std::fs::File;
 use std::io::Read;
 use std::ops::Range;
 
-/// Longest text that is read, in bytes.
-const MAX_TEXT: usize = coreward_wire::MAX_TEXT;
+/// Longest auxiliary vector that is read, in bytes. The kernel's has some 50 words.
+const MAX_AUXV: usize = 4096;
 
 /// Facts as they were read.
 #[derive(Clone, Debug, Default)]
 pub struct RawFacts {
-    /// `/proc/PID/cmdline`.
-    pub cmdline: Vec<u8>,
+    /// The command line.
+    pub arguments: ArgumentList,
     /// `/proc/PID/auxv`.
     pub auxv: Vec<u8>,
     /// Build-id of the executable as it is mapped.
@@ -29,17 +29,14 @@ pub(super) fn read_facts(
     arguments: &Range<u64>,
     memory: Option<&LiveMemory>,
 ) -> RawFacts {
-    let read = |file: Option<&File>| {
-        let mut bytes = Vec::with_capacity(MAX_TEXT);
-        // A text that cannot be read is missing from the record; the crash counts all the same.
-        let _ = file.map(|file| file.take(MAX_TEXT as u64).read_to_end(&mut bytes));
-        bytes
-    };
     let answers = memory.is_none_or(|memory| memory.answers_for(arguments));
-    let cmdline = read(cmdline.filter(|_| answers));
-    let auxv = read(auxv);
+    let arguments = cmdline.filter(|_| answers).map(|mut file| ArgumentList::read(&mut file)).unwrap_or_default();
+    let mut vector = Vec::with_capacity(MAX_AUXV);
+    // What cannot be read is missing from the record; the crash counts all the same.
+    let _ = auxv.map(|file| file.take(MAX_AUXV as u64).read_to_end(&mut vector));
+    let auxv = vector;
     let exe_build_id = memory.and_then(|memory| exe_build_id(memory, auxv::parse(&auxv)));
-    RawFacts { cmdline, auxv, exe_build_id }
+    RawFacts { arguments, auxv, exe_build_id }
 }
 
 /// The build-id of the executable as it is mapped: right also where the file was deleted or replaced since.

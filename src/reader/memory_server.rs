@@ -98,8 +98,8 @@ impl MemoryServer {
         let memory = self.memory.as_deref();
         let facts = read_facts(self.cmdline.as_ref(), self.auxv.as_ref(), &self.arguments, memory);
         self.exe_build_id.clone_from(&facts.exe_build_id);
-        let answer = Answer::Facts { cmdline: facts.cmdline.len(), exe_build_id: facts.exe_build_id };
-        channel.send_one(&answer, &[facts.cmdline, facts.auxv].concat(), &[])
+        let answer = Answer::Facts { arguments: facts.arguments, exe_build_id: facts.exe_build_id };
+        channel.send_one(&answer, &facts.auxv, &[])
     }
 
     fn open_image(&mut self, fds: Vec<OwnedFd>) -> io::Result<()> {

@@ -111,13 +111,9 @@ impl Reader {
             outgoing.add(&Request::Stack(context.clone()), &[], &[])?;
         }
         self.channel.send(&outgoing)?;
-        let Received { message, mut bytes, .. } = self.channel.receive(Some(deadline))?;
-        let Answer::Facts { cmdline, exe_build_id } = message else { return Err(ErrorKind::InvalidData.into()) };
-        if cmdline > bytes.len() {
-            return Err(ErrorKind::InvalidData.into());
-        }
-        let auxv = bytes.split_off(cmdline);
-        on_facts(RawFacts { cmdline: bytes, auxv, exe_build_id });
+        let Received { message, bytes, .. } = self.channel.receive(Some(deadline))?;
+        let Answer::Facts { arguments, exe_build_id } = message else { return Err(ErrorKind::InvalidData.into()) };
+        on_facts(RawFacts { arguments, auxv: bytes, exe_build_id });
         if headers.is_some() { self.receive_stack(deadline) } else { Ok(None) }
     }
 
@@ -293,13 +289,13 @@ mod tests {
         let soon = Instant::now() + Duration::from_secs(5);
         let stack = reader.inspect(None, &context(), soon, |found| facts = found).unwrap();
         assert!(stack.is_none());
-        assert_eq!(facts.cmdline, std::fs::read("/proc/self/cmdline").unwrap());
+        assert_eq!(facts.arguments.first, std::env::args().collect::<Vec<_>>());
         assert_eq!(facts.auxv, std::fs::read("/proc/self/auxv").unwrap());
         assert!(facts.exe_build_id.is_some());
         reader.close().unwrap();
         let mut facts = RawFacts::default();
         reader.inspect(None, &context(), soon, |found| facts = found).unwrap();
-        assert_eq!((facts.cmdline.len(), facts.exe_build_id), (0, None), "it has forgotten the process");
+        assert_eq!((facts.arguments.is_empty(), facts.exe_build_id), (true, None), "it has forgotten the process");
         drop(reader);
         assert_eq!(std::os::unix::process::ExitStatusExt::signal(&child.wait().unwrap()), Some(9));
     }

@@ -2,6 +2,7 @@
 
 use super::stack::{CrashedStack, OtherThreads, SignatureContext};
 use crate::capture::{PlanSummary, SourceError, StoredChunk, TrustedFileSystems};
+use crate::crash::ArgumentList;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::ops::Range;
@@ -48,9 +49,9 @@ pub(super) enum Answer {
     Ready {
         missing: Vec<String>,
     },
-    /// The command line, of this length, and the auxiliary vector are the message's bytes.
+    /// The message's bytes are the auxiliary vector.
     Facts {
-        cmdline: usize,
+        arguments: ArgumentList,
         exe_build_id: Option<String>,
     },
     /// `None`: the headers are not understood.

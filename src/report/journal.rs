@@ -3,8 +3,8 @@
 //! `SYSLOG_IDENTIFIER=coreward` names the sender. The MESSAGE_ID is the well-known one for "a process dumped core", by which
 //! coredumpctl finds entries of any sender.
 
-use crate::crash::text::{cut, printable};
-use crate::crash::{CoreOutcome, Record, signal};
+use crate::crash::text::{cut, printable, to_bytes};
+use crate::crash::{CoreOutcome, Record, Truncation, signal};
 use coreward_wire::journal::{IDENTIFIER, MAX_ENTRY, MESSAGE_ID, PRIORITY, push_field};
 use std::path::Path;
 
@@ -30,10 +30,10 @@ pub fn entry(record: &Record, core: Option<&Path>) -> Vec<u8> {
         ("COREDUMP_UID", &number(record.uid)),
         ("COREDUMP_GID", &number(record.gid)),
         ("COREDUMP_SIGNAL", &number(record.signal)),
-        ("COREDUMP_SIGNAL_NAME", &format!("SIG{}", record.signal_name)),
+        ("COREDUMP_SIGNAL_NAME", &signal_name(record)),
         ("COREDUMP_TIMESTAMP", &record.time_us.to_string()),
         ("COREDUMP_COMM", &record.comm),
-        ("COREDUMP_EXE", record.exe.strip_suffix(" (deleted)").unwrap_or(&record.exe)),
+        ("COREDUMP_EXE", record.exe_path()),
         ("COREDUMP_FILENAME", &path),
         ("COREDUMP_TRUNCATED", if record.core.truncated.is_some() { "1" } else { "" }),
         ("COREDUMP_HOSTNAME", &record.hostname),
@@ -60,14 +60,21 @@ pub fn entry(record: &Record, core: Option<&Path>) -> Vec<u8> {
         ("COREWARD_EXE_BUILD_ID", record.exe_build_id.as_deref().unwrap_or_default()),
     ];
     let mut entry = Vec::new();
-    for (name, value) in fields.into_iter().filter(|(_, value)| !value.is_empty()) {
+    // A process may have an empty name, and coredumpctl(1) expects the field.
+    for (name, value) in fields.into_iter().filter(|(name, value)| !value.is_empty() || *name == "COREDUMP_COMM") {
         let value = cut(value, MAX_VALUE);
         // Fields that would make the entry too long are omitted. The required ones come first.
         if entry.len() + name.len() + value.len() + 16 <= MAX_ENTRY {
-            push_field(&mut entry, name, value.as_bytes());
+            push_field(&mut entry, name, &to_bytes(value));
         }
     }
     entry
+}
+
+/// `SIGSEGV`; empty where the signal is unknown or has no name.
+fn signal_name(record: &Record) -> String {
+    let has_name = record.signal.is_some() && record.signal_name.starts_with(|first: char| first.is_ascii_alphabetic());
+    if has_name { format!("SIG{}", record.signal_name) } else { String::new() }
 }
 
 fn message(record: &Record) -> String {
@@ -77,7 +84,11 @@ fn message(record: &Record) -> String {
         CoreOutcome::Stored => "dumped core".to_owned(),
         CoreOutcome::None(reason) => format!("crashed, no core was kept ({})", reason.name()),
     };
-    let truncated = record.core.truncated.map(|cut| format!(", truncated ({})", cut.name())).unwrap_or_default();
+    let truncated = match record.core.truncated {
+        None => String::new(),
+        Some(Truncation::Stacks) => ", only the stacks, as decided".to_owned(),
+        Some(cut) => format!(", truncated ({})", cut.name()),
+    };
     let meaning = match signal::meaning(record.signal) {
         "" => String::new(),
         meaning => format!(": {meaning}"),

@@ -23,7 +23,7 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Keeps the log's thread alive. Dropped, it waits until the queue is written, at most for a second.
 pub struct LogGuard {
-    queue: Arc<Mutex<Option<SyncSender<Message>>>>,
+    queue: Arc<Mutex<Option<SyncSender<LogLine>>>>,
     /// Closed by the thread when the queue is written.
     written: Receiver<()>,
 }
@@ -40,7 +40,7 @@ pub fn start() -> LogGuard {
 }
 
 /// Starts the thread that writes the messages of the queue.
-fn start_writer(write: impl Fn(&Message) + Send + 'static) -> LogGuard {
+fn start_writer(write: impl Fn(&LogLine) + Send + 'static) -> LogGuard {
     let (sender, receiver) = sync_channel(QUEUE);
     let queue = Arc::new(Mutex::new(Some(sender)));
     let (writing, written) = channel();
@@ -59,7 +59,7 @@ impl LogGuard {
     /// message in its own protocol the journal may no longer find out whose it was once the process is gone.
     pub fn end_with(self, text: &str) {
         drop(self);
-        let message = Message { level: Level::ERROR, text: text.to_owned(), fields: Vec::new() };
+        let message = LogLine { level: Level::ERROR, text: text.to_owned(), fields: Vec::new() };
         write_line(&message, connected_to_journal());
     }
 }
@@ -74,14 +74,14 @@ impl Drop for LogGuard {
 
 /// A message with the fields of its event and of the spans around it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Message {
+struct LogLine {
     level: Level,
     text: String,
     fields: Vec<(&'static str, String)>,
 }
 
 struct LogLayer {
-    queue: Arc<Mutex<Option<SyncSender<Message>>>>,
+    queue: Arc<Mutex<Option<SyncSender<LogLine>>>>,
 }
 
 impl<S: Subscriber + for<'span> LookupSpan<'span>> Layer<S> for LogLayer {
@@ -107,7 +107,7 @@ impl<S: Subscriber + for<'span> LookupSpan<'span>> Layer<S> for LogLayer {
             }
         }
         fields.append(&mut own.fields);
-        let message = Message { level, text: own.message, fields };
+        let message = LogLine { level, text: own.message, fields };
         let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(Err(TrySendError::Full(_))) = queue.as_ref().map(|queue| queue.try_send(message)) {
             DROPPED.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -139,25 +139,25 @@ impl Visit for Fields {
     }
 }
 
-fn write_messages(messages: &Receiver<Message>, write: impl Fn(&Message)) {
+fn write_messages(messages: &Receiver<LogLine>, write: impl Fn(&LogLine)) {
     while let Ok(message) = messages.recv() {
         write(&message);
         let dropped = DROPPED.swap(0, std::sync::atomic::Ordering::Relaxed);
         if dropped > 0 {
             let text =
                 format!("{dropped} messages of the log were dropped: they came faster than they could be written");
-            write(&Message { level: Level::WARN, text, fields: Vec::new() });
+            write(&LogLine { level: Level::WARN, text, fields: Vec::new() });
         }
     }
 }
 
-fn write(message: &Message, to_journal: bool) {
+fn write(message: &LogLine, to_journal: bool) {
     if !to_journal || !send_to_journal(message) {
         write_line(message, to_journal);
     }
 }
 
-fn write_line(message: &Message, to_journal: bool) {
+fn write_line(message: &LogLine, to_journal: bool) {
     let mut line = if to_journal {
         // systemd reads the priority from the line's beginning (sd-daemon(3)).
         format!("<{}>", u8::from(priority(message.level)))
@@ -170,7 +170,7 @@ fn write_line(message: &Message, to_journal: bool) {
 }
 
 /// The message and its fields in one line that cannot be taken for two, or move a terminal's cursor.
-fn line_of(message: &Message) -> String {
+fn line_of(message: &LogLine) -> String {
     let mut line = printable(&message.text);
     for (name, value) in &message.fields {
         let _ = write!(line, " {name}={}", printable(value));
@@ -179,7 +179,7 @@ fn line_of(message: &Message) -> String {
 }
 
 /// Sends the message in the journal's own protocol, which has room for fields. `false`: the journal did not take it.
-fn send_to_journal(message: &Message) -> bool {
+fn send_to_journal(message: &LogLine) -> bool {
     // A field's name must be one of the journal's (upper case); others are part of the text.
     let (fields, others): (Vec<_>, Vec<_>) = message.fields.iter().partition(|(name, _)| is_journal_field(name));
     let mut text = printable(&message.text);
@@ -209,7 +209,7 @@ fn priority(level: Level) -> Priority {
 mod tests {
     use super::*;
 
-    fn logged(log: impl FnOnce()) -> Vec<Message> {
+    fn logged(log: impl FnOnce()) -> Vec<LogLine> {
         let (sender, receiver) = sync_channel(QUEUE);
         let layer = LogLayer { queue: Arc::new(Mutex::new(Some(sender))) };
         tracing::subscriber::with_default(Registry::default().with(layer), log);
@@ -222,7 +222,7 @@ mod tests {
         let log = start_writer(move |_| {
             let _ = stuck.recv();
         });
-        let message = Message { level: Level::INFO, text: String::new(), fields: Vec::new() };
+        let message = LogLine { level: Level::INFO, text: String::new(), fields: Vec::new() };
         log.queue.lock().unwrap().as_ref().unwrap().send(message).unwrap();
         let begun = std::time::Instant::now();
         drop(log);
@@ -237,7 +237,7 @@ mod tests {
             sender.send(message.text.clone()).unwrap();
         });
         for number in 0..50 {
-            let message = Message { level: Level::INFO, text: number.to_string(), fields: Vec::new() };
+            let message = LogLine { level: Level::INFO, text: number.to_string(), fields: Vec::new() };
             log.queue.lock().unwrap().as_ref().unwrap().send(message).unwrap();
         }
         drop(log);
@@ -253,7 +253,7 @@ mod tests {
         });
         let fields =
             vec![("COREWARD_ID", "0123".to_owned()), ("COREWARD_PID", "7".to_owned()), ("cause", "a\nb".to_owned())];
-        assert_eq!(messages, [Message { level: Level::WARN, text: "the core of x is gone".to_owned(), fields }]);
+        assert_eq!(messages, [LogLine { level: Level::WARN, text: "the core of x is gone".to_owned(), fields }]);
         assert_eq!(line_of(&messages[0]), r"the core of x is gone COREWARD_ID=0123 COREWARD_PID=7 cause=a\nb");
     }
 

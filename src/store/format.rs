@@ -38,13 +38,13 @@ const MAX_RECORD: usize = 4 << 20;
 #[derive(Debug, Error)]
 pub enum FormatError {
     /// The file cannot be read or written.
-    #[error("it can't be read: {0}")]
+    #[error("it cannot be read: {0}")]
     Io(#[from] io::Error),
     /// It does not begin with a record frame.
     #[error("it does not begin with a record of Coreward")]
     NoRecord,
     /// The JSON is not a record.
-    #[error("its record can't be understood: {0}")]
+    #[error("its record cannot be parsed: {0}")]
     Json(#[from] serde_json::Error),
     /// The record does not fit into the space reserved for it.
     #[error("the record has {length} bytes, but {room} were reserved for it")]

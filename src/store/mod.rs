@@ -16,8 +16,8 @@ pub use core_dir::{core_file_name, delete_core};
 pub use layout::Layout;
 pub use pin::{is_pinned, lock_for_reading, set_pinned};
 pub use read::{
-    CoreState, CrashRow, Filter, Group, Listed, Occurrence, QueryError, StoredCore, count_crashes, find, for_each_row,
-    groups, least_valuable, list, median_time, occurrences, stored_cores,
+    CoreState, CrashRow, Filter, Group, Listed, Meaning, Occurrence, QueryError, StoredCore, count_crashes, find,
+    find_all, for_each_row, groups, least_valuable, list, mark_removed, median_time, occurrences, stored_cores,
 };
 pub use write::{
     Catalog, CatalogError, CatalogEvent, CoreFile, Counted, CrashCount, Grant, Inserted, Ledger, OpenReport,

@@ -1,8 +1,8 @@
 //! The two sides together: crashes inserted by the daemon's side are read by the commands' side.
 
 use super::{
-    Catalog, CoreState, Filter, Ledger, Listed, find, for_each_row, groups, list, median_time, occurrences,
-    stored_cores,
+    Catalog, CoreState, Filter, Ledger, Listed, Meaning, QueryError, find, find_all, for_each_row, groups, list,
+    median_time, occurrences, stored_cores,
 };
 use crate::crash::{CoreReport, NoCore, Origin, Record};
 use coreward_wire::paths::Root;
@@ -88,6 +88,7 @@ fn a_filter_selects_the_same_rows_and_records() {
         let pid = record.key.pid.as_raw();
         record.uid = Some(Uid::from_raw(pid.unsigned_abs() % 3));
         record.exe = format!("/bin/{}", pid % 4);
+        record.cgroup.user_unit = (pid % 6 == 0).then(|| "u.service".to_owned());
         record.cgroup.container = (pid % 5 == 0).then(|| format!("web-{pid}"));
         record.cgroup.pod = (pid % 5 == 0).then(|| "pod".to_owned());
         record.hostname = format!("h{}", pid % 2);
@@ -106,6 +107,11 @@ fn a_filter_selects_the_same_rows_and_records() {
         Filter { matches: text("ABRT:/bin/3"), ..all() },
         Filter { unit: text("a"), ..all() },
         Filter { unit: text("b"), ..all() },
+        Filter { matches: text("u"), ..all() },
+        Filter { matches: text("u.service"), ..all() },
+        Filter { unit: text("u"), ..all() },
+        Filter { matches: text(""), ..all() },
+        Filter { matches: text(&records[3].id.as_str()[..5]), since_us: Some(base_us + 20), ..all() },
         Filter { container: text("web-1"), ..all() },
         Filter { pod: text("pod"), uid: Some(Uid::from_raw(1)), ..all() },
         Filter { hostname: text("h1"), executable: text("/bin/1"), ..all() },
@@ -113,12 +119,52 @@ fn a_filter_selects_the_same_rows_and_records() {
         Filter { signature: text("ABRT:"), ..all() },
         Filter { since_us: Some(base_us + 10), until_us: Some(base_us + 12), ..all() },
     ] {
-        let expected: Vec<i32> =
-            records.iter().filter(|record| filter.accepts(record)).map(|record| record.key.pid.as_raw()).collect();
+        let meanings = [Meaning::Id, Meaning::Pid, Meaning::Name, Meaning::Prefix];
+        let meaning = filter.matches.as_ref().filter(|text| !text.is_empty()).and_then(|text| {
+            meanings.into_iter().find(|meaning| records.iter().any(|record| meaning.fits(text, record)))
+        });
+        let accepted = records.iter().filter(|record| filter.accepts(meaning, record));
+        let expected: Vec<i32> = accepted.map(|record| record.key.pid.as_raw()).collect();
         assert_eq!(pids_of_rows(&root, &filter), expected, "{filter:?}");
         let listed: Vec<i32> =
             list(&root, &filter).unwrap().iter().map(|listed| listed.record.key.pid.as_raw()).collect();
         assert_eq!(listed, expected, "{filter:?}");
+    }
+}
+
+#[test]
+fn a_name_is_an_id_before_a_pid_before_a_name_before_a_prefix() {
+    use crate::crash::CrashId;
+    let with_id = |pid: i32, id: &str| {
+        let id: CrashId = serde_json::from_value(id.into()).unwrap();
+        Record { id, ..crash(pid, u64::from(pid.unsigned_abs())) }
+    };
+    let named = Record { comm: "4444".to_owned(), ..with_id(7, "7777777777777777") };
+    let (_dir, root) = store(vec![
+        with_id(1234, "0000000000000001"),
+        with_id(1, "1234000000000002"),
+        with_id(2, "4444000000000003"),
+        with_id(3, "5555000000000004"),
+        named,
+    ]);
+    for (name, pid, meaning) in [
+        ("1234000000000002", 1, Meaning::Id),
+        ("1234", 1234, Meaning::Pid),
+        ("4444", 7, Meaning::Name),
+        ("5555", 3, Meaning::Prefix),
+        ("12340", 1, Meaning::Prefix),
+    ] {
+        let (found, as_found) = find_all(&root, name).unwrap();
+        assert_eq!((found.len(), found[0].record.key.pid.as_raw(), as_found), (1, pid, meaning), "{name}");
+        assert_eq!(find(&root, Some(name)).unwrap().record.key.pid.as_raw(), pid, "{name}");
+        assert_eq!(
+            pids_of_rows(&root, &Filter { matches: Some(name.to_owned()), ..Filter::default() }),
+            [pid],
+            "{name}"
+        );
+    }
+    for name in ["", "01234", "+1234", "9"] {
+        assert!(matches!(find(&root, Some(name)), Err(QueryError::NoMatch(_))), "{name:?}");
     }
 }
 

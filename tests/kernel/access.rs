@@ -139,3 +139,18 @@ fn a_process_with_more_than_its_user_is_not_the_users_to_read() {
         assert!(!can_read(1234, listed.core_file.as_ref().unwrap()), "{way}");
     }
 }
+
+#[test]
+fn login_defs_says_whose_uids_are_peoples() {
+    let bed = bed_with_users();
+    std::fs::write(bed.path("etc/login.defs"), "# Bob alone.\nUID_MIN\t\t 1235\nUID_MAX\t\t02323\n").unwrap();
+    let _daemon = bed.daemon();
+    let plain = copy(&bed, "plain", 0o755, 0);
+    for (count, (uid, is_person)) in [(1234, false), (1235, true)].into_iter().enumerate() {
+        as_user(uid, &plain).run_to_end();
+        let listed = bed.wait_for(count + 1).pop().unwrap();
+        assert_eq!(listed.record.uid, Some(Uid::from_raw(uid)));
+        assert_eq!(can_read(uid, listed.core_file.as_ref().unwrap()), is_person, "{uid}");
+        assert_eq!(listed.record.warnings, [] as [String; 0]);
+    }
+}

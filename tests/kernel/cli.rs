@@ -69,6 +69,58 @@ fn list_works_with_and_without_a_running_daemon() {
 }
 
 #[test]
+fn what_rm_deletes_without_a_daemon_is_removed_and_not_missing() {
+    let bed = TestBed::new();
+    let daemon = bed.daemon();
+    Command::new(program("segv")).run_to_end();
+    Command::new(program("abrt")).run_to_end();
+    let crashes = bed.wait_for(2);
+    assert_eq!(daemon.stop(), Some(0));
+    text(&coreward(&bed, &["rm", crashes[0].id().as_str()]));
+    text(&coreward(&bed, &["vacuum", "--max-cores", "0"]));
+    let states = || -> Vec<String> {
+        let json: serde_json::Value = serde_json::from_str(&text(&coreward(&bed, &["list", "--json"]))).unwrap();
+        json.as_array().unwrap().iter().map(|crash| crash["core_state"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(states(), ["removed", "removed"]);
+    // The next daemon neither wonders nor forgets, and deletions beside it end in the same state.
+    bed.clear_sockets();
+    let daemon = bed.daemon();
+    Command::new(program("segv")).run_to_end();
+    let third = bed.wait_for(3).pop().unwrap();
+    text(&coreward(&bed, &["rm", third.id().as_str()]));
+    assert_eq!(states(), ["removed"; 3]);
+    assert_eq!(daemon.stop(), Some(0));
+    assert_eq!(states(), ["removed"; 3]);
+}
+
+#[test]
+fn a_wrapper_that_repeats_its_childs_signal_is_marked_and_namespaces_and_parents_are_shown() {
+    let bed = TestBed::new();
+    let _daemon = bed.daemon();
+    let segv = program("segv");
+    Command::new("unshare").args(["--pid", "--fork"]).arg(&segv).run_to_end();
+    let crashes = bed.wait_for(2);
+    let (child, wrapper) = match crashes[0].record.comm.as_str() {
+        "segv" => (&crashes[0].record, &crashes[1].record),
+        _ => (&crashes[1].record, &crashes[0].record),
+    };
+    let info = |id: &str| text(&coreward(&bed, &["info", id]));
+    let shown = info(child.id.as_str());
+    let parent = format!("Parent: {} (unshare --pid --fork {})\n", wrapper.key.pid, segv.display());
+    for line in
+        [parent.as_str(), "Namespaces: pid of its own\n", "PID Inside: 1, in the PID namespace of the process\n"]
+    {
+        assert!(shown.contains(line), "{line:?} in {shown}");
+    }
+    assert!(shown.contains("SEGV_MAPERR: ") && !shown.contains("Repeats: "), "{shown}");
+    let shown = info(wrapper.id.as_str());
+    let repeats = format!("Repeats: crash {}: its child {} died of this signal", child.id, child.key.pid);
+    assert!(shown.contains(&repeats) && shown.contains("SI_USER: "), "{shown}");
+    assert!(shown.contains("(code 0), sent by the process itself\n"), "{shown}");
+}
+
+#[test]
 fn status_reports_whether_crashes_are_collected() {
     let bed = TestBed::new();
     let daemon = bed.daemon();

@@ -103,7 +103,7 @@ fn pinned_cores_are_not_evicted_and_removed_cores_are_noticed() {
     eventually(Duration::from_secs(5), || daemon.metric("coreward_stored_cores", "") == 2.0);
     eventually(Duration::from_secs(5), || bed.crashes()[1].core_state == CoreState::Removed);
     let (done, output) = coreward(&["vacuum", "--max-cores", "1"]);
-    assert!(done && output.starts_with("Deleted 1 cores"), "{output}");
+    assert!(done && output.starts_with("Deleted 1 core,"), "{output}");
     assert_eq!(there(), [false, false, false, false, false, true], "the newest is deleted last");
     eventually(Duration::from_secs(5), || daemon.metric("coreward_stored_cores", "") == 1.0);
     // The row in the catalog is updated shortly after the metric.

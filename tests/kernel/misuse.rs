@@ -56,13 +56,13 @@ fn malformed_messages_are_rejected_with_a_reason_and_counted() {
     };
     rejected(&bed, &daemon, b"GET / HTTP/1.1\r\n", "wrong magic");
     rejected(&bed, &daemon, &with(4, &[9, 0]), "version 9");
-    rejected(&bed, &daemon, &with(6, &[99, 0]), "unknown kind");
-    rejected(&bed, &daemon, &with(8, &[0xff, 0xff, 0xff, 0x7f]), "payload of 2147483647 bytes");
-    rejected(&bed, &daemon, &with(12, &[3, 0]), "3 are announced");
-    rejected(&bed, &daemon, &with(12, &[99, 0]), "99 are announced");
+    rejected(&bed, &daemon, &with(6, &[99, 0]), "unknown message kind 99");
+    rejected(&bed, &daemon, &with(8, &[0xff, 0xff, 0xff, 0x7f]), "payload has 2147483647 bytes");
+    rejected(&bed, &daemon, &with(12, &[3, 0]), "3 were announced");
+    rejected(&bed, &daemon, &with(12, &[99, 0]), "99 were announced");
     let payload = u32::try_from(good.len() - HEADER_LEN).unwrap();
-    rejected(&bed, &daemon, &with(8, &(payload - 1).to_le_bytes())[..good.len() - 1], "inside of a field");
-    rejected(&bed, &daemon, &DaemonMessage::Taken.encode(), "makes no sense");
+    rejected(&bed, &daemon, &with(8, &(payload - 1).to_le_bytes())[..good.len() - 1], "in the middle of a field");
+    rejected(&bed, &daemon, &DaemonMessage::Taken.encode(), "unexpected message");
     rejected(&bed, &daemon, &Offer { boot_id: "x".into(), ..offer() }.encode(&[]), "is missing");
     // Clients that disconnect, send nothing, or send a part of a message do not disturb a real crash.
     drop(connect(&bed));
@@ -204,7 +204,7 @@ fn a_second_daemon_and_one_without_sockets_explain_why_they_exit() {
     let output = unsupervised(&bed.root, &intake).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(message.contains("another corewardd is at work on") && message.contains("systemctl stop"), "{message}");
+    assert!(message.contains("another corewardd already runs on") && message.contains("systemctl stop"), "{message}");
 
     let output = Command::new(bed.root.daemon_exe()).arg("--root").arg(bed.root.path()).output().unwrap();
     assert_eq!(output.status.code(), Some(1));

@@ -22,7 +22,8 @@ fn a_segfault_is_counted_stored_and_logged() {
     assert_eq!((record.signal_name.as_str(), record.signal), ("SEGV", Some(11)));
     assert_eq!(record.exe, segv.to_str().unwrap());
     assert_eq!((record.comm.as_str(), record.uid, record.attempt), ("segv", Some(Uid::from_raw(0)), 1));
-    assert_eq!(record.cmdline, format!("{} an argument", segv.display()));
+    assert_eq!(record.cmdline, format!("{} 'an argument'", segv.display()));
+    assert_eq!(record.arguments.first, [segv.to_str().unwrap(), "an argument"]);
     assert_eq!(record.hostname, nix::unistd::gethostname().unwrap().to_str().unwrap());
     assert!(has_details(record), "{record:?}");
     assert_eq!(record.warnings, [] as [String; 0]);
@@ -96,7 +97,10 @@ fn of_3000_threads_those_without_a_stack_are_reported() {
     Command::new(program("threads")).arg("3000").run_to_end();
     let record = &bed.wait_for(1)[0].record;
     let recorded: u32 = record.other_threads.iter().map(|threads| threads.count).sum();
-    let missing = format!("the stacks of {} of 3000 other threads did not fit into time and room", 3000 - recorded);
+    let missing = format!(
+        "the stacks of {} of 3000 other threads are missing: the limits on time or size were reached",
+        3000 - recorded
+    );
     assert!(recorded == 3000 || record.warnings.contains(&missing), "{recorded}: {:?}", record.warnings);
     assert!(recorded > 0 && record.signature.as_ref().unwrap().level == Level::Stack);
 }

@@ -13,6 +13,8 @@ fn list() {
         ("list_of_a_signature", &["list", "s1-4d5e6f708192a3b4c5d6e7f8"]),
         ("list_without_container_and_host", &["list", "worker"]),
         ("list_newest", &["list", "-n", "2"]),
+        ("list_of_a_user_unit", &["list", "editor"]),
+        ("list_of_a_signal", &["list", "--signal", "sigabrt"]),
         ("list_without_match", &["list", "no-such-program"]),
     ] {
         assert_output(name, &machine.coreward(arguments));
@@ -65,6 +67,7 @@ fn cores_are_pinned_and_removed() {
         ("rm_dry_run", &["rm", "--dry-run", "1f00c0de00000001"]),
         ("vacuum_dry_run", &["vacuum", "--max-cores", "1", "--dry-run"]),
         ("rm", &["rm", "1f00c0de00000001"]),
+        ("info_removed", &["info", "1f00c0de00000001"]),
         ("vacuum", &["vacuum", "--max-use", "0"]),
     ] {
         assert_output(name, &machine.coreward(arguments));

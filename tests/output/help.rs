@@ -65,6 +65,8 @@ fn wrong_command_lines() {
         ("unknown_verb", &["frobnicate"]),
         ("time", &["list", "--since", "soon"]),
         ("user", &["list", "--user", "no-such-user"]),
+        ("signal", &["list", "--signal=foo"]),
+        ("executable", &["list", "--executable", "nginx"]),
         ("vacuum", &["vacuum"]),
         ("size", &["vacuum", "--max-use", "lots"]),
         ("age", &["vacuum", "--max-age", "old"]),

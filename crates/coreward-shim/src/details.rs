@@ -1,15 +1,18 @@
 //! Texts about the process that are needed only if the daemon requests them, or if the crash goes to the spool
 //! ([`coreward_wire::Details`]).
 
-use super::proc_dir::ProcDir;
+use super::proc_dir::{ProcDir, read_text_at};
 use super::warning::ShimWarning;
-use coreward_sys::openat::read_link_at;
+use coreward_sys::openat::{self, read_link_at};
 use coreward_wire::{Details, MAX_OPEN_FDS, MAX_TEXT, Offer, Reply};
 use nix::dir::Dir;
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use std::fmt::Write;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::time::Duration;
 
 /// Most descriptors in a list.
 const MAX_LISTED: usize = 256;
@@ -31,8 +34,34 @@ pub(super) fn read_into(offer: &mut Offer, dir: &ProcDir) -> Vec<ShimWarning> {
         status: dir.read_text("status", &mut warnings),
         limits: dir.read_text("limits", &mut warnings),
         open_fds: list_open_fds(dir, &mut warnings),
+        parent: read_parent(dir),
     });
     warnings
+}
+
+/// The command line of the parent, or its name in brackets. Empty if it cannot be read, or not in time: the kernel reads it from
+/// memory, of which a dead mount may have a page.
+fn read_parent(dir: &ProcDir) -> Vec<u8> {
+    const TIMEOUT: Duration = Duration::from_millis(100);
+    let read = dir.in_thread(TIMEOUT, |dir| {
+        let parent_of = || parent_pid(&read_text_at(dir.as_fd(), "status").0);
+        let Some(pid) = parent_of() else { return Ok(Vec::new()) };
+        let parent = openat::open_dir(Path::new(&format!("/proc/{pid}"))).map_err(|_| Errno::ESRCH)?;
+        let text = |name| read_text_at(parent.as_fd(), name).0;
+        let mut line = text("cmdline");
+        if line.is_empty() {
+            line = [b"[", text("comm").trim_ascii_end(), b"]"].concat();
+        }
+        // The number may have been another process' by then.
+        if parent_of() == Some(pid) { Ok(line) } else { Ok(Vec::new()) }
+    });
+    read.unwrap_or_default()
+}
+
+/// PPid in `/proc/PID/status` (proc_pid_status(5)); `None` for a process whose parent is in none of the shim's namespaces.
+fn parent_pid(status: &[u8]) -> Option<u32> {
+    let line = status.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"PPid:"))?;
+    str::from_utf8(line.trim_ascii()).ok()?.parse().ok().filter(|pid| *pid > 0)
 }
 
 fn list_open_fds(dir: &ProcDir, warnings: &mut Vec<ShimWarning>) -> Vec<u8> {

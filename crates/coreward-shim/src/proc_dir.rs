@@ -4,6 +4,7 @@
 use super::warning::{ShimWarning, errno_of};
 use coreward_sys::openat::{self, read_link_at};
 use coreward_wire::{FdKind, MAX_TEXT};
+use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 use nix::unistd::Pid;
@@ -11,6 +12,9 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 /// An open `/proc/PID`.
 pub(super) struct ProcDir {
@@ -66,6 +70,21 @@ impl ProcDir {
             warnings.push(ShimWarning::Read { what: name, errno });
             Vec::new()
         })
+    }
+
+    /// Calls `access` with the directory in a thread, which is abandoned if it blocks for longer than `limit`.
+    pub(super) fn in_thread<T: Send + 'static>(
+        &self,
+        limit: Duration,
+        access: impl FnOnce(&OwnedFd) -> nix::Result<T> + Send + 'static,
+    ) -> nix::Result<T> {
+        let dir = self.dir.try_clone().map_err(|_| Errno::EMFILE)?;
+        let (sender, receiver) = mpsc::channel();
+        let thread = thread::Builder::new().spawn(move || {
+            let _ = sender.send(access(&dir));
+        });
+        thread.map_err(|_| Errno::EAGAIN)?;
+        receiver.recv_timeout(limit).map_err(|_| Errno::ETIMEDOUT)?
     }
 
     /// Calls `access` with `name`, and if that fails with the path of the same file in the thread that crashed.

@@ -7,14 +7,16 @@ use super::status::ThreadStatus;
 use super::warning::{ShimWarning, errno_of};
 use coreward_sys::openat::read_link_at;
 use coreward_sys::pidfd;
-use coreward_wire::{FdKind, Namespaces, Offer};
+use coreward_wire::{FdKind, MAX_TEXT, Namespaces, Offer};
 use nix::errno::Errno;
-use nix::fcntl::AT_FDCWD;
+use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::sys::stat::fstatat;
 use nix::unistd::{Pid, Uid, getppid};
 use std::fs::File;
 use std::io::{self, Seek};
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 /// The files that every offer passes on. Reading them may block, so only the daemon reads them. With `maps` and `pagemap` it
 /// tells which memory answers before it reads any.
@@ -28,6 +30,10 @@ const OFFERED: [(FdKind, &str); 5] = [
 /// Bytes of `/proc/PID/mountinfo` that are read. The root is in the first lines; what the rest of a longer table names is not
 /// trusted.
 const MAX_MOUNTINFO: usize = 64 << 10;
+
+/// Bytes of `/proc/PID/cgroup` that are read: more than a path of the longest length in each hierarchy of version 1, of which the
+/// kernel lists the one that matters last.
+const MAX_CGROUP: usize = 128 << 10;
 
 /// What the shim holds of the process until the crash is recorded.
 #[derive(Default)]
@@ -130,7 +136,7 @@ fn own_start_time() -> u64 {
 }
 
 fn read_identity(offer: &mut Offer, dir: &ProcDir, warnings: &mut Vec<ShimWarning>) {
-    offer.cgroup = dir.read_text("cgroup", warnings);
+    offer.cgroup = cgroups_first(&dir.read_beginning("cgroup", MAX_CGROUP, warnings));
     match parse_stat(&dir.read_text("stat", warnings)) {
         Some(Stat { comm, start_time, arguments }) => {
             offer.comm = comm.to_vec();
@@ -141,6 +147,7 @@ fn read_identity(offer: &mut Offer, dir: &ProcDir, warnings: &mut Vec<ShimWarnin
     }
     offer.login_uid = parse_login_uid(&read_text_at(dir.as_fd(), "loginuid").0);
     offer.exe = dir.read_link("exe", warnings);
+    offer.exe_deleted = is_exe_deleted(&offer.exe, dir);
     offer.root = dir.read_link("root", warnings);
     offer.namespaces = compare_namespaces(dir);
     let mountinfo = dir.read_beginning("mountinfo", MAX_MOUNTINFO, warnings);
@@ -153,6 +160,28 @@ fn read_identity(offer: &mut Offer, dir: &ProcDir, warnings: &mut Vec<ShimWarnin
         mounts::add_trusted(&mut trusted, &of_host, false);
     }
     offer.file_systems = Some(trusted);
+}
+
+/// The lines of `/proc/PID/cgroup` (cgroups(7)) in the order of their use, for a field that holds one long path: the unified
+/// hierarchy, systemd's, then the others, each path once. A line that has no room is left out, except for the first.
+fn cgroups_first(cgroup: &[u8]) -> Vec<u8> {
+    let lines = || cgroup.split(|byte| *byte == b'\n').filter(|line| !line.is_empty() && !line.ends_with(b":/"));
+    let path =
+        |line: &[u8]| line.iter().position(|byte| *byte == b'/').map(|at| line.get(at..).unwrap_or(&[]).to_vec());
+    let is_systemd = |line: &[u8]| line.split(|byte| *byte == b':').nth(1) == Some(b"name=systemd");
+    let unified = lines().filter(|line| line.starts_with(b"0::"));
+    let systemd = lines().filter(|line| is_systemd(line));
+    let others = lines().filter(|line| !line.starts_with(b"0::") && !is_systemd(line));
+    let (mut ordered, mut known) = (Vec::new(), Vec::new());
+    for line in unified.chain(systemd).chain(others) {
+        let has_room = ordered.is_empty() || ordered.len() + line.len() < MAX_TEXT;
+        if has_room && !known.contains(&path(line)) {
+            known.push(path(line));
+            ordered.extend_from_slice(line);
+            ordered.push(b'\n');
+        }
+    }
+    ordered
 }
 
 /// Fields of `/proc/PID/stat` (proc_pid_stat(5)).
@@ -179,6 +208,17 @@ fn parse_stat(stat: &[u8]) -> Option<Stat<'_>> {
         _ => 0..0,
     };
     Some(Stat { comm: stat.get(begin..end)?, start_time: field(22)?, arguments })
+}
+
+/// Whether the kernel appended " (deleted)" to the path of the executable (proc_pid_exe(5)): a file may also have such a name. `None`
+/// if that cannot be told. The file's own file system is asked for its number of names, which may block.
+fn is_exe_deleted(exe: &[u8], dir: &ProcDir) -> Option<bool> {
+    const TIMEOUT: Duration = Duration::from_millis(250);
+    if !exe.ends_with(b" (deleted)") {
+        return (!exe.is_empty()).then_some(false);
+    }
+    let names = dir.in_thread(TIMEOUT, |dir| Ok(fstatat(dir, "exe", AtFlags::empty())?.st_nlink));
+    names.ok().map(|names| names == 0)
 }
 
 /// `/proc/PID/loginuid` (proc_pid_loginuid(5)). A kernel without audit has no such file.
@@ -233,6 +273,22 @@ mod tests {
         assert_eq!(parse_stat(b"42 (sh"), None);
         assert_eq!(parse_stat(b"42 )sh( R 1"), None);
         assert_eq!(parse_stat(b"42 (sh) R 1"), None);
+    }
+
+    #[test]
+    fn the_cgroup_that_matters_comes_first_however_long_the_others_are() {
+        let long = "x".repeat(4000);
+        let others: String = (2..=13).map(|number| format!("{number}:c{number}:/{long}{number}\n")).collect();
+        let text = format!("{others}1:name=systemd:/system.slice/a.service\n0::/\n");
+        let ordered = String::from_utf8(cgroups_first(text.as_bytes())).unwrap();
+        assert!(ordered.starts_with("1:name=systemd:/system.slice/a.service\n2:c2:/xxx"), "{ordered}");
+        assert!(ordered.ends_with("x2\n") && ordered.len() <= MAX_TEXT);
+        let same = "3:cpu:/docker/A\n2:pids:/docker/A\n1:name=systemd:/docker/A\n0::/system.slice/docker.service\n";
+        let ordered = cgroups_first(same.as_bytes());
+        assert_eq!(ordered, b"0::/system.slice/docker.service\n1:name=systemd:/docker/A\n");
+        let whole = cgroups_first(format!("0::/{}\n", "y".repeat(5000)).as_bytes());
+        assert_eq!(whole.len(), 5005);
+        assert!(cgroups_first(b"0::/\n").is_empty() && cgroups_first(b"").is_empty());
     }
 
     #[test]

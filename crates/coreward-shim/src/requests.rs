@@ -10,8 +10,6 @@ use nix::fcntl::{OFlag, SpliceFFlags, openat, splice};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::Mode;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::mpsc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 /// How long opening the executable may take: open(2) never returns on a mount whose server is dead.
@@ -77,11 +75,7 @@ fn duplicate(fd: Option<&OwnedFd>) -> nix::Result<OwnedFd> {
 
 /// Opens the executable in a thread, which is abandoned if it blocks.
 fn open_exe(dir: &ProcDir) -> nix::Result<OwnedFd> {
-    let dir = dir.as_fd().try_clone_to_owned().map_err(|_| Errno::EMFILE)?;
-    let (sender, receiver) = mpsc::channel();
-    let opener = thread::Builder::new().spawn(move || {
-        let _ = sender.send(openat(&dir, "exe", OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOCTTY, Mode::empty()));
-    });
-    opener.map_err(|_| Errno::EAGAIN)?;
-    receiver.recv_timeout(OPEN_TIMEOUT).map_err(|_| Errno::ETIMEDOUT)?
+    dir.in_thread(OPEN_TIMEOUT, |dir| {
+        openat(dir, "exe", OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOCTTY, Mode::empty())
+    })
 }

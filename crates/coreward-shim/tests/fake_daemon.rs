@@ -7,7 +7,7 @@ use coreward_wire::{DaemonMessage, HEADER_LEN, Header, Kind, Offer};
 use std::fs;
 use std::io::{PipeWriter, Read, Write};
 use std::os::unix::net::UnixListener;
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
 
 /// A root directory with the intake socket, a kernel log, and parents for the spool.
@@ -75,4 +75,23 @@ fn the_log_tells_an_offer_that_cannot_be_read_from_one_that_cannot_be_recorded()
     let log = FakeSystem::new().reply_to_offer(&unavailable);
     assert!(log.contains("the daemon cannot record the crash now: the catalog is closed; saved as "), "{log}");
     assert!(!log.contains("cannot read the offer"), "{log}");
+}
+
+#[test]
+fn started_by_hand_it_says_how_the_kernel_starts_it() {
+    let system = FakeSystem::new();
+    let shim = Command::new(env!("CARGO_BIN_EXE_coreward-shim"))
+        .arg("--root")
+        .arg(system.dir.path())
+        .env_clear()
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert_eq!((shim.status.code(), shim.stdout.as_slice()), (Some(2), [].as_slice()));
+    // Beside the snapshots of all other output.
+    let mut settings = insta::Settings::new();
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    settings.set_snapshot_path("../../../tests/output/snapshots");
+    settings.bind(|| insta::assert_snapshot!("usage_shim", String::from_utf8(shim.stderr).unwrap()));
 }

@@ -16,6 +16,8 @@ pub struct Details {
     pub limits: Vec<u8>,
     /// The targets of `/proc/PID/fd/*`, one per line.
     pub open_fds: Vec<u8>,
+    /// `/proc/PPID/cmdline` of the parent, or its name in brackets.
+    pub parent: Vec<u8>,
 }
 
 /// Longest list of open descriptors, in bytes.
@@ -30,17 +32,19 @@ const STATUS: u16 = 22;
 const LIMITS: u16 = 23;
 const WARNINGS: u16 = 25;
 const OPEN_FDS: u16 = 27;
+const PARENT: u16 = 61;
 
 impl Details {
     /// Replaces each text with the one in `newer`. An empty one leaves the old text in place: the process may have been
     /// killed since, and then nothing can be read any more.
     pub fn update(&mut self, newer: Self) {
-        let Self { cwd, status, limits, open_fds } = newer;
+        let Self { cwd, status, limits, open_fds, parent } = newer;
         let texts = [
             (&mut self.cwd, cwd),
             (&mut self.status, status),
             (&mut self.limits, limits),
             (&mut self.open_fds, open_fds),
+            (&mut self.parent, parent),
         ];
         for (text, newer) in texts.into_iter().filter(|(_, newer)| !newer.is_empty()) {
             *text = newer;
@@ -72,6 +76,7 @@ impl Details {
             (STATUS, &self.status, MAX_TEXT),
             (LIMITS, &self.limits, MAX_TEXT),
             (OPEN_FDS, &self.open_fds, MAX_OPEN_FDS),
+            (PARENT, &self.parent, MAX_TEXT),
         ];
         for (tag, text, max) in texts.into_iter().filter(|(_, text, _)| !text.is_empty()) {
             writer = writer.bytes(tag, truncated(text, max));
@@ -89,6 +94,7 @@ impl Details {
             STATUS => self.status = field.bytes(MAX_TEXT),
             LIMITS => self.limits = field.bytes(MAX_TEXT),
             OPEN_FDS => self.open_fds = field.bytes(MAX_OPEN_FDS),
+            PARENT => self.parent = field.bytes(MAX_TEXT),
             WARNINGS if warnings.len() < MAX_WARNINGS => warnings.push(field.text(MAX_WARNING)?),
             _ => {}
         }

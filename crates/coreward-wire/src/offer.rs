@@ -160,6 +160,9 @@ pub struct Offer {
     pub comm: Vec<u8>,
     /// Target of `/proc/PID/exe`.
     pub exe: Vec<u8>,
+    /// Whether the file of the executable has lost its last name, so that the kernel appended " (deleted)" to `exe`. `None` if the
+    /// shim does not tell: then the text decides.
+    pub exe_deleted: Option<bool>,
     /// Target of `/proc/PID/root`.
     pub root: Vec<u8>,
     /// `/proc/PID/cgroup`.
@@ -214,6 +217,7 @@ const ARGUMENTS_END: u16 = 51;
 const FILE_SYSTEMS: u16 = 52;
 const CREDENTIALS: u16 = 30;
 const LOGIN_UID: u16 = 40;
+const EXE_DELETED: u16 = 60;
 
 impl Offer {
     /// Encodes the message with its header, for descriptors of these kinds in this order.
@@ -234,6 +238,7 @@ impl Offer {
             .number(TIME, self.time)
             .number(CORE_LIMIT, self.core_limit)
             .optional_number(DUMPABLE, self.dumpable)
+            .optional_number(EXE_DELETED, self.exe_deleted.map(u32::from))
             .number(START_TIME, self.start_time)
             .number(NAMESPACES, self.namespaces.bits())
             .number(ARGUMENTS_BEGIN, self.arguments.start)
@@ -286,6 +291,7 @@ impl Offer {
                 TIME => offer.time = field.number()?,
                 CORE_LIMIT => offer.core_limit = field.number()?,
                 DUMPABLE => offer.dumpable = Some(field.number32()?),
+                EXE_DELETED => offer.exe_deleted = Some(field.flag()?),
                 START_TIME => offer.start_time = field.number()?,
                 HOSTNAME => offer.hostname = field.bytes(MAX_TEXT),
                 COMM => offer.comm = field.bytes(MAX_TEXT),

@@ -43,14 +43,14 @@ impl fmt::Display for WireError {
             Self::Version(version) => {
                 write!(f, "the message has protocol version {version}, this program speaks version {VERSION}")
             }
-            Self::Kind(kind) => write!(f, "unknown kind of message {kind}"),
-            Self::Unexpected(kind) => write!(f, "a message {kind:?} here makes no sense"),
-            Self::TooLong(length) => write!(f, "a payload of {length} bytes, at most {MAX_PAYLOAD} are allowed"),
-            Self::Cut => f.write_str("the payload ends inside of a field"),
+            Self::Kind(kind) => write!(f, "unknown message kind {kind}"),
+            Self::Unexpected(kind) => write!(f, "unexpected message {kind:?}"),
+            Self::TooLong(length) => write!(f, "the payload has {length} bytes, more than the {MAX_PAYLOAD} allowed"),
+            Self::Cut => f.write_str("the payload ends in the middle of a field"),
             Self::Field { tag, length } => write!(f, "field {tag}: its {length} bytes are not a valid value"),
             Self::Missing(tag) => write!(f, "field {tag} is missing"),
             Self::Descriptors { announced, arrived } => {
-                write!(f, "{arrived} descriptors arrived, {announced} are announced (at most {MAX_FDS})")
+                write!(f, "{arrived} descriptors arrived, but {announced} were announced (at most {MAX_FDS})")
             }
         }
     }

@@ -13,37 +13,37 @@ const RULES: StormRules = StormRules {
     user: UNLIMITED,
     total: UNLIMITED,
 };
-const TERMS: Terms = Terms { storage: Storage::External, enforce_core_limit: false, rules: RULES };
+const CONFIG: AdmissionConfig = AdmissionConfig { storage: Storage::External, enforce_core_limit: false, rules: RULES };
 
 fn bug(signature: &str) -> BugKey {
     BugKey { party: Party::User(Uid::from_raw(0)), signature: SignatureKey::new(signature) }
 }
 
-fn applicant() -> Applicant {
+fn facts() -> AdmissionFacts {
     let event = StormEvent { bug: bug("s1-a"), principal: Principal::Unit("a.service".to_owned()), first: false };
-    Applicant { has_core: true, core_limit: u64::MAX, event }
+    AdmissionFacts { has_core: true, core_limit: u64::MAX, event }
 }
 
-fn admit_once(terms: &Terms, applicant: &Applicant) -> Admission {
-    admit(terms, applicant, &mut StormPolicy::default(), Duration::from_secs(1))
+fn admit_once(config: &AdmissionConfig, crash: &AdmissionFacts) -> Admission {
+    admit(config, crash, &mut StormPolicy::default(), Duration::from_secs(1))
 }
 
 #[test]
 fn every_rule_before_the_limiter_names_its_reason() {
-    let gone = Applicant { has_core: false, ..applicant() };
-    let unlimited_core = Applicant { core_limit: 0, ..applicant() };
-    let none = Terms { storage: Storage::None, ..TERMS };
-    let enforced = Terms { enforce_core_limit: true, ..TERMS };
-    for (terms, applicant, expected) in [
-        (&TERMS, &gone, Admission::record_only(Reason::Gone, NoCore::Gone)),
+    let gone = AdmissionFacts { has_core: false, ..facts() };
+    let unlimited_core = AdmissionFacts { core_limit: 0, ..facts() };
+    let none = AdmissionConfig { storage: Storage::None, ..CONFIG };
+    let enforced = AdmissionConfig { enforce_core_limit: true, ..CONFIG };
+    for (config, crash, expected) in [
+        (&CONFIG, &gone, Admission::record_only(Reason::Gone, NoCore::Gone)),
         (&none, &gone, Admission::record_only(Reason::Gone, NoCore::Gone)),
         (&none, &unlimited_core, Admission::record_only(Reason::Configured, NoCore::Configured)),
         (&enforced, &unlimited_core, Admission::record_only(Reason::Limit, NoCore::Limit)),
     ] {
-        assert_eq!(admit_once(terms, applicant), expected);
+        assert_eq!(admit_once(config, crash), expected);
     }
     assert_eq!(
-        admit_once(&TERMS, &unlimited_core).decision().keep,
+        admit_once(&CONFIG, &unlimited_core).decision().keep,
         Keep::Full,
         "the limit counts only where it is enforced"
     );
@@ -51,10 +51,10 @@ fn every_rule_before_the_limiter_names_its_reason() {
 
 #[test]
 fn stacks_as_the_most_turns_whole_cores_into_stacks_and_leaves_other_reasons_alone() {
-    let terms = Terms { storage: Storage::Stacks, ..TERMS };
+    let config = AdmissionConfig { storage: Storage::Stacks, ..CONFIG };
     let mut limiter = StormPolicy::default();
     let decisions: Vec<Decision> =
-        (0..4).map(|_| admit(&terms, &applicant(), &mut limiter, Duration::from_secs(1)).decision()).collect();
+        (0..4).map(|_| admit(&config, &facts(), &mut limiter, Duration::from_secs(1)).decision()).collect();
     let expected = [
         (Keep::Stacks, Reason::Configured),
         (Keep::Stacks, Reason::Configured),
@@ -68,8 +68,8 @@ fn stacks_as_the_most_turns_whole_cores_into_stacks_and_leaves_other_reasons_alo
 fn a_storm_and_a_rate_are_different_reasons_for_no_core() {
     let rate = StormRules { unit: Rate { burst: 1, ..UNLIMITED }, ..RULES };
     for (rules, expected) in [(RULES, NoCore::Storm), (rate, NoCore::Rate)] {
-        let (terms, mut limiter) = (Terms { rules, ..TERMS }, StormPolicy::default());
-        let last = (0..4).map(|_| admit(&terms, &applicant(), &mut limiter, Duration::from_secs(1))).last();
+        let (config, mut limiter) = (AdmissionConfig { rules, ..CONFIG }, StormPolicy::default());
+        let last = (0..4).map(|_| admit(&config, &facts(), &mut limiter, Duration::from_secs(1))).last();
         assert!(matches!(last, Some(Admission::RecordOnly(_, reason)) if reason == expected), "{last:?}");
     }
 }
@@ -85,10 +85,10 @@ proptest! {
         for (has_core, core_limit, storage, enforce_core_limit, signature, step) in crashes {
             now += Duration::from_secs(step);
             let storage = [Storage::None, Storage::Stacks, Storage::External][storage];
-            let terms = Terms { storage, enforce_core_limit, rules: RULES };
-            let event = StormEvent { bug: bug(&signature.to_string()), ..applicant().event };
-            let applicant = Applicant { has_core, core_limit, event };
-            let admission = admit(&terms, &applicant, &mut limiter, now);
+            let config = AdmissionConfig { storage, enforce_core_limit, rules: RULES };
+            let event = StormEvent { bug: bug(&signature.to_string()), ..facts().event };
+            let crash = AdmissionFacts { has_core, core_limit, event };
+            let admission = admit(&config, &crash, &mut limiter, now);
             let keep = admission.decision().keep;
             prop_assert_eq!(matches!(admission, Admission::Core(_)), keep > Keep::Record);
             let most = match storage {
@@ -100,7 +100,7 @@ proptest! {
             prop_assert!(has_core || admission == Admission::record_only(Reason::Gone, NoCore::Gone));
             let reaches_the_limiter = has_core && storage != Storage::None && !(enforce_core_limit && core_limit == 0);
             if reaches_the_limiter {
-                let decision = control.decide(&RULES, &applicant.event, now);
+                let decision = control.decide(&RULES, &crash.event, now);
                 prop_assert_eq!(keep, if storage == Storage::Stacks { decision.keep.min(Keep::Stacks) } else { decision.keep });
             }
         }

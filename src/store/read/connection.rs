@@ -1,4 +1,4 @@
-//! Opening the catalog for reading.
+//! Opening the catalog for a command.
 
 use super::error::QueryError;
 use crate::store::Layout;
@@ -10,15 +10,12 @@ use std::time::Duration;
 /// threads of a long list would wait for each other's allocations.
 const CACHE_PAGES: i64 = 64;
 
+/// How long to wait for the daemon's transactions, which take milliseconds.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Opens the catalog read-only.
 pub(super) fn open(path: &Path) -> Result<Connection, QueryError> {
-    if path.try_exists().is_ok_and(|exists| !exists) {
-        return Err(QueryError::NoCatalog(path.to_owned()));
-    }
-    // The daemon's user owns the directory and could put something else there for root to open.
-    if path.symlink_metadata().is_ok_and(|found| !found.is_file()) {
-        return Err(QueryError::NotAFile(path.to_owned()));
-    }
+    check_is_file(path)?;
     let journal = PathBuf::from(format!("{}-wal", path.display()));
     let opened = match open_and_probe(path) {
         // Without a journal nobody is writing, and a user who may not create one can read without it.
@@ -30,11 +27,34 @@ pub(super) fn open(path: &Path) -> Result<Connection, QueryError> {
     opened.map_err(|error| QueryError::sqlite(path, error))
 }
 
+/// Opens an existing catalog for writing, beside a daemon that may be writing it too.
+pub(super) fn open_for_update(path: &Path) -> Result<Connection, QueryError> {
+    check_is_file(path)?;
+    let open = || -> rusqlite::Result<Connection> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let db = Connection::open_with_flags(path, flags)?;
+        db.busy_timeout(BUSY_TIMEOUT)?;
+        Ok(db)
+    };
+    open().map_err(|error| QueryError::sqlite(path, error))
+}
+
+fn check_is_file(path: &Path) -> Result<(), QueryError> {
+    if path.try_exists().is_ok_and(|exists| !exists) {
+        return Err(QueryError::NoCatalog(path.to_owned()));
+    }
+    // The daemon's user owns the directory and could put something else there for root to open.
+    if path.symlink_metadata().is_ok_and(|found| !found.is_file()) {
+        return Err(QueryError::NotAFile(path.to_owned()));
+    }
+    Ok(())
+}
+
 /// SQLite opens a file only when it first reads from it.
 fn open_and_probe(path: impl AsRef<Path>) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
     let db = Connection::open_with_flags(path, flags)?;
-    db.busy_timeout(Duration::from_secs(5))?;
+    db.busy_timeout(BUSY_TIMEOUT)?;
     db.pragma_update(None, "cache_size", CACHE_PAGES)?;
     db.query_one("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
     Ok(db)

@@ -4,8 +4,8 @@ use super::connection::open_if_allowed;
 use super::error::QueryError;
 use super::filter::{Filter, WhereClause};
 use super::listed::{CoreState, Listed};
-use super::query::list_readable_cores;
-use crate::crash::CoreOutcome;
+use super::query::{list_readable_cores, meaning_of};
+use crate::crash::{CoreOutcome, Keep};
 use crate::store::Layout;
 use crate::store::columns::{RecordedCore, get_unsigned};
 use crate::store::core_dir::crash_of_file;
@@ -38,6 +38,8 @@ pub struct CrashRow<'a> {
     pub hostname: &'a str,
     /// The present state of the core.
     pub core_state: CoreState,
+    /// Only the stacks were to be stored: a core that is truncated is so on purpose.
+    pub stacks_only: bool,
     /// Why no core was stored ([`crate::crash::NoCore::name`]).
     pub no_core: &'a str,
     /// Bytes of the core file; 0 if it is not present.
@@ -51,7 +53,7 @@ pub struct CrashRow<'a> {
 pub fn for_each_row(root: &Root, filter: &Filter, visit: &mut dyn FnMut(&CrashRow<'_>)) -> Result<(), QueryError> {
     let layout = Layout::new(root);
     let Some(db) = open_if_allowed(&layout)? else {
-        for listed in list_readable_cores(&layout, filter) {
+        for listed in list_readable_cores(&layout, filter).0 {
             visit(&CrashRow::of_listed(&listed, &listed.record.program()));
         }
         return Ok(());
@@ -67,8 +69,8 @@ fn visit_catalog(
     visit: &mut dyn FnMut(&CrashRow<'_>),
 ) -> rusqlite::Result<()> {
     const SELECT: &str = "SELECT id, time_us, pid, uid, signal_name, program, coalesce(user_unit, unit) AS unit,
-            container, hostname, core, no_core, stored, truncated, seq FROM crashes";
-    let conditions = WhereClause::new(filter);
+            container, hostname, core, no_core, stored, truncated, keep, seq FROM crashes";
+    let conditions = WhereClause::new(filter, meaning_of(db, filter)?);
     let query = match filter.limit {
         None => format!("{SELECT} {} ORDER BY time_us, seq", conditions.sql),
         Some(_) => format!(
@@ -107,6 +109,7 @@ struct RowColumns {
     no_core: usize,
     stored: usize,
     truncated: usize,
+    keep: usize,
 }
 
 impl RowColumns {
@@ -125,6 +128,7 @@ impl RowColumns {
             no_core: query.column_index("no_core")?,
             stored: query.column_index("stored")?,
             truncated: query.column_index("truncated")?,
+            keep: query.column_index("keep")?,
         })
     }
 
@@ -145,6 +149,7 @@ impl RowColumns {
             container: text(row, self.container)?,
             hostname: text(row, self.hostname)?,
             core_state,
+            stacks_only: core_state == CoreState::Truncated && text(row, self.keep)? == Keep::Stacks.name(),
             no_core: if core_state == CoreState::None { text(row, self.no_core)? } else { "" },
             stored: if core_state.is_present() { get_unsigned(row, self.stored)? } else { 0 },
         })
@@ -176,6 +181,7 @@ impl<'a> CrashRow<'a> {
             container: cgroup.container.as_deref().unwrap_or_default(),
             hostname: &record.hostname,
             core_state: listed.core_state,
+            stacks_only: listed.stacks_only(),
             no_core: match record.core.outcome {
                 CoreOutcome::None(reason) => reason.name(),
                 CoreOutcome::Stored => "",

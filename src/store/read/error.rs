@@ -21,7 +21,7 @@ pub enum QueryError {
         error: rusqlite::Error,
     },
     /// A record that cannot be parsed.
-    #[error("crash {id}: the record can't be understood: {error}")]
+    #[error("crash {id}: the record cannot be parsed: {error}")]
     Record {
         /// The crash.
         id: String,
@@ -35,7 +35,7 @@ pub enum QueryError {
     #[error("no crash has been recorded")]
     Nothing,
     /// Several ids or signatures begin with the same prefix.
-    #[error("\"{prefix}\" is the beginning of {count} ids: name more of it")]
+    #[error("\"{prefix}\" is ambiguous ({count} begin with it): type more of it")]
     Ambiguous {
         /// The prefix.
         prefix: String,

@@ -8,7 +8,7 @@ use rusqlite::ToSql;
 /// Which crashes to list: those that satisfy all conditions.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    /// An id or its prefix, a signature, a PID, a program, a unit or the name of a process.
+    /// An id or its prefix, a signature, a PID, a program, a unit or the name of a process; see [`Meaning`].
     pub matches: Option<String>,
     /// A system or user unit; `.service` may be omitted.
     pub unit: Option<String>,
@@ -51,20 +51,11 @@ impl Filter {
     }
 
     /// Whether a record satisfies all conditions, as [`WhereClause`] decides for a row. `limit` is not considered.
-    pub(in crate::store) fn accepts(&self, record: &Record) -> bool {
+    pub(in crate::store) fn accepts(&self, meaning: Option<Meaning>, record: &Record) -> bool {
         let cgroup = &record.cgroup;
-        let is_unit = |unit: &Option<String>, name: &String| {
-            unit.as_ref().is_some_and(|unit| unit == name || unit.strip_suffix(".service") == Some(name.as_str()))
-        };
         let holds = |wanted: &Option<String>, test: &dyn Fn(&String) -> bool| wanted.as_ref().is_none_or(test);
-        holds(&self.matches, &|text| {
-            record.id.as_str().starts_with(text.as_str())
-                || record.key.pid.to_string() == *text
-                || record.program() == *text
-                || record.comm == *text
-                || record.signature_key().as_str() == text
-                || is_unit(&cgroup.unit, text)
-        }) && holds(&self.unit, &|name| is_unit(&cgroup.unit, name) || is_unit(&cgroup.user_unit, name))
+        holds(&self.matches, &|text| meaning.is_some_and(|meaning| meaning.fits(text, record)))
+            && holds(&self.unit, &|name| in_unit(record, name))
             && holds(&self.container, &|prefix| {
                 cgroup.container.as_ref().is_some_and(|container| container.starts_with(prefix.as_str()))
             })
@@ -79,6 +70,68 @@ impl Filter {
     }
 }
 
+/// What [`Filter::matches`] is taken for: the first of these that any crash has. A number is a PID before it is the beginning of
+/// an id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Meaning {
+    /// A whole id.
+    Id,
+    /// A PID.
+    Pid,
+    /// A program, the name of a process, a unit or a signature.
+    Name,
+    /// The beginning of an id.
+    Prefix,
+}
+
+impl Meaning {
+    const ALL: [Self; 4] = [Self::Id, Self::Pid, Self::Name, Self::Prefix];
+
+    /// The meaning of `text` among crashes, of which `has_any` tells whether one fits.
+    pub(super) fn resolve<E>(text: &str, has_any: impl Fn(Self) -> Result<bool, E>) -> Result<Option<Self>, E> {
+        if text.is_empty() {
+            return Ok(None);
+        }
+        for meaning in Self::ALL {
+            if has_any(meaning)? {
+                return Ok(Some(meaning));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether `text` in this meaning names the crash of a record.
+    pub(in crate::store) fn fits(self, text: &str, record: &Record) -> bool {
+        match self {
+            Self::Id => record.id.as_str() == text,
+            Self::Pid => record.key.pid.to_string() == text,
+            Self::Name => {
+                record.program() == text
+                    || record.comm == text
+                    || record.signature_key().as_str() == text
+                    || in_unit(record, text)
+            }
+            Self::Prefix => record.id.as_str().starts_with(text),
+        }
+    }
+
+    /// The same in SQL, with a question mark for each use of the text.
+    pub(super) fn condition(self) -> &'static str {
+        match self {
+            Self::Id => "id = ?",
+            Self::Pid => "CAST(pid AS TEXT) = ?",
+            Self::Name => "(? IN (program, comm, signature, unit, user_unit) OR ? || '.service' IN (unit, user_unit))",
+            Self::Prefix => "substr(id, 1, length(?)) = ?",
+        }
+    }
+}
+
+/// Whether it crashed in this unit of the system's or a user's service manager; `.service` may be omitted.
+fn in_unit(record: &Record, name: &str) -> bool {
+    let units = [&record.cgroup.unit, &record.cgroup.user_unit];
+    units.into_iter().flatten().any(|unit| unit == name || unit.strip_suffix(".service") == Some(name))
+}
+
 /// A filter's conditions in SQL, except for `limit`.
 pub(super) struct WhereClause {
     /// `WHERE ...`, never empty, so that `AND` can follow.
@@ -87,15 +140,12 @@ pub(super) struct WhereClause {
 }
 
 impl WhereClause {
-    pub(super) fn new(filter: &Filter) -> Self {
+    /// `meaning` is that of [`Filter::matches`]; without one no crash matches.
+    pub(super) fn new(filter: &Filter, meaning: Option<Meaning>) -> Self {
         let mut clause = Self { sql: "WHERE true".to_owned(), values: Vec::new() };
         let texts = [
-            (
-                "(substr(id, 1, length(?)) = ? OR CAST(pid AS TEXT) = ? OR program = ? OR comm = ? OR unit = ?
-                  OR unit = ? || '.service' OR signature = ?)",
-                &filter.matches,
-            ),
-            ("? IN (unit, user_unit, replace(unit, '.service', ''), replace(user_unit, '.service', ''))", &filter.unit),
+            (meaning.map_or("? ISNULL", Meaning::condition), &filter.matches),
+            ("(? IN (unit, user_unit) OR ? || '.service' IN (unit, user_unit))", &filter.unit),
             ("substr(container, 1, length(?)) = ?", &filter.container),
             ("pod = ?", &filter.pod),
             ("hostname = ?", &filter.hostname),

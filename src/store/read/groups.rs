@@ -29,7 +29,7 @@ pub struct Group {
     pub signal_name: String,
     /// [`crate::crash::Record::program`].
     pub program: String,
-    /// The most informative crash: the newest that has a stack.
+    /// The most informative crash: the newest that has a stack, of those with a core if there are any.
     #[serde(skip)]
     pub example: Option<Listed>,
 }
@@ -95,11 +95,12 @@ fn count_by_signature(db: &Connection) -> rusqlite::Result<Vec<Group>> {
     rows.collect()
 }
 
-/// The id of the newest crash of a signature that has a stack.
+/// The id of the newest crash of a signature that has a stack, and if possible a core.
 fn example_id(db: &Connection, signature: &SignatureKey) -> rusqlite::Result<Option<String>> {
-    let mut query =
-        db.prepare_cached("SELECT id FROM crashes WHERE signature = ?1 AND keep != ?2 ORDER BY time_us DESC LIMIT 1")?;
-    query.query_row(params![signature, Keep::Record.name()], |row| row.get("id")).optional()
+    let mut query = db.prepare_cached(
+        "SELECT id FROM crashes WHERE signature = ?1 AND keep != ?2 ORDER BY core = ?3 DESC, time_us DESC LIMIT 1",
+    )?;
+    query.query_row(params![signature, Keep::Record.name(), RecordedCore::Stored], |row| row.get("id")).optional()
 }
 
 /// The crashes of a signature by host, unit, container and hour, the newest first.

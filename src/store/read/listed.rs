@@ -1,6 +1,6 @@
 //! A crash with the present state of its core.
 
-use crate::crash::{CrashId, Record};
+use crate::crash::{CrashId, Keep, Record};
 use crate::store::Layout;
 use crate::store::columns::RecordedCore;
 use crate::store::core_dir::core_file_name;
@@ -67,6 +67,12 @@ impl Listed {
         let core_state = CoreState::current(recorded, record.core.truncated.is_some(), file_exists);
         let core_file = core_state.is_present().then_some(file);
         Self { record, core_state, core_file }
+    }
+
+    /// Whether the core is truncated on purpose: only the stacks were to be stored.
+    #[must_use]
+    pub fn stacks_only(&self) -> bool {
+        self.core_state == CoreState::Truncated && self.record.decision.keep == Keep::Stacks
     }
 
     /// The id of the crash.

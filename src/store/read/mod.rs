@@ -1,4 +1,5 @@
-//! The commands' side: it reads the catalog, and the core files where the user may not read the catalog.
+//! The commands' side: it reads the catalog, or the core files where the user may not read the catalog, and writes down which
+//! cores it deleted.
 
 mod connection;
 mod crash_row;
@@ -7,12 +8,14 @@ mod filter;
 mod groups;
 mod listed;
 mod query;
+mod removal;
 mod stored_cores;
 
 pub use crash_row::{CrashRow, for_each_row};
 pub use error::QueryError;
-pub use filter::Filter;
+pub use filter::{Filter, Meaning};
 pub use groups::{Group, Occurrence, groups, occurrences};
 pub use listed::{CoreState, Listed};
-pub use query::{count_crashes, find, list, median_time};
+pub use query::{count_crashes, find, find_all, list, median_time};
+pub use removal::mark_removed;
 pub use stored_cores::{StoredCore, least_valuable, stored_cores};

@@ -2,7 +2,7 @@
 
 use super::connection::{open, open_if_allowed};
 use super::error::QueryError;
-use super::filter::{Filter, WhereClause};
+use super::filter::{Filter, Meaning, WhereClause};
 use super::listed::Listed;
 use crate::crash::Record;
 use crate::store::Layout;
@@ -11,29 +11,44 @@ use crate::store::core_dir::{crash_of_file, open_core};
 use crate::store::format;
 use coreward_wire::paths::Root;
 use rusqlite::{Connection, OptionalExtension};
+use std::convert::Infallible;
 
 /// The crashes that `filter` selects, the oldest first.
 ///
 /// # Errors
 /// There is no catalog, or it cannot be read.
 pub fn list(root: &Root, filter: &Filter) -> Result<Vec<Listed>, QueryError> {
-    list_where(root, filter, &WhereClause::new(filter))
+    Ok(select(root, filter)?.0)
+}
+
+/// The crashes that `filter` selects, the oldest first, and the meaning of its `matches`.
+fn select(root: &Root, filter: &Filter) -> Result<(Vec<Listed>, Option<Meaning>), QueryError> {
+    let layout = Layout::new(root);
+    let Some(db) = open_if_allowed(&layout)? else { return Ok(list_readable_cores(&layout, filter)) };
+    let meaning = meaning_of(&db, filter).map_err(|error| QueryError::sqlite(&layout.catalog, error))?;
+    let found = list_catalog(&db, &layout, filter.sql_limit(), &WhereClause::new(filter, meaning))?;
+    Ok((found, meaning))
 }
 
 /// The crashes whose core should be present.
 pub(super) fn list_stored(root: &Root) -> Result<Vec<Listed>, QueryError> {
     let filter = Filter::default();
-    let mut conditions = WhereClause::new(&filter);
+    let layout = Layout::new(root);
+    let Some(db) = open_if_allowed(&layout)? else { return Ok(list_readable_cores(&layout, &filter).0) };
+    let mut conditions = WhereClause::new(&filter, None);
     conditions.and("core = ?", RecordedCore::Stored);
-    list_where(root, &filter, &conditions)
+    list_catalog(&db, &layout, filter.sql_limit(), &conditions)
 }
 
-fn list_where(root: &Root, filter: &Filter, conditions: &WhereClause) -> Result<Vec<Listed>, QueryError> {
-    let layout = Layout::new(root);
-    match open_if_allowed(&layout)? {
-        Some(db) => list_catalog(&db, &layout, filter.sql_limit(), conditions),
-        None => Ok(list_readable_cores(&layout, filter)),
-    }
+/// The meaning of [`Filter::matches`] in a catalog. The other conditions do not change it.
+pub(super) fn meaning_of(db: &Connection, filter: &Filter) -> rusqlite::Result<Option<Meaning>> {
+    let Some(text) = &filter.matches else { return Ok(None) };
+    Meaning::resolve(text, |meaning| {
+        let mut conditions = WhereClause::new(&Filter::default(), None);
+        conditions.and(meaning.condition(), text.clone());
+        let query = format!("SELECT EXISTS (SELECT 1 FROM crashes {})", conditions.sql);
+        db.query_row(&query, conditions.values().as_slice(), |row| row.get(0))
+    })
 }
 
 /// The number of crashes in the catalog.
@@ -71,16 +86,27 @@ pub fn median_time(root: &Root, min_crashes: u64) -> Result<Option<u64>, QueryEr
 /// # Errors
 /// No crash matches, or `name` is a prefix of several ids.
 pub fn find(root: &Root, name: Option<&str>) -> Result<Listed, QueryError> {
-    // With a name all matches are needed, to tell whether it is a prefix of several ids.
-    let filter = Filter { matches: name.map(str::to_owned), limit: name.is_none().then_some(1), ..Filter::default() };
-    let mut found = list(root, &filter)?;
-    if let Some(name) = name {
-        let is_prefix = found.iter().all(|listed| listed.id().as_str().starts_with(name));
-        if is_prefix && found.len() > 1 {
-            return Err(QueryError::Ambiguous { prefix: name.to_owned(), count: found.len() });
+    let Some(name) = name else {
+        let newest = list(root, &Filter { limit: Some(1), ..Filter::default() })?.pop();
+        return newest.ok_or(QueryError::Nothing);
+    };
+    let mut found = find_all(root, name)?.0;
+    found.pop().ok_or_else(|| QueryError::NoMatch(name.to_owned()))
+}
+
+/// All crashes that `name` refers to, the oldest first, and how it was understood.
+///
+/// # Errors
+/// No crash matches, or `name` is a prefix of several ids.
+pub fn find_all(root: &Root, name: &str) -> Result<(Vec<Listed>, Meaning), QueryError> {
+    let (found, meaning) = select(root, &Filter { matches: Some(name.to_owned()), ..Filter::default() })?;
+    match meaning {
+        Some(Meaning::Prefix) if found.len() > 1 => {
+            Err(QueryError::Ambiguous { prefix: name.to_owned(), count: found.len() })
         }
+        Some(meaning) if !found.is_empty() => Ok((found, meaning)),
+        _ => Err(QueryError::NoMatch(name.to_owned())),
     }
-    found.pop().ok_or_else(|| name.map_or(QueryError::Nothing, |name| QueryError::NoMatch(name.to_owned())))
 }
 
 fn list_catalog(
@@ -108,19 +134,28 @@ fn list_catalog(
     listed.collect()
 }
 
-/// The crashes whose core files this user can read, the oldest first.
-pub(super) fn list_readable_cores(layout: &Layout, filter: &Filter) -> Vec<Listed> {
-    let Ok(dir) = layout.open_cores() else { return Vec::new() };
+/// Those of the crashes whose core files this user can read that `filter` selects, the oldest first, and the meaning of its
+/// `matches`.
+pub(super) fn list_readable_cores(layout: &Layout, filter: &Filter) -> (Vec<Listed>, Option<Meaning>) {
+    let Ok(dir) = layout.open_cores() else { return (Vec::new(), None) };
     let entries = std::fs::read_dir(&layout.cores).into_iter().flatten().flatten();
-    let mut found: Vec<Listed> = entries
+    let readable: Vec<Record> = entries
         .filter_map(|entry| crash_of_file(&entry.path()))
         .filter_map(|id| open_core(&dir, &id).ok())
         .filter(|file| file.metadata().is_ok_and(|found| found.is_file()))
         .filter_map(|mut file| format::read_record(&mut file).ok())
-        .filter(|record| filter.accepts(record))
+        .collect();
+    let fits = |meaning: Meaning, text: &str| readable.iter().any(|record| meaning.fits(text, record));
+    let meaning = filter.matches.as_deref().and_then(|text| {
+        let Ok(meaning) = Meaning::resolve(text, |meaning| Ok::<_, Infallible>(fits(meaning, text)));
+        meaning
+    });
+    let mut found: Vec<Listed> = readable
+        .into_iter()
+        .filter(|record| filter.accepts(meaning, record))
         .map(|record| Listed::new(record, RecordedCore::Stored, layout))
         .collect();
     found.sort_by_key(|listed| listed.record.time_us);
     let surplus = filter.limit.map_or(0, |limit| found.len().saturating_sub(limit));
-    found.split_off(surplus)
+    (found.split_off(surplus), meaning)
 }

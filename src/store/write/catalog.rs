@@ -1,6 +1,6 @@
 //! Handles to the catalog's writer.
 
-use super::command::{Availability, Command, Reply};
+use super::command::{Availability, Command, ReplySender};
 use super::error::CatalogError;
 use super::ledger::Ledger;
 use super::rows::Inserted;
@@ -99,7 +99,7 @@ impl Catalog {
         }
     }
 
-    async fn request<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, CatalogError> {
+    async fn request<T>(&self, command: impl FnOnce(ReplySender<T>) -> Command) -> Result<T, CatalogError> {
         let (reply, answer) = oneshot::channel();
         self.send(command(reply))?;
         answer.await.map_err(|_| CatalogError::WriterEnded)?.map_err(CatalogError::Refused)

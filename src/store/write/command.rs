@@ -7,15 +7,15 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 /// Where the writer sends its result; errors are formatted, because several callers may get the same one.
-pub(super) type Reply<T> = oneshot::Sender<Result<T, String>>;
+pub(super) type ReplySender<T> = oneshot::Sender<Result<T, String>>;
 
 /// A crash to insert, and who waits for it.
-pub(super) type PendingRow = (Arc<Record>, Reply<Inserted>);
+pub(super) type PendingRow = (Arc<Record>, ReplySender<Inserted>);
 
 /// An instruction to the writer.
 pub(super) enum Command {
-    Insert(Arc<Record>, Reply<Inserted>),
-    Find(CrashId, Reply<Option<Box<Record>>>),
+    Insert(Arc<Record>, ReplySender<Inserted>),
+    Find(CrashId, ReplySender<Option<Box<Record>>>),
     /// Reply once all commands before this one have been carried out.
     Flush(oneshot::Sender<()>),
     /// The core was deleted by somebody else.

@@ -23,16 +23,16 @@ pub enum CatalogError {
     #[error("cores: {0}")]
     Io(#[from] io::Error),
     /// SQLite's integrity check failed.
-    #[error("catalog is damaged: {0}")]
+    #[error("the catalog is damaged: {0}")]
     Damaged(String),
     /// The file can be read but not written.
-    #[error("catalog can't be written: read-only")]
+    #[error("the catalog cannot be written: its file system is read-only")]
     ReadOnly,
     /// A newer Coreward wrote the file.
-    #[error("catalog has layout {0}, which a newer Coreward wrote; install that version again")]
+    #[error("the catalog has layout {0}, which a newer version of Coreward wrote: install that version again")]
     Version(i64),
     /// The writer's thread has ended although a handle exists.
-    #[error("the catalog's writer has ended; restart coreward.service")]
+    #[error("the thread that writes the catalog has ended: restart coreward.service")]
     WriterEnded,
     /// The writer's reason, already formatted.
     #[error("{0}")]

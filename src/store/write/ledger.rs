@@ -194,7 +194,7 @@ impl Ledger {
         // Deleting a large file takes time; the ledger is not locked meanwhile.
         match delete_core(&self.dir, id) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
-                tracing::error!("core {id} can't be evicted: {error}");
+                tracing::error!("core {id} cannot be evicted: {error}");
                 self.state().usage.insert(id.clone(), entry);
                 false
             }

@@ -89,7 +89,7 @@ fn read_record_of(id: &CrashId, file: &mut File) -> Option<Record> {
             return Some(record);
         }
         Ok(record) => {
-            tracing::warn!("{}: its record is that of crash {}", core_file_name(id).display(), record.id);
+            tracing::warn!("{}: it contains the record of another crash, {}", core_file_name(id).display(), record.id);
         }
         Err(error) => tracing::warn!("{}: {error}", core_file_name(id).display()),
     }

@@ -99,7 +99,7 @@ fn convert_version_1(db: &mut Connection) -> Result<(), CatalogError> {
                 Ok(record) => {
                     rows::add_row(&transaction, &record, core)?;
                 }
-                Err(error) => tracing::warn!("catalog: a record of layout 1 can't be read and is dropped: {error}"),
+                Err(error) => tracing::warn!("catalog: a record of layout 1 cannot be parsed and is dropped: {error}"),
             }
         }
     }

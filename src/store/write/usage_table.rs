@@ -1,7 +1,7 @@
 //! Disk usage by principal, user, program and signature, and the limits on it.
 
 use crate::crash::{CrashId, Party, Principal, SignatureKey};
-use crate::policy::evict::{self, Applicant, Attribution, BugKey, Candidate};
+use crate::policy::evict::{self, Attribution, Beneficiary, BugKey, Candidate};
 use crate::policy::quota::{self, QuotaLimits, Room, VolumeUsage};
 use nix::unistd::Uid;
 use std::collections::{HashMap, HashSet};
@@ -152,8 +152,8 @@ impl UsageTable {
         busy: &HashSet<CrashId>,
     ) -> Option<CrashId> {
         let of_principal = self.used(&LimitScope::Principal(attribution.principal.clone()));
-        let applicant = Applicant { attribution, cost: bytes, used: of_principal };
-        let order = evict::eviction_order(&self.candidates(scope, busy, false), Some(applicant));
+        let beneficiary = Beneficiary { attribution, cost: bytes, used: of_principal };
+        let order = evict::eviction_order(&self.candidates(scope, busy, false), Some(beneficiary));
         let evictable: u64 = order.iter().filter_map(|id| self.cores.get(*id)).map(|entry| entry.bytes).sum();
         order.first().filter(|_| *missing <= evictable).map(|id| (*id).clone())
     }
@@ -163,8 +163,8 @@ impl UsageTable {
         let is_own = |entry: &&UsageEntry| entry.attribution.principal == attribution.principal;
         let used = self.cores.values().filter(is_own).count() as u64;
         let candidates = self.candidates(&LimitScope::All, busy, true);
-        let applicant = Applicant { attribution, cost: 0, used };
-        let order = evict::eviction_order(&candidates, Some(applicant));
+        let beneficiary = Beneficiary { attribution, cost: 0, used };
+        let order = evict::eviction_order(&candidates, Some(beneficiary));
         order.first().map(|id| (*id).clone())
     }
 
