@@ -371,12 +371,18 @@ fn the_threads_of_the_daemon_fit_into_the_unit() {
     };
     let tasks = number(&read("systemd/coreward.service"), "TasksMax=");
     let blocking = number(&read("src/daemon/program.rs"), "const BLOCKING_THREADS: usize = ");
-    let captures = number(&read("src/daemon/shared.rs"), "const CAPTURES: usize = ");
+    let places = number(&read("src/reader/places.rs"), "const PLACES: usize = ");
+    let hanging = number(&read("src/reader/places.rs"), "const HANGING: usize = ");
+    let idle = number(&read("src/reader/pool.rs"), "const IDLE: usize = ");
+    let large = number(&read("src/capture/large_core_limiter.rs"), "const AT_ONCE: usize = ");
     let compressors = number(&read("src/config/keys.rs"), "pub const THREADS_MAX: usize = ") + 1;
     let copiers = number(&read("src/daemon/shared.rs"), "const COPY_BUFFERS: usize = ");
     // Workers of the runtime, log, catalog, deletions, watchdog.
     let others = 16;
-    let threads = blocking + captures * (compressors + copiers) + others;
+    // Of the captures: in the daemon, and as many in their readers.
+    let workers = large * (compressors + copiers) + (places - large) * copiers;
+    let readers = places + idle + hanging + 1;
+    let threads = blocking + 2 * workers + compressors + readers + others;
     assert!(threads <= tasks, "{threads} threads at most, TasksMax={tasks}");
 }
 

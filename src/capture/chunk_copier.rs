@@ -1,10 +1,9 @@
 //! Copies chunks of a parked process into the files of a staging area.
 
 use super::chunk::{CHUNK_LEN, CoreSource, RangeData, SourceError, buffer_len};
-use super::parked::StoredChunk;
 use super::process_image::ProcessImage;
 use super::sparse::{PAGE_LEN, write_nonzero_pages};
-use super::staging::StagingFiles;
+use super::staging_files::{StagingFiles, StoredChunk};
 use coreward_sys::sparse_io;
 use std::fs::File;
 use std::io;

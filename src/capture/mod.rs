@@ -34,6 +34,7 @@ mod snapshot;
 mod sparse;
 mod spill_file;
 mod staging;
+mod staging_files;
 mod truncate;
 mod workers;
 
@@ -52,14 +53,15 @@ pub use health::{HealthMonitor, Heartbeat};
 pub use large_core_limiter::LargeCoreLimiter;
 pub use memory_budget::MemoryBudget;
 pub use page_access::TrustedFileSystems;
-pub use parked::{ParkedImage, ParkedProcess, StoredChunk};
+pub use parked::{ParkedImage, ParkedProcess};
 pub use peek::{PeekedHeaders, peek_headers};
 pub use plan::{CapturePlan, PlanSummary};
 pub use process_image::ProcessImage;
 pub use process_memory::{LiveFiles, LiveMemory};
 pub use saved_core::SavedCore;
 pub use snapshot::{Snapshot, SnapshotError, SnapshotRequest, snapshot};
-pub use staging::{StagingArea, StagingFiles};
+pub use staging::StagingArea;
+pub use staging_files::{StagingFiles, StoredChunk};
 
 use crate::crash::Truncation;
 use crate::elf::ProcessNotes;

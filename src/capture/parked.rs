@@ -2,7 +2,7 @@
 
 use super::chunk::{CoreSource, SourceError};
 use super::plan::CapturePlan;
-use super::staging::StagingFiles;
+use super::staging_files::{StagingFiles, StoredChunk};
 use crate::elf::CoreLayout;
 use std::fmt::Debug;
 use std::io;
@@ -40,13 +40,4 @@ pub trait ParkedImage: CoreSource {
 
     /// Nothing is read after this. What hangs in a read returns with an error.
     fn stop(&self);
-}
-
-/// What became of a chunk that was copied.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct StoredChunk {
-    /// Bytes that it takes on disk.
-    pub on_disk: u64,
-    /// The disk has refused some of it, which is in memory now.
-    pub refused: bool,
 }

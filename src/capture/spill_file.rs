@@ -1,8 +1,8 @@
 //! The file on disk that takes the chunks of a core which are not compressed before its process is released.
 
 use super::chunk::{CHUNK_LEN, SourceError};
-use super::parked::StoredChunk;
 use super::sparse::{PAGE_LEN, overlay_data};
+use super::staging_files::StoredChunk;
 use crate::store::QuotaHandle;
 use coreward_sys::{sparse_io, tmpfile};
 use nix::sys::stat::Mode;

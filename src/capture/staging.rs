@@ -6,6 +6,7 @@ use super::memory_budget::MemoryGrant;
 use super::parked::ParkedImage;
 use super::sparse::{PAGE_LEN, overlay_data};
 use super::spill_file::SpillFile;
+use super::staging_files::StagingFiles;
 use crate::store::QuotaHandle;
 use std::fs::File;
 use std::io;
@@ -27,15 +28,6 @@ pub struct StagingArea {
     /// What the spill file had before this offset is in the core file, and was freed.
     freed_to: Mutex<u64>,
     grant: Mutex<Option<MemoryGrant>>,
-}
-
-/// Descriptors of a staging area's files.
-#[derive(Debug)]
-pub struct StagingFiles {
-    /// The file in memory.
-    pub memory: File,
-    /// The file on disk, twice: bypassing the page cache, and using it.
-    pub spill: Option<[File; 2]>,
 }
 
 impl StagingArea {

@@ -13,11 +13,13 @@ mod pool;
 mod process;
 mod protocol;
 mod remote_image;
+mod remote_process;
 mod server;
 mod stack;
 
 pub use facts::RawFacts;
 pub use places::{Place, Places, TooManyHanging};
 pub use pool::ReaderPool;
-pub use process::{ProcessFiles, Reader, RemoteProcess};
+pub use process::{ProcessFiles, Reader};
+pub use remote_process::RemoteProcess;
 pub use stack::{CrashedStack, OtherThreads, SignatureContext, unwind_crashed_thread, unwind_other_threads};

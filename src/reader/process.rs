@@ -3,9 +3,8 @@
 use super::channel::{Channel, Outgoing, Received};
 use super::facts::RawFacts;
 use super::protocol::{Answer, ProcessFile, Request};
-use super::remote_image::RemoteImage;
 use super::stack::{CrashedStack, OtherThreads, SignatureContext};
-use crate::capture::{CapturePlan, Headers, ParkedImage, ParkedProcess, StagingFiles, TrustedFileSystems};
+use crate::capture::{CapturePlan, Headers, StagingFiles, TrustedFileSystems};
 use crate::elf::CoreLayout;
 use coreward_sys::{pidfd, sparse_io};
 use std::fs::File;
@@ -13,7 +12,7 @@ use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, Once, PoisonError};
+use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
 
 /// How long a new reader may take to say that it is ready.
@@ -179,7 +178,7 @@ impl Reader {
     }
 
     /// Sends the headers, unless it has them.
-    fn send_headers(&mut self, headers: &Headers) -> io::Result<()> {
+    pub(super) fn send_headers(&mut self, headers: &Headers) -> io::Result<()> {
         if self.has_headers {
             return Ok(());
         }
@@ -187,55 +186,28 @@ impl Reader {
         self.channel.send_one(&Request::Headers, headers, &[])
     }
 
-    fn plan(&mut self, layout: Arc<CoreLayout>) -> io::Result<Option<CapturePlan>> {
+    /// Plans the capture of the core that has this layout.
+    ///
+    /// # Errors
+    /// The reader has ended, or is late.
+    pub(super) fn plan(&mut self, layout: Arc<CoreLayout>) -> io::Result<Option<CapturePlan>> {
         self.channel.send_one(&Request::Plan, &[], &[])?;
         match self.channel.receive(Some(Instant::now() + PLAN_TIMEOUT))?.message {
             Answer::Plan(summary) => Ok(summary.and_then(|summary| CapturePlan::from_summary(layout, summary))),
             _ => Err(ErrorKind::InvalidData.into()),
         }
     }
-}
 
-/// A parked process that a reader reads for a capture.
-#[derive(Debug)]
-pub struct RemoteProcess {
-    reader: Mutex<Option<Reader>>,
-    pidfd: Arc<OwnedFd>,
-}
-
-impl RemoteProcess {
-    /// The process that `reader` has open, with the headers of its core.
+    /// Has it read the core as planned, into these files.
     ///
     /// # Errors
     /// The reader has ended.
-    pub fn new(mut reader: Reader, headers: &Headers) -> io::Result<Self> {
-        reader.send_headers(headers)?;
-        let pidfd = reader.pidfd();
-        Ok(Self { reader: Mutex::new(Some(reader)), pidfd })
-    }
-}
-
-impl ParkedProcess for RemoteProcess {
-    fn plan(&self, layout: Arc<CoreLayout>) -> Option<CapturePlan> {
-        let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
-        let planned = reader.as_mut()?.plan(layout);
-        if planned.is_err() {
-            // It hangs, or has ended.
-            reader.take();
-        }
-        planned.ok().flatten()
-    }
-
-    fn open_image(&self, _plan: &Arc<CapturePlan>, files: StagingFiles) -> io::Result<Arc<dyn ParkedImage>> {
-        let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner).take().ok_or(ErrorKind::BrokenPipe)?;
+    pub(super) fn open_image(&self, files: &StagingFiles) -> io::Result<()> {
         let mut fds = vec![files.memory.as_fd()];
         fds.extend(files.spill.iter().flatten().map(AsFd::as_fd));
-        reader.channel.send_one(&Request::Image, &[], &fds)?;
-        Ok(Arc::new(RemoteImage::new(reader, Arc::clone(&self.pidfd))))
+        self.channel.send_one(&Request::Image, &[], &fds)
     }
-}
 
-impl Reader {
     /// Another connection with the reader, for one request about its image at a time, and the file in which data arrives.
     pub(super) fn connect(&self) -> io::Result<(Channel, File)> {
         let (ours, theirs) = UnixStream::pair()?;

@@ -1,0 +1,46 @@
+//! A parked process, as a reader provides it to a capture.
+
+use super::process::Reader;
+use super::remote_image::RemoteImage;
+use crate::capture::{CapturePlan, Headers, ParkedImage, ParkedProcess, StagingFiles};
+use crate::elf::CoreLayout;
+use std::io::{self, ErrorKind};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A parked process that a reader reads for a capture.
+#[derive(Debug)]
+pub struct RemoteProcess {
+    reader: Mutex<Option<Reader>>,
+    pidfd: Arc<OwnedFd>,
+}
+
+impl RemoteProcess {
+    /// The process that `reader` has open, with the headers of its core.
+    ///
+    /// # Errors
+    /// The reader has ended.
+    pub fn new(mut reader: Reader, headers: &Headers) -> io::Result<Self> {
+        reader.send_headers(headers)?;
+        let pidfd = reader.pidfd();
+        Ok(Self { reader: Mutex::new(Some(reader)), pidfd })
+    }
+}
+
+impl ParkedProcess for RemoteProcess {
+    fn plan(&self, layout: Arc<CoreLayout>) -> Option<CapturePlan> {
+        let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        let planned = reader.as_mut()?.plan(layout);
+        if planned.is_err() {
+            // It hangs, or has ended.
+            reader.take();
+        }
+        planned.ok().flatten()
+    }
+
+    fn open_image(&self, _plan: &Arc<CapturePlan>, files: StagingFiles) -> io::Result<Arc<dyn ParkedImage>> {
+        let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner).take().ok_or(ErrorKind::BrokenPipe)?;
+        reader.open_image(&files)?;
+        Ok(Arc::new(RemoteImage::new(reader, Arc::clone(&self.pidfd))))
+    }
+}
