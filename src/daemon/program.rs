@@ -108,6 +108,12 @@ async fn serve_until_stopped(sockets: Sockets, shared: &Arc<Shared>, notifier: &
     if let Some(listener) = metrics {
         essential.spawn(serve(listener, shared.metrics.clone()));
     }
+    let maker = shared.readers.maker();
+    essential.spawn(async move {
+        if let Err(error) = ReaderPool::ended(maker).await {
+            tracing::error!("the process that makes readers cannot be watched: {error}");
+        }
+    });
     essential.spawn(shared.shutdown.track(listener::listen(intake, Arc::clone(shared))));
     essential.spawn(shared.shutdown.track(spool::import_spool(Arc::clone(shared))));
     essential.spawn(shared.shutdown.track(maintenance::expire(Arc::clone(shared))));

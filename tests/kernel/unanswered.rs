@@ -177,6 +177,19 @@ fn a_reader_that_does_not_answer_costs_its_crash_the_stack_and_nothing_else() {
     eventually(Duration::from_secs(2), || all.iter().all(|pid| !PathBuf::from(format!("/proc/{pid}")).exists()));
 }
 
+#[test]
+fn a_daemon_without_the_process_that_makes_readers_ends_and_the_next_has_one() {
+    let bed = TestBed::new();
+    let daemon = bed.daemon();
+    let maker = descendants(daemon.pid())[0];
+    kill(Pid::from_raw(maker), Signal::SIGKILL).unwrap();
+    daemon.wait_for_notification("READY=1");
+    assert!(descriptors(descendants(daemon.pid())[0]).len() == 1);
+    Command::new(program("segv")).run_to_end();
+    let record = bed.wait_for(1)[0].record.clone();
+    assert!(record.stack.len() > 3 && record.core.is_stored(), "{record:?}");
+}
+
 /// A tmpfs, unmounted when this is dropped.
 struct Tmpfs(PathBuf);
 
