@@ -108,9 +108,9 @@ async fn serve_until_stopped(sockets: Sockets, shared: &Arc<Shared>, notifier: &
     if let Some(listener) = metrics {
         essential.spawn(serve(listener, shared.metrics.clone()));
     }
-    let maker = shared.readers.maker();
+    let with_readers = Arc::clone(shared);
     essential.spawn(async move {
-        if let Err(error) = ReaderPool::ended(maker).await {
+        if let Err(error) = with_readers.readers.maker_ended().await {
             tracing::error!("the process that makes readers cannot be watched: {error}");
         }
     });

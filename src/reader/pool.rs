@@ -2,13 +2,11 @@
 
 use super::process::Reader;
 use super::server;
-use coreward_sys::{fdpass, fork, pidfd};
+use coreward_sys::{fdpass, fork};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, PoisonError};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use std::sync::{Mutex, PoisonError};
 
 /// Readers that are kept for the next crashes. A storm's crashes are read by the same ones, one after the other.
 const IDLE: usize = 4;
@@ -19,7 +17,6 @@ pub struct ReaderPool {
     /// The process that forks them reads from the other end.
     requests: UnixStream,
     idle: Mutex<Vec<Reader>>,
-    maker: Arc<OwnedFd>,
 }
 
 impl ReaderPool {
@@ -30,25 +27,19 @@ impl ReaderPool {
     /// This process has more than one thread, or the error of fork(2).
     pub fn start() -> io::Result<Self> {
         let (requests, theirs) = UnixStream::pair()?;
-        let maker = fork::spawn_apart(theirs.into(), |requests| server::fork_readers(&requests))?;
-        // It cannot be somebody else's number: nobody waits for the process.
-        let maker = Arc::new(pidfd::open(maker.as_raw())?);
-        Ok(Self { requests, idle: Mutex::default(), maker })
+        fork::spawn_apart(theirs.into(), |requests| server::fork_readers(&requests))?;
+        // A process that does not take the few bytes that it is sent is of no use.
+        requests.set_nonblocking(true)?;
+        Ok(Self { requests, idle: Mutex::default() })
     }
 
     /// Returns when the process that makes readers has ended. Then every crash would be without a stack.
     ///
     /// # Errors
     /// It cannot be waited for.
-    pub async fn ended(maker: Arc<OwnedFd>) -> io::Result<()> {
-        // A pidfd becomes readable when its process ends (pidfd_open(2)).
-        AsyncFd::with_interest(maker, Interest::READABLE)?.readable().await.map(drop)
-    }
-
-    /// The process that makes readers, for [`Self::ended`].
-    #[must_use]
-    pub fn maker(&self) -> Arc<OwnedFd> {
-        Arc::clone(&self.maker)
+    pub async fn maker_ended(&self) -> io::Result<()> {
+        // It sends nothing: there is something to read when its end is closed.
+        tokio::net::UnixStream::from_std(self.requests.try_clone()?)?.readable().await
     }
 
     /// A reader that has nothing open: an idle one, or a new one. Blocks for a fraction of a millisecond.
