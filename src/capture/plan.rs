@@ -2,7 +2,7 @@
 //! headers in, ranges of the core out.
 
 use super::chunk::{self, CHUNK_LEN};
-use super::priority::priority_ranges;
+use super::priority::{PRIORITY_MAX, priority_ranges};
 use crate::elf::CoreLayout;
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
@@ -114,7 +114,9 @@ impl CapturePlan {
         let words = usize::try_from(chunk::count(layout.total_len).div_ceil(64)).ok()?;
         let in_order = |range: &Range<u64>| range.start < range.end && range.end <= layout.total_len;
         let fits = sparse.len() == layout.loads.len().div_ceil(64) && chunks_with_data.len() == words;
-        if !fits || !priority.iter().all(in_order) {
+        let priority_len =
+            priority.iter().fold(0_u64, |sum, range| sum.saturating_add(range.end.saturating_sub(range.start)));
+        if !fits || !priority.iter().all(in_order) || priority_len > PRIORITY_MAX {
             return None;
         }
         let sparse = (0..layout.loads.len()).map(|index| sparse[index / 64] >> (index % 64) & 1 == 1).collect();
@@ -197,7 +199,6 @@ fn sparse_segments(layout: &CoreLayout, maps: &str, answers: &dyn Fn(u64) -> boo
 
 #[cfg(test)]
 mod tests {
-    use super::super::priority::PRIORITY_MAX;
     use super::*;
     use coreward_sys::pagemap::PAGE;
     use proptest::prelude::*;
@@ -232,6 +233,22 @@ mod tests {
             Ok::<(), Infallible>(())
         };
         CapturePlan::new(Arc::new(layout), maps, &[], &|_| true, runs).unwrap()
+    }
+
+    #[test]
+    fn a_plan_that_another_process_made_is_the_same_or_refused() {
+        let made = plan(layout(&[(0x1000_0000, 64 * MIB), (0x2000_0000, 64 * MIB)], &[0x1000_8000]), MAPS, &[]);
+        let copy = |summary| CapturePlan::from_summary(Arc::clone(&made.layout), summary);
+        let restored = copy(made.summary()).unwrap();
+        assert_eq!(restored.summary(), made.summary());
+        assert_eq!(restored.sparse, made.sparse);
+        let end = made.layout.total_len;
+        let with_priority = |priority| PlanSummary { priority, ..made.summary() };
+        assert!(copy(with_priority(vec![Range { start: 0, end: end + 1 }])).is_none(), "beyond the core");
+        assert!(copy(with_priority(vec![Range { start: 8192, end: 4096 }])).is_none(), "backwards");
+        assert!(copy(with_priority(vec![0..MIB; 9])).is_none(), "more than there ever are");
+        assert!(copy(PlanSummary { sparse: vec![0; 7], ..made.summary() }).is_none(), "another layout");
+        assert!(copy(PlanSummary { chunks_with_data: Vec::new(), ..made.summary() }).is_none());
     }
 
     const MAPS: &str = "\

@@ -140,9 +140,14 @@ const ABSENT_HERE: &[libc::c_long] = &[];
 /// descriptors (include/uapi/asm-generic/ioctls.h: `FIONREAD`, `FIONBIO`, `FIOCLEX`).
 const REQUESTS: &[u64] = &[0xc060_6610, 0xc068_6611, 0x541b, 0x5421, 0x5451];
 
-/// Options of prctl(2): names of threads and of allocations (`PR_SET_VMA`), and the end with the parent.
-const OPTIONS: &[u64] =
-    &[libc::PR_SET_NAME as u64, libc::PR_GET_NAME as u64, libc::PR_SET_PDEATHSIG as u64, 0x5356_4d41];
+/// Options of prctl(2): names of threads and of allocations (`PR_SET_VMA`), the end with the parent, and what precedes another filter.
+const OPTIONS: &[u64] = &[
+    libc::PR_SET_NAME as u64,
+    libc::PR_GET_NAME as u64,
+    libc::PR_SET_PDEATHSIG as u64,
+    0x5356_4d41,
+    libc::PR_SET_NO_NEW_PRIVS as u64,
+];
 
 /// The filters of a reader, which becomes `pid`.
 ///
@@ -231,7 +236,8 @@ mod tests {
         let [memory, maps, pagemap] = ["mem", "maps", "pagemap"]
             .map(|name| File::options().read(true).open(format!("/proc/self/{name}")).unwrap());
         let (mut socket, mut other_end) = UnixStream::pair().unwrap();
-        confine_reader(&LIMITS).unwrap();
+        let missing = confine_reader(&LIMITS).unwrap();
+        assert!(!missing.iter().any(|missing| matches!(missing, Missing::SystemCalls(_))), "{missing:?}");
 
         // Frequent or not, what a reader does with descriptors.
         let mut copy = vec![0; secret.len()];

@@ -13,12 +13,18 @@ use std::time::{Duration, Instant};
 
 /// Lengths of the two parts, and the number of descriptors.
 const HEADER: usize = 12;
-/// Longest message, in bytes: a reader that reads hostile bytes may send any.
-const MAX_LEN: usize = 80 << 20;
+/// Longest message to a reader, in bytes: headers.
+const MAX_REQUEST: usize = 80 << 20;
+/// Longest message from a reader, in bytes: the plan of a core with a million mappings. A reader of hostile bytes may send any.
+const MAX_ANSWER: usize = 8 << 20;
+/// Descriptors that wait for their message, on the reader's side: those of a process.
+const MAX_REQUEST_FDS: usize = 16;
+/// On the daemon's side: a pidfd.
+const MAX_ANSWER_FDS: usize = 1;
 /// Bytes up to this length are copied, so that the message is sent by one call.
 const COPIED: usize = 64 << 10;
-/// Bytes that are received at a time.
-const RECEIVE: usize = 64 << 10;
+/// Bytes that are received at a time, at least.
+const RECEIVE: usize = 8 << 10;
 /// Longest wait of a sender: the other side reads at once, or hangs.
 const SEND_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -28,6 +34,8 @@ pub(super) struct Channel {
     socket: UnixStream,
     received: Vec<u8>,
     fds: VecDeque<OwnedFd>,
+    max_len: usize,
+    max_fds: usize,
 }
 
 /// A message as it arrived.
@@ -74,17 +82,19 @@ impl<'a> Outgoing<'a> {
 }
 
 impl Channel {
+    /// The reader's end.
     pub(super) fn new(socket: UnixStream) -> Self {
-        Self { socket, received: Vec::new(), fds: VecDeque::new() }
+        let (max_len, max_fds) = (MAX_REQUEST, MAX_REQUEST_FDS);
+        Self { socket, received: Vec::new(), fds: VecDeque::new(), max_len, max_fds }
     }
 
     /// The daemon's end: a reader that hangs does not read either.
     ///
     /// # Errors
     /// The error of setsockopt(2).
-    pub(super) fn with_send_timeout(socket: UnixStream) -> io::Result<Self> {
+    pub(super) fn for_daemon(socket: UnixStream) -> io::Result<Self> {
         socket.set_write_timeout(Some(SEND_TIMEOUT))?;
-        Ok(Self::new(socket))
+        Ok(Self { max_len: MAX_ANSWER, max_fds: MAX_ANSWER_FDS, ..Self::new(socket) })
     }
 
     /// Sends messages.
@@ -138,12 +148,13 @@ impl Channel {
                 wait_readable(self.socket.as_fd(), deadline)?;
             }
             let begin = self.received.len();
-            self.received.resize(begin + RECEIVE, 0);
+            self.received.resize(begin + self.missing()?.max(RECEIVE), 0);
             let received = fdpass::recv_with_fds(self.socket.as_fd(), &mut self.received[begin..]);
             let count = received.as_ref().map_or(0, |(count, _)| *count);
             self.received.truncate(begin + count);
             match received {
                 Ok((0, _)) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok((_, fds)) if self.fds.len() + fds.len() > self.max_fds => return Err(ErrorKind::InvalidData.into()),
                 Ok((_, fds)) => self.fds.extend(fds),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
@@ -151,15 +162,27 @@ impl Channel {
         }
     }
 
-    /// Takes a whole message out of what was received.
-    fn take_message(&mut self) -> io::Result<Option<Parts>> {
+    /// Lengths of the parts of the message that is being received, and the number of its descriptors; `None`: not even they are there.
+    fn lengths(&self) -> io::Result<Option<[usize; 3]>> {
         let Some(header) = self.received.first_chunk::<HEADER>() else { return Ok(None) };
         let [a0, a1, a2, a3, b0, b1, b2, b3, c0, c1, c2, c3] = *header;
-        let number = |bytes| usize::try_from(u32::from_le_bytes(bytes)).unwrap_or(usize::MAX);
-        let (json, bytes, fds) = (number([a0, a1, a2, a3]), number([b0, b1, b2, b3]), number([c0, c1, c2, c3]));
-        if json.max(bytes) > MAX_LEN {
+        let lengths = [[a0, a1, a2, a3], [b0, b1, b2, b3], [c0, c1, c2, c3]]
+            .map(|bytes| usize::try_from(u32::from_le_bytes(bytes)).unwrap_or(usize::MAX));
+        if lengths[0].max(lengths[1]) > self.max_len {
             return Err(ErrorKind::InvalidData.into());
         }
+        Ok(Some(lengths))
+    }
+
+    /// How many bytes of a message are missing.
+    fn missing(&self) -> io::Result<usize> {
+        let length = self.lengths()?.map_or(0, |[json, bytes, _]| HEADER + json + bytes);
+        Ok(length.saturating_sub(self.received.len()))
+    }
+
+    /// Takes a whole message out of what was received.
+    fn take_message(&mut self) -> io::Result<Option<Parts>> {
+        let Some([json, bytes, fds]) = self.lengths()? else { return Ok(None) };
         if self.received.len() < HEADER + json + bytes {
             return Ok(None);
         }

@@ -51,7 +51,7 @@ impl Reader {
     /// # Errors
     /// It does not start.
     pub(super) fn new(socket: UnixStream) -> io::Result<Self> {
-        let mut channel = Channel::with_send_timeout(socket)?;
+        let mut channel = Channel::for_daemon(socket)?;
         let Received { message, fds, .. } = channel.receive::<Answer>(Some(Instant::now() + START_TIMEOUT))?;
         match (message, fds.into_iter().next()) {
             (Answer::Ready { missing }, Some(pidfd)) => {
@@ -213,7 +213,7 @@ impl Reader {
         let (ours, theirs) = UnixStream::pair()?;
         let window = sparse_io::create_memfd("coreward-window")?;
         self.channel.send_one(&Request::Connect, &[], &[theirs.as_fd(), window.as_fd()])?;
-        Ok((Channel::with_send_timeout(ours)?, window))
+        Ok((Channel::for_daemon(ours)?, window))
     }
 }
 

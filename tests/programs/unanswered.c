@@ -190,6 +190,8 @@ static void ask_for_the_lock(pid_t pid, const char *pidfile) {
         if (fd < 0) exit(0);
         if (write(fd, "4", 1) < 0 && errno == ESRCH) exit(0);
         close(fd);
+        /* Not all of a processor. */
+        usleep(1000);
     }
 }
 
