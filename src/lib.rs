@@ -11,6 +11,7 @@ pub mod crash;
 pub mod daemon;
 pub mod elf;
 pub mod policy;
+pub mod registration;
 pub mod report;
 pub mod store;
 pub mod unwind;

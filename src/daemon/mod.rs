@@ -16,6 +16,7 @@ mod notify;
 mod process_handles;
 mod program;
 mod record_builder;
+mod registration_watch;
 mod session;
 mod shared;
 mod shutdown;
@@ -23,5 +24,6 @@ mod sockets;
 mod spool;
 mod stack;
 mod subordinate_ids;
+mod test_crash;
 
 pub use program::main;
