@@ -43,7 +43,8 @@ deb: ## Build the Debian package, in ..
 install: ## Install what `make release` built, below DESTDIR
 	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin $(TARGET_DIR)/release/coreward
 	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/libexec/coreward $(TARGET_DIR)/release/corewardd $(SHIM)
-	install -D -m 0644 -t $(DESTDIR)$(UNITDIR) systemd/*.service systemd/*.socket
+	install -D -m 0644 -t $(DESTDIR)$(UNITDIR) systemd/*.service systemd/*.socket systemd/*.path
+	for dir in service.d coreward-register.service.d systemd-coredump-register.service.d; do install -D -m 0644 -t $(DESTDIR)$(UNITDIR)/$$dir systemd/$$dir/*.conf; done
 	install -D -m 0644 systemd/sysusers.d/coreward.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/coreward.conf
 	install -D -m 0644 systemd/tmpfiles.d/coreward.conf $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/coreward.conf
 	install -D -m 0644 systemd/coreward.conf $(DESTDIR)/etc/coreward/coreward.conf

@@ -13,6 +13,7 @@ pub mod daemon;
 pub mod elf;
 pub mod policy;
 pub mod reader;
+pub mod registration;
 pub mod report;
 pub mod store;
 pub mod unwind;

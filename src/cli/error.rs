@@ -1,8 +1,8 @@
 //! Why a verb fails. A message names the path or the value, and what to do where something can be done.
 
 use super::atomic_file::AtomicFileError;
-use super::sysctl::SysctlError;
 use crate::crash::CrashId;
+use crate::registration::SysctlError;
 use crate::store::QueryError;
 use coreward_wire::paths::PatternTooLong;
 use nix::sys::signal::Signal;
@@ -88,14 +88,61 @@ pub(super) enum RegisterError {
     NotRoot,
     #[error(transparent)]
     TooLong(#[from] PatternTooLong),
-    #[error("{0}: the kernel would start this program for every crash, but it cannot be started: {1}")]
-    Shim(PathBuf, io::Error),
+    #[error("the kernel would start this program for every crash, but {0}: {remedy}", remedy = .0.remedy())]
+    Shim(#[from] ShimError),
+    #[error("{0}: {1}")]
+    Path(PathBuf, io::Error),
     #[error("{0}: the previous handler can no longer be started: {1}")]
     Helper(PathBuf, io::Error),
     #[error("\"{0}\": a path in core_pattern must contain neither spaces nor %: choose another path")]
     Unspeakable(String),
-    #[error("{0}: the current kernel settings cannot be saved there: {1}")]
+    #[error("{0}: the kernel settings cannot be saved there: {1}")]
     Save(PathBuf, io::Error),
+    #[error("a crash that this command caused was not collected: {0}")]
+    TestCrash(String),
+}
+
+/// Why the kernel cannot start the shim.
+#[derive(Debug, Error)]
+pub(super) enum ShimError {
+    #[error("{0} does not exist")]
+    Missing(PathBuf),
+    #[error("{0} is not a file")]
+    NotAFile(PathBuf),
+    #[error("{0} is not executable")]
+    Mode(PathBuf),
+    #[error("{path} is on a file system that is mounted noexec ({mount})")]
+    NoExec { path: PathBuf, mount: PathBuf },
+    #[error("{0} may not be executed, perhaps because of a security module: {1}")]
+    Forbidden(PathBuf, io::Error),
+    #[error("{0} is not a program for this machine: damaged, or for another architecture")]
+    Format(PathBuf),
+    #[error("{0} needs a loader or an interpreter that does not exist")]
+    NoLoader(PathBuf),
+    #[error("{0} cannot be executed while somebody has it open for writing")]
+    Busy(PathBuf),
+    #[error("{0} does not end")]
+    Hangs(PathBuf),
+    #[error("{0} cannot be executed: {1}")]
+    Other(PathBuf, io::Error),
+}
+
+impl ShimError {
+    /// The command that helps, or what to look at.
+    pub(super) fn remedy(&self) -> String {
+        match self {
+            Self::Mode(path) => format!("chmod 755 {}", path.display()),
+            Self::NoExec { mount, .. } => format!("mount -o remount,exec {}", mount.display()),
+            Self::Forbidden(..) => "see what refused it: journalctl -k -g denied".to_owned(),
+            Self::Busy(path) => format!("end what is writing to it: fuser -v {}", path.display()),
+            Self::Missing(_)
+            | Self::NotAFile(_)
+            | Self::Format(_)
+            | Self::NoLoader(_)
+            | Self::Hangs(_)
+            | Self::Other(..) => "apt install --reinstall coreward".to_owned(),
+        }
+    }
 }
 
 /// Why a core cannot be deleted, pinned or unpinned.

@@ -30,7 +30,7 @@ pub(super) struct GroupsOptions {
     no_legend: bool,
     /// Show a JSON array
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 /// The number of frames in the title of a group.

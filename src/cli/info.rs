@@ -24,7 +24,7 @@ pub(super) struct InfoOptions {
     crash: CrashSelector,
     /// Show the whole record as JSON
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
     /// Read function names also from files that belong to other users
     ///
     /// By default only files of root and of the caller are read: others could be made to mislead or delay whoever looks at the

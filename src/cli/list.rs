@@ -64,7 +64,7 @@ pub(super) struct ListOptions {
     no_legend: bool,
     /// Show the complete records as a JSON array
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 pub(super) fn run(root: &Root, caller: Uid, options: ListOptions, out: &mut dyn Write) -> Result<ExitCode, CliError> {

@@ -24,14 +24,16 @@ mod message;
 mod privileges;
 mod register;
 mod remove;
+mod root_file;
+mod shim_check;
 mod status;
 mod status_report;
 mod status_text;
 mod symbol_reader;
 mod symbols;
-mod sysctl;
 mod sysctl_backup;
 mod table;
+mod test_crash;
 mod time;
 mod units;
 mod unpack;
@@ -39,6 +41,7 @@ mod usage;
 mod vacuum;
 mod vetted_sysroot;
 
+use crate::store::{QueryError, count_crashes};
 use clap::{CommandFactory, Parser, Subcommand};
 use coreward_wire::paths::Root;
 use error::CliError;
@@ -136,6 +139,9 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     if arguments.get(1).is_some_and(|argument| argument == symbol_reader::ARGUMENT) {
         return symbol_reader::main();
     }
+    if arguments.get(1).is_some_and(|argument| argument == test_crash::ARGUMENT) {
+        return test_crash::main();
+    }
     let arguments = CommandLine::parse_from(arguments);
     let mut out = BufWriter::new(io::stdout().lock());
     let ended = run(arguments, &mut out).and_then(|code| Ok(out.flush().map(|()| code)?));
@@ -169,11 +175,16 @@ fn run(arguments: CommandLine, out: &mut dyn Write) -> Result<ExitCode, CliError
         become_owner(&root)?;
     }
     match arguments.verb {
-        Verb::List(options) => list::run(&root, caller, options, out),
-        Verb::Info(options) => info::run(&root, caller, &options, out),
+        Verb::List(options) => {
+            let empty = options.json.then_some("[]");
+            list::run(&root, caller, options, out).or_else(|error| show_none(&root, error, empty, out))
+        }
+        Verb::Info(options) => info::run(&root, caller, &options, out)
+            .or_else(|error| show_none(&root, error, options.json.then_some("null"), out)),
         Verb::Export(options) => export::run(&root, &options, out),
         Verb::Debug(options) => debug::run(&root, caller, &options),
-        Verb::Groups(options) => groups::run(&root, &options, out),
+        Verb::Groups(options) => groups::run(&root, &options, out)
+            .or_else(|error| show_none(&root, error, options.json.then_some("[]"), out)),
         Verb::Usage(options) => usage::run(&root, &options, out),
         Verb::Pin(options) => remove::pin(&root, &options, true, out),
         Verb::Unpin(options) => remove::pin(&root, &options, false, out),
@@ -185,6 +196,28 @@ fn run(arguments: CommandLine, out: &mut dyn Write) -> Result<ExitCode, CliError
         Verb::Completions(options) => generate::completions(&options, CommandLine::command(), out),
         Verb::Generate(options) => generate::run(options, &CommandLine::command()),
     }
+}
+
+/// Before the first crash it is no failure that there is none. `empty` is what `--json` shows then.
+fn show_none(
+    root: &Root,
+    error: CliError,
+    empty: Option<&'static str>,
+    out: &mut dyn Write,
+) -> Result<ExitCode, CliError> {
+    let is_first = match &error {
+        CliError::Query(QueryError::NoCatalog(_) | QueryError::Nothing) => true,
+        CliError::Query(QueryError::NoMatch(_)) => count_crashes(root).is_ok_and(|count| count == 0),
+        _ => false,
+    };
+    if !is_first {
+        return Err(error);
+    }
+    if let Some(empty) = empty {
+        writeln!(out, "{empty}")?;
+    }
+    print_message("No crash has been recorded yet; `coreward status` shows whether crashes are being collected.");
+    Ok(ExitCode::SUCCESS)
 }
 
 #[cfg(test)]

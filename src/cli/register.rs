@@ -2,16 +2,19 @@
 
 use super::error::{CliError, RegisterError};
 use super::message::print_message;
-use super::sysctl::{Sysctl, SysctlKey};
-use super::sysctl_backup::SysctlBackup;
+use super::test_crash::{self, TestCrash};
+use super::{root_file, shim_check, sysctl_backup};
 use crate::crash::text::printable;
+use crate::registration::{
+    KERNEL_DEFAULTS, KernelSettings, Sysctl, SysctlKey, is_ours, starts_program, sysctl_file, words_of,
+};
 use clap::Args;
-use coreward_wire::paths::{Root, SPECIFIERS};
+use coreward_wire::paths::Root;
 use nix::unistd::geteuid;
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode, Stdio};
 
 /// Options of `register`.
 #[derive(Args, Debug)]
@@ -29,88 +32,71 @@ pub(super) struct UnregisterOptions {
     any_root: bool,
 }
 
-/// `kernel.core_pipe_limit`. The kernel skips a dump while this many are in progress, and with any limit but 0 it keeps the
-/// process, and thus `/proc/PID`, until the last reader of the pipe is gone (wait_for_dump_helpers in fs/coredump.c). With the
-/// largest number every process is kept and no dump is skipped.
-const NO_LIMIT: i32 = i32::MAX;
-/// The defaults of the kernel: core_pattern and core_pipe_limit.
-const KERNEL_DEFAULTS: (&str, &str) = ("core", "0");
-/// The shim's file name, wherever it is installed.
-const SHIM: &str = "coreward-shim";
+/// The order in which the settings are set: the shim never runs without the limit, and while `fs.suid_dumpable` is 2 the kernel
+/// logs a warning each time that a `core_pattern` without a program or path is written or read (`validate_coredump_safety`).
+const ORDER: [SysctlKey; 3] = [SysctlKey::CorePipeLimit, SysctlKey::CorePattern, SysctlKey::SuidDumpable];
+/// The program that applies sysctl.d(5), where Debian 12 and 13 have it.
+const SYSTEMD_SYSCTL: &str = "/lib/systemd/systemd-sysctl";
 
 /// Makes the kernel start the shim, after saving the current settings.
 pub(super) fn register(root: &Root, options: &RegisterOptions, out: &mut dyn Write) -> Result<ExitCode, CliError> {
     must_be_root()?;
     let shim = options.shim.clone().unwrap_or_else(|| root.shim_exe());
     // The kernel needs an absolute path.
-    let shim = std::path::absolute(&shim).map_err(|error| RegisterError::Shim(shim, error))?;
+    let shim = std::path::absolute(&shim).map_err(|error| RegisterError::Path(shim, error))?;
     check_shim(&shim)?;
-    let pattern = configure_kernel(&Sysctl::kernel(), root, &shim)?;
-    writeln!(out, "kernel.core_pattern = {pattern}\nkernel.core_pipe_limit = {NO_LIMIT}")?;
+    let settings = configure_kernel(&Sysctl::kernel(), root, &shim)?;
+    write_settings(out, &settings)?;
+    match test_crash::send(root) {
+        TestCrash::Passed => {
+            writeln!(out, "A crash that this command caused has arrived: crashes are being collected.")?;
+        }
+        TestCrash::NotTried(why) => writeln!(out, "Not tested with a crash: {why}.")?,
+        TestCrash::Failed(why) => return Err(RegisterError::TestCrash(why).into()),
+    }
     Ok(ExitCode::SUCCESS)
 }
 
 /// Restores the settings from before [`register`], unless somebody else has set another pattern since.
 pub(super) fn unregister(root: &Root, options: &UnregisterOptions, out: &mut dyn Write) -> Result<ExitCode, CliError> {
     must_be_root()?;
-    let (pattern, limit) = match restore_kernel(&Sysctl::kernel(), root, options.any_root)? {
-        Unregistered::Foreign(pattern) => {
-            writeln!(
-                out,
-                "kernel.core_pattern is \"{}\", which was not set by this Coreward: it is left as it is",
-                printable(&pattern)
-            )?;
-            return Ok(ExitCode::SUCCESS);
-        }
-        Unregistered::Restored(pattern, limit) => (pattern, limit),
-    };
-    writeln!(out, "kernel.core_pattern = {}\nkernel.core_pipe_limit = {limit}", printable(&pattern))?;
+    match restore_kernel(&Sysctl::kernel(), root, options.any_root)? {
+        Unregistered::Foreign(pattern) => writeln!(
+            out,
+            "kernel.core_pattern is \"{}\", which was not set by this Coreward: it is left as it is",
+            printable(&pattern)
+        )?,
+        Unregistered::Restored(settings) => write_settings(out, &settings)?,
+    }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Whether a `core_pattern` starts a shim for the tree `root`. That may be a shim registered with `--shim`: the settings from
-/// before it are still those to restore.
-pub(super) fn is_ours(pattern: &str, root: &Root) -> bool {
-    let mut words = words_of(pattern);
-    let Some(program) = words.next() else { return false };
-    let arguments: Vec<&str> = words.collect();
-    let (dir, specifiers) = match arguments.as_slice() {
-        ["--root", dir, specifiers @ ..] => (*dir, specifiers),
-        specifiers => ("/", specifiers),
-    };
-    let is_shim = specifiers.join(" ") == SPECIFIERS || Path::new(program).file_name().is_some_and(|name| name == SHIM);
-    is_shim && Root::new(dir) == *root
+fn write_settings(out: &mut dyn Write, settings: &KernelSettings) -> io::Result<()> {
+    for key in SysctlKey::ALL {
+        writeln!(out, "{} = {}", key.dotted(), printable(settings.get(key)))?;
+    }
+    Ok(())
 }
 
-/// The program that a `core_pattern` starts, and its arguments; nothing if it starts none. Like the kernel, this skips spaces in
-/// front of the program (format_corename, fs/coredump.c).
-fn words_of(pattern: &str) -> impl Iterator<Item = &str> {
-    pattern.strip_prefix('|').unwrap_or_default().split_whitespace()
-}
-
-/// Whether a `core_pattern` starts the shim that is installed for `root`, by whatever name and with whatever arguments.
-fn starts_installed_shim(pattern: &str, root: &Root) -> bool {
-    let shim = root.shim_exe();
-    words_of(pattern).next().is_some_and(|program| {
-        let program = Path::new(program);
-        program == shim
-            || program.canonicalize().is_ok_and(|program| shim.canonicalize().is_ok_and(|shim| program == shim))
-    })
-}
-
-/// Checks that the kernel can start the program of a `core_pattern`, if it has one.
+/// Checks that the kernel can start the program of a `core_pattern`, or connect to its socket, if it has one.
 fn check_helper(pattern: &str) -> Result<(), RegisterError> {
+    let failed = |path: &Path, error| RegisterError::Helper(path.to_owned(), error);
+    if let Some(socket) = pattern.strip_prefix('@') {
+        let socket = Path::new(socket.trim_start_matches('@'));
+        let metadata = std::fs::metadata(socket).map_err(|error| failed(socket, error))?;
+        let is_socket = metadata.file_type().is_socket();
+        return if is_socket { Ok(()) } else { Err(failed(socket, io::Error::other("it is not a socket"))) };
+    }
     if !pattern.starts_with('|') {
         return Ok(());
     }
     // The kernel starts it in `/`.
     let program = Path::new("/").join(words_of(pattern).next().unwrap_or_default());
-    let failed = |error| RegisterError::Helper(program.clone(), error);
-    let metadata = std::fs::metadata(&program).map_err(failed)?;
+    let metadata = std::fs::metadata(&program).map_err(|error| failed(&program, error))?;
     if metadata.is_file() && metadata.mode() & 0o111 != 0 {
         Ok(())
     } else {
-        Err(failed(io::Error::other("it is not an executable file")))
+        Err(failed(&program, io::Error::other("it is not an executable file")))
     }
 }
 
@@ -118,17 +104,10 @@ fn must_be_root() -> Result<(), RegisterError> {
     if geteuid().is_root() { Ok(()) } else { Err(RegisterError::NotRoot) }
 }
 
-/// Checks that the shim can be started. A pattern that cannot be started loses every core.
+/// Checks that the shim can be started, by starting it. A pattern that cannot be started loses every core.
 fn check_shim(shim: &Path) -> Result<(), RegisterError> {
-    let failed = |error| RegisterError::Shim(shim.to_owned(), error);
-    let metadata = std::fs::metadata(shim).map_err(failed)?;
-    if !metadata.is_file() {
-        return Err(failed(io::Error::other("it is not a file")));
-    }
-    if metadata.permissions().mode() & 0o111 == 0 {
-        return Err(failed(io::Error::other("it is not executable")));
-    }
-    if metadata.uid() != 0 || metadata.mode() & 0o022 != 0 {
+    shim_check::execute(shim)?;
+    if std::fs::metadata(shim).is_ok_and(|metadata| metadata.uid() != 0 || metadata.mode() & 0o022 != 0) {
         print_message(&format!(
             "coreward: warning: {}: users other than root may change this program, which the kernel runs as root",
             shim.display()
@@ -137,76 +116,146 @@ fn check_shim(shim: &Path) -> Result<(), RegisterError> {
     Ok(())
 }
 
-fn configure_kernel(sysctl: &Sysctl, root: &Root, shim: &Path) -> Result<String, CliError> {
+fn configure_kernel(sysctl: &Sysctl, root: &Root, shim: &Path) -> Result<KernelSettings, CliError> {
     for path in [shim, root.path()] {
         let text = path.to_string_lossy();
         if text.contains(|character: char| character == '%' || character.is_whitespace() || character.is_control()) {
             return Err(RegisterError::Unspeakable(printable(&text)).into());
         }
     }
-    let pattern = root.core_pattern(shim).map_err(RegisterError::from)?;
-    let before = SysctlBackup {
-        core_pattern: sysctl.get(SysctlKey::CorePattern)?,
-        core_pipe_limit: sysctl.get(SysctlKey::CorePipeLimit)?,
-    };
-    if !is_ours(&before.core_pattern, root) {
-        before.write(root).map_err(|error| RegisterError::Save(SysctlBackup::path(root), error))?;
+    let ours = KernelSettings::ours(root.core_pattern(shim).map_err(RegisterError::from)?);
+    let before = KernelSettings::read(sysctl)?;
+    let saved = read_backup(root, &before);
+    sysctl_backup::write(root, &settings_to_save(&before, saved, root))
+        .map_err(|error| RegisterError::Save(sysctl_backup::path(root), error))?;
+    for key in ORDER {
+        if let Err(error) = sysctl.set(key, ours.get(key)) {
+            // A truncated pattern is worse than the old one.
+            for key in ORDER.into_iter().rev() {
+                let _ = sysctl.set(key, before.get(key));
+            }
+            return Err(error.into());
+        }
     }
-    // The limit is set first, so that the shim never runs without it.
-    sysctl.set(SysctlKey::CorePipeLimit, &NO_LIMIT.to_string())?;
-    if let Err(error) = sysctl.set(SysctlKey::CorePattern, &pattern) {
-        // A truncated pattern is worse than the old one.
-        let _ = sysctl.set(SysctlKey::CorePattern, &before.core_pattern);
-        let _ = sysctl.set(SysctlKey::CorePipeLimit, &before.core_pipe_limit);
-        return Err(error.into());
+    let file = sysctl_file(root);
+    if let Err(error) = root_file::replace(&file, sysctl_text(&ours).as_bytes()) {
+        print_message(&format!(
+            "coreward: warning: {}: {error}: the settings last until somebody applies sysctl.d(5)",
+            file.display()
+        ));
     }
-    Ok(pattern)
+    Ok(ours)
+}
+
+/// The file that lets others apply our settings.
+fn sysctl_text(settings: &KernelSettings) -> String {
+    let lines = SysctlKey::ALL.map(|key| format!("{}={}\n", key.dotted(), settings.get(key)));
+    format!(
+        "# Written by `coreward register` and deleted by `coreward unregister`, so that whoever applies sysctl.d(5) leaves\n\
+         # crashes with Coreward. A file of this name in /etc/sysctl.d takes precedence.\n{}",
+        lines.concat()
+    )
+}
+
+/// What to save of the settings that were found, given what is saved already. Our own values are never saved, and where
+/// somebody took the crashes away since the first registration, the kernel's default pattern does not replace what was found then.
+fn settings_to_save(before: &KernelSettings, saved: Option<KernelSettings>, root: &Root) -> KernelSettings {
+    let [default_pattern, ..] = KERNEL_DEFAULTS;
+    let is_ours = is_ours(&before.core_pattern, root);
+    match saved {
+        Some(saved) if is_ours || before.core_pattern == default_pattern => saved,
+        None if !is_ours => before.clone(),
+        saved => {
+            let earlier = saved.unwrap_or_else(KernelSettings::kernel_defaults);
+            let value = |key| if before.is_ours(key, root) { earlier.get(key) } else { before.get(key) }.to_owned();
+            KernelSettings {
+                core_pattern: value(SysctlKey::CorePattern),
+                core_pipe_limit: value(SysctlKey::CorePipeLimit),
+                suid_dumpable: value(SysctlKey::SuidDumpable),
+            }
+        }
+    }
 }
 
 enum Unregistered {
     /// Somebody else has set this pattern since.
     Foreign(String),
-    /// The pattern and the limit that are set now.
-    Restored(String, String),
+    /// The settings that are in force now.
+    Restored(KernelSettings),
 }
 
 fn restore_kernel(sysctl: &Sysctl, root: &Root, any_root: bool) -> Result<Unregistered, CliError> {
-    let now = sysctl.get(SysctlKey::CorePattern)?;
-    let ended = if is_ours(&now, root) || (any_root && starts_installed_shim(&now, root)) {
-        let (pattern, limit) = settings_to_restore(root);
-        // In the reverse order of registering.
-        sysctl.set(SysctlKey::CorePattern, &pattern)?;
-        sysctl.set(SysctlKey::CorePipeLimit, &limit)?;
-        Unregistered::Restored(pattern, limit)
+    let file = sysctl_file(root);
+    root_file::remove(&file).map_err(|error| RegisterError::Save(file, error))?;
+    let now = KernelSettings::read(sysctl)?;
+    let saved = read_backup(root, &now);
+    let is_ours = is_ours(&now.core_pattern, root) || (any_root && starts_program(&now.core_pattern, &root.shim_exe()));
+    let restored = if is_ours {
+        let settings = settings_to_restore(saved, root);
+        for key in ORDER.into_iter().rev() {
+            sysctl.set(key, settings.get(key))?;
+        }
+        SysctlKey::ALL.to_vec()
     } else {
-        Unregistered::Foreign(now)
+        // Whoever took the pattern may have left the rest: only what has our value still is put back.
+        let settings = saved.unwrap_or(KernelSettings {
+            suid_dumpable: now.suid_dumpable.clone(),
+            ..KernelSettings::kernel_defaults()
+        });
+        let rest = [SysctlKey::CorePipeLimit, SysctlKey::SuidDumpable];
+        let rest: Vec<SysctlKey> = rest.into_iter().filter(|key| now.is_ours(*key, root)).collect();
+        for key in &rest {
+            sysctl.set(*key, settings.get(*key))?;
+        }
+        rest
     };
-    SysctlBackup::remove(root).map_err(|error| RegisterError::Save(SysctlBackup::path(root), error))?;
-    Ok(ended)
+    if root.is_system() {
+        apply_sysctl_files(sysctl, &restored);
+    }
+    sysctl_backup::remove(root).map_err(|error| RegisterError::Save(sysctl_backup::path(root), error))?;
+    if is_ours {
+        Ok(Unregistered::Restored(KernelSettings::read(sysctl)?))
+    } else {
+        Ok(Unregistered::Foreign(now.core_pattern))
+    }
 }
 
-/// The saved settings if they can be trusted, else the defaults of the kernel.
-fn settings_to_restore(root: &Root) -> (String, String) {
-    let default = (KERNEL_DEFAULTS.0.to_owned(), KERNEL_DEFAULTS.1.to_owned());
-    match SysctlBackup::read(root) {
-        Ok(Some(saved)) if is_ours(&saved.core_pattern, root) || starts_installed_shim(&saved.core_pattern, root) => {
-            default
-        }
-        Ok(Some(saved)) => match check_helper(&saved.core_pattern) {
-            Ok(()) => (saved.core_pattern, saved.core_pipe_limit),
-            Err(error) => {
-                print_message(&format!("coreward: {error}: the defaults of the kernel are set"));
-                default
-            }
-        },
-        Ok(None) => default,
+/// Applies the files of sysctl.d(5) to those of the settings that have the kernel's default now: at boot Coreward registers
+/// before the files are applied, so it does not find what they say.
+fn apply_sysctl_files(sysctl: &Sysctl, keys: &[SysctlKey]) {
+    let defaults = KernelSettings::kernel_defaults();
+    let is_default = |key: &&SysctlKey| sysctl.get(**key).is_ok_and(|value| value == defaults.get(**key));
+    let prefixes: Vec<String> = keys.iter().filter(is_default).map(|key| format!("--prefix=/{}", key.path())).collect();
+    if prefixes.is_empty() || !Path::new(SYSTEMD_SYSCTL).exists() {
+        return;
+    }
+    let ended = Command::new(SYSTEMD_SYSCTL).args(prefixes).stdin(Stdio::null()).stdout(Stdio::null()).status();
+    match ended {
+        Ok(status) if status.success() => {}
+        Ok(status) => print_message(&format!("coreward: {SYSTEMD_SYSCTL}: {status}")),
+        Err(error) => print_message(&format!("coreward: {SYSTEMD_SYSCTL}: {error}")),
+    }
+}
+
+/// The saved settings, if there are any that can be trusted.
+fn read_backup(root: &Root, now: &KernelSettings) -> Option<KernelSettings> {
+    sysctl_backup::read(root, now).unwrap_or_else(|error| {
+        print_message(&format!("coreward: {}: {error}: ignored", sysctl_backup::path(root).display()));
+        None
+    })
+}
+
+/// The saved settings if their handler still exists, else the defaults of the kernel.
+fn settings_to_restore(saved: Option<KernelSettings>, root: &Root) -> KernelSettings {
+    let Some(saved) = saved else { return KernelSettings::kernel_defaults() };
+    if is_ours(&saved.core_pattern, root) || starts_program(&saved.core_pattern, &root.shim_exe()) {
+        return KernelSettings::kernel_defaults();
+    }
+    match check_helper(&saved.core_pattern) {
+        Ok(()) => saved,
         Err(error) => {
-            let path = SysctlBackup::path(root);
-            print_message(&format!(
-                "coreward: {}: {error}: ignored, the defaults of the kernel are set",
-                path.display()
-            ));
-            default
+            print_message(&format!("coreward: {error}: the defaults of the kernel are set"));
+            KernelSettings::kernel_defaults()
         }
     }
 }
@@ -214,6 +263,7 @@ fn settings_to_restore(root: &Root) -> (String, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     /// A handler with arguments; its program exists everywhere.
     const OTHER: &str = "|/bin/sh %P %u %g %s %t 9223372036854775808 %h";
@@ -228,68 +278,104 @@ mod tests {
     fn fixture(pattern: &str, limit: &str) -> RegisterFixture {
         // The path must be short: a pattern has at most 127 bytes.
         let dir = tempfile::Builder::new().prefix("r").rand_bytes(4).tempdir_in("/tmp").unwrap();
-        std::fs::write(dir.path().join("core_pattern"), format!("{pattern}\n")).unwrap();
-        std::fs::write(dir.path().join("core_pipe_limit"), format!("{limit}\n")).unwrap();
         let root = Root::new(dir.path().join("t"));
-        let sysctl = Sysctl::fixture(dir.path().to_owned());
-        let shim = dir.path().join(SHIM);
-        std::fs::write(&shim, "#!/bin/true\n").unwrap();
+        let sysctl = Sysctl::fixture(dir.path().to_owned(), [pattern, limit, "1"]);
+        let shim = dir.path().join("coreward-shim");
+        std::fs::copy("/bin/true", &shim).unwrap();
         std::fs::set_permissions(&shim, PermissionsExt::from_mode(0o755)).unwrap();
         RegisterFixture { dir, root, sysctl, shim }
     }
 
     impl RegisterFixture {
-        fn values(&self) -> (String, String) {
-            (self.sysctl.get(SysctlKey::CorePattern).unwrap(), self.sysctl.get(SysctlKey::CorePipeLimit).unwrap())
+        fn values(&self) -> [String; 3] {
+            SysctlKey::ALL.map(|key| self.sysctl.get(key).unwrap())
+        }
+
+        fn configure(&self) -> String {
+            configure_kernel(&self.sysctl, &self.root, &self.shim).unwrap().core_pattern
+        }
+
+        fn restore(&self) -> Unregistered {
+            restore_kernel(&self.sysctl, &self.root, false).unwrap()
         }
     }
 
     #[test]
     fn unregister_restores_the_settings() {
         let it = fixture(OTHER, "16");
-        let pattern = configure_kernel(&it.sysctl, &it.root, &it.shim).unwrap();
+        let pattern = it.configure();
         assert!(
             pattern.starts_with(&format!("|{} --root {} %P", it.shim.display(), it.root.path().display())),
             "{pattern}"
         );
-        assert_eq!(it.values(), (pattern.clone(), "2147483647".to_owned()));
-        configure_kernel(&it.sysctl, &it.root, &it.shim).unwrap();
+        assert_eq!(it.values(), [pattern.as_str(), "2147483647", "2"]);
+        let file = std::fs::read_to_string(sysctl_file(&it.root)).unwrap();
+        let ours = format!("\nkernel.core_pattern={pattern}\nkernel.core_pipe_limit=2147483647\nfs.suid_dumpable=2\n");
+        assert!(file.ends_with(&ours), "{file}");
+        it.configure();
         it.sysctl.set(SysctlKey::CorePipeLimit, "4").unwrap();
-        configure_kernel(&it.sysctl, &it.root, &it.shim).unwrap();
-        assert_eq!(it.values(), (pattern, "2147483647".to_owned()), "set again");
-        restore_kernel(&it.sysctl, &it.root, false).unwrap();
-        assert_eq!(it.values(), (OTHER.to_owned(), "16".to_owned()), "what was there before the first time");
-        assert!(!SysctlBackup::path(&it.root).exists());
+        it.sysctl.set(SysctlKey::SuidDumpable, "0").unwrap();
+        it.configure();
+        assert_eq!(it.values(), [pattern.as_str(), "2147483647", "2"], "set again");
+        it.restore();
+        assert_eq!(it.values(), [OTHER, "16", "1"], "what was there before the first time");
+        assert!(!sysctl_backup::path(&it.root).exists() && !sysctl_file(&it.root).exists());
     }
 
     #[test]
     fn a_foreign_pattern_is_left_alone_and_saved_the_next_time() {
         let it = fixture("core", "0");
-        configure_kernel(&it.sysctl, &it.root, &it.shim).unwrap();
+        it.configure();
         it.sysctl.set(SysctlKey::CorePattern, OTHER).unwrap();
-        assert!(
-            matches!(restore_kernel(&it.sysctl, &it.root, false).unwrap(), Unregistered::Foreign(pattern) if pattern == OTHER)
-        );
-        assert_eq!(it.values().0, OTHER);
-        assert!(!SysctlBackup::path(&it.root).exists());
-        configure_kernel(&it.sysctl, &it.root, &it.shim).unwrap();
-        restore_kernel(&it.sysctl, &it.root, false).unwrap();
-        assert_eq!(it.values().0, OTHER);
+        assert!(matches!(it.restore(), Unregistered::Foreign(pattern) if pattern == OTHER));
+        assert_eq!(it.values(), [OTHER, "0", "1"], "the rest was ours, and is as it was found");
+        assert!(!sysctl_backup::path(&it.root).exists() && !sysctl_file(&it.root).exists());
+        it.configure();
+        it.restore();
+        assert_eq!(it.values()[0], OTHER);
+    }
+
+    #[test]
+    fn settings_that_were_taken_away_are_taken_back_and_what_was_found_first_is_not_forgotten() {
+        let it = fixture(OTHER, "16");
+        it.configure();
+        // Whoever applies sysctl.d(5) without our file.
+        it.sysctl.set(SysctlKey::CorePattern, "core").unwrap();
+        it.configure();
+        it.restore();
+        assert_eq!(it.values(), [OTHER, "16", "1"]);
+        // Another handler is installed meanwhile, with a limit of its own.
+        it.configure();
+        it.sysctl.set(SysctlKey::CorePattern, "|/bin/cat").unwrap();
+        it.configure();
+        it.restore();
+        assert_eq!(it.values(), ["|/bin/cat", "16", "1"]);
+    }
+
+    #[test]
+    fn our_own_values_are_never_what_was_found() {
+        let it = fixture("", "2147483647");
+        let pattern = it.root.core_pattern(&it.shim).unwrap();
+        it.sysctl.set(SysctlKey::CorePattern, &pattern).unwrap();
+        it.sysctl.set(SysctlKey::SuidDumpable, "2").unwrap();
+        it.configure();
+        it.restore();
+        assert_eq!(it.values(), KERNEL_DEFAULTS);
     }
 
     #[test]
     fn without_trusted_settings_the_defaults_of_the_kernel_are_set() {
-        for planted in [None, Some("core_pattern=|/tmp/evil\ncore_pipe_limit=1\n")] {
+        for planted in [None, Some("core_pattern=|/tmp/evil\ncore_pipe_limit=1\nsuid_dumpable=1\n")] {
             let it = fixture("", "1");
             let pattern = it.root.core_pattern(&it.shim).unwrap();
             it.sysctl.set(SysctlKey::CorePattern, &pattern).unwrap();
             if let Some(text) = planted {
                 std::fs::create_dir_all(it.root.run_dir()).unwrap();
-                std::fs::write(SysctlBackup::path(&it.root), text).unwrap();
-                std::fs::set_permissions(SysctlBackup::path(&it.root), PermissionsExt::from_mode(0o666)).unwrap();
+                std::fs::write(sysctl_backup::path(&it.root), text).unwrap();
+                std::fs::set_permissions(sysctl_backup::path(&it.root), PermissionsExt::from_mode(0o666)).unwrap();
             }
-            restore_kernel(&it.sysctl, &it.root, false).unwrap();
-            assert_eq!(it.values(), ("core".to_owned(), "0".to_owned()));
+            it.restore();
+            assert_eq!(it.values(), KERNEL_DEFAULTS);
         }
     }
 
@@ -301,16 +387,22 @@ mod tests {
             let pattern = format!("|{} %P", helper.display());
             it.sysctl.set(SysctlKey::CorePattern, &pattern).unwrap();
             it.sysctl.set(SysctlKey::CorePipeLimit, "7").unwrap();
-            configure_kernel(&it.sysctl, &it.root, &it.shim).unwrap();
+            it.sysctl.set(SysctlKey::SuidDumpable, "1").unwrap();
+            it.configure();
             if let Some(mode) = mode {
                 std::fs::write(&helper, content).unwrap();
                 std::fs::set_permissions(&helper, PermissionsExt::from_mode(mode)).unwrap();
             }
-            restore_kernel(&it.sysctl, &it.root, false).unwrap();
-            let restored = if mode == Some(0o755) { (pattern, "7") } else { ("core".to_owned(), "0") };
-            assert_eq!(it.values(), (restored.0, restored.1.to_owned()), "{mode:?}");
+            it.restore();
+            let restored = if mode == Some(0o755) { [pattern.as_str(), "7", "1"] } else { KERNEL_DEFAULTS };
+            assert_eq!(it.values(), restored, "{mode:?}");
         }
         assert!(check_helper("|").is_err() && check_helper("").is_ok() && check_helper("/var/none").is_ok());
+        let socket = it.dir.path().join("socket");
+        let pattern = format!("@@{}", socket.display());
+        assert!(check_helper(&pattern).is_err());
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        assert!(check_helper(&pattern).is_ok());
     }
 
     #[test]
@@ -327,10 +419,10 @@ mod tests {
             format!("|{} %P", link.display()),
         ] {
             it.sysctl.set(SysctlKey::CorePattern, &pattern).unwrap();
-            restore_kernel(&it.sysctl, &it.root, false).unwrap();
-            assert_eq!(it.values().0, pattern, "not this tree's");
+            it.restore();
+            assert_eq!(it.values()[0], pattern, "not this tree's");
             restore_kernel(&it.sysctl, &it.root, true).unwrap();
-            assert_eq!(it.values().0, "core", "{pattern}");
+            assert_eq!(it.values()[0], "core", "{pattern}");
         }
     }
 
@@ -349,29 +441,7 @@ mod tests {
                 "{error}"
             );
         }
-        assert_eq!(it.values(), (OTHER.to_owned(), "16".to_owned()));
-        assert!(!SysctlBackup::path(&it.root).exists());
-    }
-
-    #[test]
-    fn ours_is_the_shim_of_this_root() {
-        let (system, tree) = (Root::default(), Root::new("/t"));
-        let cases = [
-            ("|/usr/libexec/coreward/coreward-shim %P %I", true, false),
-            ("|/src/target/debug/coreward-shim %P", true, false),
-            ("|/tmp/shim %P %I %u %g %s %t %c %d %h %F", true, false),
-            ("|/tmp/shim --root /t %P %I %u %g %s %t %c %d %h %F", false, true),
-            ("| /usr/libexec/coreward/coreward-shim  %P", true, false),
-            ("|/tmp/shim %P", false, false),
-            ("|/usr/libexec/coreward/coreward-shim --root /t %P", false, true),
-            ("|/usr/libexec/coreward/coreward-shim --root /tt %P", false, false),
-            (OTHER, false, false),
-            ("core", false, false),
-            ("/var/coreward-shim %P", false, false),
-            ("", false, false),
-        ];
-        for (pattern, of_system, of_tree) in cases {
-            assert_eq!((is_ours(pattern, &system), is_ours(pattern, &tree)), (of_system, of_tree), "{pattern}");
-        }
+        assert_eq!(it.values(), [OTHER, "16", "1"]);
+        assert!(!sysctl_backup::path(&it.root).exists() && !sysctl_file(&it.root).exists());
     }
 }

@@ -2,10 +2,11 @@
 
 use super::error::CliError;
 use super::privileges::become_owner;
-use super::register::is_ours;
-use super::sysctl::{Sysctl, SysctlKey};
+use super::shim_check;
+use super::test_crash::{self, TestCrash};
 use super::units::{self, Unit};
 use crate::config;
+use crate::registration::{KernelSettings, Sysctl, SysctlKey, words_of};
 use crate::store::{self, Filter, Layout, QueryError};
 use coreward_wire::paths::{Root, SPOOL, SPOOL_SUFFIX};
 use nix::sys::statvfs::statvfs;
@@ -14,22 +15,36 @@ use std::fs::{File, TryLockError};
 use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::Duration;
 
+/// How long the daemon is watched if systemd has started it again before: one that restarts for ever does so after 100 ms.
+const RESTART_WATCH: Duration = Duration::from_secs(1);
 /// The suffix of spooled crashes that no daemon could read.
 const QUARANTINED: &str = ".bad";
 
 /// The state of the collection, the daemon and its store. The field names are those of `--json`.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct StatusReport {
-    /// The kernel starts a shim that exists, and the socket that the shim connects to exists.
+    /// The kernel starts the shim, the shim can be executed and has a socket to connect to, the daemon does not end again and
+    /// again, and no test crash got lost.
     pub(super) collecting: bool,
     /// What to do if something is wrong.
     pub(super) advice: Vec<String>,
     pub(super) core_pattern: String,
     pub(super) core_pattern_is_ours: bool,
     pub(super) core_pipe_limit: String,
+    pub(super) suid_dumpable: String,
     pub(super) shim: Option<PathBuf>,
     pub(super) shim_exists: bool,
+    /// Why the shim cannot be executed.
+    pub(super) shim_problem: Option<String>,
+    /// The daemon ends again and again.
+    pub(super) daemon_restarts: bool,
+    /// `passed`, `failed` or `not-tried`: whether a crash that this command caused arrived.
+    pub(super) test_crash: &'static str,
+    /// Why it failed or was not tried.
+    pub(super) test_crash_problem: Option<String>,
     pub(super) socket: PathBuf,
     pub(super) socket_exists: bool,
     /// `None`: systemd does not run the daemon.
@@ -58,35 +73,76 @@ pub(super) struct StatusReport {
     pub(super) configuration_problems: Vec<String>,
 }
 
-/// Collects the report for the tree `root`.
-pub(super) fn inspect(root: &Root, sysctl: &Sysctl) -> Result<StatusReport, CliError> {
-    // Only root reaches systemd where no message bus runs, so this comes before becoming another user.
+/// Collects the report for the tree `root`. With `test` and nothing wrong so far, a test crash has the last word.
+pub(super) fn inspect(root: &Root, sysctl: &Sysctl, test: bool) -> Result<StatusReport, CliError> {
+    // Only root reaches systemd where no message bus runs, and only root's crash can be a test, so this comes before becoming
+    // another user.
     let units = units::query_systemd(root);
-    become_owner(root)?;
-    let mut status =
-        StatusReport { units, daemon_running: is_daemon_running(&root.state_dir()), ..StatusReport::default() };
-    inspect_kernel(root, sysctl, &mut status)?;
+    let mut status = StatusReport {
+        daemon_running: is_daemon_running(&root.state_dir()),
+        test_crash: "not-tried",
+        ..StatusReport::default()
+    };
+    let settings = inspect_kernel(root, sysctl, &mut status)?;
+    status.daemon_restarts = units.as_deref().is_some_and(|before| keeps_restarting(root, before));
+    status.units = units;
+    let shim_remedy = inspect_shim(&mut status);
     status.socket = root.intake_socket();
     status.socket_exists = std::fs::metadata(&status.socket).is_ok_and(|metadata| metadata.file_type().is_socket());
+    let unit_of_socket = status.unit(units::SOCKET);
+    let is_listening = status.socket_exists && unit_of_socket.is_none_or(|unit| unit.active == "active");
+    let works = status.core_pattern_is_ours && shim_remedy.is_none() && is_listening && !status.daemon_restarts;
+    let tested = match (test, works) {
+        (true, true) => test_crash::send(root),
+        (true, false) => TestCrash::NotTried("it could not arrive".to_owned()),
+        (false, _) => TestCrash::NotTried("--no-test was given".to_owned()),
+    };
+    status.collecting = works && !matches!(tested, TestCrash::Failed(_));
+    (status.test_crash, status.test_crash_problem) = match tested {
+        TestCrash::Passed => ("passed", None),
+        TestCrash::Failed(why) => ("failed", Some(why)),
+        TestCrash::NotTried(why) => ("not-tried", Some(why)),
+    };
+    become_owner(root)?;
     inspect_catalog(root, &mut status);
     inspect_store(root, &mut status);
     if let Ok(names) = spooled_files(root) {
         let count = |ending: &str| names.iter().filter(|name| name.ends_with(ending)).count() as u64;
         (status.spooled, status.quarantined) = (Some(count(SPOOL_SUFFIX)), Some(count(QUARANTINED)));
     }
-    status.collecting = status.core_pattern_is_ours && status.shim_exists && status.socket_exists;
-    status.advice = advice(root, &status);
+    status.advice = advice(root, &status, &settings, shim_remedy, is_listening);
     Ok(status)
 }
 
-fn inspect_kernel(root: &Root, sysctl: &Sysctl, status: &mut StatusReport) -> Result<(), CliError> {
-    status.core_pattern = sysctl.get(SysctlKey::CorePattern)?;
-    status.core_pipe_limit = sysctl.get(SysctlKey::CorePipeLimit)?;
-    status.core_pattern_is_ours = is_ours(&status.core_pattern, root);
-    let program = status.core_pattern.strip_prefix('|').and_then(|command| command.split(' ').next());
-    status.shim = program.filter(|_| status.core_pattern_is_ours).map(PathBuf::from);
-    status.shim_exists = status.shim.as_ref().is_some_and(|shim| shim.is_file());
-    Ok(())
+fn inspect_kernel(root: &Root, sysctl: &Sysctl, status: &mut StatusReport) -> Result<KernelSettings, CliError> {
+    let settings = KernelSettings::read(sysctl)?;
+    status.core_pattern.clone_from(&settings.core_pattern);
+    status.core_pipe_limit.clone_from(&settings.core_pipe_limit);
+    status.suid_dumpable.clone_from(&settings.suid_dumpable);
+    status.core_pattern_is_ours = settings.is_ours(SysctlKey::CorePattern, root);
+    Ok(settings)
+}
+
+/// Executes the shim that the kernel starts. Returns the remedy if that does not work.
+fn inspect_shim(status: &mut StatusReport) -> Option<String> {
+    let shim = words_of(&status.core_pattern).next().filter(|_| status.core_pattern_is_ours).map(PathBuf::from)?;
+    status.shim_exists = shim.is_file();
+    let executed = shim_check::execute(&shim);
+    status.shim = Some(shim);
+    let error = executed.err()?;
+    status.shim_problem = Some(error.to_string());
+    Some(error.remedy())
+}
+
+/// Whether systemd starts the daemon again while this command looks. Units that were never started again are not waited for.
+fn keeps_restarting(root: &Root, before: &[Unit]) -> bool {
+    let daemon = |units: &[Unit]| units.iter().find(|unit| unit.name == units::DAEMON).cloned();
+    let Some(daemon_before) = daemon(before).filter(|unit| unit.restarts > 0 || unit.active == "activating") else {
+        return false;
+    };
+    sleep(RESTART_WATCH);
+    let now = units::query_systemd(root).and_then(|units| daemon(&units));
+    now.is_some_and(|now| now.restarts > daemon_before.restarts || (now.active == "failed"))
 }
 
 /// A daemon holds an exclusive lock on the state directory. A shared lock is tried, so that two of these commands do not take
@@ -161,19 +217,49 @@ fn spooled_files(root: &Root) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
+impl StatusReport {
+    fn unit(&self, name: &str) -> Option<&Unit> {
+        self.units.iter().flatten().find(|unit| unit.name == name)
+    }
+}
+
 /// The commands that help, in the order in which to run them.
-fn advice(root: &Root, status: &StatusReport) -> Vec<String> {
-    let mut advice = Vec::new();
+fn advice(
+    root: &Root,
+    status: &StatusReport,
+    settings: &KernelSettings,
+    shim_remedy: Option<String>,
+    is_listening: bool,
+) -> Vec<String> {
+    let mut advice: Vec<String> = shim_remedy.into_iter().collect();
     let mut advise = |when: bool, command: &str| advice.extend(when.then(|| command.to_owned()));
     // systemctl is no way out where systemd is not the init system.
     let by_systemd = status.units.is_some() || (root.is_system() && libsystemd::daemon::booted());
-    advise(!status.socket_exists && by_systemd, "systemctl enable --now coreward.socket");
-    advise(!status.socket_exists && !by_systemd, "start corewardd on its socket");
-    let register = if by_systemd { "systemctl enable --now coreward-register.service" } else { "coreward register" };
-    advise(!status.core_pattern_is_ours, register);
-    advise(status.core_pattern_is_ours && !status.shim_exists, "install Coreward's shim again (package coreward)");
-    let failed = status.units.iter().flatten().any(|unit| unit.active == "failed");
-    advise(failed, "see why the unit failed: systemctl status coreward.service, journalctl -u coreward.service");
+    let start = |name: &str| match status.unit(name) {
+        Some(unit) if unit.load == "masked" => format!("systemctl unmask {name} && systemctl enable --now {name}"),
+        _ => format!("systemctl enable --now {name}"),
+    };
+    let socket = if by_systemd { start(units::SOCKET) } else { "start corewardd on its socket".to_owned() };
+    advise(!is_listening, &socket);
+    let register = match status.unit(units::REGISTER) {
+        // Starting an active unit does nothing.
+        Some(unit) if unit.active == "active" => format!("systemctl reload {}", units::REGISTER),
+        _ if by_systemd => start(units::REGISTER),
+        _ => "coreward register".to_owned(),
+    };
+    // Without its unit the registration lasts until the next boot.
+    let lasts = status.unit(units::REGISTER).is_none_or(|unit| unit.active == "active");
+    advise(!lasts || SysctlKey::ALL.iter().any(|key| !settings.is_ours(*key, root)), &register);
+    let daemon_fails = status.daemon_restarts || status.unit(units::DAEMON).is_some_and(|unit| unit.active == "failed");
+    advise(daemon_fails, "see why the daemon ends: journalctl -e -u coreward.service");
+    let others_failed = status.units.iter().flatten().any(|unit| unit.active == "failed" && unit.name != units::DAEMON);
+    advise(others_failed, "see why the unit failed: systemctl status 'coreward*'");
+    let is_silent = status.test_crash == "failed" && by_systemd;
+    advise(
+        is_silent,
+        "see what the daemon does (journalctl -e -u coreward.service), or systemctl restart coreward.service",
+    );
+    advise(status.test_crash == "failed" && !by_systemd, "see the log of corewardd");
     advice
 }
 
@@ -185,29 +271,66 @@ mod tests {
     #[test]
     fn collecting_means_pattern_shim_and_socket() {
         let dir = tempfile::Builder::new().prefix("s").rand_bytes(4).tempdir_in("/tmp").unwrap();
-        let (root, sysctl) = (Root::new(dir.path()), Sysctl::fixture(dir.path().to_owned()));
+        let root = Root::new(dir.path());
+        let sysctl = Sysctl::fixture(dir.path().to_owned(), ["core", "0", "0"]);
         let shim = dir.path().join("coreward-shim");
-        std::fs::write(dir.path().join("core_pipe_limit"), "0\n").unwrap();
-        std::fs::write(dir.path().join("core_pattern"), "core\n").unwrap();
         std::fs::create_dir_all(root.run_dir().join(SPOOL)).unwrap();
-        let status = inspect(&root, &sysctl).unwrap();
+        let inspect = || inspect(&root, &sysctl, false).unwrap();
+        let status = inspect();
         assert!(!status.collecting && status.daemon_running == Some(false) && status.crashes == Some(0));
         assert_eq!(status.advice, ["start corewardd on its socket", "coreward register"]);
         assert!(status.max_use > 0 && status.free_bytes > 0);
 
-        std::fs::write(dir.path().join("core_pattern"), root.core_pattern(&shim).unwrap()).unwrap();
+        sysctl.set(SysctlKey::CorePattern, &root.core_pattern(&shim).unwrap()).unwrap();
         let _socket = UnixListener::bind(root.intake_socket()).unwrap();
-        let status = inspect(&root, &sysctl).unwrap();
+        let status = inspect();
         assert!(!status.collecting, "the shim is missing");
-        std::fs::write(&shim, "").unwrap();
+        assert_eq!(status.advice, ["apt install --reinstall coreward", "coreward register"]);
+        std::fs::copy("/bin/true", &shim).unwrap();
         std::fs::create_dir_all(root.state_dir()).unwrap();
         for name in ["a.spool", "b.1.spool", "c.bad", "d"] {
             std::fs::write(root.run_dir().join(SPOOL).join(name), "").unwrap();
         }
         let lock = File::open(root.state_dir()).unwrap();
         lock.lock().unwrap();
-        let status = inspect(&root, &sysctl).unwrap();
+        let status = inspect();
+        assert!(status.collecting && status.shim_problem.is_none(), "{status:?}");
+        assert_eq!(status.advice, ["coreward register"], "the limit and suid_dumpable");
+        for (key, value) in [(SysctlKey::CorePipeLimit, "2147483647"), (SysctlKey::SuidDumpable, "2")] {
+            sysctl.set(key, value).unwrap();
+        }
+        let status = inspect();
         assert!(status.collecting && status.advice.is_empty(), "{status:?}");
         assert_eq!((status.daemon_running, status.spooled, status.quarantined), (Some(true), Some(2), Some(1)));
+    }
+
+    #[test]
+    fn the_advice_is_no_command_that_does_nothing() {
+        let unit = |name: &str, load: &str, active: &str| Unit {
+            name: name.to_owned(),
+            load: load.to_owned(),
+            active: active.to_owned(),
+            sub: String::new(),
+            text: String::new(),
+            restarts: 0,
+        };
+        let root = Root::default();
+        let lost = KernelSettings::kernel_defaults();
+        for (load, active, expected) in [
+            ("loaded", "active", "systemctl reload coreward-register.service"),
+            ("loaded", "inactive", "systemctl enable --now coreward-register.service"),
+            (
+                "masked",
+                "inactive",
+                "systemctl unmask coreward-register.service && systemctl enable --now coreward-register.service",
+            ),
+        ] {
+            let status =
+                StatusReport { units: Some(vec![unit(units::REGISTER, load, active)]), ..StatusReport::default() };
+            assert_eq!(advice(&root, &status, &lost, None, true), [expected]);
+            let ours = KernelSettings::ours(root.core_pattern(&root.shim_exe()).unwrap());
+            let said = advice(&root, &status, &ours, None, true);
+            assert_eq!(said, if active == "active" { Vec::new() } else { vec![expected] }, "only until the next boot");
+        }
     }
 }

@@ -14,6 +14,11 @@ pub(super) fn write(status: &StatusReport, out: &mut dyn Write) -> io::Result<()
     }
     match (status.collecting, status.advice.as_slice()) {
         (true, []) => writeln!(out, "\nCrashes are being collected."),
+        (false, _) if status.daemon_restarts => writeln!(
+            out,
+            "\nCrashes are NOT being collected: the daemon ends again and again, and they wait in the spool. What to do: {}",
+            status.advice.join("; ")
+        ),
         (true, advice) => writeln!(out, "\nCrashes are being collected, but: {}", advice.join("; ")),
         (false, advice) => writeln!(out, "\nCrashes are NOT being collected. What to do: {}", advice.join("; ")),
     }
@@ -24,15 +29,22 @@ fn lines(status: &StatusReport) -> Vec<(String, String)> {
     let mut line = |label: &str, text: String| lines.push((label.to_owned(), text));
     line("Kernel", format!("{} (core_pattern \"{}\")", receiver(status), printable(&status.core_pattern)));
     line("Pipe limit", pipe_limit(status));
+    line("Privileged", privileged(status));
     let socket = printable(&status.socket.display().to_string());
     line("Socket", if status.socket_exists { socket } else { format!("{socket} does not exist") });
     for unit in status.units.iter().flatten() {
         let text = if unit.text.is_empty() { String::new() } else { format!(": {}", unit.text) };
-        line(&unit.name, format!("{} ({}){text}", unit.active, unit.sub));
+        let again = match unit.restarts {
+            0 => String::new(),
+            1 => ", restarted once".to_owned(),
+            times => format!(", restarted {times} times"),
+        };
+        line(&unit.name, format!("{} ({}{again}){text}", unit.active, unit.sub));
     }
     if status.units.is_none() {
         line("Daemon", daemon(status).to_owned());
     }
+    line("Test crash", test_crash(status));
     line("Crashes", crashes(status));
     let (used, max_use) = (human::size(status.stored_bytes), limit(status.max_use));
     line("Cores", format!("{}, {used} of {max_use} (MaxUse=)", status.stored_cores));
@@ -53,8 +65,10 @@ fn receiver(status: &StatusReport) -> String {
     let program = pattern.strip_prefix('|').map(|command| command.split(' ').next().unwrap_or_default());
     let name = program.and_then(|program| program.rsplit('/').next());
     match (name, program) {
-        _ if status.core_pattern_is_ours && status.shim_exists => "crashes go to Coreward".to_owned(),
-        _ if status.core_pattern_is_ours => "crashes go to Coreward's shim, WHICH DOES NOT EXIST".to_owned(),
+        _ if status.core_pattern_is_ours => match &status.shim_problem {
+            None => "crashes go to Coreward".to_owned(),
+            Some(problem) => format!("crashes go to Coreward's shim, BUT {}", printable(problem)),
+        },
         (Some("coreward-shim"), _) => "crashes go to a Coreward with another --root".to_owned(),
         (Some(name @ ("systemd-coredump" | "apport" | "abrt-hook-ccpp")), _) => format!("crashes go to {name}"),
         (_, Some(program)) => format!("crashes go to {}", printable(program)),
@@ -68,12 +82,32 @@ fn pipe_limit(status: &StatusReport) -> String {
     match status.core_pipe_limit.parse::<u32>() {
         _ if !status.core_pattern_is_ours => limit,
         Ok(0) => {
-            format!("{limit}: small processes are gone before they can be inspected; `coreward register` corrects this")
+            format!("{limit}: small processes are gone before they can be inspected")
         }
         Ok(few) if few < 1000 => {
-            format!("{limit}: of more simultaneous crashes the kernel skips some; `coreward register` corrects this")
+            format!("{limit}: of more simultaneous crashes the kernel skips some")
         }
         _ => "no crash is skipped".to_owned(),
+    }
+}
+
+/// Programs that changed their privileges.
+fn privileged(status: &StatusReport) -> String {
+    let value = printable(&status.suid_dumpable);
+    match value.as_str() {
+        _ if !status.core_pattern_is_ours => format!("fs.suid_dumpable={value}"),
+        "2" => "programs that changed their user or are set-uid are dumped".to_owned(),
+        "0" => "fs.suid_dumpable=0: programs that changed their user or are set-uid are NOT dumped, and not counted"
+            .to_owned(),
+        _ => format!("fs.suid_dumpable={value}: the kernel does not protect the cores of set-uid programs"),
+    }
+}
+
+fn test_crash(status: &StatusReport) -> String {
+    match (&status.test_crash_problem, status.test_crash) {
+        (None, _) => "arrived; it is not recorded".to_owned(),
+        (Some(why), "failed") => format!("LOST: {}", printable(why)),
+        (Some(why), _) => format!("not tried: {}", printable(why)),
     }
 }
 
@@ -179,15 +213,19 @@ mod tests {
     fn every_state_as_text_and_json() {
         let unit = |name: &str, active: &str, sub: &str, text: &str| Unit {
             name: name.to_owned(),
+            load: "loaded".to_owned(),
             active: active.to_owned(),
             sub: sub.to_owned(),
             text: text.to_owned(),
+            restarts: 0,
         };
         let running = StatusReport {
             collecting: true,
             core_pattern: "|/usr/libexec/coreward/coreward-shim %P %I %u %g %s %t %c %d %h %F".to_owned(),
             core_pattern_is_ours: true,
             core_pipe_limit: "2147483647".to_owned(),
+            suid_dumpable: "2".to_owned(),
+            test_crash: "passed",
             shim: Some("/usr/libexec/coreward/coreward-shim".into()),
             shim_exists: true,
             socket: "/run/coreward/intake.sock".into(),
@@ -213,7 +251,12 @@ mod tests {
         let failed = StatusReport {
             advice: vec!["systemctl status coreward.service".to_owned()],
             core_pipe_limit: "16".to_owned(),
-            units: Some(vec![unit("coreward.service", "failed", "failed", "")]),
+            suid_dumpable: "0".to_owned(),
+            test_crash: "failed",
+            test_crash_problem: Some("the daemon did not answer within 10 s".to_owned()),
+            collecting: false,
+            daemon_restarts: true,
+            units: Some(vec![Unit { restarts: 12, ..unit("coreward.service", "failed", "failed", "") }]),
             spooled: Some(2),
             quarantined: Some(1),
             configuration_problems: vec!["/etc/coreward/coreward.conf:2: unknown key X=, ignored".to_owned()],
@@ -225,6 +268,8 @@ mod tests {
             advice: vec!["systemctl enable --now coreward-register.service".to_owned()],
             core_pattern: "|/lib/systemd/systemd-coredump %P".to_owned(),
             core_pattern_is_ours: false,
+            test_crash: "not-tried",
+            test_crash_problem: Some("it could not arrive".to_owned()),
             core_pipe_limit: "16".to_owned(),
             shim: None,
             shim_exists: false,
@@ -242,6 +287,10 @@ mod tests {
             advice: vec!["start corewardd on its socket".to_owned(), "install Coreward's shim again".to_owned()],
             core_pipe_limit: "0".to_owned(),
             shim_exists: false,
+            shim_problem: Some("/usr/libexec/coreward/coreward-shim does not exist".to_owned()),
+            suid_dumpable: "1".to_owned(),
+            test_crash: "not-tried",
+            test_crash_problem: Some("it could not arrive".to_owned()),
             socket_exists: false,
             units: None,
             daemon_running: None,

@@ -11,15 +11,26 @@ use std::process::{Command, Stdio};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Unit {
     pub(super) name: String,
+    /// `loaded`, `masked`, `not-found`, ...
+    pub(super) load: String,
     /// `active`, `inactive`, `failed`, ...
     pub(super) active: String,
     /// `running`, `listening`, `dead`, ...
     pub(super) sub: String,
     /// `STATUS=` of the daemon (sd_notify(3)).
     pub(super) text: String,
+    /// How often systemd has started it again by itself.
+    pub(super) restarts: u64,
 }
 
-const NAMES: [&str; 3] = ["coreward.service", "coreward.socket", "coreward-register.service"];
+/// The unit of the daemon.
+pub(super) const DAEMON: &str = "coreward.service";
+/// The unit of the intake.
+pub(super) const SOCKET: &str = "coreward.socket";
+/// The unit that registers.
+pub(super) const REGISTER: &str = "coreward-register.service";
+
+const NAMES: [&str; 3] = [DAEMON, SOCKET, REGISTER];
 
 /// The units; `None` if systemd does not run on this machine, or `root` is not that of the machine.
 pub(super) fn query_systemd(root: &Root) -> Option<Vec<Unit>> {
@@ -28,7 +39,7 @@ pub(super) fn query_systemd(root: &Root) -> Option<Vec<Unit>> {
         return None;
     }
     let mut systemctl = Command::new("systemctl");
-    systemctl.args(["show", "-p", "Id,ActiveState,SubState,StatusText"]).args(NAMES);
+    systemctl.args(["show", "-p", "Id,LoadState,ActiveState,SubState,StatusText,NRestarts"]).args(NAMES);
     let output = systemctl.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
     let units = parse(&String::from_utf8_lossy(&output.stdout));
     (!units.is_empty()).then_some(units)
@@ -41,9 +52,11 @@ fn parse(text: &str) -> Vec<Unit> {
         let value = |name: &str| properties.get(name).map(|value| printable(value)).unwrap_or_default();
         Some(Unit {
             name: value("Id"),
+            load: value("LoadState"),
             active: value("ActiveState"),
             sub: value("SubState"),
             text: value("StatusText"),
+            restarts: value("NRestarts").parse().unwrap_or(0),
         })
         .filter(|unit| !unit.name.is_empty())
     });
@@ -56,13 +69,14 @@ mod tests {
 
     #[test]
     fn the_output_of_systemctl_is_parsed() {
-        let text = "Id=coreward.service\nStatusText=a=b\x1b\nActiveState=active\nSubState=running\n\n\
+        let text = "NRestarts=7\nId=coreward.service\nLoadState=loaded\nStatusText=a=b\x1b\nActiveState=active\nSubState=running\n\n\
             Id=coreward.socket\nActiveState=inactive\nSubState=dead\n";
         let units = parse(text);
         assert_eq!(
             (units[0].active.as_str(), units[0].sub.as_str(), units[0].text.as_str()),
             ("active", "running", r"a=b\u{1b}")
         );
+        assert_eq!((units[0].restarts, units[0].load.as_str(), units[1].restarts), (7, "loaded", 0));
         assert_eq!((units[1].name.as_str(), units[1].text.as_str(), units.len()), ("coreward.socket", "", 2));
         assert_eq!(parse(""), []);
     }

@@ -1,11 +1,12 @@
 //! `coreward usage`.
 
 use super::error::CliError;
+use super::message::print_message;
 use super::table::Table;
 use super::{human, json};
 use crate::crash::text::printable;
 use crate::policy::evict::Attribution;
-use crate::store::{self, Layout, StoredCore};
+use crate::store::{self, Layout, QueryError, StoredCore};
 use clap::{Args, ValueEnum};
 use coreward_wire::paths::Root;
 use nix::sys::statvfs::statvfs;
@@ -70,7 +71,12 @@ struct Holder {
 }
 
 pub(super) fn run(root: &Root, options: &UsageOptions, out: &mut dyn Write) -> Result<ExitCode, CliError> {
-    let usage = usage_report(root, options.by, &store::stored_cores(root)?);
+    let cores = match store::stored_cores(root) {
+        // Before the first crash.
+        Err(QueryError::NoCatalog(_)) => Vec::new(),
+        cores => cores?,
+    };
+    let usage = usage_report(root, options.by, &cores);
     if options.json {
         json::write(out, &usage)?;
         return Ok(ExitCode::SUCCESS);
@@ -87,6 +93,10 @@ pub(super) fn run(root: &Root, options: &UsageOptions, out: &mut dyn Write) -> R
         human::size(usage.free_bytes),
         limit(usage.keep_free),
     )?;
+    if usage.holders.is_empty() {
+        print_message("No core.");
+        return Ok(ExitCode::SUCCESS);
+    }
     let mut table = Table::new(&["SIZE", "CORES", "PINNED", "LIMIT", "HOLDER"]);
     for Holder { name, share, limit: own } in &usage.holders {
         let pinned = if share.pinned_bytes > 0 { human::size(share.pinned_bytes) } else { String::new() };

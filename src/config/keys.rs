@@ -59,7 +59,7 @@ static CRASH_KEYS: [Key; 12] = [
 ];
 
 /// Keys that concern the whole machine.
-static MACHINE_KEYS: [Key; 15] = [
+static MACHINE_KEYS: [Key; 16] = [
     key!("MaxUse", quotas.max_use, parse_quota, SIZE),
     key!("KeepFree", quotas.keep_free, parse_quota, SIZE),
     key!("MaxUsePerUnit", quotas.per_unit, parse_quota, SIZE),
@@ -75,6 +75,7 @@ static MACHINE_KEYS: [Key; 15] = [
     key!("TotalBurst", rules.total.burst, parse_number, BURST),
     key!("TotalIntervalSec", rules.total.interval, parse_duration, TIME),
     key!("CompressThreads", compress_threads, parse_threads, "a number up to 8; 0: one per processor"),
+    key!("KeepRegistered", keep_registered, parse_bool, YES),
 ];
 
 impl Key {

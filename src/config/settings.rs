@@ -35,6 +35,8 @@ pub struct Config {
     pub max_hold: Duration,
     /// `EnforceCoreLimit=`: whether the process's own RLIMIT_CORE limits its core.
     pub enforce_core_limit: bool,
+    /// `KeepRegistered=`: whether settings of the kernel that somebody else changed are set again.
+    pub keep_registered: bool,
 }
 
 /// A line of the configuration that is not in force.
@@ -74,6 +76,7 @@ impl Default for Config {
             compress_threads: 0,
             max_hold: Duration::from_secs(30),
             enforce_core_limit: false,
+            keep_registered: false,
         }
     }
 }

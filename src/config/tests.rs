@@ -59,6 +59,7 @@ fn the_shipped_file_and_the_manual_say_what_is_in_force() {
             compress_threads: 3,
             max_hold: Duration::ZERO,
             enforce_core_limit: true,
+            keep_registered: true,
         };
         for (key, value) in &said {
             Key::find(key).unwrap().assign(&mut config, value).unwrap();

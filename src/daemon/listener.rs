@@ -4,6 +4,8 @@ use super::connection::{Connection, ConnectionError, ShimMessage};
 use super::crash_source::CrashSource;
 use super::session::Session;
 use super::shared::Shared;
+use super::test_crash;
+use crate::registration::is_test_crash;
 use crate::report::ErrorKind;
 use coreward_wire::DaemonMessage;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -78,6 +80,12 @@ async fn serve_connection(stream: UnixStream, shared: &Arc<Shared>) {
         () = shared.shutdown.stopped() => return,
     };
     match received {
+        Ok(ShimMessage::Offer(offer, _)) if is_test_crash(&offer) => {
+            // The command that caused it notices if nothing is reported.
+            if let Err(error) = test_crash::answer(shared, connection, &offer).await {
+                tracing::info!("a test crash: {error}");
+            }
+        }
         Ok(ShimMessage::Offer(offer, descriptors)) => {
             let _in_flight = shared.metrics.count_in_flight();
             Session::new(shared, CrashSource::Shim(connection), *offer).serve(descriptors).await;

@@ -17,11 +17,13 @@ mod process_handles;
 mod process_memory;
 mod program;
 mod record_builder;
+mod registration_watch;
 mod session;
 mod shared;
 mod shutdown;
 mod sockets;
 mod spool;
 mod subordinate_ids;
+mod test_crash;
 
 pub use program::main;

@@ -131,6 +131,11 @@ impl Shared {
         self.refresh_metrics();
     }
 
+    /// `KeepRegistered=`: whether settings of the kernel that somebody else changed are set again.
+    pub(super) fn takes_registration_back(&self) -> bool {
+        lock(&self.loaded).config.keep_registered
+    }
+
     /// Decides on a crash, now.
     pub(super) fn admit(&self, config: &AdmissionConfig, builder: &RecordBuilder, has_core: bool) -> Admission {
         let attribution = builder.attribution();

@@ -5,6 +5,7 @@ use super::crash_source::CrashSource;
 use super::error::SessionError;
 use super::session::Session;
 use super::shared::Shared;
+use crate::registration::is_test_crash;
 use crate::report::ErrorKind;
 use coreward_sys::{datagram, openat};
 use coreward_wire::paths::{SPOOL, SPOOL_SUFFIX};
@@ -115,6 +116,10 @@ impl SpooledFile {
                 }
                 Err(error) => return self.quarantine(shared, &claimed, stem, &error.to_string()).await,
             };
+        if is_test_crash(&offer) {
+            tracing::info!("{}: a test crash that no daemon took: deleted", self.path.display());
+            return self.remove(shared, claimed).await;
+        }
         let is_last_attempt = attempt >= ATTEMPTS;
         if is_last_attempt {
             // The crash is counted all the same, and the file stays for somebody to inspect.
@@ -161,7 +166,7 @@ impl SpooledFile {
         let dir = Arc::clone(&self.dir);
         let remove = move || unlinkat(&*dir, name.as_str(), UnlinkatFlags::NoRemoveDir).map_err(io::Error::from);
         if let Err(error) = run_blocking(remove).await.flatten() {
-            self.log_error(shared, &format!("the crash is recorded, but its file cannot be removed: {error}"));
+            self.log_error(shared, &format!("the crash is dealt with, but its file cannot be removed: {error}"));
         }
     }
 

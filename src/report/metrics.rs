@@ -44,6 +44,9 @@ pub struct Metrics {
     pub config_problems: IntGauge,
     /// 1 if the catalog can be written, else 0.
     pub catalog_up: IntGauge,
+    registered: IntGaugeVec,
+    /// Crashes that the command caused to see whether they arrive.
+    pub test_crashes: IntCounter,
 }
 
 /// The values of the label `kind` of `coreward_errors_total`.
@@ -162,6 +165,15 @@ impl Metrics {
             config_problems: factory
                 .gauge("coreward_config_problems", "Lines of the configuration that are wrong and ignored.")?,
             catalog_up: factory.gauge("coreward_catalog_up", "1 if the catalog can be written, else 0.")?,
+            registered: factory.gauges(
+                "coreward_registered",
+                "1 if this setting of the kernel lets crashes reach Coreward, 0 if somebody else has changed it.",
+                &["setting"],
+            )?,
+            test_crashes: factory.counter(
+                "coreward_test_crashes_total",
+                "Crashes that `coreward status` or `coreward register` caused and that arrived; they are counted nowhere else.",
+            )?,
             registry: registry.clone(),
             moving: Arc::default(),
         };
@@ -177,6 +189,11 @@ impl Metrics {
     pub fn count_in_flight(&self) -> InFlight {
         self.in_flight.inc();
         InFlight(self.in_flight.clone())
+    }
+
+    /// Says whether a setting of the kernel is ours.
+    pub fn set_registered(&self, setting: &str, is_ours: bool) {
+        self.registered.with_label_values(&[setting]).set(i64::from(is_ours));
     }
 
     /// Counts an error.
@@ -279,6 +296,12 @@ impl MetricFactory<'_> {
         Ok(metric)
     }
 
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {
+        let metric = IntGaugeVec::new(Opts::new(name, help), labels)?;
+        self.registry.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
+
     fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Result<Histogram, prometheus::Error> {
         let metric = Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))?;
         self.registry.register(Box::new(metric.clone()))?;
@@ -286,12 +309,10 @@ impl MetricFactory<'_> {
     }
 
     fn build_info(&self) -> Result<(), prometheus::Error> {
-        let metric = IntGaugeVec::new(
-            Opts::new("coreward_build_info", "Always 1; the label is the version of the running daemon."),
-            &["version"],
-        )?;
+        let help = "Always 1; the label is the version of the running daemon.";
+        let metric = self.gauges("coreward_build_info", help, &["version"])?;
         metric.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        self.registry.register(Box::new(metric))
+        Ok(())
     }
 }
 
@@ -368,6 +389,9 @@ mod tests {
             for reason in variants() {
                 records.push(Record { decision: Decision { keep, reason }, ..whole.clone() });
             }
+        }
+        for setting in ["core_pattern", "core_pipe_limit", "suid_dumpable"] {
+            metrics.set_registered(setting, true);
         }
         for record in records {
             let core_exists = record.core.is_stored();

@@ -54,7 +54,7 @@ fn list_info_export_and_debug_find_the_same_crash() {
 fn list_works_with_and_without_a_running_daemon() {
     let bed = TestBed::new();
     let before = coreward(&bed, &["list"]);
-    assert!(String::from_utf8_lossy(&before.stderr).contains("there is no catalog"), "{before:?}");
+    assert!(before.status.success() && String::from_utf8_lossy(&before.stderr).contains("No crash"), "{before:?}");
     let daemon = bed.daemon();
     Command::new(program("segv")).run_to_end();
     bed.wait_for(1);
@@ -140,14 +140,20 @@ fn register_sets_core_pattern_and_unregister_restores_it() {
     let sysctl = |name: &str| std::fs::read_to_string(format!("/proc/sys/kernel/{name}")).unwrap().trim().to_owned();
     std::fs::write("/proc/sys/kernel/core_pattern", "core.%p").unwrap();
     std::fs::write("/proc/sys/kernel/core_pipe_limit", "7").unwrap();
+    let dumpable = || std::fs::read_to_string("/proc/sys/fs/suid_dumpable").unwrap();
+    let found = dumpable();
     let shim = bed.path("shim");
     let register = ["register", "--shim", shim.to_str().unwrap()];
     text(&coreward(&bed, &register));
     assert!(sysctl("core_pattern").starts_with(&format!("|{} --root ", shim.display())));
-    assert_eq!(sysctl("core_pipe_limit"), i32::MAX.to_string());
+    assert_eq!((sysctl("core_pipe_limit"), dumpable()), (i32::MAX.to_string(), "2\n".to_owned()));
+    let applied = std::fs::read_to_string(bed.path("run/sysctl.d/99-zz-coreward.conf")).unwrap();
+    assert!(applied.contains(&format!("\nkernel.core_pattern={}\n", sysctl("core_pattern"))), "{applied}");
     text(&coreward(&bed, &register));
     text(&coreward(&bed, &["unregister"]));
     assert_eq!((sysctl("core_pattern").as_str(), sysctl("core_pipe_limit").as_str()), ("core.%p", "7"));
+    assert_eq!(dumpable(), found);
+    assert!(!bed.path("run/sysctl.d/99-zz-coreward.conf").exists());
 
     // A value that somebody else has set since is left alone.
     text(&coreward(&bed, &register));

@@ -20,6 +20,7 @@ mod hostile_files;
 mod hostile_text;
 mod misuse;
 mod pid_reuse;
+mod registration;
 mod session;
 mod signature;
 mod spool;

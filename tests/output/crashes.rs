@@ -77,7 +77,15 @@ fn cores_are_pinned_and_removed() {
 #[test]
 fn nothing_to_show() {
     let machine = Machine::new();
-    assert_output("error_no_catalog", &machine.coreward(&["list"]));
+    for (name, arguments) in [
+        ("list", ["list"].as_slice()),
+        ("list_json", &["list", "--json"]),
+        ("info", &["info"]),
+        ("groups", &["groups"]),
+        ("usage", &["usage"]),
+    ] {
+        assert_output(&format!("none_{name}"), &machine.coreward(arguments));
+    }
     let machine = Machine::with_crashes();
     for (name, arguments) in [
         ("no_match", ["info", "no-such-program"].as_slice()),

@@ -35,9 +35,9 @@ const RETRY_PAUSE: Duration = Duration::from_millis(50);
 pub(super) enum SpoolReason {
     /// The daemon itself crashed.
     DaemonCrashed,
-    /// The intake socket could not be connected to.
+    /// The intake socket could not be connected to, or nobody answered.
     NoDaemon { socket: PathBuf, error: io::Error },
-    /// A connection was made, but the offer was not taken in time.
+    /// A connection was made and stayed, but the offer was not taken in time.
     NotTaken,
     /// Every attempt was taken, and every connection broke before the crash was recorded.
     TooManyAttempts { error: io::Error },
@@ -68,9 +68,9 @@ enum ConnectionEnd {
     Recorded,
     /// No other attempt would help.
     GiveUp(SpoolReason),
-    /// The daemon disappeared after the connection was made: the next daemon may record the crash.
+    /// The daemon disappeared after it had taken the crash: the next daemon may record it.
     Broken(io::Error),
-    /// No connection could be made.
+    /// No connection could be made, or it was closed before anybody took the crash.
     Unreachable(io::Error),
 }
 
@@ -92,7 +92,9 @@ pub(super) fn deliver(crash: &mut Crash, root: &Root, log: &KernelLog) -> Result
             }
             ConnectionEnd::Unreachable(error) => {
                 let since: Instant = *unreachable_since.get_or_insert_with(Instant::now);
-                if since.elapsed() >= CONNECT_TIMEOUT || Instant::now() >= taken_deadline {
+                // Waiting gives nobody the right to connect.
+                let is_denied = error.kind() == ErrorKind::PermissionDenied;
+                if is_denied || since.elapsed() >= CONNECT_TIMEOUT || Instant::now() >= taken_deadline {
                     return Err(SpoolReason::NoDaemon { socket: root.intake_socket(), error });
                 }
             }
@@ -109,7 +111,7 @@ fn offer_once(crash: &mut Crash, root: &Root, log: &KernelLog, taken_deadline: I
         Err(error) => return ConnectionEnd::Unreachable(error),
     };
     if let Err(error) = send_offer(&mut connection, crash) {
-        return ConnectionEnd::Broken(error);
+        return ConnectionEnd::Unreachable(error);
     }
     let mut deadline = taken_deadline;
     let mut taken = false;
@@ -119,6 +121,8 @@ fn offer_once(crash: &mut Crash, root: &Root, log: &KernelLog, taken_deadline: I
             Err(error) if error.kind() == ErrorKind::TimedOut && !taken => {
                 return ConnectionEnd::GiveUp(SpoolReason::NotTaken);
             }
+            // Nobody has begun to work on the crash: during a shutdown systemd closes every connection.
+            Err(error) if !taken => return ConnectionEnd::Unreachable(error),
             Err(error) => return ConnectionEnd::Broken(error),
         };
         taken = true;

@@ -50,9 +50,10 @@ use deliver::SpoolReason;
 use kernel_log::KernelLog;
 use nix::sys::stat::stat;
 use nix::unistd::Uid;
-use process::CrashedProcess;
+use process::{CrashedProcess, is_started_by_kernel};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
+use warning::ShimWarning;
 
 /// The whole program. Exit status: 0 if the crash is recorded, 1 if it was saved in the spool, 2 if it could not be saved or the
 /// command line was wrong.
@@ -61,17 +62,32 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> u8 {
     // A crash of the shim must not start another shim, and no other process may trace it. (The kernel starts core_pattern helpers
     // with RLIMIT_CORE 1, which it takes as the sign of a recursion; see core(5).)
     let _ = nix::sys::prctl::set_dumpable(false);
-    let Args { root, mut offer, pidfd, mut warnings } = args::parse(&arguments.collect::<Vec<_>>());
-    let log = KernelLog::new(&root);
-    for warning in &warnings {
-        log.log(warning);
+    if !Uid::effective().is_root() {
+        eprintln!("coreward-shim: only the kernel starts this program, as root.\n{}", args::USAGE);
+        return 2;
     }
+    let Args { root, mut offer, pidfd, mut warnings } = args::parse(&arguments.collect::<Vec<_>>());
+    // `coreward status` executes the shim without a core to see whether it can be, so this is not worth a line in the log.
     let Some(core) = pipe::stdin_pipe() else {
         eprintln!("coreward-shim: standard input is not a pipe.\n{}", args::USAGE);
         return 2;
     };
+    let log = KernelLog::new(&root);
+    for warning in &warnings {
+        log.log(warning);
+    }
     offer.started = started;
     let process = CrashedProcess::open(&mut offer, pidfd, &mut warnings);
+    if warnings.contains(&ShimWarning::PidReused) && !is_started_by_kernel() {
+        // Some runtimes of GPUs read core_pattern and start the handler for a process that lives. It is not crashing, what they
+        // write is not its memory, and the record of it must not be in the way when it does crash.
+        log.log(format_args!(
+            "process {}: somebody other than the kernel says that it crashed: ignored",
+            or_unknown(offer.pid)
+        ));
+        eprintln!("coreward-shim: this process is not being dumped; only the kernel starts this program.");
+        return 2;
+    }
     let mut crash = Crash { offer, warnings, process, core: Some(core) };
     let delivered = if is_daemon_crash(&crash.offer, &root, daemon_uid(&root)) {
         Err(SpoolReason::DaemonCrashed)

@@ -228,12 +228,17 @@ fn parse_login_uid(text: &[u8]) -> Option<Uid> {
     (uid != NEVER_SET).then_some(Uid::from_raw(uid))
 }
 
+/// Whether the kernel itself started this process: the parent of its helpers is kthreadd (kernel/umh.c).
+pub(super) fn is_started_by_kernel() -> bool {
+    const KTHREADD: i32 = 2;
+    getppid().as_raw() == KTHREADD
+}
+
 /// Compares the namespaces of the process with the shim's own.
 fn compare_namespaces(dir: &ProcDir) -> Namespaces {
-    /// kthreadd, whose namespaces the kernel's helpers inherit (kernel/umh.c). Its directory in /proc is in the kernel's cache;
-    /// each process has to build its own, which is expensive.
-    const KTHREADD: i32 = 2;
-    let own = if getppid().as_raw() == KTHREADD { "/proc/2" } else { "/proc/self" };
+    // The kernel's helpers inherit the namespaces of kthreadd. Its directory in /proc is in the kernel's cache; each process has
+    // to build its own, which is expensive.
+    let own = if is_started_by_kernel() { "/proc/2" } else { "/proc/self" };
     let mut unknown = false;
     let mut differs = |name: &str| {
         let theirs = read_link_at(dir.as_fd(), name);

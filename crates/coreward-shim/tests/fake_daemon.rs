@@ -95,3 +95,22 @@ fn started_by_hand_it_says_how_the_kernel_starts_it() {
     settings.set_snapshot_path("../../../tests/output/snapshots");
     settings.bind(|| insta::assert_snapshot!("usage_shim", String::from_utf8(shim.stderr).unwrap()));
 }
+
+/// As systemd does during a shutdown, when the daemon has ended and its socket has not.
+#[test]
+fn connections_that_are_closed_before_the_offer_is_taken_are_no_attempts() {
+    let system = FakeSystem::new();
+    let (mut shim, core) = system.start_shim();
+    drop(core);
+    let intake = system.intake.try_clone().unwrap();
+    std::thread::spawn(move || while intake.accept().is_ok() {});
+    assert_eq!(shim.wait().unwrap().code(), Some(1), "the crash is in the spool");
+    let spool = Root::new(system.dir.path()).state_dir().join(SPOOL);
+    let saved = fs::read_dir(spool).unwrap().next().unwrap().unwrap().path();
+    let saved = fs::read(saved).unwrap();
+    let header = Header::decode(saved.first_chunk::<HEADER_LEN>().unwrap()).unwrap();
+    let (offer, _) = Offer::decode(&saved[HEADER_LEN..HEADER_LEN + header.payload_len]).unwrap();
+    assert_eq!(offer.attempt, 1, "so its core is parsed when it is imported");
+    let log = fs::read_to_string(system.dir.path().join("dev/kmsg")).unwrap();
+    assert!(log.contains("no daemon at ") && !log.contains("took the crash"), "{log}");
+}

@@ -4,10 +4,12 @@ use std::fs::{self, File};
 
 const PATTERN: &str = "/proc/sys/kernel/core_pattern";
 const LIMIT: &str = "/proc/sys/kernel/core_pipe_limit";
+/// Left as it is, but `coreward register` sets it.
+const DUMPABLE: &str = "/proc/sys/fs/suid_dumpable";
 
-/// The two sysctls, set; dropping it restores them.
+/// The sysctls, set; dropping it restores them.
 pub(crate) struct CorePattern {
-    saved: [(&'static str, String); 2],
+    saved: [(&'static str, String); 3],
     /// Only one test of the machine may set them at a time.
     _lock: File,
 }
@@ -16,7 +18,8 @@ impl CorePattern {
     pub(crate) fn set(pattern: &str) -> Self {
         let lock = File::create("/tmp/coreward-core-pattern.lock").expect("a lock file");
         lock.lock().expect("the lock");
-        let saved = [PATTERN, LIMIT].map(|file| (file, fs::read_to_string(file).expect("a sysctl").trim().to_owned()));
+        let saved = [PATTERN, LIMIT, DUMPABLE]
+            .map(|file| (file, fs::read_to_string(file).expect("a sysctl").trim().to_owned()));
         let set = Self { saved, _lock: lock };
         fs::write(PATTERN, pattern).expect("core_pattern");
         fs::write(LIMIT, i32::MAX.to_string()).expect("core_pipe_limit");

@@ -159,7 +159,8 @@ impl Daemon {
         self.samples(name, labels).iter().filter_map(|sample| sample.parse::<u64>().ok()).sum()
     }
 
-    fn samples(&self, name: &str, labels: &str) -> Vec<String> {
+    /// The values of the samples of a metric whose lines contain `labels`.
+    pub(crate) fn samples(&self, name: &str, labels: &str) -> Vec<String> {
         let text = self.scrape();
         let lines = text.lines().filter(|line| {
             line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])) && line.contains(labels)

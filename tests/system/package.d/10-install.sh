@@ -48,7 +48,7 @@ exposure() { # UNIT
     systemd-analyze security --no-pager "$1" | tee "/run/vm/out/security-$1.txt" | tail -n 1 | grep -o '[0-9]\+\.[0-9]' | head -n 1
 }
 assert_eq 0.4 "$(exposure coreward.service)" "systemd-analyze security of coreward.service"
-assert_eq 0.8 "$(exposure coreward-register.service)" "systemd-analyze security of coreward-register.service"
+assert_eq 0.7 "$(exposure coreward-register.service)" "systemd-analyze security of coreward-register.service"
 unfiltered=$(grep -L '^Seccomp:[[:space:]]*2$' /proc/"$(systemctl show -P MainPID coreward.service)"/task/*/status)
 assert_eq "" "$unfiltered" "all threads of the daemon are filtered"
 assert_eq "" "$(journalctl -u coreward.service --grep 'system calls are restricted by its unit only' -q --no-pager)" "the daemon could restrict itself"

@@ -6,7 +6,7 @@
 # shellcheck shell=bash disable=SC2154 # here, cache and image are set in ../vm and image.sh
 
 run_main() {
-    local suite=trixie timeout=900 out='' arg
+    local suite=trixie timeout=900 out='' reboots='' arg
     local -a copy=()
     while (($#)); do
         arg=$1
@@ -21,6 +21,7 @@ run_main() {
                 esac
                 shift 2
                 ;;
+            --reboots) reboots=1; shift ;;
             --) shift; break ;;
             -*) die "run: unknown option $arg, see vm --help" ;;
             *) break ;;
@@ -132,7 +133,7 @@ boot() { # TIMEOUT
     # svm and la57 are off: the guest needs neither, svm makes it load modules, and la57
     # adds a level to the emulated page tables.
     local -a qemu=(
-        qemu-system-x86_64 -no-user-config -nodefaults -display none -no-reboot -nic none
+        qemu-system-x86_64 -no-user-config -nodefaults -display none -nic none
         -M q35 -accel "${COREWARD_VM_ACCEL:-tcg,thread=multi}" -cpu max,la57=off,svm=off
         -smp "${COREWARD_VM_CPUS:-2}" -m "${COREWARD_VM_MEMORY:-2048}"
         -kernel "$image/vmlinuz" -initrd "$image/initrd"
@@ -144,6 +145,8 @@ boot() { # TIMEOUT
         -chardev "file,id=script,path=/dev/fd/$lines,append=on"
         -device virtio-serial -device virtserialport,chardev=script,name=vm.script
     )
+    # A reboot ends the run, as it does after a panic, unless the script makes them.
+    if [[ ! $reboots ]]; then qemu+=(-no-reboot); fi
     setpriv --pdeathsig KILL timeout --kill-after=5 "$timeout" \
         setpriv --pdeathsig KILL "${qemu[@]}" </dev/null >"$out/qemu.log" 2>&1 {out_lock}<&- &
     machine=$!
