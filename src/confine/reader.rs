@@ -122,6 +122,8 @@ const ABSENT_CALLS: &[libc::c_long] = &[
     libc::SYS_faccessat,
     libc::SYS_faccessat2,
     libc::SYS_readlinkat,
+    // A panic, if RUST_BACKTRACE is set.
+    libc::SYS_getcwd,
     libc::SYS_copy_file_range,
     libc::SYS_sendfile,
     libc::SYS_setpriority,
