@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Bytes that are preallocated at a time.
@@ -20,6 +21,8 @@ const SPARSE_FRACTION: u64 = 4;
 #[derive(Debug)]
 pub struct ChunkCopier {
     memory: Arc<File>,
+    /// Bytes that may still be copied to memory.
+    memory_left: AtomicU64,
     spill: Option<SpillTarget>,
 }
 
@@ -37,10 +40,10 @@ impl ChunkCopier {
     /// Copies into these files.
     #[must_use]
     pub fn new(files: StagingFiles) -> Self {
-        let StagingFiles { memory, spill } = files;
+        let StagingFiles { memory, memory_limit, spill } = files;
         let spill =
             spill.map(|[direct, cached]| SpillTarget { direct, cached, preallocated_from: Mutex::new(u64::MAX) });
-        Self { memory: Arc::new(memory), spill }
+        Self { memory: Arc::new(memory), memory_left: AtomicU64::new(memory_limit), spill }
     }
 
     /// The file in memory. It has the headers of the core at their place.
@@ -75,7 +78,15 @@ impl ChunkCopier {
         range: Range<u64>,
         buffer: &mut [u8],
     ) -> Result<(), SourceError> {
-        image.copy_present(range, buffer, |offset, bytes| write_nonzero_pages(&self.memory, offset, bytes))
+        image.copy_present(range, buffer, |offset, bytes| self.write_to_memory(offset, bytes))
+    }
+
+    /// Writes what is not zero to memory, as far as memory was reserved.
+    fn write_to_memory(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let length = bytes.len() as u64;
+        let left = self.memory_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(length));
+        left.map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
+        write_nonzero_pages(&self.memory, offset, bytes)
     }
 
     /// Copies a chunk to disk, or to memory if the disk refuses it.
@@ -99,7 +110,7 @@ impl ChunkCopier {
             stored.on_disk = CHUNK_LEN;
             if spill.direct.write_all_at(&buffer[..padded], range.start).is_err() {
                 stored.refused = true;
-                write_nonzero_pages(&self.memory, range.start, &buffer[..length]).map_err(SourceError::Write)?;
+                self.write_to_memory(range.start, &buffer[..length]).map_err(SourceError::Write)?;
             }
         }
         Ok(stored)
@@ -123,7 +134,7 @@ impl ChunkCopier {
             write_nonzero_pages(&spill.cached, offset, bytes).or_else(|_| {
                 // The memory has room for a few chunks; the daemon spills no more after this.
                 stored.refused = true;
-                write_nonzero_pages(&self.memory, offset, bytes)
+                self.write_to_memory(offset, bytes)
             })
         })?;
         Ok(stored)

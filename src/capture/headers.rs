@@ -74,7 +74,7 @@ mod tests {
 
     #[test]
     fn long_headers_count_until_the_last_owner_drops_them() {
-        let budget = MemoryBudget::new(1 << 20);
+        let budget = MemoryBudget::new(1 << 20, 0);
         let long = 300 << 10;
         let grant = HeadersGrant::reserve(&budget, long).unwrap();
         assert!(HeadersGrant::reserve(&budget, long).is_none());

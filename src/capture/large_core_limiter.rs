@@ -2,6 +2,7 @@
 //! for longer.
 
 use super::error::CaptureError;
+use crate::crash::Principal;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
@@ -25,13 +26,22 @@ struct SharedLimiter {
 
 #[derive(Default)]
 struct LimiterState {
-    active: usize,
-    waiting: usize,
+    active: Vec<Principal>,
+    waiting: Vec<Principal>,
+}
+
+impl LimiterState {
+    /// Whether this principal's next core may begin. While others wait, nobody has two.
+    fn may_begin(&self, principal: &Principal) -> bool {
+        let is_active = |principal: &Principal| self.active.contains(principal);
+        self.active.len() < AT_ONCE && (!is_active(principal) || self.waiting.iter().all(is_active))
+    }
 }
 
 /// Permission to capture a large core, until it is dropped.
 pub struct LargeCorePermit {
     limiter: LargeCoreLimiter,
+    principal: Principal,
 }
 
 impl LargeCoreLimiter {
@@ -41,18 +51,19 @@ impl LargeCoreLimiter {
     /// The capture was cancelled.
     pub fn acquire(
         &self,
+        principal: &Principal,
         deadline: Instant,
         cancelled: &CancellationToken,
     ) -> Result<Option<LargeCorePermit>, CaptureError> {
         let mut state = self.lock();
-        state.waiting += 1;
+        state.waiting.push(principal.clone());
         let permit = loop {
             if cancelled.is_cancelled() {
                 break Err(CaptureError::Cancelled);
             }
-            if state.active < AT_ONCE {
-                state.active += 1;
-                break Ok(Some(LargeCorePermit { limiter: self.clone() }));
+            if state.may_begin(principal) {
+                state.active.push(principal.clone());
+                break Ok(Some(LargeCorePermit { limiter: self.clone(), principal: principal.clone() }));
             }
             if Instant::now() >= deadline {
                 break Ok(None);
@@ -60,14 +71,14 @@ impl LargeCoreLimiter {
             let waited = self.shared.released.wait_timeout(state, POLL_INTERVAL);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         };
-        state.waiting -= 1;
+        remove_one(&mut state.waiting, principal);
         permit
     }
 
     /// Whether other captures wait for a permit.
     #[must_use]
     pub fn has_waiters(&self) -> bool {
-        self.lock().waiting > 0
+        !self.lock().waiting.is_empty()
     }
 
     fn lock(&self) -> MutexGuard<'_, LimiterState> {
@@ -77,8 +88,14 @@ impl LargeCoreLimiter {
 
 impl Drop for LargeCorePermit {
     fn drop(&mut self) {
-        self.limiter.lock().active -= 1;
-        self.limiter.shared.released.notify_one();
+        remove_one(&mut self.limiter.lock().active, &self.principal);
+        self.limiter.shared.released.notify_all();
+    }
+}
+
+fn remove_one(list: &mut Vec<Principal>, principal: &Principal) {
+    if let Some(index) = list.iter().position(|one| one == principal) {
+        list.swap_remove(index);
     }
 }
 
@@ -88,15 +105,21 @@ mod tests {
 
     #[test]
     fn the_next_waits_until_one_ends_or_its_deadline_passes() {
+        let user = &Principal::Unknown;
         let limiter = LargeCoreLimiter::default();
         let (never, soon) = (CancellationToken::new(), || Instant::now() + Duration::from_millis(30));
-        let (one, two) = (limiter.acquire(soon(), &never).unwrap(), limiter.acquire(soon(), &never).unwrap());
+        let (one, two) =
+            (limiter.acquire(user, soon(), &never).unwrap(), limiter.acquire(user, soon(), &never).unwrap());
         assert!(one.is_some() && two.is_some() && !limiter.has_waiters());
-        assert!(limiter.acquire(soon(), &never).unwrap().is_none());
+        assert!(limiter.acquire(user, soon(), &never).unwrap().is_none());
         let waiting = {
             let limiter = limiter.clone();
             std::thread::spawn(move || {
-                limiter.acquire(Instant::now() + Duration::from_secs(60), &CancellationToken::new())
+                limiter.acquire(
+                    &Principal::Unknown,
+                    Instant::now() + Duration::from_secs(60),
+                    &CancellationToken::new(),
+                )
             })
         };
         while !limiter.has_waiters() {
@@ -106,6 +129,19 @@ mod tests {
         assert!(waiting.join().unwrap().unwrap().is_some());
         let cancelled = CancellationToken::new();
         cancelled.cancel();
-        assert!(matches!(limiter.acquire(soon(), &cancelled), Err(CaptureError::Cancelled)));
+        assert!(matches!(limiter.acquire(user, soon(), &cancelled), Err(CaptureError::Cancelled)));
+    }
+
+    #[test]
+    fn nobody_has_two_while_others_wait() {
+        let (one, other) = (Principal::Unit("a".to_owned()), Principal::Unit("b".to_owned()));
+        let mut state = LimiterState::default();
+        assert!(state.may_begin(&one));
+        state.active.push(one.clone());
+        assert!(state.may_begin(&one) && state.may_begin(&other));
+        state.waiting.extend([one.clone(), other.clone()]);
+        assert!(!state.may_begin(&one) && state.may_begin(&other));
+        state.active.push(other.clone());
+        assert!(!state.may_begin(&one) && !state.may_begin(&other), "two at once");
     }
 }

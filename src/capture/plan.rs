@@ -44,11 +44,9 @@ pub struct CapturePlan {
     pub priority: Vec<Range<u64>>,
 }
 
-/// A plan without its layout, as one process tells it another. The sets of segments and chunks have a bit for each.
+/// What of a plan the daemon needs, as a reader tells it: not which chunks have data, of which a core may have a hundred million.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlanSummary {
-    sparse: Vec<u64>,
-    chunks_with_data: Vec<u64>,
     present_bytes: u64,
     priority: Vec<Range<u64>>,
 }
@@ -92,35 +90,25 @@ impl CapturePlan {
         Ok(plan)
     }
 
-    /// What of the plan does not follow from the layout.
+    /// What of the plan the daemon needs.
     #[must_use]
     pub fn summary(&self) -> PlanSummary {
-        let mut sparse = vec![0; self.sparse.len().div_ceil(64)];
-        for index in (0..self.sparse.len()).filter(|index| self.sparse[*index]) {
-            sparse[index / 64] |= 1_u64 << (index % 64);
-        }
-        PlanSummary {
-            sparse,
-            chunks_with_data: self.chunks_with_data.clone(),
-            present_bytes: self.present_bytes,
-            priority: self.priority.clone(),
-        }
+        PlanSummary { present_bytes: self.present_bytes, priority: self.priority.clone() }
     }
 
-    /// The plan of this layout that `summary` is of. `None`: it is of another layout.
+    /// The plan of this layout that `summary` is of. All of the core may have data as far as it tells. `None`: it is of another
+    /// layout.
     #[must_use]
     pub fn from_summary(layout: Arc<CoreLayout>, summary: PlanSummary) -> Option<Self> {
-        let PlanSummary { sparse, chunks_with_data, present_bytes, priority } = summary;
-        let words = usize::try_from(chunk::count(layout.total_len).div_ceil(64)).ok()?;
+        let PlanSummary { present_bytes, priority } = summary;
         let in_order = |range: &Range<u64>| range.start < range.end && range.end <= layout.total_len;
-        let fits = sparse.len() == layout.loads.len().div_ceil(64) && chunks_with_data.len() == words;
         let priority_len =
             priority.iter().fold(0_u64, |sum, range| sum.saturating_add(range.end.saturating_sub(range.start)));
-        if !fits || !priority.iter().all(in_order) || priority_len > PRIORITY_MAX {
+        if !priority.iter().all(in_order) || priority_len > PRIORITY_MAX {
             return None;
         }
-        let sparse = (0..layout.loads.len()).map(|index| sparse[index / 64] >> (index % 64) & 1 == 1).collect();
-        Some(Self { layout, sparse, chunks_with_data, present_bytes, priority })
+        let sparse = vec![false; layout.loads.len()];
+        Some(Self { layout, sparse, chunks_with_data: Vec::new(), present_bytes, priority })
     }
 
     fn add_data(&mut self, range: Range<u64>) {
@@ -241,14 +229,12 @@ mod tests {
         let copy = |summary| CapturePlan::from_summary(Arc::clone(&made.layout), summary);
         let restored = copy(made.summary()).unwrap();
         assert_eq!(restored.summary(), made.summary());
-        assert_eq!(restored.sparse, made.sparse);
         let end = made.layout.total_len;
         let with_priority = |priority| PlanSummary { priority, ..made.summary() };
         assert!(copy(with_priority(vec![Range { start: 0, end: end + 1 }])).is_none(), "beyond the core");
         assert!(copy(with_priority(vec![Range { start: 8192, end: 4096 }])).is_none(), "backwards");
         assert!(copy(with_priority(vec![0..MIB; 9])).is_none(), "more than there ever are");
-        assert!(copy(PlanSummary { sparse: vec![0; 7], ..made.summary() }).is_none(), "another layout");
-        assert!(copy(PlanSummary { chunks_with_data: Vec::new(), ..made.summary() }).is_none());
+        assert!(restored.may_have_data(0..end));
     }
 
     const MAPS: &str = "\

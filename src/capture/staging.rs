@@ -68,15 +68,13 @@ impl StagingArea {
         self.spill.as_ref()
     }
 
-    /// Other descriptors of the files, for whoever copies the process into them.
+    /// Other descriptors of the files, for whoever copies the process into them: at most `memory_limit` bytes to the one in memory.
     ///
     /// # Errors
     /// Errors of open(2).
-    pub fn files(&self) -> io::Result<StagingFiles> {
-        Ok(StagingFiles {
-            memory: self.memory.try_clone()?,
-            spill: self.spill.as_ref().map(SpillFile::files).transpose()?,
-        })
+    pub fn files(&self, memory_limit: u64) -> io::Result<StagingFiles> {
+        let spill = self.spill.as_ref().map(SpillFile::files).transpose()?;
+        Ok(StagingFiles { memory: self.memory.try_clone()?, memory_limit, spill })
     }
 
     /// Copies `range` of the core of a parked process: to disk, or to memory if there is no file on disk.

@@ -7,6 +7,9 @@ use std::fs::File;
 pub struct StagingFiles {
     /// The file in memory.
     pub memory: File,
+    /// Bytes that may be copied to the file in memory. A process that somebody else writes to can have more pages by then than were
+    /// there when memory was reserved for them.
+    pub memory_limit: u64,
     /// The file on disk, twice: bypassing the page cache, and using it.
     pub spill: Option<[File; 2]>,
 }

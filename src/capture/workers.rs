@@ -256,6 +256,8 @@ fn stop_for(error: SourceError) -> StopReason {
     match error {
         SourceError::ProcessGone => {}
         SourceError::Read(error) => tracing::warn!("a core is truncated where it cannot be read: {error}"),
+        // The process got more pages than memory was reserved for.
+        SourceError::Write(error) if error.kind() == std::io::ErrorKind::OutOfMemory => {}
         SourceError::Write(error) => return StopReason::Failed(CaptureError::from_write(error)),
     }
     StopReason::Truncated(Truncation::EndedEarly)

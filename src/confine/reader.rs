@@ -142,14 +142,18 @@ const ABSENT_HERE: &[libc::c_long] = &[];
 /// descriptors (include/uapi/asm-generic/ioctls.h: `FIONREAD`, `FIONBIO`, `FIOCLEX`).
 const REQUESTS: &[u64] = &[0xc060_6610, 0xc068_6611, 0x541b, 0x5421, 0x5451];
 
-/// Options of prctl(2): names of threads and of allocations (`PR_SET_VMA`), the end with the parent, and what precedes another filter.
-const OPTIONS: &[u64] = &[
-    libc::PR_SET_NAME as u64,
-    libc::PR_GET_NAME as u64,
-    libc::PR_SET_PDEATHSIG as u64,
-    0x5356_4d41,
-    libc::PR_SET_NO_NEW_PRIVS as u64,
+/// Commands of fcntl(2). With others a descriptor sends signals (`F_SETOWN`, `F_SETSIG`) or takes leases.
+const COMMANDS: &[u64] = &[
+    libc::F_DUPFD_CLOEXEC.unsigned_abs() as u64,
+    libc::F_GETFD.unsigned_abs() as u64,
+    libc::F_SETFD.unsigned_abs() as u64,
+    libc::F_GETFL.unsigned_abs() as u64,
+    libc::F_SETFL.unsigned_abs() as u64,
 ];
+
+/// Options of prctl(2): names of threads and of allocations (`PR_SET_VMA`), and what precedes another filter.
+const OPTIONS: &[u64] =
+    &[libc::PR_SET_NAME as u64, libc::PR_GET_NAME as u64, 0x5356_4d41, libc::PR_SET_NO_NEW_PRIVS as u64];
 
 /// The filters of a reader, which becomes `pid`.
 ///
@@ -167,6 +171,7 @@ pub fn reader_filters(pid: u32) -> Result<Vec<BpfProgram>, BackendError> {
         .with(libc::SYS_statx, &[(2, SeccompCmpOp::MaskedEq(empty_path), 0)])?
         .with(libc::SYS_newfstatat, &[(3, SeccompCmpOp::MaskedEq(empty_path), 0)])?
         .with(libc::SYS_ioctl, &none_of(1, REQUESTS))?
+        .with(libc::SYS_fcntl, &none_of(1, COMMANDS))?
         .with(libc::SYS_prctl, &none_of(0, OPTIONS))?;
     let not_executable = [(2, SeccompCmpOp::MaskedEq(flag(libc::PROT_EXEC)), 0)];
     let allowed = CallList::new(&[ALLOWED_CALLS, ALLOWED_HERE, ABSENT_CALLS, ABSENT_HERE].concat())

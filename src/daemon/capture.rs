@@ -16,7 +16,7 @@ use crate::capture::{
     DrainRequest, Heartbeat, Snapshot, SnapshotError, SnapshotRequest,
 };
 use crate::config::Config;
-use crate::crash::{CoreOutcome, CoreReport, NoCore, Record, Truncation, Warning};
+use crate::crash::{CoreOutcome, CoreReport, NoCore, Principal, Record, Truncation, Warning};
 use crate::reader::Place;
 use crate::report::ErrorKind;
 use crate::store::{CoreFile, QuotaHandle};
@@ -174,7 +174,9 @@ pub(super) async fn capture(
     // The next one may be copied while this one is compressed.
     drop(place);
     let captured = match outcome {
-        Ok(CaptureOutcome::Snapshot(snapshot)) => finalize(shared, source, *snapshot).await,
+        Ok(CaptureOutcome::Snapshot(snapshot)) => {
+            finalize(shared, source, &builder.attribution().principal, *snapshot).await
+        }
         Ok(CaptureOutcome::Captured(core)) => Ok(*core),
         Err(failure) => Err(failure),
     };
@@ -204,7 +206,7 @@ pub(super) async fn resume(
     let resumed =
         run_fallible(move || core.resume(CheckpointFiles { file, memory, spill }, &quota, limits), CaptureError::Read);
     let captured = match keep_alive_during(source, resumed).await {
-        Ok(snapshot) => finalize(shared, source, snapshot).await,
+        Ok(snapshot) => finalize(shared, source, &builder.attribution().principal, snapshot).await,
         Err(failure) => Err(failure),
     };
     publish_or_explain(shared, offer, builder, captured).await
@@ -249,7 +251,7 @@ pub(super) async fn take_place(
     let limit = place_timeout(source, deadline(offer, source, &config));
     tokio::select! {
         biased;
-        place = timeout(limit, shared.places.take(&principal)) => Ok(place.ok().map(Arc::new)),
+        place = timeout(limit, shared.places.take(&principal)) => Ok(place.ok().flatten().map(Arc::new)),
         () = shared.shutdown.stopped() => Err(SessionError::Stopping),
         () = source.keep_alive() => Err(SessionError::Stopping),
     }
@@ -303,10 +305,16 @@ fn save_checkpoint(
 async fn finalize(
     shared: &Arc<Shared>,
     source: &mut CrashSource,
+    principal: &Principal,
     snapshot: Snapshot,
 ) -> Result<CapturedCore, CaptureError> {
-    let permit = keep_alive_during(source, shared.finalizing_permits.acquire()).await;
-    let _permit = permit.map_err(|_| CaptureError::Cancelled)?;
+    let _turn = loop {
+        // Of those that are not finished yet each keeps files only, and no session of somebody else.
+        if let Some(turn) = keep_alive_during(source, shared.finalizing.take(principal)).await {
+            break turn;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    };
     let cancelled = shared.shutdown.abort_token();
     let (resources, heartbeat) = (shared.resources.clone(), shared.health.register("the compression of a core"));
     shared.readers.refill();

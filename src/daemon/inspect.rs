@@ -54,7 +54,9 @@ pub(super) async fn inspect(
         None => source.request_core(offer).await?,
     };
     let prefix = handles.prefix.take();
-    let pipe = core.as_ref().filter(|_| source.holds_process() && prefix.is_none() && may_parse(offer));
+    // Without a place nothing is looked at.
+    let may_look = may_parse(offer) && (handles.place.is_some() || !source.holds_process());
+    let pipe = core.as_ref().filter(|_| source.holds_process() && prefix.is_none() && may_look);
     let ProcessReading { headers, facts, stack, is_complete } = read_process(shared, offer, handles, pipe).await;
     let mut warnings = Vec::new();
     if facts.is_none() {
@@ -63,6 +65,9 @@ pub(super) async fn inspect(
     let facts = facts.unwrap_or_default();
     let core = match core {
         None => CoreEvidence::Gone,
+        Some(core) if source.holds_process() && !may_look => {
+            CoreEvidence::Ready(CoreInput { source: core, prefix, headers: None, saved_at: None })
+        }
         Some(core) if source.holds_process() => open_pipe(shared, source, offer, core, prefix, headers).await?,
         Some(core) => CoreEvidence::Ready(open_saved(shared, offer, core).await),
     };

@@ -81,8 +81,8 @@ impl ProcessMemory {
 
     /// Closes everything. A reader that answered so far is used again.
     pub(super) fn close(self, pool: &ReaderPool) {
-        if let Some(reader) = self.reader {
-            pool.give_back(reader);
+        if let Some((reader, place)) = self.reader.zip(self.place) {
+            pool.give_back(place.principal(), reader);
         }
     }
 
@@ -93,7 +93,7 @@ impl ProcessMemory {
         }
         let place = self.place.as_ref().ok_or(ErrorKind::WouldBlock)?;
         place.may_read().map_err(|_| ErrorKind::WouldBlock)?;
-        let mut reader = pool.take()?;
+        let mut reader = pool.take(place.principal())?;
         reader.open(&self.files, self.arguments.clone(), self.trusted.clone())?;
         Ok(reader)
     }

@@ -24,10 +24,14 @@ use tokio::sync::Semaphore;
 
 /// Reads of saved cores at once. They may block on the files that a process had mapped.
 pub(super) const SAVED_CORE_READERS: usize = 4;
+/// Cores that are finished at once, of as many principals.
+const FINALIZING: usize = 3;
 /// Threads that have processes copied to disk: two keep a disk busy.
 const COPY_BUFFERS: usize = 2;
 /// Bytes of the unit's MemoryMax=256M that what is copied and not yet compressed may take.
 const STAGED: u64 = 128 << 20;
+/// What the cores of one principal may take of these: one of the largest that are copied into memory.
+const STAGED_OF_ONE: u64 = 80 << 20;
 
 pub(super) struct Shared {
     pub(super) root: Root,
@@ -42,8 +46,9 @@ pub(super) struct Shared {
     pub(super) places: Arc<Places>,
     /// Read the memory of crashed processes.
     pub(super) readers: ReaderPool,
-    /// One core is finished at a time, by all compressors: two at once would only contend for the same memory.
-    pub(super) finalizing_permits: Semaphore,
+    /// One core of a principal is finished at a time, by all compressors: two at once would only contend for the same memory. Nobody
+    /// waits for all those of another.
+    pub(super) finalizing: Arc<Places>,
     /// For [`super::blocking::run_with_timeout`].
     pub(super) saved_core_readers: Arc<Semaphore>,
     loaded: Mutex<LoadedConfig>,
@@ -94,11 +99,11 @@ impl Shared {
                 finalizers: CompressorPool::new(1),
                 copy_buffers: CompressorPool::new(COPY_BUFFERS),
                 large_cores: LargeCoreLimiter::default(),
-                memory_budget: MemoryBudget::new(STAGED),
+                memory_budget: MemoryBudget::new(STAGED, STAGED_OF_ONE),
             },
-            places: Arc::default(),
+            places: Arc::new(Places::for_captures()),
             readers,
-            finalizing_permits: Semaphore::new(1),
+            finalizing: Arc::new(Places::new(FINALIZING, 1)),
             saved_core_readers: Arc::new(Semaphore::new(SAVED_CORE_READERS)),
             loaded: Mutex::default(),
             limiter: Mutex::default(),

@@ -23,8 +23,9 @@ const MAX_REQUEST_FDS: usize = 16;
 const MAX_ANSWER_FDS: usize = 1;
 /// Bytes up to this length are copied, so that the message is sent by one call.
 const COPIED: usize = 64 << 10;
-/// Bytes that are received at a time, at least.
+/// Bytes that are received at a time, at least and at most.
 const RECEIVE: usize = 8 << 10;
+const RECEIVE_MAX: usize = 256 << 10;
 /// Longest wait of a sender: the other side reads at once, or hangs.
 const SEND_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -103,6 +104,7 @@ impl Channel {
     /// The other side is gone, or does not read.
     pub(super) fn send(&self, outgoing: &Outgoing<'_>) -> io::Result<()> {
         let mut fds: Vec<RawFd> = outgoing.fds.iter().map(AsRawFd::as_raw_fd).collect();
+        let deadline = Instant::now() + SEND_TIMEOUT;
         for part in &outgoing.parts {
             let mut rest = &part[..];
             while !rest.is_empty() {
@@ -110,6 +112,9 @@ impl Channel {
                     Ok(sent) => {
                         rest = &rest[sent..];
                         fds.clear();
+                        if !rest.is_empty() && Instant::now() >= deadline {
+                            return Err(ErrorKind::TimedOut.into());
+                        }
                     }
                     Err(error) if error.kind() == ErrorKind::Interrupted => {}
                     Err(error) => return Err(error),
@@ -148,7 +153,7 @@ impl Channel {
                 wait_readable(self.socket.as_fd(), deadline)?;
             }
             let begin = self.received.len();
-            self.received.resize(begin + self.missing()?.max(RECEIVE), 0);
+            self.received.resize(begin + self.missing()?.clamp(RECEIVE, RECEIVE_MAX), 0);
             let received = fdpass::recv_with_fds(self.socket.as_fd(), &mut self.received[begin..]);
             let count = received.as_ref().map_or(0, |(count, _)| *count);
             self.received.truncate(begin + count);
@@ -201,10 +206,13 @@ impl Channel {
 fn wait_readable(socket: BorrowedFd<'_>, deadline: Instant) -> io::Result<()> {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            // Whatever has arrived: one byte after the other may do so for ever.
+            return Err(ErrorKind::TimedOut.into());
+        }
         // Rounded up, so that the last fraction of a millisecond is not spent in a loop.
         let limit = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
         match poll(&mut [PollFd::new(socket, PollFlags::POLLIN)], limit) {
-            Ok(0) if left.is_zero() => return Err(ErrorKind::TimedOut.into()),
             Ok(0) | Err(nix::errno::Errno::EINTR) => {}
             ready => return Ok(ready.map(drop)?),
         }

@@ -39,7 +39,7 @@ impl MemoryServer {
                 self.layout = CoreLayout::read(&bytes).ok().map(Arc::new);
                 return Ok(());
             }
-            Request::Image => return self.open_image(fds),
+            Request::Image { memory_limit } => return self.open_image(fds, memory_limit),
             Request::Connect => return self.connect(fds),
             Request::Close => {
                 *self = Self::default();
@@ -102,10 +102,11 @@ impl MemoryServer {
         channel.send_one(&answer, &facts.auxv, &[])
     }
 
-    fn open_image(&mut self, fds: Vec<OwnedFd>) -> io::Result<()> {
+    fn open_image(&mut self, fds: Vec<OwnedFd>, memory_limit: u64) -> io::Result<()> {
         let mut files = fds.into_iter().map(File::from);
         let memory = files.next().ok_or(ErrorKind::InvalidData)?;
-        let staging = StagingFiles { memory, spill: files.next().zip(files.next()).map(<[File; 2]>::from) };
+        let staging =
+            StagingFiles { memory, memory_limit, spill: files.next().zip(files.next()).map(<[File; 2]>::from) };
         let (plan, memory) = self.plan.clone().zip(self.memory.clone()).ok_or(ErrorKind::InvalidData)?;
         self.image = Some(Arc::new(ImageServer::new(plan, memory, staging)));
         Ok(())

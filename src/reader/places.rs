@@ -16,9 +16,14 @@ const HANGING_OF_ONE: usize = 8;
 /// Such readers in all. They count towards the unit's TasksMax=.
 const HANGING: usize = 64;
 
+/// The most crashes of one principal that wait for a place. Each keeps one of the daemon's sessions (`MAX_SESSIONS`).
+const WAITING_OF_ONE: usize = 512;
+
 /// The places, and who has them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Places {
+    places: usize,
+    places_of_one: usize,
     state: Mutex<State>,
     returned: Notify,
 }
@@ -27,6 +32,7 @@ pub struct Places {
 struct State {
     taken: usize,
     by_principal: HashMap<Principal, usize>,
+    waiting: HashMap<Principal, usize>,
     /// Readers that were killed, until they have ended.
     killed: Vec<(Principal, Arc<OwnedFd>)>,
 }
@@ -42,25 +48,54 @@ pub struct Place {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooManyHanging;
 
+/// One that waits, until it is dropped.
+struct Waiting<'a> {
+    places: &'a Places,
+    principal: &'a Principal,
+}
+
 impl Places {
-    /// Waits for a place.
-    pub async fn take(self: &Arc<Self>, principal: &Principal) -> Place {
+    /// The places for crashes that are read and captured.
+    #[must_use]
+    pub fn for_captures() -> Self {
+        Self::new(PLACES, PLACES_OF_ONE)
+    }
+
+    /// `places` in all, and `places_of_one` for each principal.
+    #[must_use]
+    pub fn new(places: usize, places_of_one: usize) -> Self {
+        Self { places, places_of_one, state: Mutex::default(), returned: Notify::new() }
+    }
+
+    /// Waits for a place. `None`: too many of the same principal wait already.
+    pub async fn take(self: &Arc<Self>, principal: &Principal) -> Option<Place> {
+        let _waiting = self.wait(principal)?;
         loop {
             let returned = self.returned.notified();
             let mut returned = std::pin::pin!(returned);
             // From here on no notification is missed.
             returned.as_mut().enable();
             if let Some(place) = self.try_take(principal) {
-                return place;
+                return Some(place);
             }
             returned.await;
         }
     }
 
+    fn wait<'a>(&'a self, principal: &'a Principal) -> Option<Waiting<'a>> {
+        let mut state = self.lock();
+        let waiting = state.waiting.entry(principal.clone()).or_insert(0);
+        if *waiting >= WAITING_OF_ONE {
+            return None;
+        }
+        *waiting += 1;
+        Some(Waiting { places: self, principal })
+    }
+
     fn try_take(self: &Arc<Self>, principal: &Principal) -> Option<Place> {
         let mut state = self.lock();
         let own = state.by_principal.get(principal).copied().unwrap_or(0);
-        if state.taken >= PLACES || own >= PLACES_OF_ONE {
+        if state.taken >= self.places || own >= self.places_of_one {
             return None;
         }
         state.taken += 1;
@@ -74,6 +109,12 @@ impl Places {
 }
 
 impl Place {
+    /// Who has it.
+    #[must_use]
+    pub fn principal(&self) -> &Principal {
+        &self.principal
+    }
+
     /// Whether another reader may be started for this principal.
     ///
     /// # Errors
@@ -95,15 +136,25 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut state = self.places.lock();
         state.taken -= 1;
-        if let Some(own) = state.by_principal.get_mut(&self.principal) {
-            *own -= 1;
-            if *own == 0 {
-                state.by_principal.remove(&self.principal);
-            }
-        }
+        decrement(&mut state.by_principal, &self.principal);
         drop(state);
         // All: the first that waits may be one whose principal has no place left.
         self.places.returned.notify_waiters();
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        decrement(&mut self.places.lock().waiting, self.principal);
+    }
+}
+
+fn decrement(counts: &mut HashMap<Principal, usize>, principal: &Principal) {
+    if let Some(count) = counts.get_mut(principal) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(principal);
+        }
     }
 }
 
@@ -118,7 +169,7 @@ mod tests {
 
     #[test]
     fn nobody_has_more_than_a_quarter() {
-        let places = Arc::new(Places::default());
+        let places = Arc::new(Places::for_captures());
         let own: Vec<Place> = std::iter::from_fn(|| places.try_take(&user(1))).collect();
         assert_eq!(own.len(), PLACES / 4);
         let others: Vec<Place> = (2..9).filter_map(|uid| places.try_take(&user(uid))).collect();
@@ -132,16 +183,16 @@ mod tests {
 
     #[tokio::test]
     async fn one_that_waits_gets_the_next_place_of_its_principal() {
-        let places = Arc::new(Places::default());
+        let places = Arc::new(Places::for_captures());
         let mut own = Vec::new();
         for _ in 0..PLACES_OF_ONE {
-            own.push(places.take(&user(1)).await);
+            own.push(places.take(&user(1)).await.unwrap());
         }
         let waiting = tokio::spawn({
             let places = Arc::clone(&places);
-            async move { places.take(&user(1)).await }
+            async move { places.take(&user(1)).await.unwrap() }
         });
-        let other = places.take(&user(2)).await;
+        let other = places.take(&user(2)).await.unwrap();
         drop(other);
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());
@@ -150,8 +201,19 @@ mod tests {
     }
 
     #[test]
+    fn so_many_may_wait_and_no_more() {
+        let places = Places::for_captures();
+        let (one, other) = (user(1), user(2));
+        let waiting: Vec<_> = std::iter::from_fn(|| places.wait(&one)).collect();
+        assert_eq!(waiting.len(), WAITING_OF_ONE);
+        assert!(places.wait(&other).is_some());
+        drop(waiting);
+        assert!(places.wait(&one).is_some() && places.lock().waiting.is_empty());
+    }
+
+    #[test]
     fn killed_readers_count_until_they_have_ended() {
-        let places = Arc::new(Places::default());
+        let places = Arc::new(Places::for_captures());
         let place = places.try_take(&user(1)).unwrap();
         let mut hanging: Vec<std::process::Child> =
             (0..HANGING_OF_ONE).map(|_| std::process::Command::new("sleep").arg("60").spawn().unwrap()).collect();

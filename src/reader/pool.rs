@@ -2,13 +2,15 @@
 
 use super::process::Reader;
 use super::server;
+use crate::crash::Principal;
 use coreward_sys::{fdpass, fork};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Readers that are kept for the next crashes. A storm's crashes are read by the same ones, one after the other.
+/// Readers that are kept for the next crashes. The crashes of a storm are read by the same ones, one after the other: what one of them
+/// makes of a reader, those of other principals never see.
 const IDLE: usize = 4;
 
 /// Makes readers.
@@ -16,7 +18,8 @@ const IDLE: usize = 4;
 pub struct ReaderPool {
     /// The process that forks them reads from the other end.
     requests: UnixStream,
-    idle: Mutex<Vec<Reader>>,
+    /// Those that have read a crash with the principal of that crash; the others have read none.
+    idle: Mutex<Vec<(Option<Principal>, Reader)>>,
 }
 
 impl ReaderPool {
@@ -42,35 +45,46 @@ impl ReaderPool {
         tokio::net::UnixStream::from_std(self.requests.try_clone()?)?.readable().await
     }
 
-    /// A reader that has nothing open: an idle one, or a new one. Blocks for a fraction of a millisecond.
+    /// A reader that has nothing open: one that has read crashes of this principal and of no other, or a new one. Blocks for a fraction
+    /// of a millisecond.
     ///
     /// # Errors
     /// No process can be made.
-    pub fn take(&self) -> io::Result<Reader> {
-        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    pub fn take(&self, principal: &Principal) -> io::Result<Reader> {
+        let idle = {
+            let mut idle = self.lock();
+            let own = idle.iter().position(|(of, _)| of.as_ref() == Some(principal));
+            own.or_else(|| idle.iter().position(|(of, _)| of.is_none())).map(|index| idle.swap_remove(index).1)
+        };
         idle.map_or_else(|| self.make(), Ok)
     }
 
     /// Makes sure that the next crash finds a reader.
     pub fn refill(&self) {
-        let is_empty = self.idle.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
-        if is_empty && let Ok(reader) = self.make() {
-            self.add(reader);
+        let has_new = self.lock().iter().any(|(of, _)| of.is_none());
+        if !has_new && let Ok(reader) = self.make() {
+            self.add(None, reader);
         }
     }
 
     /// Takes back a reader whose crash needs nothing more of it. It forgets the crash.
-    pub fn give_back(&self, mut reader: Reader) {
+    pub fn give_back(&self, principal: &Principal, mut reader: Reader) {
         if reader.close().is_ok() {
-            self.add(reader);
+            self.add(Some(principal.clone()), reader);
         }
     }
 
-    fn add(&self, reader: Reader) {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() < IDLE {
-            idle.push(reader);
+    /// Adds an idle reader; where there are too many, the one that waits longest goes.
+    fn add(&self, principal: Option<Principal>, reader: Reader) {
+        let mut idle = self.lock();
+        if idle.len() >= IDLE {
+            idle.remove(0);
         }
+        idle.push((principal, reader));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<(Option<Principal>, Reader)>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn make(&self) -> io::Result<Reader> {

@@ -205,7 +205,7 @@ impl Reader {
     pub(super) fn open_image(&self, files: &StagingFiles) -> io::Result<()> {
         let mut fds = vec![files.memory.as_fd()];
         fds.extend(files.spill.iter().flatten().map(AsFd::as_fd));
-        self.channel.send_one(&Request::Image, &[], &fds)
+        self.channel.send_one(&Request::Image { memory_limit: files.memory_limit }, &[], &fds)
     }
 
     /// Another connection with the reader, for one request about its image at a time, and the file in which data arrives.

@@ -34,8 +34,8 @@ pub(super) enum Request {
     Plan,
     /// Answered with [`Answer::BuildId`] of the executable's file.
     BuildId,
-    /// The core is read as planned: the staging area's files. No answer.
-    Image,
+    /// The core is read as planned: the staging area's files, and how much may be copied to memory. No answer.
+    Image { memory_limit: u64 },
     /// A connection of its own for requests about the image, and a file in memory for their data. No answer.
     Connect,
     /// Forget the process. No answer.
@@ -109,7 +109,10 @@ impl From<StoredChunk> for ImageData {
 
 impl From<SourceError> for ImageError {
     fn from(error: SourceError) -> Self {
-        let number = |error: &io::Error| error.raw_os_error().unwrap_or(nix::libc::EIO);
+        let number = |error: &io::Error| match error.kind() {
+            io::ErrorKind::OutOfMemory => nix::libc::ENOMEM,
+            _ => error.raw_os_error().unwrap_or(nix::libc::EIO),
+        };
         match error {
             SourceError::ProcessGone => Self::ProcessGone,
             SourceError::Read(error) => Self::Read(number(&error)),

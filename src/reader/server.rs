@@ -44,6 +44,8 @@ pub(super) fn fork_readers(requests: &OwnedFd) -> u8 {
 /// The daemon's signals are not for it, and its children need no parent.
 fn inherit_nothing() -> io::Result<()> {
     set_pdeathsig(Some(Signal::SIGKILL))?;
+    // Where memory runs out, a reader goes before the daemon. Only less than before would need a privilege (proc_pid_oom_score_adj(5)).
+    let _ = std::fs::write("/proc/self/oom_score_adj", "900");
     // systemd sends SIGTERM to all processes of a unit. The daemon ends in its own time, and needs readers until then.
     let ignored: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect();
     sigprocmask(SigmaskHow::SIG_BLOCK, Some(&ignored), None)?;

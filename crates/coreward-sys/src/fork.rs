@@ -7,6 +7,8 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+/// The exit status of a copy whose descriptors cannot be closed.
+const NOT_APART: u8 = 102;
 /// The exit status of a copy that panicked.
 const PANICKED: i32 = 101;
 
@@ -39,22 +41,23 @@ pub fn spawn(work: impl FnOnce() -> u8) -> io::Result<Pid> {
 /// # Errors
 /// The process has more than one thread, or the error of fork(2).
 pub fn spawn_apart(keep: OwnedFd, work: impl FnOnce(OwnedFd) -> u8) -> io::Result<Pid> {
-    spawn(move || {
-        close_all_but(keep.as_raw_fd());
-        work(keep)
+    spawn(move || match close_all_but(keep.as_raw_fd()) {
+        Ok(()) => work(keep),
+        Err(_) => NOT_APART,
     })
 }
 
 /// Closes all descriptors above 2 but one (close_range(2)).
-fn close_all_but(keep: RawFd) {
+fn close_all_but(keep: RawFd) -> nix::Result<()> {
     let keep = keep.unsigned_abs();
     for (first, last) in [(3, keep.saturating_sub(1)), (keep.saturating_add(1).max(3), u32::MAX)] {
         if first <= last {
             // SAFETY: close_range takes three integers. Only `spawn_apart` calls this, in a copy of the process in which nobody uses
             // the descriptors any more.
-            unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+            Errno::result(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) })?;
         }
     }
+    Ok(())
 }
 
 /// Makes the kernel forget each child of this process when it ends: nobody waits for it (`SIGCHLD` in sigaction(2)).

@@ -1,7 +1,7 @@
 //! The ledger as one capture sees it.
 
 use super::ledger::{Grant, Ledger};
-use crate::crash::CrashId;
+use crate::crash::{CrashId, Principal};
 use crate::policy::evict::Attribution;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -23,6 +23,12 @@ impl QuotaHandle {
     #[must_use]
     pub fn dir(&self) -> &OwnedFd {
         self.ledger.dir()
+    }
+
+    /// Who is charged.
+    #[must_use]
+    pub fn principal(&self) -> &Principal {
+        &self.attribution.principal
     }
 
     /// [`Ledger::reserve`].
