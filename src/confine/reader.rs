@@ -277,7 +277,7 @@ mod tests {
         // Limits.
         assert!(Vec::<u8>::new().try_reserve_exact(512 << 20).is_err(), "address space");
         let mut descriptors = Vec::new();
-        while let Ok(descriptor) = reader.try_clone() {
+        while let Ok(descriptor) = memory.try_clone() {
             descriptors.push(descriptor);
             assert!(descriptors.len() < 32, "descriptors");
         }
