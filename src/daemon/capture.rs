@@ -17,7 +17,7 @@ use crate::capture::{
 };
 use crate::config::Config;
 use crate::crash::{CoreOutcome, CoreReport, NoCore, Principal, Record, Truncation, Warning};
-use crate::reader::Place;
+use crate::reader::{Place, Places};
 use crate::report::ErrorKind;
 use crate::store::{CoreFile, QuotaHandle};
 use coreward_sys::clock;
@@ -32,6 +32,9 @@ use tokio_util::sync::CancellationToken;
 
 /// How long a crash waits for a place before it is recorded without its core.
 const PLACE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long those behind it in the spool wait for one that gets no place.
+const SPOOLED_PLACE_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// A crash whose core is to be kept.
 pub(super) struct AdmittedCrash {
     /// The record so far.
@@ -241,7 +244,7 @@ pub(super) fn held(offer: &Offer, source: &CrashSource) -> Duration {
 /// Waits for a place to read and capture the crash. `None`: there was none in time.
 ///
 /// # Errors
-/// The daemon stops, or the shim has gone.
+/// The daemon stops, or the shim has gone; a spooled crash is to be tried again later.
 pub(super) async fn take_place(
     shared: &Shared,
     source: &mut CrashSource,
@@ -251,16 +254,27 @@ pub(super) async fn take_place(
     let limit = place_timeout(source, deadline(offer, source, &config));
     tokio::select! {
         biased;
-        place = timeout(limit, shared.places.take(&principal)) => Ok(place.ok().flatten().map(Arc::new)),
+        place = place_within(limit, &shared.places, &principal, source.holds_process()) => place,
         () = shared.shutdown.stopped() => Err(SessionError::Stopping),
         () = source.keep_alive() => Err(SessionError::Stopping),
     }
 }
 
-/// How long the crash may wait for its place. One from the spool holds no process: it waits until the daemon stops, and is still in
-/// the spool then.
+async fn place_within(
+    limit: Duration,
+    places: &Arc<Places>,
+    principal: &Principal,
+    holds_process: bool,
+) -> Result<Option<Arc<Place>>, SessionError> {
+    match timeout(limit, places.take(principal)).await.ok().flatten() {
+        None if !holds_process => Err(SessionError::NoPlace),
+        place => Ok(place.map(Arc::new)),
+    }
+}
+
+/// How long the crash may wait for its place. One from the spool holds no process, and is in the spool afterwards.
 fn place_timeout(source: &CrashSource, deadline: Instant) -> Duration {
-    let limit = if source.holds_process() { PLACE_TIMEOUT } else { Duration::MAX };
+    let limit = if source.holds_process() { PLACE_TIMEOUT } else { SPOOLED_PLACE_TIMEOUT };
     limit.min(deadline.saturating_duration_since(Instant::now()))
 }
 
@@ -418,10 +432,15 @@ async fn keep_alive_during<T>(source: &mut CrashSource, work: impl Future<Output
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_spooled_crash_waits_for_its_place_until_the_daemon_stops() {
-        let (source, year) = (CrashSource::Spool(None), Duration::from_secs(365 * 86_400));
-        let deadline = deadline(&Offer::default(), &source, &Config::default());
-        assert!(place_timeout(&source, deadline) > year);
+    #[tokio::test(start_paused = true)]
+    async fn without_a_place_a_process_is_let_go_and_a_spooled_crash_gives_way() {
+        let (places, principal) = (Arc::new(Places::new(1, 1)), Principal::Unknown);
+        let limit = place_timeout(&CrashSource::Spool(None), Instant::now() + Duration::from_secs(86_400));
+        assert_eq!(limit, SPOOLED_PLACE_TIMEOUT);
+        let taken = place_within(limit, &places, &principal, false).await.unwrap();
+        assert!(matches!(place_within(limit, &places, &principal, true).await, Ok(None)));
+        assert!(matches!(place_within(limit, &places, &principal, false).await, Err(SessionError::NoPlace)));
+        drop(taken);
+        assert!(place_within(limit, &places, &principal, true).await.unwrap().is_some());
     }
 }

@@ -14,6 +14,9 @@ pub(super) enum SessionError {
     /// The record cannot be written.
     #[error("{0}")]
     Catalog(#[from] CatalogError),
+    /// Other crashes of the same principal have all its places. A spooled crash tries again later; those behind it do not wait.
+    #[error("other crashes of the same unit or user come first")]
+    NoPlace,
     /// The daemon stops; the shim offers the crash to the next one.
     #[error("the daemon stops")]
     Stopping,

@@ -182,7 +182,7 @@ impl Session {
                 let _ = source.send(&DaemonMessage::Unavailable { reason: error.to_string() }).await;
             }
             // The shim offers the crash to the next daemon.
-            Err(SessionError::Stopping) => {}
+            Err(SessionError::Stopping | SessionError::NoPlace) => {}
             Err(SessionError::Connection(error)) => {
                 tracing::warn!("crash of process {pid}: {error}");
                 shared.metrics.error(ErrorKind::Connection);

@@ -147,7 +147,7 @@ impl SpooledFile {
             }
             Err(error) => {
                 // Nothing is wrong with the crash itself: this was no attempt.
-                if !matches!(error, SessionError::Stopping) {
+                if !matches!(error, SessionError::Stopping | SessionError::NoPlace) {
                     self.log_error(shared, &error.to_string());
                 }
                 let _ = self.rename(&claimed, &attempt_name(stem, attempt.saturating_sub(1))).await;
