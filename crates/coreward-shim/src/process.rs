@@ -1,6 +1,7 @@
 //! Opening the crashed process, which the kernel keeps while it writes the core: a pidfd, its directory in `/proc`, and the files
 //! that every offer passes on. Nothing here can block on a dead mount.
 
+use super::executable;
 use super::mounts;
 use super::proc_dir::{ProcDir, read_beginning_at, read_text_at};
 use super::status::ThreadStatus;
@@ -9,14 +10,12 @@ use coreward_sys::openat::read_link_at;
 use coreward_sys::pidfd;
 use coreward_wire::{FdKind, MAX_TEXT, Namespaces, Offer};
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags};
-use nix::sys::stat::fstatat;
+use nix::fcntl::AT_FDCWD;
 use nix::unistd::{Pid, Uid, getppid};
 use std::fs::File;
 use std::io::{self, Seek};
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
-use std::time::Duration;
 
 /// The files that every offer passes on. Reading them may block, so only the daemon reads them. With `maps` and `pagemap` it
 /// tells which memory answers before it reads any.
@@ -29,7 +28,7 @@ const OFFERED: [(FdKind, &str); 5] = [
 ];
 /// Bytes of `/proc/PID/mountinfo` that are read. The root is in the first lines; what the rest of a longer table names is not
 /// trusted.
-const MAX_MOUNTINFO: usize = 64 << 10;
+pub(super) const MAX_MOUNTINFO: usize = 64 << 10;
 
 /// Bytes of `/proc/PID/cgroup` that are read: more than a path of the longest length in each hierarchy of version 1, of which the
 /// kernel lists the one that matters last.
@@ -147,11 +146,11 @@ fn read_identity(offer: &mut Offer, dir: &ProcDir, warnings: &mut Vec<ShimWarnin
     }
     offer.login_uid = parse_login_uid(&read_text_at(dir.as_fd(), "loginuid").0);
     offer.exe = dir.read_link("exe", warnings);
-    offer.exe_deleted = is_exe_deleted(&offer.exe, dir);
     offer.root = dir.read_link("root", warnings);
     offer.namespaces = compare_namespaces(dir);
+    offer.exe_deleted = is_exe_deleted(offer, dir, warnings);
     let mountinfo = dir.read_beginning("mountinfo", MAX_MOUNTINFO, warnings);
-    let in_user_namespace = offer.namespaces.user || offer.namespaces.unknown;
+    let in_user_namespace = sees_user_namespace(offer);
     let mut trusted = Vec::new();
     mounts::add_trusted(&mut trusted, &mountinfo, in_user_namespace);
     if offer.root != b"/" {
@@ -211,14 +210,23 @@ fn parse_stat(stat: &[u8]) -> Option<Stat<'_>> {
 }
 
 /// Whether the kernel appended " (deleted)" to the path of the executable (proc_pid_exe(5)): a file may also have such a name. `None`
-/// if that cannot be told. The file's own file system is asked for its number of names, which may block.
-fn is_exe_deleted(exe: &[u8], dir: &ProcDir) -> Option<bool> {
-    const TIMEOUT: Duration = Duration::from_millis(250);
-    if !exe.ends_with(b" (deleted)") {
-        return (!exe.is_empty()).then_some(false);
+/// if that cannot be told.
+fn is_exe_deleted(offer: &Offer, dir: &ProcDir, warnings: &mut Vec<ShimWarning>) -> Option<bool> {
+    if !offer.exe.ends_with(b" (deleted)") {
+        return (!offer.exe.is_empty()).then_some(false);
     }
-    let names = dir.in_thread(TIMEOUT, |dir| Ok(fstatat(dir, "exe", AtFlags::empty())?.st_nlink));
-    names.ok().map(|names| names == 0)
+    match executable::has_no_name(dir, sees_user_namespace(offer)) {
+        Ok(deleted) => Some(deleted),
+        Err(warning) => {
+            warnings.push(warning);
+            None
+        }
+    }
+}
+
+/// Whether mounts that the process sees may be those of a user namespace.
+pub(super) fn sees_user_namespace(offer: &Offer) -> bool {
+    offer.namespaces.user || offer.namespaces.unknown
 }
 
 /// `/proc/PID/loginuid` (proc_pid_loginuid(5)). A kernel without audit has no such file.

@@ -2,18 +2,17 @@
 
 use super::crash::Crash;
 use super::details;
-use super::proc_dir::ProcDir;
+use super::executable;
+use super::process::sees_user_namespace;
+use super::warning::ShimWarning;
 use coreward_sys::pipe;
 use coreward_wire::{FdKind, Reply, Request};
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, SpliceFFlags, openat, splice};
+use nix::fcntl::{SpliceFFlags, splice};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::stat::Mode;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-/// How long opening the executable may take: open(2) never returns on a mount whose server is dead.
-const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest head of a core, in bytes: enough for a million mappings, or some thousand threads with all their registers.
 const MAX_HEAD: u64 = 64 << 20;
 /// How long taking the head out of the pipe may take. The kernel writes it from its own memory.
@@ -26,8 +25,8 @@ pub(super) fn reply_to(request: Request, crash: &mut Crash) -> (Reply, Vec<Owned
     let opened = match (&crash.process.dir, request) {
         (_, Request::Core) => duplicate(crash.core.as_ref()),
         (_, Request::Head(bytes)) => take_head(crash, bytes),
+        (_, Request::Exe) => open_exe(crash),
         (None, _) => Err(Errno::ESRCH),
-        (Some(dir), Request::Exe) => open_exe(dir),
         (Some(dir), Request::Details) => return details::reply(dir, &mut crash.offer),
     };
     match opened {
@@ -73,9 +72,14 @@ fn duplicate(fd: Option<&OwnedFd>) -> nix::Result<OwnedFd> {
     fd.ok_or(Errno::EPIPE)?.try_clone().map_err(|_| Errno::EMFILE)
 }
 
-/// Opens the executable in a thread, which is abandoned if it blocks.
-fn open_exe(dir: &ProcDir) -> nix::Result<OwnedFd> {
-    dir.in_thread(OPEN_TIMEOUT, |dir| {
-        openat(dir, "exe", OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOCTTY, Mode::empty())
+/// Opens the executable. If the daemon cannot have it, the next offer and the spool say why.
+fn open_exe(crash: &mut Crash) -> nix::Result<OwnedFd> {
+    let dir = crash.process.dir.as_ref().ok_or(Errno::ESRCH)?;
+    executable::open_to_read(dir, sees_user_namespace(&crash.offer)).map_err(|warning| {
+        let errno = if let ShimWarning::Open { errno, .. } = warning { errno } else { Errno::EREMOTE };
+        if !crash.warnings.contains(&warning) {
+            crash.warnings.push(warning);
+        }
+        errno
     })
 }

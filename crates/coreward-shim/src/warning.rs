@@ -20,6 +20,8 @@ pub(super) enum ShimWarning {
     Open { what: &'static str, errno: Errno },
     /// A file or link in `/proc/PID` could not be read.
     Read { what: &'static str, errno: Errno },
+    /// The executable is not on a mount whose files are known to be this machine's.
+    ExecutableNotLocal,
     /// `/proc/PID/stat` has no comm or start time.
     MalformedStat,
     /// The process ended before its directory in `/proc` could be verified.
@@ -42,6 +44,9 @@ impl fmt::Display for ShimWarning {
             }
             Self::Open { what, errno } => write!(f, "cannot open {what}: {errno}"),
             Self::Read { what, errno } => write!(f, "cannot read {what}: {errno}"),
+            Self::ExecutableNotLocal => f.write_str(
+                "did not open exe: it is on FUSE, a network file system or an unknown mount, which may not answer",
+            ),
             Self::MalformedStat => f.write_str("cannot parse stat: it has no comm or no start time"),
             Self::ProcessEnded => f.write_str("the process was killed while its core was being written"),
             Self::PidReused => f.write_str(
