@@ -42,10 +42,11 @@ fn on_local<T: Send + 'static>(
     access: impl FnOnce(&OwnedFd) -> nix::Result<T> + Send + 'static,
 ) -> Result<T, ShimWarning> {
     let accessed = dir.in_thread(limit, move |dir| {
-        let (of_process, _) = read_beginning_at(dir.as_fd(), "mountinfo", MAX_MOUNTINFO);
-        // What is mounted outside of the process' root directory is missing there.
-        let (of_host, _) = read_beginning_at(AT_FDCWD, "/proc/self/mountinfo", MAX_MOUNTINFO);
-        access_if_local(dir, &[(&of_process, in_user_namespace), (&of_host, false)], access)
+        // What is mounted outside of the process' root directory is in the second list only, which is read if the first does not do.
+        let lists =
+            [(dir.as_fd(), "mountinfo", in_user_namespace), (AT_FDCWD, "/proc/self/mountinfo", false)].into_iter();
+        let lists = lists.map(|(dir, name, of_user)| (read_beginning_at(dir, name, MAX_MOUNTINFO).0, of_user));
+        access_if_local(dir, lists, access)
     });
     match accessed {
         Ok(Some(value)) => Ok(value),
@@ -54,10 +55,10 @@ fn on_local<T: Send + 'static>(
     }
 }
 
-/// `None` if the executable is on a file system that may not answer. `lists` are texts of mounts, and whether a user namespace's.
+/// `None` if the executable is on a file system that may not answer. `lists` are texts of mounts, and whether a user namespace sees them.
 fn access_if_local<T>(
     dir: &OwnedFd,
-    lists: &[(&[u8], bool)],
+    lists: impl Iterator<Item = (Vec<u8>, bool)>,
     access: impl FnOnce(&OwnedFd) -> nix::Result<T>,
 ) -> nix::Result<Option<T>> {
     let file = openat(dir, "exe", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
@@ -66,9 +67,9 @@ fn access_if_local<T>(
 
 /// Whether `file` is on a mount that is known, and whose files are this machine's. The number of the device would not do: files of a
 /// btrfs subvolume or an overlay may report another one than their mount has. The file system would also have to be asked for it.
-fn is_on_local(file: &OwnedFd, lists: &[(&[u8], bool)]) -> nix::Result<bool> {
+fn is_on_local(file: &OwnedFd, mut lists: impl Iterator<Item = (Vec<u8>, bool)>) -> nix::Result<bool> {
     let mount = mount_id(file)?;
-    if lists.iter().any(|(mountinfo, in_user_namespace)| mounts::is_local(mountinfo, mount, *in_user_namespace)) {
+    if lists.any(|(mountinfo, in_user_namespace)| mounts::is_local(&mountinfo, mount, in_user_namespace)) {
         return Ok(true);
     }
     // A program may be executed from a memfd. The kernel has one mount for all of them, which is in no list.
@@ -159,8 +160,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink(program.path(), dir.path().join("exe")).unwrap();
         let dir = OwnedFd::from(File::open(dir.path()).unwrap());
-        let access =
-            |mountinfo: &str| access_if_local(&dir, &[(mountinfo.as_bytes(), false), (b"", false)], |_| Ok(()));
+        let access = |mountinfo: &str| {
+            access_if_local(&dir, [(mountinfo.into(), false), (Vec::new(), false)].into_iter(), |_| Ok(()))
+        };
         for (kind, expected) in [
             ("tmpfs", Some(())),
             ("overlay", Some(())),
