@@ -21,6 +21,9 @@ pub enum CaptureError {
     /// No data arrived for too long, as on a dead mount.
     #[error("the stream stalled: no data arrived in time")]
     Stalled,
+    /// The kernel would have to wait for memory that may never answer, and the process with it.
+    #[error("the kernel would wait for memory that may never answer: pages of a file that a user serves")]
+    MayNotAnswer,
     /// The stream does not begin with the headers of a core.
     #[error("the stream is not a core: {0}")]
     NotACore(ElfError),
@@ -44,7 +47,9 @@ impl CaptureError {
     pub fn io_error(&self) -> Option<&io::Error> {
         match self {
             Self::DiskFull(error) | Self::Write(error) | Self::Read(error) => Some(error),
-            Self::Cancelled | Self::Empty | Self::Stalled | Self::NotACore(_) | Self::Quota => None,
+            Self::Cancelled | Self::Empty | Self::Stalled | Self::MayNotAnswer | Self::NotACore(_) | Self::Quota => {
+                None
+            }
         }
     }
 

@@ -88,6 +88,13 @@ impl PageAccess {
         mappings.get(next).filter(|mapping| mapping.range.contains(&address)).cloned()
     }
 
+    /// Whether no page of any mapping depends on the server of a file system that may be any user.
+    pub(super) fn is_all_readable(&self) -> bool {
+        let text = self.text().unwrap_or_default();
+        let mut mappings = text.lines().filter_map(procmap::parse);
+        mappings.all(|mapping| self.trusted.pages_of(&mapping) != ReadablePages::Anonymous)
+    }
+
     /// The text of `/proc/PID/maps` from its beginning: the descriptor shares its position with the shim's, and with those of
     /// earlier daemons.
     pub(super) fn text(&self) -> Option<String> {
@@ -155,6 +162,18 @@ mod tests {
         assert_eq!(major, 0);
         let minor = u32::try_from(minor).unwrap();
         assert_eq!(TrustedFileSystems::default().pages_of(&mapping(0, minor, 9)), ReadablePages::All);
+    }
+
+    #[test]
+    fn one_mapping_that_a_user_serves_is_enough_to_keep_the_kernel_from_it() {
+        const MAPS: &str =
+            "00400000-00401000 r-xp 00000000 fe:00 77 /bin/a\n7f0000000000-7f0000001000 rw-p 00000000 00:63 9 /mnt/b\n";
+        let maps = sparse_io::create_memfd("maps").unwrap();
+        maps.write_all_at(MAPS.as_bytes(), 0).unwrap();
+        let with = |trusted| PageAccess::new(maps.try_clone().unwrap(), trusted).is_all_readable();
+        assert!(!with(TrustedFileSystems::default()));
+        assert!(with(TrustedFileSystems { local: vec![0x63], remote: Vec::new() }));
+        assert!(with(TrustedFileSystems { local: Vec::new(), remote: vec![0x63] }));
     }
 
     #[test]

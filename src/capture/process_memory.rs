@@ -77,6 +77,11 @@ impl LiveMemory {
         self.pages_at(address).1 == ReadablePages::All
     }
 
+    /// Whether all pages of all mappings can be read without waiting for anybody. So it seems where nothing is known of them.
+    pub fn answers_everywhere(&self) -> bool {
+        self.access.as_ref().is_none_or(PageAccess::is_all_readable)
+    }
+
     /// Whether all pages in `range` can be read without waiting for anybody.
     pub fn answers_for(&self, range: &Range<u64>) -> bool {
         let mut address = range.start;

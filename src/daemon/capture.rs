@@ -101,8 +101,8 @@ impl CaptureContext {
         let mut writer = self.writer()?;
         let CoreInput { source, prefix, headers, saved_at: _ } = stream;
         let headers = headers.filter(|_| handles.memory.has_memory());
-        let memory = std::mem::take(&mut handles.memory);
-        let parked = headers.map(|headers| (memory.into_parked(&self.shared.readers, &headers), headers));
+        let mut memory = std::mem::take(&mut handles.memory);
+        let parked = headers.map(|headers| (memory.park(&self.shared.readers, &headers), headers));
         if let Some((Ok(parked), headers)) = parked {
             let request = SnapshotRequest {
                 headers,
@@ -121,6 +121,10 @@ impl CaptureContext {
                 Err(SnapshotError::Failed(failure)) => return Err(failure),
                 Err(SnapshotError::Unusable(unused)) => writer = *unused,
             }
+        }
+        // With the process, the kernel would wait in its own dump, and nobody could end it.
+        if !memory.answers(&self.shared.readers) {
+            return Err(CaptureError::MayNotAnswer);
         }
         let request = DrainRequest {
             source: CoreStream::new(source, prefix, self.cancelled.clone()),
@@ -398,7 +402,7 @@ fn finish_without_core(shared: &Shared, mut builder: RecordBuilder, failure: &Ca
     let (reason, kind) = match failure {
         CaptureError::Empty => (NoCore::Empty, ErrorKind::NotACore),
         CaptureError::NotACore(_) => (NoCore::NotElf, ErrorKind::NotACore),
-        CaptureError::Stalled => (NoCore::Stalled, ErrorKind::Capture),
+        CaptureError::Stalled | CaptureError::MayNotAnswer => (NoCore::Stalled, ErrorKind::Capture),
         CaptureError::Quota => (NoCore::Quota, ErrorKind::Quota),
         CaptureError::DiskFull(_) => (NoCore::DiskFull, ErrorKind::DiskFull),
         CaptureError::Cancelled | CaptureError::Write(_) | CaptureError::Read(_) => {

@@ -8,6 +8,10 @@ use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long looking at all mappings may take. A million take some hundred milliseconds.
+const ANSWERS_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The files through which the memory is read, and whoever reads it.
 #[derive(Debug, Default)]
@@ -72,11 +76,17 @@ impl ProcessMemory {
     ///
     /// # Errors
     /// There is no reader for this process.
-    pub(super) fn into_parked(mut self, pool: &ReaderPool, headers: &Headers) -> io::Result<RemoteProcess> {
+    pub(super) fn park(&mut self, pool: &ReaderPool, headers: &Headers) -> io::Result<RemoteProcess> {
         let reader = self.take_reader(pool)?;
         // It is killed when the core is copied.
         self.give_up(&reader);
         RemoteProcess::new(reader, headers)
+    }
+
+    /// Whether the kernel can dump the process without waiting for anybody who may never answer. What cannot be found out may not.
+    /// Blocks.
+    pub(super) fn answers(&mut self, pool: &ReaderPool) -> bool {
+        !self.has_memory() || self.ask(pool, |reader| reader.answers(Instant::now() + ANSWERS_TIMEOUT)).unwrap_or(false)
     }
 
     /// Closes everything. A reader that answered so far is used again.

@@ -55,6 +55,7 @@ impl MemoryServer {
                     |layout: &Arc<CoreLayout>| unwind_other_threads(layout, &self.memory.as_deref(), &recorded);
                 Answer::OtherThreads(self.layout.as_ref().map(unwind))
             }
+            Request::Answers => Answer::Answers(self.memory.as_ref().is_none_or(|memory| memory.answers_everywhere())),
             Request::BuildId => {
                 Answer::BuildId(fds.into_iter().next().and_then(|file| build_id_of_file(&File::from(file))))
             }

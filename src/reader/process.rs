@@ -161,6 +161,18 @@ impl Reader {
         }
     }
 
+    /// Whether the kernel can dump the process without waiting for anybody who may never answer.
+    ///
+    /// # Errors
+    /// The reader has ended, or is late.
+    pub fn answers(&mut self, deadline: Instant) -> io::Result<bool> {
+        self.channel.send_one(&Request::Answers, &[], &[])?;
+        match self.channel.receive(Some(deadline))?.message {
+            Answer::Answers(answers) => Ok(answers),
+            _ => Err(ErrorKind::InvalidData.into()),
+        }
+    }
+
     /// Has it forget its crash.
     ///
     /// # Errors

@@ -32,6 +32,8 @@ pub(super) enum Request {
     OtherThreads(Vec<u64>),
     /// Answered with [`Answer::Plan`].
     Plan,
+    /// Answered with [`Answer::Answers`].
+    Answers,
     /// Answered with [`Answer::BuildId`] of the executable's file.
     BuildId,
     /// The core is read as planned: the staging area's files, and how much may be copied to memory. No answer.
@@ -58,6 +60,8 @@ pub(super) enum Answer {
     Stack(Option<CrashedStack>),
     OtherThreads(Option<OtherThreads>),
     BuildId(Option<String>),
+    /// Whether all memory answers.
+    Answers(bool),
     /// `None`: the headers or the memory cannot be read.
     Plan(Option<PlanSummary>),
 }
