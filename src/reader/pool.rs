@@ -95,3 +95,56 @@ impl ReaderPool {
         Reader::new(ours)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::channel::Channel;
+    use super::super::protocol::Answer;
+    use super::*;
+    use coreward_sys::pidfd;
+    use std::os::fd::OwnedFd;
+    use std::process::{Child, Command};
+    use std::sync::Arc;
+
+    /// A reader that never answers, the process that is killed in its place, and its other end.
+    fn reader() -> (Reader, Child, Channel) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let child = Command::new("sleep").arg("60").spawn().unwrap();
+        let pidfd = pidfd::open(child.id().cast_signed()).unwrap();
+        let channel = Channel::new(theirs);
+        channel.send_one(&Answer::Ready { missing: Vec::new() }, &[], &[pidfd.as_fd()]).unwrap();
+        (Reader::new(ours).unwrap(), child, channel)
+    }
+
+    #[test]
+    fn a_reader_never_reads_crashes_of_two_principals() {
+        let (requests, maker) = UnixStream::pair().unwrap();
+        let pool = ReaderPool { requests, idle: Mutex::default() };
+        drop(maker);
+        let (one, other) = (Principal::Unit("a".to_owned()), Principal::Unit("b".to_owned()));
+        let (used, mut used_child, _used) = reader();
+        let (new, mut new_child, _new) = reader();
+        let is = |reader: &Reader, pidfd: &Arc<OwnedFd>| Arc::ptr_eq(&reader.pidfd(), pidfd);
+        let (used_pidfd, new_pidfd) = (used.pidfd(), new.pidfd());
+        pool.give_back(&one, used);
+        pool.add(None, new);
+        let taken = pool.take(&other).unwrap();
+        assert!(is(&taken, &new_pidfd));
+        assert!(pool.take(&other).is_err(), "none is left, and none can be made");
+        let again = pool.take(&one).unwrap();
+        assert!(is(&again, &used_pidfd));
+        pool.give_back(&other, taken);
+        for _ in 0..IDLE {
+            let (more, mut child, _more) = reader();
+            pool.give_back(&one, more);
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        assert_eq!(pool.lock().len(), IDLE);
+        assert!(pool.take(&other).is_err(), "the one that waited longest has gone");
+        drop(again);
+        for child in [&mut used_child, &mut new_child] {
+            child.wait().unwrap();
+        }
+    }
+}
