@@ -254,7 +254,12 @@ pub(super) async fn take_place(
     source: &mut CrashSource,
     offer: &Offer,
 ) -> Result<Option<Arc<Place>>, SessionError> {
-    let (principal, config) = (principal_of(offer, &shared.host), shared.config_for(offer));
+    let principal = principal_of(offer, &shared.host);
+    // Timers and keepalive only for those that wait: a storm pays for each ten thousand times.
+    if let Some(place) = shared.places.try_take(&principal) {
+        return Ok(Some(Arc::new(place)));
+    }
+    let config = shared.config_for(offer);
     let limit = place_timeout(source, deadline(offer, source, &config));
     tokio::select! {
         biased;

@@ -25,6 +25,8 @@ use std::time::{Duration, Instant};
 /// A process is inspected in a millisecond or two, and the work is bounded by frames and pages. This limit is for memory that
 /// does not answer; a shorter one would change signatures on a loaded machine.
 const INSPECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// The same for what a process tells of itself without its stack.
+const FACTS_TIMEOUT: Duration = Duration::from_secs(1);
 /// From this attempt on the bytes of the core are not parsed: something in them may have ended the daemons before.
 const UNPARSED_FROM: u32 = 3;
 /// Size of the headers in bytes, at least and mostly.
@@ -128,7 +130,14 @@ async fn read_process(
         };
         match stack {
             Ok(stack) => reading.stack = stack,
-            Err(_) => reading.is_complete = false,
+            Err(_) => {
+                reading.is_complete = false;
+                // The facts come with the stack. Another reader may still get them.
+                let _ = memory.ask(&shared.readers, |reader| {
+                    let on_facts = |raw| reading.facts = Some(ProcessFacts::from(raw));
+                    reader.inspect(None, &context, Instant::now() + FACTS_TIMEOUT, on_facts)
+                });
+            }
         }
         (reading, memory)
     };

@@ -81,12 +81,17 @@ impl Session {
         let Self { shared, source, offer, identity } = self;
         // Identify: one session at a time works on a crash.
         let crash_lock = shared.crash_lock(&identity.id);
-        let _crash_lock = tokio::select! {
-            biased;
-            lock = crash_lock.lock() => lock,
-            () = shared.shutdown.stopped() => return Err(SessionError::Stopping),
-            // The other session goes on with the crash; this shim has gone.
-            () = source.keep_alive() => return Err(SessionError::Stopping),
+        let free = Arc::clone(&crash_lock).try_lock_owned().ok();
+        let _crash_lock = if let Some(lock) = free {
+            lock
+        } else {
+            tokio::select! {
+                biased;
+                lock = crash_lock.lock_owned() => lock,
+                () = shared.shutdown.stopped() => return Err(SessionError::Stopping),
+                // The other session goes on with the crash; this shim has gone.
+                () = source.keep_alive() => return Err(SessionError::Stopping),
+            }
         };
         let may_be_known = offer.attempt > 1 || source.origin() == Origin::Spool;
         if let Some(known) = if may_be_known { shared.catalog.find(identity.id.clone()).await? } else { None } {

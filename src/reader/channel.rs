@@ -185,6 +185,11 @@ impl Channel {
         Ok(length.saturating_sub(self.received.len()))
     }
 
+    /// Whether a whole message waits already.
+    pub(super) fn has_message(&self) -> bool {
+        matches!(self.lengths(), Ok(Some([json, bytes, _])) if self.received.len() >= HEADER + json + bytes)
+    }
+
     /// Takes a whole message out of what was received.
     fn take_message(&mut self) -> io::Result<Option<Parts>> {
         let Some([json, bytes, fds]) = self.lengths()? else { return Ok(None) };

@@ -27,25 +27,27 @@ pub(super) struct MemoryServer {
 }
 
 impl MemoryServer {
-    /// Answers one request.
+    /// Answers one request, if it has an answer; with it go bytes.
     ///
     /// # Errors
-    /// The daemon is gone, or broke the protocol.
-    pub(super) fn answer(&mut self, channel: &Channel, received: Received<Request>) -> io::Result<()> {
+    /// The daemon broke the protocol.
+    pub(super) fn answer(&mut self, received: Received<Request>) -> io::Result<Option<(Answer, Vec<u8>)>> {
         let Received { message, bytes, fds } = received;
         let answer = match message {
-            Request::Open { files, arguments, trusted } => return self.open(&files, fds, arguments, trusted),
+            Request::Open { files, arguments, trusted } => {
+                return self.open(&files, fds, arguments, trusted).map(|()| None);
+            }
             Request::Headers => {
                 self.layout = CoreLayout::read(&bytes).ok().map(Arc::new);
-                return Ok(());
+                return Ok(None);
             }
-            Request::Image { memory_limit } => return self.open_image(fds, memory_limit),
-            Request::Connect => return self.connect(fds),
+            Request::Image { memory_limit } => return self.open_image(fds, memory_limit).map(|()| None),
+            Request::Connect => return self.connect(fds).map(|()| None),
             Request::Close => {
                 *self = Self::default();
-                return Ok(());
+                return Ok(None);
             }
-            Request::Facts => return self.send_facts(channel),
+            Request::Facts => return Ok(Some(self.read_facts())),
             Request::Stack(context) => Answer::Stack(self.layout.as_deref().map(|layout| {
                 let context = context.or_build_id(self.exe_build_id.as_ref());
                 unwind_crashed_thread(layout, &self.memory.as_deref(), &context)
@@ -66,7 +68,7 @@ impl MemoryServer {
                 Answer::Plan(self.plan.as_ref().map(|plan| plan.summary()))
             }
         };
-        channel.send_one(&answer, &[], &[])
+        Ok(Some((answer, Vec::new())))
     }
 
     fn open(
@@ -95,12 +97,12 @@ impl MemoryServer {
         Ok(())
     }
 
-    fn send_facts(&mut self, channel: &Channel) -> io::Result<()> {
+    fn read_facts(&mut self) -> (Answer, Vec<u8>) {
         let memory = self.memory.as_deref();
         let facts = read_facts(self.cmdline.as_ref(), self.auxv.as_ref(), &self.arguments, memory);
         self.exe_build_id.clone_from(&facts.exe_build_id);
         let answer = Answer::Facts { arguments: facts.arguments, exe_build_id: facts.exe_build_id };
-        channel.send_one(&answer, &facts.auxv, &[])
+        (answer, facts.auxv)
     }
 
     fn open_image(&mut self, fds: Vec<OwnedFd>, memory_limit: u64) -> io::Result<()> {

@@ -2,10 +2,10 @@
 
 use crate::crash::Principal;
 use coreward_sys::pidfd;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::Notify;
+use tokio::sync::oneshot;
 
 /// Places in all: small crashes must not wait for a large one that has all of them.
 const PLACES: usize = 16;
@@ -25,14 +25,14 @@ pub struct Places {
     places: usize,
     places_of_one: usize,
     state: Mutex<State>,
-    returned: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
     taken: usize,
     by_principal: HashMap<Principal, usize>,
-    waiting: HashMap<Principal, usize>,
+    /// Those that wait, the first one first. One that does not wait any more has dropped its receiver.
+    waiting: VecDeque<(Principal, oneshot::Sender<Place>)>,
     /// Readers that were killed, until they have ended.
     killed: Vec<(Principal, Arc<OwnedFd>)>,
 }
@@ -48,12 +48,6 @@ pub struct Place {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooManyHanging;
 
-/// One that waits, until it is dropped.
-struct Waiting<'a> {
-    places: &'a Places,
-    principal: &'a Principal,
-}
-
 impl Places {
     /// The places for crashes that are read and captured.
     #[must_use]
@@ -64,43 +58,67 @@ impl Places {
     /// `places` in all, and `places_of_one` for each principal.
     #[must_use]
     pub fn new(places: usize, places_of_one: usize) -> Self {
-        Self { places, places_of_one, state: Mutex::default(), returned: Notify::new() }
+        Self { places, places_of_one, state: Mutex::default() }
     }
 
     /// Waits for a place. `None`: too many of the same principal wait already.
     pub async fn take(self: &Arc<Self>, principal: &Principal) -> Option<Place> {
-        let _waiting = self.wait(principal)?;
-        loop {
-            let returned = self.returned.notified();
-            let mut returned = std::pin::pin!(returned);
-            // From here on no notification is missed.
-            returned.as_mut().enable();
-            if let Some(place) = self.try_take(principal) {
-                return Some(place);
+        let receiver = {
+            let mut state = self.lock();
+            if self.has_place(&state, principal) {
+                return Some(self.give(&mut state, principal));
             }
-            returned.await;
-        }
+            state.waiting.retain(|(_, sender)| !sender.is_closed());
+            if state.waiting.iter().filter(|(waiting, _)| waiting == principal).count() >= WAITING_OF_ONE {
+                return None;
+            }
+            let (sender, receiver) = oneshot::channel();
+            state.waiting.push_back((principal.clone(), sender));
+            receiver
+        };
+        receiver.await.ok()
     }
 
-    fn wait<'a>(&'a self, principal: &'a Principal) -> Option<Waiting<'a>> {
+    /// A place, if there is one now.
+    pub fn try_take(self: &Arc<Self>, principal: &Principal) -> Option<Place> {
         let mut state = self.lock();
-        let waiting = state.waiting.entry(principal.clone()).or_insert(0);
-        if *waiting >= WAITING_OF_ONE {
-            return None;
-        }
-        *waiting += 1;
-        Some(Waiting { places: self, principal })
+        self.has_place(&state, principal).then(|| self.give(&mut state, principal))
     }
 
-    fn try_take(self: &Arc<Self>, principal: &Principal) -> Option<Place> {
-        let mut state = self.lock();
+    fn has_place(&self, state: &State, principal: &Principal) -> bool {
         let own = state.by_principal.get(principal).copied().unwrap_or(0);
-        if state.taken >= self.places || own >= self.places_of_one {
-            return None;
-        }
+        state.taken < self.places && own < self.places_of_one
+    }
+
+    fn give(self: &Arc<Self>, state: &mut State, principal: &Principal) -> Place {
         state.taken += 1;
         *state.by_principal.entry(principal.clone()).or_insert(0) += 1;
-        Some(Place { places: Arc::clone(self), principal: principal.clone() })
+        Place { places: Arc::clone(self), principal: principal.clone() }
+    }
+
+    /// Takes a place back, and gives it to the first that may have one.
+    fn take_back(self: &Arc<Self>, principal: &Principal) {
+        let mut state = self.lock();
+        state.taken -= 1;
+        if let Some(own) = state.by_principal.get_mut(principal) {
+            *own -= 1;
+            if *own == 0 {
+                state.by_principal.remove(principal);
+            }
+        }
+        let may_have = |state: &State, (waiting, sender): &(Principal, oneshot::Sender<Place>)| {
+            !sender.is_closed() && self.has_place(state, waiting)
+        };
+        let next = state.waiting.iter().position(|waiting| may_have(&state, waiting));
+        let given = next.and_then(|index| state.waiting.remove(index)).map(|(principal, sender)| {
+            let place = self.give(&mut state, &principal);
+            (sender, place)
+        });
+        drop(state);
+        if let Some((sender, place)) = given {
+            // One that has just ceased to wait gives it back: the place is dropped.
+            let _ = sender.send(place);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -134,27 +152,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut state = self.places.lock();
-        state.taken -= 1;
-        decrement(&mut state.by_principal, &self.principal);
-        drop(state);
-        // All: the first that waits may be one whose principal has no place left.
-        self.places.returned.notify_waiters();
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        decrement(&mut self.places.lock().waiting, self.principal);
-    }
-}
-
-fn decrement(counts: &mut HashMap<Principal, usize>, principal: &Principal) {
-    if let Some(count) = counts.get_mut(principal) {
-        *count -= 1;
-        if *count == 0 {
-            counts.remove(principal);
-        }
+        self.places.take_back(&self.principal);
     }
 }
 
@@ -200,15 +198,30 @@ mod tests {
         waiting.await.unwrap();
     }
 
-    #[test]
-    fn so_many_may_wait_and_no_more() {
-        let places = Places::for_captures();
-        let (one, other) = (user(1), user(2));
-        let waiting: Vec<_> = std::iter::from_fn(|| places.wait(&one)).collect();
-        assert_eq!(waiting.len(), WAITING_OF_ONE);
-        assert!(places.wait(&other).is_some());
-        drop(waiting);
-        assert!(places.wait(&one).is_some() && places.lock().waiting.is_empty());
+    #[tokio::test]
+    async fn so_many_may_wait_and_those_that_cease_to_wait_do_not_count() {
+        let places = Arc::new(Places::new(1, 1));
+        let one = user(1);
+        let place = places.take(&one).await.unwrap();
+        let waiting: Vec<_> = (0..WAITING_OF_ONE)
+            .map(|_| {
+                let places = Arc::clone(&places);
+                tokio::spawn(async move { places.take(&user(1)).await })
+            })
+            .collect();
+        while places.lock().waiting.len() < WAITING_OF_ONE {
+            tokio::task::yield_now().await;
+        }
+        assert!(places.take(&one).await.is_none());
+        for task in &waiting[..WAITING_OF_ONE - 1] {
+            task.abort();
+        }
+        tokio::task::yield_now().await;
+        drop(place);
+        let last = waiting.into_iter().next_back().unwrap().await.unwrap();
+        assert!(last.is_some(), "the place comes to one that still waits");
+        drop(last);
+        assert_eq!(places.lock().taken, 0);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What a reader process does, and the process that makes readers.
 
-use super::channel::Channel;
+use super::channel::{Channel, Outgoing};
 use super::memory_server::MemoryServer;
 use super::protocol::{Answer, Request};
 use crate::confine::{Missing, ReaderLimits, confine_reader};
@@ -76,11 +76,21 @@ fn read_for_daemon(socket: OwnedFd) -> u8 {
 /// The connection broke.
 pub(super) fn serve(mut channel: Channel) -> io::Result<()> {
     let mut memory = MemoryServer::default();
+    let mut answers = Vec::new();
     loop {
         let received = match channel.receive::<Request>(None) {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
             received => received?,
         };
-        memory.answer(&channel, received)?;
+        answers.extend(memory.answer(received)?);
+        // To requests that came together the answers go together, and wake the daemon once.
+        if !channel.has_message() {
+            let mut outgoing = Outgoing::default();
+            for (answer, bytes) in &answers {
+                outgoing.add(answer, bytes, &[])?;
+            }
+            channel.send(&outgoing)?;
+            answers.clear();
+        }
     }
 }
