@@ -14,4 +14,4 @@ mod reader;
 
 pub use daemon::{confine_daemon, daemon_filters};
 pub use missing::Missing;
-pub use reader::{ReaderLimits, confine_reader, reader_filters};
+pub use reader::{ReaderLimits, confine_reader, prepared_filters, reader_filters};

@@ -10,6 +10,7 @@ use nix::sys::prctl::{set_dumpable, set_no_new_privs};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use seccompiler::{BackendError, BpfProgram, SeccompAction, SeccompCmpOp};
 use std::io;
+use std::sync::OnceLock;
 
 /// What a reader may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,11 +156,11 @@ const COMMANDS: &[u64] = &[
 const OPTIONS: &[u64] =
     &[libc::PR_SET_NAME as u64, libc::PR_GET_NAME as u64, 0x5356_4d41, libc::PR_SET_NO_NEW_PRIVS as u64];
 
-/// The filters of a reader, which becomes `pid`.
+/// The filters of a reader. tgkill(2) is not in them: whoever calls abort(3) is killed for it.
 ///
 /// # Errors
 /// There are none for this architecture.
-pub fn reader_filters(pid: u32) -> Result<Vec<BpfProgram>, BackendError> {
+pub fn reader_filters() -> Result<Vec<BpfProgram>, BackendError> {
     let flag = |flag: libc::c_int| u64::from(flag.unsigned_abs());
     let (thread, empty_path) = (flag(libc::CLONE_THREAD), flag(libc::AT_EMPTY_PATH));
     let none_of = |argument: u8, values: &[u64]| -> Vec<Condition> {
@@ -176,14 +177,21 @@ pub fn reader_filters(pid: u32) -> Result<Vec<BpfProgram>, BackendError> {
     let not_executable = [(2, SeccompCmpOp::MaskedEq(flag(libc::PROT_EXEC)), 0)];
     let allowed = CallList::new(&[ALLOWED_CALLS, ALLOWED_HERE, ABSENT_CALLS, ABSENT_HERE].concat())
         .with(libc::SYS_mmap, &not_executable)?
-        .with(libc::SYS_mprotect, &not_executable)?
-        // abort(3).
-        .with(libc::SYS_tgkill, &[(0, SeccompCmpOp::Eq, pid.into())])?;
+        .with(libc::SYS_mprotect, &not_executable)?;
     Ok(vec![
         absent.into_filter(ABSENT, SeccompAction::Allow)?,
         // The last one: under it no other can be added.
         allowed.into_filter(SeccompAction::Allow, SeccompAction::KillProcess)?,
     ])
+}
+
+/// The filters, made once: a process that forks readers makes them before.
+///
+/// # Errors
+/// There are none for this architecture.
+pub fn prepared_filters() -> io::Result<&'static [BpfProgram]> {
+    static FILTERS: OnceLock<Option<Vec<BpfProgram>>> = OnceLock::new();
+    FILTERS.get_or_init(|| reader_filters().ok()).as_deref().ok_or_else(|| Errno::ENOSYS.into())
 }
 
 /// Confines this process to what a reader does. It must have one thread only, and all its descriptors. A system call that it
@@ -206,8 +214,7 @@ pub fn confine_reader(limits: &ReaderLimits) -> io::Result<Vec<Missing>> {
     set_dumpable(false)?;
     set_no_new_privs()?;
     let mut missing = deny_objects().unwrap_or_else(|_| vec![Missing::Files, Missing::Network, Missing::Signals]);
-    let filters = reader_filters(std::process::id()).map_err(io::Error::other)?;
-    if let Err(error) = apply(&filters) {
+    if let Err(error) = prepared_filters().and_then(apply) {
         missing.push(Missing::SystemCalls(Errno::from_raw(error.raw_os_error().unwrap_or_default())));
     }
     Ok(missing)

@@ -340,7 +340,6 @@ async fn finalize(
     };
     let cancelled = shared.shutdown.abort_token();
     let (resources, heartbeat) = (shared.resources.clone(), shared.health.register("the compression of a core"));
-    shared.readers.refill();
     let finalize =
         run_fallible(move || capture::finalize(snapshot, &resources, &heartbeat, &cancelled), CaptureError::Write);
     keep_alive_during(source, finalize).await
@@ -372,7 +371,7 @@ async fn publish(shared: &Arc<Shared>, offer: &Offer, mut builder: RecordBuilder
     let report = CoreReport { outcome: CoreOutcome::Stored, bytes: content, expected: expected_len, stored, truncated };
     let unpublished = builder.clone();
     let heartbeat = shared.health.register(&format!("the file of process {}", builder.pid()));
-    let (ledger, root) = (Arc::clone(&shared.ledger), shared.root.clone());
+    let (ledger, root, readers) = (Arc::clone(&shared.ledger), shared.root.clone(), Arc::clone(shared));
     let publish = move || {
         heartbeat.tick();
         if let Some(uid) = builder.reader().filter(|uid| local_users::may_be_person(&root, *uid)) {
@@ -390,6 +389,8 @@ async fn publish(shared: &Arc<Shared>, offer: &Offer, mut builder: RecordBuilder
         }
         published?;
         reservation.commit(record.id.clone(), record.time_us, stored);
+        // That of this crash was killed. The next crash finds another one.
+        readers.readers.refill();
         Ok(record)
     };
     match run_fallible(publish, CaptureError::Write).await {

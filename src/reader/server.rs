@@ -3,7 +3,7 @@
 use super::channel::{Channel, Outgoing};
 use super::memory_server::MemoryServer;
 use super::protocol::{Answer, Request};
-use crate::confine::{Missing, ReaderLimits, confine_reader};
+use crate::confine::{Missing, ReaderLimits, confine_reader, prepared_filters};
 use coreward_sys::{fdpass, fork, pidfd};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
@@ -24,6 +24,8 @@ pub(super) fn fork_readers(requests: &OwnedFd) -> u8 {
     if inherit_nothing().is_err() {
         return FAILED;
     }
+    // Each reader tries for itself, and says what is missing.
+    let _ = prepared_filters();
     loop {
         let mut byte = [0];
         match fdpass::recv_with_fds(requests.as_fd(), &mut byte) {
