@@ -111,8 +111,9 @@ impl CaptureCheckpoint {
         let total_len = layout.total_len;
         let Ok(plan) = CapturePlan::new(Arc::new(layout), "", &[], &|_| true, |_, _| Ok::<(), Infallible>(()));
         let expected_content = |number: u64| {
-            let part = chunk::framed_part(&chunk::range(number, total_len));
-            (number < self.chunks_end).then(|| frame_content(part.len()))
+            // Beyond the last chunk there is no range.
+            let part = || chunk::framed_part(&chunk::range(number, total_len));
+            (number < self.chunks_end).then(|| frame_content(part().len()))
         };
         let header = plan.layout.header.to_vec();
         let file = CoreFile::resume(File::from(files.file), self.record_room, header, expected_content)?;
