@@ -14,11 +14,11 @@ pub trait ParkedProcess: Debug + Send + Sync {
     /// Plans the capture of its core, whose layout is `layout`. `None`: its memory cannot be read.
     fn plan(&self, layout: Arc<CoreLayout>) -> Option<CapturePlan>;
 
-    /// The core as planned. What is copied out of it goes to `files`.
+    /// The core as [`Self::plan`] planned it. What is copied out of it goes to `files`.
     ///
     /// # Errors
     /// Nobody can read the process.
-    fn open_image(&self, plan: &Arc<CapturePlan>, files: StagingFiles) -> io::Result<Arc<dyn ParkedImage>>;
+    fn open_image(&self, files: StagingFiles) -> io::Result<Arc<dyn ParkedImage>>;
 }
 
 /// The core of a parked process, put together when it is read.

@@ -16,8 +16,8 @@ use tokio_util::sync::CancellationToken;
 pub enum PeekedHeaders {
     /// The headers.
     Complete(Headers),
-    /// They have this many bytes, and others have taken the memory for them.
-    NoMemory(u64),
+    /// Others have taken the memory for them.
+    NoMemory,
     /// They have this many bytes, more than the pipe can hold.
     TooLong(u64),
     /// Not the beginning of a 64-bit core: a 32-bit one, the rest of a stream, or something else.
@@ -68,7 +68,7 @@ pub fn peek_headers(
         return Ok(PeekedHeaders::TooLong(length));
     }
     let Some(grant) = HeadersGrant::wait(budget, length, Instant::now() + MEMORY_TIMEOUT) else {
-        return Ok(PeekedHeaders::NoMemory(length));
+        return Ok(PeekedHeaders::NoMemory);
     };
     let rest = length.saturating_sub(bytes.len() as u64);
     read_more(&mut copy, rest, &mut bytes)?;

@@ -44,7 +44,7 @@ pub struct CapturePlan {
     pub priority: Vec<Range<u64>>,
 }
 
-/// What of a plan the daemon needs, as a reader tells it: not which chunks have data, of which a core may have a hundred million.
+/// The part of a plan that the daemon needs. It leaves out which chunks have data: a core may have a hundred million chunks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlanSummary {
     present_bytes: u64,
@@ -102,13 +102,17 @@ impl CapturePlan {
     pub fn from_summary(layout: Arc<CoreLayout>, summary: PlanSummary) -> Option<Self> {
         let PlanSummary { present_bytes, priority } = summary;
         let in_order = |range: &Range<u64>| range.start < range.end && range.end <= layout.total_len;
-        let priority_len =
-            priority.iter().fold(0_u64, |sum, range| sum.saturating_add(range.end.saturating_sub(range.start)));
-        if !priority.iter().all(in_order) || priority_len > PRIORITY_MAX {
+        if !priority.iter().all(in_order) || total_len(&priority) > PRIORITY_MAX {
             return None;
         }
         let sparse = vec![false; layout.loads.len()];
         Some(Self { layout, sparse, chunks_with_data: Vec::new(), present_bytes, priority })
+    }
+
+    /// Bytes of all priority ranges.
+    #[must_use]
+    pub fn priority_len(&self) -> u64 {
+        total_len(&self.priority)
     }
 
     fn add_data(&mut self, range: Range<u64>) {
@@ -154,6 +158,11 @@ impl CapturePlan {
                 })
             })
     }
+}
+
+/// Bytes of all `ranges`, which another process may have made up.
+fn total_len(ranges: &[Range<u64>]) -> u64 {
+    ranges.iter().fold(0, |sum, range| sum.saturating_add(range.end.saturating_sub(range.start)))
 }
 
 /// For each segment whether it is private anonymous memory, or nobody may answer for its absent pages.

@@ -27,7 +27,6 @@ use tokio_util::sync::CancellationToken;
 /// A core with at most this many bytes that are not zero is copied into memory before it is compressed. However far its pages are
 /// apart, that takes a fraction of the time that compressing takes.
 const IN_MEMORY_MAX: u64 = 80 << 20;
-
 /// Bytes of chunks that the disk may refuse before no more are spilled: one chunk for each thread that copies.
 const REFUSED_MAX: u64 = 4 * CHUNK_LEN;
 
@@ -108,11 +107,10 @@ pub fn snapshot(request: SnapshotRequest<'_>, resources: &CaptureResources) -> R
     let (staging, in_memory) = create_staging(&plan, &headers, chunks_end, &quota, &resources.memory_budget)
         .map_err(CaptureError::from_write)?;
     let staging = Arc::new(staging);
-    let priority_len: u64 = plan.priority.iter().map(|range| range.end - range.start).sum();
-    // What was reserved, and what the disk may refuse once.
-    let memory_limit = if in_memory { plan.present_bytes } else { 0 } + priority_len + REFUSED_MAX;
+    // The memory that was reserved, and room for the chunks that the disk refuses.
+    let memory_limit = if in_memory { plan.present_bytes } else { 0 } + plan.priority_len() + REFUSED_MAX;
     let files = staging.files(memory_limit).map_err(CaptureError::from_write)?;
-    let Ok(image) = parked.open_image(&plan, files) else { return Err(unusable(writer)) };
+    let Ok(image) = parked.open_image(files) else { return Err(unusable(writer)) };
     match image.store_priority() {
         Ok(()) => {}
         // The stream may have what cannot be read from memory.
@@ -190,8 +188,7 @@ fn create_staging(
     let is_small = plan.present_bytes <= IN_MEMORY_MAX && chunks_end > 0;
     let grant = if is_small { budget.reserve_for(quota.principal(), plan.present_bytes) } else { None };
     let in_memory = grant.is_some();
-    let priority_len: u64 = plan.priority.iter().map(|range| range.end - range.start).sum();
-    let grant = grant.or_else(|| budget.reserve_for(quota.principal(), priority_len + headers.len() as u64));
+    let grant = grant.or_else(|| budget.reserve_for(quota.principal(), plan.priority_len() + headers.len() as u64));
     let memory = match &grant {
         Some(_) => sparse_io::create_memfd("coreward-stage")?,
         // Many captures have used up the budget: a file on disk, in the page cache, takes the place of memory.

@@ -157,7 +157,7 @@ fn sysctl_text(settings: &KernelSettings) -> String {
     )
 }
 
-/// What to save of the settings that were found, given what is saved already. Our own values are never saved, and where
+/// Which settings to save, of those that were found and those that are saved already. Our own values are never saved, and where
 /// somebody took the crashes away since the first registration, the kernel's default pattern does not replace what was found then.
 fn settings_to_save(before: &KernelSettings, saved: Option<KernelSettings>, root: &Root) -> KernelSettings {
     let [default_pattern, ..] = KERNEL_DEFAULTS;

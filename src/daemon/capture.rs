@@ -5,7 +5,7 @@ use super::checkpoint::Checkpoint;
 use super::crash_source::CrashSource;
 use super::error::SessionError;
 use super::evidence::{CoreEvidence, CoreInput};
-use super::inspect::may_parse;
+use super::inspect::{may_parse, program};
 use super::local_users;
 use super::process_handles::{CheckpointHandles, ProcessHandles};
 use super::process_memory::ProcessMemory;
@@ -16,7 +16,8 @@ use crate::capture::{
     DrainRequest, Heartbeat, Snapshot, SnapshotError, SnapshotRequest,
 };
 use crate::config::Config;
-use crate::crash::{CoreOutcome, CoreReport, NoCore, Principal, Record, Truncation, Warning};
+use crate::crash::text::from_bytes;
+use crate::crash::{CoreOutcome, CoreReport, NoCore, Principal, Record, Truncation, Warning, cgroup};
 use crate::reader::{Place, Places};
 use crate::report::ErrorKind;
 use crate::store::{CoreFile, QuotaHandle};
@@ -209,7 +210,8 @@ pub(super) async fn resume(
         // A shim that saved the crash alone cannot save these.
         return Ok(builder.finish(CoreReport::none(NoCore::Gone)));
     };
-    let (quota, limits) = (quota(shared, &builder), limits(&shared.config_for(offer), &builder));
+    let config = shared.config_for(builder.unit(), &builder.program());
+    let (quota, limits) = (quota(shared, &builder), limits(&config, &builder));
     let resumed =
         run_fallible(move || core.resume(CheckpointFiles { file, memory, spill }, &quota, limits), CaptureError::Read);
     let captured = match keep_alive_during(source, resumed).await {
@@ -259,7 +261,8 @@ pub(super) async fn take_place(
     if let Some(place) = shared.places.try_take(&principal) {
         return Ok(Some(Arc::new(place)));
     }
-    let config = shared.config_for(offer);
+    let cgroup = cgroup::parse(&from_bytes(&offer.cgroup));
+    let config = shared.config_for(cgroup.unit.as_deref(), &program(offer));
     let limit = place_timeout(source, deadline(offer, source, &config));
     tokio::select! {
         biased;

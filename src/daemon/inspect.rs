@@ -85,7 +85,7 @@ pub(super) async fn inspect(
     Ok((Evidence { facts, stack, warnings }, core))
 }
 
-/// As far as it could be read: a read that blocks hides nothing that was read before it.
+/// As far as it could be read.
 #[derive(Default)]
 struct ProcessReading {
     /// What stands in front of the core; `None`: the pipe was not looked at.
@@ -111,33 +111,26 @@ async fn read_process(
         // First what never blocks: the kernel writes the headers out of its own memory.
         let headers = pipe.map(|pipe| peek(&shared, &pipe.map_err(CaptureError::Read)?));
         let mut reading = ProcessReading { headers, is_complete: true, ..ProcessReading::default() };
-        if !memory.has_files() {
-            reading.facts = Some(ProcessFacts::default());
-        }
         let headers = match &reading.headers {
             Some(Ok(PeekedHeaders::Complete(headers))) => Some(headers.clone()),
             _ => None,
         };
-        let facts = &mut reading.facts;
-        let stack = if memory.has_files() {
-            memory.ask(&shared.readers, |reader| {
-                let on_facts = |raw| *facts = Some(ProcessFacts::from(raw));
-                reader.inspect(headers.as_ref(), &context, Instant::now() + INSPECT_TIMEOUT, on_facts)
-            })
-        } else {
+        if !memory.has_files() {
             // The registers are all that there is.
-            Ok(headers.and_then(|headers| unwind(&headers, |_| None::<SavedCore>, &context)))
+            reading.stack = headers.and_then(|headers| unwind(&headers, |_| None::<SavedCore>, &context));
+            reading.facts = Some(ProcessFacts::default());
+            return (reading, memory);
+        }
+        let mut ask = |headers: Option<&Headers>, limit| {
+            memory.ask(&shared.readers, |reader| reader.inspect(headers, &context, Instant::now() + limit))
         };
-        match stack {
-            Ok(stack) => reading.stack = stack,
-            Err(_) => {
-                reading.is_complete = false;
-                // The facts come with the stack. Another reader may still get them.
-                let _ = memory.ask(&shared.readers, |reader| {
-                    let on_facts = |raw| reading.facts = Some(ProcessFacts::from(raw));
-                    reader.inspect(None, &context, Instant::now() + FACTS_TIMEOUT, on_facts)
-                });
-            }
+        let inspected = ask(headers.as_ref(), INSPECT_TIMEOUT).or_else(|_| {
+            reading.is_complete = false;
+            // The facts come with the stack. Another reader may still get them.
+            ask(None, FACTS_TIMEOUT)
+        });
+        if let Ok((facts, stack)) = inspected {
+            (reading.facts, reading.stack) = (Some(ProcessFacts::from(facts)), stack);
         }
         (reading, memory)
     };
@@ -201,8 +194,12 @@ fn unwind(
 }
 
 fn signature_context(offer: &Offer, build_id: Option<String>) -> SignatureContext {
-    let program = program_of(&from_bytes(&offer.exe), offer.exe_deleted, &from_bytes(&offer.comm));
-    SignatureContext { signal: offer.signal, build_id, program }
+    SignatureContext { signal: offer.signal, build_id, program: program(offer) }
+}
+
+/// What the crash is counted under.
+pub(super) fn program(offer: &Offer) -> String {
+    program_of(&from_bytes(&offer.exe), offer.exe_deleted, &from_bytes(&offer.comm))
 }
 
 /// The memory in a saved core, opened when its layout is known; `None`: the core is that of a parked process.
@@ -243,7 +240,7 @@ async fn open_pipe(
                 Ok(PeekedHeaders::Complete(complete)) => headers = Some(complete),
                 Ok(PeekedHeaders::TooLong(bytes)) => prefix = source.request_prefix(bytes).await?,
                 // Then the core is stored without being parsed.
-                Ok(PeekedHeaders::NoMemory(_) | PeekedHeaders::Unsupported(_) | PeekedHeaders::Empty) => {}
+                Ok(PeekedHeaders::NoMemory | PeekedHeaders::Unsupported(_) | PeekedHeaders::Empty) => {}
                 Err(failure) => return Ok(CoreEvidence::Unreadable(failure)),
             }
         }

@@ -311,6 +311,16 @@ impl RecordBuilder {
         self.record.gid
     }
 
+    /// The system unit.
+    pub(super) fn unit(&self) -> Option<&str> {
+        self.record.cgroup.unit.as_deref()
+    }
+
+    /// What the crash is counted under.
+    pub(super) fn program(&self) -> String {
+        self.record.program()
+    }
+
     /// What its core is charged to.
     pub(super) fn attribution(&self) -> Attribution {
         Attribution::of_record(&self.record)

@@ -111,7 +111,7 @@ impl Session {
         let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
         let time = crash_time(offer, source.origin(), now, clock::since_boot());
         let mut builder = RecordBuilder::new(identity.clone(), offer, evidence, source.origin(), time, &shared.host);
-        let config = shared.config_for(offer);
+        let config = shared.config_for(builder.unit(), &builder.program());
         let admission = shared.admit(&config.admission(), &builder, core.exists());
         builder.set_decision(admission.decision());
         let record = match admission {

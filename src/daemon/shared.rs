@@ -4,15 +4,13 @@ use super::record_builder::{Host, RecordBuilder};
 use super::shutdown::Shutdown;
 use crate::capture::{CaptureResources, CompressorPool, HealthMonitor, LargeCoreLimiter, MemoryBudget};
 use crate::config::{self, Config, LoadedConfig, THREADS_MAX};
-use crate::crash::text::from_bytes;
-use crate::crash::{CrashId, cgroup, program_of};
+use crate::crash::CrashId;
 use crate::policy::admission::{self, Admission, AdmissionConfig, AdmissionFacts};
 use crate::policy::storm::{StormEvent, StormPolicy};
 use crate::reader::{Places, ReaderPool};
 use crate::report::{ErrorKind, Metrics};
 use crate::store::{Catalog, CatalogEvent, Layout, Ledger, OpenReport, RecentCore};
 use coreward_sys::clock;
-use coreward_wire::Offer;
 use coreward_wire::paths::Root;
 use std::collections::HashMap;
 use std::io;
@@ -165,11 +163,9 @@ impl Shared {
     }
 
     /// The configuration in force for a crash: its unit and its executable may have values of their own.
-    pub(super) fn config_for(&self, offer: &Offer) -> Config {
-        let cgroup = cgroup::parse(&from_bytes(&offer.cgroup));
-        let program = program_of(&from_bytes(&offer.exe), offer.exe_deleted, &from_bytes(&offer.comm));
+    pub(super) fn config_for(&self, unit: Option<&str>, program: &str) -> Config {
         let loaded = lock(&self.loaded);
-        loaded.overrides.apply(&loaded.config, cgroup.unit.as_deref(), &program)
+        loaded.overrides.apply(&loaded.config, unit, program)
     }
 
     /// The lock on a crash: one session at a time works on it, and a second offer waits for the first.

@@ -90,8 +90,7 @@ impl Reader {
         self.channel.send_one(&Request::Open { files, arguments, trusted }, &[], &fds)
     }
 
-    /// Reads what only the process itself tells, and, if its core's headers are there, unwinds the crashed thread. `on_facts` is
-    /// called with the facts as soon as they are there.
+    /// Reads what only the process itself tells, and, if its core's headers are there, unwinds the crashed thread.
     ///
     /// # Errors
     /// The reader has ended, or is late.
@@ -100,8 +99,7 @@ impl Reader {
         headers: Option<&Headers>,
         context: &SignatureContext,
         deadline: Instant,
-        on_facts: impl FnOnce(RawFacts),
-    ) -> io::Result<Option<CrashedStack>> {
+    ) -> io::Result<(RawFacts, Option<CrashedStack>)> {
         let mut outgoing = Outgoing::default();
         outgoing.add(&Request::Facts, &[], &[])?;
         if let Some(headers) = headers {
@@ -111,9 +109,10 @@ impl Reader {
         }
         self.channel.send(&outgoing)?;
         let Received { message, bytes, .. } = self.channel.receive(Some(deadline))?;
-        let Answer::Facts { arguments, exe_build_id } = message else { return Err(ErrorKind::InvalidData.into()) };
-        on_facts(RawFacts { arguments, auxv: bytes, exe_build_id });
-        if headers.is_some() { self.receive_stack(deadline) } else { Ok(None) }
+        let Answer::Facts { arguments, exe_build_id } = message else { return Err(Answer::mismatch()) };
+        let facts = RawFacts { arguments, auxv: bytes, exe_build_id };
+        let stack = if headers.is_some() { self.receive(deadline, Answer::into_stack)? } else { None };
+        Ok((facts, stack))
     }
 
     /// Unwinds the crashed thread.
@@ -127,8 +126,7 @@ impl Reader {
         deadline: Instant,
     ) -> io::Result<Option<CrashedStack>> {
         self.send_headers(headers)?;
-        self.channel.send_one(&Request::Stack(context.clone()), &[], &[])?;
-        self.receive_stack(deadline)
+        self.ask(&Request::Stack(context.clone()), &[], deadline, Answer::into_stack)
     }
 
     /// Unwinds the threads that did not crash. `recorded` are the first addresses of the record's modules.
@@ -142,11 +140,10 @@ impl Reader {
         deadline: Instant,
     ) -> io::Result<Option<OtherThreads>> {
         self.send_headers(headers)?;
-        self.channel.send_one(&Request::OtherThreads(recorded), &[], &[])?;
-        match self.channel.receive(Some(deadline))?.message {
+        self.ask(&Request::OtherThreads(recorded), &[], deadline, |answer| match answer {
             Answer::OtherThreads(threads) => Ok(threads),
-            _ => Err(ErrorKind::InvalidData.into()),
-        }
+            _ => Err(Answer::mismatch()),
+        })
     }
 
     /// Reads the build-id in the file of the executable.
@@ -154,11 +151,10 @@ impl Reader {
     /// # Errors
     /// The reader has ended, or is late.
     pub fn build_id(&mut self, executable: &OwnedFd, deadline: Instant) -> io::Result<Option<String>> {
-        self.channel.send_one(&Request::BuildId, &[], &[executable.as_fd()])?;
-        match self.channel.receive(Some(deadline))?.message {
+        self.ask(&Request::BuildId, &[executable.as_fd()], deadline, |answer| match answer {
             Answer::BuildId(build_id) => Ok(build_id),
-            _ => Err(ErrorKind::InvalidData.into()),
-        }
+            _ => Err(Answer::mismatch()),
+        })
     }
 
     /// Whether the kernel can dump the process without waiting for anybody who may never answer.
@@ -166,11 +162,27 @@ impl Reader {
     /// # Errors
     /// The reader has ended, or is late.
     pub fn answers(&mut self, deadline: Instant) -> io::Result<bool> {
-        self.channel.send_one(&Request::Answers, &[], &[])?;
-        match self.channel.receive(Some(deadline))?.message {
+        self.ask(&Request::Answers, &[], deadline, |answer| match answer {
             Answer::Answers(answers) => Ok(answers),
-            _ => Err(ErrorKind::InvalidData.into()),
-        }
+            _ => Err(Answer::mismatch()),
+        })
+    }
+
+    /// Sends a request, and receives what `take` finds in its answer.
+    fn ask<T>(
+        &mut self,
+        request: &Request,
+        fds: &[BorrowedFd<'_>],
+        deadline: Instant,
+        take: impl FnOnce(Answer) -> io::Result<T>,
+    ) -> io::Result<T> {
+        self.channel.send_one(request, &[], fds)?;
+        self.receive(deadline, take)
+    }
+
+    /// Receives what `take` finds in the next answer.
+    fn receive<T>(&mut self, deadline: Instant, take: impl FnOnce(Answer) -> io::Result<T>) -> io::Result<T> {
+        take(self.channel.receive(Some(deadline))?.message)
     }
 
     /// Has it forget its crash.
@@ -180,13 +192,6 @@ impl Reader {
     pub(super) fn close(&mut self) -> io::Result<()> {
         self.has_headers = false;
         self.channel.send_one(&Request::Close, &[], &[])
-    }
-
-    fn receive_stack(&mut self, deadline: Instant) -> io::Result<Option<CrashedStack>> {
-        match self.channel.receive(Some(deadline))?.message {
-            Answer::Stack(stack) => Ok(stack),
-            _ => Err(ErrorKind::InvalidData.into()),
-        }
     }
 
     /// Sends the headers, unless it has them.
@@ -203,11 +208,11 @@ impl Reader {
     /// # Errors
     /// The reader has ended, or is late.
     pub(super) fn plan(&mut self, layout: Arc<CoreLayout>) -> io::Result<Option<CapturePlan>> {
-        self.channel.send_one(&Request::Plan, &[], &[])?;
-        match self.channel.receive(Some(Instant::now() + PLAN_TIMEOUT))?.message {
-            Answer::Plan(summary) => Ok(summary.and_then(|summary| CapturePlan::from_summary(layout, summary))),
-            _ => Err(ErrorKind::InvalidData.into()),
-        }
+        let summary = self.ask(&Request::Plan, &[], Instant::now() + PLAN_TIMEOUT, |answer| match answer {
+            Answer::Plan(summary) => Ok(summary),
+            _ => Err(Answer::mismatch()),
+        })?;
+        Ok(summary.and_then(|summary| CapturePlan::from_summary(layout, summary)))
     }
 
     /// Has it read the core as planned, into these files.
@@ -269,16 +274,14 @@ mod tests {
             auxv: open("auxv"),
         };
         reader.open(&files, 0..0, TrustedFileSystems::default()).unwrap();
-        let mut facts = RawFacts::default();
         let soon = Instant::now() + Duration::from_secs(5);
-        let stack = reader.inspect(None, &context(), soon, |found| facts = found).unwrap();
+        let (facts, stack) = reader.inspect(None, &context(), soon).unwrap();
         assert!(stack.is_none());
         assert_eq!(facts.arguments.first, std::env::args().collect::<Vec<_>>());
         assert_eq!(facts.auxv, std::fs::read("/proc/self/auxv").unwrap());
         assert!(facts.exe_build_id.is_some());
         reader.close().unwrap();
-        let mut facts = RawFacts::default();
-        reader.inspect(None, &context(), soon, |found| facts = found).unwrap();
+        let (facts, _) = reader.inspect(None, &context(), soon).unwrap();
         assert_eq!((facts.arguments.is_empty(), facts.exe_build_id), (true, None), "it has forgotten the process");
         drop(reader);
         assert_eq!(std::os::unix::process::ExitStatusExt::signal(&child.wait().unwrap()), Some(9));
@@ -288,7 +291,7 @@ mod tests {
     fn a_reader_that_is_late_is_an_error_at_the_deadline() {
         let (mut reader, mut child) = reader(|_channel| std::thread::sleep(Duration::from_secs(1)));
         let begun = Instant::now();
-        let late = reader.inspect(None, &context(), begun + Duration::from_millis(50), |_| ());
+        let late = reader.inspect(None, &context(), begun + Duration::from_millis(50));
         assert_eq!(late.unwrap_err().kind(), ErrorKind::TimedOut);
         assert!(begun.elapsed() < Duration::from_millis(900));
         drop(reader);

@@ -1,4 +1,4 @@
-//! What the daemon asks a reader, and what it answers. Both are the same program, so the format may change at any time.
+//! The messages between the daemon and a reader. Both run the same program, so the format may change at any time.
 
 use super::stack::{CrashedStack, OtherThreads, SignatureContext};
 use crate::capture::{PlanSummary, SourceError, StoredChunk, TrustedFileSystems};
@@ -64,6 +64,21 @@ pub(super) enum Answer {
     Answers(bool),
     /// `None`: the headers or the memory cannot be read.
     Plan(Option<PlanSummary>),
+}
+
+impl Answer {
+    /// The error for an answer to another request.
+    pub(super) fn mismatch() -> io::Error {
+        io::ErrorKind::InvalidData.into()
+    }
+
+    /// The stack.
+    ///
+    /// # Errors
+    /// This is no answer to [`Request::Stack`].
+    pub(super) fn into_stack(self) -> io::Result<Option<CrashedStack>> {
+        if let Self::Stack(stack) = self { Ok(stack) } else { Err(Self::mismatch()) }
+    }
 }
 
 /// What the daemon asks about an image.

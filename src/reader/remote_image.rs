@@ -30,7 +30,8 @@ pub(super) struct RemoteImage {
 }
 
 impl RemoteImage {
-    pub(super) fn new(reader: Reader, pidfd: Arc<OwnedFd>) -> Self {
+    pub(super) fn new(reader: Reader) -> Self {
+        let pidfd = reader.pidfd();
         Self { reader: Mutex::new(reader), pidfd, idle: Mutex::default(), has_unread_pages: AtomicBool::new(false) }
     }
 

@@ -5,14 +5,12 @@ use super::remote_image::RemoteImage;
 use crate::capture::{CapturePlan, Headers, ParkedImage, ParkedProcess, StagingFiles};
 use crate::elf::CoreLayout;
 use std::io::{self, ErrorKind};
-use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// A parked process that a reader reads for a capture.
 #[derive(Debug)]
 pub struct RemoteProcess {
     reader: Mutex<Option<Reader>>,
-    pidfd: Arc<OwnedFd>,
 }
 
 impl RemoteProcess {
@@ -22,8 +20,7 @@ impl RemoteProcess {
     /// The reader has ended.
     pub fn new(mut reader: Reader, headers: &Headers) -> io::Result<Self> {
         reader.send_headers(headers)?;
-        let pidfd = reader.pidfd();
-        Ok(Self { reader: Mutex::new(Some(reader)), pidfd })
+        Ok(Self { reader: Mutex::new(Some(reader)) })
     }
 }
 
@@ -38,9 +35,9 @@ impl ParkedProcess for RemoteProcess {
         planned.ok().flatten()
     }
 
-    fn open_image(&self, _plan: &Arc<CapturePlan>, files: StagingFiles) -> io::Result<Arc<dyn ParkedImage>> {
+    fn open_image(&self, files: StagingFiles) -> io::Result<Arc<dyn ParkedImage>> {
         let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner).take().ok_or(ErrorKind::BrokenPipe)?;
         reader.open_image(&files)?;
-        Ok(Arc::new(RemoteImage::new(reader, Arc::clone(&self.pidfd))))
+        Ok(Arc::new(RemoteImage::new(reader)))
     }
 }

@@ -1,4 +1,4 @@
-//! What a reader process does, and the process that makes readers.
+//! A reader process, and the process that forks readers.
 
 use super::channel::{Channel, Outgoing};
 use super::memory_server::MemoryServer;
