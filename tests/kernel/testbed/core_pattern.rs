@@ -1,10 +1,10 @@
-//! Setting kernel.core_pattern and kernel.core_pipe_limit for the duration of a test.
+//! Setting kernel.core_pattern, kernel.core_pipe_limit and fs.suid_dumpable for the duration of a test.
 
 use std::fs::{self, File};
 
 const PATTERN: &str = "/proc/sys/kernel/core_pattern";
 const LIMIT: &str = "/proc/sys/kernel/core_pipe_limit";
-/// Left as it is, but `coreward register` sets it.
+/// Set to what the kernel starts with: the tests must not depend on what the machine has.
 const DUMPABLE: &str = "/proc/sys/fs/suid_dumpable";
 
 /// The sysctls, set; dropping it restores them.
@@ -23,6 +23,7 @@ impl CorePattern {
         let set = Self { saved, _lock: lock };
         fs::write(PATTERN, pattern).expect("core_pattern");
         fs::write(LIMIT, i32::MAX.to_string()).expect("core_pipe_limit");
+        fs::write(DUMPABLE, "0").expect("suid_dumpable");
         set
     }
 }
