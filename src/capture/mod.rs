@@ -54,7 +54,7 @@ pub use large_core_limiter::LargeCoreLimiter;
 pub use memory_budget::MemoryBudget;
 pub use page_access::TrustedFileSystems;
 pub use parked::{ParkedImage, ParkedProcess};
-pub use peek::{PeekedHeaders, peek_headers};
+pub use peek::{PeekedHeaders, peek_arrived_headers, peek_headers};
 pub use plan::{CapturePlan, PlanSummary};
 pub use process_image::ProcessImage;
 pub use process_memory::{LiveFiles, LiveMemory};

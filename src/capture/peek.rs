@@ -43,7 +43,21 @@ const USUAL_LEN: usize = 16 << 10;
 /// A pipe whose contents have not changed for this long is full.
 const FULL_AFTER: Duration = Duration::from_millis(100);
 
-/// Reads the headers of the core in a pipe, which grows if it is too small for them.
+/// The headers of the core in a pipe if they have arrived whole, as they mostly have when their shim has offered the crash, and there
+/// is memory for them. Does not block.
+#[must_use]
+pub fn peek_arrived_headers(core: BorrowedFd<'_>, budget: &MemoryBudget) -> Option<Headers> {
+    if pipe::bytes_waiting(core).ok()? < usize::from(FIRST_PAGE) {
+        return None;
+    }
+    let (mut bytes, mut copy) = peek_first_page(core).ok()?;
+    let length = elf::headers_len(&bytes).ok().filter(|length| *length <= PIPE_DEFAULT as u64)?;
+    let grant = HeadersGrant::reserve(budget, length)?;
+    read_more(&mut copy, length.saturating_sub(bytes.len() as u64), &mut bytes).ok()?;
+    is_complete(&mut bytes, length).then(|| Headers::new(bytes, grant))
+}
+
+/// Reads the headers of the core in a pipe, which grows if it is too small for them. Blocks for seconds at most.
 ///
 /// # Errors
 /// The pipe cannot be read, or the capture was cancelled.
@@ -54,9 +68,7 @@ pub fn peek_headers(
 ) -> Result<PeekedHeaders, CaptureError> {
     // Most headers fit into the pipe as it is.
     wait_for_bytes(core, u64::from(FIRST_PAGE), cancelled)?;
-    let mut copy = pipe::peek(core, PIPE_DEFAULT).map_err(CaptureError::Read)?;
-    let mut bytes = Vec::with_capacity(USUAL_LEN);
-    read_more(&mut copy, u64::from(FIRST_PAGE), &mut bytes)?;
+    let (mut bytes, mut copy) = peek_first_page(core)?;
     if bytes.is_empty() {
         return Ok(PeekedHeaders::Empty);
     }
@@ -86,6 +98,14 @@ pub fn peek_headers(
     read_more(&mut copy, length, &mut bytes)?;
     let is_complete = is_complete(&mut bytes, length);
     Ok(if is_complete { PeekedHeaders::Complete(Headers::new(bytes, grant)) } else { PeekedHeaders::TooLong(length) })
+}
+
+/// The first page of the core in a pipe, and a copy of the pipe with what follows.
+fn peek_first_page(core: BorrowedFd<'_>) -> Result<(Vec<u8>, File), CaptureError> {
+    let mut copy = pipe::peek(core, PIPE_DEFAULT).map_err(CaptureError::Read)?;
+    let mut bytes = Vec::with_capacity(USUAL_LEN);
+    read_more(&mut copy, u64::from(FIRST_PAGE), &mut bytes)?;
+    Ok((bytes, copy))
 }
 
 /// Whether there are `length` bytes; more are cut off.

@@ -1,7 +1,7 @@
 //! Stage 2: inspects a crash before anything is decided. Nothing is consumed: the core pipe is looked at with tee(2), and a reader
 //! reads memory where it is.
 //!
-//! A storm pays for every hand-over to a thread ten thousand times, so all reads of a process are made in one.
+//! A storm pays for every hand-over ten thousand times: a reader is asked once for all of it, and no thread waits for it.
 
 use super::blocking::{run_blocking, run_with_timeout};
 use super::connection::ConnectionError;
@@ -103,44 +103,35 @@ async fn read_process(
     handles: &mut ProcessHandles,
     pipe: Option<&OwnedFd>,
 ) -> ProcessReading {
-    let mut memory = std::mem::take(&mut handles.memory);
-    let pipe = pipe.map(OwnedFd::try_clone);
-    let context = signature_context(offer, None);
-    let shared = Arc::clone(shared);
-    let read = move || {
-        // First what never blocks: the kernel writes the headers out of its own memory.
-        let headers = pipe.map(|pipe| peek(&shared, &pipe.map_err(CaptureError::Read)?));
-        let mut reading = ProcessReading { headers, is_complete: true, ..ProcessReading::default() };
-        let headers = match &reading.headers {
-            Some(Ok(PeekedHeaders::Complete(headers))) => Some(headers.clone()),
-            _ => None,
-        };
-        if !memory.has_files() {
-            // The registers are all that there is.
-            reading.stack = headers.and_then(|headers| unwind(&headers, |_| None::<SavedCore>, &context));
-            reading.facts = Some(ProcessFacts::default());
-            return (reading, memory);
-        }
-        let mut ask = |headers: Option<&Headers>, limit| {
-            memory.ask(&shared.readers, |reader| reader.inspect(headers, &context, Instant::now() + limit))
-        };
-        let inspected = ask(headers.as_ref(), INSPECT_TIMEOUT).or_else(|_| {
-            reading.is_complete = false;
-            // The facts come with the stack. Another reader may still get them.
-            ask(None, FACTS_TIMEOUT)
-        });
-        if let Ok((facts, stack)) = inspected {
-            (reading.facts, reading.stack) = (Some(ProcessFacts::from(facts)), stack);
-        }
-        (reading, memory)
+    // First what never blocks: the kernel writes the headers out of its own memory.
+    let headers = match pipe {
+        Some(pipe) => Some(peek(shared, pipe).await),
+        None => None,
     };
-    match run_blocking(read).await {
-        Ok((reading, memory)) => {
-            handles.memory = memory;
-            reading
-        }
-        Err(_) => ProcessReading::default(),
+    let mut reading = ProcessReading { headers, is_complete: true, ..ProcessReading::default() };
+    let headers = match &reading.headers {
+        Some(Ok(PeekedHeaders::Complete(headers))) => Some(headers.clone()),
+        _ => None,
+    };
+    let context = signature_context(offer, None);
+    let memory = &mut handles.memory;
+    if !memory.has_files() {
+        // The registers are all that there is.
+        let unwind = move || unwind(&headers?, |_| None::<SavedCore>, &context);
+        reading.stack = run_blocking(unwind).await.ok().flatten();
+        reading.facts = Some(ProcessFacts::default());
+        return reading;
     }
+    let mut inspected = memory.inspect(shared, headers.as_ref(), &context, INSPECT_TIMEOUT).await;
+    if inspected.is_err() {
+        reading.is_complete = false;
+        // The facts come with the stack. Another reader may still get them.
+        inspected = memory.inspect(shared, None, &context, FACTS_TIMEOUT).await;
+    }
+    if let Ok((facts, stack)) = inspected {
+        (reading.facts, reading.stack) = (Some(ProcessFacts::from(facts)), stack);
+    }
+    reading
 }
 
 /// Unwinds a crash whose headers came later than the rest, or out of a file.
@@ -234,7 +225,7 @@ async fn open_pipe(
         if prefix.is_none() {
             let peeked = match peeked {
                 Some(peeked) => peeked,
-                None => peek_in_thread(shared, &core).await,
+                None => peek(shared, &core).await,
             };
             match peeked {
                 Ok(PeekedHeaders::Complete(complete)) => headers = Some(complete),
@@ -252,14 +243,17 @@ async fn open_pipe(
     Ok(CoreEvidence::Ready(CoreInput { source: core, prefix, headers, saved_at: None }))
 }
 
-/// Looks at the headers in the pipe. Blocks for seconds at most.
-fn peek(shared: &Shared, core: &OwnedFd) -> Result<PeekedHeaders, CaptureError> {
-    capture::peek_headers(core.as_fd(), &shared.resources.memory_budget, &shared.shutdown.abort_token())
-}
-
-async fn peek_in_thread(shared: &Arc<Shared>, core: &OwnedFd) -> Result<PeekedHeaders, CaptureError> {
+/// Looks at the headers in the pipe. Mostly they have arrived whole by now; otherwise it takes seconds at most.
+async fn peek(shared: &Arc<Shared>, core: &OwnedFd) -> Result<PeekedHeaders, CaptureError> {
+    if let Some(headers) = capture::peek_arrived_headers(core.as_fd(), &shared.resources.memory_budget) {
+        return Ok(PeekedHeaders::Complete(headers));
+    }
     let (shared, core) = (Arc::clone(shared), core.try_clone());
-    run_blocking(move || peek(&shared, &core.map_err(CaptureError::Read)?)).await.map_err(CaptureError::Read)?
+    let peek = move || {
+        let core = core.map_err(CaptureError::Read)?;
+        capture::peek_headers(core.as_fd(), &shared.resources.memory_budget, &shared.shutdown.abort_token())
+    };
+    run_blocking(peek).await.map_err(CaptureError::Read)?
 }
 
 /// The stream of a core that a shim saved, with its headers.

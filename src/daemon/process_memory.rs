@@ -1,11 +1,12 @@
 //! The memory of a crashed process, which a reader reads for the daemon.
 
+use super::blocking::run_blocking;
+use super::shared::Shared;
 use crate::capture::{Headers, TrustedFileSystems};
-use crate::reader::{Place, ProcessFiles, Reader, ReaderPool, RemoteProcess};
+use crate::reader::{CrashedStack, Place, ProcessFiles, RawFacts, Reader, ReaderPool, RemoteProcess, SignatureContext};
 use coreward_wire::Offer;
 use std::fs::File;
 use std::io::{self, ErrorKind};
-use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,8 +18,6 @@ const ANSWERS_TIMEOUT: Duration = Duration::from_secs(3);
 #[derive(Debug, Default)]
 pub(super) struct ProcessMemory {
     files: ProcessFiles,
-    arguments: Range<u64>,
-    trusted: TrustedFileSystems,
     /// Nothing is read without a place.
     place: Option<Arc<Place>>,
     reader: Option<Reader>,
@@ -27,7 +26,8 @@ pub(super) struct ProcessMemory {
 impl ProcessMemory {
     /// The memory of the process that is offered; its files are added.
     pub(super) fn new(offer: &Offer) -> Self {
-        Self { arguments: offer.arguments.clone(), trusted: trusted_file_systems(offer), ..Self::default() }
+        let (arguments, trusted) = (offer.arguments.clone(), trusted_file_systems(offer));
+        Self { files: ProcessFiles { arguments, trusted, ..ProcessFiles::default() }, ..Self::default() }
     }
 
     /// Adds a file, or replaces it.
@@ -44,13 +44,48 @@ impl ProcessMemory {
 
     /// Whether the shim could open anything of the process.
     pub(super) fn has_files(&self) -> bool {
-        let ProcessFiles { mem, pagemap: _, maps: _, cmdline, auxv } = &self.files;
+        let ProcessFiles { mem, cmdline, auxv, .. } = &self.files;
         mem.is_some() || cmdline.is_some() || auxv.is_some()
     }
 
     /// Whether its core can be copied.
     pub(super) fn has_memory(&self) -> bool {
         self.files.mem.is_some()
+    }
+
+    /// Has a reader inspect the process, which it need not have open: see [`Reader::inspect`]. One that is late or has ended is given
+    /// up.
+    ///
+    /// # Errors
+    /// There is no reader for this process, or it did not answer.
+    pub(super) async fn inspect(
+        &mut self,
+        shared: &Arc<Shared>,
+        headers: Option<&Headers>,
+        context: &SignatureContext,
+        limit: Duration,
+    ) -> io::Result<(RawFacts, Option<CrashedStack>)> {
+        let (mut reader, files) = match self.reader.take() {
+            Some(reader) => (reader, None),
+            None => (self.new_reader(shared).await?, Some(&self.files)),
+        };
+        let inspected = reader.inspect(files, headers, context, Instant::now() + limit).await;
+        if inspected.is_ok() {
+            self.reader = Some(reader);
+        } else {
+            self.give_up(&reader);
+        }
+        inspected
+    }
+
+    /// A reader that does not have the process open yet.
+    async fn new_reader(&self, shared: &Arc<Shared>) -> io::Result<Reader> {
+        let place = self.may_read()?;
+        if let Some(reader) = shared.readers.take_idle(place.principal()) {
+            return Ok(reader);
+        }
+        let (shared, principal) = (Arc::clone(shared), place.principal().clone());
+        run_blocking(move || shared.readers.take(&principal)).await?
     }
 
     /// Asks a reader that has the process open. One that is late or has ended is given up. Blocks.
@@ -101,11 +136,16 @@ impl ProcessMemory {
         if let Some(reader) = self.reader.take() {
             return Ok(reader);
         }
-        let place = self.place.as_ref().ok_or(ErrorKind::WouldBlock)?;
-        place.may_read().map_err(|_| ErrorKind::WouldBlock)?;
-        let mut reader = pool.take(place.principal())?;
-        reader.open(&self.files, self.arguments.clone(), self.trusted.clone())?;
+        let mut reader = pool.take(self.may_read()?.principal())?;
+        reader.open(&self.files)?;
         Ok(reader)
+    }
+
+    /// The place with which a reader may be started now.
+    fn may_read(&self) -> io::Result<&Place> {
+        let place = self.place.as_deref().ok_or(ErrorKind::WouldBlock)?;
+        place.may_read().map_err(|_| ErrorKind::WouldBlock)?;
+        Ok(place)
     }
 
     fn give_up(&self, reader: &Reader) {

@@ -30,7 +30,7 @@ struct Arguments {
 
 /// How long an earlier daemon on the same state may take to end.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often gauges and the status line are refreshed.
+/// How often gauges and the status line are refreshed, and readers forget crashes that they need no more.
 const REFRESH: Duration = Duration::from_secs(5);
 /// Threads for blocking work, far below the unit's TasksMax=: captures start threads of their own.
 const BLOCKING_THREADS: usize = 96;
@@ -135,6 +135,7 @@ async fn serve_until_stopped(sockets: Sockets, shared: &Arc<Shared>, notifier: &
             }
             _ = tick.tick() => {
                 shared.refresh_metrics();
+                shared.readers.close_idle();
                 notifier.status(&shared.status_line());
             }
         }

@@ -1,4 +1,4 @@
-//! Whose a subordinate uid is, as `/etc/subuid` of this host says now.
+//! Whose a subordinate uid is, as `/etc/subuid` of this host says.
 
 use crate::policy::subordinate::SubordinateRanges;
 use coreward_wire::paths::Root;
@@ -9,17 +9,30 @@ use std::io::Read;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// The ranges, read again when a file has changed.
 #[derive(Debug, Default)]
 pub(super) struct SubordinateIds {
     subuid: PathBuf,
     passwd: PathBuf,
-    read: Mutex<(Versions, SubordinateRanges)>,
+    /// How long what was read is believed without a look at the files.
+    interval: Duration,
+    read: Mutex<ReadFiles>,
+}
+
+#[derive(Debug, Default)]
+struct ReadFiles {
+    looked: Option<Instant>,
+    versions: Versions,
+    ranges: SubordinateRanges,
 }
 
 /// Tell whether the files are those that were read: their inodes, sizes and times.
 type Versions = [Option<(u64, u64, i64, i64)>; 2];
+
+/// In a storm the files are looked at once, not for each crash.
+const INTERVAL: Duration = Duration::from_secs(1);
 
 /// The most bytes of a file that are read: more than 10,000 users have.
 const MAX_FILE: u64 = 1 << 20;
@@ -27,18 +40,25 @@ const MAX_FILE: u64 = 1 << 20;
 impl SubordinateIds {
     /// The ranges of the host below `root`. Nothing is read yet.
     pub(super) fn new(root: &Root) -> Self {
-        Self { subuid: root.join("/etc/subuid"), passwd: root.join("/etc/passwd"), ..Self::default() }
+        let (subuid, passwd) = (root.join("/etc/subuid"), root.join("/etc/passwd"));
+        Self { subuid, passwd, interval: INTERVAL, ..Self::default() }
     }
 
     /// The user whom `uid` was given to; `None` if it is nobody's subordinate uid.
     pub(super) fn owner_of(&self, uid: Uid) -> Option<Uid> {
-        let versions = [&self.subuid, &self.passwd].map(|path| path.metadata().ok().as_ref().map(version));
-        versions[0]?;
         let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
-        if read.0 != versions {
-            *read = (versions, SubordinateRanges::parse(&read_text(&self.subuid), &read_text(&self.passwd)));
+        if read.looked.is_none_or(|looked| looked.elapsed() >= self.interval) {
+            let versions = [&self.subuid, &self.passwd].map(|path| path.metadata().ok().as_ref().map(version));
+            read.looked = Some(Instant::now());
+            if read.versions != versions {
+                read.ranges = match versions {
+                    [None, _] => SubordinateRanges::default(),
+                    _ => SubordinateRanges::parse(&read_text(&self.subuid), &read_text(&self.passwd)),
+                };
+                read.versions = versions;
+            }
         }
-        read.1.owner_of(uid)
+        read.ranges.owner_of(uid)
     }
 }
 
@@ -64,7 +84,7 @@ mod tests {
     #[test]
     fn a_file_that_changes_is_read_again() {
         let dir = tempfile::tempdir().unwrap();
-        let ids = SubordinateIds::new(&Root::new(dir.path()));
+        let ids = SubordinateIds { interval: Duration::ZERO, ..SubordinateIds::new(&Root::new(dir.path())) };
         let owner = || ids.owner_of(Uid::from_raw(100_005)).map(Uid::as_raw);
         assert_eq!(owner(), None, "without the file");
         std::fs::create_dir(dir.path().join("etc")).unwrap();

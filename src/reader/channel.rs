@@ -10,6 +10,8 @@ use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
+use tokio::io::Interest;
+use tokio::time::timeout_at;
 
 /// Lengths of the two parts, and the number of descriptors.
 const HEADER: usize = 12;
@@ -33,7 +35,17 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Channel {
     socket: UnixStream,
-    received: Vec<u8>,
+    /// The same one, as soon as somebody waits for it without a thread.
+    registered: Option<tokio::net::UnixStream>,
+    incoming: Incoming,
+}
+
+/// What has arrived of messages that nobody has taken yet.
+#[derive(Debug)]
+struct Incoming {
+    /// Where bytes arrive. It stays: filling it with zeros each time would take longer than most messages.
+    buffer: Vec<u8>,
+    bytes: Vec<u8>,
     fds: VecDeque<OwnedFd>,
     max_len: usize,
     max_fds: usize,
@@ -45,9 +57,6 @@ pub(super) struct Received<T> {
     pub(super) bytes: Vec<u8>,
     pub(super) fds: Vec<OwnedFd>,
 }
-
-/// JSON, bytes and descriptors.
-type Parts = (Vec<u8>, Vec<u8>, Vec<OwnedFd>);
 
 /// Messages that are sent together, so that the other side wakes up once.
 #[derive(Default)]
@@ -85,17 +94,16 @@ impl<'a> Outgoing<'a> {
 impl Channel {
     /// The reader's end.
     pub(super) fn new(socket: UnixStream) -> Self {
-        let (max_len, max_fds) = (MAX_REQUEST, MAX_REQUEST_FDS);
-        Self { socket, received: Vec::new(), fds: VecDeque::new(), max_len, max_fds }
+        Self { socket, registered: None, incoming: Incoming::new(MAX_REQUEST, MAX_REQUEST_FDS) }
     }
 
     /// The daemon's end: a reader that hangs does not read either.
     ///
     /// # Errors
-    /// The error of setsockopt(2).
+    /// The error of fcntl(2).
     pub(super) fn for_daemon(socket: UnixStream) -> io::Result<Self> {
-        socket.set_write_timeout(Some(SEND_TIMEOUT))?;
-        Ok(Self { max_len: MAX_ANSWER, max_fds: MAX_ANSWER_FDS, ..Self::new(socket) })
+        socket.set_nonblocking(true)?;
+        Ok(Self { incoming: Incoming::new(MAX_ANSWER, MAX_ANSWER_FDS), ..Self::new(socket) })
     }
 
     /// Sends messages.
@@ -103,25 +111,49 @@ impl Channel {
     /// # Errors
     /// The other side is gone, or does not read.
     pub(super) fn send(&self, outgoing: &Outgoing<'_>) -> io::Result<()> {
-        let mut fds: Vec<RawFd> = outgoing.fds.iter().map(AsRawFd::as_raw_fd).collect();
         let deadline = Instant::now() + SEND_TIMEOUT;
-        for part in &outgoing.parts {
-            let mut rest = &part[..];
-            while !rest.is_empty() {
-                match fdpass::send_with_fds(self.socket.as_fd(), rest, &fds) {
-                    Ok(sent) => {
-                        rest = &rest[sent..];
-                        fds.clear();
-                        if !rest.is_empty() && Instant::now() >= deadline {
-                            return Err(ErrorKind::TimedOut.into());
-                        }
-                    }
-                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                    Err(error) => return Err(error),
+        let mut unsent = Unsent::new(outgoing);
+        while !unsent.is_sent() {
+            match unsent.send(self.socket.as_fd()) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    wait_ready(self.socket.as_fd(), PollFlags::POLLOUT, deadline)?;
                 }
+                sent => sent?,
             }
         }
         Ok(())
+    }
+
+    /// Sends messages to a reader and receives as many answers, without blocking.
+    ///
+    /// # Errors
+    /// The reader is gone, or has not answered by the deadline, or what it sent is no answer.
+    pub(super) async fn exchange<T: DeserializeOwned>(
+        &mut self,
+        outgoing: &Outgoing<'_>,
+        answers: usize,
+        deadline: Instant,
+    ) -> io::Result<Vec<Received<T>>> {
+        let Self { socket, registered, incoming } = self;
+        let stream = match registered {
+            Some(stream) => stream,
+            None => registered.insert(tokio::net::UnixStream::from_std(socket.try_clone()?)?),
+        };
+        let exchange = async {
+            let mut unsent = Unsent::new(outgoing);
+            while !unsent.is_sent() {
+                stream.async_io(Interest::WRITABLE, || unsent.send(socket.as_fd())).await?;
+            }
+            let mut received = Vec::with_capacity(answers);
+            while received.len() < answers {
+                match incoming.take_message()? {
+                    Some(message) => received.push(message),
+                    None => stream.async_io(Interest::READABLE, || incoming.fill(socket.as_fd())).await?,
+                }
+            }
+            Ok(received)
+        };
+        timeout_at(deadline.into(), exchange).await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
     }
 
     /// Sends one message.
@@ -145,31 +177,50 @@ impl Channel {
     /// The other side is gone (`UnexpectedEof`) or late (`TimedOut`), or what it sent is not such a message (`InvalidData`).
     pub(super) fn receive<T: DeserializeOwned>(&mut self, deadline: Option<Instant>) -> io::Result<Received<T>> {
         loop {
-            if let Some((json, bytes, fds)) = self.take_message()? {
-                let message = serde_json::from_slice(&json)?;
-                return Ok(Received { message, bytes, fds });
+            if let Some(message) = self.incoming.take_message()? {
+                return Ok(message);
             }
             if let Some(deadline) = deadline {
-                wait_readable(self.socket.as_fd(), deadline)?;
+                wait_ready(self.socket.as_fd(), PollFlags::POLLIN, deadline)?;
             }
-            let begin = self.received.len();
-            self.received.resize(begin + self.missing()?.clamp(RECEIVE, RECEIVE_MAX), 0);
-            let received = fdpass::recv_with_fds(self.socket.as_fd(), &mut self.received[begin..]);
-            let count = received.as_ref().map_or(0, |(count, _)| *count);
-            self.received.truncate(begin + count);
-            match received {
-                Ok((0, _)) => return Err(ErrorKind::UnexpectedEof.into()),
-                Ok((_, fds)) if self.fds.len() + fds.len() > self.max_fds => return Err(ErrorKind::InvalidData.into()),
-                Ok((_, fds)) => self.fds.extend(fds),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+            self.incoming.fill(self.socket.as_fd())?;
+        }
+    }
+
+    /// Whether a whole message waits already.
+    pub(super) fn has_message(&self) -> bool {
+        self.incoming.has_message()
+    }
+}
+
+impl Incoming {
+    fn new(max_len: usize, max_fds: usize) -> Self {
+        Self { buffer: vec![0; RECEIVE], bytes: Vec::new(), fds: VecDeque::new(), max_len, max_fds }
+    }
+
+    /// Receives what has arrived.
+    fn fill(&mut self, socket: BorrowedFd<'_>) -> io::Result<()> {
+        let missing = self.missing()?.min(RECEIVE_MAX);
+        if missing > self.buffer.len() {
+            self.buffer.resize(missing, 0);
+        }
+        let received = fdpass::recv_with_fds(socket, &mut self.buffer);
+        self.bytes.extend_from_slice(&self.buffer[..received.as_ref().map_or(0, |(count, _)| *count)]);
+        match received {
+            Ok((0, _)) => Err(ErrorKind::UnexpectedEof.into()),
+            Ok((_, fds)) if self.fds.len() + fds.len() > self.max_fds => Err(ErrorKind::InvalidData.into()),
+            Ok((_, fds)) => {
+                self.fds.extend(fds);
+                Ok(())
             }
+            Err(error) if error.kind() == ErrorKind::Interrupted => Ok(()),
+            Err(error) => Err(error),
         }
     }
 
     /// Lengths of the parts of the message that is being received, and the number of its descriptors; `None`: not even they are there.
     fn lengths(&self) -> io::Result<Option<[usize; 3]>> {
-        let Some(header) = self.received.first_chunk::<HEADER>() else { return Ok(None) };
+        let Some(header) = self.bytes.first_chunk::<HEADER>() else { return Ok(None) };
         let [a0, a1, a2, a3, b0, b1, b2, b3, c0, c1, c2, c3] = *header;
         let lengths = [[a0, a1, a2, a3], [b0, b1, b2, b3], [c0, c1, c2, c3]]
             .map(|bytes| usize::try_from(u32::from_le_bytes(bytes)).unwrap_or(usize::MAX));
@@ -182,33 +233,67 @@ impl Channel {
     /// How many bytes of a message are missing.
     fn missing(&self) -> io::Result<usize> {
         let length = self.lengths()?.map_or(0, |[json, bytes, _]| HEADER + json + bytes);
-        Ok(length.saturating_sub(self.received.len()))
+        Ok(length.saturating_sub(self.bytes.len()))
     }
 
-    /// Whether a whole message waits already.
-    pub(super) fn has_message(&self) -> bool {
-        matches!(self.lengths(), Ok(Some([json, bytes, _])) if self.received.len() >= HEADER + json + bytes)
+    fn has_message(&self) -> bool {
+        matches!(self.lengths(), Ok(Some([json, bytes, _])) if self.bytes.len() >= HEADER + json + bytes)
     }
 
     /// Takes a whole message out of what was received.
-    fn take_message(&mut self) -> io::Result<Option<Parts>> {
+    fn take_message<T: DeserializeOwned>(&mut self) -> io::Result<Option<Received<T>>> {
         let Some([json, bytes, fds]) = self.lengths()? else { return Ok(None) };
-        if self.received.len() < HEADER + json + bytes {
+        if self.bytes.len() < HEADER + json + bytes {
             return Ok(None);
         }
         // Descriptors arrive with the first byte of what they were sent with, so those of this message are there.
         if self.fds.len() < fds {
             return Err(ErrorKind::InvalidData.into());
         }
-        let rest = self.received.split_off(HEADER + json + bytes);
-        let mut message = std::mem::replace(&mut self.received, rest);
+        let rest = self.bytes.split_off(HEADER + json + bytes);
+        let mut message = std::mem::replace(&mut self.bytes, rest);
         let bytes = message.split_off(HEADER + json);
-        Ok(Some((message.split_off(HEADER), bytes, self.fds.drain(..fds).collect())))
+        let message = serde_json::from_slice(&message[HEADER..])?;
+        Ok(Some(Received { message, bytes, fds: self.fds.drain(..fds).collect() }))
     }
 }
 
-/// Waits until there is something to read, or the other side is gone.
-fn wait_readable(socket: BorrowedFd<'_>, deadline: Instant) -> io::Result<()> {
+/// What of some messages is still to be sent.
+struct Unsent<'a> {
+    parts: VecDeque<&'a [u8]>,
+    fds: Vec<RawFd>,
+}
+
+impl<'a> Unsent<'a> {
+    fn new(outgoing: &'a Outgoing<'_>) -> Self {
+        let fds = outgoing.fds.iter().map(AsRawFd::as_raw_fd).collect();
+        Self { parts: outgoing.parts.iter().map(|part| &part[..]).filter(|part| !part.is_empty()).collect(), fds }
+    }
+
+    fn is_sent(&self) -> bool {
+        self.parts.is_empty()
+    }
+
+    /// Sends as much of the next part as the socket takes, the descriptors with the first byte.
+    fn send(&mut self, socket: BorrowedFd<'_>) -> io::Result<()> {
+        let Some(part) = self.parts.front_mut() else { return Ok(()) };
+        match fdpass::send_with_fds(socket, part, &self.fds) {
+            Ok(sent) => {
+                self.fds.clear();
+                *part = &part[sent..];
+                if part.is_empty() {
+                    self.parts.pop_front();
+                }
+                Ok(())
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Waits until there is something to read or room to write, or the other side is gone.
+fn wait_ready(socket: BorrowedFd<'_>, what: PollFlags, deadline: Instant) -> io::Result<()> {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
@@ -217,7 +302,7 @@ fn wait_readable(socket: BorrowedFd<'_>, deadline: Instant) -> io::Result<()> {
         }
         // Rounded up, so that the last fraction of a millisecond is not spent in a loop.
         let limit = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
-        match poll(&mut [PollFd::new(socket, PollFlags::POLLIN)], limit) {
+        match poll(&mut [PollFd::new(socket, what)], limit) {
             Ok(0) | Err(nix::errno::Errno::EINTR) => {}
             ready => return Ok(ready.map(drop)?),
         }

@@ -45,18 +45,20 @@ impl ReaderPool {
         tokio::net::UnixStream::from_std(self.requests.try_clone()?)?.readable().await
     }
 
-    /// A reader that has nothing open: one that has read crashes of this principal and of no other, or a new one. Blocks for a fraction
-    /// of a millisecond.
+    /// A reader for a crash of this principal: one that has read its crashes and nobody else's, or a new one. Blocks for a fraction of
+    /// a millisecond.
     ///
     /// # Errors
     /// No process can be made.
     pub fn take(&self, principal: &Principal) -> io::Result<Reader> {
-        let idle = {
-            let mut idle = self.lock();
-            let own = idle.iter().position(|(of, _)| of.as_ref() == Some(principal));
-            own.or_else(|| idle.iter().position(|(of, _)| of.is_none())).map(|index| idle.swap_remove(index).1)
-        };
-        idle.map_or_else(|| self.make(), Ok)
+        self.take_idle(principal).map_or_else(|| self.make(), Ok)
+    }
+
+    /// The same, if there is one already.
+    pub fn take_idle(&self, principal: &Principal) -> Option<Reader> {
+        let mut idle = self.lock();
+        let own = idle.iter().rposition(|(of, _)| of.as_ref() == Some(principal));
+        own.or_else(|| idle.iter().position(|(of, _)| of.is_none())).map(|index| idle.remove(index).1)
     }
 
     /// Makes sure that the next crash finds a reader.
@@ -67,11 +69,15 @@ impl ReaderPool {
         }
     }
 
-    /// Takes back a reader whose crash needs nothing more of it. It forgets the crash.
-    pub fn give_back(&self, principal: &Principal, mut reader: Reader) {
-        if reader.close().is_ok() {
-            self.add(Some(principal.clone()), reader);
-        }
+    /// Takes back a reader whose crash needs nothing more of it. It has that crash open until the next one, or until
+    /// [`Self::close_idle`]: in a storm it would wake up once more for each crash.
+    pub fn give_back(&self, principal: &Principal, reader: Reader) {
+        self.add(Some(principal.clone()), reader);
+    }
+
+    /// Has the readers that wait forget their last crash.
+    pub fn close_idle(&self) {
+        self.lock().retain_mut(|(_, reader)| reader.close().is_ok());
     }
 
     /// Adds an idle reader; where there are too many, the one that waits longest goes.

@@ -22,7 +22,7 @@ const PLAN_TIMEOUT: Duration = Duration::from_secs(5);
 
 static LOG_MISSING: Once = Once::new();
 
-/// Open files of a crashed process. What the shim could not open is missing.
+/// What a reader gets of a crashed process. Files that the shim could not open are missing.
 #[derive(Debug, Default)]
 pub struct ProcessFiles {
     /// `/proc/PID/mem`.
@@ -35,6 +35,27 @@ pub struct ProcessFiles {
     pub cmdline: Option<File>,
     /// `/proc/PID/auxv`.
     pub auxv: Option<File>,
+    /// Where its arguments are in memory.
+    pub arguments: Range<u64>,
+    /// The file systems that the shim vouches for.
+    pub trusted: TrustedFileSystems,
+}
+
+impl ProcessFiles {
+    /// Adds the request that has a reader read this process from now on.
+    fn add_to<'a>(&'a self, outgoing: &mut Outgoing<'a>) -> io::Result<()> {
+        let Self { mem, pagemap, maps, cmdline, auxv, arguments, trusted } = self;
+        let all = [
+            (ProcessFile::Mem, mem),
+            (ProcessFile::Pagemap, pagemap),
+            (ProcessFile::Maps, maps),
+            (ProcessFile::Cmdline, cmdline),
+            (ProcessFile::Auxv, auxv),
+        ];
+        let present = all.iter().filter_map(|(kind, file)| Some((*kind, file.as_ref()?.as_fd())));
+        let (files, fds): (Vec<ProcessFile>, Vec<BorrowedFd<'_>>) = present.unzip();
+        outgoing.add(&Request::Open { files, arguments: arguments.clone(), trusted: trusted.clone() }, &[], &fds)
+    }
 }
 
 /// A process that reads one crashed process at a time. It is killed when this is dropped.
@@ -42,6 +63,8 @@ pub struct ProcessFiles {
 pub struct Reader {
     channel: Channel,
     pidfd: Arc<OwnedFd>,
+    /// It has files of a crashed process.
+    is_open: bool,
     has_headers: bool,
 }
 
@@ -59,7 +82,7 @@ impl Reader {
                     // All readers lack the same.
                     LOG_MISSING.call_once(|| tracing::warn!("readers of crashed memory: {}", missing.join("; ")));
                 }
-                Ok(Self { channel, pidfd: Arc::new(pidfd), has_headers: false })
+                Ok(Self { channel, pidfd: Arc::new(pidfd), is_open: false, has_headers: false })
             }
             _ => Err(ErrorKind::InvalidData.into()),
         }
@@ -71,48 +94,48 @@ impl Reader {
         Arc::clone(&self.pidfd)
     }
 
-    /// Has it read the process that these files are of. Its arguments are at `arguments`.
+    /// Has it read the process that these files are of.
     ///
     /// # Errors
     /// The reader has ended.
-    pub fn open(&mut self, files: &ProcessFiles, arguments: Range<u64>, trusted: TrustedFileSystems) -> io::Result<()> {
-        let ProcessFiles { mem, pagemap, maps, cmdline, auxv } = files;
-        let all = [
-            (ProcessFile::Mem, mem),
-            (ProcessFile::Pagemap, pagemap),
-            (ProcessFile::Maps, maps),
-            (ProcessFile::Cmdline, cmdline),
-            (ProcessFile::Auxv, auxv),
-        ];
-        let present = all.iter().filter_map(|(kind, file)| Some((*kind, file.as_ref()?.as_fd())));
-        let (files, fds): (Vec<ProcessFile>, Vec<BorrowedFd<'_>>) = present.unzip();
-        self.has_headers = false;
-        self.channel.send_one(&Request::Open { files, arguments, trusted }, &[], &fds)
+    pub fn open(&mut self, files: &ProcessFiles) -> io::Result<()> {
+        (self.is_open, self.has_headers) = (true, false);
+        let mut outgoing = Outgoing::default();
+        files.add_to(&mut outgoing)?;
+        self.channel.send(&outgoing)
     }
 
-    /// Reads what only the process itself tells, and, if its core's headers are there, unwinds the crashed thread.
+    /// Reads what only the process itself tells, and, if its core's headers are there, unwinds the crashed thread. `files` are those
+    /// of a process that it has not opened. All is asked at once, and the answers come at once: in a storm it counts how often each
+    /// side wakes up.
     ///
     /// # Errors
     /// The reader has ended, or is late.
-    pub fn inspect(
+    pub async fn inspect(
         &mut self,
+        files: Option<&ProcessFiles>,
         headers: Option<&Headers>,
         context: &SignatureContext,
         deadline: Instant,
     ) -> io::Result<(RawFacts, Option<CrashedStack>)> {
         let mut outgoing = Outgoing::default();
+        if let Some(files) = files {
+            self.is_open = true;
+            files.add_to(&mut outgoing)?;
+        }
         outgoing.add(&Request::Facts, &[], &[])?;
         if let Some(headers) = headers {
-            self.has_headers = true;
             outgoing.add(&Request::Headers, headers, &[])?;
             outgoing.add(&Request::Stack(context.clone()), &[], &[])?;
         }
-        self.channel.send(&outgoing)?;
-        let Received { message, bytes, .. } = self.channel.receive(Some(deadline))?;
-        let Answer::Facts { arguments, exe_build_id } = message else { return Err(Answer::mismatch()) };
-        let facts = RawFacts { arguments, auxv: bytes, exe_build_id };
-        let stack = if headers.is_some() { self.receive(deadline, Answer::into_stack)? } else { None };
-        Ok((facts, stack))
+        self.has_headers = headers.is_some();
+        let answers = if headers.is_some() { 2 } else { 1 };
+        let mut answers = self.channel.exchange(&outgoing, answers, deadline).await?.into_iter();
+        let Some(Received { message: Answer::Facts { arguments, exe_build_id }, bytes, .. }) = answers.next() else {
+            return Err(Answer::mismatch());
+        };
+        let stack = answers.next().map_or(Ok(None), |answer| answer.message.into_stack())?;
+        Ok((RawFacts { arguments, auxv: bytes, exe_build_id }, stack))
     }
 
     /// Unwinds the crashed thread.
@@ -185,12 +208,15 @@ impl Reader {
         take(self.channel.receive(Some(deadline))?.message)
     }
 
-    /// Has it forget its crash.
+    /// Has it forget its crash, if it has one.
     ///
     /// # Errors
     /// The reader has ended.
     pub(super) fn close(&mut self) -> io::Result<()> {
         self.has_headers = false;
+        if !std::mem::take(&mut self.is_open) {
+            return Ok(());
+        }
         self.channel.send_one(&Request::Close, &[], &[])
     }
 
@@ -262,8 +288,8 @@ mod tests {
         SignatureContext { signal: Some(11), build_id: None, program: "test".to_owned() }
     }
 
-    #[test]
-    fn a_reader_tells_the_facts_of_the_process_that_it_was_given() {
+    #[tokio::test]
+    async fn a_reader_tells_the_facts_of_the_process_that_it_was_given() {
         let (mut reader, mut child) = reader(|channel| serve(channel).unwrap());
         let open = |name: &str| File::open(format!("/proc/self/{name}")).ok();
         let files = ProcessFiles {
@@ -272,26 +298,26 @@ mod tests {
             maps: open("maps"),
             cmdline: open("cmdline"),
             auxv: open("auxv"),
+            ..ProcessFiles::default()
         };
-        reader.open(&files, 0..0, TrustedFileSystems::default()).unwrap();
         let soon = Instant::now() + Duration::from_secs(5);
-        let (facts, stack) = reader.inspect(None, &context(), soon).unwrap();
+        let (facts, stack) = reader.inspect(Some(&files), None, &context(), soon).await.unwrap();
         assert!(stack.is_none());
         assert_eq!(facts.arguments.first, std::env::args().collect::<Vec<_>>());
         assert_eq!(facts.auxv, std::fs::read("/proc/self/auxv").unwrap());
         assert!(facts.exe_build_id.is_some());
         reader.close().unwrap();
-        let (facts, _) = reader.inspect(None, &context(), soon).unwrap();
+        let (facts, _) = reader.inspect(None, None, &context(), soon).await.unwrap();
         assert_eq!((facts.arguments.is_empty(), facts.exe_build_id), (true, None), "it has forgotten the process");
         drop(reader);
         assert_eq!(std::os::unix::process::ExitStatusExt::signal(&child.wait().unwrap()), Some(9));
     }
 
-    #[test]
-    fn a_reader_that_is_late_is_an_error_at_the_deadline() {
+    #[tokio::test]
+    async fn a_reader_that_is_late_is_an_error_at_the_deadline() {
         let (mut reader, mut child) = reader(|_channel| std::thread::sleep(Duration::from_secs(1)));
         let begun = Instant::now();
-        let late = reader.inspect(None, &context(), begun + Duration::from_millis(50));
+        let late = reader.inspect(None, None, &context(), begun + Duration::from_millis(50)).await;
         assert_eq!(late.unwrap_err().kind(), ErrorKind::TimedOut);
         assert!(begun.elapsed() < Duration::from_millis(900));
         drop(reader);

@@ -11,6 +11,9 @@ use std::time::Duration;
 /// Stored in the file as SQLite's `user_version`, and increased whenever a table changes.
 const VERSION: i64 = 2;
 
+/// Statements that stay prepared.
+const STATEMENTS: usize = 64;
+
 /// Bytes of the journal that stay when it has been written to the file.
 const MAX_JOURNAL: i64 = 8 << 20;
 
@@ -22,6 +25,8 @@ pub(super) fn open(path: &Path) -> Result<Connection, CatalogError> {
         return Err(CatalogError::ReadOnly);
     }
     db.busy_timeout(Duration::from_secs(5))?;
+    // More than there are: with fewer, each row of a storm has some of them parsed again.
+    db.set_prepared_statement_cache_capacity(STATEMENTS);
     // Pages that deleted rows leave can be given back. It must be set before anything is written.
     db.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     // With WAL readers do not block the writer; with FULL a committed row survives a power failure.
