@@ -34,8 +34,6 @@ pub(super) struct CoreInput {
     pub(super) prefix: Option<OwnedFd>,
     /// ELF header, program headers and notes, whole. `None` where they are not understood or must not be parsed.
     pub(super) headers: Option<Headers>,
-    /// Offset of the core in a file; `None`: it comes through a pipe.
-    pub(super) saved_at: Option<u64>,
 }
 
 /// Facts that only the process' own memory has.

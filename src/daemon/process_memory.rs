@@ -1,7 +1,7 @@
 //! The memory of a crashed process, which a reader reads for the daemon.
 
 use crate::capture::{Headers, TrustedFileSystems};
-use crate::reader::{Place, ProcessFiles, Reader, ReaderPool, RemoteProcess};
+use crate::reader::{Place, ProcessFiles, Reader, ReaderPool, RemoteProcess, SavedCoreFile};
 use coreward_wire::Offer;
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -17,6 +17,8 @@ const ANSWERS_TIMEOUT: Duration = Duration::from_secs(3);
 #[derive(Debug, Default)]
 pub(super) struct ProcessMemory {
     files: ProcessFiles,
+    /// The core in which the memory is, in the place of these files.
+    saved: Option<SavedCoreFile>,
     arguments: Range<u64>,
     trusted: TrustedFileSystems,
     /// Nothing is read without a place.
@@ -37,6 +39,12 @@ impl ProcessMemory {
         self.reader = None;
     }
 
+    /// From now on a saved core is read.
+    pub(super) fn set_saved(&mut self, saved: SavedCoreFile) {
+        self.saved = Some(saved);
+        self.reader = None;
+    }
+
     /// From now on the process may be read.
     pub(super) fn set_place(&mut self, place: Arc<Place>) {
         self.place = Some(place);
@@ -46,6 +54,11 @@ impl ProcessMemory {
     pub(super) fn has_files(&self) -> bool {
         let ProcessFiles { mem, pagemap: _, maps: _, cmdline, auxv } = &self.files;
         mem.is_some() || cmdline.is_some() || auxv.is_some()
+    }
+
+    /// Whether stacks can be unwound.
+    pub(super) fn has_stacks(&self) -> bool {
+        self.has_memory() || self.saved.is_some()
     }
 
     /// Whether its core can be copied.
@@ -91,7 +104,7 @@ impl ProcessMemory {
 
     /// Closes everything. A reader that answered so far is used again.
     pub(super) fn close(self, pool: &ReaderPool) {
-        if let Some((reader, place)) = self.reader.zip(self.place) {
+        if let Some((reader, place)) = self.reader.zip(self.place).filter(|_| self.saved.is_none()) {
             pool.give_back(place.principal(), reader);
         }
     }
@@ -103,6 +116,9 @@ impl ProcessMemory {
         }
         let place = self.place.as_ref().ok_or(ErrorKind::WouldBlock)?;
         place.may_read().map_err(|_| ErrorKind::WouldBlock)?;
+        if let Some(saved) = &self.saved {
+            return pool.open_saved(saved);
+        }
         let mut reader = pool.take(place.principal())?;
         reader.open(&self.files, self.arguments.clone(), self.trusted.clone())?;
         Ok(reader)

@@ -4,9 +4,11 @@ use super::channel::{Channel, Received};
 use super::facts::{build_id_of_file, read_facts};
 use super::image_server::ImageServer;
 use super::protocol::{Answer, ProcessFile, Request};
+use super::saved_core::SavedCore;
 use super::stack::{unwind_crashed_thread, unwind_other_threads};
 use crate::capture::{CapturePlan, LiveFiles, LiveMemory, StagingFiles, TrustedFileSystems};
 use crate::elf::CoreLayout;
+use crate::unwind::ReadMemory;
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::ops::Range;
@@ -17,6 +19,8 @@ use std::sync::Arc;
 #[derive(Default)]
 pub(super) struct MemoryServer {
     memory: Option<Arc<LiveMemory>>,
+    /// In the place of a process.
+    saved: Option<SavedCore>,
     cmdline: Option<File>,
     auxv: Option<File>,
     arguments: Range<u64>,
@@ -27,6 +31,18 @@ pub(super) struct MemoryServer {
 }
 
 impl MemoryServer {
+    /// The server for a reader of a saved core, after its first request. Opens files by their path.
+    ///
+    /// # Errors
+    /// The daemon broke the protocol.
+    pub(super) fn open_saved(received: Received<Request>) -> io::Result<Self> {
+        let Received { message: Request::OpenSaved { at, first_pages }, fds, .. } = received else {
+            return Err(ErrorKind::InvalidData.into());
+        };
+        let core = fds.into_iter().next().ok_or(ErrorKind::InvalidData)?;
+        Ok(Self { saved: Some(SavedCore::open(core.into(), at, first_pages)), ..Self::default() })
+    }
+
     /// Answers one request, if it has an answer; with it go bytes.
     ///
     /// # Errors
@@ -37,6 +53,8 @@ impl MemoryServer {
             Request::Open { files, arguments, trusted } => {
                 return self.open(&files, fds, arguments, trusted).map(|()| None);
             }
+            // Files are opened by path no more.
+            Request::OpenSaved { .. } => return Err(ErrorKind::InvalidData.into()),
             Request::Headers => {
                 self.layout = CoreLayout::read(&bytes).ok().map(Arc::new);
                 return Ok(None);
@@ -50,12 +68,12 @@ impl MemoryServer {
             Request::Facts => return Ok(Some(self.read_facts())),
             Request::Stack(context) => Answer::Stack(self.layout.as_deref().map(|layout| {
                 let context = context.or_build_id(self.exe_build_id.as_ref());
-                unwind_crashed_thread(layout, &self.memory.as_deref(), &context)
+                self.with_memory(layout, |memory| unwind_crashed_thread(layout, memory, &context))
             })),
             Request::OtherThreads(recorded) => {
-                let unwind =
-                    |layout: &Arc<CoreLayout>| unwind_other_threads(layout, &self.memory.as_deref(), &recorded);
-                Answer::OtherThreads(self.layout.as_ref().map(unwind))
+                Answer::OtherThreads(self.layout.as_deref().map(|layout| {
+                    self.with_memory(layout, |memory| unwind_other_threads(layout, memory, &recorded))
+                }))
             }
             Request::Answers => Answer::Answers(self.memory.as_ref().is_none_or(|memory| memory.answers_everywhere())),
             Request::BuildId => {
@@ -69,6 +87,14 @@ impl MemoryServer {
             }
         };
         Ok(Some((answer, Vec::new())))
+    }
+
+    /// Calls `read` with the memory of the process, whose core has this layout.
+    fn with_memory<T>(&self, layout: &CoreLayout, read: impl FnOnce(&dyn ReadMemory) -> T) -> T {
+        match &self.saved {
+            Some(saved) => read(&saved.memory(layout)),
+            None => read(&self.memory.as_deref()),
+        }
     }
 
     fn open(

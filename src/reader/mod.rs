@@ -14,6 +14,7 @@ mod process;
 mod protocol;
 mod remote_image;
 mod remote_process;
+mod saved_core;
 mod server;
 mod stack;
 
@@ -22,4 +23,5 @@ pub use places::{Place, Places, TooManyHanging};
 pub use pool::ReaderPool;
 pub use process::{ProcessFiles, Reader};
 pub use remote_process::RemoteProcess;
+pub use saved_core::{FirstPage, SavedCoreFile};
 pub use stack::{CrashedStack, OtherThreads, SignatureContext, unwind_crashed_thread, unwind_other_threads};

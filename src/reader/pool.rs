@@ -1,6 +1,8 @@
 //! The daemon's readers that wait for a crash.
 
 use super::process::Reader;
+use super::protocol::Purpose;
+use super::saved_core::SavedCoreFile;
 use super::server;
 use crate::crash::Principal;
 use coreward_sys::{fdpass, fork};
@@ -56,13 +58,23 @@ impl ReaderPool {
             let own = idle.iter().position(|(of, _)| of.as_ref() == Some(principal));
             own.or_else(|| idle.iter().position(|(of, _)| of.is_none())).map(|index| idle.swap_remove(index).1)
         };
-        idle.map_or_else(|| self.make(), Ok)
+        idle.map_or_else(|| self.make(Purpose::Processes), Ok)
+    }
+
+    /// A reader of this saved core and of nothing else.
+    ///
+    /// # Errors
+    /// No process can be made.
+    pub fn open_saved(&self, saved: &SavedCoreFile) -> io::Result<Reader> {
+        let reader = self.make(Purpose::SavedCore)?;
+        reader.open_saved(saved)?;
+        Ok(reader)
     }
 
     /// Makes sure that the next crash finds a reader.
     pub fn refill(&self) {
         let has_new = self.lock().iter().any(|(of, _)| of.is_none());
-        if !has_new && let Ok(reader) = self.make() {
+        if !has_new && let Ok(reader) = self.make(Purpose::Processes) {
             self.add(None, reader);
         }
     }
@@ -87,10 +99,10 @@ impl ReaderPool {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn make(&self) -> io::Result<Reader> {
+    fn make(&self, purpose: Purpose) -> io::Result<Reader> {
         let (ours, theirs) = UnixStream::pair()?;
         // One byte with one descriptor: such a message is sent whole or not at all.
-        fdpass::send_with_fds(self.requests.as_fd(), &[0], &[theirs.as_raw_fd()])?;
+        fdpass::send_with_fds(self.requests.as_fd(), &[purpose as u8], &[theirs.as_raw_fd()])?;
         drop(theirs);
         Reader::new(ours)
     }

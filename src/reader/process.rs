@@ -3,6 +3,7 @@
 use super::channel::{Channel, Outgoing, Received};
 use super::facts::RawFacts;
 use super::protocol::{Answer, ProcessFile, Request};
+use super::saved_core::SavedCoreFile;
 use super::stack::{CrashedStack, OtherThreads, SignatureContext};
 use crate::capture::{CapturePlan, Headers, StagingFiles, TrustedFileSystems};
 use crate::elf::CoreLayout;
@@ -88,6 +89,16 @@ impl Reader {
         let (files, fds): (Vec<ProcessFile>, Vec<BorrowedFd<'_>>) = present.unzip();
         self.has_headers = false;
         self.channel.send_one(&Request::Open { files, arguments, trusted }, &[], &fds)
+    }
+
+    /// Has it read a saved core. It must have been made for that, and confines itself then.
+    ///
+    /// # Errors
+    /// The reader has ended.
+    pub(super) fn open_saved(&self, saved: &SavedCoreFile) -> io::Result<()> {
+        let SavedCoreFile { file, at, first_pages } = saved;
+        let request = Request::OpenSaved { at: *at, first_pages: first_pages.clone() };
+        self.channel.send_one(&request, &[], &[file.as_fd()])
     }
 
     /// Reads what only the process itself tells, and, if its core's headers are there, unwinds the crashed thread.
@@ -243,6 +254,7 @@ impl Drop for Reader {
 
 #[cfg(test)]
 mod tests {
+    use super::super::memory_server::MemoryServer;
     use super::super::server::serve;
     use super::*;
     use std::process::{Child, Command};
@@ -264,7 +276,7 @@ mod tests {
 
     #[test]
     fn a_reader_tells_the_facts_of_the_process_that_it_was_given() {
-        let (mut reader, mut child) = reader(|channel| serve(channel).unwrap());
+        let (mut reader, mut child) = reader(|channel| serve(channel, MemoryServer::default()).unwrap());
         let open = |name: &str| File::open(format!("/proc/self/{name}")).ok();
         let files = ProcessFiles {
             mem: open("mem"),

@@ -2,7 +2,7 @@
 
 use super::channel::{Channel, Outgoing};
 use super::memory_server::MemoryServer;
-use super::protocol::{Answer, Request};
+use super::protocol::{Answer, Purpose, Request};
 use crate::confine::{Missing, ReaderLimits, confine_reader, prepared_filters};
 use coreward_sys::{fdpass, fork, pidfd};
 use nix::sys::prctl::set_pdeathsig;
@@ -32,9 +32,10 @@ pub(super) fn fork_readers(requests: &OwnedFd) -> u8 {
             // The daemon has ended.
             Ok((0, _)) => return ENDED,
             Ok((_, fds)) => {
+                let purpose = Purpose::from_byte(byte[0]);
                 for socket in fds {
                     // The daemon sees that the socket was closed, and does without a reader.
-                    let _ = fork::spawn_apart(socket, read_for_daemon);
+                    let _ = fork::spawn_apart(socket, move |socket| read_for_daemon(socket, purpose));
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -55,16 +56,29 @@ fn inherit_nothing() -> io::Result<()> {
 }
 
 /// A reader: answers the daemon until it closes the socket.
-fn read_for_daemon(socket: OwnedFd) -> u8 {
+fn read_for_daemon(socket: OwnedFd, purpose: Purpose) -> u8 {
     let read = || {
         set_pdeathsig(Some(Signal::SIGKILL))?;
-        let channel = Channel::new(UnixStream::from(socket));
+        let mut channel = Channel::new(UnixStream::from(socket));
         // The daemon is no parent of this process, and can only kill it through this.
         let own = pidfd::open(std::process::id().cast_signed())?;
-        let missing = confine_reader(&LIMITS)?.iter().map(Missing::to_string).collect();
-        channel.send_one(&Answer::Ready { missing }, &[], &[own.as_fd()])?;
-        drop(own);
-        serve(channel)
+        let be_ready = |channel: &Channel, own: OwnedFd, missing| {
+            channel.send_one(&Answer::Ready { missing }, &[], &[own.as_fd()])
+        };
+        match purpose {
+            Purpose::Processes => {
+                let missing = confine_reader(&LIMITS)?.iter().map(Missing::to_string).collect();
+                be_ready(&channel, own, missing)?;
+                serve(channel, MemoryServer::default())
+            }
+            Purpose::SavedCore => {
+                // First of all, so that it can be killed. What the kernel lacks, the other readers say.
+                be_ready(&channel, own, Vec::new())?;
+                let memory = MemoryServer::open_saved(channel.receive(None)?)?;
+                confine_reader(&LIMITS)?;
+                serve(channel, memory)
+            }
+        }
     };
     match read() {
         Ok(()) => ENDED,
@@ -76,8 +90,7 @@ fn read_for_daemon(socket: OwnedFd) -> u8 {
 ///
 /// # Errors
 /// The connection broke.
-pub(super) fn serve(mut channel: Channel) -> io::Result<()> {
-    let mut memory = MemoryServer::default();
+pub(super) fn serve(mut channel: Channel, mut memory: MemoryServer) -> io::Result<()> {
     let mut answers = Vec::new();
     loop {
         let received = match channel.receive::<Request>(None) {

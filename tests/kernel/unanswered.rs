@@ -2,7 +2,7 @@
 //! neither its process, nor the daemon, nor the crashes of others.
 
 use crate::testbed::{RunToEnd, TestBed, eventually, program, run_tool};
-use coreward::crash::{CoreOutcome, Record};
+use coreward::crash::{CoreOutcome, Origin, Record};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::path::PathBuf;
@@ -58,6 +58,8 @@ impl Drop for Unanswered {
         }
         let _ = self.process.kill();
         let _ = self.process.wait();
+        // Of one that everybody sees.
+        let _ = Command::new("umount").arg("--lazy").arg(self.pids.with_file_name("mount")).quiet().status();
     }
 }
 
@@ -125,6 +127,29 @@ fn one_users_unanswered_crashes_cost_another_user_nothing() {
         crashing.wait(HELD);
     }
     eventually(Duration::from_secs(60), || bed.crashes().len() == 64 + 3);
+}
+
+#[test]
+fn a_saved_core_is_unwound_without_files_for_which_nobody_answers() {
+    let bed = TestBed::new();
+    let mut crashing = Unanswered::start(&bed, "served", 0);
+    crashing.wait(AT_ONCE);
+    eventually(Duration::from_secs(10), || !bed.names("var/lib/coreward/spool").is_empty());
+    let daemon = bed.daemon();
+    let record = record_of(&bed, &crashing);
+    assert_eq!((record.origin, &record.core.outcome), (Origin::Spool, &CoreOutcome::Stored), "{record:?}");
+    assert_eq!(record.warnings, [] as [String; 0]);
+    assert!(!record.stack.is_empty() && record.modules.iter().any(|it| it.path.ends_with("/unanswered")), "{record:?}");
+    assert!(record.modules.iter().all(|it| !it.path.ends_with("mount/f")), "{record:?}");
+    // Nothing waits for the answer.
+    for signal in [Signal::SIGKILL, Signal::SIGTERM] {
+        let begun = Instant::now();
+        daemon.signal(signal);
+        daemon.wait_for_notification("READY=1");
+        assert!(begun.elapsed() < Duration::from_secs(2), "{signal}: {:?}", begun.elapsed());
+    }
+    Command::new(program("segv")).run_to_end();
+    bed.wait_for(2);
 }
 
 /// The processes that this one started, and those that they started.
