@@ -414,7 +414,7 @@ fn finish_without_core(shared: &Shared, mut builder: RecordBuilder, failure: &Ca
         CaptureError::Stalled | CaptureError::MayNotAnswer => (NoCore::Stalled, ErrorKind::Capture),
         CaptureError::Quota => (NoCore::Quota, ErrorKind::Quota),
         CaptureError::DiskFull(_) => (NoCore::DiskFull, ErrorKind::DiskFull),
-        CaptureError::Cancelled | CaptureError::Write(_) | CaptureError::Read(_) => {
+        CaptureError::Cancelled | CaptureError::Write(_) | CaptureError::Read(_) | CaptureError::Overfilled => {
             (NoCore::WriteError, ErrorKind::Capture)
         }
     };

@@ -148,11 +148,7 @@ impl Connection {
         Ok(self.request_after(first, request).await?.ok().and_then(|(_, fds)| fds.into_iter().next()))
     }
 
-    async fn request_after(
-        &mut self,
-        first: &[DaemonMessage],
-        request: Request,
-    ) -> Result<Answer, ConnectionError> {
+    async fn request_after(&mut self, first: &[DaemonMessage], request: Request) -> Result<Answer, ConnectionError> {
         /// The shim gives up on an open(2) that blocks after 2 s.
         const REPLY_TIMEOUT: Duration = Duration::from_secs(4);
         let mut message: Vec<u8> = first.iter().flat_map(DaemonMessage::encode).collect();

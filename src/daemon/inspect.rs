@@ -10,10 +10,13 @@ use super::evidence::{CoreEvidence, CoreInput, Evidence, ProcessFacts};
 use super::process_handles::ProcessHandles;
 use super::shared::Shared;
 use crate::capture::{self, CaptureError, Headers, HeadersGrant, PeekedHeaders};
+use crate::crash::auxv::Auxv;
 use crate::crash::text::from_bytes;
 use crate::crash::{Warning, cgroup, program_of};
 use crate::elf::{self, CoreLayout};
-use crate::reader::{CrashedStack, FirstPage, Reader, SavedCoreFile, SignatureContext, unwind_crashed_thread};
+use crate::reader::{
+    CrashedStack, FirstPage, RawFacts, Reader, SavedCoreFile, SignatureContext, unwind_crashed_thread,
+};
 use crate::unwind::ReadMemory;
 use coreward_wire::Offer;
 use std::fs::File;
@@ -60,12 +63,12 @@ pub(super) async fn inspect(
     // Without a place nothing is looked at.
     let may_look = may_parse(offer) && (handles.place.is_some() || !source.holds_process());
     let pipe = core.as_ref().filter(|_| source.holds_process() && prefix.is_none() && may_look);
-    let ProcessReading { headers, facts, stack, is_complete } = read_process(shared, offer, handles, pipe).await;
+    let ProcessReading { headers, auxv, facts, stack, is_complete } = read_process(shared, offer, handles, pipe).await;
     let mut warnings = Vec::new();
     if facts.is_none() {
         warnings.push(Warning::MemoryTimedOut);
     }
-    let facts = facts.unwrap_or_default();
+    let facts = ProcessFacts::new(facts.unwrap_or_default(), auxv);
     let core = match core {
         None => CoreEvidence::Gone,
         Some(core) if source.holds_process() && !may_look => {
@@ -91,7 +94,8 @@ pub(super) async fn inspect(
 struct ProcessReading {
     /// What stands in front of the core; `None`: the pipe was not looked at.
     headers: Option<Result<PeekedHeaders, CaptureError>>,
-    facts: Option<ProcessFacts>,
+    auxv: Auxv,
+    facts: Option<RawFacts>,
     stack: Option<CrashedStack>,
     /// Nothing blocked.
     is_complete: bool,
@@ -111,7 +115,8 @@ async fn read_process(
     let read = move || {
         // First what never blocks: the kernel writes the headers out of its own memory.
         let headers = pipe.map(|pipe| peek(&shared, &pipe.map_err(CaptureError::Read)?));
-        let mut reading = ProcessReading { headers, is_complete: true, ..ProcessReading::default() };
+        let auxv = memory.auxv();
+        let mut reading = ProcessReading { headers, auxv, is_complete: true, ..ProcessReading::default() };
         let headers = match &reading.headers {
             Some(Ok(PeekedHeaders::Complete(headers))) => Some(headers.clone()),
             _ => None,
@@ -119,7 +124,7 @@ async fn read_process(
         if !memory.has_files() {
             // The registers are all that there is.
             reading.stack = headers.and_then(|headers| unwind_registers(&headers, &context));
-            reading.facts = Some(ProcessFacts::default());
+            reading.facts = Some(RawFacts::default());
             return (reading, memory);
         }
         let mut ask = |headers: Option<&Headers>, limit| {
@@ -131,7 +136,7 @@ async fn read_process(
             ask(None, FACTS_TIMEOUT)
         });
         if let Ok((facts, stack)) = inspected {
-            (reading.facts, reading.stack) = (Some(ProcessFacts::from(facts)), stack);
+            (reading.facts, reading.stack) = (Some(facts), stack);
         }
         (reading, memory)
     };

@@ -1,7 +1,8 @@
 //! The memory of a crashed process, which a reader reads for the daemon.
 
 use crate::capture::{Headers, TrustedFileSystems};
-use crate::reader::{Place, ProcessFiles, Reader, ReaderPool, RemoteProcess, SavedCoreFile};
+use crate::crash::auxv::Auxv;
+use crate::reader::{Place, ProcessFiles, Reader, ReaderPool, RemoteProcess, SavedCoreFile, read_auxv};
 use coreward_wire::Offer;
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -54,6 +55,11 @@ impl ProcessMemory {
     pub(super) fn has_files(&self) -> bool {
         let ProcessFiles { mem, pagemap: _, maps: _, cmdline, auxv } = &self.files;
         mem.is_some() || cmdline.is_some() || auxv.is_some()
+    }
+
+    /// The auxiliary vector, without a reader.
+    pub(super) fn auxv(&self) -> Auxv {
+        self.files.auxv.as_ref().map(read_auxv).unwrap_or_default()
     }
 
     /// Whether stacks can be unwound.
@@ -139,4 +145,23 @@ fn trusted_file_systems(offer: &Offer) -> TrustedFileSystems {
         list.push(file_system.minor);
     }
     trusted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_auxiliary_vector_is_the_kernels_whatever_a_reader_did_with_the_file() {
+        use std::io::Read;
+        let mut file = File::open("/proc/self/auxv").unwrap();
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).unwrap();
+        let mut memory = ProcessMemory::default();
+        memory.add(|files| &mut files.auxv, file.into());
+        let auxv = memory.auxv();
+        assert_eq!(auxv, crate::crash::auxv::parse(&bytes));
+        assert_eq!(auxv.secure, Some(false));
+        assert_eq!(ProcessMemory::default().auxv(), Auxv::default());
+    }
 }

@@ -43,11 +43,11 @@ impl MemoryServer {
         Ok(Self { saved: Some(SavedCore::open(core.into(), at, first_pages)), ..Self::default() })
     }
 
-    /// Answers one request, if it has an answer; with it go bytes.
+    /// Answers one request, if it has an answer.
     ///
     /// # Errors
     /// The daemon broke the protocol.
-    pub(super) fn answer(&mut self, received: Received<Request>) -> io::Result<Option<(Answer, Vec<u8>)>> {
+    pub(super) fn answer(&mut self, received: Received<Request>) -> io::Result<Option<Answer>> {
         let Received { message, bytes, fds } = received;
         let answer = match message {
             Request::Open { files, arguments, trusted } => {
@@ -65,16 +65,16 @@ impl MemoryServer {
                 *self = Self::default();
                 return Ok(None);
             }
-            Request::Facts => return Ok(Some(self.read_facts())),
+            Request::Facts => self.read_facts(),
             Request::Stack(context) => Answer::Stack(self.layout.as_deref().map(|layout| {
                 let context = context.or_build_id(self.exe_build_id.as_ref());
                 self.with_memory(layout, |memory| unwind_crashed_thread(layout, memory, &context))
             })),
-            Request::OtherThreads(recorded) => {
-                Answer::OtherThreads(self.layout.as_deref().map(|layout| {
-                    self.with_memory(layout, |memory| unwind_other_threads(layout, memory, &recorded))
-                }))
-            }
+            Request::OtherThreads(recorded) => Answer::OtherThreads(
+                self.layout
+                    .as_deref()
+                    .map(|layout| self.with_memory(layout, |memory| unwind_other_threads(layout, memory, &recorded))),
+            ),
             Request::Answers => Answer::Answers(self.memory.as_ref().is_none_or(|memory| memory.answers_everywhere())),
             Request::BuildId => {
                 Answer::BuildId(fds.into_iter().next().and_then(|file| build_id_of_file(&File::from(file))))
@@ -86,7 +86,7 @@ impl MemoryServer {
                 Answer::Plan(self.plan.as_ref().map(|plan| plan.summary()))
             }
         };
-        Ok(Some((answer, Vec::new())))
+        Ok(Some(answer))
     }
 
     /// Calls `read` with the memory of the process, whose core has this layout.
@@ -123,12 +123,11 @@ impl MemoryServer {
         Ok(())
     }
 
-    fn read_facts(&mut self) -> (Answer, Vec<u8>) {
+    fn read_facts(&mut self) -> Answer {
         let memory = self.memory.as_deref();
         let facts = read_facts(self.cmdline.as_ref(), self.auxv.as_ref(), &self.arguments, memory);
         self.exe_build_id.clone_from(&facts.exe_build_id);
-        let answer = Answer::Facts { arguments: facts.arguments, exe_build_id: facts.exe_build_id };
-        (answer, facts.auxv)
+        Answer::Facts { arguments: facts.arguments, exe_build_id: facts.exe_build_id }
     }
 
     fn open_image(&mut self, fds: Vec<OwnedFd>, memory_limit: u64) -> io::Result<()> {

@@ -18,7 +18,7 @@ mod saved_core;
 mod server;
 mod stack;
 
-pub use facts::RawFacts;
+pub use facts::{RawFacts, read_auxv};
 pub use places::{Place, Places, TooManyHanging};
 pub use pool::ReaderPool;
 pub use process::{ProcessFiles, Reader};

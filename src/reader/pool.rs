@@ -6,6 +6,7 @@ use super::saved_core::SavedCoreFile;
 use super::server;
 use crate::crash::Principal;
 use coreward_sys::{fdpass, fork};
+use nix::unistd::getpid;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
@@ -32,7 +33,8 @@ impl ReaderPool {
     /// This process has more than one thread, or the error of fork(2).
     pub fn start() -> io::Result<Self> {
         let (requests, theirs) = UnixStream::pair()?;
-        fork::spawn_apart(theirs.into(), |requests| server::fork_readers(&requests))?;
+        let daemon = getpid();
+        fork::spawn_apart(theirs.into(), move |requests| server::fork_readers(&requests, daemon))?;
         // A process that does not take the few bytes that it is sent is of no use.
         requests.set_nonblocking(true)?;
         Ok(Self { requests, idle: Mutex::default() })
@@ -81,7 +83,7 @@ impl ReaderPool {
 
     /// Takes back a reader whose crash needs nothing more of it. It forgets the crash.
     pub fn give_back(&self, principal: &Principal, mut reader: Reader) {
-        if reader.close().is_ok() {
+        if !reader.is_worn_out() && reader.close().is_ok() {
             self.add(Some(principal.clone()), reader);
         }
     }

@@ -70,7 +70,6 @@ pub(super) enum Answer {
     Ready {
         missing: Vec<String>,
     },
-    /// The message's bytes are the auxiliary vector.
     Facts {
         arguments: ArgumentList,
         exe_build_id: Option<String>,

@@ -75,7 +75,8 @@ impl SavedCore {
         let mut saved = Self { core, at, mapped_files: HashMap::new() };
         let mut mountinfo = Vec::new();
         // Without the list no mount is in it.
-        let _ = File::open("/proc/self/mountinfo").and_then(|file| file.take(MAX_MOUNTINFO).read_to_end(&mut mountinfo));
+        let _ =
+            File::open("/proc/self/mountinfo").and_then(|file| file.take(MAX_MOUNTINFO).read_to_end(&mut mountinfo));
         let mounts = Mounts::new(&mountinfo, false);
         for FirstPage { path, offset } in first_pages {
             let mut expected = [0; PAGE_LEN];
@@ -196,7 +197,8 @@ mod tests {
         symlink("same", dir.join("real/link")).unwrap();
         nix::unistd::mkfifo(&dir.join("real/fifo"), Mode::S_IRWXU).unwrap();
         assert!(open("real/same").is_ok());
-        for name in ["real/other", "real/short", "real/link", "real/fifo", "real", "linked/same", "real/../real/same", "gone"]
+        for name in
+            ["real/other", "real/short", "real/link", "real/fifo", "real", "linked/same", "real/../real/same", "gone"]
         {
             assert!(open(name).is_err(), "{name}");
         }

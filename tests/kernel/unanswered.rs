@@ -178,7 +178,13 @@ fn a_reader_that_does_not_answer_costs_its_crash_the_stack_and_nothing_else() {
     for reader in &readers {
         let open = descriptors(*reader);
         assert!(open.len() == 1 && open[0].starts_with("socket:"), "{open:?}");
+        for number in 0..=2 {
+            let standard = std::fs::read_link(format!("/proc/{reader}/fd/{number}")).unwrap();
+            assert_eq!(standard, PathBuf::from("/dev/null"), "what it writes is in no log");
+        }
     }
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", readers[1])).unwrap();
+    assert!(limits.lines().any(|line| line.starts_with("Max cpu time") && line.contains("900")), "{limits}");
     for reader in &readers[1..] {
         kill(Pid::from_raw(*reader), Signal::SIGSTOP).unwrap();
     }
