@@ -181,12 +181,12 @@ pub fn confine_reader(limits: &ReaderLimits) -> io::Result<Vec<Missing>> {
 mod tests {
     use super::super::fixtures::{in_child, run_in_child, succeed};
     use super::*;
-    use coreward_sys::fdpass::send_with_fds;
+    use coreward_sys::fdpass::{recv_with_fds, send_with_fds};
     use coreward_sys::pagemap::{PAGE, PageKind, for_each_run};
     use coreward_sys::procmap::mapping_at;
     use nix::sys::memfd::{MFdFlags, memfd_create};
     use std::fs::File;
-    use std::io::{Read, Seek, Write};
+    use std::io::{Read, Seek};
     use std::os::fd::{AsFd, AsRawFd};
     use std::os::unix::fs::FileExt;
     use std::os::unix::net::UnixStream;
@@ -205,7 +205,7 @@ mod tests {
         let address = secret.as_ptr().addr() as u64;
         let [memory, maps, pagemap] = ["mem", "maps", "pagemap"]
             .map(|name| File::options().read(true).open(format!("/proc/self/{name}")).unwrap());
-        let (mut socket, mut other_end) = UnixStream::pair().unwrap();
+        let (socket, other_end) = UnixStream::pair().unwrap();
         let staged = File::from(memfd_create(c"staged", MFdFlags::MFD_CLOEXEC).unwrap());
         staged.set_len(8192).unwrap();
         let missing = confine_reader(&LIMITS).unwrap();
@@ -223,8 +223,8 @@ mod tests {
         staged.write_all_at(&copy[..4096], 4096).unwrap();
         assert_eq!(staged.metadata().unwrap().len(), 8192);
         assert_eq!(send_with_fds(socket.as_fd(), b"done", &[staged.as_raw_fd()]).unwrap(), 4);
-        socket.write_all(b"answer").unwrap();
-        other_end.read_exact(&mut [0; 10]).unwrap();
+        let (count, received) = recv_with_fds(other_end.as_fd(), &mut [0; 10]).unwrap();
+        assert_eq!((count, received.len()), (4, 1));
         // Threads, time, memory, panics.
         let thread = std::thread::Builder::new().name("reads".to_owned()).spawn(|| {
             std::thread::sleep(Duration::from_millis(1));
