@@ -155,10 +155,7 @@ impl Reader {
         deadline: Instant,
     ) -> io::Result<Option<OtherThreads>> {
         self.send_headers(headers)?;
-        self.ask(&Request::OtherThreads(recorded), &[], deadline, |answer| match answer {
-            Answer::OtherThreads(threads) => Ok(threads),
-            _ => Err(Answer::mismatch()),
-        })
+        self.ask(&Request::OtherThreads(recorded), &[], deadline, Answer::into_other_threads)
     }
 
     /// Reads the build-id in the file of the executable.

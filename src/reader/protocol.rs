@@ -93,9 +93,23 @@ impl Answer {
     /// The stack.
     ///
     /// # Errors
-    /// This is no answer to [`Request::Stack`].
+    /// This is no answer to [`Request::Stack`], or not one that this program gives.
     pub(super) fn into_stack(self) -> io::Result<Option<CrashedStack>> {
-        if let Self::Stack(stack) = self { Ok(stack) } else { Err(Self::mismatch()) }
+        match self {
+            Self::Stack(stack) if stack.as_ref().is_none_or(CrashedStack::is_well_formed) => Ok(stack),
+            _ => Err(Self::mismatch()),
+        }
+    }
+
+    /// The stacks of the other threads.
+    ///
+    /// # Errors
+    /// This is no answer to [`Request::OtherThreads`], or not one that this program gives.
+    pub(super) fn into_other_threads(self) -> io::Result<Option<OtherThreads>> {
+        match self {
+            Self::OtherThreads(threads) if threads.as_ref().is_none_or(OtherThreads::is_well_formed) => Ok(threads),
+            _ => Err(Self::mismatch()),
+        }
     }
 }
 
