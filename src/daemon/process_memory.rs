@@ -2,7 +2,7 @@
 
 use crate::capture::{Headers, TrustedFileSystems};
 use crate::crash::auxv::Auxv;
-use crate::reader::{Place, ProcessFiles, Reader, ReaderPool, RemoteProcess, SavedCoreFile, read_auxv};
+use crate::reader::{Place, ProcessFiles, Reader, ReaderPool, ReaderScope, RemoteProcess, SavedCoreFile, read_auxv};
 use coreward_wire::Offer;
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -22,6 +22,8 @@ pub(super) struct ProcessMemory {
     saved: Option<SavedCoreFile>,
     arguments: Range<u64>,
     trusted: TrustedFileSystems,
+    /// Which readers may read it.
+    scope: Option<ReaderScope>,
     /// Nothing is read without a place.
     place: Option<Arc<Place>>,
     reader: Option<Reader>,
@@ -30,7 +32,12 @@ pub(super) struct ProcessMemory {
 impl ProcessMemory {
     /// The memory of the process that is offered; its files are added.
     pub(super) fn new(offer: &Offer) -> Self {
-        Self { arguments: offer.arguments.clone(), trusted: trusted_file_systems(offer), ..Self::default() }
+        Self {
+            arguments: offer.arguments.clone(),
+            trusted: trusted_file_systems(offer),
+            scope: Some(ReaderScope::of(offer)),
+            ..Self::default()
+        }
     }
 
     /// Adds a file, or replaces it.
@@ -110,8 +117,8 @@ impl ProcessMemory {
 
     /// Closes everything. A reader that answered so far is used again.
     pub(super) fn close(self, pool: &ReaderPool) {
-        if let Some((reader, place)) = self.reader.zip(self.place).filter(|_| self.saved.is_none()) {
-            pool.give_back(place.principal(), reader);
+        if let Some((reader, scope)) = self.reader.zip(self.scope).filter(|_| self.saved.is_none()) {
+            pool.give_back(scope, reader);
         }
     }
 
@@ -125,7 +132,8 @@ impl ProcessMemory {
         if let Some(saved) = &self.saved {
             return pool.open_saved(saved);
         }
-        let mut reader = pool.take(place.principal())?;
+        let scope = self.scope.take().ok_or(ErrorKind::InvalidInput)?.started_with(&self.auxv());
+        let mut reader = pool.take(self.scope.insert(scope))?;
         reader.open(&self.files, self.arguments.clone(), self.trusted.clone())?;
         Ok(reader)
     }

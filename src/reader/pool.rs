@@ -3,8 +3,8 @@
 use super::process::Reader;
 use super::protocol::Purpose;
 use super::saved_core::SavedCoreFile;
+use super::scope::ReaderScope;
 use super::server;
-use crate::crash::Principal;
 use coreward_sys::{fdpass, fork};
 use nix::unistd::getpid;
 use std::io;
@@ -13,7 +13,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Readers that are kept for the next crashes. The crashes of a storm are read by the same ones, one after the other: what one of them
-/// makes of a reader, those of other principals never see.
+/// makes of a reader, those of another scope never see.
 const IDLE: usize = 4;
 
 /// Makes readers.
@@ -21,8 +21,8 @@ const IDLE: usize = 4;
 pub struct ReaderPool {
     /// The process that forks them reads from the other end.
     requests: UnixStream,
-    /// Those that have read a crash with the principal of that crash; the others have read none.
-    idle: Mutex<Vec<(Option<Principal>, Reader)>>,
+    /// Those that have read a crash with the scope of that crash; the others have read none.
+    idle: Mutex<Vec<(Option<ReaderScope>, Reader)>>,
 }
 
 impl ReaderPool {
@@ -49,15 +49,15 @@ impl ReaderPool {
         tokio::net::UnixStream::from_std(self.requests.try_clone()?)?.readable().await
     }
 
-    /// A reader that has nothing open: one that has read crashes of this principal and of no other, or a new one. Blocks for a fraction
+    /// A reader that has nothing open: one that has read crashes of this scope and of no other, or a new one. Blocks for a fraction
     /// of a millisecond.
     ///
     /// # Errors
     /// No process can be made.
-    pub fn take(&self, principal: &Principal) -> io::Result<Reader> {
+    pub fn take(&self, scope: &ReaderScope) -> io::Result<Reader> {
         let idle = {
             let mut idle = self.lock();
-            let own = idle.iter().position(|(of, _)| of.as_ref() == Some(principal));
+            let own = idle.iter().position(|(of, _)| of.as_ref() == Some(scope));
             own.or_else(|| idle.iter().position(|(of, _)| of.is_none())).map(|index| idle.swap_remove(index).1)
         };
         idle.map_or_else(|| self.make(Purpose::Processes), Ok)
@@ -82,22 +82,22 @@ impl ReaderPool {
     }
 
     /// Takes back a reader whose crash needs nothing more of it. It forgets the crash.
-    pub fn give_back(&self, principal: &Principal, mut reader: Reader) {
+    pub fn give_back(&self, scope: ReaderScope, mut reader: Reader) {
         if !reader.is_worn_out() && reader.close().is_ok() {
-            self.add(Some(principal.clone()), reader);
+            self.add(Some(scope), reader);
         }
     }
 
     /// Adds an idle reader; where there are too many, the one that waits longest goes.
-    fn add(&self, principal: Option<Principal>, reader: Reader) {
+    fn add(&self, scope: Option<ReaderScope>, reader: Reader) {
         let mut idle = self.lock();
         if idle.len() >= IDLE {
             idle.remove(0);
         }
-        idle.push((principal, reader));
+        idle.push((scope, reader));
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<(Option<Principal>, Reader)>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<(Option<ReaderScope>, Reader)>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -116,6 +116,7 @@ mod tests {
     use super::super::protocol::Answer;
     use super::*;
     use coreward_sys::pidfd;
+    use coreward_wire::Offer;
     use std::os::fd::OwnedFd;
     use std::process::{Child, Command};
     use std::sync::Arc;
@@ -131,26 +132,27 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_never_reads_crashes_of_two_principals() {
+    fn a_reader_never_reads_crashes_of_two_scopes() {
         let (requests, maker) = UnixStream::pair().unwrap();
         let pool = ReaderPool { requests, idle: Mutex::default() };
         drop(maker);
-        let (one, other) = (Principal::Unit("a".to_owned()), Principal::Unit("b".to_owned()));
+        let scope = |cgroup: &[u8]| ReaderScope::of(&Offer { cgroup: cgroup.to_vec(), ..Offer::default() });
+        let (one, other) = (scope(b"a"), scope(b"b"));
         let (used, mut used_child, _used) = reader();
         let (new, mut new_child, _new) = reader();
         let is = |reader: &Reader, pidfd: &Arc<OwnedFd>| Arc::ptr_eq(&reader.pidfd(), pidfd);
         let (used_pidfd, new_pidfd) = (used.pidfd(), new.pidfd());
-        pool.give_back(&one, used);
+        pool.give_back(one.clone(), used);
         pool.add(None, new);
         let taken = pool.take(&other).unwrap();
         assert!(is(&taken, &new_pidfd));
         assert!(pool.take(&other).is_err(), "none is left, and none can be made");
         let again = pool.take(&one).unwrap();
         assert!(is(&again, &used_pidfd));
-        pool.give_back(&other, taken);
+        pool.give_back(other.clone(), taken);
         for _ in 0..IDLE {
             let (more, mut child, _more) = reader();
-            pool.give_back(&one, more);
+            pool.give_back(one.clone(), more);
             child.kill().unwrap();
             child.wait().unwrap();
         }
