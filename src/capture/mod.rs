@@ -51,7 +51,7 @@ pub use headers::{Headers, HeadersGrant};
 pub use health::{HealthMonitor, Heartbeat};
 pub use large_core_limiter::LargeCoreLimiter;
 pub use memory_budget::MemoryBudget;
-pub use page_access::TrustedFileSystems;
+pub use page_access::{TrustedFileSystems, kernel_internal};
 pub use parked::{ParkedImage, ParkedProcess};
 pub use peek::{PeekedHeaders, peek_headers};
 pub use plan::{CapturePlan, PlanSummary};

@@ -3,6 +3,7 @@
 use super::channel::{Channel, Outgoing};
 use super::memory_server::MemoryServer;
 use super::protocol::{Answer, Purpose, Request};
+use crate::capture::kernel_internal;
 use crate::confine::{Missing, ReaderLimits, confine_reader, prepared_filters};
 use coreward_sys::{fdpass, fork, pidfd};
 use nix::sys::prctl::set_pdeathsig;
@@ -29,6 +30,8 @@ pub(super) fn fork_readers(requests: &OwnedFd, daemon: Pid) -> u8 {
     }
     // Each reader tries for itself, and says what is missing.
     let _ = prepared_filters();
+    // Readers inherit what they could not find out.
+    let _ = kernel_internal();
     let maker = getpid();
     loop {
         let mut byte = [0];
