@@ -136,6 +136,8 @@ fn supervise(engine: &SharedEngine, resources: &CaptureResources, supervision: S
         if state.stop.is_none() {
             state.stop = if cancelled.is_cancelled() {
                 Some(StopReason::Failed(CaptureError::Cancelled))
+            } else if let Some(Err(error)) = engine.job.spill.as_ref().map(|spill| spill.staging.check()) {
+                Some(StopReason::Failed(error))
             } else if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 Some(StopReason::Truncated(Truncation::MaxHold))
             } else if without_progress >= STALL_TIMEOUT {

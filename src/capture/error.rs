@@ -30,6 +30,9 @@ pub enum CaptureError {
     /// The quotas leave no room for the smallest useful part, and nothing can be evicted.
     #[error("no room within MaxUse=, KeepFree= and ExternalSizeMax=, and nothing left to evict")]
     Quota,
+    /// The process that copied the memory wrote more than it was told to.
+    #[error("what copied the process wrote more than there was to copy")]
+    Overfilled,
     /// The volume, or a quota of the kernel, leaves no room for the smallest useful part.
     #[error("the disk is full: {0}")]
     DiskFull(io::Error),
@@ -47,9 +50,13 @@ impl CaptureError {
     pub fn io_error(&self) -> Option<&io::Error> {
         match self {
             Self::DiskFull(error) | Self::Write(error) | Self::Read(error) => Some(error),
-            Self::Cancelled | Self::Empty | Self::Stalled | Self::MayNotAnswer | Self::NotACore(_) | Self::Quota => {
-                None
-            }
+            Self::Cancelled
+            | Self::Empty
+            | Self::Stalled
+            | Self::MayNotAnswer
+            | Self::NotACore(_)
+            | Self::Quota
+            | Self::Overfilled => None,
         }
     }
 

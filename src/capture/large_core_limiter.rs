@@ -5,11 +5,10 @@ use super::error::CaptureError;
 use crate::crash::Principal;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use tokio_util::sync::CancellationToken;
 
 /// Large cores that are captured at once.
 const AT_ONCE: usize = 2;
-/// How often a waiting capture checks whether it was cancelled.
+/// How often a waiting capture checks whether it is to go on.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Admits large cores to their capture.
@@ -48,18 +47,18 @@ impl LargeCoreLimiter {
     /// Waits for a permit; `None` if there was none by the `deadline`.
     ///
     /// # Errors
-    /// The capture was cancelled.
+    /// That of `check`, which is called all the time.
     pub fn acquire(
         &self,
         principal: &Principal,
         deadline: Instant,
-        cancelled: &CancellationToken,
+        check: impl Fn() -> Result<(), CaptureError>,
     ) -> Result<Option<LargeCorePermit>, CaptureError> {
         let mut state = self.lock();
         state.waiting.push(principal.clone());
         let permit = loop {
-            if cancelled.is_cancelled() {
-                break Err(CaptureError::Cancelled);
+            if let Err(error) = check() {
+                break Err(error);
             }
             if state.may_begin(principal) {
                 state.active.push(principal.clone());
@@ -107,19 +106,15 @@ mod tests {
     fn the_next_waits_until_one_ends_or_its_deadline_passes() {
         let user = &Principal::Unknown;
         let limiter = LargeCoreLimiter::default();
-        let (never, soon) = (CancellationToken::new(), || Instant::now() + Duration::from_millis(30));
-        let (one, two) =
-            (limiter.acquire(user, soon(), &never).unwrap(), limiter.acquire(user, soon(), &never).unwrap());
+        let soon = || Instant::now() + Duration::from_millis(30);
+        let acquire = || limiter.acquire(user, soon(), || Ok(())).unwrap();
+        let (one, two) = (acquire(), acquire());
         assert!(one.is_some() && two.is_some() && !limiter.has_waiters());
-        assert!(limiter.acquire(user, soon(), &never).unwrap().is_none());
+        assert!(acquire().is_none());
         let waiting = {
             let limiter = limiter.clone();
             std::thread::spawn(move || {
-                limiter.acquire(
-                    &Principal::Unknown,
-                    Instant::now() + Duration::from_secs(60),
-                    &CancellationToken::new(),
-                )
+                limiter.acquire(&Principal::Unknown, Instant::now() + Duration::from_secs(60), || Ok(()))
             })
         };
         while !limiter.has_waiters() {
@@ -127,9 +122,8 @@ mod tests {
         }
         drop(one);
         assert!(waiting.join().unwrap().unwrap().is_some());
-        let cancelled = CancellationToken::new();
-        cancelled.cancel();
-        assert!(matches!(limiter.acquire(user, soon(), &cancelled), Err(CaptureError::Cancelled)));
+        let cancelled = limiter.acquire(user, soon(), || Err(CaptureError::Cancelled));
+        assert!(matches!(cancelled, Err(CaptureError::Cancelled)));
     }
 
     #[test]

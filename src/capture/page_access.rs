@@ -126,8 +126,9 @@ impl TrustedFileSystems {
     }
 }
 
-/// The file systems that the kernel mounts for itself: shared memory, memfds, huge pages.
-fn kernel_internal() -> &'static [u32] {
+/// The minor numbers of the file systems that the kernel mounts for itself: shared memory, memfds, huge pages. The first call makes a
+/// memfd of each kind, which a confined reader may not.
+pub fn kernel_internal() -> &'static [u32] {
     static MINORS: OnceLock<Vec<u32>> = OnceLock::new();
     MINORS.get_or_init(|| sparse_io::memfd_devices().iter().map(|(_, minor)| *minor).collect())
 }

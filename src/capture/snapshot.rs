@@ -119,7 +119,9 @@ pub fn snapshot(request: SnapshotRequest<'_>, resources: &CaptureResources) -> R
     }
     let limiter = (!in_memory).then(|| resources.large_cores.clone());
     let _permit = match &limiter {
-        Some(limiter) => limiter.acquire(quota.principal(), request.deadline, cancelled)?,
+        Some(limiter) => limiter.acquire(quota.principal(), request.deadline, || {
+            if cancelled.is_cancelled() { Err(CaptureError::Cancelled) } else { staging.check() }
+        })?,
         None => None,
     };
     let spill = (in_memory || staging.spill_file().is_some())
@@ -141,7 +143,8 @@ pub fn snapshot(request: SnapshotRequest<'_>, resources: &CaptureResources) -> R
     if staging.spill_file().is_some() {
         staging.set_spill_start(outcome.spilled_from * CHUNK_LEN);
     }
-    match outcome.stop {
+    let stop = outcome.stop.or_else(|| staging.check().err().map(StopReason::Failed));
+    match stop {
         Some(StopReason::Failed(error)) => {
             staging.free();
             return Err(error.into());

@@ -11,19 +11,41 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Bytes that the file may take beyond what is known to be in it: blocks that are preallocated, and the file system's own.
+pub(super) const EXCESS: u64 = 64 << 20;
 
 /// A file without a name. Every byte is at its offset in the core, and only what is written takes space. It bypasses the page cache
 /// where the file system can do that.
 #[derive(Debug)]
 pub struct SpillFile {
     direct: File,
-    /// Bytes reserved for each chunk, by its offset.
-    reserved: Mutex<HashMap<u64, u64>>,
+    reserved: Mutex<Reserved>,
     quota: Arc<QuotaHandle>,
     /// The disk has refused a chunk.
     refused: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Reserved {
+    /// Bytes reserved for each chunk, by its offset.
+    by_chunk: HashMap<u64, u64>,
+    /// All of them together.
+    total: u64,
+}
+
+impl Reserved {
+    /// Sets what is reserved for the chunk at `offset`, if that is less than before. Returns by how much.
+    fn shrink(&mut self, offset: u64, bytes: u64) -> u64 {
+        let Some(current) = self.by_chunk.get_mut(&offset) else { return 0 };
+        let freed = current.saturating_sub(bytes);
+        *current -= freed;
+        self.total -= freed;
+        freed
+    }
 }
 
 impl SpillFile {
@@ -47,29 +69,39 @@ impl SpillFile {
         let refused = self.refused.load(Ordering::Relaxed);
         let granted = !refused && self.quota.reserve_spare(CHUNK_LEN, uncompressed);
         if granted {
-            self.lock_reserved().insert(offset, CHUNK_LEN);
+            let mut reserved = self.lock_reserved();
+            reserved.total += CHUNK_LEN;
+            reserved.by_chunk.insert(offset, CHUNK_LEN);
         }
         granted
     }
 
     /// Returns what is reserved for the chunk at `offset`, except for `bytes`.
     fn shrink_reservation(&self, offset: u64, bytes: u64) {
-        let mut reserved = self.lock_reserved();
-        if let Some(current) = reserved.get_mut(&offset)
-            && *current > bytes
-        {
-            self.quota.cancel(*current - bytes);
-            *current = bytes;
-        }
+        let freed = self.lock_reserved().shrink(offset, bytes);
+        self.quota.cancel(freed);
     }
 
-    /// Corrects the account when a chunk is copied.
+    /// Corrects the account when a chunk is copied. What the copier says is believed as far as the file bears it out.
     pub fn settle(&self, offset: u64, stored: StoredChunk) {
-        self.shrink_reservation(offset, stored.on_disk);
+        if self.on_disk() <= self.lock_reserved().total + EXCESS {
+            self.shrink_reservation(offset, stored.on_disk);
+        }
         if stored.refused {
             // No more is spilled then.
             self.refused.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// Whether it has more than all chunks that were to be copied: somebody writes to it who was not told to.
+    pub fn is_overfilled(&self) -> bool {
+        let chunks = self.lock_reserved().by_chunk.len() as u64;
+        self.on_disk() > chunks * CHUNK_LEN + EXCESS
+    }
+
+    /// Bytes that the file takes.
+    fn on_disk(&self) -> u64 {
+        disk_usage(&self.direct)
     }
 
     /// Frees blocks that were preallocated before `offset` and are not needed.
@@ -86,7 +118,7 @@ impl SpillFile {
     /// Frees all of it.
     pub fn free(&self) {
         let _ = self.direct.set_len(0);
-        self.quota.cancel(self.lock_reserved().drain().map(|(_, bytes)| bytes).sum());
+        self.quota.cancel(std::mem::take(&mut *self.lock_reserved()).total);
     }
 
     /// Reads a range over what `buffer` has, like [`overlay_data`].
@@ -115,7 +147,7 @@ impl SpillFile {
         Ok(self.direct.try_clone()?.into())
     }
 
-    fn lock_reserved(&self) -> MutexGuard<'_, HashMap<u64, u64>> {
+    fn lock_reserved(&self) -> MutexGuard<'_, Reserved> {
         self.reserved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -128,6 +160,13 @@ impl SpillFile {
 
 impl Drop for SpillFile {
     fn drop(&mut self) {
-        self.quota.cancel(self.lock_reserved().values().sum());
+        self.quota.cancel(self.lock_reserved().total);
     }
+}
+
+/// Bytes that a file takes on its file system, 0 if it does not tell.
+pub(super) fn disk_usage(file: &File) -> u64 {
+    /// `st_blocks` (stat(3type)).
+    const BLOCK: u64 = 512;
+    file.metadata().map_or(0, |metadata| metadata.blocks() * BLOCK)
 }

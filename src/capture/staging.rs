@@ -2,10 +2,11 @@
 //! offset in the core. The shim holds both files as well, so they outlive a daemon that is killed.
 
 use super::chunk::{CoreSource, RangeData, SourceError};
+use super::error::CaptureError;
 use super::memory_budget::MemoryGrant;
 use super::parked::ParkedImage;
 use super::sparse::{PAGE_LEN, overlay_data};
-use super::spill_file::SpillFile;
+use super::spill_file::{EXCESS, SpillFile, disk_usage};
 use super::staging_files::StagingFiles;
 use crate::store::QuotaHandle;
 use std::fs::File;
@@ -14,7 +15,7 @@ use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// The files that hold the copy.
 #[derive(Debug)]
@@ -28,6 +29,8 @@ pub struct StagingArea {
     /// What the spill file had before this offset is in the core file, and was freed.
     freed_to: Mutex<u64>,
     grant: Mutex<Option<MemoryGrant>>,
+    /// Bytes that the file "in memory" may take while a reader has it, if it is on disk. Otherwise the unit's `MemoryMax=` bounds it.
+    memory_max: OnceLock<u64>,
 }
 
 impl StagingArea {
@@ -40,6 +43,7 @@ impl StagingArea {
             spill_start: AtomicU64::new(u64::MAX),
             freed_to: Mutex::default(),
             grant: Mutex::new(grant),
+            memory_max: OnceLock::new(),
         }
     }
 
@@ -74,6 +78,11 @@ impl StagingArea {
     /// Errors of open(2).
     pub fn files(&self, memory_limit: u64) -> io::Result<StagingFiles> {
         let spill = self.spill.as_ref().map(SpillFile::files).transpose()?;
+        if self.grant.lock().unwrap_or_else(PoisonError::into_inner).is_none() {
+            // It is on disk. A file system may allocate more than a page for a page.
+            let most = disk_usage(&self.memory).saturating_add(memory_limit.saturating_mul(2)).saturating_add(EXCESS);
+            let _ = self.memory_max.set(most);
+        }
         Ok(StagingFiles { memory: self.memory.try_clone()?, memory_limit, spill })
     }
 
@@ -86,6 +95,19 @@ impl StagingArea {
         let stored = image.store(range)?;
         if let Some(spill) = &self.spill {
             spill.settle(offset, stored);
+        }
+        Ok(())
+    }
+
+    /// Checks that nobody fills the files who was not told to, as only a reader could that is not what it was any more.
+    ///
+    /// # Errors
+    /// Somebody does: the process that has the files must be killed, and nothing of them is worth keeping.
+    pub fn check(&self) -> Result<(), CaptureError> {
+        let memory_max = self.memory_max.get().copied().unwrap_or(u64::MAX);
+        if disk_usage(&self.memory) > memory_max || self.spill.as_ref().is_some_and(SpillFile::is_overfilled) {
+            tracing::error!("a reader of a crashed process wrote more than it was to copy: it is killed");
+            return Err(CaptureError::Overfilled);
         }
         Ok(())
     }
@@ -166,6 +188,7 @@ impl CoreSource for StagingArea {
 mod tests {
     use super::super::chunk::CHUNK_LEN;
     use super::super::frame_compressor::FrameCompressor;
+    use super::super::staging_files::StoredChunk;
     use super::*;
     use crate::policy::evict::Attribution;
     use crate::policy::quota::Quotas;
@@ -217,5 +240,30 @@ mod tests {
         assert_eq!(quota.used(), 0);
         drop(staging);
         assert_eq!(quota.used(), 0);
+    }
+
+    #[test]
+    fn what_a_copier_says_of_the_disk_is_believed_as_far_as_the_file_bears_it_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let quota = quota(dir.path());
+        let staging = with_spill_file(&quota);
+        let files = staging.files(0).unwrap();
+        let spill = staging.spill_file().unwrap();
+        let [direct, _] = files.spill.as_ref().unwrap();
+        assert!(spill.reserve_chunk(2 * CHUNK_LEN, 0) && spill.reserve_chunk(3 * CHUNK_LEN, 0));
+        spill.settle(3 * CHUNK_LEN, StoredChunk { on_disk: 4096, refused: false });
+        assert_eq!(quota.used(), CHUNK_LEN + 4096);
+        staging.check().unwrap();
+        let fill = |file: &File, bytes| sparse_io::preallocate(file, 0..bytes);
+        fill(direct, EXCESS + 2 * CHUNK_LEN);
+        staging.check().unwrap();
+        spill.settle(2 * CHUNK_LEN, StoredChunk { on_disk: 0, refused: false });
+        assert_eq!(quota.used(), CHUNK_LEN + 4096, "the file has more than that");
+        fill(direct, EXCESS + 3 * CHUNK_LEN);
+        assert!(matches!(staging.check(), Err(CaptureError::Overfilled)));
+        direct.set_len(0).unwrap();
+        staging.check().unwrap();
+        fill(&files.memory, EXCESS + (1 << 20));
+        assert!(matches!(staging.check(), Err(CaptureError::Overfilled)));
     }
 }

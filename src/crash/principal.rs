@@ -3,6 +3,7 @@
 
 use nix::unistd::Uid;
 use std::fmt;
+use std::ops::RangeInclusive;
 
 /// The party that quotas and rate limits apply to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -77,9 +78,10 @@ impl Principal {
             let principal = place.container_principal();
             return (principal.clone(), Party::Containers(principal));
         }
-        let principal = match &place.unit {
-            Some(unit) => Self::Unit((*unit).to_owned()),
-            None => Self::user(user),
+        let principal = match (&place.unit, facts.own_login()) {
+            (Some(_), Some(login)) => Self::User(login),
+            (Some(unit), None) => Self::Unit((*unit).to_owned()),
+            (None, _) => Self::user(user),
         };
         // sudo(8) leaves a session's slice and login uid as they are. What runs as root is still root's to debug.
         let party_user = if facts.uid.is_some_and(Uid::is_root) && !facts.privileged { facts.uid } else { user };
@@ -128,6 +130,20 @@ impl Party {
 }
 
 impl AccountFacts<'_> {
+    /// The person whose job a process of a service is, as those of cron(8), at(1), and sshd(8) without pam_systemd(8): pam_loginuid(8)
+    /// sets the login uid. A process that finds it unset may set it to any other, so it is believed only of a process that has no
+    /// other uid than the person's own, or one that `/etc/subuid` gives the person: with it, nobody can name anybody else.
+    fn own_login(&self) -> Option<Uid> {
+        /// Uids that a service may get anew at each start or on request: with one of these it would be somebody else each time
+        /// (`DynamicUser=`, containers; systemd's page on uids and gids).
+        const HANDED_OUT: [RangeInclusive<u32>; 2] = [60_000..=65_535, 524_288..=1_879_048_191];
+        let is_persons = |uid: &Uid| {
+            uid.as_raw() >= FIRST_REGULAR_UID && !HANDED_OUT.iter().any(|range| range.contains(&uid.as_raw()))
+        };
+        let login = self.login_uid.filter(is_persons)?;
+        (self.uid == Some(login) || self.subuid_owner == Some(login)).then_some(login)
+    }
+
     /// The user who answers for a process outside of containers. Nobody becomes root this way who is not: a login of root's may
     /// have started the process of a user.
     fn answering_user(&self, place: &Place<'_>) -> Option<Uid> {
@@ -297,6 +313,26 @@ mod tests {
         assert_eq!(of(&blaming), ("unit nginx.service".to_owned(), user(33)));
         let outside = AccountFacts { login_uid: Some(uid(1000)), ..facts("/", 33) };
         assert_eq!(of(&outside), ("user 33".to_owned(), user(33)));
+    }
+
+    #[test]
+    fn a_job_of_a_service_is_its_users_if_it_runs_as_that_user() {
+        let job =
+            |number, login| AccountFacts { login_uid: Some(uid(login)), ..facts("/system.slice/cron.service", number) };
+        assert_eq!(of(&job(1000, 1000)), ("user 1000".to_owned(), user(1000)));
+        // A setuid program that the job runs: its real uid is still the user's.
+        let privileged = AccountFacts { privileged: true, ..job(1000, 1000) };
+        assert_eq!(of(&privileged), ("user 1000".to_owned(), user(1000)));
+        // In a container of the user's own.
+        let nested = AccountFacts { subuid_owner: Some(uid(1000)), in_namespace: true, ..job(100_007, 1000) };
+        assert_eq!(of(&nested), ("user 1000".to_owned(), user(1000)));
+        // Whoever the login uid does not belong to may have chosen it, and so may a service with a uid of its own.
+        for (number, login) in
+            [(1001, 1000), (0, 0), (0, 1000), (33, 33), (1000, 0), (61_184, 61_184), (600_000, 600_000)]
+        {
+            assert_eq!(of(&job(number, login)).0, "unit cron.service", "{number} {login}");
+        }
+        assert_eq!(of(&AccountFacts { in_container: true, ..job(1000, 1000) }).0, "unit system.slice");
     }
 
     #[test]

@@ -150,6 +150,21 @@ impl FrameTrust {
     }
 }
 
+impl Signature {
+    /// Whether the id has the form of one. Somebody who read hostile bytes may send any text.
+    #[must_use]
+    pub fn is_well_formed(&self) -> bool {
+        const DIGITS: usize = 20;
+        let parts = self.id.strip_prefix('s').and_then(|rest| rest.split_once('-'));
+        parts.is_some_and(|(version, digits)| {
+            (1..=3).contains(&version.len())
+                && version.bytes().all(|byte| byte.is_ascii_digit())
+                && digits.len() == DIGITS
+                && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+        })
+    }
+}
+
 impl fmt::Display for Signature {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.id)

@@ -1,6 +1,7 @@
 //! Soft errors: information about a crash that could not be obtained, or steps that failed. The record lists them.
 
 use super::Cuts;
+use nix::errno::Errno;
 use nix::unistd::Uid;
 use std::fmt;
 
@@ -23,6 +24,8 @@ pub enum Warning {
         /// Number of other threads.
         total: usize,
     },
+    /// The shim did not open the executable, whose build ID memory does not have.
+    ExecutableNotOpened(Errno),
     /// Pages of mapped files are zeros in the core: they are on a file system that may never answer.
     PagesNotRead,
     /// Bytes in the middle of a long command line are left out.
@@ -53,6 +56,10 @@ impl fmt::Display for Warning {
                     "the stacks of {omitted} of {total} other threads are missing: the limits on time or size were reached"
                 )
             }
+            Self::ExecutableNotOpened(Errno::EREMOTE) => f.write_str(
+                "the build ID is unknown: the executable is on FUSE, a network file system or an unknown mount, which may not answer",
+            ),
+            Self::ExecutableNotOpened(errno) => write!(f, "the build ID is unknown: cannot open the executable: {errno}"),
             Self::PagesNotRead => f.write_str(
                 "some pages of mapped files are zeros in the core: their file system may never answer (FUSE, network)",
             ),

@@ -24,7 +24,7 @@ pub(super) async fn run_with_timeout<T: Send + 'static>(
     read: impl FnOnce() -> T + Send + 'static,
 ) -> Option<T> {
     let reading = async {
-        let permit = Arc::clone(&shared.saved_core_readers).acquire_owned().await.ok()?;
+        let permit = Arc::clone(&shared.abandonable).acquire_owned().await.ok()?;
         let reading = spawn_in_span(move || {
             let result = read();
             drop(permit);

@@ -100,7 +100,7 @@ impl CaptureContext {
     fn capture(self, stream: CoreInput, mut handles: ProcessHandles) -> Result<CaptureOutcome, CaptureError> {
         self.heartbeat.tick();
         let mut writer = self.writer()?;
-        let CoreInput { source, prefix, headers, saved_at: _ } = stream;
+        let CoreInput { source, prefix, headers } = stream;
         let headers = headers.filter(|_| handles.memory.has_memory());
         let mut memory = std::mem::take(&mut handles.memory);
         let parked = headers.map(|headers| (memory.park(&self.shared.readers, &headers), headers));
@@ -414,7 +414,7 @@ fn finish_without_core(shared: &Shared, mut builder: RecordBuilder, failure: &Ca
         CaptureError::Stalled | CaptureError::MayNotAnswer => (NoCore::Stalled, ErrorKind::Capture),
         CaptureError::Quota => (NoCore::Quota, ErrorKind::Quota),
         CaptureError::DiskFull(_) => (NoCore::DiskFull, ErrorKind::DiskFull),
-        CaptureError::Cancelled | CaptureError::Write(_) | CaptureError::Read(_) => {
+        CaptureError::Cancelled | CaptureError::Write(_) | CaptureError::Read(_) | CaptureError::Overfilled => {
             (NoCore::WriteError, ErrorKind::Capture)
         }
     };

@@ -2,6 +2,7 @@
 
 use coreward_sys::fdpass;
 use coreward_wire::{DaemonMessage, FdKind, Kind, Offer, Reply, Request, WireError, take_message};
+use nix::errno::Errno;
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
@@ -35,6 +36,9 @@ pub(super) enum ShimMessage {
     Reply(Reply, Vec<OwnedFd>),
     Released,
 }
+
+/// A reply, and what came with it, or why the shim could not get it.
+pub(super) type Answer = Result<(Reply, Vec<OwnedFd>), Errno>;
 
 pub(super) struct Connection {
     stream: UnixStream,
@@ -125,8 +129,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Sends a request and waits for its reply. `Ok(None)`: the shim could not get it.
-    pub(super) async fn request(&mut self, request: Request) -> Result<Option<(Reply, Vec<OwnedFd>)>, ConnectionError> {
+    /// Sends a request and waits for its reply.
+    pub(super) async fn request(&mut self, request: Request) -> Result<Answer, ConnectionError> {
         self.request_after(&[], request).await
     }
 
@@ -141,21 +145,18 @@ impl Connection {
         first: &[DaemonMessage],
         request: Request,
     ) -> Result<Option<OwnedFd>, ConnectionError> {
-        Ok(self.request_after(first, request).await?.and_then(|(_, fds)| fds.into_iter().next()))
+        Ok(self.request_after(first, request).await?.ok().and_then(|(_, fds)| fds.into_iter().next()))
     }
 
-    async fn request_after(
-        &mut self,
-        first: &[DaemonMessage],
-        request: Request,
-    ) -> Result<Option<(Reply, Vec<OwnedFd>)>, ConnectionError> {
+    async fn request_after(&mut self, first: &[DaemonMessage], request: Request) -> Result<Answer, ConnectionError> {
         /// The shim gives up on an open(2) that blocks after 2 s.
         const REPLY_TIMEOUT: Duration = Duration::from_secs(4);
         let mut message: Vec<u8> = first.iter().flat_map(DaemonMessage::encode).collect();
         message.extend(DaemonMessage::Request(request).encode());
         self.send_bytes(&message, &[]).await?;
         match self.receive_within(REPLY_TIMEOUT).await? {
-            ShimMessage::Reply(reply, fds) => Ok((reply.errno == 0).then_some((reply, fds))),
+            ShimMessage::Reply(reply, fds) if reply.errno == 0 => Ok(Ok((reply, fds))),
+            ShimMessage::Reply(reply, _) => Ok(Err(Errno::from_raw(reply.errno.cast_signed()))),
             ShimMessage::Offer(..) => Err(WireError::Unexpected(Kind::Offer).into()),
             ShimMessage::Released => Err(WireError::Unexpected(Kind::Released).into()),
         }

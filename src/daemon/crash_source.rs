@@ -3,6 +3,7 @@
 use super::connection::{Connection, ConnectionError};
 use crate::crash::Origin;
 use coreward_wire::{DaemonMessage, Details, FdKind, Offer, Request, WireError};
+use nix::errno::Errno;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 use tokio::time::interval;
@@ -58,9 +59,10 @@ impl CrashSource {
         self.request_fd(Request::Head(bytes)).await
     }
 
-    /// Requests the executable, open for reading.
-    pub(super) async fn request_executable(&mut self) -> Result<Option<OwnedFd>, ConnectionError> {
-        self.request_fd(Request::Exe).await
+    /// Requests the executable, open for reading. What the spool does not have, its warnings explain.
+    pub(super) async fn request_executable(&mut self) -> Result<Result<Option<OwnedFd>, Errno>, ConnectionError> {
+        let Self::Shim(connection) = self else { return Ok(Ok(None)) };
+        Ok(connection.request(Request::Exe).await?.map(|(_, fds)| fds.into_iter().next()))
     }
 
     async fn request_fd(&mut self, request: Request) -> Result<Option<OwnedFd>, ConnectionError> {
@@ -73,7 +75,7 @@ impl CrashSource {
     /// Requests what no duplicate in a storm is asked for. `None`: the process is gone, or everything came with the offer.
     pub(super) async fn request_details(&mut self) -> Result<Option<ProcessDetails>, ConnectionError> {
         let Self::Shim(connection) = self else { return Ok(None) };
-        let Some((reply, fds)) = connection.request(Request::Details).await? else { return Ok(None) };
+        let Ok((reply, fds)) = connection.request(Request::Details).await? else { return Ok(None) };
         if reply.fds.len() != fds.len() {
             let (announced, arrived) = (reply.fds.len(), fds.len());
             return Err(WireError::Descriptors { announced, arrived }.into());

@@ -1,7 +1,7 @@
 //! What an inspection of a crash found. A read that timed out leaves a warning; what a process that is gone cannot tell is missing.
 
 use crate::capture::{CaptureError, Headers};
-use crate::crash::auxv::{self, Auxv};
+use crate::crash::auxv::Auxv;
 use crate::crash::{ArgumentList, Warning};
 use crate::reader::{CrashedStack, RawFacts};
 use std::os::fd::OwnedFd;
@@ -34,8 +34,6 @@ pub(super) struct CoreInput {
     pub(super) prefix: Option<OwnedFd>,
     /// ELF header, program headers and notes, whole. `None` where they are not understood or must not be parsed.
     pub(super) headers: Option<Headers>,
-    /// Offset of the core in a file; `None`: it comes through a pipe.
-    pub(super) saved_at: Option<u64>,
 }
 
 /// Facts that only the process' own memory has.
@@ -43,16 +41,17 @@ pub(super) struct CoreInput {
 pub(super) struct ProcessFacts {
     /// Command line.
     pub(super) cmdline: ArgumentList,
-    /// The auxiliary vector.
+    /// The auxiliary vector, which no reader has a say in: who may read the core depends on it.
     pub(super) auxv: Auxv,
     /// Build-id of the executable as it is mapped.
     pub(super) exe_build_id: Option<String>,
 }
 
-impl From<RawFacts> for ProcessFacts {
-    fn from(facts: RawFacts) -> Self {
-        let RawFacts { arguments, auxv, exe_build_id } = facts;
-        Self { cmdline: arguments, auxv: auxv::parse(&auxv), exe_build_id }
+impl ProcessFacts {
+    /// What a reader found, and the auxiliary vector.
+    pub(super) fn new(found: RawFacts, auxv: Auxv) -> Self {
+        let RawFacts { arguments, exe_build_id } = found;
+        Self { cmdline: arguments, auxv, exe_build_id }
     }
 }
 

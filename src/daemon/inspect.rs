@@ -3,17 +3,21 @@
 //!
 //! A storm pays for every hand-over ten thousand times: a reader is asked once for all of it, and no thread waits for it.
 
-use super::blocking::{run_blocking, run_with_timeout};
+use super::blocking::run_blocking;
 use super::connection::ConnectionError;
 use super::crash_source::CrashSource;
 use super::evidence::{CoreEvidence, CoreInput, Evidence, ProcessFacts};
 use super::process_handles::ProcessHandles;
 use super::shared::Shared;
-use crate::capture::{self, CaptureError, Headers, HeadersGrant, PeekedHeaders, SavedCore};
+use crate::capture::{self, CaptureError, Headers, HeadersGrant, PeekedHeaders};
+use crate::crash::auxv::Auxv;
 use crate::crash::text::from_bytes;
 use crate::crash::{Warning, cgroup, program_of};
 use crate::elf::{self, CoreLayout};
-use crate::reader::{CrashedStack, Reader, SignatureContext, unwind_crashed_thread};
+use crate::reader::{
+    CrashedStack, FirstPage, RawFacts, Reader, SavedCoreFile, SignatureContext, unwind_crashed_thread,
+};
+use crate::unwind::ReadMemory;
 use coreward_wire::Offer;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -59,19 +63,19 @@ pub(super) async fn inspect(
     // Without a place nothing is looked at.
     let may_look = may_parse(offer) && (handles.place.is_some() || !source.holds_process());
     let pipe = core.as_ref().filter(|_| source.holds_process() && prefix.is_none() && may_look);
-    let ProcessReading { headers, facts, stack, is_complete } = read_process(shared, offer, handles, pipe).await;
+    let ProcessReading { headers, auxv, facts, stack, is_complete } = read_process(shared, offer, handles, pipe).await;
     let mut warnings = Vec::new();
     if facts.is_none() {
         warnings.push(Warning::MemoryTimedOut);
     }
-    let facts = facts.unwrap_or_default();
+    let facts = ProcessFacts::new(facts.unwrap_or_default(), auxv);
     let core = match core {
         None => CoreEvidence::Gone,
         Some(core) if source.holds_process() && !may_look => {
-            CoreEvidence::Ready(CoreInput { source: core, prefix, headers: None, saved_at: None })
+            CoreEvidence::Ready(CoreInput { source: core, prefix, headers: None })
         }
         Some(core) if source.holds_process() => open_pipe(shared, source, offer, core, prefix, headers).await?,
-        Some(core) => CoreEvidence::Ready(open_saved(shared, offer, core).await),
+        Some(core) => CoreEvidence::Ready(open_saved(shared, offer, handles, core).await),
     };
     let stack = match (&core, stack) {
         (CoreEvidence::Ready(stream), None) if is_complete => {
@@ -90,7 +94,8 @@ pub(super) async fn inspect(
 struct ProcessReading {
     /// What stands in front of the core; `None`: the pipe was not looked at.
     headers: Option<Result<PeekedHeaders, CaptureError>>,
-    facts: Option<ProcessFacts>,
+    auxv: Auxv,
+    facts: Option<RawFacts>,
     stack: Option<CrashedStack>,
     /// Nothing blocked.
     is_complete: bool,
@@ -108,7 +113,8 @@ async fn read_process(
         Some(pipe) => Some(peek(shared, pipe).await),
         None => None,
     };
-    let mut reading = ProcessReading { headers, is_complete: true, ..ProcessReading::default() };
+    let auxv = handles.memory.auxv();
+    let mut reading = ProcessReading { headers, auxv, is_complete: true, ..ProcessReading::default() };
     let headers = match &reading.headers {
         Some(Ok(PeekedHeaders::Complete(headers))) => Some(headers.clone()),
         _ => None,
@@ -117,9 +123,9 @@ async fn read_process(
     let memory = &mut handles.memory;
     if !memory.has_files() {
         // The registers are all that there is.
-        let unwind = move || unwind(&headers?, |_| None::<SavedCore>, &context);
+        let unwind = move || unwind_registers(&headers?, &context);
         reading.stack = run_blocking(unwind).await.ok().flatten();
-        reading.facts = Some(ProcessFacts::default());
+        reading.facts = Some(RawFacts::default());
         return reading;
     }
     let mut inspected = memory.inspect(shared, headers.as_ref(), &context, INSPECT_TIMEOUT).await;
@@ -129,7 +135,7 @@ async fn read_process(
         inspected = memory.inspect(shared, None, &context, FACTS_TIMEOUT).await;
     }
     if let Ok((facts, stack)) = inspected {
-        (reading.facts, reading.stack) = (Some(ProcessFacts::from(facts)), stack);
+        (reading.facts, reading.stack) = (Some(facts), stack);
     }
     reading
 }
@@ -145,16 +151,8 @@ async fn unwind_late(
 ) -> Option<CrashedStack> {
     let headers = stream.headers.clone()?;
     let context = signature_context(offer, exe_build_id);
-    let unwound = match saved_memory(offer, stream) {
-        Some(open_saved) => {
-            let unwind = move || unwind(&headers, open_saved, &context);
-            run_with_timeout(shared, INSPECT_TIMEOUT, unwind).await
-        }
-        None => {
-            let ask = move |reader: &mut Reader| reader.stack(&headers, &context, Instant::now() + INSPECT_TIMEOUT);
-            ask_reader(shared, handles, ask).await
-        }
-    };
+    let ask = move |reader: &mut Reader| reader.stack(&headers, &context, Instant::now() + INSPECT_TIMEOUT);
+    let unwound = ask_reader(shared, handles, ask).await;
     if unwound.is_none() {
         warnings.push(Warning::StackTimedOut);
     }
@@ -174,14 +172,9 @@ pub(super) async fn ask_reader<T: Send + 'static>(
     answer
 }
 
-/// Unwinds the crashed thread out of a saved core.
-fn unwind(
-    headers: &Headers,
-    open_memory: impl FnOnce(&Arc<CoreLayout>) -> Option<SavedCore>,
-    context: &SignatureContext,
-) -> Option<CrashedStack> {
-    let layout = Arc::new(CoreLayout::read(headers).ok()?);
-    Some(unwind_crashed_thread(&layout, &open_memory(&layout), context))
+/// What the registers of the crashed thread say, without any memory.
+fn unwind_registers(headers: &Headers, context: &SignatureContext) -> Option<CrashedStack> {
+    Some(unwind_crashed_thread(&CoreLayout::read(headers).ok()?, &None::<&dyn ReadMemory>, context))
 }
 
 fn signature_context(offer: &Offer, build_id: Option<String>) -> SignatureContext {
@@ -191,17 +184,6 @@ fn signature_context(offer: &Offer, build_id: Option<String>) -> SignatureContex
 /// What the crash is counted under.
 pub(super) fn program(offer: &Offer) -> String {
     program_of(&from_bytes(&offer.exe), offer.exe_deleted, &from_bytes(&offer.comm))
-}
-
-/// The memory in a saved core, opened when its layout is known; `None`: the core is that of a parked process.
-pub(super) fn saved_memory(
-    offer: &Offer,
-    stream: &CoreInput,
-) -> Option<impl FnOnce(&Arc<CoreLayout>) -> Option<SavedCore> + Send + use<>> {
-    let at = stream.saved_at?;
-    let core = stream.source.try_clone().ok().map(File::from);
-    let on_host = saw_files_of_host(offer);
-    Some(move |layout: &Arc<CoreLayout>| Some(SavedCore::new(core?, at, on_host, Arc::clone(layout))))
 }
 
 /// Whether the paths in the process' mappings are paths of this host.
@@ -240,7 +222,7 @@ async fn open_pipe(
             headers = run_blocking(move || read_whole(&shared, &File::from(prefix))).await.ok().flatten();
         }
     }
-    Ok(CoreEvidence::Ready(CoreInput { source: core, prefix, headers, saved_at: None }))
+    Ok(CoreEvidence::Ready(CoreInput { source: core, prefix, headers }))
 }
 
 /// Looks at the headers in the pipe. Mostly they have arrived whole by now; otherwise it takes seconds at most.
@@ -256,30 +238,40 @@ async fn peek(shared: &Arc<Shared>, core: &OwnedFd) -> Result<PeekedHeaders, Cap
     run_blocking(peek).await.map_err(CaptureError::Read)?
 }
 
-/// The stream of a core that a shim saved, with its headers.
-async fn open_saved(shared: &Arc<Shared>, offer: &Offer, core: OwnedFd) -> CoreInput {
-    let file = if may_parse(offer) { core.try_clone().ok() } else { None };
-    let shared = Arc::clone(shared);
-    let read = move || read_saved_headers(&shared, File::from(file?)).ok();
+/// The stream of a core that a shim saved, with its headers. Its memory is read from the file.
+async fn open_saved(shared: &Arc<Shared>, offer: &Offer, handles: &mut ProcessHandles, core: OwnedFd) -> CoreInput {
+    let file = if may_parse(offer) { core.try_clone().ok().map(File::from) } else { None };
+    let (shared, on_host) = (Arc::clone(shared), saw_files_of_host(offer));
+    let read = move || {
+        let mut file = file?;
+        let at = file.stream_position().ok()?;
+        let headers = read_saved_headers(&shared, &mut file, at).ok()??;
+        // Code and unwind tables, which coredump_filter leaves out, are in files of this machine.
+        let layout = CoreLayout::read(&headers).ok().filter(|_| on_host);
+        let first_pages = layout.as_ref().map(FirstPage::of_core).unwrap_or_default();
+        Some((headers, SavedCoreFile { file, at, first_pages }))
+    };
     let found = run_blocking(read).await.ok().flatten();
-    let (headers, saved_at) = found.map_or((None, None), |(headers, at)| (headers, Some(at)));
-    CoreInput { source: core, prefix: None, headers, saved_at }
+    let headers = found.map(|(headers, saved)| {
+        handles.memory.set_saved(saved);
+        headers
+    });
+    CoreInput { source: core, prefix: None, headers }
 }
 
-/// The headers of a core in a file and the core's offset; the file's position stays.
-fn read_saved_headers(shared: &Shared, mut file: File) -> io::Result<(Option<Headers>, u64)> {
-    let at = file.stream_position()?;
+/// The headers of a core that begins at byte `at` of a file, which is its position and stays so.
+fn read_saved_headers(shared: &Shared, file: &mut File, at: u64) -> io::Result<Option<Headers>> {
     let mut bytes = Vec::new();
-    (&file).take(USUAL_HEADERS).read_to_end(&mut bytes)?;
+    file.take(USUAL_HEADERS).read_to_end(&mut bytes)?;
     let length = elf::headers_len(&bytes).ok().filter(|length| *length <= MAX_SAVED_HEADERS);
     let mut headers = None;
     if let Some((length, grant)) = length.and_then(|length| Some((length, grant_for(shared, length)?))) {
-        (&file).take(length.saturating_sub(bytes.len() as u64)).read_to_end(&mut bytes)?;
+        file.take(length.saturating_sub(bytes.len() as u64)).read_to_end(&mut bytes)?;
         bytes.truncate(usize::try_from(length).unwrap_or(usize::MAX));
         headers = (bytes.len() as u64 == length).then(|| Headers::new(bytes, grant));
     }
     file.seek(SeekFrom::Start(at))?;
-    Ok((headers, at))
+    Ok(headers)
 }
 
 /// Headers that are the contents of a file, whatever its position is.

@@ -3,7 +3,11 @@
 use super::blocking::run_blocking;
 use super::shared::Shared;
 use crate::capture::{Headers, TrustedFileSystems};
-use crate::reader::{CrashedStack, Place, ProcessFiles, RawFacts, Reader, ReaderPool, RemoteProcess, SignatureContext};
+use crate::crash::auxv::Auxv;
+use crate::reader::{
+    CrashedStack, Place, ProcessFiles, RawFacts, Reader, ReaderPool, ReaderScope, RemoteProcess, SavedCoreFile,
+    SignatureContext, read_auxv,
+};
 use coreward_wire::Offer;
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -18,6 +22,10 @@ const ANSWERS_TIMEOUT: Duration = Duration::from_secs(3);
 #[derive(Debug, Default)]
 pub(super) struct ProcessMemory {
     files: ProcessFiles,
+    /// The core in which the memory is, in the place of these files.
+    saved: Option<SavedCoreFile>,
+    /// Which readers may read it.
+    scope: Option<ReaderScope>,
     /// Nothing is read without a place.
     place: Option<Arc<Place>>,
     reader: Option<Reader>,
@@ -27,13 +35,20 @@ impl ProcessMemory {
     /// The memory of the process that is offered; its files are added.
     pub(super) fn new(offer: &Offer) -> Self {
         let (arguments, trusted) = (offer.arguments.clone(), trusted_file_systems(offer));
-        Self { files: ProcessFiles { arguments, trusted, ..ProcessFiles::default() }, ..Self::default() }
+        let files = ProcessFiles { arguments, trusted, ..ProcessFiles::default() };
+        Self { files, scope: Some(ReaderScope::of(offer)), ..Self::default() }
     }
 
     /// Adds a file, or replaces it.
     pub(super) fn add(&mut self, place: impl FnOnce(&mut ProcessFiles) -> &mut Option<File>, fd: OwnedFd) {
         *place(&mut self.files) = Some(fd.into());
         // It does not know this file.
+        self.reader = None;
+    }
+
+    /// From now on a saved core is read.
+    pub(super) fn set_saved(&mut self, saved: SavedCoreFile) {
+        self.saved = Some(saved);
         self.reader = None;
     }
 
@@ -46,6 +61,16 @@ impl ProcessMemory {
     pub(super) fn has_files(&self) -> bool {
         let ProcessFiles { mem, cmdline, auxv, .. } = &self.files;
         mem.is_some() || cmdline.is_some() || auxv.is_some()
+    }
+
+    /// The auxiliary vector, without a reader.
+    pub(super) fn auxv(&self) -> Auxv {
+        self.files.auxv.as_ref().map(read_auxv).unwrap_or_default()
+    }
+
+    /// Whether stacks can be unwound.
+    pub(super) fn has_stacks(&self) -> bool {
+        self.has_memory() || self.saved.is_some()
     }
 
     /// Whether its core can be copied.
@@ -79,13 +104,20 @@ impl ProcessMemory {
     }
 
     /// A reader that does not have the process open yet.
-    async fn new_reader(&self, shared: &Arc<Shared>) -> io::Result<Reader> {
-        let place = self.may_read()?;
-        if let Some(reader) = shared.readers.take_idle(place.principal()) {
+    async fn new_reader(&mut self, shared: &Arc<Shared>) -> io::Result<Reader> {
+        self.may_read()?;
+        let scope = self.scope()?;
+        if let Some(reader) = shared.readers.take_idle(scope) {
             return Ok(reader);
         }
-        let (shared, principal) = (Arc::clone(shared), place.principal().clone());
-        run_blocking(move || shared.readers.take(&principal)).await?
+        let (shared, scope) = (Arc::clone(shared), scope.clone());
+        run_blocking(move || shared.readers.take(&scope)).await?
+    }
+
+    /// The scope, with what the auxiliary vector says.
+    fn scope(&mut self) -> io::Result<&ReaderScope> {
+        let scope = self.scope.take().ok_or(ErrorKind::InvalidInput)?.started_with(&self.auxv());
+        Ok(self.scope.insert(scope))
     }
 
     /// Asks a reader that has the process open. One that is late or has ended is given up. Blocks.
@@ -126,8 +158,8 @@ impl ProcessMemory {
 
     /// Closes everything. A reader that answered so far is used again.
     pub(super) fn close(self, pool: &ReaderPool) {
-        if let Some((reader, place)) = self.reader.zip(self.place) {
-            pool.give_back(place.principal(), reader);
+        if let Some((reader, scope)) = self.reader.zip(self.scope).filter(|_| self.saved.is_none()) {
+            pool.give_back(scope, reader);
         }
     }
 
@@ -136,7 +168,11 @@ impl ProcessMemory {
         if let Some(reader) = self.reader.take() {
             return Ok(reader);
         }
-        let mut reader = pool.take(self.may_read()?.principal())?;
+        self.may_read()?;
+        if let Some(saved) = &self.saved {
+            return pool.open_saved(saved);
+        }
+        let mut reader = pool.take(self.scope()?)?;
         reader.open(&self.files)?;
         Ok(reader)
     }
@@ -163,4 +199,23 @@ fn trusted_file_systems(offer: &Offer) -> TrustedFileSystems {
         list.push(file_system.minor);
     }
     trusted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_auxiliary_vector_is_the_kernels_whatever_a_reader_did_with_the_file() {
+        use std::io::Read;
+        let mut file = File::open("/proc/self/auxv").unwrap();
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).unwrap();
+        let mut memory = ProcessMemory::default();
+        memory.add(|files| &mut files.auxv, file.into());
+        let auxv = memory.auxv();
+        assert_eq!(auxv, crate::crash::auxv::parse(&bytes));
+        assert_eq!(auxv.secure, Some(false));
+        assert_eq!(ProcessMemory::default().auxv(), Auxv::default());
+    }
 }

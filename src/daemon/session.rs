@@ -118,7 +118,7 @@ impl Session {
             Admission::RecordOnly(_, reason) => self.release_without_core(builder, reason, core, handles).await?,
             Admission::Core(decision) => {
                 let stream = if let CoreEvidence::Ready(stream) = &core { Some(stream) } else { None };
-                complete(shared, source, offer, &mut builder, &mut handles, stream).await?;
+                complete(shared, source, &mut builder, &mut handles, stream).await?;
                 let stacks_only = decision.keep == Keep::Stacks;
                 let admitted = AdmittedCrash { builder, config, stacks_only, core, handles };
                 capture::capture(shared, source, offer, admitted).await?

@@ -20,8 +20,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 use tokio::sync::Semaphore;
 
-/// Reads of saved cores at once. They may block on the files that a process had mapped.
-pub(super) const SAVED_CORE_READERS: usize = 4;
+/// Work of [`super::blocking::run_with_timeout`] at once, that which hangs included.
+const ABANDONABLE: usize = 4;
 /// Cores that are finished at once, of as many principals.
 const FINALIZING: usize = 3;
 /// Threads that have processes copied to disk: two keep a disk busy.
@@ -48,7 +48,7 @@ pub(super) struct Shared {
     /// waits for all those of another.
     pub(super) finalizing: Arc<Places>,
     /// For [`super::blocking::run_with_timeout`].
-    pub(super) saved_core_readers: Arc<Semaphore>,
+    pub(super) abandonable: Arc<Semaphore>,
     loaded: Mutex<LoadedConfig>,
     limiter: Mutex<StormPolicy>,
     crash_locks: Mutex<HashMap<CrashId, Weak<tokio::sync::Mutex<()>>>>,
@@ -102,7 +102,7 @@ impl Shared {
             places: Arc::new(Places::for_captures()),
             readers,
             finalizing: Arc::new(Places::new(FINALIZING, 1)),
-            saved_core_readers: Arc::new(Semaphore::new(SAVED_CORE_READERS)),
+            abandonable: Arc::new(Semaphore::new(ABANDONABLE)),
             loaded: Mutex::default(),
             limiter: Mutex::default(),
             crash_locks: Mutex::default(),

@@ -4,19 +4,15 @@ use crate::capture::LiveMemory;
 use crate::crash::{ArgumentList, auxv};
 use crate::elf;
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Seek};
 use std::ops::Range;
-
-/// Longest auxiliary vector that is read, in bytes. The kernel's has some 50 words.
-const MAX_AUXV: usize = 4096;
+use std::os::unix::fs::FileExt;
 
 /// Facts as they were read.
 #[derive(Clone, Debug, Default)]
 pub struct RawFacts {
     /// The command line.
     pub arguments: ArgumentList,
-    /// `/proc/PID/auxv`.
-    pub auxv: Vec<u8>,
     /// Build-id of the executable as it is mapped.
     pub exe_build_id: Option<String>,
 }
@@ -30,13 +26,25 @@ pub(super) fn read_facts(
     memory: Option<&LiveMemory>,
 ) -> RawFacts {
     let answers = memory.is_none_or(|memory| memory.answers_for(arguments));
-    let arguments = cmdline.filter(|_| answers).map(|mut file| ArgumentList::read(&mut file)).unwrap_or_default();
-    let mut vector = Vec::with_capacity(MAX_AUXV);
     // What cannot be read is missing from the record; the crash counts all the same.
-    let _ = auxv.map(|file| file.take(MAX_AUXV as u64).read_to_end(&mut vector));
-    let auxv = vector;
-    let exe_build_id = memory.and_then(|memory| exe_build_id(memory, auxv::parse(&auxv)));
-    RawFacts { arguments, auxv, exe_build_id }
+    let arguments = cmdline.filter(|_| answers).and_then(|mut file| {
+        // An earlier reader may have come as far as the end.
+        file.rewind().ok()?;
+        Some(ArgumentList::read(&mut file))
+    });
+    let exe_build_id = memory.zip(auxv).and_then(|(memory, auxv)| exe_build_id(memory, read_auxv(auxv)));
+    RawFacts { arguments: arguments.unwrap_or_default(), exe_build_id }
+}
+
+/// Reads `/proc/PID/auxv`, wherever its position is. The kernel has a copy of its own (auxv_read, fs/proc/base.c), so this waits for nobody.
+/// What cannot be read is missing.
+#[must_use]
+pub fn read_auxv(file: &File) -> auxv::Auxv {
+    /// The kernel's has some 50 words.
+    const MAX_AUXV: usize = 4096;
+    let mut vector = vec![0; MAX_AUXV];
+    let length = file.read_at(&mut vector, 0).unwrap_or(0);
+    auxv::parse(&vector[..length])
 }
 
 /// The build-id of the executable as it is mapped: right also where the file was deleted or replaced since.

@@ -4,9 +4,11 @@ use super::channel::{Channel, Received};
 use super::facts::{build_id_of_file, read_facts};
 use super::image_server::ImageServer;
 use super::protocol::{Answer, ProcessFile, Request};
+use super::saved_core::SavedCore;
 use super::stack::{unwind_crashed_thread, unwind_other_threads};
 use crate::capture::{CapturePlan, LiveFiles, LiveMemory, StagingFiles, TrustedFileSystems};
 use crate::elf::CoreLayout;
+use crate::unwind::ReadMemory;
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::ops::Range;
@@ -17,6 +19,8 @@ use std::sync::Arc;
 #[derive(Default)]
 pub(super) struct MemoryServer {
     memory: Option<Arc<LiveMemory>>,
+    /// In the place of a process.
+    saved: Option<SavedCore>,
     cmdline: Option<File>,
     auxv: Option<File>,
     arguments: Range<u64>,
@@ -27,16 +31,30 @@ pub(super) struct MemoryServer {
 }
 
 impl MemoryServer {
-    /// Answers one request, if it has an answer; with it go bytes.
+    /// The server for a reader of a saved core, after its first request. Opens files by their path.
     ///
     /// # Errors
     /// The daemon broke the protocol.
-    pub(super) fn answer(&mut self, received: Received<Request>) -> io::Result<Option<(Answer, Vec<u8>)>> {
+    pub(super) fn open_saved(received: Received<Request>) -> io::Result<Self> {
+        let Received { message: Request::OpenSaved { at, first_pages }, fds, .. } = received else {
+            return Err(ErrorKind::InvalidData.into());
+        };
+        let core = fds.into_iter().next().ok_or(ErrorKind::InvalidData)?;
+        Ok(Self { saved: Some(SavedCore::open(core.into(), at, first_pages)), ..Self::default() })
+    }
+
+    /// Answers one request, if it has an answer.
+    ///
+    /// # Errors
+    /// The daemon broke the protocol.
+    pub(super) fn answer(&mut self, received: Received<Request>) -> io::Result<Option<Answer>> {
         let Received { message, bytes, fds } = received;
         let answer = match message {
             Request::Open { files, arguments, trusted } => {
                 return self.open(&files, fds, arguments, trusted).map(|()| None);
             }
+            // Files are opened by path no more.
+            Request::OpenSaved { .. } => return Err(ErrorKind::InvalidData.into()),
             Request::Headers => {
                 self.layout = CoreLayout::read(&bytes).ok().map(Arc::new);
                 return Ok(None);
@@ -47,16 +65,16 @@ impl MemoryServer {
                 *self = Self::default();
                 return Ok(None);
             }
-            Request::Facts => return Ok(Some(self.read_facts())),
+            Request::Facts => self.read_facts(),
             Request::Stack(context) => Answer::Stack(self.layout.as_deref().map(|layout| {
                 let context = context.or_build_id(self.exe_build_id.as_ref());
-                unwind_crashed_thread(layout, &self.memory.as_deref(), &context)
+                self.with_memory(layout, |memory| unwind_crashed_thread(layout, memory, &context))
             })),
-            Request::OtherThreads(recorded) => {
-                let unwind =
-                    |layout: &Arc<CoreLayout>| unwind_other_threads(layout, &self.memory.as_deref(), &recorded);
-                Answer::OtherThreads(self.layout.as_ref().map(unwind))
-            }
+            Request::OtherThreads(recorded) => Answer::OtherThreads(
+                self.layout
+                    .as_deref()
+                    .map(|layout| self.with_memory(layout, |memory| unwind_other_threads(layout, memory, &recorded))),
+            ),
             Request::Answers => Answer::Answers(self.memory.as_ref().is_none_or(|memory| memory.answers_everywhere())),
             Request::BuildId => {
                 Answer::BuildId(fds.into_iter().next().and_then(|file| build_id_of_file(&File::from(file))))
@@ -68,7 +86,15 @@ impl MemoryServer {
                 Answer::Plan(self.plan.as_ref().map(|plan| plan.summary()))
             }
         };
-        Ok(Some((answer, Vec::new())))
+        Ok(Some(answer))
+    }
+
+    /// Calls `read` with the memory of the process, whose core has this layout.
+    fn with_memory<T>(&self, layout: &CoreLayout, read: impl FnOnce(&dyn ReadMemory) -> T) -> T {
+        match &self.saved {
+            Some(saved) => read(&saved.memory(layout)),
+            None => read(&self.memory.as_deref()),
+        }
     }
 
     fn open(
@@ -97,12 +123,11 @@ impl MemoryServer {
         Ok(())
     }
 
-    fn read_facts(&mut self) -> (Answer, Vec<u8>) {
+    fn read_facts(&mut self) -> Answer {
         let memory = self.memory.as_deref();
         let facts = read_facts(self.cmdline.as_ref(), self.auxv.as_ref(), &self.arguments, memory);
         self.exe_build_id.clone_from(&facts.exe_build_id);
-        let answer = Answer::Facts { arguments: facts.arguments, exe_build_id: facts.exe_build_id };
-        (answer, facts.auxv)
+        Answer::Facts { arguments: facts.arguments, exe_build_id: facts.exe_build_id }
     }
 
     fn open_image(&mut self, fds: Vec<OwnedFd>, memory_limit: u64) -> io::Result<()> {

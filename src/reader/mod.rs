@@ -14,12 +14,16 @@ mod process;
 mod protocol;
 mod remote_image;
 mod remote_process;
+mod saved_core;
+mod scope;
 mod server;
 mod stack;
 
-pub use facts::RawFacts;
+pub use facts::{RawFacts, read_auxv};
 pub use places::{Place, Places, TooManyHanging};
 pub use pool::ReaderPool;
 pub use process::{ProcessFiles, Reader};
 pub use remote_process::RemoteProcess;
+pub use saved_core::{FirstPage, SavedCoreFile};
+pub use scope::ReaderScope;
 pub use stack::{CrashedStack, OtherThreads, SignatureContext, unwind_crashed_thread, unwind_other_threads};

@@ -127,12 +127,6 @@ impl Places {
 }
 
 impl Place {
-    /// Who has it.
-    #[must_use]
-    pub fn principal(&self) -> &Principal {
-        &self.principal
-    }
-
     /// Whether another reader may be started for this principal.
     ///
     /// # Errors

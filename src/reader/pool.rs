@@ -1,16 +1,19 @@
 //! The daemon's readers that wait for a crash.
 
 use super::process::Reader;
+use super::protocol::Purpose;
+use super::saved_core::SavedCoreFile;
+use super::scope::ReaderScope;
 use super::server;
-use crate::crash::Principal;
 use coreward_sys::{fdpass, fork};
+use nix::unistd::getpid;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Readers that are kept for the next crashes. The crashes of a storm are read by the same ones, one after the other: what one of them
-/// makes of a reader, those of other principals never see.
+/// makes of a reader, those of another scope never see.
 const IDLE: usize = 4;
 
 /// Makes readers.
@@ -18,8 +21,8 @@ const IDLE: usize = 4;
 pub struct ReaderPool {
     /// The process that forks them reads from the other end.
     requests: UnixStream,
-    /// Those that have read a crash with the principal of that crash; the others have read none.
-    idle: Mutex<Vec<(Option<Principal>, Reader)>>,
+    /// Those that have read a crash with the scope of that crash; the others have read none.
+    idle: Mutex<Vec<(Option<ReaderScope>, Reader)>>,
 }
 
 impl ReaderPool {
@@ -30,7 +33,8 @@ impl ReaderPool {
     /// This process has more than one thread, or the error of fork(2).
     pub fn start() -> io::Result<Self> {
         let (requests, theirs) = UnixStream::pair()?;
-        fork::spawn_apart(theirs.into(), |requests| server::fork_readers(&requests))?;
+        let daemon = getpid();
+        fork::spawn_apart(theirs.into(), move |requests| server::fork_readers(&requests, daemon))?;
         // A process that does not take the few bytes that it is sent is of no use.
         requests.set_nonblocking(true)?;
         Ok(Self { requests, idle: Mutex::default() })
@@ -45,34 +49,46 @@ impl ReaderPool {
         tokio::net::UnixStream::from_std(self.requests.try_clone()?)?.readable().await
     }
 
-    /// A reader for a crash of this principal: one that has read its crashes and nobody else's, or a new one. Blocks for a fraction of
-    /// a millisecond.
+    /// A reader for a crash of this scope: one that has read crashes of it and of no other, or a new one. Blocks for a fraction of a
+    /// millisecond.
     ///
     /// # Errors
     /// No process can be made.
-    pub fn take(&self, principal: &Principal) -> io::Result<Reader> {
-        self.take_idle(principal).map_or_else(|| self.make(), Ok)
+    pub fn take(&self, scope: &ReaderScope) -> io::Result<Reader> {
+        self.take_idle(scope).map_or_else(|| self.make(Purpose::Processes), Ok)
     }
 
     /// The same, if there is one already.
-    pub fn take_idle(&self, principal: &Principal) -> Option<Reader> {
+    pub fn take_idle(&self, scope: &ReaderScope) -> Option<Reader> {
         let mut idle = self.lock();
-        let own = idle.iter().rposition(|(of, _)| of.as_ref() == Some(principal));
+        let own = idle.iter().rposition(|(of, _)| of.as_ref() == Some(scope));
         own.or_else(|| idle.iter().position(|(of, _)| of.is_none())).map(|index| idle.remove(index).1)
+    }
+
+    /// A reader of this saved core and of nothing else.
+    ///
+    /// # Errors
+    /// No process can be made.
+    pub fn open_saved(&self, saved: &SavedCoreFile) -> io::Result<Reader> {
+        let reader = self.make(Purpose::SavedCore)?;
+        reader.open_saved(saved)?;
+        Ok(reader)
     }
 
     /// Makes sure that the next crash finds a reader.
     pub fn refill(&self) {
         let has_new = self.lock().iter().any(|(of, _)| of.is_none());
-        if !has_new && let Ok(reader) = self.make() {
+        if !has_new && let Ok(reader) = self.make(Purpose::Processes) {
             self.add(None, reader);
         }
     }
 
     /// Takes back a reader whose crash needs nothing more of it. It has that crash open until the next one, or until
     /// [`Self::close_idle`]: in a storm it would wake up once more for each crash.
-    pub fn give_back(&self, principal: &Principal, reader: Reader) {
-        self.add(Some(principal.clone()), reader);
+    pub fn give_back(&self, scope: ReaderScope, reader: Reader) {
+        if !reader.is_worn_out() {
+            self.add(Some(scope), reader);
+        }
     }
 
     /// Has the readers that wait forget their last crash.
@@ -81,22 +97,22 @@ impl ReaderPool {
     }
 
     /// Adds an idle reader; where there are too many, the one that waits longest goes.
-    fn add(&self, principal: Option<Principal>, reader: Reader) {
+    fn add(&self, scope: Option<ReaderScope>, reader: Reader) {
         let mut idle = self.lock();
         if idle.len() >= IDLE {
             idle.remove(0);
         }
-        idle.push((principal, reader));
+        idle.push((scope, reader));
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<(Option<Principal>, Reader)>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<(Option<ReaderScope>, Reader)>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn make(&self) -> io::Result<Reader> {
+    fn make(&self, purpose: Purpose) -> io::Result<Reader> {
         let (ours, theirs) = UnixStream::pair()?;
         // One byte with one descriptor: such a message is sent whole or not at all.
-        fdpass::send_with_fds(self.requests.as_fd(), &[0], &[theirs.as_raw_fd()])?;
+        fdpass::send_with_fds(self.requests.as_fd(), &[purpose as u8], &[theirs.as_raw_fd()])?;
         drop(theirs);
         Reader::new(ours)
     }
@@ -108,6 +124,7 @@ mod tests {
     use super::super::protocol::Answer;
     use super::*;
     use coreward_sys::pidfd;
+    use coreward_wire::Offer;
     use std::os::fd::OwnedFd;
     use std::process::{Child, Command};
     use std::sync::Arc;
@@ -123,26 +140,27 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_never_reads_crashes_of_two_principals() {
+    fn a_reader_never_reads_crashes_of_two_scopes() {
         let (requests, maker) = UnixStream::pair().unwrap();
         let pool = ReaderPool { requests, idle: Mutex::default() };
         drop(maker);
-        let (one, other) = (Principal::Unit("a".to_owned()), Principal::Unit("b".to_owned()));
+        let scope = |cgroup: &[u8]| ReaderScope::of(&Offer { cgroup: cgroup.to_vec(), ..Offer::default() });
+        let (one, other) = (scope(b"a"), scope(b"b"));
         let (used, mut used_child, _used) = reader();
         let (new, mut new_child, _new) = reader();
         let is = |reader: &Reader, pidfd: &Arc<OwnedFd>| Arc::ptr_eq(&reader.pidfd(), pidfd);
         let (used_pidfd, new_pidfd) = (used.pidfd(), new.pidfd());
-        pool.give_back(&one, used);
+        pool.give_back(one.clone(), used);
         pool.add(None, new);
         let taken = pool.take(&other).unwrap();
         assert!(is(&taken, &new_pidfd));
         assert!(pool.take(&other).is_err(), "none is left, and none can be made");
         let again = pool.take(&one).unwrap();
         assert!(is(&again, &used_pidfd));
-        pool.give_back(&other, taken);
+        pool.give_back(other.clone(), taken);
         for _ in 0..IDLE {
             let (more, mut child, _more) = reader();
-            pool.give_back(&one, more);
+            pool.give_back(one.clone(), more);
             child.kill().unwrap();
             child.wait().unwrap();
         }

@@ -3,6 +3,7 @@
 use super::channel::{Channel, Outgoing, Received};
 use super::facts::RawFacts;
 use super::protocol::{Answer, ProcessFile, Request};
+use super::saved_core::SavedCoreFile;
 use super::stack::{CrashedStack, OtherThreads, SignatureContext};
 use crate::capture::{CapturePlan, Headers, StagingFiles, TrustedFileSystems};
 use crate::elf::CoreLayout;
@@ -66,6 +67,8 @@ pub struct Reader {
     /// It has files of a crashed process.
     is_open: bool,
     has_headers: bool,
+    /// Crashes that it has read.
+    crashes: u32,
 }
 
 impl Reader {
@@ -82,7 +85,7 @@ impl Reader {
                     // All readers lack the same.
                     LOG_MISSING.call_once(|| tracing::warn!("readers of crashed memory: {}", missing.join("; ")));
                 }
-                Ok(Self { channel, pidfd: Arc::new(pidfd), is_open: false, has_headers: false })
+                Ok(Self { channel, pidfd: Arc::new(pidfd), is_open: false, has_headers: false, crashes: 0 })
             }
             _ => Err(ErrorKind::InvalidData.into()),
         }
@@ -99,10 +102,26 @@ impl Reader {
     /// # Errors
     /// The reader has ended.
     pub fn open(&mut self, files: &ProcessFiles) -> io::Result<()> {
-        (self.is_open, self.has_headers) = (true, false);
         let mut outgoing = Outgoing::default();
-        files.add_to(&mut outgoing)?;
+        self.add_open(&mut outgoing, files)?;
         self.channel.send(&outgoing)
+    }
+
+    /// Adds the request to read another process.
+    fn add_open<'a>(&mut self, outgoing: &mut Outgoing<'a>, files: &'a ProcessFiles) -> io::Result<()> {
+        (self.is_open, self.has_headers) = (true, false);
+        self.crashes += 1;
+        files.add_to(outgoing)
+    }
+
+    /// Has it read a saved core. It must have been made for that, and confines itself then.
+    ///
+    /// # Errors
+    /// The reader has ended.
+    pub(super) fn open_saved(&self, saved: &SavedCoreFile) -> io::Result<()> {
+        let SavedCoreFile { file, at, first_pages } = saved;
+        let request = Request::OpenSaved { at: *at, first_pages: first_pages.clone() };
+        self.channel.send_one(&request, &[], &[file.as_fd()])
     }
 
     /// Reads what only the process itself tells, and, if its core's headers are there, unwinds the crashed thread. `files` are those
@@ -120,8 +139,7 @@ impl Reader {
     ) -> io::Result<(RawFacts, Option<CrashedStack>)> {
         let mut outgoing = Outgoing::default();
         if let Some(files) = files {
-            self.is_open = true;
-            files.add_to(&mut outgoing)?;
+            self.add_open(&mut outgoing, files)?;
         }
         outgoing.add(&Request::Facts, &[], &[])?;
         if let Some(headers) = headers {
@@ -131,11 +149,11 @@ impl Reader {
         self.has_headers = headers.is_some();
         let answers = if headers.is_some() { 2 } else { 1 };
         let mut answers = self.channel.exchange(&outgoing, answers, deadline).await?.into_iter();
-        let Some(Received { message: Answer::Facts { arguments, exe_build_id }, bytes, .. }) = answers.next() else {
+        let Some(Received { message: Answer::Facts { arguments, exe_build_id }, .. }) = answers.next() else {
             return Err(Answer::mismatch());
         };
         let stack = answers.next().map_or(Ok(None), |answer| answer.message.into_stack())?;
-        Ok((RawFacts { arguments, auxv: bytes, exe_build_id }, stack))
+        Ok((RawFacts { arguments, exe_build_id }, stack))
     }
 
     /// Unwinds the crashed thread.
@@ -163,10 +181,7 @@ impl Reader {
         deadline: Instant,
     ) -> io::Result<Option<OtherThreads>> {
         self.send_headers(headers)?;
-        self.ask(&Request::OtherThreads(recorded), &[], deadline, |answer| match answer {
-            Answer::OtherThreads(threads) => Ok(threads),
-            _ => Err(Answer::mismatch()),
-        })
+        self.ask(&Request::OtherThreads(recorded), &[], deadline, Answer::into_other_threads)
     }
 
     /// Reads the build-id in the file of the executable.
@@ -206,6 +221,12 @@ impl Reader {
     /// Receives what `take` finds in the next answer.
     fn receive<T>(&mut self, deadline: Instant, take: impl FnOnce(Answer) -> io::Result<T>) -> io::Result<T> {
         take(self.channel.receive(Some(deadline))?.message)
+    }
+
+    /// Whether it has read so many crashes that the kernel may soon end it for the processor time.
+    pub(super) fn is_worn_out(&self) -> bool {
+        const MAX_CRASHES: u32 = 10_000;
+        self.crashes >= MAX_CRASHES
     }
 
     /// Has it forget its crash, if it has one.
@@ -269,6 +290,7 @@ impl Drop for Reader {
 
 #[cfg(test)]
 mod tests {
+    use super::super::memory_server::MemoryServer;
     use super::super::server::serve;
     use super::*;
     use std::process::{Child, Command};
@@ -290,7 +312,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_reader_tells_the_facts_of_the_process_that_it_was_given() {
-        let (mut reader, mut child) = reader(|channel| serve(channel).unwrap());
+        let (mut reader, mut child) = reader(|channel| serve(channel, MemoryServer::default()).unwrap());
         let open = |name: &str| File::open(format!("/proc/self/{name}")).ok();
         let files = ProcessFiles {
             mem: open("mem"),
@@ -304,7 +326,6 @@ mod tests {
         let (facts, stack) = reader.inspect(Some(&files), None, &context(), soon).await.unwrap();
         assert!(stack.is_none());
         assert_eq!(facts.arguments.first, std::env::args().collect::<Vec<_>>());
-        assert_eq!(facts.auxv, std::fs::read("/proc/self/auxv").unwrap());
         assert!(facts.exe_build_id.is_some());
         reader.close().unwrap();
         let (facts, _) = reader.inspect(None, None, &context(), soon).await.unwrap();

@@ -1,5 +1,6 @@
 //! The messages between the daemon and a reader. Both run the same program, so the format may change at any time.
 
+use super::saved_core::FirstPage;
 use super::stack::{CrashedStack, OtherThreads, SignatureContext};
 use crate::capture::{PlanSummary, SourceError, StoredChunk, TrustedFileSystems};
 use crate::crash::ArgumentList;
@@ -17,11 +18,29 @@ pub(super) enum ProcessFile {
     Auxv,
 }
 
+/// What a reader reads. The byte with which it is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Processes, one after the other.
+    Processes = 0,
+    /// One core that a shim saved, and files of this machine.
+    SavedCore = 1,
+}
+
+impl Purpose {
+    /// The purpose that this byte stands for.
+    pub(super) fn from_byte(byte: u8) -> Self {
+        if byte == Self::SavedCore as u8 { Self::SavedCore } else { Self::Processes }
+    }
+}
+
 /// What the daemon asks.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Request {
     /// The process to read from now on, with its files. No answer.
     Open { files: Vec<ProcessFile>, arguments: Range<u64>, trusted: TrustedFileSystems },
+    /// The first request to a reader of a saved core, with its file. The core begins at byte `at`. No answer.
+    OpenSaved { at: u64, first_pages: Vec<FirstPage> },
     /// Answered with [`Answer::Facts`].
     Facts,
     /// The message's bytes are the headers of the core. No answer.
@@ -51,7 +70,6 @@ pub(super) enum Answer {
     Ready {
         missing: Vec<String>,
     },
-    /// The message's bytes are the auxiliary vector.
     Facts {
         arguments: ArgumentList,
         exe_build_id: Option<String>,
@@ -75,9 +93,23 @@ impl Answer {
     /// The stack.
     ///
     /// # Errors
-    /// This is no answer to [`Request::Stack`].
+    /// This is no answer to [`Request::Stack`], or not one that this program gives.
     pub(super) fn into_stack(self) -> io::Result<Option<CrashedStack>> {
-        if let Self::Stack(stack) = self { Ok(stack) } else { Err(Self::mismatch()) }
+        match self {
+            Self::Stack(stack) if stack.as_ref().is_none_or(CrashedStack::is_well_formed) => Ok(stack),
+            _ => Err(Self::mismatch()),
+        }
+    }
+
+    /// The stacks of the other threads.
+    ///
+    /// # Errors
+    /// This is no answer to [`Request::OtherThreads`], or not one that this program gives.
+    pub(super) fn into_other_threads(self) -> io::Result<Option<OtherThreads>> {
+        match self {
+            Self::OtherThreads(threads) if threads.as_ref().is_none_or(OtherThreads::is_well_formed) => Ok(threads),
+            _ => Err(Self::mismatch()),
+        }
     }
 }
 

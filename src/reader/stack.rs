@@ -32,6 +32,13 @@ pub struct CrashedStack {
     pub signature: Signature,
 }
 
+impl CrashedStack {
+    /// Whether it is within the limits of [`unwind_crashed_thread`]. The record's own bound cuts texts and modules, but no signature.
+    pub(super) fn is_well_formed(&self) -> bool {
+        self.frames.len() <= MAX_FRAMES && self.signature.is_well_formed()
+    }
+}
+
 /// What the signature depends on beside the stack.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SignatureContext {
@@ -80,6 +87,17 @@ pub struct OtherThreads {
     pub omitted: usize,
     /// How many other threads there were.
     pub total: usize,
+}
+
+impl OtherThreads {
+    /// Whether it is within the limits of [`unwind_other_threads`].
+    pub(super) fn is_well_formed(&self) -> bool {
+        let frames: usize = self.stacks.iter().map(|stacks| stacks.frames.len()).sum();
+        // One group may have no frames.
+        frames <= MAX_OTHER_FRAMES
+            && self.stacks.len() <= MAX_OTHER_FRAMES + 1
+            && self.stacks.iter().all(|stacks| stacks.tids.len() <= MAX_TIDS)
+    }
 }
 
 /// Unwinds the threads that did not crash, as far as time and room allow. `recorded` are the first addresses of the record's modules.
@@ -177,6 +195,44 @@ mod tests {
         let groups = group_by_frames(apart.collect(), &[], &[]);
         let total: usize = groups.iter().map(|group| group.frames.len()).sum();
         assert!(total <= MAX_OTHER_FRAMES && total > MAX_OTHER_FRAMES - 60, "{total}");
+    }
+
+    #[test]
+    fn what_is_unwound_is_well_formed_and_what_somebody_makes_up_is_not() {
+        let signature = unwind::compute_signature(&SignatureInput {
+            signal: Some(11),
+            fault: None,
+            stack_pointer: None,
+            frames: &[],
+            module: &|_| None,
+            is_code: &|_| false,
+            build_id: None,
+            program: "test",
+        });
+        let stack = CrashedStack { frames: frames(1, None, MAX_FRAMES), modules: Vec::new(), siginfo: None, signature };
+        assert!(stack.is_well_formed());
+        let with_id = |id: &str| {
+            let signature = Signature { id: id.to_owned(), ..stack.signature.clone() };
+            CrashedStack { signature, ..stack.clone() }.is_well_formed()
+        };
+        assert!(with_id("s2-0123456789abcdef0123"));
+        for id in [
+            "",
+            "s-0123456789abcdef0123",
+            "s2-0123456789abcdef012",
+            "s2-0123456789ABCDEF0123",
+            "x",
+            &"s".repeat(1 << 20),
+        ] {
+            assert!(!with_id(id), "{id:.30}");
+        }
+        assert!(!CrashedStack { frames: frames(1, None, MAX_FRAMES + 1), ..stack }.is_well_formed());
+        let threads = |frames| OtherThreads {
+            stacks: vec![ThreadStacks { count: 1, tids: vec![1], frames }],
+            ..OtherThreads::default()
+        };
+        assert!(threads(frames(1, None, MAX_OTHER_FRAMES)).is_well_formed());
+        assert!(!threads(frames(1, None, MAX_OTHER_FRAMES + 1)).is_well_formed());
     }
 
     #[test]

@@ -5,6 +5,7 @@ use crate::testbed::{Daemon, RunToEnd, TestBed, eventually, program, shim, unsup
 use coreward::crash::{CoreOutcome, NoCore, Truncation};
 use coreward_sys::fdpass;
 use coreward_wire::{DaemonMessage, HEADER_LEN, Header, Kind, Offer, Reply, Request};
+use nix::errno::Errno;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -102,6 +103,10 @@ fn offer_stream(bed: &TestBed, offer: &Offer, bytes: &[u8]) {
                     .map(drop)
                     .unwrap();
             }
+            DaemonMessage::Request(Request::Exe) => {
+                let reply = Reply { errno: (Errno::EREMOTE as i32).cast_unsigned(), ..Reply::default() };
+                stream.write_all(&reply.encode(0)).unwrap();
+            }
             DaemonMessage::Request(_) => stream.write_all(&Reply { errno: 2, ..Reply::default() }.encode(0)).unwrap(),
             DaemonMessage::Release { .. } => stream.write_all(&coreward_wire::released_message()).unwrap(),
             DaemonMessage::Taken | DaemonMessage::Busy => {}
@@ -130,6 +135,8 @@ fn streams_that_are_not_cores_are_recorded_with_the_reason() {
     let crashes = bed.wait_for(4);
     let unparsed = crashes.iter().find(|listed| listed.record.attempt == 3).unwrap();
     assert!(unparsed.record.core.is_stored());
+    let warnings = &unparsed.record.warnings;
+    assert!(warnings.iter().any(|warning| warning.contains("executable is on FUSE")), "{warnings:?}");
     assert_eq!(std::fs::read(bed.core(unparsed)).unwrap(), [0x41; 9000]);
 
     // A crash that is offered again is not counted again.

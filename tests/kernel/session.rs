@@ -1,7 +1,8 @@
 //! One crash from the fault to the record: counted, stored, in the journal, readable with gdb.
 
 use crate::testbed::{Cgroup, RunToEnd, TestBed, coreward, eventually, gdb, has_details, program, text};
-use coreward::crash::{CoreOutcome, Level, Origin};
+use coreward::crash::{CoreOutcome, Level, Origin, Principal};
+use coreward::policy::evict::Attribution;
 use coreward::store::CoreState;
 use nix::unistd::Uid;
 use std::os::unix::fs::PermissionsExt;
@@ -188,4 +189,27 @@ fn a_unit_in_a_container_is_not_the_hosts_unit_of_that_name() {
     assert!(record.core.is_stored(), "settings of the host's unit: {:?}", record.core);
     let entry = String::from_utf8_lossy(&bed.journal()[0]).into_owned();
     assert!(!entry.contains("COREDUMP_UNIT") && entry.contains("COREWARD_CONTAINER_UNIT=sshd.service\n"), "{entry}");
+}
+
+#[test]
+fn a_job_of_cron_is_charged_to_its_user_and_not_to_whom_a_service_names() {
+    const USER: u32 = 1234;
+    let bed = TestBed::new();
+    let _daemon = bed.daemon();
+    let unit = Cgroup::new(&bed, "system.slice/coreward-test-cron.service");
+    let principals = [(USER, USER), (USER + 1, USER), (0, 0)].map(|(uid, login)| {
+        // pam_loginuid(8), and what a service may do as well.
+        let job = bed.path(&format!("job-{uid}"));
+        let setpriv = format!("setpriv --reuid={uid} --regid={uid} --clear-groups {}", program("segv").display());
+        std::fs::write(&job, format!("#!/bin/sh\necho {login} > /proc/self/loginuid\nexec {setpriv}\n")).unwrap();
+        std::fs::set_permissions(&job, PermissionsExt::from_mode(0o755)).unwrap();
+        unit.command(&job).run_to_end();
+        let of_uid = |uid| bed.crashes().into_iter().find(|listed| listed.record.uid == Some(Uid::from_raw(uid)));
+        eventually(Duration::from_secs(10), || of_uid(uid).is_some());
+        let record = of_uid(uid).unwrap().record;
+        assert_eq!(record.login_uid, Some(Uid::from_raw(login)));
+        Attribution::of_record(&record).principal
+    });
+    let cron = Principal::Unit("coreward-test-cron.service".to_owned());
+    assert_eq!(principals, [Principal::User(Uid::from_raw(USER)), cron.clone(), cron]);
 }

@@ -29,6 +29,7 @@ fn a_crash_without_a_daemon_is_spooled_and_imported_later() {
     let crashes = bed.wait_for(1);
     let record = &crashes[0].record;
     assert_eq!((record.origin, record.core.truncated, record.signal_name.as_str()), (Origin::Spool, None, "SEGV"));
+    assert!(record.stack.len() > 3, "from the core and the files that were mapped: {record:?}");
     assert!(has_details(record), "the shim must save them, nobody can ask it later: {record:?}");
     assert!(gdb(&segv, &bed.core(&crashes[0]), &["bt"]).contains("innermost ("));
     assert_eq!(bed.names("var/lib/coreward/spool"), [] as [String; 0]);

@@ -2,7 +2,7 @@
 //! neither its process, nor the daemon, nor the crashes of others.
 
 use crate::testbed::{RunToEnd, TestBed, eventually, program, run_tool};
-use coreward::crash::{CoreOutcome, Record};
+use coreward::crash::{CoreOutcome, Origin, Record};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::path::PathBuf;
@@ -58,6 +58,8 @@ impl Drop for Unanswered {
         }
         let _ = self.process.kill();
         let _ = self.process.wait();
+        // Of one that everybody sees.
+        let _ = Command::new("umount").arg("--lazy").arg(self.pids.with_file_name("mount")).quiet().status();
     }
 }
 
@@ -127,6 +129,29 @@ fn one_users_unanswered_crashes_cost_another_user_nothing() {
     eventually(Duration::from_secs(60), || bed.crashes().len() == 64 + 3);
 }
 
+#[test]
+fn a_saved_core_is_unwound_without_files_for_which_nobody_answers() {
+    let bed = TestBed::new();
+    let mut crashing = Unanswered::start(&bed, "served", 0);
+    crashing.wait(AT_ONCE);
+    eventually(Duration::from_secs(10), || !bed.names("var/lib/coreward/spool").is_empty());
+    let daemon = bed.daemon();
+    let record = record_of(&bed, &crashing);
+    assert_eq!((record.origin, &record.core.outcome), (Origin::Spool, &CoreOutcome::Stored), "{record:?}");
+    assert_eq!(record.warnings, [] as [String; 0]);
+    assert!(!record.stack.is_empty() && record.modules.iter().any(|it| it.path.ends_with("/unanswered")), "{record:?}");
+    assert!(record.modules.iter().all(|it| !it.path.ends_with("mount/f")), "{record:?}");
+    // Nothing waits for the answer.
+    for signal in [Signal::SIGKILL, Signal::SIGTERM] {
+        let begun = Instant::now();
+        daemon.signal(signal);
+        daemon.wait_for_notification("READY=1");
+        assert!(begun.elapsed() < Duration::from_secs(2), "{signal}: {:?}", begun.elapsed());
+    }
+    Command::new(program("segv")).run_to_end();
+    bed.wait_for(2);
+}
+
 /// The processes that this one started, and those that they started.
 fn descendants(pid: i32) -> Vec<i32> {
     let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
@@ -153,7 +178,13 @@ fn a_reader_that_does_not_answer_costs_its_crash_the_stack_and_nothing_else() {
     for reader in &readers {
         let open = descriptors(*reader);
         assert!(open.len() == 1 && open[0].starts_with("socket:"), "{open:?}");
+        for number in 0..=2 {
+            let standard = std::fs::read_link(format!("/proc/{reader}/fd/{number}")).unwrap();
+            assert_eq!(standard, PathBuf::from("/dev/null"), "what it writes is in no log");
+        }
     }
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", readers[1])).unwrap();
+    assert!(limits.lines().any(|line| line.starts_with("Max cpu time") && line.contains("900")), "{limits}");
     for reader in &readers[1..] {
         kill(Pid::from_raw(*reader), Signal::SIGSTOP).unwrap();
     }

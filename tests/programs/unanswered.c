@@ -9,6 +9,8 @@
  *                line before anybody hears of the crash: it would wait itself.)
  *       rescan   as large, while another process keeps asking for the lock on the memory (clear_refs)
  *       uffd     shared memory whose absent pages a userfaultfd waits for
+ *       served   the program counter is in a page of such a file, which everybody sees: root has mounted it, for all users. After that
+ *                no request is answered
  * The server's PID, and that of the process behind clear_refs, are written to PIDFILE. */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -52,14 +54,21 @@ static void remember(const char *pidfile, pid_t pid) {
     put(pidfile, line);
 }
 
+/* The signal that silenced the server: SIGUSR1 for pages, SIGUSR2 for everything. */
 static volatile sig_atomic_t is_silent;
-static void fall_silent(int signal) { (void)signal; is_silent = 1; }
+static void fall_silent(int signal) { is_silent = signal; }
+
+/* The beginning of the file: an ELF header whose program headers are in the second page, and at CODE what crashes (movl $1, 0). */
+#define CODE 64
+static const unsigned char BEGINNING[CODE + 11] = {
+    [0] = 0x7f, 'E', 'L', 'F', 2, 1, 1, [20] = 1, [33] = 0x10, [54] = 56, [56] = 1, [CODE] = 0xc7, 4, 0x25, 0, 0, 0, 0, 1};
 
 /* Serves a directory with one file, "f". */
 static void serve(int device) {
     static char request[1 << 20], reply[1 << 18];
     struct sigaction action = {.sa_handler = fall_silent};
     sigaction(SIGUSR1, &action, 0);
+    sigaction(SIGUSR2, &action, 0);
     alarm(120);
     for (;;) {
         ssize_t count = read(device, request, sizeof request);
@@ -74,6 +83,7 @@ static void serve(int device) {
         size_t length = 0;
         int error = 0;
         memset(reply, 0, 4096);
+        if (is_silent == SIGUSR2) continue;
         struct fuse_attr attr = {.nlink = 1, .uid = getuid(), .gid = getgid(), .blksize = 4096};
         int is_file = in->opcode == FUSE_LOOKUP || in->nodeid == 2;
         attr.ino = is_file ? 2 : 1;
@@ -114,6 +124,7 @@ static void serve(int device) {
             struct fuse_read_in *wanted = argument;
             if (is_silent) continue;
             memset(result, 'f', length = wanted->size);
+            if (wanted->offset == 0 && length > sizeof BEGINNING) memcpy(result, BEGINNING, sizeof BEGINNING);
             break;
         }
         case FUSE_FORGET:
@@ -135,13 +146,50 @@ static void serve(int device) {
     }
 }
 
+/* Mounts the file system and opens its file. */
+static int mount_and_open(const char *node, const char *dir, const char *pidfile, const char *more_options, pid_t *server) {
+    char options[128], path[4096];
+    int device = open(node, O_RDWR | O_CLOEXEC);
+    if (device < 0) die(node);
+    snprintf(options, sizeof options, "fd=%d,rootmode=40000,user_id=0,group_id=0%s", device, more_options);
+    if (mount("unanswered", dir, "fuse", MS_NOSUID | MS_NODEV, options)) die("mount");
+    *server = fork();
+    if (*server == 0) serve(device);
+    close(device);
+    remember(pidfile, *server);
+    snprintf(path, sizeof path, "%s/f", dir);
+    int file = open(path, O_RDONLY | O_CLOEXEC);
+    if (file < 0) die(path);
+    return file;
+}
+
+/* udev gives the device to everybody. Where none runs, root makes another node of it. */
+static void make_node(char *node, size_t size, const char *pidfile) {
+    snprintf(node, size, "%s.fuse", pidfile);
+    if (mknod(node, S_IFCHR | 0666, makedev(10, 229)) || chmod(node, 0666)) die(node);
+}
+
+/* Crashes in a page of a file that everybody can open, and for which nobody answers from then on. */
+static void crash_in_served(const char *dir, const char *pidfile) {
+    char node[4096];
+    pid_t server;
+    make_node(node, sizeof node, pidfile);
+    int file = mount_and_open(node, dir, pidfile, ",allow_other", &server);
+    char *memory = mmap(0, 2 * PAGE, PROT_READ | PROT_EXEC, MAP_PRIVATE, file, 0);
+    if (memory == MAP_FAILED) die("mmap");
+    if (memory[1] != 'E') die("read");
+    /* The end of the process would close it, and wait for the server. */
+    close(file);
+    if (kill(server, SIGUSR2)) die("kill");
+    ((void (*)(void))(memory + CODE))();
+}
+
 /* Mounts the file system in a user namespace and returns a private, writable mapping of its file. */
 static char *map_unanswered(const char *dir, const char *pidfile) {
-    char line[64], options[128], path[4096], node[4096] = "/dev/fuse";
+    char line[64], node[4096] = "/dev/fuse";
+    pid_t server;
     if (getuid() == 0) {
-        /* udev gives the device to everybody. Where none runs, root makes another node of it. */
-        snprintf(node, sizeof node, "%s.fuse", pidfile);
-        if (mknod(node, S_IFCHR | 0666, makedev(10, 229)) || chmod(node, 0666)) die(node);
+        make_node(node, sizeof node, pidfile);
         if (setgid(USER) || setuid(USER) || prctl(PR_SET_DUMPABLE, 1)) die("setuid");
     }
     uid_t uid = getuid();
@@ -156,17 +204,7 @@ static char *map_unanswered(const char *dir, const char *pidfile) {
     put("/proc/self/uid_map", line);
     snprintf(line, sizeof line, "0 %d 1", gid);
     put("/proc/self/gid_map", line);
-    int device = open(node, O_RDWR | O_CLOEXEC);
-    if (device < 0) die(node);
-    snprintf(options, sizeof options, "fd=%d,rootmode=40000,user_id=0,group_id=0", device);
-    if (mount("unanswered", dir, "fuse", MS_NOSUID | MS_NODEV, options)) die("mount");
-    pid_t server = fork();
-    if (server == 0) serve(device);
-    close(device);
-    remember(pidfile, server);
-    snprintf(path, sizeof path, "%s/f", dir);
-    int file = open(path, O_RDONLY | O_CLOEXEC);
-    if (file < 0) die(path);
+    int file = mount_and_open(node, dir, pidfile, "", &server);
     char *memory = mmap(0, SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE, file, 0);
     if (memory == MAP_FAILED) die("mmap");
     /* A page that was written to makes the kernel dump all of the mapping. */
@@ -217,6 +255,8 @@ int main(int argc, char **argv) {
     snprintf(mode, sizeof mode, "%s", argv[1]);
     if (!strcmp(mode, "uffd")) {
         wait_with_userfaultfd();
+    } else if (!strcmp(mode, "served")) {
+        crash_in_served(argv[2], argv[3]);
     } else {
         char *memory = map_unanswered(argv[2], argv[3]);
         if (!strcmp(mode, "rescan")) ask_for_the_lock(getpid(), argv[3]);

@@ -5,11 +5,10 @@
 //! is first opened with `O_PATH`, of which FUSE learns nothing (open(2)), and only then for reading, if the mount that it is on
 //! depends on no server.
 
-use super::mounts;
-use super::proc_dir::{ProcDir, read_beginning_at, read_text_at};
+use super::proc_dir::{ProcDir, read_beginning_at};
 use super::process::MAX_MOUNTINFO;
-use super::warning::ShimWarning;
-use nix::errno::Errno;
+use super::warning::{ShimWarning, errno_of};
+use coreward_sys::mounts::{self, Mounts};
 use nix::fcntl::{AT_FDCWD, OFlag, open, openat};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::{Mode, fstat};
@@ -69,18 +68,15 @@ fn access_if_local<T>(
 /// btrfs subvolume or an overlay may report another one than their mount has. The file system would also have to be asked for it.
 fn is_on_local(file: &OwnedFd, mut lists: impl Iterator<Item = (Vec<u8>, bool)>) -> nix::Result<bool> {
     let mount = mount_id(file)?;
-    if lists.any(|(mountinfo, in_user_namespace)| mounts::is_local(&mountinfo, mount, in_user_namespace)) {
+    if lists.any(|(mountinfo, in_user_namespace)| Mounts::new(&mountinfo, in_user_namespace).has_local(mount)) {
         return Ok(true);
     }
     // A program may be executed from a memfd. The kernel has one mount for all of them, which is in no list.
     Ok(mount == mount_id(&memfd_create("coreward-mount", MFdFlags::MFD_CLOEXEC)?)?)
 }
 
-/// The mount that an open file is on (proc_pid_fdinfo(5)): the kernel knows it without asking the file system, and as long as the file
-/// is open, no other mount gets the number.
 fn mount_id(file: &OwnedFd) -> nix::Result<u32> {
-    let (text, _) = read_text_at(AT_FDCWD, &format!("/proc/self/fdinfo/{}", file.as_raw_fd()));
-    mounts::parse_mount_id(&text).ok_or(Errno::ENODATA)
+    mounts::mount_id(file.as_fd()).map_err(|error| errno_of(&error))
 }
 
 #[cfg(test)]

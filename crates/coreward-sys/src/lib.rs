@@ -10,6 +10,7 @@ pub mod datagram;
 pub mod essential;
 pub mod fdpass;
 pub mod fork;
+pub mod mounts;
 pub mod no_space;
 pub mod openat;
 pub mod pagemap;
