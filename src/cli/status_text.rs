@@ -49,6 +49,9 @@ fn lines(status: &StatusReport) -> Vec<(String, String)> {
     let (used, max_use) = (human::size(status.stored_bytes), limit(status.max_use));
     line("Cores", format!("{}, {used} of {max_use} (MaxUse=)", status.stored_cores));
     line("Disk", format!("{} free, {} kept free (KeepFree=)", human::size(status.free_bytes), limit(status.keep_free)));
+    for limitation in &status.state_directory_limitations {
+        line("State directory", printable(limitation));
+    }
     line("Spool", spool(status));
     for problem in &status.configuration_problems {
         line("Configuration", printable(problem));
