@@ -44,24 +44,26 @@ fn open_to_write(path: &Path) -> Result<Connection, CatalogError> {
         return Err(CatalogError::ReadOnly);
     }
     db.busy_timeout(Duration::from_secs(5))?;
-    // Pages that deleted rows leave can be given back. It must be set before anything is written.
-    db.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     Ok(db)
 }
 
 /// With a write-ahead log readers do not block the writer.
 fn open_with_wal(path: &Path) -> Result<Connection, CatalogError> {
     let db = open_to_write(path)?;
+    // Pages that deleted rows leave can be given back. It must be set before anything is written.
+    db.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     db.pragma_update(None, "journal_mode", "WAL")?;
     // Only an access shows whether that works.
     db.query_one("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
     Ok(db)
 }
 
-/// With a rollback journal. A file that was left with a write-ahead log can be converted only while nobody else has it open.
+/// With a rollback journal. A file that was left with a write-ahead log is converted under an exclusive lock, which needs no shared
+/// memory.
 fn open_without_wal(path: &Path) -> Result<Connection, CatalogError> {
     let db = open_to_write(path)?;
     db.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+    db.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     db.pragma_update(None, "journal_mode", "TRUNCATE")?;
     db.pragma_update(None, "locking_mode", "NORMAL")?;
     // The lock is given up at the next access.
