@@ -39,7 +39,8 @@ fn lines(status: &StatusReport) -> Vec<(String, String)> {
             1 => ", restarted once".to_owned(),
             times => format!(", restarted {times} times"),
         };
-        line(&unit.name, format!("{} ({}{again}){text}", unit.active, unit.sub));
+        let disabled = if unit.enabled == "disabled" { ", not at the next boot" } else { "" };
+        line(&unit.name, format!("{} ({}{again}{disabled}){text}", unit.active, unit.sub));
     }
     if status.units.is_none() {
         line("Daemon", daemon(status).to_owned());
@@ -219,6 +220,7 @@ mod tests {
             load: "loaded".to_owned(),
             active: active.to_owned(),
             sub: sub.to_owned(),
+            enabled: "enabled".to_owned(),
             text: text.to_owned(),
             restarts: 0,
         };
