@@ -147,7 +147,7 @@ fn kind_of(mapping: &Mapping) -> MappingKind {
     /// What is below `/dev` without being a device, and `/dev/zero`, which is anonymous memory.
     const MEMORY: [&str; 4] = ["/dev/shm/", "/dev/hugepages/", "/dev/mqueue/", "/dev/zero"];
     let name = mapping.name.as_str();
-    let has_device = mapping.major == 0 && name.starts_with("/dev/") && !MEMORY.iter().any(|dir| name.starts_with(dir));
+    let has_device = name.starts_with("/dev/") && !MEMORY.iter().any(|dir| name.starts_with(dir));
     if has_device || name.starts_with("[vvar") {
         MappingKind::Device
     } else if name.starts_with("anon_inode:[io_uring]") || name.starts_with("socket:[") {

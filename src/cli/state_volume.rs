@@ -15,13 +15,17 @@ pub(super) struct StateVolume {
 }
 
 impl StateVolume {
-    /// The volume of the directory `cores`. Before the first start that does not exist; its parent is on the same volume.
+    /// The volume of the directory `cores`. Before the first start that does not exist; its parent is on the same volume, but nothing is
+    /// tried there.
     pub(super) fn inspect(cores: &Path, quotas: &Quotas) -> Self {
         let Some(dir) = cores.ancestors().find_map(|dir| File::open(dir).ok()) else {
             return Self { limits: quotas.on_volume(0), free: 0, limitations: Vec::new() };
         };
-        let volume = Volume::probe(dir.as_fd(), memory_of_the_unit());
         let Space { size, free } = Space::of(dir.as_fd()).unwrap_or(Space { size: 0, free: 0 });
+        if !cores.exists() {
+            return Self { limits: quotas.on_volume(size), free, limitations: Vec::new() };
+        }
+        let volume = Volume::probe(dir.as_fd(), memory_of_the_unit());
         Self { limits: volume.limits(quotas, size), free, limitations: volume.limitations() }
     }
 }

@@ -249,10 +249,10 @@ fn advice(
     // Without its unit the registration lasts until the next boot.
     let lasts = status.unit(units::REGISTER).is_none_or(|unit| unit.active == "active");
     advise(!lasts || SysctlKey::ALL.iter().any(|key| !settings.is_ours(*key, root)), &register);
-    for name in [units::SOCKET, units::REGISTER] {
-        let lasts = status.unit(name).is_none_or(|unit| unit.active != "active" || unit.enabled != "disabled");
-        advise(!lasts, &format!("systemctl enable {name}, which is not started at the next boot"));
-    }
+    // It starts the socket and the daemon as well.
+    let is_off_at_boot = |unit: &Unit| unit.active == "active" && unit.enabled == "disabled";
+    let enable = format!("systemctl enable {}, which is not started at the next boot", units::REGISTER);
+    advise(status.unit(units::REGISTER).is_some_and(is_off_at_boot), &enable);
     let daemon_fails = status.daemon_restarts || status.unit(units::DAEMON).is_some_and(|unit| unit.active == "failed");
     advise(daemon_fails, "see why the daemon ends: journalctl -e -u coreward.service");
     let others_failed = status.units.iter().flatten().any(|unit| unit.active == "failed" && unit.name != units::DAEMON);
@@ -336,10 +336,10 @@ mod tests {
             let said = advice(&root, &status, &ours, None, true);
             assert_eq!(said, if active == "active" { Vec::new() } else { vec![expected] }, "only until the next boot");
         }
-        let disabled = Unit { enabled: "disabled".to_owned(), ..unit(units::SOCKET, "loaded", "active") };
+        let disabled = Unit { enabled: "disabled".to_owned(), ..unit(units::REGISTER, "loaded", "active") };
         let status = StatusReport { units: Some(vec![disabled]), ..StatusReport::default() };
         let ours = KernelSettings::ours(root.core_pattern(&root.shim_exe()).unwrap());
         let said = advice(&root, &status, &ours, None, true);
-        assert_eq!(said, ["systemctl enable coreward.socket, which is not started at the next boot"]);
+        assert_eq!(said, ["systemctl enable coreward-register.service, which is not started at the next boot"]);
     }
 }

@@ -1,7 +1,7 @@
 //! The text that `coreward status` prints.
 
 use super::status_report::StatusReport;
-use super::{human, time};
+use super::{human, time, units};
 use crate::crash::text::printable;
 use std::io::{self, Write};
 
@@ -39,7 +39,8 @@ fn lines(status: &StatusReport) -> Vec<(String, String)> {
             1 => ", restarted once".to_owned(),
             times => format!(", restarted {times} times"),
         };
-        let disabled = if unit.enabled == "disabled" { ", not at the next boot" } else { "" };
+        let disabled =
+            if unit.name == units::REGISTER && unit.enabled == "disabled" { ", not at the next boot" } else { "" };
         line(&unit.name, format!("{} ({}{again}{disabled}){text}", unit.active, unit.sub));
     }
     if status.units.is_none() {
