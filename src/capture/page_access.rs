@@ -25,7 +25,8 @@ pub(super) enum ReadablePages {
     All,
     /// Those in the page table: the files are another machine's.
     Present,
-    /// None: nothing is mapped. The kernel would first look for a stack that can grow to there.
+    /// None: nothing is mapped, and the kernel would first look for a stack that can grow to there; or it is the memory of a device,
+    /// whose driver would be asked.
     Nothing,
     /// Those that are no longer pages of the file, since the process wrote to its private copy. The server of the file system can take
     /// others out of the page table at any time.
@@ -114,6 +115,11 @@ impl PageAccess {
 
 impl TrustedFileSystems {
     fn pages_of(&self, mapping: &Mapping) -> ReadablePages {
+        match kind_of(mapping) {
+            MappingKind::Device => return ReadablePages::Nothing,
+            MappingKind::KernelBuffer => return ReadablePages::All,
+            MappingKind::Memory => {}
+        }
         let minor = &mapping.minor;
         let is_local = || self.local.contains(minor) || kernel_internal().contains(minor);
         if mapping.inode == 0 || mapping.major != 0 || is_local() {
@@ -123,6 +129,33 @@ impl TrustedFileSystems {
         } else {
             ReadablePages::Anonymous
         }
+    }
+}
+
+/// What a mapping is, as far as its name tells.
+enum MappingKind {
+    /// Anonymous memory, or the file of a file system.
+    Memory,
+    /// Memory of the kernel that it shares with the process: rings of io_uring and of packet sockets.
+    KernelBuffer,
+    /// Registers or memory of a device, or pages that the kernel makes up (`[vvar]`). The kernel itself leaves them out (VM_IO).
+    Device,
+}
+
+/// Only device nodes and the kernel's own objects have these names; a path that is no device only looks like one costs itself.
+fn kind_of(mapping: &Mapping) -> MappingKind {
+    /// What is below `/dev` without being a device, and `/dev/zero`, which is anonymous memory.
+    const MEMORY: [&str; 4] = ["/dev/shm/", "/dev/hugepages/", "/dev/mqueue/", "/dev/zero"];
+    let name = mapping.name.as_str();
+    let has_device = name.starts_with("/dev/") && !MEMORY.iter().any(|dir| name.starts_with(dir));
+    if has_device || name.starts_with("[vvar") {
+        MappingKind::Device
+    } else if name.starts_with("anon_inode:[io_uring]") || name.starts_with("socket:[") {
+        MappingKind::KernelBuffer
+    } else if name.starts_with("anon_inode:") {
+        MappingKind::Device
+    } else {
+        MappingKind::Memory
     }
 }
 
@@ -138,7 +171,7 @@ mod tests {
     use super::*;
 
     fn mapping(major: u32, minor: u32, inode: u64) -> Mapping {
-        Mapping { range: 0..4096, major, minor, inode }
+        Mapping { range: 0..4096, major, minor, inode, name: String::new() }
     }
 
     #[test]
@@ -150,6 +183,34 @@ mod tests {
         assert_eq!(pages(0, 501, 9), ReadablePages::Present);
         assert_eq!(pages(8, 502, 9), ReadablePages::All, "a block device");
         assert_eq!(pages(0, 0, 0), ReadablePages::All, "no file");
+    }
+
+    #[test]
+    fn no_driver_is_asked_for_the_memory_of_its_device() {
+        let trusted = TrustedFileSystems { local: vec![6], remote: Vec::new() };
+        let pages = |name: &str| trusted.pages_of(&Mapping { name: name.to_owned(), ..mapping(0, 6, 9) });
+        for name in [
+            "/dev/mem",
+            "/dev/dri/card0",
+            "[vvar]",
+            "[vvar_vclock]",
+            "anon_inode:[vfio-device]",
+            "anon_inode:[perf_event]",
+        ] {
+            assert_eq!(pages(name), ReadablePages::Nothing, "{name}");
+        }
+        for name in [
+            "/dev/shm/x",
+            "/dev/zero",
+            "/memfd:a",
+            "anon_inode:[io_uring]",
+            "socket:[77]",
+            "[heap]",
+            "[vdso]",
+            "/bin/a",
+        ] {
+            assert_eq!(pages(name), ReadablePages::All, "{name}");
+        }
     }
 
     #[test]

@@ -213,6 +213,10 @@ impl LiveMemory {
     /// The process has no memory any more.
     pub fn present_runs(&self, range: Range<u64>, mut found: impl FnMut(Range<u64>)) -> Result<(), SourceError> {
         let pages = self.pages_at(range.start).1;
+        if pages == ReadablePages::Nothing {
+            // The kernel's own core has zeros there as well.
+            return Ok(());
+        }
         let kind = if pages == ReadablePages::Anonymous { PageKind::Anonymous } else { PageKind::Populated };
         let Some(pagemap) = &self.pagemap else {
             if pages == ReadablePages::All {

@@ -104,8 +104,8 @@ pub fn snapshot(request: SnapshotRequest<'_>, resources: &CaptureResources) -> R
     let total_len = plan.layout.total_len;
     let (chunks_end, mut truncation) =
         if request.stacks_only { (0, Some(Truncation::Stacks)) } else { chunks_within(total_len, &writer.limits()) };
-    let (staging, in_memory) = create_staging(&plan, &headers, chunks_end, &quota, &resources.memory_budget)
-        .map_err(CaptureError::from_write)?;
+    let created = create_staging(&plan, &headers, chunks_end, &quota, &resources.memory_budget);
+    let Some((staging, in_memory)) = created.map_err(CaptureError::from_write)? else { return Err(unusable(writer)) };
     let staging = Arc::new(staging);
     // The memory that was reserved, and room for the chunks that the disk refuses.
     let memory_limit = if in_memory { plan.present_bytes } else { 0 } + plan.priority_len() + REFUSED_MAX;
@@ -180,14 +180,14 @@ pub fn snapshot(request: SnapshotRequest<'_>, resources: &CaptureResources) -> R
 }
 
 /// Creates a staging area that has the headers and the trailer of the core. Also returns whether it takes all of the core in
-/// memory.
+/// memory. `None`: there is no place for one.
 fn create_staging(
     plan: &CapturePlan,
     headers: &[u8],
     chunks_end: u64,
     quota: &Arc<QuotaHandle>,
     budget: &MemoryBudget,
-) -> io::Result<(StagingArea, bool)> {
+) -> io::Result<Option<(StagingArea, bool)>> {
     let is_small = plan.present_bytes <= IN_MEMORY_MAX && chunks_end > 0;
     let grant = if is_small { budget.reserve_for(quota.principal(), plan.present_bytes) } else { None };
     let in_memory = grant.is_some();
@@ -195,7 +195,9 @@ fn create_staging(
     let memory = match &grant {
         Some(_) => sparse_io::create_memfd("coreward-stage")?,
         // Many captures have used up the budget: a file on disk, in the page cache, takes the place of memory.
-        None => tmpfile::create(quota.dir().as_fd(), Mode::from_bits_truncate(0o600))?.into(),
+        // There a file would be memory as well, or have no holes.
+        None if !quota.may_spill() => return Ok(None),
+        None => tmpfile::create_scratch(quota.dir().as_fd(), Mode::from_bits_truncate(0o600))?.into(),
     };
     let mut staging = StagingArea::new(Arc::new(memory), grant);
     staging.memory.write_all_at(headers, 0)?;
@@ -204,13 +206,13 @@ fn create_staging(
     if staging.memory.metadata().is_ok_and(|metadata| metadata.len() < plan.layout.total_len) {
         staging.memory.set_len(plan.layout.total_len)?;
     }
-    if !in_memory && chunks_end > 1 {
+    if !in_memory && chunks_end > 1 && quota.may_spill() {
         // Without a spill file, all of the core is compressed while the process waits.
         if let Err(error) = staging.add_spill_file(Arc::clone(quota)) {
             tracing::warn!("a core cannot be spilled to disk: {error}");
         }
     }
-    Ok((staging, in_memory))
+    Ok(Some((staging, in_memory)))
 }
 
 /// What the notes among the headers say about the process.

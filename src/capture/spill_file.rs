@@ -54,7 +54,7 @@ impl SpillFile {
     /// # Errors
     /// Errors of open(2).
     pub fn create(quota: Arc<QuotaHandle>) -> io::Result<Self> {
-        let file = tmpfile::create(quota.dir().as_fd(), Mode::from_bits_truncate(0o600))?;
+        let file = tmpfile::create_scratch(quota.dir().as_fd(), Mode::from_bits_truncate(0o600))?;
         Ok(Self::open(file.into(), quota))
     }
 

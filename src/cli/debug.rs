@@ -18,7 +18,7 @@ use coreward_sys::tmpfile;
 use coreward_wire::paths::Root;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::stat::Mode;
-use nix::unistd::{Uid, fchown, mkstemp, unlink};
+use nix::unistd::{Uid, fchown};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -70,7 +70,7 @@ pub(super) fn run(root: &Root, caller: Uid, options: &DebugOptions) -> Result<Ex
         return Err(DebugError::Sysroot(options.debugger.clone()).into());
     }
     let dir = temporary_dir();
-    let core = create_unnamed(&dir).map_err(|error| DebugError::Temporary { dir: dir.clone(), error })?;
+    let core = create_scratch(&dir).map_err(|error| DebugError::Temporary { dir: dir.clone(), error })?;
     let unpack = || unpack_newest(root, options, &core, &dir);
     let owner = Account::of_owner(root)?.filter(|_| !options.as_root);
     let record = if options.as_root {
@@ -183,17 +183,9 @@ fn temporary_dir() -> PathBuf {
     std::env::var_os("TMPDIR").filter(|dir| !dir.is_empty()).map_or_else(|| "/var/tmp".into(), PathBuf::from)
 }
 
-/// Creates a file in `dir` that has no name, or loses it at once.
-fn create_unnamed(dir: &Path) -> io::Result<File> {
-    match tmpfile::create(File::open(dir)?.as_fd(), Mode::from_bits_truncate(0o600)) {
-        // A file system without O_TMPFILE (NFS, older overlayfs) reads the flag as opening a directory for writing.
-        Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::IsADirectory) => {
-            let (file, path) = mkstemp(&dir.join("coreward-XXXXXX"))?;
-            unlink(&path)?;
-            Ok(file.into())
-        }
-        created => Ok(created?.into()),
-    }
+/// Creates a file in `dir` that has no name.
+fn create_scratch(dir: &Path) -> io::Result<File> {
+    Ok(tmpfile::create_scratch(File::open(dir)?.as_fd(), Mode::from_bits_truncate(0o600))?.into())
 }
 
 #[cfg(test)]
@@ -243,7 +235,7 @@ mod tests {
     #[test]
     fn the_core_leaves_no_name_behind() {
         let dir = tempfile::tempdir().unwrap();
-        let file = create_unnamed(dir.path()).unwrap();
+        let file = create_scratch(dir.path()).unwrap();
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
         assert!(File::open(format!("/proc/self/fd/{}", file.as_raw_fd())).is_ok());
     }

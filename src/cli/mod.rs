@@ -26,6 +26,7 @@ mod register;
 mod remove;
 mod root_file;
 mod shim_check;
+mod state_volume;
 mod status;
 mod status_report;
 mod status_text;

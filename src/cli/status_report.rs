@@ -3,13 +3,13 @@
 use super::error::CliError;
 use super::privileges::become_owner;
 use super::shim_check;
+use super::state_volume::StateVolume;
 use super::test_crash::{self, TestCrash};
 use super::units::{self, Unit};
 use crate::config;
 use crate::registration::{KernelSettings, Sysctl, SysctlKey, words_of};
 use crate::store::{self, Filter, Layout, QueryError};
 use coreward_wire::paths::{Root, SPOOL, SPOOL_SUFFIX};
-use nix::sys::statvfs::statvfs;
 use serde::Serialize;
 use std::fs::{File, TryLockError};
 use std::io;
@@ -64,6 +64,8 @@ pub(super) struct StatusReport {
     /// `MaxUse=` and `KeepFree=` in bytes, as configured or by default.
     pub(super) max_use: u64,
     pub(super) keep_free: u64,
+    /// What the file system of the state directory lacks, and what follows from that.
+    pub(super) state_directory_limitations: Vec<String>,
     /// Crashes that wait for the daemon; `None`: only root and group coreward may read the spool.
     pub(super) spooled: Option<u64>,
     /// Crashes that no daemon could read.
@@ -191,15 +193,12 @@ fn inspect_store(root: &Root, status: &mut StatusReport) {
             status.stored_bytes += entry.metadata().map_or(0, |metadata| metadata.len());
         }
     }
-    // Before the first start the directory does not exist; its parent is on the same volume.
-    let cores = Layout::new(root).cores;
-    if let Some(volume) = cores.ancestors().find_map(|dir| statvfs(dir).ok()) {
-        let size = volume.blocks() * volume.fragment_size();
-        status.free_bytes = volume.blocks_available() * volume.fragment_size();
-        let limits = loaded.config.quotas.on_volume(size);
-        status.max_use = limits.max_use;
-        status.keep_free = limits.keep_free;
-    }
+    let StateVolume { limits, free, limitations } =
+        StateVolume::inspect(&Layout::new(root).cores, &loaded.config.quotas);
+    status.free_bytes = free;
+    status.max_use = limits.max_use;
+    status.keep_free = limits.keep_free;
+    status.state_directory_limitations = limitations;
 }
 
 /// The names of the files in both spools. Shims create the directories when they need them.
@@ -250,6 +249,10 @@ fn advice(
     // Without its unit the registration lasts until the next boot.
     let lasts = status.unit(units::REGISTER).is_none_or(|unit| unit.active == "active");
     advise(!lasts || SysctlKey::ALL.iter().any(|key| !settings.is_ours(*key, root)), &register);
+    // It starts the socket and the daemon as well.
+    let is_off_at_boot = |unit: &Unit| unit.active == "active" && unit.enabled == "disabled";
+    let enable = format!("systemctl enable {}, which is not started at the next boot", units::REGISTER);
+    advise(status.unit(units::REGISTER).is_some_and(is_off_at_boot), &enable);
     let daemon_fails = status.daemon_restarts || status.unit(units::DAEMON).is_some_and(|unit| unit.active == "failed");
     advise(daemon_fails, "see why the daemon ends: journalctl -e -u coreward.service");
     let others_failed = status.units.iter().flatten().any(|unit| unit.active == "failed" && unit.name != units::DAEMON);
@@ -311,6 +314,7 @@ mod tests {
             load: load.to_owned(),
             active: active.to_owned(),
             sub: String::new(),
+            enabled: "enabled".to_owned(),
             text: String::new(),
             restarts: 0,
         };
@@ -332,5 +336,10 @@ mod tests {
             let said = advice(&root, &status, &ours, None, true);
             assert_eq!(said, if active == "active" { Vec::new() } else { vec![expected] }, "only until the next boot");
         }
+        let disabled = Unit { enabled: "disabled".to_owned(), ..unit(units::REGISTER, "loaded", "active") };
+        let status = StatusReport { units: Some(vec![disabled]), ..StatusReport::default() };
+        let ours = KernelSettings::ours(root.core_pattern(&root.shim_exe()).unwrap());
+        let said = advice(&root, &status, &ours, None, true);
+        assert_eq!(said, ["systemctl enable coreward-register.service, which is not started at the next boot"]);
     }
 }

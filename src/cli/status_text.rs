@@ -1,7 +1,7 @@
 //! The text that `coreward status` prints.
 
 use super::status_report::StatusReport;
-use super::{human, time};
+use super::{human, time, units};
 use crate::crash::text::printable;
 use std::io::{self, Write};
 
@@ -39,7 +39,9 @@ fn lines(status: &StatusReport) -> Vec<(String, String)> {
             1 => ", restarted once".to_owned(),
             times => format!(", restarted {times} times"),
         };
-        line(&unit.name, format!("{} ({}{again}){text}", unit.active, unit.sub));
+        let disabled =
+            if unit.name == units::REGISTER && unit.enabled == "disabled" { ", not at the next boot" } else { "" };
+        line(&unit.name, format!("{} ({}{again}{disabled}){text}", unit.active, unit.sub));
     }
     if status.units.is_none() {
         line("Daemon", daemon(status).to_owned());
@@ -49,6 +51,9 @@ fn lines(status: &StatusReport) -> Vec<(String, String)> {
     let (used, max_use) = (human::size(status.stored_bytes), limit(status.max_use));
     line("Cores", format!("{}, {used} of {max_use} (MaxUse=)", status.stored_cores));
     line("Disk", format!("{} free, {} kept free (KeepFree=)", human::size(status.free_bytes), limit(status.keep_free)));
+    for limitation in &status.state_directory_limitations {
+        line("State directory", printable(limitation));
+    }
     line("Spool", spool(status));
     for problem in &status.configuration_problems {
         line("Configuration", printable(problem));
@@ -216,6 +221,7 @@ mod tests {
             load: "loaded".to_owned(),
             active: active.to_owned(),
             sub: sub.to_owned(),
+            enabled: "enabled".to_owned(),
             text: text.to_owned(),
             restarts: 0,
         };

@@ -17,6 +17,8 @@ pub(super) struct Unit {
     pub(super) active: String,
     /// `running`, `listening`, `dead`, ...
     pub(super) sub: String,
+    /// `enabled`, `disabled`, ... Empty: unknown.
+    pub(super) enabled: String,
     /// `STATUS=` of the daemon (sd_notify(3)).
     pub(super) text: String,
     /// How often systemd has started it again by itself.
@@ -39,7 +41,7 @@ pub(super) fn query_systemd(root: &Root) -> Option<Vec<Unit>> {
         return None;
     }
     let mut systemctl = Command::new("systemctl");
-    systemctl.args(["show", "-p", "Id,LoadState,ActiveState,SubState,StatusText,NRestarts"]).args(NAMES);
+    systemctl.args(["show", "-p", "Id,LoadState,ActiveState,SubState,UnitFileState,StatusText,NRestarts"]).args(NAMES);
     let output = systemctl.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
     let units = parse(&String::from_utf8_lossy(&output.stdout));
     (!units.is_empty()).then_some(units)
@@ -55,6 +57,7 @@ fn parse(text: &str) -> Vec<Unit> {
             load: value("LoadState"),
             active: value("ActiveState"),
             sub: value("SubState"),
+            enabled: value("UnitFileState"),
             text: value("StatusText"),
             restarts: value("NRestarts").parse().unwrap_or(0),
         })

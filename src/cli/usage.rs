@@ -2,6 +2,7 @@
 
 use super::error::CliError;
 use super::message::print_message;
+use super::state_volume::StateVolume;
 use super::table::Table;
 use super::{human, json};
 use crate::crash::text::printable;
@@ -9,7 +10,6 @@ use crate::policy::evict::Attribution;
 use crate::store::{self, Layout, QueryError, StoredCore};
 use clap::{Args, ValueEnum};
 use coreward_wire::paths::Root;
-use nix::sys::statvfs::statvfs;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -109,11 +109,7 @@ pub(super) fn run(root: &Root, options: &UsageOptions, out: &mut dyn Write) -> R
 
 fn usage_report(root: &Root, by: By, cores: &[StoredCore]) -> UsageReport {
     let dir = Layout::new(root).cores;
-    let volume = dir.ancestors().find_map(|dir| statvfs(dir).ok());
-    let (size, free) = volume.map_or((0, 0), |volume| {
-        (volume.blocks() * volume.fragment_size(), volume.blocks_available() * volume.fragment_size())
-    });
-    let limits = crate::config::load(root).config.quotas.on_volume(size);
+    let StateVolume { limits, free, .. } = StateVolume::inspect(&dir, &crate::config::load(root).config.quotas);
     let max_per_holder = match by {
         By::Unit => limits.per_unit,
         By::User => limits.per_user,

@@ -4,17 +4,31 @@
 use super::blocking::run_blocking;
 use super::shared::Shared;
 use crate::crash::CrashId;
-use coreward_sys::essential;
+use coreward_sys::{essential, openat, tmpfile};
+use coreward_wire::paths::SPOOL;
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::time::{MissedTickBehavior, interval};
 
 /// `MaxAge=` is no more exact than this.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Removes what writers that were killed left on a file system without unnamed files.
+fn remove_unfinished(shared: &Shared) {
+    let spools = [shared.root.state_dir(), shared.root.run_dir()].map(|dir| dir.join(SPOOL));
+    let dirs = spools.iter().filter_map(|spool| openat::open_dir(spool).ok());
+    for dir in dirs.chain(shared.ledger.dir().try_clone().ok()) {
+        match tmpfile::sweep(dir.as_fd()) {
+            Ok(0) => {}
+            Ok(count) => tracing::info!("{count} files that nobody finished were removed"),
+            Err(error) => tracing::warn!("files that nobody finished cannot be looked for: {error}"),
+        }
+    }
+}
 
 /// Deletes cores that are older than `MaxAge=`, until the daemon stops.
 pub(super) async fn expire(shared: Arc<Shared>) {
@@ -27,6 +41,7 @@ pub(super) async fn expire(shared: Arc<Shared>) {
         }
         let sweeping = Arc::clone(&shared);
         let sweep = run_blocking(move || {
+            remove_unfinished(&sweeping);
             let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
             let expired = sweeping.ledger.evict_expired(u64::try_from(now.as_micros()).unwrap_or(u64::MAX));
             if expired > 0 {

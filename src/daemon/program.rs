@@ -162,7 +162,11 @@ fn lock_state(state: &Path) -> Result<File, DaemonError> {
                 std::thread::sleep(Duration::from_millis(50));
             }
             Err(TryLockError::WouldBlock) => return Err(DaemonError::Locked(state.to_owned())),
-            Err(TryLockError::Error(error)) => return Err(failed(error)),
+            Err(TryLockError::Error(error)) => {
+                // systemd runs one daemon.
+                tracing::warn!("{}: it cannot be locked ({error}): a second daemon is not noticed", state.display());
+                return Ok(dir);
+            }
         }
     }
 }

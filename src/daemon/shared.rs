@@ -9,7 +9,9 @@ use crate::policy::admission::{self, Admission, AdmissionConfig, AdmissionFacts}
 use crate::policy::storm::{StormEvent, StormPolicy};
 use crate::reader::{Places, ReaderPool};
 use crate::report::{ErrorKind, Metrics};
-use crate::store::{Catalog, CatalogEvent, Layout, Ledger, OpenReport, RecentCore};
+use crate::store::{
+    Catalog, CatalogEvent, Layout, Ledger, OpenReport, RecentCore, SHARE_OF_MEMORY, Volume, memory_of_this_process,
+};
 use coreward_sys::clock;
 use coreward_wire::paths::Root;
 use std::collections::HashMap;
@@ -26,10 +28,9 @@ const ABANDONABLE: usize = 4;
 const FINALIZING: usize = 3;
 /// Threads that have processes copied to disk: two keep a disk busy.
 const COPY_BUFFERS: usize = 2;
-/// Bytes of the unit's MemoryMax=256M that what is copied and not yet compressed may take.
+/// The most bytes of memory that what is copied and not yet compressed may take: half of the unit's MemoryMax=. The cores of one
+/// principal may take five eighths of these: one of the largest that are copied into memory.
 const STAGED: u64 = 128 << 20;
-/// What the cores of one principal may take of these: one of the largest that are copied into memory.
-const STAGED_OF_ONE: u64 = 80 << 20;
 
 pub(super) struct Shared {
     pub(super) root: Root,
@@ -65,6 +66,10 @@ impl Shared {
     /// The directory of the cores cannot be opened, or no thread can be started.
     pub(super) fn open(root: Root, layout: &Layout, metrics: Metrics, readers: ReaderPool) -> io::Result<Arc<Self>> {
         let ledger = Arc::new(Ledger::new(open_cores(layout)?));
+        for limitation in ledger.volume().limitations() {
+            tracing::warn!("{}: {limitation}", layout.cores.display());
+        }
+        let staged = staged_bytes(ledger.volume());
         let health = HealthMonitor::default();
         let heartbeat = health.register("the catalog's writer");
         let (sender, opened) = std::sync::mpsc::channel();
@@ -97,7 +102,7 @@ impl Shared {
                 finalizers: CompressorPool::new(1),
                 copy_buffers: CompressorPool::new(COPY_BUFFERS),
                 large_cores: LargeCoreLimiter::default(),
-                memory_budget: MemoryBudget::new(STAGED, STAGED_OF_ONE),
+                memory_budget: MemoryBudget::new(staged, staged * 5 / 8),
             },
             places: Arc::new(Places::for_captures()),
             readers,
@@ -215,6 +220,11 @@ impl Shared {
             self.ledger.limits().max_use >> 20,
         )
     }
+}
+
+/// Bytes of memory for what is copied and not yet compressed.
+fn staged_bytes(volume: &Volume) -> u64 {
+    STAGED.min(memory_of_this_process() / if volume.is_memory() { SHARE_OF_MEMORY } else { 2 })
 }
 
 fn log_opening(report: &OpenReport, metrics: &Metrics) {

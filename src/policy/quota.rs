@@ -79,6 +79,19 @@ impl Quotas {
 }
 
 impl QuotaLimits {
+    /// These limits where all cores together may take no more than `bytes`.
+    #[must_use]
+    pub fn within(self, bytes: u64) -> Self {
+        Self {
+            max_use: self.max_use.min(bytes),
+            per_unit: self.per_unit.min(bytes),
+            per_user: self.per_user.min(bytes),
+            per_executable: self.per_executable.min(bytes),
+            per_signature: self.per_signature.min(bytes),
+            ..self
+        }
+    }
+
     /// The most bytes of records in the catalog: a quarter of `MaxUse=`, and no more than 2 GiB. Where `MaxUse=` is very small, a
     /// few MiB all the same: without its record nobody finds a core.
     #[must_use]

@@ -2,6 +2,7 @@
 
 use crate::crash::CrashId;
 use coreward_sys::openat;
+use nix::errno::Errno;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use std::fs::File;
 use std::io;
@@ -14,6 +15,11 @@ const SUFFIX: &str = ".core.zst";
 #[must_use]
 pub fn core_file_name(id: &CrashId) -> PathBuf {
     PathBuf::from(format!("{id}{SUFFIX}"))
+}
+
+/// The name of the file that stands for a pin of this core, where the file system has no attributes for it.
+pub(super) fn pin_file_name(id: &CrashId) -> PathBuf {
+    PathBuf::from(format!("{id}.pinned"))
 }
 
 /// The crash whose core file has the name at the end of `path`; `None` if it is not the name of a core file.
@@ -31,5 +37,16 @@ pub(super) fn open_core(dir: &OwnedFd, id: &CrashId) -> io::Result<File> {
 /// # Errors
 /// The error of unlinkat(2).
 pub fn delete_core(dir: &OwnedFd, id: &CrashId) -> io::Result<()> {
-    Ok(unlinkat(dir, &core_file_name(id), UnlinkatFlags::NoRemoveDir)?)
+    unlinkat(dir, &core_file_name(id), UnlinkatFlags::NoRemoveDir)?;
+    // A pin without a core protects nothing.
+    let _ = remove_pin_file(dir, id);
+    Ok(())
+}
+
+/// Removes the file of a pin, if there is one.
+pub(super) fn remove_pin_file(dir: &OwnedFd, id: &CrashId) -> io::Result<()> {
+    match unlinkat(dir, &pin_file_name(id), UnlinkatFlags::NoRemoveDir) {
+        Err(Errno::ENOENT) => Ok(()),
+        removed => Ok(removed?),
+    }
 }

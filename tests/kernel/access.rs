@@ -50,6 +50,25 @@ fn only_the_crashing_user_can_read_the_core() {
 }
 
 #[test]
+fn a_main_thread_that_has_ended_changes_nothing_for_the_user() {
+    let bed = bed_with_users();
+    let _daemon = bed.daemon();
+    let exe = bed.path("leader");
+    std::fs::copy(program("leader"), &exe).unwrap();
+    as_user(1234, &exe).args(["one", "two words"]).current_dir("/usr").run_to_end();
+    let listed = bed.wait_for(1).remove(0);
+    let record = &listed.record;
+    assert!(can_read(1234, listed.core_file.as_ref().unwrap()), "{record:?}");
+    assert_eq!((record.exe.as_str(), record.cwd.as_str()), (exe.to_str().unwrap(), "/usr"));
+    assert!(record.cmdline.ends_with("one 'two words'") && record.open_fds.contains("/dev/null"), "{record:?}");
+    assert!(record.status.contains("VmRSS") && record.limits.contains("Max core file size"), "{record:?}");
+    assert!(record.stack.len() >= 2 && record.core.truncated.is_none() && !record.in_namespace, "{record:?}");
+    assert_eq!(record.warnings, [] as [String; 0]);
+    // The crash is that of the process, not of a thread with a start of its own.
+    assert_eq!((record.comm.as_str(), record.uid), ("leader", Some(Uid::from_raw(1234))));
+}
+
+#[test]
 fn the_core_of_a_setuid_program_is_readable_by_root_only() {
     let bed = bed_with_users();
     let _daemon = bed.daemon();

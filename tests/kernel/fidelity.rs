@@ -48,6 +48,19 @@ fn notes_larger_than_the_pipe_equal_the_kernels() {
 }
 
 #[test]
+fn memory_of_devices_and_of_the_kernel_is_as_in_the_kernels_core_and_waits_for_nobody() {
+    let bed = TestBed::with_kernel_cores();
+    let _daemon = bed.daemon();
+    let devices = program("devices");
+    for filter in ["0x33", "0x7f"] {
+        let filtered = format!("echo {filter} > /proc/self/coredump_filter && exec {}", devices.display());
+        let record = compare(&bed, Command::new("sh").args(["-c", &filtered]));
+        assert_eq!(record.warnings, [] as [String; 0], "{filter}");
+        assert!(record.stack.len() > 1, "{filter}: {record:?}");
+    }
+}
+
+#[test]
 fn mappings_of_every_kind_equal_the_kernels_for_each_coredump_filter() {
     let bed = TestBed::with_kernel_cores();
     let _daemon = bed.daemon();

@@ -16,6 +16,7 @@ mod confinement;
 mod daemon_failure;
 mod disk;
 mod fidelity;
+mod file_systems;
 mod hostile_files;
 mod hostile_text;
 mod misuse;

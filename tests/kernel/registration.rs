@@ -104,8 +104,17 @@ fn settings_that_somebody_takes_away_are_noticed_and_taken_back_on_request_only(
     eventually(SECONDS_10, || request.exists());
 }
 
+/// The arguments of a program that knows all specifiers, that passes a descriptor of its own as the kernel's pidfd, that leaves out
+/// those it does not know, and that knows no PID.
+const BY_HAND: [&[&str]; 4] = [
+    &["PID", "PID", "0", "0", "6", "1700000000", "0", "1", "host", ""],
+    &["PID", "PID", "0", "0", "6", "1700000000", "0", "1", "host", "2"],
+    &["PID", "0", "0", "6", "1700000000", "host"],
+    &["%P", "%I", "0", "0", "6", "1700000000", "0", "1", "host", "%F"],
+];
+
 /// Runs the shim as a program that read core_pattern does, for a process that lives.
-fn run_by_hand(bed: &TestBed, pid: u32, uid: Option<&str>) -> (Option<i32>, Duration) {
+fn run_by_hand(bed: &TestBed, pid: u32, uid: Option<&str>, arguments: &[&str]) -> (Option<i32>, Duration) {
     let begun = Instant::now();
     let mut command = match uid {
         Some(uid) => {
@@ -115,8 +124,8 @@ fn run_by_hand(bed: &TestBed, pid: u32, uid: Option<&str>) -> (Option<i32>, Dura
         }
         None => Command::new(bed.root.shim_exe()),
     };
-    command.arg("--root").arg(bed.root.path()).args([pid.to_string(), pid.to_string()]);
-    command.args(["0", "0", "6", "1700000000", "0", "1", "host", ""]);
+    command.arg("--root").arg(bed.root.path());
+    command.args(arguments.iter().map(|argument| argument.replace("PID", &pid.to_string())));
     let mut shim = command.stdin(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let core = fs::read(program("segv")).unwrap();
     // It may be gone before it has read anything.
@@ -127,13 +136,19 @@ fn run_by_hand(bed: &TestBed, pid: u32, uid: Option<&str>) -> (Option<i32>, Dura
 #[test]
 fn a_handler_run_by_hand_for_a_living_process_does_not_hide_its_crash() {
     let bed = TestBed::new();
-    let _daemon = bed.daemon();
     let mut child = Command::new("sleep").arg("600").spawn().unwrap();
-    for uid in [None, Some("65534")] {
-        let (code, took) = run_by_hand(&bed, child.id(), uid);
-        assert_eq!(code, Some(2), "{uid:?}");
-        assert!(took < Duration::from_secs(1), "{uid:?}: {took:?}");
+    for with_daemon in [false, true] {
+        let _daemon = with_daemon.then(|| bed.daemon());
+        for (arguments, uid) in BY_HAND.iter().flat_map(|arguments| [(arguments, None), (arguments, Some("65534"))]) {
+            let (code, took) = run_by_hand(&bed, child.id(), uid, arguments);
+            assert_eq!(code, Some(2), "{uid:?} {arguments:?}");
+            assert!(took < Duration::from_secs(1), "{uid:?} {arguments:?}: {took:?}");
+        }
+        assert_eq!(bed.names("var/lib/coreward/spool"), [] as [String; 0]);
+        assert_eq!(bed.names("run/coreward/spool"), [] as [String; 0]);
     }
+    bed.clear_sockets();
+    let _daemon = bed.daemon();
     assert!(bed.kmsg().contains("somebody other than the kernel says that it crashed"), "{}", bed.kmsg());
     assert!(bed.crashes().is_empty());
     kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), Signal::SIGSEGV).unwrap();

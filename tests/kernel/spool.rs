@@ -38,6 +38,26 @@ fn a_crash_without_a_daemon_is_spooled_and_imported_later() {
 }
 
 #[test]
+fn nobody_is_held_for_a_socket_that_systemd_has_not_started_or_has_stopped() {
+    let bed = TestBed::new();
+    let units = bed.path("run/systemd/units");
+    std::fs::create_dir(&units).unwrap();
+    let crash = || {
+        let begun = std::time::Instant::now();
+        Command::new(program("segv")).run_to_end();
+        begun.elapsed()
+    };
+    let took = crash();
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    // The daemon runs, and its socket is missing only for a moment.
+    std::os::unix::fs::symlink("0123", units.join("invocation:coreward.service")).unwrap();
+    let took = crash();
+    assert!(took > Duration::from_secs(3), "{took:?}");
+    let _daemon = bed.daemon();
+    assert!(bed.wait_for(2).iter().all(|listed| listed.record.core.is_stored()));
+}
+
+#[test]
 fn the_daemons_own_crash_is_recorded() {
     let bed = TestBed::new();
     let daemon = bed.daemon();

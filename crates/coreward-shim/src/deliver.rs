@@ -92,15 +92,24 @@ pub(super) fn deliver(crash: &mut Crash, root: &Root, log: &KernelLog) -> Result
             }
             ConnectionEnd::Unreachable(error) => {
                 let since: Instant = *unreachable_since.get_or_insert_with(Instant::now);
-                // Waiting gives nobody the right to connect.
+                // Waiting gives nobody the right to connect, and nobody creates the socket soon if the daemon does not run either.
                 let is_denied = error.kind() == ErrorKind::PermissionDenied;
-                if is_denied || since.elapsed() >= CONNECT_TIMEOUT || Instant::now() >= taken_deadline {
+                let is_futile = is_denied || error.kind() == ErrorKind::NotFound && is_stopped(root);
+                if is_futile || since.elapsed() >= CONNECT_TIMEOUT || Instant::now() >= taken_deadline {
                     return Err(SpoolReason::NoDaemon { socket: root.intake_socket(), error });
                 }
             }
         }
         sleep(RETRY_PAUSE);
     }
+}
+
+/// Whether systemd runs on this machine and the daemon does not: early at boot and late in a shutdown, or because somebody stopped it.
+/// As long as a service runs there is a link with its name (`unit_export_invocation_id` and `unit_unlink_state_files` in systemd's
+/// src/core/unit.c).
+fn is_stopped(root: &Root) -> bool {
+    let exists = |path: &str| root.join(path).symlink_metadata().is_ok();
+    exists("/run/systemd/units") && !exists("/run/systemd/units/invocation:coreward.service")
 }
 
 /// Offers the crash on a new connection, and serves the daemon until the connection ends.

@@ -65,7 +65,7 @@ fn parent_pid(status: &[u8]) -> Option<u32> {
 }
 
 fn list_open_fds(dir: &ProcDir, warnings: &mut Vec<ShimWarning>) -> Vec<u8> {
-    dir.in_main_or_crashed_thread("fd", |name| list_links(dir, name)).unwrap_or_else(|errno| {
+    list_links(dir, "fd").unwrap_or_else(|errno| {
         warnings.push(ShimWarning::Read { what: "fd", errno });
         Vec::new()
     })

@@ -79,7 +79,8 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> u8 {
     }
     offer.started = started;
     let process = CrashedProcess::open(&mut offer, pidfd, &mut warnings);
-    if warnings.contains(&ShimWarning::PidReused) && !is_started_by_kernel() {
+    let is_proven = process.dir.is_some() || warnings.contains(&ShimWarning::ProcessEnded);
+    if !is_proven && !is_started_by_kernel() {
         // Some runtimes of GPUs read core_pattern and start the handler for a process that lives. It is not crashing, what they
         // write is not its memory, and the record of it must not be in the way when it does crash.
         log.log(format_args!(

@@ -1,5 +1,5 @@
-//! The directory `/proc/PID` of the crashed process. It belongs to that process for as long as it is open, whoever gets the PID
-//! later.
+//! The directory `/proc/PID` of the crashed process, or `/proc/PID/task/TID` of the thread that crashed. It belongs to that process
+//! for as long as it is open, whoever gets the PID later.
 
 use super::warning::{ShimWarning, errno_of};
 use coreward_sys::openat::{self, read_link_at};
@@ -16,20 +16,44 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-/// An open `/proc/PID`.
+/// The files in `/proc` of a process.
 pub(super) struct ProcDir {
-    dir: OwnedFd,
-    /// The thread that crashed. A main thread that has exited has no memory, links or descriptors any more; then this one has.
-    tid: Option<Pid>,
+    /// `/proc/PID`.
+    process: OwnedFd,
+    /// `/proc/PID/task/TID` if the main thread has ended before the crash: it has no memory, links, namespaces or descriptors any more,
+    /// and some kernels (before 6.16) open its files all the same, and read nothing from them.
+    thread: Option<OwnedFd>,
 }
 
 impl ProcDir {
     pub(super) fn open(pid: Pid, tid: Option<Pid>) -> io::Result<Self> {
-        Ok(Self { dir: openat::open_dir(Path::new(&format!("/proc/{pid}")))?, tid })
+        let process = openat::open_dir(Path::new(&format!("/proc/{pid}")))?;
+        // Every program has an executable as long as it has memory.
+        let has_ended = |tid: &Pid| *tid != pid && read_link_at(process.as_fd(), "exe") == Err(Errno::ENOENT);
+        let thread = tid.filter(has_ended).and_then(|tid| {
+            let flags = OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+            openat(&process, format!("task/{tid}").as_str(), flags, Mode::empty()).ok()
+        });
+        Ok(Self { process, thread })
     }
 
+    /// The directory with what belongs to the process as long as it has memory.
     pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
-        self.dir.as_fd()
+        self.files().as_fd()
+    }
+
+    /// `/proc/PID`: the directories of the threads, and when the process was started.
+    pub(super) fn of_process(&self) -> BorrowedFd<'_> {
+        self.process.as_fd()
+    }
+
+    /// Whether the main thread ended before the crash.
+    pub(super) fn main_thread_has_ended(&self) -> bool {
+        self.thread.is_some()
+    }
+
+    fn files(&self) -> &OwnedFd {
+        self.thread.as_ref().unwrap_or(&self.process)
     }
 
     /// Opens these files. A file that cannot be opened is left out, with a warning.
@@ -41,7 +65,7 @@ impl ProcDir {
         // One more for the pidfd, which the caller adds.
         let mut fds = Vec::with_capacity(files.len() + 1);
         for (kind, name) in files {
-            match self.in_main_or_crashed_thread(name, |name| open_at(self.as_fd(), name)) {
+            match open_at(self.as_fd(), name) {
                 Ok(fd) => fds.push((*kind, fd)),
                 Err(errno) => warnings.push(ShimWarning::Open { what: name, errno }),
             }
@@ -65,8 +89,7 @@ impl ProcDir {
 
     /// The target of the link `name`. Empty if it cannot be read.
     pub(super) fn read_link(&self, name: &'static str, warnings: &mut Vec<ShimWarning>) -> Vec<u8> {
-        let target = self.in_main_or_crashed_thread(name, |name| read_link_at(self.as_fd(), name));
-        target.unwrap_or_else(|errno| {
+        read_link_at(self.as_fd(), name).unwrap_or_else(|errno| {
             warnings.push(ShimWarning::Read { what: name, errno });
             Vec::new()
         })
@@ -78,22 +101,13 @@ impl ProcDir {
         limit: Duration,
         access: impl FnOnce(&OwnedFd) -> nix::Result<T> + Send + 'static,
     ) -> nix::Result<T> {
-        let dir = self.dir.try_clone().map_err(|_| Errno::EMFILE)?;
+        let dir = self.files().try_clone().map_err(|_| Errno::EMFILE)?;
         let (sender, receiver) = mpsc::channel();
         let thread = thread::Builder::new().spawn(move || {
             let _ = sender.send(access(&dir));
         });
         thread.map_err(|_| Errno::EAGAIN)?;
         receiver.recv_timeout(limit).map_err(|_| Errno::ETIMEDOUT)?
-    }
-
-    /// Calls `access` with `name`, and if that fails with the path of the same file in the thread that crashed.
-    pub(super) fn in_main_or_crashed_thread<T>(
-        &self,
-        name: &str,
-        access: impl Fn(&str) -> nix::Result<T>,
-    ) -> nix::Result<T> {
-        access(name).or_else(|errno| access(&format!("task/{}/{name}", self.tid.ok_or(errno)?)))
     }
 }
 

@@ -117,7 +117,7 @@ fn open_pidfd(pid: Pid, inherited: Option<RawFd>) -> io::Result<OwnedFd> {
 fn read_threads(dir: &ProcDir, offer: &Offer) -> Vec<ThreadStatus> {
     let crashed = offer.tid.filter(|tid| offer.pid != Some(*tid)).map(|tid| format!("task/{tid}/status"));
     let paths = crashed.into_iter().chain(["status".to_owned()]);
-    let threads: Option<_> = paths.map(|path| ThreadStatus::parse(&read_text_at(dir.as_fd(), &path).0)).collect();
+    let threads: Option<_> = paths.map(|path| ThreadStatus::parse(&read_text_at(dir.of_process(), &path).0)).collect();
     threads.unwrap_or_default()
 }
 
@@ -136,13 +136,15 @@ fn own_start_time() -> u64 {
 
 fn read_identity(offer: &mut Offer, dir: &ProcDir, warnings: &mut Vec<ShimWarning>) {
     offer.cgroup = cgroups_first(&dir.read_beginning("cgroup", MAX_CGROUP, warnings));
-    match parse_stat(&dir.read_text("stat", warnings)) {
-        Some(Stat { comm, start_time, arguments }) => {
+    let text = dir.read_text("stat", warnings);
+    let of_process = dir.main_thread_has_ended().then(|| read_text_at(dir.of_process(), "stat").0);
+    match (parse_stat(of_process.as_ref().unwrap_or(&text)), parse_stat(&text)) {
+        (Some(Stat { comm, start_time, .. }), Some(Stat { arguments, .. })) => {
             offer.comm = comm.to_vec();
             offer.start_time = start_time;
             offer.arguments = arguments;
         }
-        None => warnings.push(ShimWarning::MalformedStat),
+        _ => warnings.push(ShimWarning::MalformedStat),
     }
     offer.login_uid = parse_login_uid(&read_text_at(dir.as_fd(), "loginuid").0);
     offer.exe = dir.read_link("exe", warnings);

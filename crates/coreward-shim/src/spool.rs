@@ -9,7 +9,9 @@ use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, SpliceFFlags, splice};
 use nix::sys::stat::{Mode, fchmod, fstat, fstatat, mkdirat, stat};
+use nix::sys::statfs::{FsType, TMPFS_MAGIC, fstatfs};
 use nix::sys::statvfs::fstatvfs;
+use nix::sys::sysinfo::sysinfo;
 use nix::unistd::{Gid, Pid, Uid, fchown};
 use std::ffi::CStr;
 use std::fmt;
@@ -36,6 +38,10 @@ const STEP: u64 = 1 << 20;
 const MODE: Mode = Mode::from_bits_truncate(0o770);
 /// Access lists that a directory inherits (acl(5)).
 const ACCESS_LISTS: [&CStr; 2] = [c"system.posix_acl_access", c"system.posix_acl_default"];
+/// A spool in memory takes at most this fraction of it.
+const MEMORY_FRACTION: u64 = 16;
+/// `RAMFS_MAGIC` (include/uapi/linux/magic.h).
+const RAMFS: FsType = FsType(0x8584_58f6);
 /// Size of the units of `st_blocks` (stat(3type)).
 const BLOCK: u64 = 512;
 
@@ -137,7 +143,7 @@ impl SpoolDir {
             }
         }
         let group = group.unwrap_or(Gid::from_raw(stat.st_gid));
-        fchown(&dir, None, Some(group))?;
+        change_group(&dir, group)?;
         fchmod(&dir, MODE)?;
         Ok(Self { dir, group })
     }
@@ -152,7 +158,7 @@ impl SpoolDir {
             SpoolContent::OfferOnly { .. } => 0,
         };
         let mut file = File::from(tmpfile::create(self.dir.as_fd(), Mode::from_bits_truncate(0o640))?);
-        fchown(&file, None, Some(self.group))?;
+        change_group(&file, self.group)?;
         file.write_all(&crash.encode_offer(&[]))?;
         crash.offer.cut = match &crash.core {
             Some(core) if content == SpoolContent::OfferAndCore => {
@@ -189,9 +195,25 @@ impl SpoolDir {
     /// Most bytes of a core that may be written if the spool already uses `used`.
     fn room_for_core(&self, used: u64) -> io::Result<u64> {
         let volume = fstatvfs(&self.dir)?;
-        let free = volume.blocks_available() * volume.fragment_size();
-        Ok(MAX_CORE.min(MAX_TOTAL.saturating_sub(used)).min(free / FREE_FRACTION))
+        // ramfs and some FUSE file systems do not tell.
+        let free = if volume.blocks() == 0 { u64::MAX } else { volume.blocks_available() * volume.fragment_size() };
+        Ok(MAX_CORE.min(self.max_total().saturating_sub(used)).min(free / FREE_FRACTION))
     }
+
+    /// Largest size of the spool, where cores are concerned. Files in memory leave that to other programs.
+    fn max_total(&self) -> u64 {
+        let is_memory = fstatfs(&self.dir).is_ok_and(|found| [TMPFS_MAGIC, RAMFS].contains(&found.filesystem_type()));
+        let memory = if is_memory { sysinfo().map_or(0, |machine| machine.ram_total()) } else { u64::MAX };
+        MAX_TOTAL.min(memory / MEMORY_FRACTION)
+    }
+}
+
+/// Gives `file` to the daemon's group. Where the file system has no owners, it may be that group's already.
+fn change_group(file: impl AsFd, group: Gid) -> io::Result<()> {
+    if fstat(&file)?.st_gid != group.as_raw() {
+        fchown(&file, None, Some(group))?;
+    }
+    Ok(())
 }
 
 /// Moves the core from the pipe into the file, up to `max` bytes. Returns whether it was truncated.

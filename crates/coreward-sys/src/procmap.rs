@@ -18,7 +18,12 @@ pub struct Mapping {
     pub minor: u32,
     /// The file; 0 without one.
     pub inode: u64,
+    /// The name that maps shows, up to the first space; empty without one.
+    pub name: String,
 }
+
+/// Room for any name (PATH_MAX).
+const NAME_ROOM: usize = 4096;
 
 /// `struct procmap_query` (include/uapi/linux/fs.h).
 #[repr(C)]
@@ -50,20 +55,33 @@ mod ioctl {
 /// # Errors
 /// The error of ioctl(2). `ENOTTY`: the kernel has no such request, and [`parse`] is what is left.
 pub fn mapping_at(maps: &File, address: u64) -> nix::Result<Option<Mapping>> {
-    let mut query =
-        ProcmapQuery { size: size_of::<ProcmapQuery>() as u64, query_addr: address, ..ProcmapQuery::default() };
-    // SAFETY: the kernel reads and writes one procmap_query, which outlives the call. Without buffers for a name and a build ID
-    // (both sizes are 0) it writes nowhere else.
+    let mut name = [0_u8; NAME_ROOM];
+    let mut query = ProcmapQuery {
+        size: size_of::<ProcmapQuery>() as u64,
+        query_addr: address,
+        vma_name_size: u32::try_from(NAME_ROOM).unwrap_or(0),
+        vma_name_addr: name.as_mut_ptr().expose_provenance() as u64,
+        ..ProcmapQuery::default()
+    };
+    // SAFETY: the kernel reads and writes one procmap_query, and at most `vma_name_size` bytes of `name`; both outlive the call.
+    // Without a buffer for a build ID (its size is 0) it writes nowhere else.
     match unsafe { ioctl::procmap_query(maps.as_raw_fd(), &raw mut query) } {
         Ok(_) => Ok(Some(Mapping {
             range: query.vma_start..query.vma_end,
             major: query.dev_major,
             minor: query.dev_minor,
             inode: query.inode,
+            name: first_word(&name),
         })),
         Err(Errno::ENOENT) => Ok(None),
         Err(errno) => Err(errno),
     }
+}
+
+/// What stands before the first space or the end of a NUL-terminated text.
+fn first_word(text: &[u8]) -> String {
+    let word = text.split(|byte| *byte == 0 || byte.is_ascii_whitespace()).next();
+    String::from_utf8_lossy(word.unwrap_or_default()).into_owned()
 }
 
 /// The mapping that a line of `/proc/PID/maps` describes: `begin-end perms offset major:minor inode path`.
@@ -79,6 +97,7 @@ pub fn parse(line: &str) -> Option<Mapping> {
         major: hex32(major)?,
         minor: hex32(minor)?,
         inode: fields.next()?.parse().ok()?,
+        name: fields.next().unwrap_or_default().to_owned(),
     })
 }
 

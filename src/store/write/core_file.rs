@@ -1,7 +1,7 @@
 //! Writing a core file, from its creation to its publication.
 
-use super::acl;
 use crate::crash::Record;
+use crate::store::access_list;
 use crate::store::core_dir::core_file_name;
 use crate::store::format::{self, FRAME_LEN, FormatError, HEADER_ROOM, field};
 use coreward_sys::{sparse_io, tmpfile};
@@ -12,7 +12,7 @@ use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
-/// A core file that is being written. It has no name before it is published; dropped, it leaves nothing behind.
+/// A core file that is being written. It has no name before it is published, or a hidden one.
 #[derive(Debug)]
 pub struct CoreFile {
     file: File,
@@ -190,7 +190,7 @@ impl CoreFile {
     /// # Errors
     /// The error of fsetxattr(2).
     pub fn grant_read(&self, uid: Uid) -> io::Result<()> {
-        acl::grant_read(self.file.as_fd(), uid)
+        access_list::grant_read(self.file.as_fd(), uid)
     }
 
     /// Completes the file with header, seek table and record, syncs it to disk and links it into `dir`. If `dir` already has the

@@ -75,7 +75,7 @@ fn volume_is_full(catalog: &Path) -> bool {
     static TRIAL: [u8; 64 << 10] = [0; 64 << 10];
     let write = || -> io::Result<()> {
         let dir = File::open(catalog.parent().unwrap_or(catalog))?;
-        File::from(tmpfile::create(dir.as_fd(), Mode::from_bits_truncate(0o600))?).write_all(&TRIAL)
+        File::from(tmpfile::create_scratch(dir.as_fd(), Mode::from_bits_truncate(0o600))?).write_all(&TRIAL)
     };
     write()
         .err()

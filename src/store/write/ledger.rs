@@ -5,17 +5,19 @@ use crate::crash::CrashId;
 use crate::policy::evict::{Attribution, BugKey};
 use crate::policy::quota::{QuotaLimits, Quotas};
 use crate::store::core_dir::delete_core;
+use crate::store::memory::memory_of_this_process;
 use crate::store::pin::{self, Evictable};
-use nix::sys::statvfs::fstatvfs;
+use crate::store::volume::{Space, Volume};
 use std::collections::HashSet;
 use std::io::ErrorKind;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The accounts of one directory of core files, shared by all captures.
 #[derive(Debug)]
 pub struct Ledger {
     dir: OwnedFd,
+    volume: Volume,
     state: Mutex<LedgerState>,
 }
 
@@ -41,7 +43,14 @@ impl Ledger {
     /// An empty ledger for the core files in `dir`.
     #[must_use]
     pub fn new(dir: OwnedFd) -> Self {
-        Self { dir, state: Mutex::default() }
+        let volume = Volume::probe(dir.as_fd(), memory_of_this_process());
+        Self { dir, volume, state: Mutex::default() }
+    }
+
+    /// The file system of that directory.
+    #[must_use]
+    pub fn volume(&self) -> &Volume {
+        &self.volume
     }
 
     /// The directory of the core files.
@@ -57,7 +66,7 @@ impl Ledger {
     /// The limits in force on this volume.
     pub fn limits(&self) -> QuotaLimits {
         let quotas = self.state().quotas;
-        quotas.on_volume(fstatvfs(&self.dir).map_or(0, |volume| volume.blocks() * volume.fragment_size()))
+        self.volume.limits(&quotas, Space::of(self.dir.as_fd()).map_or(0, |space| space.size))
     }
 
     /// Stored and reserved bytes, and the number of stored cores.
@@ -188,7 +197,7 @@ impl Ledger {
                 return false;
             }
             Evictable::BeingRead => return false,
-            held @ (Evictable::Yes(_) | Evictable::Gone) => held,
+            held @ (Evictable::Yes(_) | Evictable::Unlocked | Evictable::Gone) => held,
         };
         let Some(entry) = self.state().usage.remove(id) else { return false };
         // Deleting a large file takes time; the ledger is not locked meanwhile.
@@ -209,7 +218,7 @@ impl Ledger {
 
     /// Bytes on the volume that are free for this user.
     fn free_bytes(&self) -> u64 {
-        fstatvfs(&self.dir).map_or(0, |volume| volume.blocks_available() * volume.fragment_size())
+        Space::of(self.dir.as_fd()).map_or(0, |space| space.free)
     }
 
     fn state(&self) -> MutexGuard<'_, LedgerState> {

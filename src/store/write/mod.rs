@@ -1,6 +1,5 @@
 //! The daemon's side: it writes core files and the catalog, and accounts for their disk space.
 
-mod acl;
 mod catalog;
 mod charges;
 mod command;

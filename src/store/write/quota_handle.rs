@@ -25,6 +25,12 @@ impl QuotaHandle {
         self.ledger.dir()
     }
 
+    /// Whether a large core may be copied to an uncompressed file while its process waits.
+    #[must_use]
+    pub fn may_spill(&self) -> bool {
+        self.ledger.volume().may_spill()
+    }
+
     /// Who is charged.
     #[must_use]
     pub fn principal(&self) -> &Principal {

@@ -1,6 +1,6 @@
 //! The tables of `catalog.db`: creating them, and converting those of an older version.
 
-use super::error::CatalogError;
+use super::error::{CatalogError, needs_reopening};
 use super::{charges, counters, rows};
 use crate::crash::Record;
 use crate::store::columns::RecordedCore;
@@ -19,18 +19,14 @@ const MAX_JOURNAL: i64 = 8 << 20;
 
 /// Opens the catalog for writing; a file or tables that are missing are created.
 pub(super) fn open(path: &Path) -> Result<Connection, CatalogError> {
-    let mut db = Connection::open(path)?;
-    // SQLite silently opens a file that it cannot write for reading, and would never try to write again.
-    if db.is_readonly("main")? {
-        return Err(CatalogError::ReadOnly);
-    }
-    db.busy_timeout(Duration::from_secs(5))?;
+    let mut db = match open_with_wal(path) {
+        // Its index is shared memory, in a file that is mapped. Not every file system can do that (9p, FUSE with direct I/O).
+        Err(CatalogError::Sqlite(error)) if needs_reopening(&error) => open_without_wal(path)?,
+        opened => opened?,
+    };
     // More than there are: with fewer, each row of a storm has some of them parsed again.
     db.set_prepared_statement_cache_capacity(STATEMENTS);
-    // Pages that deleted rows leave can be given back. It must be set before anything is written.
-    db.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
-    // With WAL readers do not block the writer; with FULL a committed row survives a power failure.
-    db.pragma_update(None, "journal_mode", "WAL")?;
+    // With FULL a committed row survives a power failure.
     db.pragma_update(None, "synchronous", "FULL")?;
     db.pragma_update(None, "journal_size_limit", MAX_JOURNAL)?;
     check(&db, path)?;
@@ -43,6 +39,44 @@ pub(super) fn open(path: &Path) -> Result<Connection, CatalogError> {
     }
     charges::prepare(&mut db)?;
     counters::prepare(&db)?;
+    Ok(db)
+}
+
+fn open_to_write(path: &Path) -> Result<Connection, CatalogError> {
+    let db = Connection::open(path)?;
+    // SQLite silently opens a file that it cannot write for reading, and would never try to write again.
+    if db.is_readonly("main")? {
+        return Err(CatalogError::ReadOnly);
+    }
+    db.busy_timeout(Duration::from_secs(5))?;
+    Ok(db)
+}
+
+/// With a write-ahead log readers do not block the writer.
+fn open_with_wal(path: &Path) -> Result<Connection, CatalogError> {
+    let db = open_to_write(path)?;
+    // Pages that deleted rows leave can be given back. It must be set before anything is written.
+    db.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    db.pragma_update(None, "journal_mode", "WAL")?;
+    // Only an access shows whether that works.
+    db.query_one("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+    Ok(db)
+}
+
+/// With a rollback journal. A file that was left with a write-ahead log is converted under an exclusive lock, which needs no shared
+/// memory.
+fn open_without_wal(path: &Path) -> Result<Connection, CatalogError> {
+    let db = open_to_write(path)?;
+    db.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+    db.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    db.pragma_update(None, "journal_mode", "TRUNCATE")?;
+    db.pragma_update(None, "locking_mode", "NORMAL")?;
+    // The lock is given up at the next access.
+    db.query_one("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+    tracing::info!(
+        "{}: its file system has no shared memory: readers and the daemon wait for each other",
+        path.display()
+    );
     Ok(db)
 }
 

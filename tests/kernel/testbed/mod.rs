@@ -4,12 +4,14 @@ mod cgroup;
 mod command;
 mod core_pattern;
 mod daemon;
+mod memory_limit;
 mod programs;
 mod volume;
 
 pub(crate) use cgroup::Cgroup;
 pub(crate) use command::{RunToEnd, coreward, run_tool, text};
 pub(crate) use daemon::{Daemon, unsupervised};
+pub(crate) use memory_limit::MemoryLimit;
 pub(crate) use programs::{program, shim};
 pub(crate) use volume::Volume;
 

@@ -1,9 +1,12 @@
-//! Small file systems that fill up, turn read-only or block.
+//! Small file systems that fill up, turn read-only or block, and such that lack what others have.
 
 use super::TestBed;
 use super::command::{RunToEnd, run_tool};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+
+/// The directories in the state directory.
+const DIRS: [&str; 2] = ["cores", "spool"];
 
 /// A small file system, in a file, mounted on the state directory until it is dropped.
 pub(crate) struct Volume {
@@ -25,15 +28,67 @@ impl Volume {
         volume
     }
 
+    /// A tmpfs.
+    pub(crate) fn in_memory(bed: &TestBed, size: &str) -> Self {
+        let mounted = bed.root.state_dir();
+        let (size, to) = (format!("size={size}"), mounted.to_str().unwrap());
+        run_tool("mount", &["-t", "tmpfs", "-o", &size, "coreward-test", to]);
+        Self::with_dirs(mounted)
+    }
+
+    /// A directory of the disk served through FUSE: no files without a name, no renaming without replacing, and with `direct_io` no
+    /// shared mappings, as NFS and 9p.
+    pub(crate) fn served(bed: &TestBed, options: &[&str]) -> Self {
+        let (below, mounted) = (bed.path("below"), bed.root.state_dir());
+        std::fs::create_dir(&below).unwrap();
+        let paths = [below.to_str().unwrap(), mounted.to_str().unwrap()];
+        remove_dirs(&mounted);
+        run_tool("bindfs", &[options, paths.as_slice()].concat());
+        Self::with_dirs(mounted)
+    }
+
+    /// An exFAT: no owners, permissions, links, holes, attributes or access lists.
+    pub(crate) fn exfat(bed: &TestBed, size: &str, options: &str) -> Self {
+        let (image, mounted) = (bed.path("volume"), bed.root.state_dir());
+        run_tool("truncate", &["-s", size, image.to_str().unwrap()]);
+        run_tool("mkfs.exfat", &[image.to_str().unwrap()]);
+        let options = format!("loop,{options}");
+        let paths = [image.to_str().unwrap(), mounted.to_str().unwrap()];
+        remove_dirs(&mounted);
+        run_tool("mount", &[["-t", "exfat-fuse", "-o", &options].as_slice(), &paths].concat());
+        Self::with_dirs(mounted)
+    }
+
+    /// An overlay over a directory of the disk.
+    pub(crate) fn overlay(bed: &TestBed) -> Self {
+        let mounted = bed.root.state_dir();
+        let dirs = ["lower", "upper", "work"].map(|name| bed.path(name));
+        dirs.iter().for_each(|dir| std::fs::create_dir(dir).unwrap());
+        let [lower, upper, work] = dirs.map(|dir| dir.display().to_string());
+        let options = format!("lowerdir={lower},upperdir={upper},workdir={work}");
+        run_tool("mount", &["-t", "overlay", "-o", &options, "coreward-test", mounted.to_str().unwrap()]);
+        Self::with_dirs(mounted)
+    }
+
+    fn with_dirs(mounted: PathBuf) -> Self {
+        let volume = Self { mounted };
+        volume.create_dirs();
+        volume
+    }
+
+    fn create_dirs(&self) {
+        for dir in DIRS {
+            std::fs::create_dir_all(self.mounted.join(dir)).unwrap();
+        }
+    }
+
     fn make(bed: &TestBed, size: &str, mkfs: &[&str]) -> Self {
         let image = bed.path("volume");
         let image = image.to_str().unwrap();
         run_tool("truncate", &["-s", size, image]);
         run_tool(mkfs[0], &[&mkfs[1..], &[image]].concat());
         let volume = Self::mount(bed);
-        for dir in ["cores", "spool"] {
-            std::fs::create_dir_all(volume.mounted.join(dir)).unwrap();
-        }
+        volume.create_dirs();
         volume
     }
 
@@ -52,6 +107,13 @@ impl Volume {
     /// Remounts with the option `mode`.
     pub(crate) fn remount(&self, mode: &str) {
         run_tool("mount", &["-o", &format!("remount,{mode}"), self.mounted.to_str().unwrap()]);
+    }
+}
+
+/// FUSE mounts over empty directories only.
+fn remove_dirs(state: &Path) {
+    for dir in DIRS {
+        std::fs::remove_dir(state.join(dir)).expect("an empty directory");
     }
 }
 
