@@ -396,7 +396,10 @@ fn every_decision_has_a_line_in_the_list_and_a_number_of_its_own() {
     for (number, file) in (1..).zip(files) {
         let name = file.strip_prefix("docs/decisions/").unwrap();
         assert!(name.starts_with(&format!("{number:04}-")), "{file}: the next number is {number:04}");
-        let line = list.lines().find(|line| line.contains(&format!("]({name})"))).unwrap_or_else(|| panic!("no line for {file}"));
+        let line = list
+            .lines()
+            .find(|line| line.contains(&format!("]({name})")))
+            .unwrap_or_else(|| panic!("no line for {file}"));
         assert!(line.starts_with(&format!("{number}. ")), "{line}");
         let text = read(&file);
         assert!(

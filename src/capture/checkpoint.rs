@@ -3,6 +3,7 @@
 use super::chunk::{self, CHUNK_LEN, frame_content};
 use super::core_writer::{CoreLimits, CoreWriter};
 use super::error::CaptureError;
+use super::holes::Holes;
 use super::plan::CapturePlan;
 use super::snapshot::{Snapshot, process_notes};
 use super::staging::StagingArea;
@@ -109,7 +110,8 @@ impl CaptureCheckpoint {
         staging.memory.read_exact_at(&mut headers, 0).map_err(CaptureError::Read)?;
         let layout = CoreLayout::read(&headers).map_err(CaptureError::NotACore)?;
         let total_len = layout.total_len;
-        let Ok(plan) = CapturePlan::new(Arc::new(layout), "", &[], &|_| true, |_, _| Ok::<(), Infallible>(()));
+        let Ok(plan) =
+            CapturePlan::new(Arc::new(layout), "", Holes::default(), &[], &|_| true, |_, _| Ok::<(), Infallible>(()));
         let expected_content = |number: u64| {
             // Beyond the last chunk there is no range.
             let part = || chunk::framed_part(&chunk::range(number, total_len));

@@ -116,7 +116,7 @@ impl TrustedFileSystems {
     fn pages_of(&self, mapping: &Mapping) -> ReadablePages {
         let minor = &mapping.minor;
         let is_local = || self.local.contains(minor) || kernel_internal().contains(minor);
-        if mapping.inode == 0 || mapping.major != 0 || is_local() {
+        if mapping.has_no_file() || mapping.major != 0 || is_local() {
             ReadablePages::All
         } else if self.remote.contains(minor) {
             ReadablePages::Present
@@ -137,7 +137,7 @@ mod tests {
     use super::*;
 
     fn mapping(major: u32, minor: u32, inode: u64) -> Mapping {
-        Mapping { range: 0..4096, major, minor, inode }
+        Mapping { range: 0..4096, major, minor, inode, offset: 0 }
     }
 
     #[test]
@@ -145,6 +145,7 @@ mod tests {
         let trusted = TrustedFileSystems { local: vec![500], remote: vec![501] };
         let pages = |major, minor, inode| trusted.pages_of(&mapping(major, minor, inode));
         assert_eq!(pages(0, 502, 9), ReadablePages::Anonymous);
+        assert_eq!(pages(0, 502, 0), ReadablePages::Anonymous, "a server may number its files from 0");
         assert_eq!(pages(0, 500, 9), ReadablePages::All);
         assert_eq!(pages(0, 501, 9), ReadablePages::Present);
         assert_eq!(pages(8, 502, 9), ReadablePages::All, "a block device");

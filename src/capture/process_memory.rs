@@ -1,6 +1,7 @@
 //! The memory of a parked process. Only a reader process reads it (module `reader`).
 
 use super::chunk::{SourceError, buffer_len};
+use super::holes::Holes;
 use super::page_access::{PageAccess, ReadablePages, TrustedFileSystems};
 use super::plan::CapturePlan;
 use crate::elf::{self, CoreLayout};
@@ -56,14 +57,15 @@ impl LiveMemory {
         self.access.as_ref().and_then(PageAccess::text).unwrap_or_default()
     }
 
-    /// Plans the capture of this memory, whose core has this layout; `None` if the process has no memory any more.
-    pub fn plan(&self, layout: Arc<CoreLayout>) -> Option<CapturePlan> {
+    /// Plans the capture of this memory, whose core has this layout and which has these holes; `None` if the process has no memory any
+    /// more.
+    pub fn plan(&self, layout: Arc<CoreLayout>, holes: Holes) -> Option<CapturePlan> {
         let libraries = layout.notes.program_headers.map(|(address, count)| {
             elf::link_map_ranges(address, count, |address, length| self.read_vec(address, length))
         });
         let answers = |address| self.answers(address);
         let present_runs = |range, found: &mut dyn FnMut(Range<u64>)| self.present_runs(range, found);
-        CapturePlan::new(layout, &self.maps(), &libraries.unwrap_or_default(), &answers, present_runs).ok()
+        CapturePlan::new(layout, &self.maps(), holes, &libraries.unwrap_or_default(), &answers, present_runs).ok()
     }
 
     /// Whether pages were left out, because nobody may ever answer for them (decision 42).

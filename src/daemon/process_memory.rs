@@ -19,6 +19,8 @@ pub(super) struct ProcessMemory {
     files: ProcessFiles,
     arguments: Range<u64>,
     trusted: TrustedFileSystems,
+    /// What the shim found out about absent pages.
+    holes: Option<OwnedFd>,
     /// Nothing is read without a place.
     place: Option<Arc<Place>>,
     reader: Option<Reader>,
@@ -35,6 +37,11 @@ impl ProcessMemory {
         *place(&mut self.files) = Some(fd.into());
         // It does not know this file.
         self.reader = None;
+    }
+
+    /// The list of the memory's holes ([`coreward_wire::FdKind::Holes`]).
+    pub(super) fn set_holes(&mut self, holes: OwnedFd) {
+        self.holes = Some(holes);
     }
 
     /// From now on the process may be read.
@@ -80,7 +87,7 @@ impl ProcessMemory {
         let reader = self.take_reader(pool)?;
         // It is killed when the core is copied.
         self.give_up(&reader);
-        RemoteProcess::new(reader, headers)
+        RemoteProcess::new(reader, headers, self.holes.take())
     }
 
     /// Whether the kernel can dump the process without waiting for anybody who may never answer. What cannot be found out may not.

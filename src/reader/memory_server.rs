@@ -5,7 +5,7 @@ use super::facts::{build_id_of_file, read_facts};
 use super::image_server::ImageServer;
 use super::protocol::{Answer, ProcessFile, Request};
 use super::stack::{unwind_crashed_thread, unwind_other_threads};
-use crate::capture::{CapturePlan, LiveFiles, LiveMemory, StagingFiles, TrustedFileSystems};
+use crate::capture::{CapturePlan, Holes, LiveFiles, LiveMemory, StagingFiles, TrustedFileSystems};
 use crate::elf::CoreLayout;
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -62,8 +62,9 @@ impl MemoryServer {
                 Answer::BuildId(fds.into_iter().next().and_then(|file| build_id_of_file(&File::from(file))))
             }
             Request::Plan => {
-                let plan =
-                    self.memory.as_ref().zip(self.layout.clone()).and_then(|(memory, layout)| memory.plan(layout));
+                let holes = fds.into_iter().next().map(File::from).and_then(|file| Holes::read(&file).ok());
+                let read = self.memory.as_ref().zip(self.layout.clone());
+                let plan = read.and_then(|(memory, layout)| memory.plan(layout, holes.unwrap_or_default()));
                 self.plan = plan.map(Arc::new);
                 Answer::Plan(self.plan.as_ref().map(|plan| plan.summary()))
             }

@@ -30,7 +30,7 @@ pub(super) enum Request {
     Stack(SignatureContext),
     /// Answered with [`Answer::OtherThreads`]; the record has modules with these first addresses.
     OtherThreads(Vec<u64>),
-    /// Answered with [`Answer::Plan`].
+    /// Answered with [`Answer::Plan`]; with it comes the list of holes, if there is one.
     Plan,
     /// Answered with [`Answer::Answers`].
     Answers,

@@ -28,6 +28,11 @@ impl ProcDir {
         Ok(Self { dir: openat::open_dir(Path::new(&format!("/proc/{pid}")))?, tid })
     }
 
+    /// The thread that crashed.
+    pub(super) fn crashed_thread(&self) -> Option<Pid> {
+        self.tid
+    }
+
     pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
         self.dir.as_fd()
     }

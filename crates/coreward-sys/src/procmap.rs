@@ -16,9 +16,24 @@ pub struct Mapping {
     pub major: u32,
     /// Minor number.
     pub minor: u32,
-    /// The file; 0 without one.
+    /// The file; 0 without one, but also that of the first System V shared memory segment.
     pub inode: u64,
+    /// Where it begins in the file, in bytes.
+    pub offset: u64,
 }
+
+impl Mapping {
+    /// Whether it is memory without a file. No file system has the device 0:0 (`get_anon_bdev`, fs/super.c); some have files with the
+    /// number 0.
+    #[must_use]
+    pub fn has_no_file(&self) -> bool {
+        (self.major, self.minor) == (0, 0)
+    }
+}
+
+/// `PROCMAP_QUERY_COVERING_OR_NEXT_VMA` and `PROCMAP_QUERY_FILE_BACKED_VMA` (include/uapi/linux/fs.h).
+const COVERING_OR_NEXT: u64 = 0x10;
+const FILE_BACKED: u64 = 0x20;
 
 /// `struct procmap_query` (include/uapi/linux/fs.h).
 #[repr(C)]
@@ -50,8 +65,24 @@ mod ioctl {
 /// # Errors
 /// The error of ioctl(2). `ENOTTY`: the kernel has no such request, and [`parse`] is what is left.
 pub fn mapping_at(maps: &File, address: u64) -> nix::Result<Option<Mapping>> {
-    let mut query =
-        ProcmapQuery { size: size_of::<ProcmapQuery>() as u64, query_addr: address, ..ProcmapQuery::default() };
+    query(maps, address, 0)
+}
+
+/// The mapping of a file that has `address`, or else the next one; `None` if there is none. `maps` is an open `/proc/PID/maps`.
+///
+/// # Errors
+/// As [`mapping_at`].
+pub fn next_file_mapping(maps: &File, address: u64) -> nix::Result<Option<Mapping>> {
+    query(maps, address, COVERING_OR_NEXT | FILE_BACKED)
+}
+
+fn query(maps: &File, address: u64, flags: u64) -> nix::Result<Option<Mapping>> {
+    let mut query = ProcmapQuery {
+        size: size_of::<ProcmapQuery>() as u64,
+        query_flags: flags,
+        query_addr: address,
+        ..ProcmapQuery::default()
+    };
     // SAFETY: the kernel reads and writes one procmap_query, which outlives the call. Without buffers for a name and a build ID
     // (both sizes are 0) it writes nowhere else.
     match unsafe { ioctl::procmap_query(maps.as_raw_fd(), &raw mut query) } {
@@ -60,6 +91,7 @@ pub fn mapping_at(maps: &File, address: u64) -> nix::Result<Option<Mapping>> {
             major: query.dev_major,
             minor: query.dev_minor,
             inode: query.inode,
+            offset: query.vma_offset,
         })),
         Err(Errno::ENOENT) => Ok(None),
         Err(errno) => Err(errno),
@@ -71,14 +103,16 @@ pub fn mapping_at(maps: &File, address: u64) -> nix::Result<Option<Mapping>> {
 pub fn parse(line: &str) -> Option<Mapping> {
     let mut fields = line.split_ascii_whitespace();
     let (begin, end) = fields.next()?.split_once('-')?;
-    let (major, minor) = fields.nth(2)?.split_once(':')?;
     let hex = |text: &str| u64::from_str_radix(text, 16).ok();
+    let offset = hex(fields.nth(1)?)?;
+    let (major, minor) = fields.next()?.split_once(':')?;
     let hex32 = |text: &str| u32::from_str_radix(text, 16).ok();
     Some(Mapping {
         range: hex(begin)?..hex(end)?,
         major: hex32(major)?,
         minor: hex32(minor)?,
         inode: fields.next()?.parse().ok()?,
+        offset,
     })
 }
 
@@ -117,5 +151,12 @@ mod tests {
             assert_eq!(mapping_at(&maps, mapping.range.end - 1).unwrap().as_ref(), Some(mapping));
         }
         assert_eq!(mapping_at(&maps, 0).unwrap(), None);
+        let mut walked = Vec::new();
+        let mut address = 0;
+        while let Some(mapping) = next_file_mapping(&maps, address).unwrap() {
+            address = mapping.range.end;
+            walked.push(mapping);
+        }
+        assert!(parsed.iter().filter(|mapping| !mapping.has_no_file()).eq(&walked), "{walked:?}");
     }
 }

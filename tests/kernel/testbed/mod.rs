@@ -7,7 +7,7 @@ mod daemon;
 mod programs;
 mod volume;
 
-pub(crate) use cgroup::Cgroup;
+pub(crate) use cgroup::{Cgroup, MemoryCgroup};
 pub(crate) use command::{RunToEnd, coreward, run_tool, text};
 pub(crate) use daemon::{Daemon, unsupervised};
 pub(crate) use programs::{program, shim};
