@@ -1,5 +1,6 @@
 //! What a shim keeps of a snapshot, so that the next daemon can finalize the core if this one is killed.
 
+use super::MissingPages;
 use super::chunk::{self, CHUNK_LEN, frame_content};
 use super::core_writer::{CoreLimits, CoreWriter};
 use super::error::CaptureError;
@@ -146,7 +147,7 @@ impl CaptureCheckpoint {
             level: self.level,
             in_memory: self.in_memory,
             // The record says so already.
-            has_unread_pages: false,
+            missing_pages: MissingPages::default(),
         })
     }
 }

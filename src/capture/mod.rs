@@ -59,7 +59,7 @@ pub use parked::{ParkedImage, ParkedProcess};
 pub use peek::{PeekedHeaders, peek_headers};
 pub use plan::{CapturePlan, PlanSummary};
 pub use process_image::ProcessImage;
-pub use process_memory::{LiveFiles, LiveMemory};
+pub use process_memory::{LiveFiles, LiveMemory, MissingPages};
 pub use saved_core::SavedCore;
 pub use snapshot::{Snapshot, SnapshotError, SnapshotRequest, snapshot};
 pub use staging::StagingArea;

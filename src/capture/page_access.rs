@@ -95,6 +95,27 @@ impl PageAccess {
         mappings.all(|mapping| self.trusted.pages_of(&mapping) != ReadablePages::Anonymous)
     }
 
+    /// Calls `found` with each line of `/proc/PID/maps`, however many there are.
+    pub(super) fn for_each_line(&self, mut found: impl FnMut(&str)) {
+        let mut buffer = vec![0; 64 << 10];
+        let (mut position, mut kept) = (0, 0);
+        loop {
+            match self.maps.read_at(&mut buffer[kept..], position) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Ok(0) | Err(_) => return,
+                Ok(count) => {
+                    position += count as u64;
+                    kept += count;
+                }
+            }
+            // A name has at most a page, so a buffer without the end of a line is not the kernel's.
+            let Some(end) = buffer[..kept].iter().rposition(|byte| *byte == b'\n') else { return };
+            buffer[..end].split(|byte| *byte == b'\n').for_each(|line| found(&String::from_utf8_lossy(line)));
+            buffer.copy_within(end + 1..kept, 0);
+            kept -= end + 1;
+        }
+    }
+
     /// The text of `/proc/PID/maps` from its beginning: the descriptor shares its position with the shim's, and with those of
     /// earlier daemons.
     pub(super) fn text(&self) -> Option<String> {

@@ -18,8 +18,13 @@ pub enum PeekedHeaders {
     Complete(Headers),
     /// Others have taken the memory for them.
     NoMemory,
-    /// They have this many bytes, more than the pipe can hold.
-    TooLong(u64),
+    /// They have more bytes than the pipe can hold.
+    TooLong {
+        /// How many.
+        length: u64,
+        /// The first of them, as many as the pipe held.
+        beginning: Headers,
+    },
     /// Not the beginning of a 64-bit core: a 32-bit one, the rest of a stream, or something else.
     Unsupported(ElfError),
     /// Nothing arrived.
@@ -64,10 +69,8 @@ pub fn peek_headers(
         Ok(length) => length,
         Err(error) => return Ok(PeekedHeaders::Unsupported(error)),
     };
-    if length > u64::from(PIPE_MAX) {
-        return Ok(PeekedHeaders::TooLong(length));
-    }
-    let Some(grant) = HeadersGrant::wait(budget, length, Instant::now() + MEMORY_TIMEOUT) else {
+    let expected = length.min(u64::from(PIPE_MAX));
+    let Some(grant) = HeadersGrant::wait(budget, expected, Instant::now() + MEMORY_TIMEOUT) else {
         return Ok(PeekedHeaders::NoMemory);
     };
     let rest = length.saturating_sub(bytes.len() as u64);
@@ -85,7 +88,12 @@ pub fn peek_headers(
     let mut bytes = Vec::new();
     read_more(&mut copy, length, &mut bytes)?;
     let is_complete = is_complete(&mut bytes, length);
-    Ok(if is_complete { PeekedHeaders::Complete(Headers::new(bytes, grant)) } else { PeekedHeaders::TooLong(length) })
+    let headers = Headers::new(bytes, grant);
+    Ok(if is_complete {
+        PeekedHeaders::Complete(headers)
+    } else {
+        PeekedHeaders::TooLong { length, beginning: headers }
+    })
 }
 
 /// Whether there are `length` bytes; more are cut off.

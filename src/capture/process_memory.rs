@@ -8,6 +8,7 @@ use crate::elf::{self, CoreLayout};
 use crate::unwind::ReadMemory;
 use coreward_sys::pagemap::{self, PAGE, PageKind};
 use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 use std::ops::Range;
@@ -36,8 +37,20 @@ pub struct LiveMemory {
     access: Option<PageAccess>,
     /// Pages were left out, because nobody may ever answer for them.
     has_unread: AtomicBool,
+    /// Pages that are there could not be read.
+    has_refused: AtomicBool,
     /// Reads at addresses that pread(2) takes for negative use the file's position, which there is only one of.
     position: Mutex<()>,
+}
+
+/// Which pages are zeros in the core, though they may have been something else.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MissingPages {
+    /// Those for which nobody may ever answer (decision 42).
+    pub unanswered: bool,
+    /// Those that the kernel refused to read: it reads memory that the process itself may not read only if `proc_mem.force_override=`
+    /// lets it (Documentation/admin-guide/kernel-parameters.txt), and none that is damaged.
+    pub refused: bool,
 }
 
 /// pread(2) takes addresses from here on for negative offsets. The vsyscall page of x86_64 is up there.
@@ -49,12 +62,26 @@ impl LiveMemory {
     pub fn new(files: LiveFiles) -> Self {
         let LiveFiles { mem, pagemap, maps, trusted } = files;
         let access = maps.map(|maps| PageAccess::new(maps, trusted));
-        Self { mem, pagemap, access, has_unread: AtomicBool::new(false), position: Mutex::default() }
+        Self {
+            mem,
+            pagemap,
+            access,
+            has_unread: AtomicBool::new(false),
+            has_refused: AtomicBool::new(false),
+            position: Mutex::default(),
+        }
     }
 
     /// The text of `/proc/PID/maps`; empty if it cannot be read.
     pub fn maps(&self) -> String {
         self.access.as_ref().and_then(PageAccess::text).unwrap_or_default()
+    }
+
+    /// Calls `found` with each line of `/proc/PID/maps`; of none if it cannot be read.
+    pub fn for_each_mapping(&self, found: impl FnMut(&str)) {
+        if let Some(access) = &self.access {
+            access.for_each_line(found);
+        }
     }
 
     /// Plans the capture of this memory, whose core has this layout and which has these holes; `None` if the process has no memory any
@@ -68,9 +95,20 @@ impl LiveMemory {
         CapturePlan::new(layout, &self.maps(), holes, &libraries.unwrap_or_default(), &answers, present_runs).ok()
     }
 
-    /// Whether pages were left out, because nobody may ever answer for them (decision 42).
-    pub fn has_unread_pages(&self) -> bool {
-        self.has_unread.load(Ordering::Relaxed)
+    /// Which pages were left out so far.
+    pub fn missing_pages(&self) -> MissingPages {
+        let [unanswered, refused] = [&self.has_unread, &self.has_refused].map(|flag| flag.load(Ordering::Relaxed));
+        MissingPages { unanswered, refused }
+    }
+
+    /// Whether the page at `address` has contents: in memory or in swap (proc_pid_pagemap(5)). A page that is guarded has none, though the
+    /// page table has an entry for it.
+    fn is_there(&self, address: u64) -> bool {
+        const GUARD: u64 = 1 << 58;
+        let mut entry = [0; 8];
+        let read = self.pagemap.as_ref().map(|pagemap| pagemap.read_exact_at(&mut entry, address / PAGE * 8));
+        let entry = u64::from_le_bytes(entry);
+        matches!(read, Some(Ok(()))) && entry >> 62 != 0 && entry & GUARD == 0
     }
 
     /// Whether all pages of the mapping at `address` can be read, or some would have to be waited for. Memory of which nothing is
@@ -180,6 +218,9 @@ impl LiveMemory {
                 Ok(count) => filled += count,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if concerns_one_page(&error) => {
+                    if !self.has_refused.load(Ordering::Relaxed) && self.is_there(at) {
+                        self.has_refused.store(true, Ordering::Relaxed);
+                    }
                     let page_rest = usize::try_from(PAGE - at % PAGE).unwrap_or(usize::MAX);
                     let end = buffer.len().min(filled.saturating_add(page_rest));
                     buffer[filled..end].fill(0);

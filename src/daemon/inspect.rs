@@ -31,6 +31,9 @@ const FACTS_TIMEOUT: Duration = Duration::from_secs(1);
 const UNPARSED_FROM: u32 = 3;
 /// Size of the headers in bytes, at least and mostly.
 const USUAL_HEADERS: u64 = 64 << 10;
+/// The headers of a crash that waits are taken out of the pipe up to this length, which must fit into the memory for all headers. Of
+/// longer ones the beginning is enough for the stack of the crashed thread, and the core is drained from the pipe.
+const MAX_LIVE_HEADERS: u64 = 40 << 20;
 /// A saved core with longer headers is not inspected: they would have to fit into memory.
 const MAX_SAVED_HEADERS: u64 = 16 << 20;
 
@@ -68,7 +71,7 @@ pub(super) async fn inspect(
     let core = match core {
         None => CoreEvidence::Gone,
         Some(core) if source.holds_process() && !may_look => {
-            CoreEvidence::Ready(CoreInput { source: core, prefix, headers: None, saved_at: None })
+            CoreEvidence::Ready(CoreInput { source: core, prefix, headers: None, beginning: None, saved_at: None })
         }
         Some(core) if source.holds_process() => open_pipe(shared, source, offer, core, prefix, headers).await?,
         Some(core) => CoreEvidence::Ready(open_saved(shared, offer, core).await),
@@ -152,7 +155,11 @@ async fn unwind_late(
     stream: &CoreInput,
     warnings: &mut Vec<Warning>,
 ) -> Option<CrashedStack> {
-    let headers = stream.headers.clone()?;
+    let headers = stream.headers.clone().or_else(|| {
+        let beginning = stream.beginning.clone()?;
+        warnings.push(Warning::HeadersTooLong);
+        Some(beginning)
+    })?;
     let context = signature_context(offer, exe_build_id);
     let unwound = match saved_memory(offer, stream) {
         Some(open_saved) => {
@@ -229,7 +236,7 @@ async fn open_pipe(
     mut prefix: Option<OwnedFd>,
     peeked: Option<Result<PeekedHeaders, CaptureError>>,
 ) -> Result<CoreEvidence, ConnectionError> {
-    let mut headers = None;
+    let (mut headers, mut beginning) = (None, None);
     if may_parse(offer) {
         if prefix.is_none() {
             let peeked = match peeked {
@@ -238,7 +245,13 @@ async fn open_pipe(
             };
             match peeked {
                 Ok(PeekedHeaders::Complete(complete)) => headers = Some(complete),
-                Ok(PeekedHeaders::TooLong(bytes)) => prefix = source.request_prefix(bytes).await?,
+                Ok(PeekedHeaders::TooLong { length, beginning: first }) => {
+                    // More than fits into memory is not taken out of the pipe.
+                    if length <= MAX_LIVE_HEADERS {
+                        prefix = source.request_prefix(length).await?;
+                    }
+                    beginning = Some(first);
+                }
                 // Then the core is stored without being parsed.
                 Ok(PeekedHeaders::NoMemory | PeekedHeaders::Unsupported(_) | PeekedHeaders::Empty) => {}
                 Err(failure) => return Ok(CoreEvidence::Unreadable(failure)),
@@ -249,7 +262,8 @@ async fn open_pipe(
             headers = run_blocking(move || read_whole(&shared, &File::from(prefix))).await.ok().flatten();
         }
     }
-    Ok(CoreEvidence::Ready(CoreInput { source: core, prefix, headers, saved_at: None }))
+    let beginning = beginning.filter(|_| headers.is_none());
+    Ok(CoreEvidence::Ready(CoreInput { source: core, prefix, headers, beginning, saved_at: None }))
 }
 
 /// Looks at the headers in the pipe. Blocks for seconds at most.
@@ -269,7 +283,7 @@ async fn open_saved(shared: &Arc<Shared>, offer: &Offer, core: OwnedFd) -> CoreI
     let read = move || read_saved_headers(&shared, File::from(file?)).ok();
     let found = run_blocking(read).await.ok().flatten();
     let (headers, saved_at) = found.map_or((None, None), |(headers, at)| (headers, Some(at)));
-    CoreInput { source: core, prefix: None, headers, saved_at }
+    CoreInput { source: core, prefix: None, headers, beginning: None, saved_at }
 }
 
 /// The headers of a core in a file and the core's offset; the file's position stays.

@@ -3,7 +3,7 @@
 
 use super::ElfError;
 use super::crash_notes::CrashNotes;
-use object::elf::{ET_CORE, FileHeader64, PF_X, PN_XNUM, PT_LOAD, PT_NOTE, ProgramHeader64};
+use object::elf::{ET_CORE, FileHeader64, PF_R, PF_W, PF_X, PN_XNUM, PT_LOAD, PT_NOTE, ProgramHeader64};
 use object::read::elf::{FileHeader, ProgramHeader};
 use object::{LittleEndian, ReadRef};
 use std::ops::Range;
@@ -24,6 +24,28 @@ pub struct LoadSegment {
     pub length: u64,
     /// PF_R, PF_W, PF_X (p_flags).
     pub flags: u32,
+}
+
+impl LoadSegment {
+    /// A mapping that a line of `/proc/PID/maps` describes (proc_pid_maps(5)): `begin-end perms ...`. None of it is in a core.
+    #[must_use]
+    pub fn parse(line: &str) -> Option<Self> {
+        let hex = |text: &str| u64::from_str_radix(text, 16).ok();
+        let mut fields = line.split(' ');
+        let (start, end) = fields.next()?.split_once('-')?;
+        let (address, perms) = (hex(start)?, fields.next()?);
+        let flag = |letter, flag| if perms.contains(letter) { flag } else { 0 };
+        let flags = flag('r', PF_R) | flag('w', PF_W) | flag('x', PF_X);
+        Some(Self { offset: 0..0, address, length: hex(end)?.checked_sub(address)?, flags })
+    }
+
+    /// Whether the stack with this pointer may be in the mapping. After an overflow the pointer is below it.
+    #[must_use]
+    pub fn is_stack_of(&self, pointer: u64) -> bool {
+        const GUARD: u64 = 1 << 20;
+        let end = self.address.saturating_add(self.length);
+        self.flags & PF_W != 0 && pointer < end && self.address.saturating_sub(pointer) <= GUARD
+    }
 }
 
 /// The layout of a 64-bit little-endian core, according to its headers.
@@ -80,6 +102,18 @@ impl CoreLayout {
     /// # Errors
     /// The headers are incomplete, or not what the kernel would write.
     pub fn read(headers: &[u8]) -> Result<Self, ElfError> {
+        if headers_len(headers)? > headers.len() as u64 {
+            return Err(ElfError::Headers);
+        }
+        Self::read_beginning(headers)
+    }
+
+    /// Reads the layout from the first bytes of a core, as far as they tell. Notes of the process and of the thread that crashed are
+    /// the first ones (elf_core_dump, fs/binfmt_elf.c).
+    ///
+    /// # Errors
+    /// The bytes are not what the kernel would write.
+    pub fn read_beginning(headers: &[u8]) -> Result<Self, ElfError> {
         let endian = LittleEndian;
         let (header, notes_range) = first_segment(headers)?;
         let mut count = usize::from(header.e_phnum(endian));
@@ -87,8 +121,9 @@ impl CoreLayout {
             let table_len = notes_range.start - HEADER_LEN as u64;
             count = usize::try_from(table_len).map_err(|_| ElfError::Headers)? / SEGMENT_LEN;
         }
+        let present = count.min(headers.len().saturating_sub(HEADER_LEN) / SEGMENT_LEN);
         let table: &[ProgramHeader64<LittleEndian>] =
-            headers.read_slice_at(HEADER_LEN as u64, count).map_err(|()| ElfError::Headers)?;
+            headers.read_slice_at(HEADER_LEN as u64, present).map_err(|()| ElfError::Headers)?;
         let mut loads = Vec::with_capacity(count);
         let mut memory_end = notes_range.end;
         for segment in table.iter().filter(|segment| segment.p_type(endian) == PT_LOAD) {
@@ -102,16 +137,22 @@ impl CoreLayout {
             memory_end = end;
             loads.push(LoadSegment { offset: begin..end, address, length, flags: segment.p_flags(endian) });
         }
-        let trailer = trailer(header, memory_end, count)?;
+        let trailer = if present == count { trailer(header, memory_end, count)? } else { Vec::new() };
         let clamp = |offset: u64| usize::try_from(offset).unwrap_or(usize::MAX);
-        let notes = headers.get(clamp(notes_range.start)..clamp(notes_range.end)).ok_or(ElfError::Headers)?;
+        let notes_end = clamp(notes_range.end).min(headers.len());
+        let notes = headers.get(clamp(notes_range.start)..notes_end).unwrap_or_default();
         let notes = CrashNotes::read(notes, header.e_machine(endian));
         let header = *headers.first_chunk().ok_or(ElfError::Headers)?;
-        let mut by_address: Vec<(u64, u32)> =
-            loads.iter().zip(0..).map(|(load, index)| (load.address, index)).collect();
-        by_address.sort_by_key(|(address, _)| *address);
+        let by_address = sorted(&loads);
         let total_len = memory_end + trailer.len() as u64;
         Ok(Self { header, notes_range, loads, by_address, total_len, trailer, notes })
+    }
+
+    /// This layout with other mappings, which are in no core.
+    #[must_use]
+    pub fn with_mappings(self, loads: Vec<LoadSegment>) -> Self {
+        let by_address = sorted(&loads);
+        Self { loads, by_address, ..self }
     }
 
     /// Offset of the memory; the bytes between the end of the notes and this are zeros.
@@ -160,6 +201,13 @@ impl CoreLayout {
         let sorted = self.by_address.get(first..).unwrap_or_default();
         sorted.iter().filter_map(|(_, index)| self.loads.get(*index as usize))
     }
+}
+
+/// Addresses and indices of segments, sorted by address.
+fn sorted(loads: &[LoadSegment]) -> Vec<(u64, u32)> {
+    let mut by_address: Vec<(u64, u32)> = loads.iter().zip(0..).map(|(load, index)| (load.address, index)).collect();
+    by_address.sort_by_key(|(address, _)| *address);
+    by_address
 }
 
 /// The section header after the memory, if the number of program headers needs one; the memory ends at offset `memory_end`.

@@ -1,7 +1,7 @@
 //! The messages between the daemon and a reader. Both run the same program, so the format may change at any time.
 
 use super::stack::{CrashedStack, OtherThreads, SignatureContext};
-use crate::capture::{PlanSummary, SourceError, StoredChunk, TrustedFileSystems};
+use crate::capture::{MissingPages, PlanSummary, SourceError, StoredChunk, TrustedFileSystems};
 use crate::crash::ArgumentList;
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -97,7 +97,7 @@ pub(super) enum ImageRequest {
 pub(super) struct ImageAnswer {
     pub(super) result: Result<ImageData, ImageError>,
     /// Pages were left out by now.
-    pub(super) has_unread_pages: bool,
+    pub(super) missing_pages: MissingPages,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
