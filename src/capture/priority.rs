@@ -77,7 +77,10 @@ impl PriorityList {
             }
             self.left -= last - at;
             self.known.insert(at, last);
-            self.ranges.push(at..last);
+            match self.ranges.last_mut() {
+                Some(before) if before.end == at => before.end = last,
+                _ => self.ranges.push(at..last),
+            }
             at = gap_end;
         }
     }

@@ -39,9 +39,22 @@ pub struct LiveMemory {
     has_unread: AtomicBool,
     /// Pages that are there could not be read.
     has_refused: AtomicBool,
+    /// The part of the page table that was read last.
+    scanned: Mutex<Option<ScannedWindow>>,
     /// Reads at addresses that pread(2) takes for negative use the file's position, which there is only one of.
     position: Mutex<()>,
 }
+
+/// A part of the page table.
+#[derive(Debug)]
+struct ScannedWindow {
+    range: Range<u64>,
+    kind: PageKind,
+    runs: Vec<Range<u64>>,
+}
+
+/// How much of the page table is read at once where ranges are small, in bytes of address space.
+const WINDOW: u64 = 1 << 20;
 
 /// Which pages are zeros in the core, though they may have been something else.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,6 +81,7 @@ impl LiveMemory {
             access,
             has_unread: AtomicBool::new(false),
             has_refused: AtomicBool::new(false),
+            scanned: Mutex::default(),
             position: Mutex::default(),
         }
     }
@@ -270,7 +284,7 @@ impl LiveMemory {
             length += run.end - run.start;
             found(run);
         };
-        let scanned = pagemap::for_each_run(pagemap, range.clone(), kind, count_and_call);
+        let scanned = self.for_each_run(pagemap, range.clone(), kind, count_and_call);
         if pages != ReadablePages::All && length < range.end - range.start {
             self.has_unread.store(true, Ordering::Relaxed);
         }
@@ -283,6 +297,37 @@ impl LiveMemory {
             }
             Ok(()) | Err(_) => Ok(()),
         }
+    }
+}
+
+impl LiveMemory {
+    /// As [`pagemap::for_each_run`]. Of small ranges those that follow are asked for at once: most mappings of a process with many thousand
+    /// are next to each other. As long as the process is parked, its page table only gets pages that it had mapped before.
+    fn for_each_run(
+        &self,
+        pagemap: &File,
+        range: Range<u64>,
+        kind: PageKind,
+        found: impl FnMut(Range<u64>),
+    ) -> io::Result<()> {
+        if range.end - range.start >= WINDOW || range.start >= FIRST_NEGATIVE - WINDOW {
+            return pagemap::for_each_run(pagemap, range, kind, found);
+        }
+        let mut scanned = self.scanned.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_known = |scanned: &ScannedWindow| {
+            scanned.kind == kind && scanned.range.start <= range.start && range.end <= scanned.range.end
+        };
+        if !scanned.as_ref().is_some_and(is_known) {
+            let window = range.start..range.start + WINDOW;
+            let mut runs = Vec::new();
+            pagemap::for_each_run(pagemap, window.clone(), kind, |run| runs.push(run))?;
+            *scanned = Some(ScannedWindow { range: window, kind, runs });
+        }
+        let runs = scanned.as_ref().map_or(&[][..], |scanned| &scanned.runs);
+        let first = runs.partition_point(|run| run.end <= range.start);
+        let runs = runs[first..].iter().take_while(|run| run.start < range.end);
+        runs.map(|run| run.start.max(range.start)..run.end.min(range.end)).for_each(found);
+        Ok(())
     }
 }
 

@@ -34,7 +34,7 @@ pub(super) struct CoreInput {
     pub(super) prefix: Option<OwnedFd>,
     /// ELF header, program headers and notes, whole. `None` where they are not understood or must not be parsed.
     pub(super) headers: Option<Headers>,
-    /// The first of the headers, where all of them are too many.
+    /// The beginning of the headers, where all of them are too long.
     pub(super) beginning: Option<Headers>,
     /// Offset of the core in a file; `None`: it comes through a pipe.
     pub(super) saved_at: Option<u64>,

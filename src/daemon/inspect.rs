@@ -34,6 +34,8 @@ const USUAL_HEADERS: u64 = 64 << 10;
 /// The headers of a crash that waits are taken out of the pipe up to this length, which must fit into the memory for all headers. Of
 /// longer ones the beginning is enough for the stack of the crashed thread, and the core is drained from the pipe.
 const MAX_LIVE_HEADERS: u64 = 40 << 20;
+/// Bytes of the notes that tell about the process and the thread that crashed: mostly the mapped files (core_file_note_size_limit).
+const FIRST_NOTES: u64 = 6 << 20;
 /// A saved core with longer headers is not inspected: they would have to fit into memory.
 const MAX_SAVED_HEADERS: u64 = 16 << 20;
 
@@ -245,12 +247,9 @@ async fn open_pipe(
             };
             match peeked {
                 Ok(PeekedHeaders::Complete(complete)) => headers = Some(complete),
-                Ok(PeekedHeaders::TooLong { length, beginning: first }) => {
-                    // More than fits into memory is not taken out of the pipe.
-                    if length <= MAX_LIVE_HEADERS {
-                        prefix = source.request_prefix(length).await?;
-                    }
-                    beginning = Some(first);
+                Ok(PeekedHeaders::TooLong(notes)) => {
+                    let enough = if notes.end <= MAX_LIVE_HEADERS { notes.end } else { notes.start + FIRST_NOTES };
+                    prefix = source.request_prefix(enough.min(notes.end)).await?;
                 }
                 // Then the core is stored without being parsed.
                 Ok(PeekedHeaders::NoMemory | PeekedHeaders::Unsupported(_) | PeekedHeaders::Empty) => {}
@@ -259,10 +258,14 @@ async fn open_pipe(
         }
         if let Some(prefix) = prefix.as_ref().and_then(|prefix| prefix.try_clone().ok()) {
             let shared = Arc::clone(shared);
-            headers = run_blocking(move || read_whole(&shared, &File::from(prefix))).await.ok().flatten();
+            let prefix = File::from(prefix);
+            let read = move || match read_whole(&shared, &prefix) {
+                None => (None, read_beginning(&shared, &prefix)),
+                headers => (headers, None),
+            };
+            (headers, beginning) = run_blocking(read).await.unwrap_or_default();
         }
     }
-    let beginning = beginning.filter(|_| headers.is_none());
     Ok(CoreEvidence::Ready(CoreInput { source: core, prefix, headers, beginning, saved_at: None }))
 }
 
@@ -302,12 +305,34 @@ fn read_saved_headers(shared: &Shared, mut file: File) -> io::Result<(Option<Hea
     Ok((headers, at))
 }
 
-/// Headers that are the contents of a file, whatever its position is.
+/// Headers that are the contents of a file, whatever its position is; `None` if it has only some of them, or they are too long.
 fn read_whole(shared: &Shared, file: &File) -> Option<Headers> {
     let length = file.metadata().ok()?.len();
+    let expected = elf::headers_len(&read_first(file)?).ok()?;
+    if length != expected || length > MAX_LIVE_HEADERS {
+        return None;
+    }
     let grant = grant_for(shared, length)?;
     let mut bytes = vec![0; usize::try_from(length).ok()?];
     file.read_exact_at(&mut bytes, 0).ok().map(|()| Headers::new(bytes, grant))
+}
+
+/// The first notes in a file with headers that are too long: they tell about the thread that crashed.
+fn read_beginning(shared: &Shared, file: &File) -> Option<Headers> {
+    let (first, length) = (read_first(file)?, file.metadata().ok()?.len());
+    let notes = elf::notes_range(&first).ok()?;
+    let end = length.min(notes.end).min(notes.start + FIRST_NOTES);
+    let grant = grant_for(shared, end.checked_sub(notes.start)?)?;
+    let mut bytes = vec![0; usize::try_from(end - notes.start).ok()?];
+    file.read_exact_at(&mut bytes, notes.start).ok()?;
+    Some(Headers::new(elf::beginning_of_headers(&first, &bytes).ok()?, grant))
+}
+
+/// The ELF header and one program header.
+fn read_first(file: &File) -> Option<[u8; 4096]> {
+    let mut first = [0; 4096];
+    file.read_exact_at(&mut first, 0).ok()?;
+    Some(first)
 }
 
 /// Memory for long headers, as soon as others return it.

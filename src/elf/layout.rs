@@ -73,8 +73,39 @@ pub struct CoreLayout {
 /// # Errors
 /// Not a 64-bit little-endian core that begins with its notes.
 pub fn headers_len(bytes: &[u8]) -> Result<u64, ElfError> {
-    Ok(first_segment(bytes)?.1.end)
+    Ok(notes_range(bytes)?.end)
 }
+
+/// The range of a core's notes. The first `bytes` of the core must contain the ELF header and one program header.
+///
+/// # Errors
+/// As [`headers_len`].
+pub fn notes_range(bytes: &[u8]) -> Result<Range<u64>, ElfError> {
+    Ok(first_segment(bytes)?.1)
+}
+
+/// Headers as the beginning of longer ones: `first` has the ELF header and one program header, as in [`headers_len`], and `notes` are
+/// the first notes. Other program headers are left out, of which there may be more than fit into memory.
+///
+/// # Errors
+/// As [`headers_len`].
+pub fn beginning_of_headers(first: &[u8], notes: &[u8]) -> Result<Vec<u8>, ElfError> {
+    notes_range(first)?;
+    let mut headers = first.get(..FIRST_NOTES).ok_or(ElfError::Headers)?.to_vec();
+    put(&mut headers, E_PHNUM, 1_u16.to_le_bytes());
+    put(&mut headers, HEADER_LEN + P_OFFSET, (FIRST_NOTES as u64).to_le_bytes());
+    // One more than there are, so that nobody takes them for all.
+    put(&mut headers, HEADER_LEN + P_FILESZ, (notes.len() as u64 + 1).to_le_bytes());
+    headers.extend_from_slice(notes);
+    Ok(headers)
+}
+
+/// Where the notes begin if there is one program header.
+const FIRST_NOTES: usize = HEADER_LEN + SEGMENT_LEN;
+/// Offsets of fields of `Elf64_Ehdr` and `Elf64_Phdr` (elf(5)).
+const E_PHNUM: usize = 56;
+const P_OFFSET: usize = 8;
+const P_FILESZ: usize = 32;
 
 /// The ELF header, and the range of the notes.
 fn first_segment(bytes: &[u8]) -> Result<(&FileHeader64<LittleEndian>, Range<u64>), ElfError> {
@@ -279,6 +310,30 @@ pub(crate) mod tests {
         assert_eq!(layout.file_range(0x8000), None, "left out of the core");
         assert_eq!(layout.file_range(0x22fff), None, "beyond p_filesz");
         assert_eq!(layout.file_range(0x3000), None);
+    }
+
+    #[test]
+    fn a_beginning_has_the_notes_that_it_was_made_of_and_is_not_complete() {
+        let notes = [7_u8; 64];
+        let whole = headers(&[(0x1000, 4096, 4096), (0x8000, 4096, 4096)], &notes);
+        let range = notes_range(&whole).unwrap();
+        let first = &whole[range.start as usize..][..40];
+        let beginning = beginning_of_headers(&whole[..200], first).unwrap();
+        assert_eq!(notes_range(&beginning), Ok(120..161));
+        assert_eq!(CoreLayout::read(&beginning), Err(ElfError::Headers));
+        let layout = CoreLayout::read_beginning(&beginning).unwrap();
+        assert_eq!((layout.header[18..20].to_vec(), layout.loads.len()), (vec![62, 0], 0));
+        let maps = [
+            "1000-3000 rw-p 00000000 00:00 0 ",
+            "7f00-9000 r-xp 00002000 fe:00 7          /lib/a b\\012c",
+            "9000-a000",
+        ];
+        let layout = layout.with_mappings(maps.iter().filter_map(|line| LoadSegment::parse(line)).collect());
+        assert!(layout.is_code(0x8000) && !layout.is_code(0x1000) && layout.segment_at(0x2fff).is_some());
+        assert!(layout.loads[0].is_stack_of(0xf00) && !layout.loads[0].is_stack_of(0x3000));
+        let file = crate::elf::MappedFile::parse(maps[1]).unwrap();
+        assert_eq!((file.start, file.end, file.offset, &*file.path), (0x7f00, 0x9000, 0x2000, "/lib/a b\\012c"));
+        assert_eq!(crate::elf::MappedFile::parse(maps[0]), None);
     }
 
     #[test]

@@ -139,6 +139,40 @@ fn what_the_process_never_touched_is_not_allocated_to_read_it() {
 }
 
 #[test]
+fn a_page_that_is_there_and_cannot_be_read_is_named_in_the_record() {
+    let bed = TestBed::with_kernel_cores();
+    let _daemon = bed.daemon();
+    let record = compare(&bed, Command::new(program("shapes")).arg("poisoned"));
+    assert!(record.warnings.iter().any(|warning| warning.contains("refused to read")), "{:?}", record.warnings);
+    let record = compare(&bed, Command::new(program("shapes")).arg("plain"));
+    assert_eq!(record.warnings, Vec::<String>::new());
+}
+
+#[test]
+fn the_crashed_thread_has_a_stack_however_much_the_kernel_writes_about_the_process() {
+    let bed = TestBed::new();
+    let _daemon = bed.daemon();
+    let directory = bed.path("names");
+    std::fs::create_dir(&directory).unwrap();
+    // Of mappings with long names the kernel writes none. More threads have longer notes than the shim takes out of the pipe.
+    Command::new(program("shapes")).arg("names").arg(&directory).run_to_end();
+    bed.wait_for(1);
+    Command::new(program("threads")).arg("8").run_to_end();
+    bed.wait_for(2);
+    Command::new(program("threads")).arg("20000").run_to_end();
+    let crashes = bed.wait_for(3);
+    for listed in &crashes {
+        let record = &listed.record;
+        assert_eq!((record.core.truncated, record.core.bytes), (None, record.core.expected), "{:?}", record.warnings);
+        assert!(record.stack.len() > 2 && record.modules.len() > 2, "{record:?}");
+    }
+    let [named, few, many] = [0, 1, 2].map(|index: usize| &crashes[index].record);
+    assert!(named.modules.iter().any(|module| module.path.ends_with("/shapes")), "{:?}", named.modules);
+    assert_eq!(few.signature, many.signature);
+    assert!(many.warnings.iter().any(|warning| warning.contains("so many threads or mappings")), "{:?}", many.warnings);
+}
+
+#[test]
 fn dense_and_sparse_memory_equals_the_kernels() {
     let bed = TestBed::with_kernel_cores();
     bed.configure("[Coreward]\nProcessSizeMax=128G\nExternalSizeMax=128G\n");

@@ -1,12 +1,17 @@
-/* Makes mappings of every kind and crashes. Arguments: "plain", "sparse GIBIBYTES", "kinds FILE", "huge", or "holes FILE MEBIBYTES":
-   of each kind of memory that may have holes this much, of which one MiB is touched. */
+/* Makes mappings of every kind and crashes. Arguments: "plain", "sparse GIBIBYTES", "kinds FILE", "huge", "holes FILE MEBIBYTES": of
+   each kind of memory that may have holes this much, of which one MiB is touched; "names DIRECTORY": so many mappings of a file with a
+   long name that the kernel lists none; or "poisoned": a page that is there and cannot be read. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/ioctl.h>
 #include <sys/shm.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <linux/userfaultfd.h>
 #include <unistd.h>
 
 static int *volatile nowhere;
@@ -109,6 +114,40 @@ static void kinds(const char *path) {
     (void)sink;
 }
 
+static void names(const char *directory) {
+    char name[251] = {0};
+    memset(name, 'n', 250);
+    if (chdir(directory) != 0) exit(2);
+    for (int depth = 0; depth < 15; depth++) if (mkdir(name, 0700) != 0 || chdir(name) != 0) { perror(name); exit(2); }
+    int fd = open("file", O_RDWR | O_CREAT, 0600);
+    if (ftruncate(fd, 4096) != 0) exit(2);
+    /* More than core_file_note_size_limit, 4 MiB. */
+    for (int i = 0; i < 1300; i++) map(4096, PROT_READ, MAP_SHARED, fd);
+}
+
+/* Linux 6.6 (include/uapi/linux/userfaultfd.h); headers may be older. */
+struct poison {
+    struct uffdio_range range;
+    __u64 mode;
+    __s64 updated;
+};
+#define POISON _IOWR(UFFDIO, 0x08, struct poison)
+#define FEATURE_POISON (1 << 14)
+
+static void poisoned(void) {
+    char *memory = map(4 * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+    int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
+    struct uffdio_api api = {.api = UFFD_API, .features = FEATURE_POISON};
+    struct uffdio_register range = {.range = {(size_t)memory, 4 * 4096}, .mode = UFFDIO_REGISTER_MODE_MISSING};
+    struct poison poison = {.range = {(size_t)memory + 4096, 4096}};
+    if (fd < 0 || ioctl(fd, UFFDIO_API, &api) || ioctl(fd, UFFDIO_REGISTER, &range) || ioctl(fd, POISON, &poison)) {
+        perror("userfaultfd");
+        exit(2);
+    }
+    close(fd);
+    fill(memory, 0, 4096);
+}
+
 int main(int argc, char **argv) {
     const char *shape = argc > 1 ? argv[1] : "plain";
     if (!strcmp(shape, "sparse")) {
@@ -124,6 +163,10 @@ int main(int argc, char **argv) {
         void *pages = mmap(0, 8 * MIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
         if (pages != MAP_FAILED) fill(pages, 2 * MIB, 2 * MIB + 4096);
         huge_kinds();
+    } else if (!strcmp(shape, "names")) {
+        names(argv[2]);
+    } else if (!strcmp(shape, "poisoned")) {
+        poisoned();
     } else if (!strcmp(shape, "holes")) {
         size_t length = strtoull(argv[3], 0, 10) * MIB;
         char *sparse;
