@@ -42,6 +42,7 @@ impl Holes {
     }
 
     /// Where what `range` begins with ends, and whether that is a hole.
+    #[must_use]
     pub fn first_part(&self, range: &Range<u64>) -> (u64, bool) {
         match self.next(range.start) {
             Some(hole) if hole.start <= range.start => (hole.end.min(range.end), true),
