@@ -57,7 +57,7 @@ fn main() {
         DaemonMessage::Taken,
         DaemonMessage::Request(Request::Core),
         DaemonMessage::Request(Request::Head(1 << 20)),
-        DaemonMessage::Request(Request::Details),
+        DaemonMessage::Request(Request::Details { holes: true }),
         DaemonMessage::Request(Request::Exe),
         DaemonMessage::Busy,
         release.clone(),

@@ -1,8 +1,10 @@
 //! What a shim keeps of a snapshot, so that the next daemon can finalize the core if this one is killed.
 
+use super::MissingPages;
 use super::chunk::{self, CHUNK_LEN, frame_content};
 use super::core_writer::{CoreLimits, CoreWriter};
 use super::error::CaptureError;
+use super::holes::Holes;
 use super::plan::CapturePlan;
 use super::snapshot::{Snapshot, process_notes};
 use super::staging::StagingArea;
@@ -109,7 +111,8 @@ impl CaptureCheckpoint {
         staging.memory.read_exact_at(&mut headers, 0).map_err(CaptureError::Read)?;
         let layout = CoreLayout::read(&headers).map_err(CaptureError::NotACore)?;
         let total_len = layout.total_len;
-        let Ok(plan) = CapturePlan::new(Arc::new(layout), "", &[], &|_| true, |_, _| Ok::<(), Infallible>(()));
+        let Ok(plan) =
+            CapturePlan::new(Arc::new(layout), "", Holes::default(), &[], &|_| true, |_, _| Ok::<(), Infallible>(()));
         let expected_content = |number: u64| {
             // Beyond the last chunk there is no range.
             let part = || chunk::framed_part(&chunk::range(number, total_len));
@@ -144,7 +147,7 @@ impl CaptureCheckpoint {
             level: self.level,
             in_memory: self.in_memory,
             // The record says so already.
-            has_unread_pages: false,
+            missing_pages: MissingPages::default(),
         })
     }
 }

@@ -96,6 +96,27 @@ impl PageAccess {
         mappings.all(|mapping| self.trusted.pages_of(&mapping) != ReadablePages::Anonymous)
     }
 
+    /// Calls `found` with each line of `/proc/PID/maps`, however many there are.
+    pub(super) fn for_each_line(&self, mut found: impl FnMut(&str)) {
+        let mut buffer = vec![0; 64 << 10];
+        let (mut position, mut kept) = (0, 0);
+        loop {
+            match self.maps.read_at(&mut buffer[kept..], position) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Ok(0) | Err(_) => return,
+                Ok(count) => {
+                    position += count as u64;
+                    kept += count;
+                }
+            }
+            // A name has at most a page, so a buffer without the end of a line is not the kernel's.
+            let Some(end) = buffer[..kept].iter().rposition(|byte| *byte == b'\n') else { return };
+            buffer[..end].split(|byte| *byte == b'\n').for_each(|line| found(&String::from_utf8_lossy(line)));
+            buffer.copy_within(end + 1..kept, 0);
+            kept -= end + 1;
+        }
+    }
+
     /// The text of `/proc/PID/maps` from its beginning: the descriptor shares its position with the shim's, and with those of
     /// earlier daemons.
     pub(super) fn text(&self) -> Option<String> {
@@ -122,7 +143,7 @@ impl TrustedFileSystems {
         }
         let minor = &mapping.minor;
         let is_local = || self.local.contains(minor) || kernel_internal().contains(minor);
-        if mapping.inode == 0 || mapping.major != 0 || is_local() {
+        if mapping.has_no_file() || mapping.major != 0 || is_local() {
             ReadablePages::All
         } else if self.remote.contains(minor) {
             ReadablePages::Present
@@ -171,7 +192,7 @@ mod tests {
     use super::*;
 
     fn mapping(major: u32, minor: u32, inode: u64) -> Mapping {
-        Mapping { range: 0..4096, major, minor, inode, name: String::new() }
+        Mapping { range: 0..4096, major, minor, inode, offset: 0, name: String::new() }
     }
 
     #[test]
@@ -179,6 +200,7 @@ mod tests {
         let trusted = TrustedFileSystems { local: vec![500], remote: vec![501] };
         let pages = |major, minor, inode| trusted.pages_of(&mapping(major, minor, inode));
         assert_eq!(pages(0, 502, 9), ReadablePages::Anonymous);
+        assert_eq!(pages(0, 502, 0), ReadablePages::Anonymous, "a server may number its files from 0");
         assert_eq!(pages(0, 500, 9), ReadablePages::All);
         assert_eq!(pages(0, 501, 9), ReadablePages::Present);
         assert_eq!(pages(8, 502, 9), ReadablePages::All, "a block device");

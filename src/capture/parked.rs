@@ -1,5 +1,6 @@
 //! A parked process, as a capture sees it. Whoever implements this reads its memory: a reader process (module `reader`).
 
+use super::MissingPages;
 use super::chunk::{CoreSource, SourceError};
 use super::plan::CapturePlan;
 use super::staging_files::{StagingFiles, StoredChunk};
@@ -35,8 +36,8 @@ pub trait ParkedImage: CoreSource {
     /// The process has ended, or there is no room.
     fn store(&self, range: Range<u64>) -> Result<StoredChunk, SourceError>;
 
-    /// Whether pages were left out, because nobody may ever answer for them (decision 42).
-    fn has_unread_pages(&self) -> bool;
+    /// Which pages were left out so far.
+    fn missing_pages(&self) -> MissingPages;
 
     /// Nothing is read after this. What hangs in a read returns with an error.
     fn stop(&self);

@@ -7,6 +7,7 @@ use crate::elf::{self, ElfError};
 use coreward_sys::pipe::{self, Ready};
 use std::fs::File;
 use std::io::Read;
+use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
@@ -18,8 +19,8 @@ pub enum PeekedHeaders {
     Complete(Headers),
     /// Others have taken the memory for them.
     NoMemory,
-    /// They have this many bytes, more than the pipe can hold.
-    TooLong(u64),
+    /// They have more bytes than the pipe can hold. The notes, which they end with, have this range.
+    TooLong(Range<u64>),
     /// Not the beginning of a 64-bit core: a 32-bit one, the rest of a stream, or something else.
     Unsupported(ElfError),
     /// Nothing arrived.
@@ -72,12 +73,13 @@ pub fn peek_headers(
     if bytes.is_empty() {
         return Ok(PeekedHeaders::Empty);
     }
-    let length = match elf::headers_len(&bytes) {
-        Ok(length) => length,
+    let notes = match elf::notes_range(&bytes) {
+        Ok(notes) => notes,
         Err(error) => return Ok(PeekedHeaders::Unsupported(error)),
     };
+    let length = notes.end;
     if length > u64::from(PIPE_MAX) {
-        return Ok(PeekedHeaders::TooLong(length));
+        return Ok(PeekedHeaders::TooLong(notes));
     }
     let Some(grant) = HeadersGrant::wait(budget, length, Instant::now() + MEMORY_TIMEOUT) else {
         return Ok(PeekedHeaders::NoMemory);
@@ -97,7 +99,7 @@ pub fn peek_headers(
     let mut bytes = Vec::new();
     read_more(&mut copy, length, &mut bytes)?;
     let is_complete = is_complete(&mut bytes, length);
-    Ok(if is_complete { PeekedHeaders::Complete(Headers::new(bytes, grant)) } else { PeekedHeaders::TooLong(length) })
+    Ok(if is_complete { PeekedHeaders::Complete(Headers::new(bytes, grant)) } else { PeekedHeaders::TooLong(notes) })
 }
 
 /// The first page of the core in a pipe, and a copy of the pipe with what follows.

@@ -2,6 +2,7 @@
 //! headers in, ranges of the core out.
 
 use super::chunk::{self, CHUNK_LEN};
+use super::holes::Holes;
 use super::priority::{PRIORITY_MAX, priority_ranges};
 use crate::elf::CoreLayout;
 use serde::{Deserialize, Serialize};
@@ -17,8 +18,8 @@ pub struct MappingSlice {
     pub address: u64,
     /// Length in bytes.
     pub length: u64,
-    /// Pages that do not exist are zeros and need not be read. This holds for private anonymous memory; an absent page of a file
-    /// or of shared memory has contents all the same, but is treated like this where nobody may ever answer for it.
+    /// Pages that do not exist are zeros and need not be read. This holds for private anonymous memory and for holes; another absent page
+    /// of a file or of shared memory has contents all the same, but is treated like this where nobody may ever answer for it.
     pub sparse: bool,
 }
 
@@ -34,14 +35,23 @@ impl MappingSlice {
 pub struct CapturePlan {
     /// The layout of the core.
     pub layout: Arc<CoreLayout>,
-    /// For each segment of the layout, whether it is sparse.
-    sparse: Vec<bool>,
+    /// Which absent pages are zeros.
+    absent: AbsentPages,
     /// One bit for each chunk: whether it may have anything but zeros.
     chunks_with_data: Vec<u64>,
     /// Bytes of the core that may be anything but zeros.
     pub present_bytes: u64,
     /// Ranges of the core to copy first, in this order. Whole pages, and none twice.
     pub priority: Vec<Range<u64>>,
+}
+
+/// Which of the pages that are not in the page table are zeros.
+#[derive(Debug)]
+struct AbsentPages {
+    /// For each segment of the layout, whether all of them are.
+    sparse: Vec<bool>,
+    /// Those that are in any segment.
+    holes: Holes,
 }
 
 /// The part of a plan that the daemon needs. It leaves out which chunks have data: a core may have a hundred million chunks.
@@ -52,8 +62,8 @@ pub struct PlanSummary {
 }
 
 impl CapturePlan {
-    /// Plans a core of this layout; `maps` is the process' `/proc/PID/maps` (proc_pid_maps(5)). `debugger_ranges` are addresses
-    /// that a debugger reads to find its way. `answers` tells for an address whether absent pages of its mapping can be read.
+    /// Plans a core of this layout; `maps` is the process' `/proc/PID/maps` (proc_pid_maps(5)), and `holes` are what the shim found.
+    /// `debugger_ranges` are addresses that a debugger reads to find its way. `answers` tells for an address whether absent pages of its mapping can be read.
     /// `present_runs` calls its second argument with the pages that exist in a range of
     /// sparse memory.
     ///
@@ -62,32 +72,28 @@ impl CapturePlan {
     pub fn new<E>(
         layout: Arc<CoreLayout>,
         maps: &str,
+        holes: Holes,
         debugger_ranges: &[Range<u64>],
         answers: &dyn Fn(u64) -> bool,
         mut present_runs: impl FnMut(Range<u64>, &mut dyn FnMut(Range<u64>)) -> Result<(), E>,
     ) -> Result<Self, E> {
-        let sparse = sparse_segments(&layout, maps, answers);
+        let absent = AbsentPages { sparse: sparse_segments(&layout, maps, answers), holes };
         let priority = priority_ranges(&layout, debugger_ranges);
-        let words = usize::try_from(chunk::count(layout.total_len).div_ceil(64)).unwrap_or(usize::MAX);
-        let mut plan = Self { layout, sparse, chunks_with_data: vec![0; words], present_bytes: 0, priority };
-        plan.add_data(0..plan.layout.memory_start());
-        plan.add_data(plan.trailer_range());
-        for index in 0..plan.layout.loads.len() {
-            let load = plan.layout.loads[index].clone();
-            let length = load.offset.end - load.offset.start;
-            if length == 0 {
-                continue;
-            }
-            if plan.sparse[index] {
-                present_runs(load.address..load.address + length, &mut |run| {
-                    let begin = load.offset.start + (run.start - load.address);
-                    plan.add_data(begin..begin + (run.end - run.start));
+        let mut data = DataMap::new(&layout);
+        data.add(0..layout.memory_start());
+        data.add(trailer_range(&layout));
+        for slice in mapping_slices(&layout, &absent, 0..layout.total_len) {
+            if slice.sparse {
+                present_runs(slice.addresses(), &mut |run| {
+                    let begin = slice.offset + (run.start - slice.address);
+                    data.add(begin..begin + (run.end - run.start));
                 })?;
             } else {
-                plan.add_data(load.offset);
+                data.add(slice.offset..slice.offset + slice.length);
             }
         }
-        Ok(plan)
+        let DataMap { chunks: chunks_with_data, bytes: present_bytes } = data;
+        Ok(Self { layout, absent, chunks_with_data, present_bytes, priority })
     }
 
     /// What of the plan the daemon needs.
@@ -105,23 +111,14 @@ impl CapturePlan {
         if !priority.iter().all(in_order) || total_len(&priority) > PRIORITY_MAX {
             return None;
         }
-        let sparse = vec![false; layout.loads.len()];
-        Some(Self { layout, sparse, chunks_with_data: Vec::new(), present_bytes, priority })
+        let absent = AbsentPages { sparse: vec![false; layout.loads.len()], holes: Holes::default() };
+        Some(Self { layout, absent, chunks_with_data: Vec::new(), present_bytes, priority })
     }
 
     /// Bytes of all priority ranges.
     #[must_use]
     pub fn priority_len(&self) -> u64 {
         total_len(&self.priority)
-    }
-
-    fn add_data(&mut self, range: Range<u64>) {
-        self.present_bytes += range.end - range.start;
-        for number in range.start / CHUNK_LEN..chunk::count(range.end) {
-            if let Some(word) = usize::try_from(number / 64).ok().and_then(|word| self.chunks_with_data.get_mut(word)) {
-                *word |= 1 << (number % 64);
-            }
-        }
     }
 
     /// Whether a chunk of `range` may have anything but zeros.
@@ -137,27 +134,61 @@ impl CapturePlan {
     /// The range of the section header after the memory. Empty if there is none.
     #[must_use]
     pub fn trailer_range(&self) -> Range<u64> {
-        self.layout.total_len - self.layout.trailer.len() as u64..self.layout.total_len
+        trailer_range(&self.layout)
     }
 
     /// The parts of mappings that are in `range` of the core, in order.
     pub fn mapping_slices(&self, range: Range<u64>) -> impl Iterator<Item = MappingSlice> {
-        let loads = &self.layout.loads;
-        let first = loads.partition_point(|load| load.offset.end <= range.start);
-        loads[first..]
-            .iter()
-            .zip(&self.sparse[first..])
-            .take_while(move |(load, _)| load.offset.start < range.end)
-            .filter_map(move |(load, sparse)| {
-                let (from, to) = (load.offset.start.max(range.start), load.offset.end.min(range.end));
-                (from < to).then(|| MappingSlice {
-                    offset: from,
-                    address: load.address + (from - load.offset.start),
-                    length: to - from,
-                    sparse: *sparse,
-                })
-            })
+        mapping_slices(&self.layout, &self.absent, range)
     }
+}
+
+/// What of a core may be anything but zeros.
+struct DataMap {
+    /// One bit for each chunk.
+    chunks: Vec<u64>,
+    bytes: u64,
+}
+
+impl DataMap {
+    fn new(layout: &CoreLayout) -> Self {
+        let words = usize::try_from(chunk::count(layout.total_len).div_ceil(64)).unwrap_or(usize::MAX);
+        Self { chunks: vec![0; words], bytes: 0 }
+    }
+
+    fn add(&mut self, range: Range<u64>) {
+        self.bytes += range.end - range.start;
+        for number in range.start / CHUNK_LEN..chunk::count(range.end) {
+            if let Some(word) = usize::try_from(number / 64).ok().and_then(|word| self.chunks.get_mut(word)) {
+                *word |= 1 << (number % 64);
+            }
+        }
+    }
+}
+
+fn trailer_range(layout: &CoreLayout) -> Range<u64> {
+    layout.total_len - layout.trailer.len() as u64..layout.total_len
+}
+
+/// The parts of mappings that are in `range` of the core, in order, divided where holes begin and end.
+fn mapping_slices(layout: &CoreLayout, absent: &AbsentPages, range: Range<u64>) -> impl Iterator<Item = MappingSlice> {
+    let loads = &layout.loads;
+    let first = loads.partition_point(|load| load.offset.end <= range.start);
+    let in_range = loads[first..].iter().zip(&absent.sparse[first..]);
+    in_range.take_while(move |(load, _)| load.offset.start < range.end).flat_map(move |(load, sparse)| {
+        let (mut at, end) = (load.offset.start.max(range.start), load.offset.end.min(range.end));
+        std::iter::from_fn(move || {
+            if at >= end {
+                return None;
+            }
+            let address = load.address + (at - load.offset.start);
+            let rest = address..address + (end - at);
+            let (part_end, sparse) = if *sparse { (rest.end, true) } else { absent.holes.first_part(&rest) };
+            let slice = MappingSlice { offset: at, address, length: part_end - address, sparse };
+            at += slice.length;
+            Some(slice)
+        })
+    })
 }
 
 /// Bytes of all `ranges`, which another process may have made up.
@@ -229,7 +260,7 @@ mod tests {
             }
             Ok::<(), Infallible>(())
         };
-        CapturePlan::new(Arc::new(layout), maps, &[], &|_| true, runs).unwrap()
+        CapturePlan::new(Arc::new(layout), maps, Holes::default(), &[], &|_| true, runs).unwrap()
     }
 
     #[test]
@@ -258,7 +289,7 @@ mod tests {
             [(0x1000_0000, 64 * MIB), (0x2000_0000, 64 * MIB), (0x3000_0000, 64 * MIB), (0x7ff_c000_0000, 64 * MIB)];
         let touched = 0x1000_5000..0x1000_6000;
         let plan = plan(layout(&loads, &[]), MAPS, &[touched]);
-        assert_eq!(plan.sparse, [true, false, false, true]);
+        assert_eq!(plan.absent.sparse, [true, false, false, true]);
         // The headers, one page, and all of the two mappings that are not sparse.
         assert!((128 * MIB..129 * MIB).contains(&plan.present_bytes), "{}", plan.present_bytes);
         assert!(

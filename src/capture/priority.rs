@@ -3,6 +3,7 @@
 
 use crate::elf::CoreLayout;
 use coreward_sys::pagemap::PAGE;
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// Bytes of every thread's stack that come first, from its stack pointer on.
@@ -21,7 +22,7 @@ const RED_ZONE: u64 = 128;
 
 /// The ranges of the core that come first, in their order. `debugger_ranges` are addresses.
 pub(super) fn priority_ranges(layout: &CoreLayout, debugger_ranges: &[Range<u64>]) -> Vec<Range<u64>> {
-    let mut priority = PriorityList { ranges: Vec::new(), left: PRIORITY_MAX };
+    let mut priority = PriorityList { ranges: Vec::new(), known: BTreeMap::new(), left: PRIORITY_MAX };
     // The notes follow the ELF header. They share no page with the memory, which the kernel aligns.
     let notes_end = layout.notes_range.end.next_multiple_of(PAGE).min(layout.memory_start());
     priority.add(crate::elf::HEADER_LEN as u64..notes_end);
@@ -51,6 +52,8 @@ fn stack_range(layout: &CoreLayout, stack_pointer: u64) -> Option<Range<u64>> {
 
 struct PriorityList {
     ranges: Vec<Range<u64>>,
+    /// The same by their beginning, with their ends: a process may have many thousand small mappings.
+    known: BTreeMap<u64, u64>,
     /// Bytes that may be added.
     left: u64,
 }
@@ -58,27 +61,27 @@ struct PriorityList {
 impl PriorityList {
     /// Adds the pages of `range` that are not in the list yet, as many as there is room for.
     fn add(&mut self, range: Range<u64>) {
-        if self.left == 0 {
-            return;
-        }
         let end = range.end.next_multiple_of(PAGE);
         // In the first page, the ELF header is left out.
-        let begin = if range.start < PAGE { range.start } else { range.start / PAGE * PAGE };
-        let pages = begin..end;
-        let mut missing = vec![pages];
-        for known in &self.ranges {
-            missing = missing
-                .into_iter()
-                .flat_map(|gap| [gap.start..gap.end.min(known.start), gap.start.max(known.end)..gap.end])
-                .filter(|gap| gap.start < gap.end)
-                .collect();
-        }
-        for gap in missing {
-            let end = if gap.end - gap.start <= self.left { gap.end } else { (gap.start + self.left) / PAGE * PAGE };
-            if end > gap.start {
-                self.left -= end - gap.start;
-                self.ranges.push(gap.start..end);
+        let mut at = if range.start < PAGE { range.start } else { range.start / PAGE * PAGE };
+        while at < end && self.left > 0 {
+            let before = self.known.range(..=at).next_back().map_or(0, |(_, known_end)| *known_end);
+            if before > at {
+                at = before;
+                continue;
             }
+            let gap_end = self.known.range(at..).next().map_or(end, |(known, _)| (*known).min(end));
+            let last = if gap_end - at <= self.left { gap_end } else { (at + self.left) / PAGE * PAGE };
+            if last <= at {
+                return;
+            }
+            self.left -= last - at;
+            self.known.insert(at, last);
+            match self.ranges.last_mut() {
+                Some(before) if before.end == at => before.end = last,
+                _ => self.ranges.push(at..last),
+            }
+            at = gap_end;
         }
     }
 }

@@ -32,25 +32,35 @@ impl ProcessImage {
         buffer: &mut [u8],
         mut write: impl FnMut(u64, &[u8]) -> io::Result<()>,
     ) -> Result<(), SourceError> {
+        // What is adjacent in the core is written at once: a process may have many thousand mappings of a page.
+        let (mut begin, mut filled) = (0, 0);
+        let mut runs = Vec::new();
         for slice in self.plan.mapping_slices(range) {
             let to_offset = slice.offset.wrapping_sub(slice.address);
-            let mut runs = Vec::new();
+            runs.clear();
             if slice.sparse {
                 self.memory.present_runs(slice.addresses(), |run| runs.push(run))?;
             } else {
                 runs.push(slice.addresses());
             }
-            for run in runs {
+            for run in &runs {
                 let mut address = run.start;
                 while address < run.end {
-                    let length = buffer_len(&(address..run.end)).min(buffer.len());
-                    self.memory.read_pages(address, &mut buffer[..length])?;
-                    write(address.wrapping_add(to_offset), &buffer[..length]).map_err(SourceError::Write)?;
+                    let offset = address.wrapping_add(to_offset);
+                    if filled == buffer.len() || begin + filled as u64 != offset {
+                        if filled > 0 {
+                            write(begin, &buffer[..filled]).map_err(SourceError::Write)?;
+                        }
+                        (begin, filled) = (offset, 0);
+                    }
+                    let length = buffer_len(&(address..run.end)).min(buffer.len() - filled);
+                    self.memory.read_pages(address, &mut buffer[filled..filled + length])?;
+                    filled += length;
                     address += length as u64;
                 }
             }
         }
-        Ok(())
+        if filled > 0 { write(begin, &buffer[..filled]).map_err(SourceError::Write) } else { Ok(()) }
     }
 
     /// How many bytes of memory in `range` of the core may be something else than zeros.

@@ -1,12 +1,14 @@
 //! The memory of a parked process. Only a reader process reads it (module `reader`).
 
 use super::chunk::{SourceError, buffer_len};
+use super::holes::Holes;
 use super::page_access::{PageAccess, ReadablePages, TrustedFileSystems};
 use super::plan::CapturePlan;
 use crate::elf::{self, CoreLayout};
 use crate::unwind::ReadMemory;
 use coreward_sys::pagemap::{self, PAGE, PageKind};
 use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 use std::ops::Range;
@@ -35,8 +37,33 @@ pub struct LiveMemory {
     access: Option<PageAccess>,
     /// Pages were left out, because nobody may ever answer for them.
     has_unread: AtomicBool,
+    /// Pages that are there could not be read.
+    has_refused: AtomicBool,
+    /// The part of the page table that was read last.
+    scanned: Mutex<Option<ScannedWindow>>,
     /// Reads at addresses that pread(2) takes for negative use the file's position, which there is only one of.
     position: Mutex<()>,
+}
+
+/// A part of the page table.
+#[derive(Debug)]
+struct ScannedWindow {
+    range: Range<u64>,
+    kind: PageKind,
+    runs: Vec<Range<u64>>,
+}
+
+/// How much of the page table is read at once where ranges are small, in bytes of address space.
+const WINDOW: u64 = 1 << 20;
+
+/// Which pages are zeros in the core, though they may have been something else.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MissingPages {
+    /// Those for which nobody may ever answer (decision 42).
+    pub unanswered: bool,
+    /// Those that the kernel refused to read: it reads memory that the process itself may not read only if `proc_mem.force_override=`
+    /// lets it (Documentation/admin-guide/kernel-parameters.txt), and none that is damaged.
+    pub refused: bool,
 }
 
 /// pread(2) takes addresses from here on for negative offsets. The vsyscall page of x86_64 is up there.
@@ -48,7 +75,15 @@ impl LiveMemory {
     pub fn new(files: LiveFiles) -> Self {
         let LiveFiles { mem, pagemap, maps, trusted } = files;
         let access = maps.map(|maps| PageAccess::new(maps, trusted));
-        Self { mem, pagemap, access, has_unread: AtomicBool::new(false), position: Mutex::default() }
+        Self {
+            mem,
+            pagemap,
+            access,
+            has_unread: AtomicBool::new(false),
+            has_refused: AtomicBool::new(false),
+            scanned: Mutex::default(),
+            position: Mutex::default(),
+        }
     }
 
     /// The text of `/proc/PID/maps`; empty if it cannot be read.
@@ -56,19 +91,38 @@ impl LiveMemory {
         self.access.as_ref().and_then(PageAccess::text).unwrap_or_default()
     }
 
-    /// Plans the capture of this memory, whose core has this layout; `None` if the process has no memory any more.
-    pub fn plan(&self, layout: Arc<CoreLayout>) -> Option<CapturePlan> {
+    /// Calls `found` with each line of `/proc/PID/maps`; of none if it cannot be read.
+    pub fn for_each_mapping(&self, found: impl FnMut(&str)) {
+        if let Some(access) = &self.access {
+            access.for_each_line(found);
+        }
+    }
+
+    /// Plans the capture of this memory, whose core has this layout and which has these holes; `None` if the process has no memory any
+    /// more.
+    pub fn plan(&self, layout: Arc<CoreLayout>, holes: Holes) -> Option<CapturePlan> {
         let libraries = layout.notes.program_headers.map(|(address, count)| {
             elf::link_map_ranges(address, count, |address, length| self.read_vec(address, length))
         });
         let answers = |address| self.answers(address);
         let present_runs = |range, found: &mut dyn FnMut(Range<u64>)| self.present_runs(range, found);
-        CapturePlan::new(layout, &self.maps(), &libraries.unwrap_or_default(), &answers, present_runs).ok()
+        CapturePlan::new(layout, &self.maps(), holes, &libraries.unwrap_or_default(), &answers, present_runs).ok()
     }
 
-    /// Whether pages were left out, because nobody may ever answer for them (decision 42).
-    pub fn has_unread_pages(&self) -> bool {
-        self.has_unread.load(Ordering::Relaxed)
+    /// Which pages were left out so far.
+    pub fn missing_pages(&self) -> MissingPages {
+        let [unanswered, refused] = [&self.has_unread, &self.has_refused].map(|flag| flag.load(Ordering::Relaxed));
+        MissingPages { unanswered, refused }
+    }
+
+    /// Whether the page at `address` has contents: in memory or in swap (proc_pid_pagemap(5)). A page that is guarded has none, though the
+    /// page table has an entry for it.
+    fn is_there(&self, address: u64) -> bool {
+        const GUARD: u64 = 1 << 58;
+        let mut entry = [0; 8];
+        let read = self.pagemap.as_ref().map(|pagemap| pagemap.read_exact_at(&mut entry, address / PAGE * 8));
+        let entry = u64::from_le_bytes(entry);
+        matches!(read, Some(Ok(()))) && entry >> 62 != 0 && entry & GUARD == 0
     }
 
     /// Whether all pages of the mapping at `address` can be read, or some would have to be waited for. Memory of which nothing is
@@ -178,6 +232,9 @@ impl LiveMemory {
                 Ok(count) => filled += count,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if concerns_one_page(&error) => {
+                    if !self.has_refused.load(Ordering::Relaxed) && self.is_there(at) {
+                        self.has_refused.store(true, Ordering::Relaxed);
+                    }
                     let page_rest = usize::try_from(PAGE - at % PAGE).unwrap_or(usize::MAX);
                     let end = buffer.len().min(filled.saturating_add(page_rest));
                     buffer[filled..end].fill(0);
@@ -231,7 +288,7 @@ impl LiveMemory {
             length += run.end - run.start;
             found(run);
         };
-        let scanned = pagemap::for_each_run(pagemap, range.clone(), kind, count_and_call);
+        let scanned = self.for_each_run(pagemap, range.clone(), kind, count_and_call);
         if pages != ReadablePages::All && length < range.end - range.start {
             self.has_unread.store(true, Ordering::Relaxed);
         }
@@ -244,6 +301,37 @@ impl LiveMemory {
             }
             Ok(()) | Err(_) => Ok(()),
         }
+    }
+}
+
+impl LiveMemory {
+    /// As [`pagemap::for_each_run`]. Of small ranges those that follow are asked for at once: most mappings of a process with many thousand
+    /// are next to each other. As long as the process is parked, its page table only gets pages that it had mapped before.
+    fn for_each_run(
+        &self,
+        pagemap: &File,
+        range: Range<u64>,
+        kind: PageKind,
+        found: impl FnMut(Range<u64>),
+    ) -> io::Result<()> {
+        if range.end - range.start >= WINDOW || range.start >= FIRST_NEGATIVE - WINDOW {
+            return pagemap::for_each_run(pagemap, range, kind, found);
+        }
+        let mut scanned = self.scanned.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_known = |scanned: &ScannedWindow| {
+            scanned.kind == kind && scanned.range.start <= range.start && range.end <= scanned.range.end
+        };
+        if !scanned.as_ref().is_some_and(is_known) {
+            let window = range.start..range.start + WINDOW;
+            let mut runs = Vec::new();
+            pagemap::for_each_run(pagemap, window.clone(), kind, |run| runs.push(run))?;
+            *scanned = Some(ScannedWindow { range: window, kind, runs });
+        }
+        let runs = scanned.as_ref().map_or(&[][..], |scanned| &scanned.runs);
+        let first = runs.partition_point(|run| run.end <= range.start);
+        let runs = runs[first..].iter().take_while(|run| run.start < range.end);
+        runs.map(|run| run.start.max(range.start)..run.end.min(range.end)).for_each(found);
+        Ok(())
     }
 }
 

@@ -10,7 +10,7 @@ use super::health::{Heartbeat, Supervision};
 use super::parked::ParkedProcess;
 use super::plan::CapturePlan;
 use super::staging::StagingArea;
-use super::{CaptureResources, MemoryBudget};
+use super::{CaptureResources, MemoryBudget, MissingPages};
 use crate::crash::Truncation;
 use crate::elf::{self, CoreLayout, ProcessNotes};
 use crate::store::QuotaHandle;
@@ -70,8 +70,8 @@ pub struct Snapshot {
     pub(super) level: i32,
     /// All of the core is in the staging area's memory.
     pub(super) in_memory: bool,
-    /// Pages are zeros, because nobody may ever answer for them.
-    pub has_unread_pages: bool,
+    /// Which pages are zeros, though they may have been something else.
+    pub missing_pages: MissingPages,
 }
 
 /// Why there is no snapshot.
@@ -138,7 +138,7 @@ pub fn snapshot(request: SnapshotRequest<'_>, resources: &CaptureResources) -> R
         deadline: Some(request.deadline),
     };
     let outcome = engine::run(job, writer, resources, Supervision { heartbeat, cancelled });
-    let has_unread_pages = image.has_unread_pages();
+    let missing_pages = image.missing_pages();
     image.stop();
     if staging.spill_file().is_some() {
         staging.set_spill_start(outcome.spilled_from * CHUNK_LEN);
@@ -175,7 +175,7 @@ pub fn snapshot(request: SnapshotRequest<'_>, resources: &CaptureResources) -> R
         notes,
         level,
         in_memory,
-        has_unread_pages,
+        missing_pages,
     })
 }
 

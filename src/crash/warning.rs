@@ -26,6 +26,10 @@ pub enum Warning {
     },
     /// The shim did not open the executable, whose build ID memory does not have.
     ExecutableNotOpened(Errno),
+    /// The core's headers are too long to be read, so its other threads are not known.
+    HeadersTooLong,
+    /// Pages of the core are zeros, because the kernel refused to read them though they are there.
+    PagesRefused,
     /// Pages of mapped files are zeros in the core: they are on a file system that may never answer.
     PagesNotRead,
     /// Bytes in the middle of a long command line are left out.
@@ -60,6 +64,12 @@ impl fmt::Display for Warning {
                 "the build ID is unknown: the executable is on FUSE, a network file system or an unknown mount, which may not answer",
             ),
             Self::ExecutableNotOpened(errno) => write!(f, "the build ID is unknown: cannot open the executable: {errno}"),
+            Self::HeadersTooLong => f.write_str(
+                "the process has so many threads or mappings that only the stack of the crashed thread is in the record",
+            ),
+            Self::PagesRefused => f.write_str(
+                "some pages are zeros in the core: the kernel refused to read them (proc_mem.force_override=, or damaged memory)",
+            ),
             Self::PagesNotRead => f.write_str(
                 "some pages of mapped files are zeros in the core: their file system may never answer (FUSE, network)",
             ),

@@ -13,7 +13,7 @@ use super::record_builder::{RecordBuilder, principal_of};
 use super::shared::Shared;
 use crate::capture::{
     self, CaptureCheckpoint, CaptureError, CapturedCore, CheckpointFiles, CoreLimits, CoreStream, CoreWriter,
-    DrainRequest, Heartbeat, Snapshot, SnapshotError, SnapshotRequest,
+    DrainRequest, Heartbeat, MissingPages, Snapshot, SnapshotError, SnapshotRequest,
 };
 use crate::config::Config;
 use crate::crash::text::from_bytes;
@@ -100,7 +100,7 @@ impl CaptureContext {
     fn capture(self, stream: CoreInput, mut handles: ProcessHandles) -> Result<CaptureOutcome, CaptureError> {
         self.heartbeat.tick();
         let mut writer = self.writer()?;
-        let CoreInput { source, prefix, headers } = stream;
+        let CoreInput { source, prefix, headers, beginning: _ } = stream;
         let headers = headers.filter(|_| handles.memory.has_memory());
         let mut memory = std::mem::take(&mut handles.memory);
         let parked = headers.map(|headers| (memory.park(&self.shared.readers, &headers), headers));
@@ -172,10 +172,10 @@ pub(super) async fn capture(
     }
     // The process has waited long enough, whatever became of its core. Without the shim's consent nothing is published.
     builder.set_held(held(offer, source));
-    if let Ok(CaptureOutcome::Snapshot(snapshot)) = &outcome
-        && snapshot.has_unread_pages
-    {
-        builder.warn(Warning::PagesNotRead);
+    if let Ok(CaptureOutcome::Snapshot(snapshot)) = &outcome {
+        let MissingPages { unanswered, refused } = snapshot.missing_pages;
+        let warnings = [(unanswered, Warning::PagesNotRead), (refused, Warning::PagesRefused)];
+        warnings.into_iter().filter(|(holds, _)| *holds).for_each(|(_, warning)| builder.warn(warning));
     }
     let (checkpoint, files) = save_checkpoint(&builder, &outcome);
     source.release_and_confirm(checkpoint, files).await?;

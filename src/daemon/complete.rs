@@ -26,7 +26,7 @@ pub(super) async fn complete(
     handles: &mut ProcessHandles,
     stream: Option<&CoreInput>,
 ) -> Result<(), ConnectionError> {
-    add_details(source, builder, handles).await?;
+    add_details(source, builder, handles, stream.is_some()).await?;
     if !builder.has_exe_build_id() {
         // Where memory cannot be read (Yama's ptrace_scope=3), the file still has the build-id. It may be on a file system that does
         // not answer.
@@ -53,7 +53,7 @@ pub(super) async fn complete(
     Ok(())
 }
 
-/// Adds what only the shim can still look up. What the spool has is complete.
+/// Adds what only the shim can still look up, with the holes of a core that is going to be copied. What the spool has is complete.
 ///
 /// # Errors
 /// The connection to the shim broke.
@@ -61,8 +61,9 @@ pub(super) async fn add_details(
     source: &mut CrashSource,
     builder: &mut RecordBuilder,
     handles: &mut ProcessHandles,
+    holes: bool,
 ) -> Result<(), ConnectionError> {
-    if let Some(ProcessDetails { details, warnings, descriptors }) = source.request_details().await? {
+    if let Some(ProcessDetails { details, warnings, descriptors }) = source.request_details(holes).await? {
         builder.add_details(&details, warnings);
         handles.add(descriptors);
     }

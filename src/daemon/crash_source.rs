@@ -72,10 +72,11 @@ impl CrashSource {
         }
     }
 
-    /// Requests what no duplicate in a storm is asked for. `None`: the process is gone, or everything came with the offer.
-    pub(super) async fn request_details(&mut self) -> Result<Option<ProcessDetails>, ConnectionError> {
+    /// Requests what no duplicate in a storm is asked for, for a core that is going to be copied with the list of its holes. `None`: the
+    /// process is gone, or everything came with the offer.
+    pub(super) async fn request_details(&mut self, holes: bool) -> Result<Option<ProcessDetails>, ConnectionError> {
         let Self::Shim(connection) = self else { return Ok(None) };
-        let Ok((reply, fds)) = connection.request(Request::Details).await? else { return Ok(None) };
+        let Ok((reply, fds)) = connection.request(Request::Details { holes }).await? else { return Ok(None) };
         if reply.fds.len() != fds.len() {
             let (announced, arrived) = (reply.fds.len(), fds.len());
             return Err(WireError::Descriptors { announced, arrived }.into());
@@ -140,6 +141,6 @@ pub(super) struct ProcessDetails {
     pub(super) details: Details,
     /// What the shim could not get.
     pub(super) warnings: Vec<String>,
-    /// `maps` and `pagemap`.
+    /// The list of holes.
     pub(super) descriptors: Vec<(FdKind, OwnedFd)>,
 }

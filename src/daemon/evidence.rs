@@ -34,6 +34,8 @@ pub(super) struct CoreInput {
     pub(super) prefix: Option<OwnedFd>,
     /// ELF header, program headers and notes, whole. `None` where they are not understood or must not be parsed.
     pub(super) headers: Option<Headers>,
+    /// The beginning of the headers, where all of them are too long.
+    pub(super) beginning: Option<Headers>,
 }
 
 /// Facts that only the process' own memory has.

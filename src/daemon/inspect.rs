@@ -35,6 +35,11 @@ const FACTS_TIMEOUT: Duration = Duration::from_secs(1);
 const UNPARSED_FROM: u32 = 3;
 /// Size of the headers in bytes, at least and mostly.
 const USUAL_HEADERS: u64 = 64 << 10;
+/// The headers of a crash that waits are taken out of the pipe up to this length, which must fit into the memory for all headers. Of
+/// longer ones the beginning is enough for the stack of the crashed thread, and the core is drained from the pipe.
+const MAX_LIVE_HEADERS: u64 = 40 << 20;
+/// Bytes of the notes that tell about the process and the thread that crashed: mostly the mapped files (core_file_note_size_limit).
+const FIRST_NOTES: u64 = 6 << 20;
 /// A saved core with longer headers is not inspected: they would have to fit into memory.
 const MAX_SAVED_HEADERS: u64 = 16 << 20;
 
@@ -72,7 +77,7 @@ pub(super) async fn inspect(
     let core = match core {
         None => CoreEvidence::Gone,
         Some(core) if source.holds_process() && !may_look => {
-            CoreEvidence::Ready(CoreInput { source: core, prefix, headers: None })
+            CoreEvidence::Ready(CoreInput { source: core, prefix, headers: None, beginning: None })
         }
         Some(core) if source.holds_process() => open_pipe(shared, source, offer, core, prefix, headers).await?,
         Some(core) => CoreEvidence::Ready(open_saved(shared, offer, handles, core).await),
@@ -149,7 +154,11 @@ async fn unwind_late(
     stream: &CoreInput,
     warnings: &mut Vec<Warning>,
 ) -> Option<CrashedStack> {
-    let headers = stream.headers.clone()?;
+    let headers = stream.headers.clone().or_else(|| {
+        let beginning = stream.beginning.clone()?;
+        warnings.push(Warning::HeadersTooLong);
+        Some(beginning)
+    })?;
     let context = signature_context(offer, exe_build_id);
     let ask = move |reader: &mut Reader| reader.stack(&headers, &context, Instant::now() + INSPECT_TIMEOUT);
     let unwound = ask_reader(shared, handles, ask).await;
@@ -202,7 +211,7 @@ async fn open_pipe(
     mut prefix: Option<OwnedFd>,
     peeked: Option<Result<PeekedHeaders, CaptureError>>,
 ) -> Result<CoreEvidence, ConnectionError> {
-    let mut headers = None;
+    let (mut headers, mut beginning) = (None, None);
     if may_parse(offer) {
         if prefix.is_none() {
             let peeked = match peeked {
@@ -211,7 +220,10 @@ async fn open_pipe(
             };
             match peeked {
                 Ok(PeekedHeaders::Complete(complete)) => headers = Some(complete),
-                Ok(PeekedHeaders::TooLong(bytes)) => prefix = source.request_prefix(bytes).await?,
+                Ok(PeekedHeaders::TooLong(notes)) => {
+                    let enough = if notes.end <= MAX_LIVE_HEADERS { notes.end } else { notes.start + FIRST_NOTES };
+                    prefix = source.request_prefix(enough.min(notes.end)).await?;
+                }
                 // Then the core is stored without being parsed.
                 Ok(PeekedHeaders::NoMemory | PeekedHeaders::Unsupported(_) | PeekedHeaders::Empty) => {}
                 Err(failure) => return Ok(CoreEvidence::Unreadable(failure)),
@@ -219,10 +231,15 @@ async fn open_pipe(
         }
         if let Some(prefix) = prefix.as_ref().and_then(|prefix| prefix.try_clone().ok()) {
             let shared = Arc::clone(shared);
-            headers = run_blocking(move || read_whole(&shared, &File::from(prefix))).await.ok().flatten();
+            let prefix = File::from(prefix);
+            let read = move || match read_whole(&shared, &prefix) {
+                None => (None, read_beginning(&shared, &prefix)),
+                headers => (headers, None),
+            };
+            (headers, beginning) = run_blocking(read).await.unwrap_or_default();
         }
     }
-    Ok(CoreEvidence::Ready(CoreInput { source: core, prefix, headers }))
+    Ok(CoreEvidence::Ready(CoreInput { source: core, prefix, headers, beginning }))
 }
 
 /// Looks at the headers in the pipe. Mostly they have arrived whole by now; otherwise it takes seconds at most.
@@ -256,7 +273,7 @@ async fn open_saved(shared: &Arc<Shared>, offer: &Offer, handles: &mut ProcessHa
         handles.memory.set_saved(saved);
         headers
     });
-    CoreInput { source: core, prefix: None, headers }
+    CoreInput { source: core, prefix: None, headers, beginning: None }
 }
 
 /// The headers of a core that begins at byte `at` of a file, which is its position and stays so.
@@ -274,12 +291,34 @@ fn read_saved_headers(shared: &Shared, file: &mut File, at: u64) -> io::Result<O
     Ok(headers)
 }
 
-/// Headers that are the contents of a file, whatever its position is.
+/// Headers that are the contents of a file, whatever its position is; `None` if it has only some of them, or they are too long.
 fn read_whole(shared: &Shared, file: &File) -> Option<Headers> {
     let length = file.metadata().ok()?.len();
+    let expected = elf::headers_len(&read_first(file)?).ok()?;
+    if length != expected || length > MAX_LIVE_HEADERS {
+        return None;
+    }
     let grant = grant_for(shared, length)?;
     let mut bytes = vec![0; usize::try_from(length).ok()?];
     file.read_exact_at(&mut bytes, 0).ok().map(|()| Headers::new(bytes, grant))
+}
+
+/// The first notes in a file with headers that are too long: they tell about the thread that crashed.
+fn read_beginning(shared: &Shared, file: &File) -> Option<Headers> {
+    let (first, length) = (read_first(file)?, file.metadata().ok()?.len());
+    let notes = elf::notes_range(&first).ok()?;
+    let end = length.min(notes.end).min(notes.start + FIRST_NOTES);
+    let grant = grant_for(shared, end.checked_sub(notes.start)?)?;
+    let mut bytes = vec![0; usize::try_from(end - notes.start).ok()?];
+    file.read_exact_at(&mut bytes, notes.start).ok()?;
+    Some(Headers::new(elf::beginning_of_headers(&first, &bytes).ok()?, grant))
+}
+
+/// The ELF header and one program header.
+fn read_first(file: &File) -> Option<[u8; 4096]> {
+    let mut first = [0; 4096];
+    file.read_exact_at(&mut first, 0).ok()?;
+    Some(first)
 }
 
 /// Memory for long headers, as soon as others return it.

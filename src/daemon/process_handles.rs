@@ -63,6 +63,7 @@ impl ProcessHandles {
                 FdKind::Cmdline => self.memory.add(|files| &mut files.cmdline, fd),
                 FdKind::Maps => self.memory.add(|files| &mut files.maps, fd),
                 FdKind::Pagemap => self.memory.add(|files| &mut files.pagemap, fd),
+                FdKind::Holes => self.memory.set_holes(fd),
                 FdKind::Head => self.prefix = Some(fd),
                 FdKind::CheckpointFile => self.checkpoint.file = Some(fd),
                 FdKind::CheckpointMemory => self.checkpoint.memory = Some(fd),

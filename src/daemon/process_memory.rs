@@ -22,6 +22,8 @@ const ANSWERS_TIMEOUT: Duration = Duration::from_secs(3);
 #[derive(Debug, Default)]
 pub(super) struct ProcessMemory {
     files: ProcessFiles,
+    /// What the shim found out about absent pages.
+    holes: Option<OwnedFd>,
     /// The core in which the memory is, in the place of these files.
     saved: Option<SavedCoreFile>,
     /// Which readers may read it.
@@ -44,6 +46,11 @@ impl ProcessMemory {
         *place(&mut self.files) = Some(fd.into());
         // It does not know this file.
         self.reader = None;
+    }
+
+    /// The list of the memory's holes ([`coreward_wire::FdKind::Holes`]).
+    pub(super) fn set_holes(&mut self, holes: OwnedFd) {
+        self.holes = Some(holes);
     }
 
     /// From now on a saved core is read.
@@ -147,7 +154,7 @@ impl ProcessMemory {
         let reader = self.take_reader(pool)?;
         // It is killed when the core is copied.
         self.give_up(&reader);
-        RemoteProcess::new(reader, headers)
+        RemoteProcess::new(reader, headers, self.holes.take())
     }
 
     /// Whether the kernel can dump the process without waiting for anybody who may never answer. What cannot be found out may not.

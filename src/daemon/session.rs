@@ -140,7 +140,7 @@ impl Session {
             NoCore::Storm | NoCore::Rate => builder.omit_repeated(),
             NoCore::Gone => {}
             _ => {
-                add_details(&mut self.source, &mut builder, &mut handles).await?;
+                add_details(&mut self.source, &mut builder, &mut handles, false).await?;
                 builder.omit_open_fds();
             }
         }

@@ -63,8 +63,10 @@ pub struct MappedFile {
 /// What the notes say about the crash.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CrashNotes {
-    /// The threads, the crashed one first.
+    /// The threads, the crashed one first, as far as they are read.
     pub threads: Vec<ThreadNote>,
+    /// How many threads there were, those that are not read included.
+    pub thread_count: usize,
     /// Siginfo of the crashed thread.
     pub siginfo: Option<SigInfoNote>,
     /// The mapped files, sorted by address.
@@ -75,7 +77,7 @@ pub struct CrashNotes {
     pub program_headers: Option<(u64, u64)>,
 }
 
-/// Threads beyond this number are ignored: their stacks are captured like any other memory.
+/// Threads beyond this number are only counted: their stacks are captured like any other memory.
 const MAX_THREADS: usize = 8192;
 /// Mapped files beyond this number are ignored; vm.max_map_count is 65,530 by default.
 const MAX_FILES: usize = 1 << 17;
@@ -98,7 +100,12 @@ impl CrashNotes {
         let (mut table, mut count) = (None, None);
         for (kind, _, data) in notes(bytes).filter(|(_, name, _)| *name == b"CORE") {
             match kind {
-                NT_PRSTATUS if found.threads.len() < MAX_THREADS => found.threads.extend(thread(data, machine)),
+                NT_PRSTATUS => {
+                    found.thread_count += 1;
+                    if found.threads.len() < MAX_THREADS {
+                        found.threads.extend(thread(data, machine));
+                    }
+                }
                 NT_SIGINFO if found.siginfo.is_none() => found.siginfo = siginfo(data),
                 NT_FILE => found.files = files(data).unwrap_or_default(),
                 NT_AUXV => {
@@ -116,6 +123,22 @@ impl CrashNotes {
         }
         found.program_headers = table.zip(count);
         found
+    }
+}
+
+impl MappedFile {
+    /// The part of a file that a line of `/proc/PID/maps` describes (proc_pid_maps(5)): `begin-end perms offset device inode path`. `None`
+    /// if it describes something else.
+    #[must_use]
+    pub fn parse(line: &str) -> Option<Self> {
+        let hex = |text: &str| u64::from_str_radix(text, 16).ok();
+        let mut fields = line.splitn(6, ' ');
+        let (start, end) = fields.next()?.split_once('-')?;
+        let offset = fields.nth(1)?;
+        let path = fields.nth(2)?.trim_start();
+        // Newlines in names are escaped, and other names are the kernel's.
+        path.starts_with('/').then_some(())?;
+        Some(Self { start: hex(start)?, end: hex(end)?, offset: hex(offset)?, path: path.to_owned() })
     }
 }
 

@@ -3,7 +3,7 @@
 
 use super::ElfError;
 use super::crash_notes::CrashNotes;
-use object::elf::{ET_CORE, FileHeader64, PF_X, PN_XNUM, PT_LOAD, PT_NOTE, ProgramHeader64};
+use object::elf::{ET_CORE, FileHeader64, PF_R, PF_W, PF_X, PN_XNUM, PT_LOAD, PT_NOTE, ProgramHeader64};
 use object::read::elf::{FileHeader, ProgramHeader};
 use object::{LittleEndian, ReadRef};
 use std::ops::Range;
@@ -24,6 +24,28 @@ pub struct LoadSegment {
     pub length: u64,
     /// PF_R, PF_W, PF_X (p_flags).
     pub flags: u32,
+}
+
+impl LoadSegment {
+    /// A mapping that a line of `/proc/PID/maps` describes (proc_pid_maps(5)): `begin-end perms ...`. None of it is in a core.
+    #[must_use]
+    pub fn parse(line: &str) -> Option<Self> {
+        let hex = |text: &str| u64::from_str_radix(text, 16).ok();
+        let mut fields = line.split(' ');
+        let (start, end) = fields.next()?.split_once('-')?;
+        let (address, perms) = (hex(start)?, fields.next()?);
+        let flag = |letter, flag| if perms.contains(letter) { flag } else { 0 };
+        let flags = flag('r', PF_R) | flag('w', PF_W) | flag('x', PF_X);
+        Some(Self { offset: 0..0, address, length: hex(end)?.checked_sub(address)?, flags })
+    }
+
+    /// Whether the stack with this pointer may be in the mapping. After an overflow the pointer is below it.
+    #[must_use]
+    pub fn is_stack_of(&self, pointer: u64) -> bool {
+        const GUARD: u64 = 1 << 20;
+        let end = self.address.saturating_add(self.length);
+        self.flags & PF_W != 0 && pointer < end && self.address.saturating_sub(pointer) <= GUARD
+    }
 }
 
 /// The layout of a 64-bit little-endian core, according to its headers.
@@ -51,8 +73,39 @@ pub struct CoreLayout {
 /// # Errors
 /// Not a 64-bit little-endian core that begins with its notes.
 pub fn headers_len(bytes: &[u8]) -> Result<u64, ElfError> {
-    Ok(first_segment(bytes)?.1.end)
+    Ok(notes_range(bytes)?.end)
 }
+
+/// The range of a core's notes. The first `bytes` of the core must contain the ELF header and one program header.
+///
+/// # Errors
+/// As [`headers_len`].
+pub fn notes_range(bytes: &[u8]) -> Result<Range<u64>, ElfError> {
+    Ok(first_segment(bytes)?.1)
+}
+
+/// Headers as the beginning of longer ones: `first` has the ELF header and one program header, as in [`headers_len`], and `notes` are
+/// the first notes. Other program headers are left out, of which there may be more than fit into memory.
+///
+/// # Errors
+/// As [`headers_len`].
+pub fn beginning_of_headers(first: &[u8], notes: &[u8]) -> Result<Vec<u8>, ElfError> {
+    notes_range(first)?;
+    let mut headers = first.get(..FIRST_NOTES).ok_or(ElfError::Headers)?.to_vec();
+    put(&mut headers, E_PHNUM, 1_u16.to_le_bytes());
+    put(&mut headers, HEADER_LEN + P_OFFSET, (FIRST_NOTES as u64).to_le_bytes());
+    // One more than there are, so that nobody takes them for all.
+    put(&mut headers, HEADER_LEN + P_FILESZ, (notes.len() as u64 + 1).to_le_bytes());
+    headers.extend_from_slice(notes);
+    Ok(headers)
+}
+
+/// Where the notes begin if there is one program header.
+const FIRST_NOTES: usize = HEADER_LEN + SEGMENT_LEN;
+/// Offsets of fields of `Elf64_Ehdr` and `Elf64_Phdr` (elf(5)).
+const E_PHNUM: usize = 56;
+const P_OFFSET: usize = 8;
+const P_FILESZ: usize = 32;
 
 /// The ELF header, and the range of the notes.
 fn first_segment(bytes: &[u8]) -> Result<(&FileHeader64<LittleEndian>, Range<u64>), ElfError> {
@@ -80,6 +133,18 @@ impl CoreLayout {
     /// # Errors
     /// The headers are incomplete, or not what the kernel would write.
     pub fn read(headers: &[u8]) -> Result<Self, ElfError> {
+        if headers_len(headers)? > headers.len() as u64 {
+            return Err(ElfError::Headers);
+        }
+        Self::read_beginning(headers)
+    }
+
+    /// Reads the layout from the first bytes of a core, as far as they tell. Notes of the process and of the thread that crashed are
+    /// the first ones (elf_core_dump, fs/binfmt_elf.c).
+    ///
+    /// # Errors
+    /// The bytes are not what the kernel would write.
+    pub fn read_beginning(headers: &[u8]) -> Result<Self, ElfError> {
         let endian = LittleEndian;
         let (header, notes_range) = first_segment(headers)?;
         let mut count = usize::from(header.e_phnum(endian));
@@ -87,8 +152,9 @@ impl CoreLayout {
             let table_len = notes_range.start - HEADER_LEN as u64;
             count = usize::try_from(table_len).map_err(|_| ElfError::Headers)? / SEGMENT_LEN;
         }
+        let present = count.min(headers.len().saturating_sub(HEADER_LEN) / SEGMENT_LEN);
         let table: &[ProgramHeader64<LittleEndian>] =
-            headers.read_slice_at(HEADER_LEN as u64, count).map_err(|()| ElfError::Headers)?;
+            headers.read_slice_at(HEADER_LEN as u64, present).map_err(|()| ElfError::Headers)?;
         let mut loads = Vec::with_capacity(count);
         let mut memory_end = notes_range.end;
         for segment in table.iter().filter(|segment| segment.p_type(endian) == PT_LOAD) {
@@ -102,16 +168,22 @@ impl CoreLayout {
             memory_end = end;
             loads.push(LoadSegment { offset: begin..end, address, length, flags: segment.p_flags(endian) });
         }
-        let trailer = trailer(header, memory_end, count)?;
+        let trailer = if present == count { trailer(header, memory_end, count)? } else { Vec::new() };
         let clamp = |offset: u64| usize::try_from(offset).unwrap_or(usize::MAX);
-        let notes = headers.get(clamp(notes_range.start)..clamp(notes_range.end)).ok_or(ElfError::Headers)?;
+        let notes_end = clamp(notes_range.end).min(headers.len());
+        let notes = headers.get(clamp(notes_range.start)..notes_end).unwrap_or_default();
         let notes = CrashNotes::read(notes, header.e_machine(endian));
         let header = *headers.first_chunk().ok_or(ElfError::Headers)?;
-        let mut by_address: Vec<(u64, u32)> =
-            loads.iter().zip(0..).map(|(load, index)| (load.address, index)).collect();
-        by_address.sort_by_key(|(address, _)| *address);
+        let by_address = sorted(&loads);
         let total_len = memory_end + trailer.len() as u64;
         Ok(Self { header, notes_range, loads, by_address, total_len, trailer, notes })
+    }
+
+    /// This layout with other mappings, which are in no core.
+    #[must_use]
+    pub fn with_mappings(self, loads: Vec<LoadSegment>) -> Self {
+        let by_address = sorted(&loads);
+        Self { loads, by_address, ..self }
     }
 
     /// Offset of the memory; the bytes between the end of the notes and this are zeros.
@@ -160,6 +232,13 @@ impl CoreLayout {
         let sorted = self.by_address.get(first..).unwrap_or_default();
         sorted.iter().filter_map(|(_, index)| self.loads.get(*index as usize))
     }
+}
+
+/// Addresses and indices of segments, sorted by address.
+fn sorted(loads: &[LoadSegment]) -> Vec<(u64, u32)> {
+    let mut by_address: Vec<(u64, u32)> = loads.iter().zip(0..).map(|(load, index)| (load.address, index)).collect();
+    by_address.sort_by_key(|(address, _)| *address);
+    by_address
 }
 
 /// The section header after the memory, if the number of program headers needs one; the memory ends at offset `memory_end`.
@@ -231,6 +310,30 @@ pub(crate) mod tests {
         assert_eq!(layout.file_range(0x8000), None, "left out of the core");
         assert_eq!(layout.file_range(0x22fff), None, "beyond p_filesz");
         assert_eq!(layout.file_range(0x3000), None);
+    }
+
+    #[test]
+    fn a_beginning_has_the_notes_that_it_was_made_of_and_is_not_complete() {
+        let notes = [7_u8; 64];
+        let whole = headers(&[(0x1000, 4096, 4096), (0x8000, 4096, 4096)], &notes);
+        let range = notes_range(&whole).unwrap();
+        let first = &whole[range.start as usize..][..40];
+        let beginning = beginning_of_headers(&whole[..200], first).unwrap();
+        assert_eq!(notes_range(&beginning), Ok(120..161));
+        assert_eq!(CoreLayout::read(&beginning), Err(ElfError::Headers));
+        let layout = CoreLayout::read_beginning(&beginning).unwrap();
+        assert_eq!((layout.header[18..20].to_vec(), layout.loads.len()), (vec![62, 0], 0));
+        let maps = [
+            "1000-3000 rw-p 00000000 00:00 0 ",
+            "7f00-9000 r-xp 00002000 fe:00 7          /lib/a b\\012c",
+            "9000-a000",
+        ];
+        let layout = layout.with_mappings(maps.iter().filter_map(|line| LoadSegment::parse(line)).collect());
+        assert!(layout.is_code(0x8000) && !layout.is_code(0x1000) && layout.segment_at(0x2fff).is_some());
+        assert!(layout.loads[0].is_stack_of(0xf00) && !layout.loads[0].is_stack_of(0x3000));
+        let file = crate::elf::MappedFile::parse(maps[1]).unwrap();
+        assert_eq!((file.start, file.end, file.offset, &*file.path), (0x7f00, 0x9000, 0x2000, "/lib/a b\\012c"));
+        assert_eq!(crate::elf::MappedFile::parse(maps[0]), None);
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub use crash_notes::{CrashNotes, MappedFile, Registers, SigInfoNote, ThreadNote
 pub use image::{MappedImage, NoteRange, build_id, build_id_of_file, note_ranges, package_metadata, read_image};
 #[cfg(test)]
 pub(crate) use layout::tests::headers as test_headers;
-pub use layout::{CoreLayout, HEADER_LEN, LoadSegment, headers_len};
+pub use layout::{CoreLayout, HEADER_LEN, LoadSegment, beginning_of_headers, headers_len, notes_range};
 pub use link_map::link_map_ranges;
 pub use partial::{PartialHeaders, StoredRange, partial_headers};
 pub use process_notes::{ProcessNotes, process_notes};

@@ -26,7 +26,7 @@ impl ImageServer {
         let mut buffer = AlignedBuffer::new();
         while let Ok(Received { message, .. }) = channel.receive::<ImageRequest>(None) {
             let result = self.answer(&message, window, buffer.bytes_mut()).map_err(ImageError::from);
-            let answer = ImageAnswer { result, has_unread_pages: self.image.memory.has_unread_pages() };
+            let answer = ImageAnswer { result, missing_pages: self.image.memory.missing_pages() };
             if channel.send_one(&answer, &[], &[]).is_err() {
                 return;
             }

@@ -6,14 +6,18 @@ use super::image_server::ImageServer;
 use super::protocol::{Answer, ProcessFile, Request};
 use super::saved_core::SavedCore;
 use super::stack::{unwind_crashed_thread, unwind_other_threads};
-use crate::capture::{CapturePlan, LiveFiles, LiveMemory, StagingFiles, TrustedFileSystems};
-use crate::elf::CoreLayout;
+use crate::capture::{CapturePlan, Holes, LiveFiles, LiveMemory, StagingFiles, TrustedFileSystems};
+use crate::elf::{self, CoreLayout, LoadSegment, MappedFile};
 use crate::unwind::ReadMemory;
+use object::elf::PF_X;
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+
+/// Mapped files and mappings of code that are taken from `/proc/PID/maps` at most.
+const MAX_MAPPED: usize = 1 << 16;
 
 /// A process, and what was found out about it.
 #[derive(Default)]
@@ -56,7 +60,9 @@ impl MemoryServer {
             // Files are opened by path no more.
             Request::OpenSaved { .. } => return Err(ErrorKind::InvalidData.into()),
             Request::Headers => {
-                self.layout = CoreLayout::read(&bytes).ok().map(Arc::new);
+                let is_complete = elf::headers_len(&bytes).is_ok_and(|length| length <= bytes.len() as u64);
+                let layout = CoreLayout::read_beginning(&bytes).ok();
+                self.layout = layout.map(|layout| Arc::new(self.with_mappings(layout, is_complete)));
                 return Ok(None);
             }
             Request::Image { memory_limit } => return self.open_image(fds, memory_limit).map(|()| None),
@@ -80,8 +86,9 @@ impl MemoryServer {
                 Answer::BuildId(fds.into_iter().next().and_then(|file| build_id_of_file(&File::from(file))))
             }
             Request::Plan => {
-                let plan =
-                    self.memory.as_ref().zip(self.layout.clone()).and_then(|(memory, layout)| memory.plan(layout));
+                let holes = fds.into_iter().next().map(File::from).and_then(|file| Holes::read(&file).ok());
+                let read = self.memory.as_ref().zip(self.layout.clone());
+                let plan = read.and_then(|(memory, layout)| memory.plan(layout, holes.unwrap_or_default()));
                 self.plan = plan.map(Arc::new);
                 Answer::Plan(self.plan.as_ref().map(|plan| plan.summary()))
             }
@@ -95,6 +102,31 @@ impl MemoryServer {
             Some(saved) => read(&saved.memory(layout)),
             None => read(&self.memory.as_deref()),
         }
+    }
+
+    /// The kernel leaves the note about mapped files out when there are many mappings (core_file_note_size_limit): the process tells the
+    /// same.
+    ///
+    /// Of headers of which only the beginning is there, not even all mappings may be. Then those are taken that a walk up the stack of the
+    /// crashed thread asks for: there may be millions of others.
+    fn with_mappings(&self, mut layout: CoreLayout, is_complete: bool) -> CoreLayout {
+        let Some(memory) = self.memory.as_ref().filter(|_| !is_complete || layout.notes.files.is_empty()) else {
+            return layout;
+        };
+        let mut files = std::mem::take(&mut layout.notes.files);
+        let (has_files, mut loads) = (!files.is_empty(), Vec::new());
+        let stack_pointer = layout.notes.threads.first().map_or(0, |thread| thread.registers.stack_pointer());
+        memory.for_each_mapping(|line| {
+            if !has_files && files.len() < MAX_MAPPED {
+                files.extend(MappedFile::parse(line));
+            }
+            let wanted = |load: &LoadSegment| load.flags & PF_X != 0 || load.is_stack_of(stack_pointer);
+            if !is_complete && loads.len() < MAX_MAPPED {
+                loads.extend(LoadSegment::parse(line).filter(wanted));
+            }
+        });
+        layout.notes.files = files;
+        if is_complete { layout } else { layout.with_mappings(loads) }
     }
 
     fn open(

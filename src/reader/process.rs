@@ -250,12 +250,13 @@ impl Reader {
         self.channel.send_one(&Request::Headers, headers, &[])
     }
 
-    /// Plans the capture of the core that has this layout.
+    /// Plans the capture of the core that has this layout; `holes` is the shim's list of holes.
     ///
     /// # Errors
     /// The reader has ended, or is late.
-    pub(super) fn plan(&mut self, layout: Arc<CoreLayout>) -> io::Result<Option<CapturePlan>> {
-        let summary = self.ask(&Request::Plan, &[], Instant::now() + PLAN_TIMEOUT, |answer| match answer {
+    pub(super) fn plan(&mut self, layout: Arc<CoreLayout>, holes: Option<&OwnedFd>) -> io::Result<Option<CapturePlan>> {
+        let holes: Vec<BorrowedFd<'_>> = holes.into_iter().map(AsFd::as_fd).collect();
+        let summary = self.ask(&Request::Plan, &holes, Instant::now() + PLAN_TIMEOUT, |answer| match answer {
             Answer::Plan(summary) => Ok(summary),
             _ => Err(Answer::mismatch()),
         })?;

@@ -2,7 +2,7 @@
 
 use super::saved_core::FirstPage;
 use super::stack::{CrashedStack, OtherThreads, SignatureContext};
-use crate::capture::{PlanSummary, SourceError, StoredChunk, TrustedFileSystems};
+use crate::capture::{MissingPages, PlanSummary, SourceError, StoredChunk, TrustedFileSystems};
 use crate::crash::ArgumentList;
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -49,7 +49,7 @@ pub(super) enum Request {
     Stack(SignatureContext),
     /// Answered with [`Answer::OtherThreads`]; the record has modules with these first addresses.
     OtherThreads(Vec<u64>),
-    /// Answered with [`Answer::Plan`].
+    /// Answered with [`Answer::Plan`]; with it comes the list of holes, if there is one.
     Plan,
     /// Answered with [`Answer::Answers`].
     Answers,
@@ -129,7 +129,7 @@ pub(super) enum ImageRequest {
 pub(super) struct ImageAnswer {
     pub(super) result: Result<ImageData, ImageError>,
     /// Pages were left out by now.
-    pub(super) has_unread_pages: bool,
+    pub(super) missing_pages: MissingPages,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]

@@ -3,14 +3,13 @@
 use super::channel::Channel;
 use super::process::Reader;
 use super::protocol::{ImageAnswer, ImageData, ImageRequest};
-use crate::capture::{CoreSource, ParkedImage, RangeData, SourceError, StoredChunk};
+use crate::capture::{CoreSource, MissingPages, ParkedImage, RangeData, SourceError, StoredChunk};
 use coreward_sys::pidfd;
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,13 +25,13 @@ pub(super) struct RemoteImage {
     reader: Mutex<Reader>,
     pidfd: Arc<OwnedFd>,
     idle: Mutex<Vec<(Channel, File)>>,
-    has_unread_pages: AtomicBool,
+    missing_pages: Mutex<MissingPages>,
 }
 
 impl RemoteImage {
     pub(super) fn new(reader: Reader) -> Self {
         let pidfd = reader.pidfd();
-        Self { reader: Mutex::new(reader), pidfd, idle: Mutex::default(), has_unread_pages: AtomicBool::new(false) }
+        Self { reader: Mutex::new(reader), pidfd, idle: Mutex::default(), missing_pages: Mutex::default() }
     }
 
     /// Asks the reader, and takes what it read.
@@ -55,8 +54,11 @@ impl RemoteImage {
                 Ok(data) => Ok(take(data, &window)?),
                 Err(error) => Err(SourceError::from(error)),
             };
-            if answer.has_unread_pages {
-                self.has_unread_pages.store(true, Ordering::Relaxed);
+            if answer.missing_pages != MissingPages::default() {
+                // The reader counts for all threads, and answers this one later than another perhaps.
+                let mut missing = self.missing_pages.lock().unwrap_or_else(PoisonError::into_inner);
+                missing.unanswered |= answer.missing_pages.unanswered;
+                missing.refused |= answer.missing_pages.refused;
             }
             self.idle.lock().unwrap_or_else(PoisonError::into_inner).push((channel, window));
             io::Result::Ok(taken)
@@ -92,8 +94,8 @@ impl ParkedImage for RemoteImage {
         })
     }
 
-    fn has_unread_pages(&self) -> bool {
-        self.has_unread_pages.load(Ordering::Relaxed)
+    fn missing_pages(&self) -> MissingPages {
+        *self.missing_pages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn stop(&self) {

@@ -5,29 +5,31 @@ use super::remote_image::RemoteImage;
 use crate::capture::{CapturePlan, Headers, ParkedImage, ParkedProcess, StagingFiles};
 use crate::elf::CoreLayout;
 use std::io::{self, ErrorKind};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// A parked process that a reader reads for a capture.
 #[derive(Debug)]
 pub struct RemoteProcess {
     reader: Mutex<Option<Reader>>,
+    holes: Option<OwnedFd>,
 }
 
 impl RemoteProcess {
-    /// The process that `reader` has open, with the headers of its core.
+    /// The process that `reader` has open, with the headers of its core and the list of its holes.
     ///
     /// # Errors
     /// The reader has ended.
-    pub fn new(mut reader: Reader, headers: &Headers) -> io::Result<Self> {
+    pub fn new(mut reader: Reader, headers: &Headers, holes: Option<OwnedFd>) -> io::Result<Self> {
         reader.send_headers(headers)?;
-        Ok(Self { reader: Mutex::new(Some(reader)) })
+        Ok(Self { reader: Mutex::new(Some(reader)), holes })
     }
 }
 
 impl ParkedProcess for RemoteProcess {
     fn plan(&self, layout: Arc<CoreLayout>) -> Option<CapturePlan> {
         let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
-        let planned = reader.as_mut()?.plan(layout);
+        let planned = reader.as_mut()?.plan(layout, self.holes.as_ref());
         if planned.is_err() {
             // It hangs, or has ended.
             reader.take();

@@ -105,7 +105,7 @@ pub fn unwind_other_threads(layout: &CoreLayout, memory: &dyn ReadMemory, record
     let mut unwinder = ProcessUnwinder::new(layout, memory);
     let walked = unwinder.other_threads(MAX_FRAMES, &until(OTHER_THREADS_TIMEOUT));
     let stacks = group_by_frames(walked, &unwinder.into_modules(&|| false), recorded);
-    let total = layout.notes.threads.len().saturating_sub(1);
+    let total = layout.notes.thread_count.saturating_sub(1);
     let listed: usize = stacks.iter().map(|stacks| stacks.count as usize).sum();
     OtherThreads { stacks, omitted: total.saturating_sub(listed), total }
 }

@@ -1,8 +1,11 @@
 //! A stored core equals the core that the kernel writes, byte for byte. The test bed stores both for the same crash.
 
-use crate::testbed::{RunToEnd, TestBed, assert_same_core, program};
+use crate::testbed::{MemoryCgroup, RunToEnd, TestBed, assert_same_core, program};
 use coreward::crash::Record;
+use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 /// Runs `command`, which must crash, and compares the two cores; returns the record.
 #[track_caller]
@@ -75,15 +78,113 @@ fn mappings_of_every_kind_equal_the_kernels_for_each_coredump_filter() {
     }
 }
 
+/// Huge pages that are reserved until this is dropped.
+struct HugePages(String);
+
+const RESERVED: &str = "/proc/sys/vm/nr_hugepages";
+
+impl HugePages {
+    fn reserve(count: u64) -> Self {
+        let before = std::fs::read_to_string(RESERVED).unwrap();
+        std::fs::write(RESERVED, count.to_string()).unwrap();
+        Self(before)
+    }
+
+    fn free() -> u64 {
+        let text = std::fs::read_to_string("/proc/meminfo").unwrap();
+        let free = text.lines().find_map(|line| line.strip_prefix("HugePages_Free:")).unwrap();
+        free.trim().parse().unwrap()
+    }
+}
+
+impl Drop for HugePages {
+    fn drop(&mut self) {
+        std::fs::write(RESERVED, self.0.trim()).unwrap();
+    }
+}
+
 #[test]
-fn huge_pages_equal_the_kernels() {
+fn huge_pages_equal_the_kernels_and_none_is_taken_from_the_pool() {
+    let pages = HugePages::reserve(24);
     let bed = TestBed::with_kernel_cores();
     let _daemon = bed.daemon();
-    let reserved = "/proc/sys/vm/nr_hugepages";
-    let before = std::fs::read_to_string(reserved).unwrap();
-    std::fs::write(reserved, "8").unwrap();
-    compare(&bed, Command::new(program("shapes")).arg("huge"));
-    std::fs::write(reserved, before.trim()).unwrap();
+    // The kernel takes none for its dump either.
+    let (ended, lowest) = (AtomicBool::new(false), AtomicU64::new(u64::MAX));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ended.load(Ordering::Relaxed) {
+                lowest.fetch_min(HugePages::free(), Ordering::Relaxed);
+                std::thread::sleep(Duration::from_micros(200));
+            }
+        });
+        compare(&bed, Command::new(program("shapes")).arg("huge"));
+        ended.store(true, Ordering::Relaxed);
+    });
+    // It touched one page of each of its four mappings, and reserved three more.
+    let lowest = lowest.into_inner();
+    assert!(lowest >= 24 - 8, "{lowest} of 24 huge pages were left");
+    drop(pages);
+}
+
+#[test]
+fn what_the_process_never_touched_is_not_allocated_to_read_it() {
+    const LENGTH: u64 = 192 << 20;
+    const TOUCHED: u64 = 9 << 20;
+    let bed = TestBed::new();
+    let _daemon = bed.daemon();
+    // Less than any single one of the mappings has.
+    let group = MemoryCgroup::new(&bed, 128 << 20);
+    let file = "/dev/shm/coreward-holes";
+    let command = format!(
+        "echo 0x3f > /proc/self/coredump_filter && exec {} holes {file} {}",
+        program("shapes").display(),
+        LENGTH >> 20
+    );
+    let status = group.command("sh".as_ref(), &["-c", &command]).run_to_end();
+    std::fs::remove_file(file).unwrap();
+    assert_eq!(status.signal(), Some(11), "{status}");
+    let record = bed.wait_for(1).remove(0).record;
+    assert_eq!((record.core.truncated, record.core.bytes), (None, record.core.expected), "{:?}", record.warnings);
+    assert!(record.core.bytes > 9 * (LENGTH - 4096), "{:?}", record.core);
+    // Page tables come on top, and what the C library needs.
+    println!("the cgroup of the process used {} MiB, of which it had touched {}", group.peak() >> 20, TOUCHED >> 20);
+    assert!(group.peak() < 3 * TOUCHED, "{} MiB", group.peak() >> 20);
+}
+
+#[test]
+fn a_page_that_is_there_and_cannot_be_read_is_named_in_the_record() {
+    let bed = TestBed::with_kernel_cores();
+    let _daemon = bed.daemon();
+    let record = compare(&bed, Command::new(program("shapes")).arg("poisoned"));
+    assert!(record.warnings.iter().any(|warning| warning.contains("refused to read")), "{:?}", record.warnings);
+    let record = compare(&bed, Command::new(program("shapes")).arg("plain"));
+    assert_eq!(record.warnings, Vec::<String>::new());
+}
+
+#[test]
+fn the_crashed_thread_has_a_stack_however_much_the_kernel_writes_about_the_process() {
+    let bed = TestBed::new();
+    let _daemon = bed.daemon();
+    let directory = bed.path("names");
+    std::fs::create_dir(&directory).unwrap();
+    // Of mappings with long names the kernel writes none. More threads have longer notes than the shim takes out of the pipe.
+    Command::new(program("shapes")).arg("names").arg(&directory).run_to_end();
+    bed.wait_for(1);
+    Command::new(program("threads")).arg("8").run_to_end();
+    bed.wait_for(2);
+    Command::new(program("threads")).arg("20000").run_to_end();
+    let crashes = bed.wait_for(3);
+    for listed in &crashes {
+        let record = &listed.record;
+        // A table of so many mappings is too long to tell how long the core has to be.
+        assert!([0, record.core.bytes].contains(&record.core.expected), "{:?}", record.core);
+        assert_eq!(record.core.truncated, None);
+        assert!(record.stack.len() > 2 && record.modules.len() > 2, "{record:?}");
+    }
+    let [named, few, many] = [0, 1, 2].map(|index: usize| &crashes[index].record);
+    assert!(named.modules.iter().any(|module| module.path.ends_with("/shapes")), "{:?}", named.modules);
+    assert_eq!(few.signature, many.signature);
+    assert!(many.warnings.iter().any(|warning| warning.contains("so many threads or mappings")), "{:?}", many.warnings);
 }
 
 #[test]

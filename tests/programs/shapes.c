@@ -1,10 +1,17 @@
-/* Makes mappings of every kind and crashes. Arguments: "plain", "sparse GIBIBYTES", "kinds FILE" or "huge". */
+/* Makes mappings of every kind and crashes. Arguments: "plain", "sparse GIBIBYTES", "kinds FILE", "huge", "holes FILE MEBIBYTES": of
+   each kind of memory that may have holes this much, of which one MiB is touched; "names DIRECTORY": so many mappings of a file with a
+   long name that the kernel lists none; or "poisoned": a page that is there and cannot be read. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/ioctl.h>
+#include <sys/shm.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <linux/userfaultfd.h>
 #include <unistd.h>
 
 static int *volatile nowhere;
@@ -18,6 +25,54 @@ static void *map(size_t length, int protection, int flags, int fd) {
 
 static void fill(void *memory, size_t from, size_t to) {
     for (size_t at = from; at < to; at += 8) *(size_t *)((char *)memory + at) = at * 2654435761u + 1;
+}
+
+/* Memory of every kind that has no contents until it is touched, or written to through its file: the N-th, and 0 after the last. */
+static char *sparse_kind(int n, const char *path, size_t length) {
+    int rw = PROT_READ | PROT_WRITE, fd = -1, id;
+    char *memory;
+    switch (n) {
+    case 0: return map(length, rw, MAP_PRIVATE | MAP_NORESERVE, open("/dev/zero", O_RDWR));
+    case 1: return map(length, rw, MAP_SHARED | MAP_NORESERVE, open("/dev/zero", O_RDWR));
+    case 2: return map(length, rw, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1);
+    case 3: fd = memfd_create("shape", 0); break;
+    case 4: fd = memfd_create("private", 0); break;
+    case 5:
+        id = shmget(IPC_PRIVATE, length, IPC_CREAT | SHM_NORESERVE | 0600);
+        memory = shmat(id, 0, 0);
+        if (memory == (void *)-1) { perror("shmat"); exit(2); }
+        shmctl(id, IPC_RMID, 0);
+        return memory;
+    case 6: fd = open(path, O_RDWR | O_CREAT | O_TRUNC, 0600); break;
+    case 7: fd = open(path, O_RDWR); break;
+    case 8: return map(length, rw, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);
+    default: return 0;
+    }
+    if (fd < 0 || ftruncate(fd, length) != 0) { perror(path); exit(2); }
+    /* The first page is not mapped, so that places in the file are not places in memory; and one is written to, but never mapped. */
+    if (pwrite(fd, "not in the page table", 21, length / 2 + 4096) != 21) exit(2);
+    int flags = n == 4 || n == 7 ? MAP_PRIVATE : MAP_SHARED;
+    memory = mmap(0, length - 4096, rw, flags | MAP_NORESERVE, fd, 4096);
+    if (memory == MAP_FAILED) { perror("mmap"); exit(2); }
+    return memory;
+}
+
+static void touch(char *memory, size_t length, size_t pages, size_t page) {
+    for (size_t i = 0; i < pages; i++) fill(memory + length / pages * i / page * page, 0, 64);
+}
+
+static void huge_kinds(void) {
+    int rw = PROT_READ | PROT_WRITE, anonymous = MAP_ANONYMOUS | MAP_HUGETLB | MAP_NORESERVE;
+    touch(map(16 * MIB, rw, MAP_PRIVATE | anonymous, -1), 16 * MIB, 1, 2 * MIB);
+    char *shared = map(16 * MIB, rw, MAP_SHARED | anonymous, -1);
+    touch(shared + 4 * MIB, 8 * MIB, 1, 2 * MIB);
+    int fd = memfd_create("huge", MFD_HUGETLB);
+    if (fd < 0 || ftruncate(fd, 16 * MIB) != 0) { perror("memfd_create"); exit(2); }
+    char *other = mmap(0, 2 * MIB, rw, MAP_SHARED, fd, 6 * MIB);         /* in the file, but not in the page table below */
+    if (other == MAP_FAILED) { perror("mmap"); exit(2); }
+    fill(other, 8192, 12288);
+    munmap(other, 2 * MIB);
+    map(16 * MIB, rw, MAP_SHARED | MAP_NORESERVE, fd);
 }
 
 static void kinds(const char *path) {
@@ -53,7 +108,44 @@ static void kinds(const char *path) {
     char *gone = map(4 * MIB, rw, anonymous, -1);
     fill(gone, 0, 4 * MIB);
     madvise(gone + MIB, MIB, MADV_DONTNEED);
+    char *sparse;
+    for (int n = 0; (sparse = sparse_kind(n, "/dev/shm/coreward-shapes", 8 * MIB)); n++) touch(sparse, 8 * MIB - 4096, 7, 4096);
+    unlink("/dev/shm/coreward-shapes");
     (void)sink;
+}
+
+static void names(const char *directory) {
+    char name[251] = {0};
+    memset(name, 'n', 250);
+    if (chdir(directory) != 0) exit(2);
+    for (int depth = 0; depth < 15; depth++) if (mkdir(name, 0700) != 0 || chdir(name) != 0) { perror(name); exit(2); }
+    int fd = open("file", O_RDWR | O_CREAT, 0600);
+    if (ftruncate(fd, 4096) != 0) exit(2);
+    /* More than core_file_note_size_limit, 4 MiB. */
+    for (int i = 0; i < 1300; i++) map(4096, PROT_READ, MAP_SHARED, fd);
+}
+
+/* Linux 6.6 (include/uapi/linux/userfaultfd.h); headers may be older. */
+struct poison {
+    struct uffdio_range range;
+    __u64 mode;
+    __s64 updated;
+};
+#define POISON _IOWR(UFFDIO, 0x08, struct poison)
+#define FEATURE_POISON (1 << 14)
+
+static void poisoned(void) {
+    char *memory = map(4 * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+    int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
+    struct uffdio_api api = {.api = UFFD_API, .features = FEATURE_POISON};
+    struct uffdio_register range = {.range = {(size_t)memory, 4 * 4096}, .mode = UFFDIO_REGISTER_MODE_MISSING};
+    struct poison poison = {.range = {(size_t)memory + 4096, 4096}};
+    if (fd < 0 || ioctl(fd, UFFDIO_API, &api) || ioctl(fd, UFFDIO_REGISTER, &range) || ioctl(fd, POISON, &poison)) {
+        perror("userfaultfd");
+        exit(2);
+    }
+    close(fd);
+    fill(memory, 0, 4096);
 }
 
 int main(int argc, char **argv) {
@@ -70,6 +162,15 @@ int main(int argc, char **argv) {
         fill(memory, 5 * MIB, 9 * MIB);
         void *pages = mmap(0, 8 * MIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
         if (pages != MAP_FAILED) fill(pages, 2 * MIB, 2 * MIB + 4096);
+        huge_kinds();
+    } else if (!strcmp(shape, "names")) {
+        names(argv[2]);
+    } else if (!strcmp(shape, "poisoned")) {
+        poisoned();
+    } else if (!strcmp(shape, "holes")) {
+        size_t length = strtoull(argv[3], 0, 10) * MIB;
+        char *sparse;
+        for (int n = 0; (sparse = sparse_kind(n, argv[2], length)); n++) touch(sparse, length - 4096, 256, 4096);
     }
     return *nowhere;
 }

@@ -1,10 +1,11 @@
 //! Texts about the process that are needed only if the daemon requests them, or if the crash goes to the spool
 //! ([`coreward_wire::Details`]).
 
+use super::holes;
 use super::proc_dir::{ProcDir, read_text_at};
 use super::warning::ShimWarning;
 use coreward_sys::openat::{self, read_link_at};
-use coreward_wire::{Details, MAX_OPEN_FDS, MAX_TEXT, Offer, Reply};
+use coreward_wire::{Details, FdKind, MAX_OPEN_FDS, MAX_TEXT, Offer, Reply};
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -20,10 +21,18 @@ const MAX_LISTED: usize = 256;
 const MAX_TARGET: usize = MAX_TEXT / 8;
 
 /// The reply to [`coreward_wire::Request::Details`]. The texts are put into the offer too, for the next daemon and the spool.
-pub(super) fn reply(dir: &ProcDir, offer: &mut Offer) -> (Reply, Vec<OwnedFd>) {
-    let warnings = read_into(offer, dir);
+pub(super) fn reply(dir: &ProcDir, offer: &mut Offer, with_holes: bool) -> (Reply, Vec<OwnedFd>) {
+    let mut warnings = read_into(offer, dir);
+    let mut found = Vec::new();
+    if with_holes {
+        match holes::find(dir, offer.file_systems.as_deref().unwrap_or_default()) {
+            Ok(holes) => found.push(holes),
+            Err(errno) => warnings.push(ShimWarning::Read { what: "map_files", errno }),
+        }
+    }
     let warnings: Vec<String> = warnings.iter().map(ShimWarning::to_string).collect();
-    (Reply { errno: 0, data: offer.details.encode(&warnings), fds: Vec::new() }, Vec::new())
+    let fds = found.iter().map(|_| FdKind::Holes).collect();
+    (Reply { errno: 0, data: offer.details.encode(&warnings), fds }, found)
 }
 
 /// Reads the texts into the offer. Returns what could not be read.

@@ -23,6 +23,8 @@ pub(super) struct ProcDir {
     /// `/proc/PID/task/TID` if the main thread has ended before the crash: it has no memory, links, namespaces or descriptors any more,
     /// and some kernels (before 6.16) open its files all the same, and read nothing from them.
     thread: Option<OwnedFd>,
+    /// The thread that crashed.
+    tid: Option<Pid>,
 }
 
 impl ProcDir {
@@ -34,7 +36,12 @@ impl ProcDir {
             let flags = OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC;
             openat(&process, format!("task/{tid}").as_str(), flags, Mode::empty()).ok()
         });
-        Ok(Self { process, thread })
+        Ok(Self { process, thread, tid })
+    }
+
+    /// The thread that crashed.
+    pub(super) fn crashed_thread(&self) -> Option<Pid> {
+        self.tid
     }
 
     /// The directory with what belongs to the process as long as it has memory.

@@ -16,14 +16,29 @@ pub struct Mapping {
     pub major: u32,
     /// Minor number.
     pub minor: u32,
-    /// The file; 0 without one.
+    /// The file; 0 without one, but also that of the first System V shared memory segment.
     pub inode: u64,
+    /// Where it begins in the file, in bytes.
+    pub offset: u64,
     /// The name that maps shows, up to the first space; empty without one.
     pub name: String,
 }
 
+impl Mapping {
+    /// Whether it is memory without a file. No file system has the device 0:0 (`get_anon_bdev`, fs/super.c); some have files with the
+    /// number 0.
+    #[must_use]
+    pub fn has_no_file(&self) -> bool {
+        (self.major, self.minor) == (0, 0)
+    }
+}
+
 /// Room for any name (PATH_MAX).
 const NAME_ROOM: usize = 4096;
+
+/// `PROCMAP_QUERY_COVERING_OR_NEXT_VMA` and `PROCMAP_QUERY_FILE_BACKED_VMA` (include/uapi/linux/fs.h).
+const COVERING_OR_NEXT: u64 = 0x10;
+const FILE_BACKED: u64 = 0x20;
 
 /// `struct procmap_query` (include/uapi/linux/fs.h).
 #[repr(C)]
@@ -55,9 +70,22 @@ mod ioctl {
 /// # Errors
 /// The error of ioctl(2). `ENOTTY`: the kernel has no such request, and [`parse`] is what is left.
 pub fn mapping_at(maps: &File, address: u64) -> nix::Result<Option<Mapping>> {
+    query(maps, address, 0)
+}
+
+/// The mapping of a file that has `address`, or else the next one; `None` if there is none. `maps` is an open `/proc/PID/maps`.
+///
+/// # Errors
+/// As [`mapping_at`].
+pub fn next_file_mapping(maps: &File, address: u64) -> nix::Result<Option<Mapping>> {
+    query(maps, address, COVERING_OR_NEXT | FILE_BACKED)
+}
+
+fn query(maps: &File, address: u64, flags: u64) -> nix::Result<Option<Mapping>> {
     let mut name = [0_u8; NAME_ROOM];
     let mut query = ProcmapQuery {
         size: size_of::<ProcmapQuery>() as u64,
+        query_flags: flags,
         query_addr: address,
         vma_name_size: u32::try_from(NAME_ROOM).unwrap_or(0),
         vma_name_addr: name.as_mut_ptr().expose_provenance() as u64,
@@ -71,6 +99,7 @@ pub fn mapping_at(maps: &File, address: u64) -> nix::Result<Option<Mapping>> {
             major: query.dev_major,
             minor: query.dev_minor,
             inode: query.inode,
+            offset: query.vma_offset,
             name: first_word(&name),
         })),
         Err(Errno::ENOENT) => Ok(None),
@@ -89,14 +118,16 @@ fn first_word(text: &[u8]) -> String {
 pub fn parse(line: &str) -> Option<Mapping> {
     let mut fields = line.split_ascii_whitespace();
     let (begin, end) = fields.next()?.split_once('-')?;
-    let (major, minor) = fields.nth(2)?.split_once(':')?;
     let hex = |text: &str| u64::from_str_radix(text, 16).ok();
+    let offset = hex(fields.nth(1)?)?;
+    let (major, minor) = fields.next()?.split_once(':')?;
     let hex32 = |text: &str| u32::from_str_radix(text, 16).ok();
     Some(Mapping {
         range: hex(begin)?..hex(end)?,
         major: hex32(major)?,
         minor: hex32(minor)?,
         inode: fields.next()?.parse().ok()?,
+        offset,
         name: fields.next().unwrap_or_default().to_owned(),
     })
 }
@@ -136,5 +167,12 @@ mod tests {
             assert_eq!(mapping_at(&maps, mapping.range.end - 1).unwrap().as_ref(), Some(mapping));
         }
         assert_eq!(mapping_at(&maps, 0).unwrap(), None);
+        let mut walked = Vec::new();
+        let mut address = 0;
+        while let Some(mapping) = next_file_mapping(&maps, address).unwrap() {
+            address = mapping.range.end;
+            walked.push(mapping);
+        }
+        assert!(parsed.iter().filter(|mapping| !mapping.has_no_file()).eq(&walked), "{walked:?}");
     }
 }

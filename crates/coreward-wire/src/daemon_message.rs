@@ -13,6 +13,7 @@ const CHECKPOINT: u16 = 7;
 const FDS: u16 = 8;
 /// 1 if no acknowledgement is needed: the inverse of `needs_ack`.
 const QUIET: u16 = 9;
+const HOLES: u16 = 10;
 
 /// What the daemon may ask the shim to open or look up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +24,10 @@ pub enum Request {
     /// `/proc/PID/exe`, open for reading.
     Exe,
     /// What is needed only for a crash that is no duplicate: [`super::Details`] as data.
-    Details,
+    Details {
+        /// With the list of [`FdKind::Holes`]: the core is going to be copied.
+        holes: bool,
+    },
     /// The first bytes of the core (this many) in a file, for headers and notes that are longer than a pipe can be made. The
     /// shim keeps the file; the pipe then continues after these bytes.
     Head(u64),
@@ -36,12 +40,13 @@ impl Request {
             Self::Exe => 1,
             Self::Core => 3,
             Self::Head(_) => 4,
-            Self::Details => 5,
+            Self::Details { .. } => 5,
         }
     }
 
-    fn from_number(number: u64, bytes: u64) -> Option<Self> {
-        [Self::Exe, Self::Core, Self::Head(bytes), Self::Details].into_iter().find(|request| request.number() == number)
+    fn from_number(number: u64, bytes: u64, holes: bool) -> Option<Self> {
+        let all = [Self::Exe, Self::Core, Self::Head(bytes), Self::Details { holes }];
+        all.into_iter().find(|request| request.number() == number)
     }
 }
 
@@ -96,7 +101,8 @@ impl DaemonMessage {
                 let writer = writer.number(WHAT, request.number());
                 let writer = match request {
                     Request::Head(bytes) => writer.number(BYTES, *bytes),
-                    Request::Core | Request::Exe | Request::Details => writer,
+                    Request::Details { holes } => writer.number(HOLES, u64::from(*holes)),
+                    Request::Core | Request::Exe => writer,
                 };
                 writer.into_message(Kind::Request, 0)
             }
@@ -117,7 +123,7 @@ impl DaemonMessage {
     /// A kind that only the shim sends; a field that is cut off, invalid or missing.
     pub fn decode(kind: Kind, payload: &[u8]) -> Result<Self, WireError> {
         let (mut what, mut bytes, mut journal, mut reason) = (None, 0, Vec::new(), String::new());
-        let (mut checkpoint, mut fds, mut needs_ack) = (Vec::new(), Vec::new(), true);
+        let (mut checkpoint, mut fds, mut needs_ack, mut holes) = (Vec::new(), Vec::new(), true, false);
         for field in FieldReader::new(payload) {
             let field = field?;
             match field.tag {
@@ -128,6 +134,7 @@ impl DaemonMessage {
                 CHECKPOINT => checkpoint = field.bytes(MAX_CHECKPOINT),
                 FDS => fds = FdKind::from_field(&field)?,
                 QUIET => needs_ack = !field.flag()?,
+                HOLES => holes = field.flag()?,
                 _ => {}
             }
         }
@@ -136,7 +143,7 @@ impl DaemonMessage {
             Kind::Busy => Ok(Self::Busy),
             Kind::Request => {
                 let (number, invalid) = what.ok_or(WireError::Missing(WHAT))?;
-                Request::from_number(number, bytes).map(Self::Request).ok_or(invalid)
+                Request::from_number(number, bytes, holes).map(Self::Request).ok_or(invalid)
             }
             Kind::Release => Ok(Self::Release { checkpoint, fds, needs_ack }),
             Kind::Done => Ok(Self::Done { journal }),

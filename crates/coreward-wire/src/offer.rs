@@ -33,14 +33,17 @@ pub enum FdKind {
     CheckpointMemory = 10,
     /// Part of a checkpoint: bytes of the core that were spilled to disk uncompressed.
     CheckpointSpill = 11,
+    /// Addresses of mapped pages that have never held anything, though the page table does not tell: pairs of the first one and the first
+    /// one after it, little-endian, in order ([`super::Request::Details`]).
+    Holes = 12,
 }
 
 impl FdKind {
     fn from_number(number: u8) -> Option<Self> {
         use FdKind::{
-            Auxv, CheckpointFile, CheckpointMemory, CheckpointSpill, Cmdline, Head, Maps, Mem, Pagemap, Pidfd,
+            Auxv, CheckpointFile, CheckpointMemory, CheckpointSpill, Cmdline, Head, Holes, Maps, Mem, Pagemap, Pidfd,
         };
-        [Pidfd, Mem, Maps, Pagemap, Auxv, Cmdline, Head, CheckpointFile, CheckpointMemory, CheckpointSpill]
+        [Pidfd, Mem, Maps, Pagemap, Auxv, Cmdline, Head, CheckpointFile, CheckpointMemory, CheckpointSpill, Holes]
             .into_iter()
             .find(|kind| *kind as u8 == number)
     }

@@ -137,7 +137,8 @@ fn daemon_messages_and_replies_arrive_as_they_were_sent() {
         DaemonMessage::Taken,
         DaemonMessage::Busy,
         DaemonMessage::Request(Request::Core),
-        DaemonMessage::Request(Request::Details),
+        DaemonMessage::Request(Request::Details { holes: false }),
+        DaemonMessage::Request(Request::Details { holes: true }),
         DaemonMessage::Request(Request::Head(123_456)),
         DaemonMessage::Release { checkpoint: Vec::new(), fds: Vec::new(), needs_ack: false },
         DaemonMessage::Release {

@@ -31,6 +31,51 @@ impl Cgroup {
     }
 }
 
+/// A cgroup that counts and limits memory. It is removed when dropped.
+pub(crate) struct MemoryCgroup {
+    group: Cgroup,
+    /// The names of the files that have the limit and the highest use so far.
+    limit: &'static str,
+    peak: &'static str,
+}
+
+impl MemoryCgroup {
+    /// A cgroup whose processes may use `limit` bytes. The hierarchy is that of version 1 where the machine has the controller there.
+    pub(crate) fn new(bed: &TestBed, limit: u64) -> Self {
+        let mount_point = bed.path("memory-cgroup");
+        std::fs::create_dir_all(&mount_point).expect("a mount point");
+        let mounted = Command::new("mount").args(["-t", "cgroup", "-o", "memory", "none"]).arg(&mount_point).output();
+        let is_version_1 = mounted.expect("mount(8)").status.success();
+        if !is_version_1 {
+            run_tool("mount", &["-t", "cgroup2", "none", mount_point.to_str().expect("UTF-8")]);
+            std::fs::write(mount_point.join("cgroup.subtree_control"), "+memory").expect("the memory controller");
+        }
+        let dir = mount_point.join(format!("coreward-test-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap_or_else(|error| panic!("cannot create {}: {error}", dir.display()));
+        let (limit_file, peak) = match is_version_1 {
+            true => ("memory.limit_in_bytes", "memory.max_usage_in_bytes"),
+            false => ("memory.max", "memory.peak"),
+        };
+        let group = Self { group: Cgroup { mount_point, dir }, limit: limit_file, peak };
+        std::fs::write(group.group.dir.join(group.limit), limit.to_string()).expect("a limit");
+        group
+    }
+
+    /// A command that runs `program` with `arguments` in this cgroup.
+    pub(crate) fn command(&self, program: &Path, arguments: &[&str]) -> Command {
+        let mut command = Command::new("sh");
+        command.arg("-c").arg("echo $$ > \"$0\" && exec \"$@\"").arg(self.group.dir.join("cgroup.procs"));
+        command.arg(program).args(arguments);
+        command
+    }
+
+    /// The most that its processes have used at a time, in bytes.
+    pub(crate) fn peak(&self) -> u64 {
+        let text = std::fs::read_to_string(self.group.dir.join(self.peak)).expect("the highest use");
+        text.trim().parse().expect("a number of bytes")
+    }
+}
+
 impl Drop for Cgroup {
     fn drop(&mut self) {
         for dir in self.dir.ancestors().take_while(|dir| *dir != self.mount_point) {

@@ -8,7 +8,7 @@ mod memory_limit;
 mod programs;
 mod volume;
 
-pub(crate) use cgroup::Cgroup;
+pub(crate) use cgroup::{Cgroup, MemoryCgroup};
 pub(crate) use command::{RunToEnd, coreward, run_tool, text};
 pub(crate) use daemon::{Daemon, unsupervised};
 pub(crate) use memory_limit::MemoryLimit;

@@ -1,0 +1,209 @@
+//! Mapped pages that have never held anything, which the page table does not tell: holes of shared memory (memfd, tmpfs, System V,
+//! huge pages), and private mappings of `/dev/zero`.
+//!
+//! To read one through `/proc/PID/mem` is to allocate it, at the expense of the crashed process' cgroup or of the machine's pool of huge
+//! pages. Who may not read it can still ask the file for it: lseek(2) with SEEK_DATA, and for huge pages read(2), which hugetlbfs answers
+//! with zeros where there is no page. That needs the mapped files, which only root can open (`/proc/PID/map_files`, proc_pid_map_files(5)).
+//! The daemon gets a list of addresses and no file: whoever has a memfd open for reading may open it again for writing.
+
+use super::proc_dir::ProcDir;
+use coreward_sys::procmap::{self, Mapping};
+use coreward_sys::{openat, sparse_io};
+use coreward_wire::VirtualFileSystem;
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open, openat};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::stat::{Mode, SFlag, fstat, makedev};
+use nix::sys::statfs::{HUGETLBFS_MAGIC, TMPFS_MAGIC, fstatfs};
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::ops::Range;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
+
+/// How long the search may take, while the process waits. A writer to shared memory whose own buffer is a page that nobody answers for
+/// keeps lseek(2) waiting.
+const TIMEOUT: Duration = Duration::from_secs(1);
+/// Holes that are listed at most. What is left out is read.
+const MAX_HOLES: usize = 1 << 18;
+/// Bytes of `maps` that are read at most, on kernels without `PROCMAP_QUERY` (before Linux 6.11).
+const MAX_MAPS: u64 = 16 << 20;
+/// The size of a block in `st_blocks`, in bytes (stat(3type)).
+const BLOCK: u64 = 512;
+
+/// The holes of the process as a file: pairs of addresses, first and last but one, as little-endian 64-bit numbers in order.
+pub(super) fn find(dir: &ProcDir, local: &[VirtualFileSystem]) -> nix::Result<OwnedFd> {
+    let local = local.iter().filter(|file_system| !file_system.is_remote).map(|file_system| (0, file_system.minor));
+    let trusted: BTreeSet<(u32, u32)> = local.chain(sparse_io::memfd_devices()).collect();
+    let crashed = dir.crashed_thread();
+    let holes = dir.in_thread(TIMEOUT, move |dir| {
+        // A main thread that has exited has no mappings any more, and no other thread's directory below it has these links.
+        let of_crashed = crashed.and_then(|tid| openat::open_dir(format!("/proc/{tid}").as_ref()).ok());
+        let search = |dir: &OwnedFd| Search::new(dir, &trusted)?.run();
+        search(dir).or_else(|errno| search(of_crashed.as_ref().ok_or(errno)?))
+    })?;
+    let mut file = File::from(memfd_create("coreward-holes", MFdFlags::MFD_CLOEXEC)?);
+    let bytes: Vec<u8> =
+        holes.iter().flat_map(|hole| [hole.start.to_le_bytes(), hole.end.to_le_bytes()].concat()).collect();
+    file.write_all(&bytes).map_err(|_| Errno::ENOSPC)?;
+    Ok(file.into())
+}
+
+/// A search for the holes of one process.
+struct Search<'a> {
+    dir: &'a OwnedFd,
+    /// Devices of file systems that answer.
+    trusted: &'a BTreeSet<(u32, u32)>,
+    maps: File,
+    /// The mappings of files, where the kernel cannot be asked for the next one.
+    parsed: Option<Vec<Mapping>>,
+    /// Files without holes of this kind. Others are opened for each of their mappings: a memfd and a segment of System V memory may have
+    /// the same device and number.
+    without: BTreeSet<(u32, u32, u64)>,
+    deadline: Instant,
+    holes: Vec<Range<u64>>,
+}
+
+impl<'a> Search<'a> {
+    fn new(dir: &'a OwnedFd, trusted: &'a BTreeSet<(u32, u32)>) -> nix::Result<Self> {
+        let maps = File::from(openat(dir, "maps", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?);
+        let deadline = Instant::now() + TIMEOUT;
+        Ok(Self { dir, trusted, maps, parsed: None, without: BTreeSet::new(), deadline, holes: Vec::new() })
+    }
+
+    fn run(mut self) -> nix::Result<Vec<Range<u64>>> {
+        let mut next = self.next_after(0)?;
+        while let Some(mapping) = next.filter(|_| self.goes_on()) {
+            // What cannot be opened is read as if it had no holes.
+            let _ = self.add_holes_of(&mapping);
+            next = self.next_after(mapping.range.end)?;
+        }
+        Ok(self.holes)
+    }
+
+    fn goes_on(&self) -> bool {
+        self.holes.len() < MAX_HOLES && Instant::now() < self.deadline
+    }
+
+    fn next_after(&mut self, address: u64) -> nix::Result<Option<Mapping>> {
+        if self.parsed.is_none() {
+            match procmap::next_file_mapping(&self.maps, address) {
+                Err(Errno::ENOTTY) => {}
+                next => return next,
+            }
+        }
+        let maps = &self.maps;
+        let mappings = self.parsed.get_or_insert_with(|| parse(maps));
+        let next = mappings.partition_point(|mapping| mapping.range.end <= address);
+        Ok(mappings.get(next).cloned())
+    }
+
+    fn add_holes_of(&mut self, mapping: &Mapping) -> nix::Result<()> {
+        let file = (mapping.major, mapping.minor, mapping.inode);
+        let answers = mapping.major != 0 || self.trusted.contains(&(mapping.major, mapping.minor));
+        if mapping.has_no_file() || !answers || self.without.contains(&file) {
+            return Ok(());
+        }
+        let link = format!("map_files/{:x}-{:x}", mapping.range.start, mapping.range.end);
+        // Devices do things when they are opened.
+        let path = openat(self.dir, link.as_str(), OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
+        let stat = fstat(&path)?;
+        let kind = SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits());
+        if kind == SFlag::S_IFCHR && stat.st_rdev == makedev(1, 5) {
+            self.holes.push(mapping.range.clone());
+            return Ok(());
+        }
+        let file_system = fstatfs(&path)?.filesystem_type();
+        if kind != SFlag::S_IFREG || ![TMPFS_MAGIC, HUGETLBFS_MAGIC].contains(&file_system) {
+            self.without.insert(file);
+            return Ok(());
+        }
+        // Somebody may have a lease on it (fcntl(2)).
+        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let opened = File::from(open(format!("/proc/self/fd/{}", path.as_raw_fd()).as_str(), flags, Mode::empty())?);
+        if file_system == TMPFS_MAGIC {
+            self.add_holes_of_tmpfs(mapping, &opened)
+        } else {
+            let present = u64::try_from(stat.st_blocks).unwrap_or(u64::MAX).saturating_mul(BLOCK);
+            self.add_holes_of_hugetlbfs(mapping, &opened, present);
+            Ok(())
+        }
+    }
+
+    fn add_holes_of_tmpfs(&mut self, mapping: &Mapping, file: &File) -> nix::Result<()> {
+        let end = mapping.offset + (mapping.range.end - mapping.range.start);
+        let mut at = mapping.offset;
+        while at < end && self.goes_on() {
+            let data = sparse_io::next_data(file, at..end).map_err(|_| Errno::EIO)?;
+            let data = data.unwrap_or(end..end);
+            self.add(mapping, at..data.start);
+            at = data.end;
+        }
+        Ok(())
+    }
+
+    /// hugetlbfs does not know SEEK_DATA, but how many pages a file has: `present` bytes.
+    fn add_holes_of_hugetlbfs(&mut self, mapping: &Mapping, file: &File, present: u64) {
+        let Ok(page) = fstatfs(file).map(|stat| u64::try_from(stat.block_size()).unwrap_or(0)) else { return };
+        if page == 0 {
+            return;
+        }
+        let end = mapping.offset + (mapping.range.end - mapping.range.start);
+        let (mut at, mut found) = (mapping.offset, 0);
+        while at < end && self.goes_on() {
+            // Once all pages are found the rest has none.
+            let hole = if found >= present { at..end } else { at..(at + page).min(end) };
+            at = hole.end;
+            if found < present && has_data(file, hole.clone(), self.deadline) {
+                found += page;
+            } else {
+                self.add(mapping, hole);
+            }
+        }
+    }
+
+    /// Adds a hole in the file, which ends where it is mapped to.
+    fn add(&mut self, mapping: &Mapping, hole: Range<u64>) {
+        let to_address = |offset: u64| mapping.range.start + (offset - mapping.offset);
+        let (start, end) = (to_address(hole.start), to_address(hole.end));
+        match self.holes.last_mut() {
+            Some(last) if last.end == start => last.end = end,
+            _ if start < end => self.holes.push(start..end),
+            _ => {}
+        }
+    }
+}
+
+/// The mappings of files in the text of `maps`, in order.
+fn parse(maps: &File) -> Vec<Mapping> {
+    let mut text = Vec::new();
+    // As far as it can be read.
+    let _ = maps.take(MAX_MAPS).read_to_end(&mut text);
+    let lines = text.split_inclusive(|byte| *byte == b'\n').filter_map(|line| line.strip_suffix(b"\n"));
+    let mappings = lines.filter_map(|line| procmap::parse(&String::from_utf8_lossy(line)));
+    mappings.filter(|mapping| !mapping.has_no_file()).collect()
+}
+
+/// Whether there is anything but zeros in `range` of the file, or that cannot be found out in time.
+fn has_data(file: &File, range: Range<u64>, deadline: Instant) -> bool {
+    let mut buffer = [0; 64 << 10];
+    let mut at = range.start;
+    while at < range.end {
+        if Instant::now() >= deadline {
+            return true;
+        }
+        // Most pages with data have some in front.
+        let length = if at == range.start { 4096 } else { buffer.len() };
+        let Some(part) = buffer.get_mut(..length) else { return true };
+        match file.read_at(part, at) {
+            // Past the end of the file.
+            Ok(0) => return false,
+            Ok(count) if part.iter().take(count).any(|byte| *byte != 0) => return true,
+            Ok(count) => at += count as u64,
+            Err(_) => return true,
+        }
+    }
+    false
+}
