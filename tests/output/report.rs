@@ -44,6 +44,7 @@ fn exposition() {
         signal: signal.to_owned(),
         core_exists,
         count,
+        last_us: 1_780_000_000_000_000,
     };
     metrics.restore(&[count("build-7", "/usr/sbin/nginx", "SEGV", true, 41)]);
     for record in records() {
@@ -64,8 +65,11 @@ fn exposition() {
     metrics.quota_max_use.set(1 << 30);
     metrics.quota_keep_free.set(100 << 20);
     metrics.evicted.inc_by(4);
+    metrics.spooled.set(2);
     metrics.config_problems.set(1);
     metrics.catalog_up.set(1);
     let text = String::from_utf8(metrics.render().unwrap()).unwrap();
+    let started = text.lines().find(|line| line.starts_with("coreward_start_time_seconds ")).unwrap();
+    let text = text.replace(started, "coreward_start_time_seconds TIME");
     assert_output("metrics", &text.replace(env!("CARGO_PKG_VERSION"), "VERSION"));
 }
