@@ -45,6 +45,8 @@ pub(super) struct ProcessFacts {
     pub(super) cmdline: ArgumentList,
     /// The auxiliary vector.
     pub(super) auxv: Auxv,
+    /// The same, as the kernel wrote it.
+    pub(super) raw_auxv: Vec<u8>,
     /// Build-id of the executable as it is mapped.
     pub(super) exe_build_id: Option<String>,
 }
@@ -52,7 +54,7 @@ pub(super) struct ProcessFacts {
 impl From<RawFacts> for ProcessFacts {
     fn from(facts: RawFacts) -> Self {
         let RawFacts { arguments, auxv, exe_build_id } = facts;
-        Self { cmdline: arguments, auxv: auxv::parse(&auxv), exe_build_id }
+        Self { cmdline: arguments, auxv: auxv::parse(&auxv), raw_auxv: auxv, exe_build_id }
     }
 }
 

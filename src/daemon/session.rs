@@ -141,7 +141,7 @@ impl Session {
             NoCore::Gone => {}
             _ => {
                 add_details(&mut self.source, &mut builder, &mut handles).await?;
-                builder.omit_open_fds();
+                builder.omit_tables();
             }
         }
         builder.set_held(held(&self.offer, &self.source));

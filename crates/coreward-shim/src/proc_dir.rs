@@ -3,7 +3,7 @@
 
 use super::warning::{ShimWarning, errno_of};
 use coreward_sys::openat::{self, read_link_at};
-use coreward_wire::{FdKind, MAX_TEXT};
+use coreward_wire::{FdKind, MAX_TABLE, MAX_TEXT};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
@@ -61,6 +61,21 @@ impl ProcDir {
             warnings.push(ShimWarning::Read { what: name, errno: errno_of(&error) });
         }
         text
+    }
+
+    /// The beginning of the table `name`, of the crashed thread if the main thread has ended.
+    pub(super) fn read_table(&self, name: &'static str, warnings: &mut Vec<ShimWarning>) -> Vec<u8> {
+        let of_main = read_beginning_at(self.as_fd(), name, MAX_TABLE);
+        let (table, outcome) = match (of_main, self.tid) {
+            ((table, _), Some(tid)) if table.is_empty() => {
+                read_beginning_at(self.as_fd(), &format!("task/{tid}/{name}"), MAX_TABLE)
+            }
+            (of_main, _) => of_main,
+        };
+        if let Err(error) = outcome {
+            warnings.push(ShimWarning::Read { what: name, errno: errno_of(&error) });
+        }
+        table
     }
 
     /// The target of the link `name`. Empty if it cannot be read.

@@ -120,8 +120,11 @@ fn the_largest_offer_is_within_the_limit() {
             status: text.clone(),
             limits: text.clone(),
             open_fds: text.clone(),
-            parent: text,
+            parent: text.clone(),
+            maps: text.clone(),
+            mountinfo: text.clone(),
         },
+        thread_name: text,
         warnings: vec!["é".repeat(10_000); 100],
         ..Offer::default()
     };
