@@ -205,7 +205,7 @@ fn pinned(record: &Record) -> Option<String> {
 /// The kernel's dump mode, where it is not the usual one.
 fn dumpable(record: &Record) -> Option<String> {
     match record.dumpable.filter(|mode| *mode != 1)? {
-        2 => Some("2: it changed its privileges, and fs.suid_dumpable allows the dump".to_owned()),
+        2 => Some("2: it changed its privileges or may not be read, and fs.suid_dumpable=2 has it dumped".to_owned()),
         mode => Some(mode.to_string()),
     }
 }

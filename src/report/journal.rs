@@ -152,6 +152,9 @@ fn add_packages(entry: &mut Entry, record: &Record) {
     for module in exe.into_iter().chain(others) {
         let mut described = package(module).unwrap_or_default();
         described.extend(module.build_id.as_deref().map(|id| ("buildId".to_owned(), Value::from(id))));
+        if described.is_empty() {
+            continue;
+        }
         let described = Value::from(described);
         let name = printable(&module.path);
         length += described.to_string().len() + name.len() + 16;
