@@ -8,7 +8,8 @@ use super::symbols::{self, Symbols};
 use super::{explanations, human, json, time};
 use crate::crash::text::printable;
 use crate::crash::{
-    CoreOutcome, Frame, FrameTrust, Keep, Level, Origin, PidPin, Record, SigInfo, Signature, ThreadStacks, Truncation, signal,
+    CoreOutcome, Frame, FrameTrust, Keep, Level, Origin, PidPin, Record, SigInfo, Signature, ThreadStacks, Truncation,
+    signal,
 };
 use crate::store::{self, Listed};
 use clap::Args;
@@ -189,7 +190,8 @@ fn lines(listed: &Listed, context: &CrashContext) -> Vec<(&'static str, String)>
 /// The thread that crashed, unless it is the main thread under the name of the process.
 fn thread(record: &Record) -> Option<String> {
     let name = printable(&record.thread_name);
-    let tid = record.tid.filter(|tid| *tid != record.key.pid || !(name.is_empty() || record.thread_name == record.comm))?;
+    let tid =
+        record.tid.filter(|tid| *tid != record.key.pid || !(name.is_empty() || record.thread_name == record.comm))?;
     Some(if name.is_empty() { tid.to_string() } else { format!("{tid} ({name})") })
 }
 

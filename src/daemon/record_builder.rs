@@ -5,8 +5,8 @@ use super::subordinate_ids::SubordinateIds;
 use crate::crash::auxv::Auxv;
 use crate::crash::text::{from_bytes, to_hexadecimal};
 use crate::crash::{
-    AccountFacts, ArgumentList, CoreReport, CrashId, CrashKey, Decision, NoCore, Origin, PidPin, Principal, Record, Signature,
-    Warning, cgroup, signal,
+    AccountFacts, ArgumentList, CoreReport, CrashId, CrashKey, Decision, NoCore, Origin, PidPin, Principal, Record,
+    Signature, Warning, cgroup, signal,
 };
 use crate::elf::ProcessNotes;
 use crate::policy::access::{self, AccessFacts};

@@ -1,5 +1,6 @@
 //! What all sessions share: the store, the limiter, the capture's resources, the configuration in force.
 
+use super::local_users::OwnProcesses;
 use super::record_builder::{Host, RecordBuilder};
 use super::shutdown::Shutdown;
 use crate::capture::{CaptureResources, CompressorPool, HealthMonitor, LargeCoreLimiter, MemoryBudget};
@@ -49,6 +50,7 @@ pub(super) struct Shared {
     pub(super) finalizing: Arc<Places>,
     /// For [`super::blocking::run_with_timeout`].
     pub(super) saved_core_readers: Arc<Semaphore>,
+    pub(super) own_processes: Mutex<OwnProcesses>,
     loaded: Mutex<LoadedConfig>,
     limiter: Mutex<StormPolicy>,
     crash_locks: Mutex<HashMap<CrashId, Weak<tokio::sync::Mutex<()>>>>,
@@ -103,6 +105,7 @@ impl Shared {
             readers,
             finalizing: Arc::new(Places::new(FINALIZING, 1)),
             saved_core_readers: Arc::new(Semaphore::new(SAVED_CORE_READERS)),
+            own_processes: Mutex::default(),
             loaded: Mutex::default(),
             limiter: Mutex::default(),
             crash_locks: Mutex::default(),

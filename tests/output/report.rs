@@ -17,7 +17,8 @@ fn fields(mut entry: &[u8]) -> String {
         if !line.contains('=') {
             let (length, rest) = entry.split_first_chunk().unwrap();
             let (value, rest) = rest.split_at(usize::try_from(u64::from_le_bytes(*length)).unwrap());
-            let text = str::from_utf8(value).map_or_else(|_| value.escape_ascii().to_string(), |text| format!("{text:?}"));
+            let text =
+                str::from_utf8(value).map_or_else(|_| value.escape_ascii().to_string(), |text| format!("{text:?}"));
             fields.push_str(&format!(" ({} bytes) {text}", value.len()));
             entry = rest.strip_prefix(b"\n").unwrap();
         }

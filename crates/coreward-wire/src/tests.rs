@@ -148,7 +148,8 @@ fn daemon_messages_and_replies_arrive_as_they_were_sent() {
             fds: vec![FdKind::CheckpointFile, FdKind::CheckpointMemory],
             needs_ack: true,
         },
-        DaemonMessage::Done { journal: vec![1, 2, 3] },
+        DaemonMessage::Done { journal: vec![1, 2, 3], user: None },
+        DaemonMessage::Done { journal: Vec::new(), user: Some(Uid::from_raw(1000)) },
         DaemonMessage::Rejected { reason: "because".to_owned() },
         DaemonMessage::Unavailable { reason: "because".to_owned() },
     ] {
