@@ -30,6 +30,11 @@ pub(super) async fn complete(
     stream: Option<&CoreInput>,
 ) -> Result<(), ConnectionError> {
     add_details(source, builder, handles).await?;
+    let variables = shared.environment();
+    if !variables.is_empty() && handles.memory.has_memory() {
+        let ask = move |reader: &mut Reader| reader.environment(variables, Instant::now() + READ_TIMEOUT);
+        builder.set_environ(ask_reader(shared, handles, ask).await);
+    }
     if !builder.has_exe_build_id()
         && let Some(executable) = source.request_executable().await?
     {

@@ -247,6 +247,15 @@ impl RecordBuilder {
         self.record.exe_build_id = build_id;
     }
 
+    /// Adds the variables of the environment that the configuration names; `None`: they could not be read in time.
+    pub(super) fn set_environ(&mut self, variables: Option<String>) {
+        match variables {
+            Some(variables) => self.record.environ = variables,
+            None => self.warn(Warning::EnvironmentTimedOut),
+        }
+        self.bound();
+    }
+
     /// Adds the stacks of the threads that did not crash; `None`: they could not be unwound in time.
     pub(super) fn set_other_threads(&mut self, threads: Option<OtherThreads>) {
         let Some(OtherThreads { stacks, omitted, total }) = threads else {

@@ -142,6 +142,11 @@ impl Shared {
         lock(&self.loaded).config.keep_registered
     }
 
+    /// `Environment=`: the variables that a record has of a process' environment.
+    pub(super) fn environment(&self) -> Vec<String> {
+        lock(&self.loaded).config.environment.clone()
+    }
+
     /// Decides on a crash, now.
     pub(super) fn admit(&self, config: &AdmissionConfig, builder: &RecordBuilder, has_core: bool) -> Admission {
         let attribution = builder.attribution();
