@@ -142,9 +142,8 @@ fn parse_quota(text: &str) -> Option<Option<u64>> {
 
 /// Names of environment variables. No pattern: a secret must not come along with what is wanted.
 fn parse_variables(text: &str) -> Option<Vec<String>> {
-    let is_name = |name: &&str| {
-        name.len() <= 64 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
-    };
+    let is_name =
+        |name: &&str| name.len() <= 64 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
     let names: Vec<&str> = text.split_ascii_whitespace().collect();
     let is_list = names.len() <= 64 && names.iter().all(is_name);
     is_list.then(|| names.into_iter().map(str::to_owned).collect())

@@ -83,7 +83,9 @@ pub(super) fn variables(block: &[u8], names: &[String]) -> String {
     const MAX_ALL: usize = 4096;
     let mut lines = String::new();
     for string in block.split(|byte| *byte == 0) {
-        let Some(name) = string.iter().position(|byte| *byte == b'=').and_then(|end| string.get(..end)) else { continue };
+        let Some(name) = string.iter().position(|byte| *byte == b'=').and_then(|end| string.get(..end)) else {
+            continue;
+        };
         if names.iter().any(|wanted| wanted.as_bytes() == name) {
             let text = from_bytes(string.get(..MAX_VARIABLE).unwrap_or(string)).replace('\n', "\\n");
             let ellipsis = if string.len() > MAX_VARIABLE { "..." } else { "" };

@@ -50,7 +50,7 @@ fn a_record_says_what_only_the_held_process_tells() {
     let stack = format!("\n\nStack trace of thread {}:\n#0  0x0000", record.tid.unwrap());
     assert!(message.contains(&stack) && message.contains(&format!(" n/a ({} + 0x", named.display())), "{message}");
 
-    let shown = text(&coreward(&bed, &["info"]).stdout);
+    let shown = text(&coreward(&bed, &["info"]));
     for line in [format!("TID: {} (crasher <1>)", record.tid.unwrap()), "Package: named 1.2-3".to_owned()] {
         assert!(shown.contains(&line), "{line} in {shown}");
     }
