@@ -63,19 +63,26 @@ impl ProcDir {
         text
     }
 
-    /// The beginning of the table `name`, of the crashed thread if the main thread has ended.
+    /// The beginning of the table `name`, of the crashed thread if the main thread has ended. Empty if it cannot be read, or not in
+    /// time: for `maps` the kernel locks the address space, which others may hold.
     pub(super) fn read_table(&self, name: &'static str, warnings: &mut Vec<ShimWarning>) -> Vec<u8> {
-        let of_main = read_beginning_at(self.as_fd(), name, MAX_TABLE);
-        let (table, outcome) = match (of_main, self.tid) {
-            ((table, _), Some(tid)) if table.is_empty() => {
-                read_beginning_at(self.as_fd(), &format!("task/{tid}/{name}"), MAX_TABLE)
+        const TIMEOUT: Duration = Duration::from_millis(100);
+        let tid = self.tid;
+        let read = self.in_thread(TIMEOUT, move |dir| {
+            let read = |path: &str| match read_beginning_at(dir.as_fd(), path, MAX_TABLE) {
+                (table, Err(error)) if table.is_empty() => Err(errno_of(&error)),
+                (table, _) => Ok(table),
+            };
+            match (read(name), tid) {
+                (Ok(table), _) if !table.is_empty() => Ok(table),
+                (of_main, None) => of_main,
+                (_, Some(tid)) => read(&format!("task/{tid}/{name}")),
             }
-            (of_main, _) => of_main,
-        };
-        if let Err(error) = outcome {
-            warnings.push(ShimWarning::Read { what: name, errno: errno_of(&error) });
-        }
-        table
+        });
+        read.unwrap_or_else(|errno| {
+            warnings.push(ShimWarning::Read { what: name, errno });
+            Vec::new()
+        })
     }
 
     /// The target of the link `name`. Empty if it cannot be read.
