@@ -1,9 +1,6 @@
 //! Reading the files that say who the users of this machine are.
 
-use super::blocking::run_blocking;
-use super::shared::{Shared, lock};
-use crate::crash::Record;
-use crate::policy::access::{self, LocalUsers, NotTheUsers, check_person};
+use crate::policy::access::{LocalUsers, NotTheUsers, check_person};
 use coreward_wire::paths::Root;
 use nix::unistd::{Gid, Uid};
 use std::collections::HashMap;
@@ -51,32 +48,16 @@ impl Default for OwnProcesses {
 }
 
 impl OwnProcesses {
-    fn get(&self, uid: Uid, gid: Option<Gid>) -> Option<bool> {
+    pub(super) fn get(&self, uid: Uid, gid: Option<Gid>) -> Option<bool> {
         self.answers.get(&(uid, gid)).copied().filter(|_| self.since.elapsed() < KNOWN_FOR)
     }
 
-    fn insert(&mut self, uid: Uid, gid: Option<Gid>, is_own: bool) {
+    pub(super) fn insert(&mut self, uid: Uid, gid: Option<Gid>, is_own: bool) {
         if self.since.elapsed() >= KNOWN_FOR || self.answers.len() >= KNOWN {
             *self = Self::default();
         }
         self.answers.insert((uid, gid), is_own);
     }
-}
-
-/// The user whose own crash this is: who may read its core, whether or not there is one.
-pub(super) async fn owner(shared: &Shared, record: &Record) -> Option<Uid> {
-    let (uid, gid) = (access::reader_of(record)?, record.gid);
-    let known = lock(&shared.own_processes).get(uid, gid);
-    let is_own = match known {
-        Some(is_own) => is_own,
-        None => {
-            let root = shared.root.clone();
-            let is_own = run_blocking(move || check(&root, uid, gid).is_ok()).await.unwrap_or(false);
-            lock(&shared.own_processes).insert(uid, gid, is_own);
-            is_own
-        }
-    };
-    is_own.then_some(uid)
 }
 
 /// The text of a file. A machine without subordinate uids has no /etc/subuid; without /etc/login.defs its defaults apply.

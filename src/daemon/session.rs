@@ -1,5 +1,6 @@
 //! One crash: from its offer to the answer. The stages are those of ARCHITECTURE.md; each consumes what the one before returned.
 
+use super::blocking::run_blocking;
 use super::capture::{self, AdmittedCrash, held};
 use super::checkpoint::Checkpoint;
 use super::complete::{add_details, complete};
@@ -11,8 +12,9 @@ use super::inspect::inspect;
 use super::local_users;
 use super::process_handles::ProcessHandles;
 use super::record_builder::{CrashIdentity, RecordBuilder, crash_time, identify};
-use super::shared::Shared;
+use super::shared::{Shared, lock};
 use crate::crash::{CoreOutcome, CoreReport, Keep, NoCore, Origin, Record};
+use crate::policy::access;
 use crate::policy::admission::Admission;
 use crate::report::{self, ErrorKind};
 use crate::store::{Inserted, core_file_name};
@@ -207,5 +209,21 @@ struct Recorded {
 
 async fn recorded(shared: &Shared, record: &Record) -> Recorded {
     let core = record.core.is_stored().then(|| shared.root.state_dir().join("cores").join(core_file_name(&record.id)));
-    Recorded { journal: report::entry(record, core.as_deref()), user: local_users::owner(shared, record).await }
+    Recorded { journal: report::entry(record, core.as_deref()), user: owner(shared, record).await }
+}
+
+/// The user whose own crash this is: who may read its core, whether or not there is one.
+async fn owner(shared: &Shared, record: &Record) -> Option<Uid> {
+    let (uid, gid) = (access::reader_of(record)?, record.gid);
+    let known = lock(&shared.own_processes).get(uid, gid);
+    let is_own = match known {
+        Some(is_own) => is_own,
+        None => {
+            let root = shared.root.clone();
+            let is_own = run_blocking(move || local_users::check(&root, uid, gid).is_ok()).await.unwrap_or(false);
+            lock(&shared.own_processes).insert(uid, gid, is_own);
+            is_own
+        }
+    };
+    is_own.then_some(uid)
 }
