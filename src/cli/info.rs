@@ -8,7 +8,8 @@ use super::symbols::{self, Symbols};
 use super::{explanations, human, json, time};
 use crate::crash::text::printable;
 use crate::crash::{
-    CoreOutcome, Frame, FrameTrust, Keep, Level, Origin, Record, SigInfo, Signature, ThreadStacks, Truncation, signal,
+    CoreOutcome, Frame, FrameTrust, Keep, Level, Origin, PidPin, Record, SigInfo, Signature, ThreadStacks, Truncation,
+    signal,
 };
 use crate::store::{self, Listed};
 use clap::Args;
@@ -130,7 +131,7 @@ fn lines(listed: &Listed, context: &CrashContext) -> Vec<(&'static str, String)>
         ("ID", Some(record.id.to_string())),
         ("PID", Some(format!("{} ({})", record.key.pid, printable(&record.comm)))),
         ("PID Inside", record.pid_inside().map(|pid| format!("{pid}, in the PID namespace of the process"))),
-        ("TID", record.tid.filter(|tid| *tid != record.key.pid).map(|tid| tid.to_string())),
+        ("TID", thread(record)),
         ("UID", record.uid.map(human::user)),
         ("GID", record.gid.map(human::group)),
         ("Signal", Some(signal_line(record))),
@@ -141,10 +142,12 @@ fn lines(listed: &Listed, context: &CrashContext) -> Vec<(&'static str, String)>
                 format!("crash {id}: its child {pid} died of this signal, and the process sent it to itself")
             }),
         ),
+        ("Pinned", pinned(record)),
         ("Timestamp", Some(time::long(record.time_us))),
         ("Signature", record.signature.as_ref().map(signature)),
         ("Command Line", command_line(record)),
         ("Executable", executable(record)),
+        ("Package", package(record)),
         ("Parent", parent(record)),
         ("Namespaces", namespaces(record)),
         ("Control Group", text(&cgroup.path)),
@@ -172,6 +175,8 @@ fn lines(listed: &Listed, context: &CrashContext) -> Vec<(&'static str, String)>
                 "it had, or may have had, more privileges than its user: only root and adm may read the core".to_owned()
             }),
         ),
+        ("Dumpable", dumpable(record)),
+        ("Environment", text(&record.environ.trim_end().replace('\n', " "))),
         ("Decision", Some(crash_context::decision(record, context.settings.as_deref()))),
         ("Storage", Some(storage(listed))),
         ("Size", record.core.is_stored().then(|| sizes(record))),
@@ -180,6 +185,39 @@ fn lines(listed: &Listed, context: &CrashContext) -> Vec<(&'static str, String)>
     let known = lines.into_iter().filter_map(|(label, text)| Some((label, text?)));
     let warnings = record.warnings.iter().map(|warnings| ("Warning", printable(warnings)));
     known.chain(warnings).collect()
+}
+
+/// The thread that crashed, unless it is the main thread under the name of the process.
+fn thread(record: &Record) -> Option<String> {
+    let name = printable(&record.thread_name);
+    let tid =
+        record.tid.filter(|tid| *tid != record.key.pid || !(name.is_empty() || record.thread_name == record.comm))?;
+    Some(if name.is_empty() { tid.to_string() } else { format!("{tid} ({name})") })
+}
+
+/// How it is known that what is said here is said of the process that crashed.
+fn pinned(record: &Record) -> Option<String> {
+    let how = match record.pidfd? {
+        PidPin::Kernel => "by a pidfd of the kernel's: the PID cannot have been another process'",
+        PidPin::Shim => "by a pidfd that was opened during the dump, and found to be of the process that is dumped",
+    };
+    Some(how.to_owned())
+}
+
+/// The kernel's dump mode, where it is not the usual one.
+fn dumpable(record: &Record) -> Option<String> {
+    match record.dumpable.filter(|mode| *mode != 1)? {
+        2 => Some("2: it changed its privileges or may not be read, and fs.suid_dumpable=2 has it dumped".to_owned()),
+        mode => Some(mode.to_string()),
+    }
+}
+
+/// The package of the executable, as that says.
+fn package(record: &Record) -> Option<String> {
+    let module = record.modules.iter().find(|module| module.path == record.exe_path())?;
+    let package: serde_json::Value = serde_json::from_str(module.package.as_deref()?).ok()?;
+    let text = |key: &str| package.get(key).and_then(serde_json::Value::as_str).map(printable);
+    Some(text("version").into_iter().fold(text("name")?, |name, version| format!("{name} {version}")))
 }
 
 /// The arguments as a shell reads them back. Nothing in there moves a cursor, so nothing is escaped a second time.

@@ -37,7 +37,7 @@ macro_rules! key {
             name: $name,
             expected: $expected,
             parse: |config, text| $parse(text).map(|value| config.$($field).+ = value).is_some(),
-            copy: |to, from| to.$($field).+ = from.$($field).+,
+            copy: |to, from| to.$($field).+.clone_from(&from.$($field).+),
         }
     };
 }
@@ -59,7 +59,7 @@ static CRASH_KEYS: [Key; 12] = [
 ];
 
 /// Keys that concern the whole machine.
-static MACHINE_KEYS: [Key; 16] = [
+static MACHINE_KEYS: [Key; 17] = [
     key!("MaxUse", quotas.max_use, parse_quota, SIZE),
     key!("KeepFree", quotas.keep_free, parse_quota, SIZE),
     key!("MaxUsePerUnit", quotas.per_unit, parse_quota, SIZE),
@@ -76,6 +76,7 @@ static MACHINE_KEYS: [Key; 16] = [
     key!("TotalIntervalSec", rules.total.interval, parse_duration, TIME),
     key!("CompressThreads", compress_threads, parse_threads, "a number up to 8; 0: one per processor"),
     key!("KeepRegistered", keep_registered, parse_bool, YES),
+    key!("Environment", environment, parse_variables, "names of variables, with spaces between them"),
 ];
 
 impl Key {
@@ -137,6 +138,15 @@ fn parse_count(text: &str) -> Option<u64> {
 #[expect(clippy::option_option, reason = "every parser returns None for a text that is no value of its key")]
 fn parse_quota(text: &str) -> Option<Option<u64>> {
     parse_size(text).map(Some)
+}
+
+/// Names of environment variables. No pattern: a secret must not come along with what is wanted.
+fn parse_variables(text: &str) -> Option<Vec<String>> {
+    let is_name =
+        |name: &&str| name.len() <= 64 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    let names: Vec<&str> = text.split_ascii_whitespace().collect();
+    let is_list = names.len() <= 64 && names.iter().all(is_name);
+    is_list.then(|| names.into_iter().map(str::to_owned).collect())
 }
 
 fn parse_level(text: &str) -> Option<i32> {

@@ -75,7 +75,7 @@ impl Overrides {
     /// The settings for a crash of this unit and this executable, where `config` are those of the machine.
     #[must_use]
     pub fn apply(&self, config: &Config, unit: Option<&str>, exe: &str) -> Config {
-        let mut config = *config;
+        let mut config = config.clone();
         for section in &self.sections {
             let name = match section.scope {
                 Scope::Unit => unit,

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// The settings in force, for the machine or for one crash. See coreward.conf(5).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// `Storage=`.
     pub storage: Storage,
@@ -37,6 +37,8 @@ pub struct Config {
     pub enforce_core_limit: bool,
     /// `KeepRegistered=`: whether settings of the kernel that somebody else changed are set again.
     pub keep_registered: bool,
+    /// `Environment=`: the variables of a crashed process' environment that its record has.
+    pub environment: Vec<String>,
 }
 
 /// A line of the configuration that is not in force.
@@ -77,6 +79,7 @@ impl Default for Config {
             max_hold: Duration::from_secs(30),
             enforce_core_limit: false,
             keep_registered: false,
+            environment: Vec::new(),
         }
     }
 }

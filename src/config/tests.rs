@@ -60,6 +60,7 @@ fn the_shipped_file_and_the_manual_say_what_is_in_force() {
             max_hold: Duration::ZERO,
             enforce_core_limit: true,
             keep_registered: true,
+            environment: vec!["LANG".to_owned()],
         };
         for (key, value) in &said {
             Key::find(key).unwrap().assign(&mut config, value).unwrap();

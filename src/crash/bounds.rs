@@ -93,7 +93,7 @@ impl Record {
     fn upper_length(&self) -> usize {
         /// A control character is six in JSON.
         const ESCAPED: usize = 6;
-        const FIELDS: usize = 4096;
+        const FIELDS: usize = 4096 + 256;
         const FRAME: usize = 128;
         let ArgumentList { first, last, .. } = &self.arguments;
         let arguments: usize = first.iter().chain(last).map(|argument| argument.len() + 1).sum();
@@ -104,7 +104,7 @@ impl Record {
         FIELDS + (texts + warnings) * ESCAPED + modules + (self.stack.len() + threads) * FRAME
     }
 
-    fn texts(&self) -> [&String; 15] {
+    fn texts(&self) -> [&String; 20] {
         [
             &self.comm,
             &self.exe,
@@ -117,6 +117,11 @@ impl Record {
             &self.status,
             &self.limits,
             &self.open_fds,
+            &self.thread_name,
+            &self.auxv,
+            &self.maps,
+            &self.mountinfo,
+            &self.environ,
             &self.kernel,
             &self.machine,
             &self.signal_name,
@@ -141,6 +146,11 @@ impl Record {
             &mut self.status,
             &mut self.limits,
             &mut self.open_fds,
+            &mut self.thread_name,
+            &mut self.auxv,
+            &mut self.maps,
+            &mut self.mountinfo,
+            &mut self.environ,
         ];
         let modules =
             self.modules.iter_mut().flat_map(|module| std::iter::once(&mut module.path).chain(&mut module.package));

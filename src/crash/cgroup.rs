@@ -28,6 +28,21 @@ pub struct CgroupInfo {
     pub pod: Option<String>,
 }
 
+impl CgroupInfo {
+    /// The user in whose slice it is (`user-1000.slice`): who logged in, or whose service manager runs it.
+    #[must_use]
+    pub fn owner_uid(&self) -> Option<u32> {
+        self.path.strip_prefix("/user.slice/user-")?.split_once(".slice/")?.0.parse().ok()
+    }
+
+    /// The login session that it is in (`session-3.scope`).
+    #[must_use]
+    pub fn session(&self) -> Option<&str> {
+        let scope = self.unit.as_deref().filter(|_| self.owner_uid().is_some())?;
+        scope.strip_prefix("session-")?.strip_suffix(".scope")
+    }
+}
+
 /// Parses `/proc/PID/cgroup` (cgroups(7)): a line per hierarchy. The path is that of the first hierarchy that names a container or
 /// pod, or else of the first in which the process is not in the root: the unified hierarchy, systemd's named one (version 1), the
 /// others. Where both versions are mounted, some runtimes make cgroups in those of version 1 only.
@@ -236,6 +251,21 @@ mod tests {
 
     fn of(path: &str) -> CgroupInfo {
         parse(&format!("0::{path}\n"))
+    }
+
+    #[test]
+    fn a_login_has_an_owner_and_a_session() {
+        for (path, owner, session) in [
+            ("/user.slice/user-1000.slice/session-c3.scope", Some(1000), Some("c3")),
+            ("/user.slice/user-1000.slice/user@1000.service/app.slice/a.service", Some(1000), None),
+            ("/system.slice/session-3.scope", None, None),
+            ("/user.slice/user-x.slice/session-3.scope", None, None),
+            ("/docker/user.slice/user-1000.slice/session-3.scope", None, None),
+            ("", None, None),
+        ] {
+            let info = of(path);
+            assert_eq!((info.owner_uid(), info.session()), (owner, session), "{path}");
+        }
     }
 
     #[test]

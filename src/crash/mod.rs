@@ -21,6 +21,6 @@ pub use bounds::{Cuts, MAX_RECORD};
 pub use decision::{Decision, Keep, Reason};
 pub use key::{CrashId, CrashKey};
 pub use principal::{AccountFacts, Party, Principal};
-pub use record::{CoreOutcome, CoreReport, NoCore, Origin, Record, Truncation, program_of};
+pub use record::{CoreOutcome, CoreReport, NoCore, Origin, PidPin, Record, Truncation, program_of};
 pub use signature::{Frame, FrameTrust, Level, Module, SigInfo, Signature, SignatureKey, ThreadStacks};
 pub use warning::Warning;

@@ -41,6 +41,16 @@ pub struct Record {
     pub signal_name: String,
     /// Name of the process (`comm`, proc_pid_comm(5)).
     pub comm: String,
+    /// Name of the thread that crashed. Empty in records of earlier versions.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub thread_name: String,
+    /// How it was made sure that the PID stayed that of the process that crashed. `None`: it was not, or in a record of an earlier
+    /// version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pidfd: Option<PidPin>,
+    /// The kernel's dump mode of the process: 1 only if it never changed its privileges (PR_GET_DUMPABLE, prctl(2)).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dumpable: Option<u32>,
     /// Path of the executable in the mount namespace of the process.
     pub exe: String,
     /// Whether the executable had been deleted or replaced, so that `exe` ends with " (deleted)". `None` in records of earlier
@@ -84,6 +94,18 @@ pub struct Record {
     pub limits: String,
     /// Open descriptors, one per line; only if a core is kept.
     pub open_fds: String,
+    /// The auxiliary vector (getauxval(3)), hexadecimal; only if a core is kept, as the next three.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub auxv: String,
+    /// The beginning of `/proc/PID/maps`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub maps: String,
+    /// The beginning of `/proc/PID/mountinfo`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub mountinfo: String,
+    /// The variables of the environment that `Environment=` names, one per line.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub environ: String,
     /// Release of the kernel.
     pub kernel: String,
     /// Architecture, as uname(2) names it.
@@ -121,6 +143,16 @@ pub struct Record {
     /// Soft errors, as text.
     #[serde(rename = "trouble")]
     pub warnings: Vec<String>,
+}
+
+/// How it was made sure that a PID stays that of the process that crashed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PidPin {
+    /// The kernel passed a pidfd to the shim (`%F` of core_pattern, Linux 6.16).
+    Kernel,
+    /// The shim opened a pidfd, and found that the process is the one that is dumped.
+    Shim,
 }
 
 /// How a crash reached the daemon.
@@ -300,12 +332,20 @@ impl Record {
 
     /// Clears the fields that the first records of the same signature have already.
     pub fn shorten(&mut self) {
-        for text in [&mut self.cwd, &mut self.parent_cmdline, &mut self.status, &mut self.limits, &mut self.open_fds] {
+        for text in [&mut self.cwd, &mut self.parent_cmdline, &mut self.status, &mut self.limits] {
             text.clear();
         }
+        self.omit_tables();
         self.stack.clear();
         self.other_threads.clear();
         self.modules.clear();
+    }
+
+    /// Clears what only the record of a crash with a core has.
+    pub fn omit_tables(&mut self) {
+        for text in [&mut self.open_fds, &mut self.auxv, &mut self.maps, &mut self.mountinfo, &mut self.environ] {
+            text.clear();
+        }
     }
 
     /// The key that crashes of one bug share: the signature, or program and signal if there is no signature.

@@ -90,7 +90,28 @@ pub fn push_printable(shown: &mut String, text: &str) {
 /// Appends `\x` and two hexadecimal digits.
 pub(super) fn push_hexadecimal(shown: &mut String, byte: u8) {
     shown.push_str("\\x");
-    shown.extend([byte >> 4, byte & 15].map(|digit| char::from_digit(u32::from(digit), 16).unwrap_or('0')));
+    push_digits(shown, byte);
+}
+
+fn push_digits(text: &mut String, byte: u8) {
+    text.extend([byte >> 4, byte & 15].map(|digit| char::from_digit(u32::from(digit), 16).unwrap_or('0')));
+}
+
+/// Two hexadecimal digits for each byte.
+#[must_use]
+pub fn to_hexadecimal(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        push_digits(&mut text, *byte);
+    }
+    text
+}
+
+/// The bytes of [`to_hexadecimal`], up to what is no digit.
+#[must_use]
+pub fn from_hexadecimal(text: &str) -> Vec<u8> {
+    let pairs = text.as_bytes().chunks_exact(2);
+    pairs.map_while(|pair| u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok()).collect()
 }
 
 /// Whether a character must not reach a terminal as it is: a control character, a bidirectional control, a zero-width character, a
@@ -113,6 +134,14 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::path::Path;
+
+    #[test]
+    fn hexadecimal_is_read_back_as_far_as_it_goes() {
+        assert_eq!(to_hexadecimal(b"\0\xfe9"), "00fe39");
+        assert_eq!(from_hexadecimal("00fe39"), b"\0\xfe9");
+        assert_eq!(from_hexadecimal("00fe3\u{2026}"), b"\0\xfe");
+        assert_eq!(from_hexadecimal(""), b"");
+    }
 
     #[test]
     fn nothing_hostile_reaches_a_terminal() {

@@ -27,6 +27,11 @@ pub(super) async fn complete(
     stream: Option<&CoreInput>,
 ) -> Result<(), ConnectionError> {
     add_details(source, builder, handles, stream.is_some()).await?;
+    let variables = shared.environment();
+    if !variables.is_empty() && handles.memory.has_memory() {
+        let ask = move |reader: &mut Reader| reader.environment(variables, Instant::now() + READ_TIMEOUT);
+        builder.set_environ(ask_reader(shared, handles, ask).await);
+    }
     if !builder.has_exe_build_id() {
         // Where memory cannot be read (Yama's ptrace_scope=3), the file still has the build-id. It may be on a file system that does
         // not answer.

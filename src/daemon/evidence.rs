@@ -1,7 +1,7 @@
 //! What an inspection of a crash found. A read that timed out leaves a warning; what a process that is gone cannot tell is missing.
 
 use crate::capture::{CaptureError, Headers};
-use crate::crash::auxv::Auxv;
+use crate::crash::auxv::{self, Auxv};
 use crate::crash::{ArgumentList, Warning};
 use crate::reader::{CrashedStack, RawFacts};
 use std::os::fd::OwnedFd;
@@ -45,15 +45,17 @@ pub(super) struct ProcessFacts {
     pub(super) cmdline: ArgumentList,
     /// The auxiliary vector, which no reader has a say in: who may read the core depends on it.
     pub(super) auxv: Auxv,
+    /// The same, as the kernel wrote it.
+    pub(super) raw_auxv: Vec<u8>,
     /// Build-id of the executable as it is mapped.
     pub(super) exe_build_id: Option<String>,
 }
 
 impl ProcessFacts {
     /// What a reader found, and the auxiliary vector.
-    pub(super) fn new(found: RawFacts, auxv: Auxv) -> Self {
+    pub(super) fn new(found: RawFacts, raw_auxv: Vec<u8>) -> Self {
         let RawFacts { arguments, exe_build_id } = found;
-        Self { cmdline: arguments, auxv, exe_build_id }
+        Self { cmdline: arguments, auxv: auxv::parse(&raw_auxv), raw_auxv, exe_build_id }
     }
 }
 

@@ -10,7 +10,6 @@ use super::evidence::{CoreEvidence, CoreInput, Evidence, ProcessFacts};
 use super::process_handles::ProcessHandles;
 use super::shared::Shared;
 use crate::capture::{self, CaptureError, Headers, HeadersGrant, PeekedHeaders};
-use crate::crash::auxv::Auxv;
 use crate::crash::text::from_bytes;
 use crate::crash::{Warning, cgroup, program_of};
 use crate::elf::{self, CoreLayout};
@@ -99,7 +98,7 @@ pub(super) async fn inspect(
 struct ProcessReading {
     /// What stands in front of the core; `None`: the pipe was not looked at.
     headers: Option<Result<PeekedHeaders, CaptureError>>,
-    auxv: Auxv,
+    auxv: Vec<u8>,
     facts: Option<RawFacts>,
     stack: Option<CrashedStack>,
     /// Nothing blocked.

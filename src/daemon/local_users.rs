@@ -3,7 +3,9 @@
 use crate::policy::access::{LocalUsers, NotTheUsers, check_person};
 use coreward_wire::paths::Root;
 use nix::unistd::{Gid, Uid};
+use std::collections::HashMap;
 use std::io::ErrorKind;
+use std::time::{Duration, Instant};
 
 /// Whether this uid may be a person's: nobody asks why a system account may not read cores. Blocks.
 pub(super) fn may_be_person(root: &Root, uid: Uid) -> bool {
@@ -25,6 +27,37 @@ pub(super) fn check(root: &Root, uid: Uid, gid: Option<Gid>) -> Result<(), Strin
         login_defs: read("/etc/login.defs")?,
     };
     users.check(uid, gid).map_err(|reason| reason.to_string())
+}
+
+/// Answers of [`check`] for a few seconds: in a storm, all crashes are of the same user.
+#[derive(Debug)]
+pub(super) struct OwnProcesses {
+    answers: HashMap<(Uid, Option<Gid>), bool>,
+    since: Instant,
+}
+
+/// A new user has to wait no longer than this for crashes of theirs.
+const KNOWN_FOR: Duration = Duration::from_secs(5);
+/// Answers that are kept at most.
+const KNOWN: usize = 256;
+
+impl Default for OwnProcesses {
+    fn default() -> Self {
+        Self { answers: HashMap::new(), since: Instant::now() }
+    }
+}
+
+impl OwnProcesses {
+    pub(super) fn get(&self, uid: Uid, gid: Option<Gid>) -> Option<bool> {
+        self.answers.get(&(uid, gid)).copied().filter(|_| self.since.elapsed() < KNOWN_FOR)
+    }
+
+    pub(super) fn insert(&mut self, uid: Uid, gid: Option<Gid>, is_own: bool) {
+        if self.since.elapsed() >= KNOWN_FOR || self.answers.len() >= KNOWN {
+            *self = Self::default();
+        }
+        self.answers.insert((uid, gid), is_own);
+    }
 }
 
 /// The text of a file. A machine without subordinate uids has no /etc/subuid; without /etc/login.defs its defaults apply.

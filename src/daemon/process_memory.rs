@@ -3,7 +3,7 @@
 use super::blocking::run_blocking;
 use super::shared::Shared;
 use crate::capture::{Headers, TrustedFileSystems};
-use crate::crash::auxv::Auxv;
+use crate::crash::auxv;
 use crate::reader::{
     CrashedStack, Place, ProcessFiles, RawFacts, Reader, ReaderPool, ReaderScope, RemoteProcess, SavedCoreFile,
     SignatureContext, read_auxv,
@@ -70,8 +70,8 @@ impl ProcessMemory {
         mem.is_some() || cmdline.is_some() || auxv.is_some()
     }
 
-    /// The auxiliary vector, without a reader.
-    pub(super) fn auxv(&self) -> Auxv {
+    /// The auxiliary vector as the kernel has it, without a reader.
+    pub(super) fn auxv(&self) -> Vec<u8> {
         self.files.auxv.as_ref().map(read_auxv).unwrap_or_default()
     }
 
@@ -123,7 +123,7 @@ impl ProcessMemory {
 
     /// The scope, with what the auxiliary vector says.
     fn scope(&mut self) -> io::Result<&ReaderScope> {
-        let scope = self.scope.take().ok_or(ErrorKind::InvalidInput)?.started_with(&self.auxv());
+        let scope = self.scope.take().ok_or(ErrorKind::InvalidInput)?.started_with(&auxv::parse(&self.auxv()));
         Ok(self.scope.insert(scope))
     }
 
@@ -221,8 +221,8 @@ mod tests {
         let mut memory = ProcessMemory::default();
         memory.add(|files| &mut files.auxv, file.into());
         let auxv = memory.auxv();
-        assert_eq!(auxv, crate::crash::auxv::parse(&bytes));
-        assert_eq!(auxv.secure, Some(false));
-        assert_eq!(ProcessMemory::default().auxv(), Auxv::default());
+        assert_eq!(auxv, bytes);
+        assert_eq!(auxv::parse(&auxv).secure, Some(false));
+        assert!(ProcessMemory::default().auxv().is_empty());
     }
 }

@@ -3,10 +3,10 @@
 use super::evidence::Evidence;
 use super::subordinate_ids::SubordinateIds;
 use crate::crash::auxv::Auxv;
-use crate::crash::text::from_bytes;
+use crate::crash::text::{from_bytes, to_hexadecimal};
 use crate::crash::{
-    AccountFacts, ArgumentList, CoreReport, CrashId, CrashKey, Decision, NoCore, Origin, Principal, Record, Signature,
-    Warning, cgroup, signal,
+    AccountFacts, ArgumentList, CoreReport, CrashId, CrashKey, Decision, NoCore, Origin, PidPin, Principal, Record,
+    Signature, Warning, cgroup, signal,
 };
 use crate::elf::ProcessNotes;
 use crate::policy::access::{self, AccessFacts};
@@ -14,7 +14,7 @@ use crate::policy::evict::Attribution;
 use crate::reader::{CrashedStack, OtherThreads};
 use crate::unwind::{self, SignatureInput};
 use coreward_wire::paths::Root;
-use coreward_wire::{Details, Namespaces, Offer};
+use coreward_wire::{Details, MAX_TABLE, Namespaces, Offer};
 use libsystemd::id128::{self, Id128};
 use nix::unistd::{Gid, Pid, Uid};
 use std::time::Duration;
@@ -131,6 +131,9 @@ impl RecordBuilder {
             signal: offer.signal,
             signal_name: signal::name(offer.signal),
             comm: from_bytes(&offer.comm),
+            thread_name: from_bytes(&offer.thread_name),
+            pidfd: offer.pin.map(pid_pin),
+            dumpable: offer.dumpable,
             exe: from_bytes(&offer.exe),
             exe_deleted: offer.exe_deleted,
             exe_build_id: facts.exe_build_id,
@@ -148,6 +151,10 @@ impl RecordBuilder {
             status: String::new(),
             limits: String::new(),
             open_fds: String::new(),
+            auxv: to_hexadecimal(&facts.raw_auxv),
+            maps: String::new(),
+            mountinfo: String::new(),
+            environ: String::new(),
             kernel: host.kernel.clone(),
             machine: host.machine.clone(),
             machine_id: host.machine_id.clone(),
@@ -213,12 +220,14 @@ impl RecordBuilder {
     }
 
     fn set_texts(&mut self, details: &Details) {
-        let Details { cwd, status, limits, open_fds, parent } = details;
+        let Details { cwd, status, limits, open_fds, parent, maps, mountinfo } = details;
         self.record.parent_cmdline = ArgumentList::read(&mut parent.as_slice()).quoted();
         self.record.cwd = from_bytes(cwd);
         self.record.status = from_bytes(status);
         self.record.limits = from_bytes(limits);
         self.record.open_fds = from_bytes(open_fds);
+        self.record.maps = beginning_of_table(maps);
+        self.record.mountinfo = beginning_of_table(mountinfo);
     }
 
     /// Adds what the shim sent on request.
@@ -236,6 +245,15 @@ impl RecordBuilder {
     /// Adds the build-id that was read from the executable's file.
     pub(super) fn set_exe_build_id(&mut self, build_id: Option<String>) {
         self.record.exe_build_id = build_id;
+    }
+
+    /// Adds the variables of the environment that the configuration names; `None`: they could not be read in time.
+    pub(super) fn set_environ(&mut self, variables: Option<String>) {
+        match variables {
+            Some(variables) => self.record.environ = variables,
+            None => self.warn(Warning::EnvironmentTimedOut),
+        }
+        self.bound();
     }
 
     /// Adds the stacks of the threads that did not crash; `None`: they could not be unwound in time.
@@ -265,9 +283,9 @@ impl RecordBuilder {
         self.record.shorten();
     }
 
-    /// Leaves out the open descriptors, which only the record of a crash with a core has.
-    pub(super) fn omit_open_fds(&mut self) {
-        self.record.open_fds.clear();
+    /// Leaves out what only the record of a crash with a core has.
+    pub(super) fn omit_tables(&mut self) {
+        self.record.omit_tables();
     }
 
     /// Fills in what the kernel's arguments did not say from the core's notes.
@@ -340,6 +358,22 @@ impl RecordBuilder {
     pub(super) fn modules(&self) -> &[crate::crash::Module] {
         &self.record.modules
     }
+}
+
+fn pid_pin(pin: coreward_wire::PidPin) -> PidPin {
+    match pin {
+        coreward_wire::PidPin::ByKernel => PidPin::Kernel,
+        coreward_wire::PidPin::ByShim => PidPin::Shim,
+    }
+}
+
+/// A table of `/proc`, of which the shim sends the beginning. An ellipsis stands for the rest.
+fn beginning_of_table(table: &[u8]) -> String {
+    if table.len() < MAX_TABLE {
+        return from_bytes(table);
+    }
+    let whole_lines = table.iter().rposition(|byte| *byte == b'\n').and_then(|last| table.get(..=last));
+    from_bytes(whole_lines.unwrap_or_default()) + "...\n"
 }
 
 /// The namespaces that are not the host's, as `/proc/PID/ns` has them (namespaces(7)).

@@ -1,5 +1,6 @@
 //! One crash: from its offer to the answer. The stages are those of ARCHITECTURE.md; each consumes what the one before returned.
 
+use super::blocking::run_blocking;
 use super::capture::{self, AdmittedCrash, held};
 use super::checkpoint::Checkpoint;
 use super::complete::{add_details, complete};
@@ -8,16 +9,18 @@ use super::crash_source::CrashSource;
 use super::error::SessionError;
 use super::evidence::CoreEvidence;
 use super::inspect::inspect;
+use super::local_users;
 use super::process_handles::ProcessHandles;
 use super::record_builder::{CrashIdentity, RecordBuilder, crash_time, identify};
-use super::shared::Shared;
+use super::shared::{Shared, lock};
 use crate::crash::{CoreOutcome, CoreReport, Keep, NoCore, Origin, Record};
+use crate::policy::access;
 use crate::policy::admission::Admission;
 use crate::report::{self, ErrorKind};
 use crate::store::{Inserted, core_file_name};
 use coreward_sys::clock;
 use coreward_wire::{DaemonMessage, FdKind, Offer};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, Uid};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -63,7 +66,7 @@ impl Session {
     /// # Errors
     /// It could not be recorded and stays in the spool.
     pub(super) async fn import(mut self) -> Result<Vec<u8>, SessionError> {
-        self.record(None, Vec::new()).await
+        Ok(self.record(None, Vec::new()).await?.journal)
     }
 
     /// Every log line of a session has the crash's id and PID.
@@ -77,7 +80,7 @@ impl Session {
         &mut self,
         core: Option<OwnedFd>,
         descriptors: Vec<(FdKind, OwnedFd)>,
-    ) -> Result<Vec<u8>, SessionError> {
+    ) -> Result<Recorded, SessionError> {
         let Self { shared, source, offer, identity } = self;
         // Identify: one session at a time works on a crash.
         let crash_lock = shared.crash_lock(&identity.id);
@@ -95,7 +98,7 @@ impl Session {
         };
         let may_be_known = offer.attempt > 1 || source.origin() == Origin::Spool;
         if let Some(known) = if may_be_known { shared.catalog.find(identity.id.clone()).await? } else { None } {
-            return Ok(journal_entry(shared, &known));
+            return Ok(recorded(shared, &known).await);
         }
         if let Some(error) = shared.catalog.unavailable() {
             return Err(error.into());
@@ -141,7 +144,7 @@ impl Session {
             NoCore::Gone => {}
             _ => {
                 add_details(&mut self.source, &mut builder, &mut handles, false).await?;
-                builder.omit_open_fds();
+                builder.omit_tables();
             }
         }
         builder.set_held(held(&self.offer, &self.source));
@@ -155,9 +158,9 @@ impl Session {
     }
 
     /// Writes the record to the catalog and counts the crash.
-    async fn commit(&mut self, record: Record) -> Result<Vec<u8>, SessionError> {
+    async fn commit(&mut self, record: Record) -> Result<Recorded, SessionError> {
         let Self { shared, source, .. } = self;
-        let entry = journal_entry(shared, &record);
+        let recorded = recorded(shared, &record).await;
         let record = Arc::new(record);
         if let Inserted::Counted(_) = shared.catalog.insert(Arc::clone(&record)).await? {
             shared.metrics.crash(&record);
@@ -169,17 +172,17 @@ impl Session {
                 shared.metrics.held.observe(Duration::from_micros(record.held_us).as_secs_f64());
             }
         }
-        Ok(entry)
+        Ok(recorded)
     }
 
     /// Stage 8: answers the shim.
-    async fn answer(&mut self, recorded: Result<Vec<u8>, SessionError>) {
+    async fn answer(&mut self, recorded: Result<Recorded, SessionError>) {
         let Self { shared, source, offer, .. } = self;
         let pid = offer.pid.map_or(0, Pid::as_raw);
         match recorded {
-            Ok(journal) => {
+            Ok(Recorded { journal, user }) => {
                 // The record is durable: a shim that misses this message offers the crash again and is answered the same.
-                let _ = source.send(&DaemonMessage::Done { journal }).await;
+                let _ = source.send(&DaemonMessage::Done { journal, user }).await;
             }
             Err(SessionError::Catalog(error)) => {
                 tracing::error!("crash of process {pid}: {error}: its shim saves it in the spool");
@@ -196,8 +199,31 @@ impl Session {
     }
 }
 
-/// The entry for the journal, with the path of the core where there is one.
-fn journal_entry(shared: &Shared, record: &Record) -> Vec<u8> {
+/// What the shim is told of a crash whose record is durable.
+struct Recorded {
+    /// The entry for the journal, with the path of the core where there is one.
+    journal: Vec<u8>,
+    /// In whose journal it belongs besides root's.
+    user: Option<Uid>,
+}
+
+async fn recorded(shared: &Shared, record: &Record) -> Recorded {
     let core = record.core.is_stored().then(|| shared.root.state_dir().join("cores").join(core_file_name(&record.id)));
-    report::entry(record, core.as_deref())
+    Recorded { journal: report::entry(record, core.as_deref()), user: owner(shared, record).await }
+}
+
+/// The user whose own crash this is: who may read its core, whether or not there is one.
+async fn owner(shared: &Shared, record: &Record) -> Option<Uid> {
+    let (uid, gid) = (access::reader_of(record)?, record.gid);
+    let known = lock(&shared.own_processes).get(uid, gid);
+    let is_own = match known {
+        Some(is_own) => is_own,
+        None => {
+            let root = shared.root.clone();
+            let is_own = run_blocking(move || local_users::check(&root, uid, gid).is_ok()).await.unwrap_or(false);
+            lock(&shared.own_processes).insert(uid, gid, is_own);
+            is_own
+        }
+    };
+    is_own.then_some(uid)
 }

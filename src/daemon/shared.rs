@@ -1,5 +1,6 @@
 //! What all sessions share: the store, the limiter, the capture's resources, the configuration in force.
 
+use super::local_users::OwnProcesses;
 use super::record_builder::{Host, RecordBuilder};
 use super::shutdown::Shutdown;
 use crate::capture::{CaptureResources, CompressorPool, HealthMonitor, LargeCoreLimiter, MemoryBudget};
@@ -50,6 +51,7 @@ pub(super) struct Shared {
     pub(super) finalizing: Arc<Places>,
     /// For [`super::blocking::run_with_timeout`].
     pub(super) abandonable: Arc<Semaphore>,
+    pub(super) own_processes: Mutex<OwnProcesses>,
     loaded: Mutex<LoadedConfig>,
     limiter: Mutex<StormPolicy>,
     crash_locks: Mutex<HashMap<CrashId, Weak<tokio::sync::Mutex<()>>>>,
@@ -108,6 +110,7 @@ impl Shared {
             readers,
             finalizing: Arc::new(Places::new(FINALIZING, 1)),
             abandonable: Arc::new(Semaphore::new(ABANDONABLE)),
+            own_processes: Mutex::default(),
             loaded: Mutex::default(),
             limiter: Mutex::default(),
             crash_locks: Mutex::default(),
@@ -142,6 +145,11 @@ impl Shared {
     /// `KeepRegistered=`: whether settings of the kernel that somebody else changed are set again.
     pub(super) fn takes_registration_back(&self) -> bool {
         lock(&self.loaded).config.keep_registered
+    }
+
+    /// `Environment=`: the variables that a record has of a process' environment.
+    pub(super) fn environment(&self) -> Vec<String> {
+        lock(&self.loaded).config.environment.clone()
     }
 
     /// Decides on a crash, now.

@@ -48,21 +48,33 @@ pub(super) async fn import_spool(shared: Arc<Shared>) {
             _ = tick.tick() => {}
             () = shared.shutdown.stopped() => return,
         }
+        let mut waiting = 0;
         // Where the state directory cannot be written, shims use the runtime directory.
         for parent in [shared.root.state_dir(), shared.root.run_dir()] {
             let path = parent.join(SPOOL);
-            if let Err(error) = import_directory(&shared, parent, path.clone()).await {
-                tracing::error!("{}: {error}", path.display());
-                shared.metrics.error(ErrorKind::Spool);
+            match import_directory(&shared, &parent, &path).await {
+                Ok(left) => waiting += left,
+                Err(error) => {
+                    tracing::error!("{}: {error}", path.display());
+                    shared.metrics.error(ErrorKind::Spool);
+                }
             }
         }
+        shared.metrics.spooled.set(i64::try_from(waiting).unwrap_or(i64::MAX));
     }
 }
 
-async fn import_directory(shared: &Arc<Shared>, parent: PathBuf, path: PathBuf) -> io::Result<()> {
-    let listed = run_blocking(move || list_directory(&parent)).await??;
+/// Imports the crashes in the spool `path`, and returns how many are left.
+async fn import_directory(shared: &Arc<Shared>, parent: &Path, path: &Path) -> io::Result<usize> {
+    let list = || {
+        let parent = parent.to_owned();
+        run_blocking(move || list_directory(&parent))
+    };
     // Shims create the directory when they need it.
-    let Some((dir, names)) = listed else { return Ok(()) };
+    let Some((dir, names)) = list().await?? else { return Ok(0) };
+    if names.is_empty() {
+        return Ok(0);
+    }
     let dir = Arc::new(dir);
     for name in names {
         if shared.shutdown.is_stopped() {
@@ -71,7 +83,7 @@ async fn import_directory(shared: &Arc<Shared>, parent: PathBuf, path: PathBuf) 
         let file = SpooledFile { dir: Arc::clone(&dir), path: path.join(&name) };
         file.import(shared, &name).await;
     }
-    Ok(())
+    Ok(list().await??.map_or(0, |(_, names)| names.len()))
 }
 
 /// The directory and the names of the crashes in it, the oldest first; `None`: there is no such directory.

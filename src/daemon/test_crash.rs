@@ -48,5 +48,5 @@ pub(super) async fn answer(shared: &Arc<Shared>, connection: Connection, offer: 
             tracing::info!("a test crash whose command does not wait for it: {error}");
         }
     }
-    source.send(&DaemonMessage::Done { journal: Vec::new() }).await
+    source.send(&DaemonMessage::Done { journal: Vec::new(), user: None }).await
 }

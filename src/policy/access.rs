@@ -2,6 +2,7 @@
 //! into a process (`__ptrace_may_access`, kernel/ptrace.c), or a stricter one.
 
 use super::subordinate::SubordinateRanges;
+use crate::crash::Record;
 use nix::unistd::{Gid, Uid};
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -52,6 +53,15 @@ pub fn reader(facts: &AccessFacts) -> Option<Uid> {
     let uid = facts.uid?;
     let is_nobodys = NOBODYS.iter().any(|range| range.contains(&uid.as_raw()));
     (!is_nobodys && facts.on_host && !is_privileged(facts)).then_some(uid)
+}
+
+/// Like [`reader`], for a crash that is recorded.
+#[must_use]
+pub fn reader_of(record: &Record) -> Option<Uid> {
+    let uid = record.uid?;
+    let is_nobodys = NOBODYS.iter().any(|range| range.contains(&uid.as_raw()));
+    let is_elsewhere = record.in_namespace || record.namespaces.iter().any(|name| name == "unknown");
+    (!is_nobodys && !is_elsewhere && !record.privileged).then_some(uid)
 }
 
 /// The machine's own users: passwd(5), group(5), subuid(5) and login.defs(5), as text. Other sources of users are not asked: they may be the

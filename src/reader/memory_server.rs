@@ -1,7 +1,7 @@
 //! The side of a reader that answers questions about one process.
 
 use super::channel::{Channel, Received};
-use super::facts::{build_id_of_file, read_facts};
+use super::facts::{build_id_of_file, environment_block, read_facts, variables};
 use super::image_server::ImageServer;
 use super::protocol::{Answer, ProcessFile, Request};
 use super::saved_core::SavedCore;
@@ -84,6 +84,12 @@ impl MemoryServer {
             Request::Answers => Answer::Answers(self.memory.as_ref().is_none_or(|memory| memory.answers_everywhere())),
             Request::BuildId => {
                 Answer::BuildId(fds.into_iter().next().and_then(|file| build_id_of_file(&File::from(file))))
+            }
+            Request::Environment(names) => {
+                let memory = self.memory.as_deref();
+                let block = memory.zip(self.cmdline.as_ref());
+                let block = block.and_then(|(memory, cmdline)| environment_block(cmdline, &self.arguments, memory));
+                Answer::Environment(variables(&block.unwrap_or_default(), &names))
             }
             Request::Plan => {
                 let holes = fds.into_iter().next().map(File::from).and_then(|file| Holes::read(&file).ok());

@@ -195,6 +195,17 @@ impl Reader {
         })
     }
 
+    /// Reads the variables of these names from the environment: a line for each.
+    ///
+    /// # Errors
+    /// The reader has ended, or is late.
+    pub fn environment(&mut self, names: Vec<String>, deadline: Instant) -> io::Result<String> {
+        self.ask(&Request::Environment(names), &[], deadline, |answer| match answer {
+            Answer::Environment(variables) => Ok(variables),
+            _ => Err(Answer::mismatch()),
+        })
+    }
+
     /// Whether the kernel can dump the process without waiting for anybody who may never answer.
     ///
     /// # Errors

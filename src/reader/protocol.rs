@@ -55,6 +55,8 @@ pub(super) enum Request {
     Answers,
     /// Answered with [`Answer::BuildId`] of the executable's file.
     BuildId,
+    /// Answered with [`Answer::Environment`]: the variables with these names.
+    Environment(Vec<String>),
     /// The core is read as planned: the staging area's files, and how much may be copied to memory. No answer.
     Image { memory_limit: u64 },
     /// A connection of its own for requests about the image, and a file in memory for their data. No answer.
@@ -78,6 +80,8 @@ pub(super) enum Answer {
     Stack(Option<CrashedStack>),
     OtherThreads(Option<OtherThreads>),
     BuildId(Option<String>),
+    /// A line for each variable that there is.
+    Environment(String),
     /// Whether all memory answers.
     Answers(bool),
     /// `None`: the headers or the memory cannot be read.

@@ -3,72 +3,177 @@
 //! `SYSLOG_IDENTIFIER=coreward` names the sender. The MESSAGE_ID is the well-known one for "a process dumped core", by which
 //! coredumpctl finds entries of any sender.
 
-use crate::crash::text::{cut, printable, to_bytes};
-use crate::crash::{CoreOutcome, Record, Truncation, signal};
+use crate::crash::text::{cut, from_hexadecimal, printable, to_bytes};
+use crate::crash::{CoreOutcome, Frame, Module, PidPin, Record, ThreadStacks, Truncation, signal};
 use coreward_wire::journal::{IDENTIFIER, MAX_ENTRY, MESSAGE_ID, PRIORITY, push_field};
+use serde_json::{Map, Value};
+use std::fmt::Write;
 use std::path::Path;
 
 /// The longest value of a field, in bytes. Longer values are cut.
 const MAX_VALUE: usize = 8192;
+/// The longest message with its stacks, in bytes.
+const MAX_MESSAGE: usize = 12 << 10;
+/// The most frames of a stack in the message, as systemd-coredump has.
+const MAX_FRAMES: usize = 64;
+/// Less of a value than this says nothing.
+const LEAST_CUT: usize = 256;
+/// What coredumpctl(1) takes for "unknown" in a field that it insists on: no uid (`UID_INVALID`), and no signal.
+const NO_ID: u32 = u32::MAX;
+const NO_SIGNAL: u32 = 0;
 
 /// The entry as a datagram of the journal's native protocol. `core` is the core file, if one was stored.
 #[must_use]
 pub fn entry(record: &Record, core: Option<&Path>) -> Vec<u8> {
-    fn number(value: Option<impl ToString>) -> String {
-        value.map(|value| value.to_string()).unwrap_or_default()
-    }
-    let path = core.map(|path| path.display().to_string()).unwrap_or_default();
-    let pid = record.key.pid.to_string();
-    let cgroup = &record.cgroup;
-    let fields = [
-        ("MESSAGE_ID", MESSAGE_ID),
-        ("PRIORITY", PRIORITY),
-        ("SYSLOG_IDENTIFIER", IDENTIFIER),
-        ("MESSAGE", &message(record)),
-        ("COREDUMP_PID", &pid),
-        ("COREDUMP_TID", &number(record.tid)),
-        ("COREDUMP_UID", &number(record.uid)),
-        ("COREDUMP_GID", &number(record.gid)),
-        ("COREDUMP_SIGNAL", &number(record.signal)),
-        ("COREDUMP_SIGNAL_NAME", &signal_name(record)),
-        ("COREDUMP_TIMESTAMP", &record.time_us.to_string()),
-        ("COREDUMP_COMM", &record.comm),
-        ("COREDUMP_EXE", record.exe_path()),
-        ("COREDUMP_FILENAME", &path),
-        ("COREDUMP_TRUNCATED", if record.core.truncated.is_some() { "1" } else { "" }),
-        ("COREDUMP_HOSTNAME", &record.hostname),
-        ("COREDUMP_BOOT_ID", &record.key.boot_id),
-        ("COREDUMP_RLIMIT", &record.core_limit.to_string()),
-        ("COREDUMP_CMDLINE", &record.cmdline),
-        ("COREDUMP_CGROUP", &cgroup.path),
-        ("COREDUMP_UNIT", cgroup.unit.as_deref().unwrap_or_default()),
-        ("COREDUMP_USER_UNIT", cgroup.user_unit.as_deref().unwrap_or_default()),
-        ("COREDUMP_SLICE", cgroup.slice.as_deref().unwrap_or_default()),
-        ("COREDUMP_CWD", &record.cwd),
-        ("COREDUMP_ROOT", &record.root),
-        ("COREDUMP_PROC_STATUS", &record.status),
-        ("COREDUMP_PROC_LIMITS", &record.limits),
-        ("COREDUMP_OPEN_FDS", &record.open_fds),
-        ("COREWARD_ID", record.id.as_str()),
-        ("COREWARD_CORE", outcome(record)),
-        ("COREWARD_CONTAINER", cgroup.container.as_deref().unwrap_or_default()),
-        ("COREWARD_CONTAINER_UNIT", cgroup.container_unit.as_deref().unwrap_or_default()),
-        ("COREWARD_POD", cgroup.pod.as_deref().unwrap_or_default()),
-        ("COREWARD_SIGNATURE", record.signature.as_ref().map_or("", |signature| &signature.id)),
-        ("COREWARD_DECISION", record.decision.keep.name()),
-        ("COREWARD_REASON", record.decision.reason.name()),
-        ("COREWARD_EXE_BUILD_ID", record.exe_build_id.as_deref().unwrap_or_default()),
-    ];
-    let mut entry = Vec::new();
-    // A process may have an empty name, and coredumpctl(1) expects the field.
-    for (name, value) in fields.into_iter().filter(|(name, value)| !value.is_empty() || *name == "COREDUMP_COMM") {
-        let value = cut(value, MAX_VALUE);
-        // Fields that would make the entry too long are omitted. The required ones come first.
-        if entry.len() + name.len() + value.len() + 16 <= MAX_ENTRY {
-            push_field(&mut entry, name, &to_bytes(value));
+    let mut entry = Entry::default();
+    entry.add("MESSAGE_ID", MESSAGE_ID);
+    entry.add("PRIORITY", PRIORITY);
+    entry.add("SYSLOG_IDENTIFIER", IDENTIFIER);
+    add_mandatory(&mut entry, record);
+    entry.add("MESSAGE", &message(record));
+    add_process(&mut entry, record);
+    entry.add("COREDUMP_FILENAME", &core.map(|path| path.display().to_string()).unwrap_or_default());
+    entry.add("COREDUMP_TRUNCATED", if record.core.truncated.is_some() { "1" } else { "" });
+    add_own(&mut entry, record);
+    add_packages(&mut entry, record);
+    // The longest ones last: where the entry has no room, their ends are missing.
+    entry.add("COREDUMP_PROC_STATUS", &record.status);
+    entry.add("COREDUMP_PROC_LIMITS", &record.limits);
+    entry.add_bytes("COREDUMP_PROC_AUXV", &from_hexadecimal(&record.auxv));
+    entry.add("COREDUMP_ENVIRON", &record.environ);
+    entry.add("COREDUMP_OPEN_FDS", &record.open_fds);
+    entry.add("COREDUMP_PROC_MAPS", &record.maps);
+    entry.add("COREDUMP_PROC_MOUNTINFO", &record.mountinfo);
+    entry.bytes
+}
+
+/// An entry that is never longer than the shim accepts.
+#[derive(Default)]
+struct Entry {
+    bytes: Vec<u8>,
+}
+
+impl Entry {
+    /// Adds a field with as much of its value as there is room for. An empty value is left out.
+    fn add(&mut self, name: &str, value: &str) {
+        let longest = if name == "MESSAGE" { MAX_MESSAGE } else { MAX_VALUE };
+        let value = cut(value, longest.min(self.room(name)));
+        if !value.is_empty() {
+            self.push(name, &to_bytes(value));
         }
     }
-    entry
+
+    fn add_number(&mut self, name: &str, value: Option<impl ToString>) {
+        self.add(name, &value.map(|value| value.to_string()).unwrap_or_default());
+    }
+
+    /// Adds a field of which a part would be wrong.
+    fn add_bytes(&mut self, name: &str, value: &[u8]) {
+        if !value.is_empty() && value.len() <= MAX_VALUE.min(self.room(name)) {
+            self.push(name, value);
+        }
+    }
+
+    /// Bytes that a value of this field may have.
+    fn room(&self, name: &str) -> usize {
+        /// What the protocol adds.
+        const AROUND: usize = 16;
+        let room = MAX_ENTRY.saturating_sub(self.bytes.len() + name.len() + AROUND);
+        if room < LEAST_CUT { 0 } else { room }
+    }
+
+    fn push(&mut self, name: &str, value: &[u8]) {
+        push_field(&mut self.bytes, name, value);
+    }
+}
+
+/// The fields without which coredumpctl(1) ignores an entry. What is unknown is there all the same.
+fn add_mandatory(entry: &mut Entry, record: &Record) {
+    entry.add_number("COREDUMP_PID", Some(record.key.pid));
+    entry.add_number("COREDUMP_UID", Some(record.uid.map_or(NO_ID, nix::unistd::Uid::as_raw)));
+    entry.add_number("COREDUMP_GID", Some(record.gid.map_or(NO_ID, nix::unistd::Gid::as_raw)));
+    entry.add_number("COREDUMP_SIGNAL", Some(record.signal.unwrap_or(NO_SIGNAL)));
+    // A process may have an empty name.
+    entry.push("COREDUMP_COMM", &to_bytes(cut(&record.comm, MAX_VALUE)));
+}
+
+fn add_process(entry: &mut Entry, record: &Record) {
+    let cgroup = &record.cgroup;
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    entry.add_number("COREDUMP_TID", record.tid);
+    entry.add("COREDUMP_THREAD_NAME", &record.thread_name);
+    entry.add("COREDUMP_SIGNAL_NAME", &signal_name(record));
+    entry.add_number("COREDUMP_CODE", record.siginfo.as_ref().map(|info| info.code));
+    entry.add_number("COREDUMP_TIMESTAMP", Some(record.time_us));
+    entry.add("COREDUMP_EXE", record.exe_path());
+    entry.add("COREDUMP_HOSTNAME", &record.hostname);
+    entry.add("COREDUMP_BOOT_ID", &record.key.boot_id);
+    entry.add_number("COREDUMP_RLIMIT", Some(record.core_limit));
+    entry.add_number("COREDUMP_DUMPABLE", record.dumpable);
+    entry.add("COREDUMP_BY_PIDFD", if record.pidfd == Some(PidPin::Kernel) { "1" } else { "" });
+    entry.add("COREDUMP_CMDLINE", &record.cmdline);
+    entry.add("COREDUMP_CGROUP", &cgroup.path);
+    entry.add("COREDUMP_UNIT", &text(&cgroup.unit));
+    entry.add("COREDUMP_USER_UNIT", &text(&cgroup.user_unit));
+    entry.add("COREDUMP_SLICE", &text(&cgroup.slice));
+    entry.add_number("COREDUMP_SESSION", cgroup.session());
+    entry.add_number("COREDUMP_OWNER_UID", cgroup.owner_uid());
+    entry.add("COREDUMP_CWD", &record.cwd);
+    entry.add("COREDUMP_ROOT", &record.root);
+}
+
+/// What no other handler says.
+fn add_own(entry: &mut Entry, record: &Record) {
+    let cgroup = &record.cgroup;
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    entry.add("COREWARD_ID", record.id.as_str());
+    entry.add("COREWARD_CORE", outcome(record));
+    entry.add("COREWARD_CONTAINER", &text(&cgroup.container));
+    entry.add("COREWARD_CONTAINER_UNIT", &text(&cgroup.container_unit));
+    entry.add("COREWARD_POD", &text(&cgroup.pod));
+    entry.add("COREWARD_SIGNATURE", record.signature.as_ref().map_or("", |signature| &signature.id));
+    entry.add("COREWARD_DECISION", record.decision.keep.name());
+    entry.add("COREWARD_REASON", record.decision.reason.name());
+    entry.add("COREWARD_EXE_BUILD_ID", &text(&record.exe_build_id));
+}
+
+/// What the modules of the process say of their packages (`.note.package`), in the form of systemd-coredump: an object with one for
+/// each module. The executable comes first, and modules that there is no room for are left out.
+fn add_packages(entry: &mut Entry, record: &Record) {
+    let is_exe = |module: &&Module| module.path == record.exe_path();
+    let (exe, others): (Vec<&Module>, Vec<&Module>) = record.modules.iter().partition(is_exe);
+    if let Some(package) = exe.first().and_then(|module| package(module)) {
+        for (name, key) in [("COREDUMP_PACKAGE_NAME", "name"), ("COREDUMP_PACKAGE_VERSION", "version")] {
+            entry.add(name, package.get(key).and_then(Value::as_str).unwrap_or_default());
+        }
+    }
+    let mut all = Map::from_iter([("elfType".to_owned(), Value::from("coredump"))]);
+    let mut length = 64;
+    for module in exe.into_iter().chain(others) {
+        let mut described = package(module).unwrap_or_default();
+        described.extend(module.build_id.as_deref().map(|id| ("buildId".to_owned(), Value::from(id))));
+        if described.is_empty() {
+            continue;
+        }
+        let described = Value::from(described);
+        let name = printable(&module.path);
+        length += described.to_string().len() + name.len() + 16;
+        if length > MAX_VALUE {
+            break;
+        }
+        all.insert(name, described);
+    }
+    if all.len() > 1 {
+        entry.add_bytes("COREDUMP_PACKAGE_JSON", Value::from(all).to_string().as_bytes());
+    }
+}
+
+/// The package of a module, as the module says. `None` where it does not, or not in JSON.
+fn package(module: &Module) -> Option<Map<String, Value>> {
+    match serde_json::from_str(module.package.as_deref()?) {
+        Ok(Value::Object(package)) => Some(package),
+        _ => None,
+    }
 }
 
 /// `SIGSEGV`; empty where the signal is unknown or has no name.
@@ -77,6 +182,7 @@ fn signal_name(record: &Record) -> String {
     if has_name { format!("SIG{}", record.signal_name) } else { String::new() }
 }
 
+/// What happened, and the stacks as systemd-coredump(8) prints them: `coredumpctl info` shows no others.
 fn message(record: &Record) -> String {
     let comm = printable(&record.comm);
     let uid = record.uid.map_or_else(|| "unknown".to_owned(), |uid| uid.to_string());
@@ -93,13 +199,44 @@ fn message(record: &Record) -> String {
         "" => String::new(),
         meaning => format!(": {meaning}"),
     };
-    format!(
+    let mut text = format!(
         "Process {} ({comm}) of user {uid} {what}{truncated}.\nSignal {}{meaning}\nExecutable: {}\nDetails: coreward info {}",
         record.key.pid,
         record.signal_name,
         printable(&record.program()),
         record.id,
-    )
+    );
+    if !record.stack.is_empty() {
+        let tid = record.tid.unwrap_or(record.key.pid);
+        push_stack(&mut text, &format!("thread {tid}"), &record.stack, &record.modules);
+    }
+    for ThreadStacks { count, tids, frames } in &record.other_threads {
+        let which = match tids.first() {
+            Some(tid) if *count == 1 => format!("thread {tid}"),
+            Some(tid) => format!("{count} threads, {tid} for one"),
+            None => format!("{count} threads"),
+        };
+        if text.len() > MAX_MESSAGE / 2 {
+            text.push_str("\n\nThere are more threads: coreward info shows them.");
+            break;
+        }
+        push_stack(&mut text, &which, frames, &record.modules);
+    }
+    text
+}
+
+fn push_stack(text: &mut String, which: &str, frames: &[Frame], modules: &[Module]) {
+    let _ = write!(text, "\n\nStack trace of {which}:");
+    for (number, frame) in frames.iter().take(MAX_FRAMES).enumerate() {
+        let module = frame.module.and_then(|number| modules.get(number as usize));
+        let path = module.map_or_else(|| "n/a".to_owned(), |module| printable(&module.path));
+        // Names of functions are found when somebody looks (`coreward info`).
+        let _ = write!(text, "\n#{number:<2} {:#018x} n/a ({path} + {:#x})", frame.address, frame.offset);
+        if text.len() > MAX_MESSAGE - LEAST_CUT {
+            text.push_str("\n...");
+            return;
+        }
+    }
 }
 
 fn outcome(record: &Record) -> &'static str {

@@ -7,13 +7,15 @@ use prometheus::{
     Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 /// All metrics, with their registry.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     registry: Registry,
     processes: IntCounterVec,
-    /// Held while label sets of `processes` move to `other`, and while it is read: no scrape sees a crash twice, or not at all.
+    last_crash: IntGaugeVec,
+    /// Held while label sets of `processes` and `last_crash` move to `other`, and while it is read: no scrape sees a crash twice, or not at all.
     moving: Arc<Mutex<()>>,
     crashes: IntCounterVec,
     decisions: IntCounterVec,
@@ -44,6 +46,8 @@ pub struct Metrics {
     pub config_problems: IntGauge,
     /// 1 if the catalog can be written, else 0.
     pub catalog_up: IntGauge,
+    /// Crashes in the spool that could not be imported yet.
+    pub spooled: IntGauge,
     registered: IntGaugeVec,
     /// Crashes that the command caused to see whether they arrive.
     pub test_crashes: IntCounter,
@@ -122,6 +126,11 @@ impl Metrics {
                 "Processes that dumped core since Coreward was installed.",
                 &["hostname", "program", "signal", "core_exists"],
             )?,
+            last_crash: factory.gauges(
+                "coreward_last_crash_timestamp_seconds",
+                "Time of the newest crash that is counted in coredump_process_count with the same labels.",
+                &["hostname", "program", "signal", "core_exists"],
+            )?,
             crashes: factory.counters(
                 "coreward_crashes_total",
                 "Crashes recorded by this daemon, by origin and outcome for the core.",
@@ -165,6 +174,8 @@ impl Metrics {
             config_problems: factory
                 .gauge("coreward_config_problems", "Lines of the configuration that are wrong and ignored.")?,
             catalog_up: factory.gauge("coreward_catalog_up", "1 if the catalog can be written, else 0.")?,
+            spooled: factory
+                .gauge("coreward_spooled_crashes", "Crashes that wait in the spool; they are not counted yet.")?,
             registered: factory.gauges(
                 "coreward_registered",
                 "1 if this setting of the kernel lets crashes reach Coreward, 0 if somebody else has changed it.",
@@ -178,6 +189,7 @@ impl Metrics {
             moving: Arc::default(),
         };
         factory.build_info()?;
+        factory.start_time()?;
         for kind in ErrorKind::ALL {
             metrics.errors.with_label_values(&[kind.label()]);
         }
@@ -205,6 +217,7 @@ impl Metrics {
     pub fn restore(&self, counts: &[CrashCount]) {
         let _moving = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
         self.processes.reset();
+        self.last_crash.reset();
         for count in counts {
             self.add(count);
         }
@@ -216,6 +229,7 @@ impl Metrics {
         if let Some(left) = left {
             // An error means that there is no such set.
             let _ = self.processes.remove_label_values(&labels(left));
+            let _ = self.last_crash.remove_label_values(&labels(left));
             self.add(&left.other());
         }
         self.add(raised);
@@ -241,7 +255,12 @@ impl Metrics {
     }
 
     fn add(&self, count: &CrashCount) {
-        self.processes.with_label_values(&labels(count)).inc_by(count.count);
+        let labels = labels(count);
+        self.processes.with_label_values(&labels).inc_by(count.count);
+        if count.last_us > 0 {
+            let last = self.last_crash.with_label_values(&labels);
+            last.set(last.get().max(i64::try_from(count.last_us / 1_000_000).unwrap_or(i64::MAX)));
+        }
     }
 
     /// All metrics in Prometheus' text format, version 0.0.4.
@@ -314,6 +333,13 @@ impl MetricFactory<'_> {
         metric.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         Ok(())
     }
+
+    fn start_time(&self) -> Result<(), prometheus::Error> {
+        let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+        let metric = self.gauge("coreward_start_time_seconds", "Time at which the daemon started.")?;
+        metric.set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -326,7 +352,14 @@ mod tests {
     const REFERENCE: &str = include_str!("../../docs/metrics.md");
 
     fn count(program: &str, count: u64) -> CrashCount {
-        CrashCount { hostname: "h".into(), program: program.into(), signal: "SEGV".into(), core_exists: true, count }
+        CrashCount {
+            hostname: "h".into(),
+            program: program.into(),
+            signal: "SEGV".into(),
+            core_exists: true,
+            count,
+            last_us: 1_700_000_000_999_999,
+        }
     }
 
     #[test]

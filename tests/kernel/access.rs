@@ -49,6 +49,22 @@ fn only_the_crashing_user_can_read_the_core() {
     assert!(!bed.crashes()[0].record.privileged);
 }
 
+/// The journal puts an entry into the journal of the user under whose name it was sent.
+#[test]
+fn an_entry_is_sent_under_the_name_of_the_user_who_may_read_the_core() {
+    let bed = bed_with_users();
+    let plain = copy(&bed, "plain", 0o755, 0);
+    let _daemon = bed.daemon();
+    let sent_as = |command: &mut Command| {
+        command.run_to_end();
+        bed.journal_entry().1
+    };
+    assert_eq!(sent_as(&mut as_user(1234, &plain)), 1234);
+    assert_eq!(sent_as(&mut Command::new(&plain)), 0, "root's");
+    assert_eq!(sent_as(&mut as_user(61200, &plain)), 0, "a uid that is nobody's own");
+    assert_eq!(sent_as(&mut as_user(1236, &plain)), 0, "a uid of no user");
+}
+
 #[test]
 fn a_main_thread_that_has_ended_changes_nothing_for_the_user() {
     let bed = bed_with_users();

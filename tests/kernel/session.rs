@@ -4,11 +4,58 @@ use crate::testbed::{Cgroup, RunToEnd, TestBed, coreward, eventually, gdb, has_d
 use coreward::crash::{CoreOutcome, Level, Origin, Principal};
 use coreward::policy::evict::Attribution;
 use coreward::store::CoreState;
+use coreward_wire::journal::{fields, is_about_a_crash};
 use nix::unistd::Uid;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 use std::time::Duration;
+
+#[test]
+fn a_record_says_what_only_the_held_process_tells() {
+    let bed = TestBed::new();
+    bed.configure("[Coreward]\nEnvironment=LANG COREWARD_TEST\n");
+    let _daemon = bed.daemon();
+    let named = program("named");
+    Command::new(&named)
+        .arg("COREWARD_TEST=of the arguments")
+        .env_clear()
+        .envs([("LANG", "C"), ("TOKEN", "secret"), ("COREWARD_TEST", "two\nlines")])
+        .run_to_end();
+    let record = &bed.wait_for(1)[0].record;
+    assert_eq!(record.warnings, [] as [String; 0]);
+    assert_eq!((record.comm.as_str(), record.thread_name.as_str()), ("named", "crasher <1>"));
+    assert!(record.tid.is_some_and(|tid| tid != record.key.pid));
+    assert!(record.pidfd.is_some());
+    assert_eq!(record.dumpable, Some(1));
+    let mut variables: Vec<&str> = record.environ.lines().collect();
+    variables.sort_unstable();
+    assert_eq!(variables, ["COREWARD_TEST=two\\nlines", "LANG=C"]);
+    assert!(record.maps.contains(named.to_str().unwrap()), "{}", record.maps);
+    assert!(record.mountinfo.contains(" / / ") && record.mountinfo.ends_with('\n'), "{}", record.mountinfo);
+
+    let entry = &bed.journal()[0];
+    assert!(is_about_a_crash(entry));
+    let field = |wanted: &str| {
+        let mut all = fields(entry).map(Option::unwrap);
+        let (_, value) = all.find(|(name, _)| *name == wanted.as_bytes()).unwrap_or_else(|| panic!("no {wanted}"));
+        value.to_vec()
+    };
+    assert_eq!(field("COREDUMP_THREAD_NAME"), b"crasher <1>");
+    assert_eq!(field("COREDUMP_CODE"), b"1", "SEGV_MAPERR");
+    assert_eq!(field("COREDUMP_PACKAGE_NAME"), b"named");
+    assert_eq!(field("COREDUMP_PACKAGE_VERSION"), b"1.2-3");
+    // AT_SYSINFO_EHDR comes first on x86-64 and arm64 (getauxval(3)).
+    assert_eq!(field("COREDUMP_PROC_AUXV")[..8], 33_u64.to_le_bytes());
+    let message = String::from_utf8(field("MESSAGE")).unwrap();
+    let stack = format!("\n\nStack trace of thread {}:\n#0  0x0000", record.tid.unwrap());
+    assert!(message.contains(&stack) && message.contains(&format!(" n/a ({} + 0x", named.display())), "{message}");
+
+    let shown = text(&coreward(&bed, &["info"]));
+    for line in [format!("TID: {} (crasher <1>)", record.tid.unwrap()), "Package: named 1.2-3".to_owned()] {
+        assert!(shown.contains(&line), "{line} in {shown}");
+    }
+}
 
 #[test]
 fn a_segfault_is_counted_stored_and_logged() {

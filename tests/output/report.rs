@@ -17,7 +17,9 @@ fn fields(mut entry: &[u8]) -> String {
         if !line.contains('=') {
             let (length, rest) = entry.split_first_chunk().unwrap();
             let (value, rest) = rest.split_at(usize::try_from(u64::from_le_bytes(*length)).unwrap());
-            fields.push_str(&format!(" ({} bytes) {:?}", value.len(), str::from_utf8(value).unwrap()));
+            let text =
+                str::from_utf8(value).map_or_else(|_| value.escape_ascii().to_string(), |text| format!("{text:?}"));
+            fields.push_str(&format!(" ({} bytes) {text}", value.len()));
             entry = rest.strip_prefix(b"\n").unwrap();
         }
         fields.push('\n');
@@ -44,6 +46,7 @@ fn exposition() {
         signal: signal.to_owned(),
         core_exists,
         count,
+        last_us: 1_780_000_000_000_000,
     };
     metrics.restore(&[count("build-7", "/usr/sbin/nginx", "SEGV", true, 41)]);
     for record in records() {
@@ -64,8 +67,11 @@ fn exposition() {
     metrics.quota_max_use.set(1 << 30);
     metrics.quota_keep_free.set(100 << 20);
     metrics.evicted.inc_by(4);
+    metrics.spooled.set(2);
     metrics.config_problems.set(1);
     metrics.catalog_up.set(1);
     let text = String::from_utf8(metrics.render().unwrap()).unwrap();
+    let started = text.lines().find(|line| line.starts_with("coreward_start_time_seconds ")).unwrap();
+    let text = text.replace(started, "coreward_start_time_seconds TIME");
     assert_output("metrics", &text.replace(env!("CARGO_PKG_VERSION"), "VERSION"));
 }

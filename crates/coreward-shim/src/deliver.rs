@@ -7,7 +7,8 @@ use super::kernel_log::KernelLog;
 use super::requests;
 use coreward_sys::datagram;
 use coreward_wire::paths::Root;
-use coreward_wire::{DaemonMessage, FdKind, journal, released_message};
+use coreward_wire::{DaemonMessage, FdKind, Offer, journal, released_message};
+use nix::unistd::{Gid, Uid};
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd, RawFd};
@@ -148,9 +149,9 @@ fn offer_once(crash: &mut Crash, root: &Root, log: &KernelLog, taken_deadline: I
                 crash.save_checkpoint(checkpoint, kinds, fds);
                 if needs_ack { connection.send(&released_message(), &[]) } else { Ok(()) }
             }
-            DaemonMessage::Done { journal } => {
+            DaemonMessage::Done { journal, user } => {
                 crash.release();
-                send_to_journal(&journal, root, log);
+                send_to_journal(&journal, owner(&crash.offer, user), root, log);
                 return ConnectionEnd::Recorded;
             }
             DaemonMessage::Rejected { reason } => return ConnectionEnd::GiveUp(SpoolReason::Rejected { reason }),
@@ -168,9 +169,16 @@ fn send_offer(connection: &mut DaemonConnection, crash: &mut Crash) -> io::Resul
     connection.send(&crash.encode_offer(&kinds), &fds)
 }
 
-/// Sends the daemon's entry to the journal as root: `journalctl -u UNIT` and `systemctl status UNIT` accept an entry about a unit
-/// only with `_UID=0` (`add_matches_for_unit` in systemd's src/shared/logs-show.c).
-fn send_to_journal(entry: &[u8], root: &Root, log: &KernelLog) {
+/// The user and group of the crashed process, if that is who the daemon wants to have the entry.
+fn owner(offer: &Offer, user: Option<Uid>) -> Option<(Uid, Gid)> {
+    let uid = user.filter(|uid| offer.uid == Some(*uid) && !uid.is_root())?;
+    Some((uid, offer.gid?))
+}
+
+/// Sends the daemon's entry to the journal: under the name of the user whose process crashed, so that journald puts it into that
+/// user's journal (`SplitMode=uid`, journald.conf(5)), or else as root: for root's processes and those of services, `journalctl -u`
+/// and `systemctl status` of systemd before 257 accept no other (`add_matches_for_unit` in systemd's src/shared/logs-show.c).
+fn send_to_journal(entry: &[u8], user: Option<(Uid, Gid)>, root: &Root, log: &KernelLog) {
     if entry.is_empty() {
         return;
     }
@@ -179,7 +187,7 @@ fn send_to_journal(entry: &[u8], root: &Root, log: &KernelLog) {
         return;
     }
     // The queue of the journal's socket is short and fills up in a storm.
-    if let Err(error) = datagram::send_with_retry(&root.journal_socket(), entry, JOURNAL_TIMEOUT)
+    if let Err(error) = datagram::send_as(&root.journal_socket(), entry, JOURNAL_TIMEOUT, user)
         && error.kind() != ErrorKind::NotFound
     {
         log.log(format_args!("the journal did not accept an entry: {error}"));

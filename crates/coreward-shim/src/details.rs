@@ -44,6 +44,8 @@ pub(super) fn read_into(offer: &mut Offer, dir: &ProcDir) -> Vec<ShimWarning> {
         limits: dir.read_text("limits", &mut warnings),
         open_fds: list_open_fds(dir, &mut warnings),
         parent: read_parent(dir),
+        maps: dir.read_table("maps", &mut warnings),
+        mountinfo: dir.read_table("mountinfo", &mut warnings),
     });
     warnings
 }

@@ -10,17 +10,18 @@
 //!
 //! | of the crashed process | the shim | why |
 //! |---|---|---|
-//! | `stat`, `status`, `cgroup`; links `exe`, `root`, `ns/*` | reads | identify the crash; kernel data, a read cannot block |
-//! | `limits`; links `cwd`, `fd/*`; the parent's `cmdline` | reads on request, and before it saves to the spool | texts of the record |
+//! | `stat`, `status`, `cgroup`, `task/TID/comm`; links `exe`, `root`, `ns/*` | reads | identify the crash; kernel data, a read cannot block |
+//! | `limits`, `maps`, `mountinfo` (the beginnings); links `cwd`, `fd/*`; the parent's `cmdline` | reads on request, and before it saves to the spool | texts of the record |
 //! | `mem`, `auxv`, `cmdline`, `maps`, `pagemap` | opens and passes on with every offer | reading process memory may block on a dead mount |
 //! | `exe` | opens on request and passes on, unless a user or another machine serves it | its build ID, where memory has none |
 //! | `map_files/*` | asks files of `/dev/zero` and in memory for their holes, on request | to read a hole would allocate it |
 //! | the core pipe | passes on; copies its bytes without parsing them | headers that fit into no pipe, and the spool |
 //!
 //! The only texts of the process that are parsed are `stat` (two fields) and `status` (seven lines), and of `cgroup` the names of the
-//! hierarchies. Links are read, never followed, other than `exe` and `map_files/*`. What may block, these and the parent's command
-//! line, is accessed in a thread that can be abandoned. Of the daemon, which may be compromised, the shim accepts the messages of `coreward-wire` and journal
-//! entries about a crash ([`coreward_wire::journal::is_about_a_crash`]). It writes to the spool, the journal's socket and the kernel's
+//! hierarchies. Links are read, never followed, other than `exe` and `map_files/*`. What may block, these, `maps` and the parent's command
+//! line, is accessed in a thread that can be abandoned. Of the daemon, which may be compromised, the shim accepts the messages of
+//! `coreward-wire` and journal entries about a crash ([`coreward_wire::journal::is_about_a_crash`]), which it sends as root or as the user
+//! of the crashed process. It writes to the spool, the journal's socket and the kernel's
 //! log only.
 //!
 //! It links `coreward-wire`, `coreward-sys`, `nix` and `libc` (through `nix`), and nothing else.

@@ -3,7 +3,7 @@
 
 use super::warning::{ShimWarning, errno_of};
 use coreward_sys::openat::{self, read_link_at};
-use coreward_wire::{FdKind, MAX_TEXT};
+use coreward_wire::{FdKind, MAX_TABLE, MAX_TEXT};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
@@ -92,6 +92,28 @@ impl ProcDir {
             warnings.push(ShimWarning::Read { what: name, errno: errno_of(&error) });
         }
         text
+    }
+
+    /// The beginning of the table `name`, of the crashed thread if the main thread has ended. Empty if it cannot be read, or not in
+    /// time: for `maps` the kernel locks the address space, which others may hold.
+    pub(super) fn read_table(&self, name: &'static str, warnings: &mut Vec<ShimWarning>) -> Vec<u8> {
+        const TIMEOUT: Duration = Duration::from_millis(100);
+        let tid = self.tid;
+        let read = self.in_thread(TIMEOUT, move |dir| {
+            let read = |path: &str| match read_beginning_at(dir.as_fd(), path, MAX_TABLE) {
+                (table, Err(error)) if table.is_empty() => Err(errno_of(&error)),
+                (table, _) => Ok(table),
+            };
+            match (read(name), tid) {
+                (Ok(table), _) if !table.is_empty() => Ok(table),
+                (of_main, None) => of_main,
+                (_, Some(tid)) => read(&format!("task/{tid}/{name}")),
+            }
+        });
+        read.unwrap_or_else(|errno| {
+            warnings.push(ShimWarning::Read { what: name, errno });
+            Vec::new()
+        })
     }
 
     /// The target of the link `name`. Empty if it cannot be read.

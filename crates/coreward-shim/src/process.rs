@@ -8,7 +8,7 @@ use super::status::ThreadStatus;
 use super::warning::{ShimWarning, errno_of};
 use coreward_sys::openat::read_link_at;
 use coreward_sys::pidfd;
-use coreward_wire::{FdKind, MAX_TEXT, Namespaces, Offer};
+use coreward_wire::{FdKind, MAX_TEXT, Namespaces, Offer, PidPin};
 use nix::errno::Errno;
 use nix::fcntl::AT_FDCWD;
 use nix::unistd::{Pid, Uid, getppid};
@@ -89,6 +89,7 @@ impl CrashedProcess {
             return Err(ShimWarning::PidReused);
         }
         completed.credentials = threads.into_iter().map(|thread| thread.credentials).collect();
+        completed.pin = Some(if inherited.is_some() { PidPin::ByKernel } else { PidPin::ByShim });
         *offer = completed;
         fds.push((FdKind::Pidfd, pidfd));
         Ok((Self { dir: Some(dir), fds }, warnings))
@@ -146,6 +147,7 @@ fn read_identity(offer: &mut Offer, dir: &ProcDir, warnings: &mut Vec<ShimWarnin
         }
         _ => warnings.push(ShimWarning::MalformedStat),
     }
+    offer.thread_name = read_thread_name(offer, dir, warnings);
     offer.login_uid = parse_login_uid(&read_text_at(dir.as_fd(), "loginuid").0);
     offer.exe = dir.read_link("exe", warnings);
     offer.root = dir.read_link("root", warnings);
@@ -161,6 +163,18 @@ fn read_identity(offer: &mut Offer, dir: &ProcDir, warnings: &mut Vec<ShimWarnin
         mounts::add_trusted(&mut trusted, &of_host, false);
     }
     offer.file_systems = Some(trusted);
+}
+
+/// The name of the thread that crashed. That of the main thread is the process'.
+fn read_thread_name(offer: &Offer, dir: &ProcDir, warnings: &mut Vec<ShimWarning>) -> Vec<u8> {
+    let Some(tid) = offer.tid.filter(|tid| offer.pid != Some(*tid)) else { return offer.comm.clone() };
+    let (mut name, outcome) = read_text_at(dir.as_fd(), &format!("task/{tid}/comm"));
+    if let Err(error) = outcome {
+        warnings.push(ShimWarning::Read { what: "comm", errno: errno_of(&error) });
+    }
+    // The kernel ends it with a newline, and the name may have others.
+    name.pop_if(|last| *last == b'\n');
+    name
 }
 
 /// The lines of `/proc/PID/cgroup` (cgroups(7)) in the order of their use, for a field that holds one long path: the unified

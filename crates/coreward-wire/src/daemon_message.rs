@@ -2,6 +2,7 @@
 
 use super::field::{FieldReader, PayloadWriter, truncated, truncated_text};
 use super::{FdKind, Kind, MAX_CHECKPOINT, MAX_TEXT, WireError};
+use nix::unistd::Uid;
 
 const WHAT: u16 = 1;
 const JOURNAL: u16 = 2;
@@ -14,6 +15,7 @@ const FDS: u16 = 8;
 /// 1 if no acknowledgement is needed: the inverse of `needs_ack`.
 const QUIET: u16 = 9;
 const HOLES: u16 = 10;
+const USER: u16 = 20;
 
 /// What the daemon may ask the shim to open or look up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,8 +74,10 @@ pub enum DaemonMessage {
     },
     /// The crash is recorded durably.
     Done {
-        /// An entry in the journal's native protocol that the shim sends as root. Empty if there is none.
+        /// An entry in the journal's native protocol that the shim sends. Empty if there is none.
         journal: Vec<u8>,
+        /// The user of the crashed process, if the entry is for that user's journal; `None`: for root's alone.
+        user: Option<Uid>,
     },
     /// The offer cannot be read: it is not a message of this protocol, or of a version that the daemon does not speak.
     Rejected {
@@ -111,7 +115,9 @@ impl DaemonMessage {
                 .bytes(FDS, &FdKind::to_bytes(fds))
                 .number(QUIET, u64::from(!*needs_ack))
                 .into_message(Kind::Release, fds.len()),
-            Self::Done { journal } => writer.bytes(JOURNAL, journal).into_message(Kind::Done, 0),
+            Self::Done { journal, user } => {
+                writer.bytes(JOURNAL, journal).optional_number(USER, user.map(Uid::as_raw)).into_message(Kind::Done, 0)
+            }
             Self::Rejected { reason } => write_reason(writer, reason).into_message(Kind::Rejected, 0),
             Self::Unavailable { reason } => write_reason(writer, reason).into_message(Kind::Unavailable, 0),
         }
@@ -124,11 +130,13 @@ impl DaemonMessage {
     pub fn decode(kind: Kind, payload: &[u8]) -> Result<Self, WireError> {
         let (mut what, mut bytes, mut journal, mut reason) = (None, 0, Vec::new(), String::new());
         let (mut checkpoint, mut fds, mut needs_ack, mut holes) = (Vec::new(), Vec::new(), true, false);
+        let mut user = None;
         for field in FieldReader::new(payload) {
             let field = field?;
             match field.tag {
                 WHAT => what = Some((field.number()?, field.invalid())),
                 JOURNAL => journal = field.value.to_vec(),
+                USER => user = Some(Uid::from_raw(field.number32()?)),
                 REASON => reason = field.text(MAX_TEXT)?,
                 BYTES => bytes = field.number()?,
                 CHECKPOINT => checkpoint = field.bytes(MAX_CHECKPOINT),
@@ -146,7 +154,7 @@ impl DaemonMessage {
                 Request::from_number(number, bytes, holes).map(Self::Request).ok_or(invalid)
             }
             Kind::Release => Ok(Self::Release { checkpoint, fds, needs_ack }),
-            Kind::Done => Ok(Self::Done { journal }),
+            Kind::Done => Ok(Self::Done { journal, user }),
             Kind::Rejected => Ok(Self::Rejected { reason }),
             Kind::Unavailable => Ok(Self::Unavailable { reason }),
             Kind::Offer | Kind::Reply | Kind::Released => Err(WireError::Unexpected(kind)),

@@ -18,10 +18,16 @@ pub struct Details {
     pub open_fds: Vec<u8>,
     /// `/proc/PPID/cmdline` of the parent, or its name in brackets.
     pub parent: Vec<u8>,
+    /// The beginning of `/proc/PID/maps`.
+    pub maps: Vec<u8>,
+    /// The beginning of `/proc/PID/mountinfo`.
+    pub mountinfo: Vec<u8>,
 }
 
 /// Longest list of open descriptors, in bytes.
 pub const MAX_OPEN_FDS: usize = 8 * MAX_TEXT;
+/// Longest beginning of a table (`maps`, `mountinfo`), in bytes: what a field of a journal entry holds.
+pub const MAX_TABLE: usize = 2 * MAX_TEXT;
 /// Most warnings in a message.
 const MAX_WARNINGS: usize = 16;
 /// Longest warning, in bytes.
@@ -33,18 +39,22 @@ const LIMITS: u16 = 23;
 const WARNINGS: u16 = 25;
 const OPEN_FDS: u16 = 27;
 const PARENT: u16 = 61;
+const MAPS: u16 = 72;
+const MOUNTINFO: u16 = 73;
 
 impl Details {
     /// Replaces each text with the one in `newer`. An empty one leaves the old text in place: the process may have been
     /// killed since, and then nothing can be read any more.
     pub fn update(&mut self, newer: Self) {
-        let Self { cwd, status, limits, open_fds, parent } = newer;
+        let Self { cwd, status, limits, open_fds, parent, maps, mountinfo } = newer;
         let texts = [
             (&mut self.cwd, cwd),
             (&mut self.status, status),
             (&mut self.limits, limits),
             (&mut self.open_fds, open_fds),
             (&mut self.parent, parent),
+            (&mut self.maps, maps),
+            (&mut self.mountinfo, mountinfo),
         ];
         for (text, newer) in texts.into_iter().filter(|(_, newer)| !newer.is_empty()) {
             *text = newer;
@@ -77,6 +87,8 @@ impl Details {
             (LIMITS, &self.limits, MAX_TEXT),
             (OPEN_FDS, &self.open_fds, MAX_OPEN_FDS),
             (PARENT, &self.parent, MAX_TEXT),
+            (MAPS, &self.maps, MAX_TABLE),
+            (MOUNTINFO, &self.mountinfo, MAX_TABLE),
         ];
         for (tag, text, max) in texts.into_iter().filter(|(_, text, _)| !text.is_empty()) {
             writer = writer.bytes(tag, truncated(text, max));
@@ -95,6 +107,8 @@ impl Details {
             LIMITS => self.limits = field.bytes(MAX_TEXT),
             OPEN_FDS => self.open_fds = field.bytes(MAX_OPEN_FDS),
             PARENT => self.parent = field.bytes(MAX_TEXT),
+            MAPS => self.maps = field.bytes(MAX_TABLE),
+            MOUNTINFO => self.mountinfo = field.bytes(MAX_TABLE),
             WARNINGS if warnings.len() < MAX_WARNINGS => warnings.push(field.text(MAX_WARNING)?),
             _ => {}
         }

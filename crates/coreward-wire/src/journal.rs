@@ -11,10 +11,10 @@ pub const PRIORITY: &str = "2";
 /// `SYSLOG_IDENTIFIER` of every entry.
 pub const IDENTIFIER: &str = "coreward";
 
-/// Appends `NAME=value` to an entry. A value that contains a newline is written with its length (`u64`) in front of it.
+/// Appends `NAME=value` to an entry. A value that is not one line of text is written with its length (`u64`) in front of it.
 pub fn push_field(entry: &mut Vec<u8>, name: &str, value: &[u8]) {
     entry.extend_from_slice(name.as_bytes());
-    if value.contains(&b'\n') {
+    if value.iter().any(|byte| matches!(byte, b'\n' | b'\0')) {
         entry.push(b'\n');
         let length = u64::try_from(value.len()).unwrap_or(u64::MAX);
         entry.extend_from_slice(&length.to_le_bytes());

@@ -40,15 +40,15 @@ mod wire_error;
 
 pub use credentials::Credentials;
 pub use daemon_message::{DaemonMessage, Reply, Request, released_message};
-pub use details::{Details, MAX_OPEN_FDS};
+pub use details::{Details, MAX_OPEN_FDS, MAX_TABLE};
 pub use header::{HEADER_LEN, Header, Kind, take_message};
-pub use offer::{FdKind, MAX_TEXT, Namespaces, Offer, VirtualFileSystem};
+pub use offer::{FdKind, MAX_TEXT, Namespaces, Offer, PidPin, VirtualFileSystem};
 pub use wire_error::WireError;
 
 /// Version of the protocol. It is raised when a field changes its meaning; a new field needs no new version.
 pub const VERSION: u16 = 1;
-/// Longest payload, in bytes. An offer whose fields are all as long as allowed takes less than 80 KiB, plus its checkpoint.
-pub const MAX_PAYLOAD: usize = MAX_CHECKPOINT + 80 * 1024;
+/// Longest payload, in bytes. An offer whose fields are all as long as allowed takes less than 112 KiB, plus its checkpoint.
+pub const MAX_PAYLOAD: usize = MAX_CHECKPOINT + 112 * 1024;
 /// Longest checkpoint that the shim saves for the daemon, in bytes.
 pub const MAX_CHECKPOINT: usize = 128 * 1024;
 /// Most descriptors in one message; far below the kernel's limit of 253 (`SCM_MAX_FD`, include/net/scm.h).

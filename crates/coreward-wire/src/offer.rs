@@ -86,6 +86,29 @@ impl Namespaces {
     }
 }
 
+/// How the shim made sure that the PID stays that of the process that crashed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PidPin {
+    /// The kernel passed a pidfd (`%F`).
+    ByKernel,
+    /// The shim opened a pidfd, and found that the process is the one that is dumped.
+    ByShim,
+}
+
+impl PidPin {
+    fn number(self) -> u32 {
+        match self {
+            Self::ByKernel => 1,
+            Self::ByShim => 2,
+        }
+    }
+
+    /// `None` for a number of a later version.
+    fn from_number(number: u32) -> Option<Self> {
+        [Self::ByKernel, Self::ByShim].into_iter().find(|pin| pin.number() == number)
+    }
+}
+
 /// A file system without a block device of its own, in the mount namespace of the process: how it answers when a page of one of
 /// its files is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,6 +184,10 @@ pub struct Offer {
     pub hostname: Vec<u8>,
     /// Name of the thread group leader, from `/proc/PID/stat`.
     pub comm: Vec<u8>,
+    /// Name of the thread that crashed (`/proc/PID/task/TID/comm`). Empty if it could not be read.
+    pub thread_name: Vec<u8>,
+    /// How the PID was pinned. `None`: it was not, or the shim does not tell.
+    pub pin: Option<PidPin>,
     /// Target of `/proc/PID/exe`.
     pub exe: Vec<u8>,
     /// Whether the file of the executable has lost its last name, so that the kernel appended " (deleted)" to `exe`. `None` if the
@@ -221,6 +248,8 @@ const FILE_SYSTEMS: u16 = 52;
 const CREDENTIALS: u16 = 30;
 const LOGIN_UID: u16 = 40;
 const EXE_DELETED: u16 = 60;
+const THREAD_NAME: u16 = 70;
+const PIN: u16 = 71;
 
 impl Offer {
     /// Encodes the message with its header, for descriptors of these kinds in this order.
@@ -242,6 +271,7 @@ impl Offer {
             .number(CORE_LIMIT, self.core_limit)
             .optional_number(DUMPABLE, self.dumpable)
             .optional_number(EXE_DELETED, self.exe_deleted.map(u32::from))
+            .optional_number(PIN, self.pin.map(PidPin::number))
             .number(START_TIME, self.start_time)
             .number(NAMESPACES, self.namespaces.bits())
             .number(ARGUMENTS_BEGIN, self.arguments.start)
@@ -252,6 +282,7 @@ impl Offer {
         let texts = [
             (HOSTNAME, &self.hostname),
             (COMM, &self.comm),
+            (THREAD_NAME, &self.thread_name),
             (EXE, &self.exe),
             (ROOT, &self.root),
             (CGROUP, &self.cgroup),
@@ -298,6 +329,8 @@ impl Offer {
                 START_TIME => offer.start_time = field.number()?,
                 HOSTNAME => offer.hostname = field.bytes(MAX_TEXT),
                 COMM => offer.comm = field.bytes(MAX_TEXT),
+                THREAD_NAME => offer.thread_name = field.bytes(MAX_TEXT),
+                PIN => offer.pin = PidPin::from_number(field.number32()?),
                 EXE => offer.exe = field.bytes(MAX_TEXT),
                 ROOT => offer.root = field.bytes(MAX_TEXT),
                 CGROUP => offer.cgroup = field.bytes(MAX_TEXT),

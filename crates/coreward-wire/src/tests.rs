@@ -120,8 +120,11 @@ fn the_largest_offer_is_within_the_limit() {
             status: text.clone(),
             limits: text.clone(),
             open_fds: text.clone(),
-            parent: text,
+            parent: text.clone(),
+            maps: text.clone(),
+            mountinfo: text.clone(),
         },
+        thread_name: text,
         warnings: vec!["é".repeat(10_000); 100],
         ..Offer::default()
     };
@@ -146,7 +149,8 @@ fn daemon_messages_and_replies_arrive_as_they_were_sent() {
             fds: vec![FdKind::CheckpointFile, FdKind::CheckpointMemory],
             needs_ack: true,
         },
-        DaemonMessage::Done { journal: vec![1, 2, 3] },
+        DaemonMessage::Done { journal: vec![1, 2, 3], user: None },
+        DaemonMessage::Done { journal: Vec::new(), user: Some(Uid::from_raw(1000)) },
         DaemonMessage::Rejected { reason: "because".to_owned() },
         DaemonMessage::Unavailable { reason: "because".to_owned() },
     ] {

@@ -21,6 +21,8 @@ pub struct CrashCount {
     pub core_exists: bool,
     /// The number of crashes.
     pub count: u64,
+    /// When the newest of them happened, in microseconds since the epoch; 0 if it is unknown.
+    pub last_us: u64,
 }
 
 /// How a crash changed the counters.
@@ -89,6 +91,7 @@ pub(super) fn count(db: &Transaction<'_>, record: &Record) -> Result<Counted, Ca
         signal: record.signal_name.clone(),
         core_exists: record.core.is_stored(),
         count: 1,
+        last_us: record.time_us,
     };
     let now = to_signed(record.time_us);
     if raise(db, &raised, now)? {
@@ -194,7 +197,7 @@ fn least_recent(
     raised_before: i64,
 ) -> Result<Option<CrashCount>, CatalogError> {
     let query = format!(
-        "SELECT hostname, program, signal, core_exists, count FROM counters
+        "SELECT hostname, program, signal, core_exists, count, raised_us FROM counters
          WHERE {sets} AND (?1 IS NULL OR principal = ?1) AND raised_us <= ?2
          ORDER BY raised_us, hostname, program LIMIT 1"
     );
@@ -209,10 +212,17 @@ fn leave(db: &Connection, set: &CrashCount) -> Result<(), CatalogError> {
     .execute(params![set.hostname, set.program, set.signal, set.core_exists])?;
     let other = set.other();
     db.prepare_cached(
-        "INSERT INTO counters (hostname, program, signal, core_exists, count) VALUES (?1, ?2, ?3, ?4, ?5)
-         ON CONFLICT DO UPDATE SET count = count + excluded.count",
+        "INSERT INTO counters (hostname, program, signal, core_exists, count, raised_us) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+         ON CONFLICT DO UPDATE SET count = count + excluded.count, raised_us = max(raised_us, excluded.raised_us)",
     )?
-    .execute(params![other.hostname, other.program, other.signal, other.core_exists, to_signed(other.count)])?;
+    .execute(params![
+        other.hostname,
+        other.program,
+        other.signal,
+        other.core_exists,
+        to_signed(other.count),
+        to_signed(other.last_us)
+    ])?;
     Ok(())
 }
 
@@ -223,12 +233,13 @@ fn read(row: &Row<'_>) -> rusqlite::Result<CrashCount> {
         signal: row.get("signal")?,
         core_exists: row.get("core_exists")?,
         count: get_unsigned(row, "count")?,
+        last_us: get_unsigned(row, "raised_us")?,
     })
 }
 
 /// All counters.
 pub(super) fn counts(db: &Connection) -> Result<Vec<CrashCount>, CatalogError> {
-    let mut query = db.prepare("SELECT hostname, program, signal, core_exists, count FROM counters")?;
+    let mut query = db.prepare("SELECT hostname, program, signal, core_exists, count, raised_us FROM counters")?;
     let counts = query.query_map([], read)?;
     Ok(counts.collect::<Result<_, _>>()?)
 }

@@ -19,7 +19,9 @@ use core_pattern::CorePattern;
 use coreward::crash::Record;
 use coreward::store::{Filter, Listed, list};
 use coreward_wire::paths::Root;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt};
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -83,6 +85,7 @@ impl TestBed {
         fs::copy(env!("CARGO_BIN_EXE_corewardd"), root.daemon_exe()).expect("the daemon");
         let journal = UnixDatagram::bind(root.journal_socket()).expect("a journal");
         journal.set_nonblocking(true).expect("a non-blocking journal socket");
+        setsockopt(&journal, sockopt::PassCred, &true).expect("SO_PASSCRED");
         let short = dir.path().join("shim");
         std::os::unix::fs::symlink(root.shim_exe(), &short).expect("a short name");
         let core_pattern = CorePattern::set(&root.core_pattern(&dir.path().join(helper)).expect("a pattern that fits"));
@@ -136,6 +139,32 @@ impl TestBed {
     /// The messages that shims wrote to the kernel's log, here a file below the root.
     pub(crate) fn kmsg(&self) -> String {
         fs::read_to_string(self.path("dev/kmsg")).unwrap_or_default()
+    }
+
+    /// The next entry that is sent to the journal, and the uid under whose name.
+    pub(crate) fn journal_entry(&self) -> (Vec<u8>, u32) {
+        let mut found = None;
+        eventually(Duration::from_secs(10), || {
+            let mut buffer = vec![0; 65536];
+            let mut control = nix::cmsg_space!(nix::sys::socket::UnixCredentials);
+            let (count, uid) = {
+                let mut bytes = [std::io::IoSliceMut::new(&mut buffer)];
+                let flags = MsgFlags::MSG_DONTWAIT;
+                let Ok(received) = recvmsg::<()>(self.journal.as_raw_fd(), &mut bytes, Some(&mut control), flags)
+                else {
+                    return false;
+                };
+                let uid = received.cmsgs().expect("control messages").find_map(|message| match message {
+                    ControlMessageOwned::ScmCredentials(credentials) => Some(credentials.uid()),
+                    _ => None,
+                });
+                (received.bytes, uid)
+            };
+            buffer.truncate(count);
+            found = Some((buffer, uid.expect("credentials")));
+            true
+        });
+        found.expect("an entry")
     }
 
     /// The entries that were sent to the journal since the last call.

@@ -21,6 +21,12 @@ check "alice can read her core" reads alice "$her_core"
 check "alice can list her crash" prints "$hers" as alice coreward list --json
 check "alice can export her core" as alice coreward export -o /tmp/alice.core "$hers"
 check "bob cannot read it" cannot_read bob "$her_core"
+in_journal_of() { as "$1" journalctl -q -o cat --output-fields=COREDUMP_EXE "COREWARD_ID=$hers" COREDUMP_EXE="$exe"; }
+check "her own journal has it" eventually 30 prints "$exe" in_journal_of alice
+check "also as that of the user" prints "dumped core" as alice journalctl -q --user "COREDUMP_EXE=$exe"
+check "coredumpctl lists it for her" prints "$exe" as alice /opt/systemd-coredump/usr/bin/coredumpctl --no-pager list
+assert_eq "" "$(in_journal_of bob 2>/dev/null)" "bob's does not"
+check "root's coredumpctl lists it once" test "$(coredumpctl list "$exe" 2>/dev/null | grep -c "$exe")" = 1
 # shellcheck disable=SC2016 # for the inner shell
 check "alice cannot write to it" not as alice sh -c 'echo >>"$0"' "$her_core"
 check "alice cannot delete it" not as alice rm -f "$her_core"
