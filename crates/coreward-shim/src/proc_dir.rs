@@ -94,21 +94,13 @@ impl ProcDir {
         text
     }
 
-    /// The beginning of the table `name`, of the crashed thread if the main thread has ended. Empty if it cannot be read, or not in
-    /// time: for `maps` the kernel locks the address space, which others may hold.
+    /// The beginning of the table `name`. Empty if it cannot be read, or not in time: for `maps` the kernel locks the address space, which
+    /// others may hold.
     pub(super) fn read_table(&self, name: &'static str, warnings: &mut Vec<ShimWarning>) -> Vec<u8> {
         const TIMEOUT: Duration = Duration::from_millis(100);
-        let tid = self.tid;
-        let read = self.in_thread(TIMEOUT, move |dir| {
-            let read = |path: &str| match read_beginning_at(dir.as_fd(), path, MAX_TABLE) {
-                (table, Err(error)) if table.is_empty() => Err(errno_of(&error)),
-                (table, _) => Ok(table),
-            };
-            match (read(name), tid) {
-                (Ok(table), _) if !table.is_empty() => Ok(table),
-                (of_main, None) => of_main,
-                (_, Some(tid)) => read(&format!("task/{tid}/{name}")),
-            }
+        let read = self.in_thread(TIMEOUT, move |dir| match read_beginning_at(dir.as_fd(), name, MAX_TABLE) {
+            (table, Err(error)) if table.is_empty() => Err(errno_of(&error)),
+            (table, _) => Ok(table),
         });
         read.unwrap_or_else(|errno| {
             warnings.push(ShimWarning::Read { what: name, errno });
