@@ -28,7 +28,7 @@ fn check_daemon_message(kind: Kind, payload: &[u8]) {
     if let Ok(message) = DaemonMessage::decode(kind, payload) {
         let (header, payload) = split(message.encode());
         assert_eq!(header.kind, kind);
-        if let DaemonMessage::Done { journal } = &message {
+        if let DaemonMessage::Done { journal, .. } = &message {
             check_journal_entry(journal);
         }
         assert_eq!(DaemonMessage::decode(kind, &payload), Ok(message));
