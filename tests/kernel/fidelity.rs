@@ -128,6 +128,12 @@ fn huge_pages_equal_the_kernels_and_none_is_taken_from_the_pool() {
 
 #[test]
 fn what_the_process_never_touched_is_not_allocated_to_read_it() {
+    read_without_allocating("");
+    read_without_allocating("ended");
+}
+
+/// A process with nine large mappings of which it has touched little. `who` tells which thread crashes.
+fn read_without_allocating(who: &str) {
     const LENGTH: u64 = 192 << 20;
     const TOUCHED: u64 = 9 << 20;
     let bed = TestBed::new();
@@ -136,7 +142,7 @@ fn what_the_process_never_touched_is_not_allocated_to_read_it() {
     let group = MemoryCgroup::new(&bed, 128 << 20);
     let file = "/dev/shm/coreward-holes";
     let command = format!(
-        "echo 0x3f > /proc/self/coredump_filter && exec {} holes {file} {}",
+        "echo 0x3f > /proc/self/coredump_filter && exec {} holes {file} {} {who}",
         program("shapes").display(),
         LENGTH >> 20
     );

@@ -1,8 +1,10 @@
-/* Makes mappings of every kind and crashes. Arguments: "plain", "sparse GIBIBYTES", "kinds FILE", "huge", "holes FILE MEBIBYTES": of
-   each kind of memory that may have holes this much, of which one MiB is touched; "names DIRECTORY": so many mappings of a file with a
+/* Makes mappings of every kind and crashes. Arguments: "plain", "sparse GIBIBYTES", "kinds FILE", "huge", "holes FILE MEBIBYTES [ended]": of
+   each kind of memory that may have holes this much, of which one MiB is touched, and another thread crashes when the main thread has
+   ended; "names DIRECTORY": so many mappings of a file with a
    long name that the kernel lists none; or "poisoned": a page that is there and cannot be read. */
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +18,13 @@
 
 static int *volatile nowhere;
 #define MIB (1ul << 20)
+
+static void *crash_later(void *unused) {
+    (void)unused;
+    usleep(100000);
+    *nowhere = 1;
+    return 0;
+}
 
 static void *map(size_t length, int protection, int flags, int fd) {
     void *memory = mmap(0, length, protection, flags, fd, 0);
@@ -171,6 +180,8 @@ int main(int argc, char **argv) {
         size_t length = strtoull(argv[3], 0, 10) * MIB;
         char *sparse;
         for (int n = 0; (sparse = sparse_kind(n, argv[2], length)); n++) touch(sparse, length - 4096, 256, 4096);
+        pthread_t thread;
+        if (argc > 4 && !pthread_create(&thread, 0, crash_later, 0)) pthread_exit(0);
     }
     return *nowhere;
 }

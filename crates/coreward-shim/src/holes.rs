@@ -7,8 +7,10 @@
 //! The daemon gets a list of addresses and no file: whoever has a memfd open for reading may open it again for writing.
 
 use super::proc_dir::ProcDir;
+use super::warning::errno_of;
+use coreward_sys::openat::{self, read_link_at};
 use coreward_sys::procmap::{self, Mapping};
-use coreward_sys::{openat, sparse_io};
+use coreward_sys::sparse_io;
 use coreward_wire::VirtualFileSystem;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat};
@@ -19,7 +21,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::ops::Range;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
@@ -37,12 +39,14 @@ const BLOCK: u64 = 512;
 pub(super) fn find(dir: &ProcDir, local: &[VirtualFileSystem]) -> nix::Result<OwnedFd> {
     let local = local.iter().filter(|file_system| !file_system.is_remote).map(|file_system| (0, file_system.minor));
     let trusted: BTreeSet<(u32, u32)> = local.chain(sparse_io::memfd_devices()).collect();
-    let crashed = dir.crashed_thread();
+    let thread = dir.thread_with_memory();
     let holes = dir.in_thread(TIMEOUT, move |dir| {
-        // A main thread that has exited has no mappings any more, and no other thread's directory below it has these links.
-        let of_crashed = crashed.and_then(|tid| openat::open_dir(format!("/proc/{tid}").as_ref()).ok());
-        let search = |dir: &OwnedFd| Search::new(dir, &trusted)?.run();
-        search(dir).or_else(|errno| search(of_crashed.as_ref().ok_or(errno)?))
+        // Directories below `task` have no `map_files` (`tid_base_stuff`, fs/proc/base.c), but those of threads have, which are not listed.
+        let of_thread = thread.map(|tid| openat::open_dir(format!("/proc/{tid}").as_ref())).transpose();
+        let of_thread = of_thread.map_err(|error| errno_of(&error))?;
+        // As long as the thread is there, nobody else has its number.
+        read_link_at(dir.as_fd(), "exe")?;
+        Search::new(of_thread.as_ref().unwrap_or(dir), &trusted)?.run()
     })?;
     let mut file = File::from(memfd_create("coreward-holes", MFdFlags::MFD_CLOEXEC)?);
     let bytes: Vec<u8> =

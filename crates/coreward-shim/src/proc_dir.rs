@@ -22,9 +22,7 @@ pub(super) struct ProcDir {
     process: OwnedFd,
     /// `/proc/PID/task/TID` if the main thread has ended before the crash: it has no memory, links, namespaces or descriptors any more,
     /// and some kernels (before 6.16) open its files all the same, and read nothing from them.
-    thread: Option<OwnedFd>,
-    /// The thread that crashed.
-    tid: Option<Pid>,
+    thread: Option<(Pid, OwnedFd)>,
 }
 
 impl ProcDir {
@@ -34,14 +32,14 @@ impl ProcDir {
         let has_ended = |tid: &Pid| *tid != pid && read_link_at(process.as_fd(), "exe") == Err(Errno::ENOENT);
         let thread = tid.filter(has_ended).and_then(|tid| {
             let flags = OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC;
-            openat(&process, format!("task/{tid}").as_str(), flags, Mode::empty()).ok()
+            Some((tid, openat(&process, format!("task/{tid}").as_str(), flags, Mode::empty()).ok()?))
         });
-        Ok(Self { process, thread, tid })
+        Ok(Self { process, thread })
     }
 
-    /// The thread that crashed.
-    pub(super) fn crashed_thread(&self) -> Option<Pid> {
-        self.tid
+    /// The thread that crashed, if the main thread has ended before.
+    pub(super) fn thread_with_memory(&self) -> Option<Pid> {
+        self.thread.as_ref().map(|(tid, _)| *tid)
     }
 
     /// The directory with what belongs to the process as long as it has memory.
@@ -60,7 +58,7 @@ impl ProcDir {
     }
 
     fn files(&self) -> &OwnedFd {
-        self.thread.as_ref().unwrap_or(&self.process)
+        self.thread.as_ref().map_or(&self.process, |(_, dir)| dir)
     }
 
     /// Opens these files. A file that cannot be opened is left out, with a warning.
