@@ -166,7 +166,5 @@ impl Drop for SpillFile {
 
 /// Bytes that a file takes on its file system, 0 if it does not tell.
 pub(super) fn disk_usage(file: &File) -> u64 {
-    /// `st_blocks` (stat(3type)).
-    const BLOCK: u64 = 512;
-    file.metadata().map_or(0, |metadata| metadata.blocks() * BLOCK)
+    file.metadata().map_or(0, |metadata| metadata.blocks() * sparse_io::BLOCK)
 }

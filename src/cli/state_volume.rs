@@ -1,7 +1,8 @@
 //! The file system of the state directory, as the command sees it.
 
 use crate::policy::quota::{QuotaLimits, Quotas};
-use crate::store::{Space, Volume, memory_of_the_unit};
+use crate::store::{Volume, memory_of_the_unit};
+use coreward_sys::file_system::Space;
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::Path;

@@ -23,7 +23,7 @@ pub use read::{
     CoreState, CrashRow, Filter, Group, Listed, Meaning, Occurrence, QueryError, StoredCore, count_crashes, find,
     find_all, for_each_row, groups, least_valuable, list, mark_removed, median_time, occurrences, stored_cores,
 };
-pub use volume::{SHARE_OF_MEMORY, Space, Volume};
+pub use volume::{SHARE_OF_MEMORY, Volume};
 pub use write::{
     Catalog, CatalogError, CatalogEvent, CoreFile, Counted, CrashCount, Grant, Inserted, Ledger, OpenReport,
     QuotaHandle, RecentCore,

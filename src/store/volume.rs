@@ -4,26 +4,21 @@
 use super::access_list;
 use super::pin::PINNED;
 use crate::policy::quota::{QuotaLimits, Quotas};
+use coreward_sys::file_system::is_in_memory;
+use coreward_sys::sparse_io::BLOCK;
 use coreward_sys::{tmpfile, xattr};
 use nix::sys::stat::Mode;
-use nix::sys::statfs::{FsType, TMPFS_MAGIC, fstatfs};
-use nix::sys::statvfs::{Statvfs, fstatvfs};
 use nix::unistd::Uid;
 use std::fs::{File, TryLockError};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 
-/// `RAMFS_MAGIC` (include/uapi/linux/magic.h).
-const RAMFS: FsType = FsType(0x8584_58f6);
 /// The part of the daemon's memory that may hold files. The same again is for what is copied and not yet compressed, and the rest for the
 /// daemon and its readers.
 pub const SHARE_OF_MEMORY: u64 = 4;
 /// Where the one page of a file is that shows whether a hole takes space, in bytes.
 const HOLE: u64 = 1 << 20;
-/// The size of a file system that does not tell it, in bytes: the defaults are then those of a large one.
-const UNKNOWN_SIZE: u64 = 1 << 40;
-
 /// The file system of the state directory. What could not be found out counts as working: the daemon tries, and reports what fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Volume {
@@ -36,22 +31,12 @@ pub struct Volume {
     has_locks: bool,
 }
 
-/// Size and free space of a file system, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Space {
-    /// Its size.
-    pub size: u64,
-    /// What is free for this user.
-    pub free: u64,
-}
-
 impl Volume {
     /// Tries what the file system of `dir` can do. The daemon may use `memory` bytes of memory.
     #[must_use]
     pub fn probe(dir: BorrowedFd<'_>, memory: u64) -> Self {
-        let is_memory = fstatfs(dir).is_ok_and(|found| [TMPFS_MAGIC, RAMFS].contains(&found.filesystem_type()));
         let works = Self {
-            memory: is_memory.then_some(memory),
+            memory: is_in_memory(dir).then_some(memory),
             keeps_permissions: true,
             has_holes: true,
             has_access_lists: true,
@@ -71,7 +56,7 @@ impl Volume {
             file.write_all_at(&[1; 4096], HOLE).and_then(|()| file.metadata()).map_or(0, |found| found.blocks());
         let is_supported = |tried: io::Result<()>| !tried.is_err_and(|error| error.kind() == ErrorKind::Unsupported);
         Self {
-            has_holes: blocks * 512 < HOLE,
+            has_holes: blocks * BLOCK < HOLE,
             has_access_lists: is_supported(access_list::grant_read(file.as_fd(), Uid::current())),
             has_attributes: is_supported(xattr::set(file.as_fd(), PINNED, b"1")),
             has_locks: !matches!(file.try_lock(), Err(TryLockError::Error(_))),
@@ -125,27 +110,6 @@ impl Volume {
         ];
         let lacks = lacks.into_iter().filter(|(works, _)| !works).map(|(_, text)| text.to_owned());
         in_memory.into_iter().chain(lacks).collect()
-    }
-}
-
-impl Space {
-    /// The space on the file system of `dir`.
-    ///
-    /// # Errors
-    /// The error of fstatvfs(3).
-    pub fn of(dir: BorrowedFd<'_>) -> io::Result<Self> {
-        Ok(Self::from(&fstatvfs(dir)?))
-    }
-}
-
-impl From<&Statvfs> for Space {
-    fn from(found: &Statvfs) -> Self {
-        // ramfs and some FUSE file systems have no size.
-        if found.blocks() == 0 {
-            return Self { size: UNKNOWN_SIZE, free: u64::MAX };
-        }
-        let unit = found.fragment_size();
-        Self { size: found.blocks() * unit, free: found.blocks_available() * unit }
     }
 }
 

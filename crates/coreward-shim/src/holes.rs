@@ -32,8 +32,6 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 const MAX_HOLES: usize = 1 << 18;
 /// Bytes of `maps` that are read at most, on kernels without `PROCMAP_QUERY` (before Linux 6.11).
 const MAX_MAPS: u64 = 16 << 20;
-/// The size of a block in `st_blocks`, in bytes (stat(3type)).
-const BLOCK: u64 = 512;
 
 /// The holes of the process as a file: pairs of addresses, first and last but one, as little-endian 64-bit numbers in order.
 pub(super) fn find(dir: &ProcDir, local: &[VirtualFileSystem]) -> nix::Result<OwnedFd> {
@@ -130,7 +128,7 @@ impl<'a> Search<'a> {
         if file_system == TMPFS_MAGIC {
             self.add_holes_of_tmpfs(mapping, &opened)
         } else {
-            let present = u64::try_from(stat.st_blocks).unwrap_or(u64::MAX).saturating_mul(BLOCK);
+            let present = u64::try_from(stat.st_blocks).unwrap_or(u64::MAX).saturating_mul(sparse_io::BLOCK);
             self.add_holes_of_hugetlbfs(mapping, &opened, present);
             Ok(())
         }

@@ -3,13 +3,13 @@
 
 use super::crash::Crash;
 use super::details;
+use coreward_sys::file_system::{Space, is_in_memory};
 use coreward_sys::{no_space, openat, tmpfile, xattr};
 use coreward_wire::paths::{Root, SPOOL, SPOOL_SUFFIX};
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, SpliceFFlags, splice};
 use nix::sys::stat::{Mode, fchmod, fstat, fstatat, mkdirat, stat};
-use nix::sys::statfs::{FsType, TMPFS_MAGIC, fstatfs};
 use nix::sys::statvfs::fstatvfs;
 use nix::sys::sysinfo::sysinfo;
 use nix::unistd::{Gid, Pid, Uid, fchown};
@@ -40,8 +40,6 @@ const MODE: Mode = Mode::from_bits_truncate(0o770);
 const ACCESS_LISTS: [&CStr; 2] = [c"system.posix_acl_access", c"system.posix_acl_default"];
 /// A spool in memory takes at most this fraction of it.
 const MEMORY_FRACTION: u64 = 16;
-/// `RAMFS_MAGIC` (include/uapi/linux/magic.h).
-const RAMFS: FsType = FsType(0x8584_58f6);
 /// Size of the units of `st_blocks` (stat(3type)).
 const BLOCK: u64 = 512;
 
@@ -194,16 +192,14 @@ impl SpoolDir {
 
     /// Most bytes of a core that may be written if the spool already uses `used`.
     fn room_for_core(&self, used: u64) -> io::Result<u64> {
-        let volume = fstatvfs(&self.dir)?;
-        // ramfs and some FUSE file systems do not tell.
-        let free = if volume.blocks() == 0 { u64::MAX } else { volume.blocks_available() * volume.fragment_size() };
+        let free = Space::of(self.dir.as_fd())?.free;
         Ok(MAX_CORE.min(self.max_total().saturating_sub(used)).min(free / FREE_FRACTION))
     }
 
     /// Largest size of the spool, where cores are concerned. Files in memory leave that to other programs.
     fn max_total(&self) -> u64 {
-        let is_memory = fstatfs(&self.dir).is_ok_and(|found| [TMPFS_MAGIC, RAMFS].contains(&found.filesystem_type()));
-        let memory = if is_memory { sysinfo().map_or(0, |machine| machine.ram_total()) } else { u64::MAX };
+        let memory =
+            if is_in_memory(self.dir.as_fd()) { sysinfo().map_or(0, |machine| machine.ram_total()) } else { u64::MAX };
         MAX_TOTAL.min(memory / MEMORY_FRACTION)
     }
 }

@@ -9,6 +9,7 @@ pub mod clock;
 pub mod datagram;
 pub mod essential;
 pub mod fdpass;
+pub mod file_system;
 pub mod fork;
 pub mod mounts;
 pub mod no_space;

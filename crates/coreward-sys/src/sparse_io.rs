@@ -10,6 +10,9 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 
+/// The size of a block in `st_blocks`, in bytes (stat(3type)).
+pub const BLOCK: u64 = 512;
+
 /// Creates a file in memory. `name` is shown in `/proc/PID/fd`.
 ///
 /// # Errors
