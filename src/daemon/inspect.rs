@@ -117,7 +117,7 @@ async fn read_process(
         Some(pipe) => Some(peek(shared, pipe).await),
         None => None,
     };
-    let auxv = handles.memory.auxv();
+    let auxv = handles.memory.auxv().to_vec();
     let mut reading = ProcessReading { headers, auxv, is_complete: true, ..ProcessReading::default() };
     let headers = match &reading.headers {
         Some(Ok(PeekedHeaders::Complete(headers))) => Some(headers.clone()),
@@ -180,7 +180,7 @@ pub(super) async fn ask_reader<T: Send + 'static>(
     answer
 }
 
-/// What the registers of the crashed thread say, without any memory.
+/// Unwinds the crashed thread from its registers alone.
 fn unwind_registers(headers: &Headers, context: &SignatureContext) -> Option<CrashedStack> {
     Some(unwind_crashed_thread(&CoreLayout::read(headers).ok()?, &None::<&dyn ReadMemory>, context))
 }

@@ -59,7 +59,7 @@ impl ProcessHandles {
             match kind {
                 FdKind::Pidfd => self.pidfd = Some(fd),
                 FdKind::Mem => self.memory.add(|files| &mut files.mem, fd),
-                FdKind::Auxv => self.memory.add(|files| &mut files.auxv, fd),
+                FdKind::Auxv => self.memory.set_auxv(fd),
                 FdKind::Cmdline => self.memory.add(|files| &mut files.cmdline, fd),
                 FdKind::Maps => self.memory.add(|files| &mut files.maps, fd),
                 FdKind::Pagemap => self.memory.add(|files| &mut files.pagemap, fd),

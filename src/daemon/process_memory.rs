@@ -22,6 +22,8 @@ const ANSWERS_TIMEOUT: Duration = Duration::from_secs(3);
 #[derive(Debug, Default)]
 pub(super) struct ProcessMemory {
     files: ProcessFiles,
+    /// The auxiliary vector as the kernel has it; no reader has a say in it.
+    auxv: Vec<u8>,
     /// What the shim found out about absent pages.
     holes: Option<OwnedFd>,
     /// The core in which the memory is, in the place of these files.
@@ -48,6 +50,15 @@ impl ProcessMemory {
         self.reader = None;
     }
 
+    /// Adds the auxiliary vector, and reads it.
+    pub(super) fn set_auxv(&mut self, fd: OwnedFd) {
+        let file = File::from(fd);
+        self.auxv = read_auxv(&file);
+        self.scope = self.scope.take().map(|scope| scope.started_with(&auxv::parse(&self.auxv)));
+        self.files.auxv = Some(file);
+        self.reader = None;
+    }
+
     /// The list of the memory's holes ([`coreward_wire::FdKind::Holes`]).
     pub(super) fn set_holes(&mut self, holes: OwnedFd) {
         self.holes = Some(holes);
@@ -70,9 +81,9 @@ impl ProcessMemory {
         mem.is_some() || cmdline.is_some() || auxv.is_some()
     }
 
-    /// The auxiliary vector as the kernel has it, without a reader.
-    pub(super) fn auxv(&self) -> Vec<u8> {
-        self.files.auxv.as_ref().map(read_auxv).unwrap_or_default()
+    /// The auxiliary vector as the kernel has it; empty if the shim could not open it.
+    pub(super) fn auxv(&self) -> &[u8] {
+        &self.auxv
     }
 
     /// Whether stacks can be unwound.
@@ -102,16 +113,11 @@ impl ProcessMemory {
             None => (self.new_reader(shared).await?, Some(&self.files)),
         };
         let inspected = reader.inspect(files, headers, context, Instant::now() + limit).await;
-        if inspected.is_ok() {
-            self.reader = Some(reader);
-        } else {
-            self.give_up(&reader);
-        }
-        inspected
+        self.keep_if_ok(reader, inspected)
     }
 
     /// A reader that does not have the process open yet.
-    async fn new_reader(&mut self, shared: &Arc<Shared>) -> io::Result<Reader> {
+    async fn new_reader(&self, shared: &Arc<Shared>) -> io::Result<Reader> {
         self.may_read()?;
         let scope = self.scope()?;
         if let Some(reader) = shared.readers.take_idle(scope) {
@@ -121,10 +127,8 @@ impl ProcessMemory {
         run_blocking(move || shared.readers.take(&scope)).await?
     }
 
-    /// The scope, with what the auxiliary vector says.
-    fn scope(&mut self) -> io::Result<&ReaderScope> {
-        let scope = self.scope.take().ok_or(ErrorKind::InvalidInput)?.started_with(&auxv::parse(&self.auxv()));
-        Ok(self.scope.insert(scope))
+    fn scope(&self) -> io::Result<&ReaderScope> {
+        self.scope.as_ref().ok_or_else(|| ErrorKind::InvalidInput.into())
     }
 
     /// Asks a reader that has the process open. One that is late or has ended is given up. Blocks.
@@ -138,6 +142,11 @@ impl ProcessMemory {
     ) -> io::Result<T> {
         let mut reader = self.take_reader(pool)?;
         let answer = ask(&mut reader);
+        self.keep_if_ok(reader, answer)
+    }
+
+    /// Keeps a reader that answered, and gives one up that is late or has ended.
+    fn keep_if_ok<T>(&mut self, reader: Reader, answer: io::Result<T>) -> io::Result<T> {
         if answer.is_ok() {
             self.reader = Some(reader);
         } else {
@@ -219,10 +228,10 @@ mod tests {
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).unwrap();
         let mut memory = ProcessMemory::default();
-        memory.add(|files| &mut files.auxv, file.into());
+        memory.set_auxv(file.into());
         let auxv = memory.auxv();
         assert_eq!(auxv, bytes);
-        assert_eq!(auxv::parse(&auxv).secure, Some(false));
+        assert_eq!(auxv::parse(auxv).secure, Some(false));
         assert!(ProcessMemory::default().auxv().is_empty());
     }
 }
