@@ -153,7 +153,7 @@ impl TrustedFileSystems {
     }
 }
 
-/// What a mapping is, as far as its name tells.
+/// The kind of a mapping, as its name tells.
 enum MappingKind {
     /// Anonymous memory, or the file of a file system.
     Memory,

@@ -52,7 +52,7 @@ pub(super) struct ProcessFacts {
 }
 
 impl ProcessFacts {
-    /// What a reader found, and the auxiliary vector.
+    /// The facts that a reader found, with the auxiliary vector.
     pub(super) fn new(found: RawFacts, raw_auxv: Vec<u8>) -> Self {
         let RawFacts { arguments, exe_build_id } = found;
         Self { cmdline: arguments, auxv: auxv::parse(&raw_auxv), raw_auxv, exe_build_id }

@@ -72,6 +72,7 @@ pub(super) enum Answer {
     Ready {
         missing: Vec<String>,
     },
+    /// What only the process itself tells.
     Facts {
         arguments: ArgumentList,
         exe_build_id: Option<String>,

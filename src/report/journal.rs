@@ -182,7 +182,7 @@ fn signal_name(record: &Record) -> String {
     if has_name { format!("SIG{}", record.signal_name) } else { String::new() }
 }
 
-/// What happened, and the stacks as systemd-coredump(8) prints them: `coredumpctl info` shows no others.
+/// A sentence about the crash, and the stacks in the form of systemd-coredump(8): `coredumpctl info` shows no others.
 fn message(record: &Record) -> String {
     let comm = printable(&record.comm);
     let uid = record.uid.map_or_else(|| "unknown".to_owned(), |uid| uid.to_string());
