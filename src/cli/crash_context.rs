@@ -36,7 +36,7 @@ impl CrashContext {
 fn settings(root: &Root, record: &Record) -> Option<String> {
     let loaded = config::load(root);
     let unit = record.cgroup.unit.as_deref();
-    let rules = loaded.overrides.apply(&loaded.config, unit, &record.program()).rules;
+    let rules = loaded.overrides.apply(loaded.config.crash, unit, &record.program()).rules;
     let rate = |name: &str, rate: crate::policy::rate::Rate| {
         format!("{name}Burst={} {name}IntervalSec={}", rate.burst, human::span(rate.interval))
     };

@@ -1,7 +1,7 @@
 //! The keys: name, syntax and the setting that each stands for. coreward.conf(5) and the shipped file list the same keys; a
 //! test compares them.
 
-use super::settings::Config;
+use super::settings::{Config, CrashConfig};
 use super::value::{parse_bool, parse_duration, parse_size};
 use crate::policy::admission::Storage;
 use std::ops::RangeInclusive;
@@ -12,16 +12,25 @@ const LEVELS: RangeInclusive<i32> = -7..=19;
 /// The most threads that compress at the same time. More would need more memory than the unit may use, and read no faster.
 pub const THREADS_MAX: usize = 8;
 
-/// A key of the configuration.
+/// A key of the configuration, and whose setting it stands for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Key {
+    /// May also be set in `[Unit NAME]` and `[Executable PATH]`.
+    Crash(&'static KeyOf<CrashConfig>),
+    /// Concerns the whole machine.
+    Machine(&'static KeyOf<Config>),
+}
+
+/// A key that stands for one of these settings.
 #[derive(Debug)]
-pub(super) struct Key {
+pub(super) struct KeyOf<Settings> {
     name: &'static str,
     /// What a value looks like, for messages.
     expected: &'static str,
     /// Sets the setting to what the text says; false: the text is not a value of this key.
-    parse: fn(&mut Config, &str) -> bool,
+    parse: fn(&mut Settings, &str) -> bool,
     /// Copies the setting from the second configuration to the first.
-    copy: fn(&mut Config, &Config),
+    copy: fn(&mut Settings, &Settings),
 }
 
 const SIZE: &str = "a size such as 512M or infinity";
@@ -33,7 +42,7 @@ const STORAGE: &str = "\"external\", \"stacks\" or \"none\"";
 
 macro_rules! key {
     ($name:literal, $($field:ident).+, $parse:expr, $expected:expr) => {
-        Key {
+        KeyOf {
             name: $name,
             expected: $expected,
             parse: |config, text| $parse(text).map(|value| config.$($field).+ = value).is_some(),
@@ -42,8 +51,8 @@ macro_rules! key {
     };
 }
 
-/// Keys that concern a single crash: they may also be set in `[Unit NAME]` and `[Executable PATH]`.
-static CRASH_KEYS: [Key; 12] = [
+/// Keys that concern a single crash.
+static CRASH_KEYS: [KeyOf<CrashConfig>; 12] = [
     key!("Storage", storage, parse_storage, STORAGE),
     key!("ProcessSizeMax", process_size_max, parse_size, SIZE),
     key!("ExternalSizeMax", external_size_max, parse_size, SIZE),
@@ -59,7 +68,7 @@ static CRASH_KEYS: [Key; 12] = [
 ];
 
 /// Keys that concern the whole machine.
-static MACHINE_KEYS: [Key; 17] = [
+static MACHINE_KEYS: [KeyOf<Config>; 17] = [
     key!("MaxUse", quotas.max_use, parse_quota, SIZE),
     key!("KeepFree", quotas.keep_free, parse_quota, SIZE),
     key!("MaxUsePerUnit", quotas.per_unit, parse_quota, SIZE),
@@ -70,10 +79,10 @@ static MACHINE_KEYS: [Key; 17] = [
     key!("MaxAge", quotas.age, parse_duration, TIME),
     key!("MaxRecords", max_records, parse_count, LIMIT),
     key!("RecordMaxAge", record_max_age, parse_duration, TIME),
-    key!("UserBurst", rules.user.burst, parse_number, BURST),
-    key!("UserIntervalSec", rules.user.interval, parse_duration, TIME),
-    key!("TotalBurst", rules.total.burst, parse_number, BURST),
-    key!("TotalIntervalSec", rules.total.interval, parse_duration, TIME),
+    key!("UserBurst", crash.rules.user.burst, parse_number, BURST),
+    key!("UserIntervalSec", crash.rules.user.interval, parse_duration, TIME),
+    key!("TotalBurst", crash.rules.total.burst, parse_number, BURST),
+    key!("TotalIntervalSec", crash.rules.total.interval, parse_duration, TIME),
     key!("CompressThreads", compress_threads, parse_threads, "a number up to 8; 0: one per processor"),
     key!("KeepRegistered", keep_registered, parse_bool, YES),
     key!("Environment", environment, parse_variables, "names of variables, with spaces between them"),
@@ -84,34 +93,41 @@ impl Key {
     ///
     /// # Errors
     /// There is none; the message says so.
-    pub(super) fn find(name: &str) -> Result<&'static Self, String> {
-        CRASH_KEYS
-            .iter()
-            .chain(&MACHINE_KEYS)
-            .find(|key| key.name == name)
+    pub(super) fn find(name: &str) -> Result<Self, String> {
+        let crash = CRASH_KEYS.iter().find(|key| key.name == name).map(Self::Crash);
+        crash
+            .or_else(|| MACHINE_KEYS.iter().find(|key| key.name == name).map(Self::Machine))
             .ok_or_else(|| format!("unknown key {name}=, ignored; the keys are described in coreward.conf(5)"))
     }
 
-    /// Whether the key may be set for a unit or an executable.
-    pub(super) fn concerns_a_crash(&self) -> bool {
-        CRASH_KEYS.iter().any(|key| key.name == self.name)
+    /// Sets the key to a value.
+    ///
+    /// # Errors
+    /// As [`KeyOf::assign`].
+    pub(super) fn assign(self, config: &mut Config, value: &str) -> Result<(), String> {
+        match self {
+            Self::Crash(key) => key.assign(&mut config.crash, value),
+            Self::Machine(key) => key.assign(config, value),
+        }
     }
+}
 
+impl<Settings: Default> KeyOf<Settings> {
     /// Sets the key to a value. An empty value restores the default.
     ///
     /// # Errors
     /// The text is not a value of this key, as the message says. The setting is unchanged.
-    pub(super) fn assign(&self, config: &mut Config, value: &str) -> Result<(), String> {
+    pub(super) fn assign(&self, settings: &mut Settings, value: &str) -> Result<(), String> {
         if value.is_empty() {
-            self.copy(config, &Config::default());
-        } else if !(self.parse)(config, value) {
+            self.copy(settings, &Settings::default());
+        } else if !(self.parse)(settings, value) {
             return Err(format!("{}={value} is not {}; the line is ignored", self.name, self.expected));
         }
         Ok(())
     }
 
     /// Copies the value of this key.
-    pub(super) fn copy(&self, to: &mut Config, from: &Config) {
+    pub(super) fn copy(&self, to: &mut Settings, from: &Settings) {
         (self.copy)(to, from);
     }
 }

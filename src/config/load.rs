@@ -100,7 +100,7 @@ mod tests {
         ]);
         assert_eq!(loaded.problems, []);
         assert_eq!((loaded.config.quotas.max_use, loaded.config.quotas.keep_free), (Some(2 << 30), Some(5 << 20)));
-        assert_eq!(loaded.config.storage, Storage::External, "an empty value puts the default back");
+        assert_eq!(loaded.config.crash.storage, Storage::External, "an empty value puts the default back");
     }
 
     #[test]
@@ -124,7 +124,7 @@ mod tests {
             assert!(said.starts_with(&format!("{}:{line}: {text}", file.display())), "{said}");
         }
         let mut expected = Config::default();
-        expected.rules.storm.burst = 7;
+        expected.crash.rules.storm.burst = 7;
         assert_eq!(loaded.config, expected);
     }
 
@@ -137,7 +137,7 @@ mod tests {
         )]);
         assert_eq!(loaded.problems, []);
         let of = |unit: Option<&str>, exe: &str| {
-            let config = loaded.overrides.apply(&loaded.config, unit, exe);
+            let config = loaded.overrides.apply(loaded.config.crash, unit, exe);
             (config.rules.storm.burst, config.storage, config.max_hold.as_secs())
         };
         assert_eq!(of(None, "/bin/a"), (7, Storage::External, 30));
@@ -153,7 +153,7 @@ mod tests {
             "[Coreward]\nMaxHold=9s\n[Unit web*]\nStormBurst=1\nMaxHold=\n[Unit *.service]\nStormBurst=2\nStormStacks=2\n\
              [Unit web*]\nStormStacks=3\n",
         )]);
-        let config = loaded.overrides.apply(&loaded.config, Some("web.service"), "/bin/a");
+        let config = loaded.overrides.apply(loaded.config.crash, Some("web.service"), "/bin/a");
         assert_eq!(
             (config.rules.storm.burst, config.rules.storm.stacks),
             (2, 3),
@@ -164,10 +164,12 @@ mod tests {
 
     #[test]
     fn the_settings_of_a_crash_need_no_file() {
+        fn is_copy<T: Copy>(_: T) {}
         let (dir, loaded) = tree(&[("etc/coreward/coreward.conf", "[Unit a]\nStorage=none\n")]);
-        // The files are gone, and what was parsed is enough.
+        // The files are gone, and what was parsed is enough, without an allocation for each crash.
         drop(dir);
-        assert_eq!(loaded.overrides.apply(&loaded.config, Some("a"), "/bin/a").storage, Storage::None);
+        is_copy(loaded.config.crash);
+        assert_eq!(loaded.overrides.apply(loaded.config.crash, Some("a"), "/bin/a").storage, Storage::None);
     }
 
     #[test]

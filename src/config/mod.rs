@@ -13,5 +13,5 @@ mod value;
 pub use keys::THREADS_MAX;
 pub use load::{LoadedConfig, load};
 pub use overrides::Overrides;
-pub use settings::{Config, Problem};
+pub use settings::{Config, CrashConfig, Problem};
 pub use value::{parse_duration, parse_size};

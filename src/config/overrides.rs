@@ -4,8 +4,8 @@
 //! settings; nothing is parsed again.
 
 use super::ini::Assignment;
-use super::keys::Key;
-use super::settings::Config;
+use super::keys::{Key, KeyOf};
+use super::settings::{Config, CrashConfig};
 use glob::Pattern;
 
 /// The section of the whole machine.
@@ -22,9 +22,9 @@ struct Section {
     scope: Scope,
     pattern: Pattern,
     /// The keys that the section sets.
-    keys: Vec<&'static Key>,
+    keys: Vec<&'static KeyOf<CrashConfig>>,
     /// Their values. The other settings mean nothing.
-    values: Config,
+    values: CrashConfig,
 }
 
 /// What the pattern of a section is compared with, in rising precedence.
@@ -41,18 +41,22 @@ impl Overrides {
     /// What is wrong with the line, which is ignored.
     pub(super) fn add(&mut self, line: &Assignment) -> Result<(), String> {
         let (scope, pattern) = parse_heading(&line.section, &line.key)?;
-        let key = Key::find(&line.key)?;
-        // Wrong values are reported also where the key has no business.
-        let mut values = Config::default();
-        key.assign(&mut values, &line.value)?;
-        if !key.concerns_a_crash() {
-            let key = &line.key;
-            return Err(format!("{key}= applies to the whole machine: it belongs in [{MACHINE_SECTION}]; ignored"));
+        match Key::find(&line.key)? {
+            Key::Crash(key) => {
+                let mut values = CrashConfig::default();
+                key.assign(&mut values, &line.value)?;
+                let section = self.section(scope, pattern);
+                key.copy(&mut section.values, &values);
+                section.keys.push(key);
+                Ok(())
+            }
+            Key::Machine(key) => {
+                // Wrong values are reported also where the key has no business.
+                key.assign(&mut Config::default(), &line.value)?;
+                let key = &line.key;
+                Err(format!("{key}= applies to the whole machine: it belongs in [{MACHINE_SECTION}]; ignored"))
+            }
         }
-        let section = self.section(scope, pattern);
-        key.copy(&mut section.values, &values);
-        section.keys.push(key);
-        Ok(())
     }
 
     /// The section to which a line is added: behind all of the same or of lower precedence. Executables take precedence over
@@ -66,7 +70,7 @@ impl Overrides {
             last.scope == scope && last.pattern == pattern
         });
         let index = last.unwrap_or_else(|| {
-            self.sections.insert(end, Section { scope, pattern, keys: Vec::new(), values: Config::default() });
+            self.sections.insert(end, Section { scope, pattern, keys: Vec::new(), values: CrashConfig::default() });
             end
         });
         &mut self.sections[index]
@@ -74,8 +78,7 @@ impl Overrides {
 
     /// The settings for a crash of this unit and this executable, where `config` are those of the machine.
     #[must_use]
-    pub fn apply(&self, config: &Config, unit: Option<&str>, exe: &str) -> Config {
-        let mut config = config.clone();
+    pub fn apply(&self, mut config: CrashConfig, unit: Option<&str>, exe: &str) -> CrashConfig {
         for section in &self.sections {
             let name = match section.scope {
                 Scope::Unit => unit,

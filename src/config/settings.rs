@@ -8,37 +8,44 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// The settings in force, for the machine or for one crash. See coreward.conf(5).
+/// The settings of the machine. See coreward.conf(5).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
+    /// Those of a crash to which no section of its unit or executable applies.
+    pub crash: CrashConfig,
+    /// `MaxUse=`, `KeepFree=`, `MaxUsePer*=`, `MaxCores=` and `MaxAge=`.
+    pub quotas: Quotas,
+    /// `MaxRecords=`: the most rows of crashes in the catalog.
+    pub max_records: u64,
+    /// `RecordMaxAge=`: the age at which the row of a crash is dropped.
+    pub record_max_age: Duration,
+    /// `CompressThreads=`: the number of threads that compress at the same time; 0: one per processor.
+    pub compress_threads: usize,
+    /// `KeepRegistered=`: whether settings of the kernel that somebody else changed are set again.
+    pub keep_registered: bool,
+    /// `Environment=`: the variables of a crashed process' environment that its record has.
+    pub environment: Vec<String>,
+}
+
+/// The settings of one crash: its unit and its executable may have values of their own. Copied for each crash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CrashConfig {
     /// `Storage=`.
     pub storage: Storage,
     /// `ProcessSizeMax=`: the most that is stored of a core, in bytes before compression.
     pub process_size_max: u64,
     /// `ExternalSizeMax=`: the largest core file, in bytes on disk.
     pub external_size_max: u64,
-    /// `MaxUse=`, `KeepFree=`, `MaxUsePer*=`, `MaxCores=` and `MaxAge=`.
-    pub quotas: Quotas,
-    /// `Storm*=`, `Unit*=`, `User*=` and `Total*=`.
+    /// `Storm*=`, `Unit*=`, `User*=` and `Total*=`; the last two are those of the machine.
     pub rules: StormRules,
-    /// `MaxRecords=`: the most rows of crashes in the catalog.
-    pub max_records: u64,
-    /// `RecordMaxAge=`: the age at which the row of a crash is dropped.
-    pub record_max_age: Duration,
     /// `Compress=`: whether cores are compressed for size. If not, zstd's fastest level is used.
     pub compress: bool,
     /// `CompressLevel=`: zstd's level.
     pub compress_level: i32,
-    /// `CompressThreads=`: the number of threads that compress at the same time; 0: one per processor.
-    pub compress_threads: usize,
     /// `MaxHold=`: the longest time that a crashed process is held.
     pub max_hold: Duration,
     /// `EnforceCoreLimit=`: whether the process's own RLIMIT_CORE limits its core.
     pub enforce_core_limit: bool,
-    /// `KeepRegistered=`: whether settings of the kernel that somebody else changed are set again.
-    pub keep_registered: bool,
-    /// `Environment=`: the variables of a crashed process' environment that its record has.
-    pub environment: Vec<String>,
 }
 
 /// A line of the configuration that is not in force.
@@ -61,30 +68,38 @@ impl fmt::Display for Problem {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            storage: Storage::External,
-            process_size_max: 32 << 30,
-            external_size_max: 32 << 30,
+            crash: CrashConfig::default(),
             quotas: Quotas::default(),
-            rules: StormRules {
-                storm: StormRule { burst: 5, stacks: 5, interval: Duration::from_secs(600) },
-                unit: Rate { burst: 30, interval: Duration::from_secs(600) },
-                user: Rate { burst: 60, interval: Duration::from_secs(600) },
-                total: Rate { burst: 200, interval: Duration::from_secs(600) },
-            },
             max_records: 500_000,
             record_max_age: Duration::MAX,
-            compress: true,
-            compress_level: 1,
             compress_threads: 0,
-            max_hold: Duration::from_secs(30),
-            enforce_core_limit: false,
             keep_registered: false,
             environment: Vec::new(),
         }
     }
 }
 
-impl Config {
+impl Default for CrashConfig {
+    fn default() -> Self {
+        Self {
+            storage: Storage::External,
+            process_size_max: 32 << 30,
+            external_size_max: 32 << 30,
+            rules: StormRules {
+                storm: StormRule { burst: 5, stacks: 5, interval: Duration::from_secs(600) },
+                unit: Rate { burst: 30, interval: Duration::from_secs(600) },
+                user: Rate { burst: 60, interval: Duration::from_secs(600) },
+                total: Rate { burst: 200, interval: Duration::from_secs(600) },
+            },
+            compress: true,
+            compress_level: 1,
+            max_hold: Duration::from_secs(30),
+            enforce_core_limit: false,
+        }
+    }
+}
+
+impl CrashConfig {
     /// The zstd level that frames are compressed with.
     #[must_use]
     pub fn level(&self) -> i32 {

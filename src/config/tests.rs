@@ -1,7 +1,7 @@
 //! The shipped file and coreward.conf(5) list the keys and defaults that are in force.
 
-use super::Config;
 use super::keys::Key;
+use super::{Config, CrashConfig};
 use crate::policy::admission::Storage;
 use crate::policy::quota::Quotas;
 use crate::policy::rate::Rate;
@@ -33,9 +33,21 @@ fn the_shipped_file_and_the_manual_say_what_is_in_force() {
     // Every setting differs from its default, so a key that is not described keeps a wrong value.
     for said in [shipped(), described()] {
         let mut config = Config {
-            storage: Storage::None,
-            process_size_max: 1,
-            external_size_max: 1,
+            crash: CrashConfig {
+                storage: Storage::None,
+                process_size_max: 1,
+                external_size_max: 1,
+                rules: StormRules {
+                    storm: StormRule { burst: 1, stacks: 1, interval: Duration::ZERO },
+                    unit: Rate { burst: 1, interval: Duration::ZERO },
+                    user: Rate { burst: 1, interval: Duration::ZERO },
+                    total: Rate { burst: 1, interval: Duration::ZERO },
+                },
+                compress: false,
+                compress_level: 7,
+                max_hold: Duration::ZERO,
+                enforce_core_limit: true,
+            },
             quotas: Quotas {
                 max_use: Some(1),
                 keep_free: Some(1),
@@ -46,19 +58,9 @@ fn the_shipped_file_and_the_manual_say_what_is_in_force() {
                 cores: 1,
                 age: Duration::ZERO,
             },
-            rules: StormRules {
-                storm: StormRule { burst: 1, stacks: 1, interval: Duration::ZERO },
-                unit: Rate { burst: 1, interval: Duration::ZERO },
-                user: Rate { burst: 1, interval: Duration::ZERO },
-                total: Rate { burst: 1, interval: Duration::ZERO },
-            },
             max_records: 1,
             record_max_age: Duration::ZERO,
-            compress: false,
-            compress_level: 7,
             compress_threads: 3,
-            max_hold: Duration::ZERO,
-            enforce_core_limit: true,
             keep_registered: true,
             environment: vec!["LANG".to_owned()],
         };

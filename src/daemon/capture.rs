@@ -15,7 +15,7 @@ use crate::capture::{
     self, CaptureCheckpoint, CaptureError, CapturedCore, CheckpointFiles, CoreLimits, CoreStream, CoreWriter,
     DrainRequest, Heartbeat, MissingPages, Snapshot, SnapshotError, SnapshotRequest,
 };
-use crate::config::Config;
+use crate::config::CrashConfig;
 use crate::crash::text::from_bytes;
 use crate::crash::{CoreOutcome, CoreReport, NoCore, Principal, Record, Truncation, Warning, cgroup};
 use crate::reader::{Place, Places};
@@ -41,7 +41,7 @@ pub(super) struct AdmittedCrash {
     /// The record so far.
     pub(super) builder: RecordBuilder,
     /// The configuration in force for it.
-    pub(super) config: Config,
+    pub(super) config: CrashConfig,
     /// Only notes, stacks and what a debugger needs to read them.
     pub(super) stacks_only: bool,
     /// Its core.
@@ -221,7 +221,7 @@ pub(super) async fn resume(
     publish_or_explain(shared, offer, builder, captured).await
 }
 
-fn limits(config: &Config, builder: &RecordBuilder) -> CoreLimits {
+fn limits(config: &CrashConfig, builder: &RecordBuilder) -> CoreLimits {
     CoreLimits {
         process_size_max: config.process_size_max,
         external_size_max: config.external_size_max,
@@ -234,7 +234,7 @@ fn quota(shared: &Shared, builder: &RecordBuilder) -> Arc<QuotaHandle> {
 }
 
 /// Until when the process may be held. A crash from the spool holds nobody.
-fn deadline(offer: &Offer, source: &CrashSource, config: &Config) -> Instant {
+fn deadline(offer: &Offer, source: &CrashSource, config: &CrashConfig) -> Instant {
     /// Longer than any machine runs.
     const NEVER: Duration = Duration::from_secs(1 << 30);
     let limit = if source.holds_process() { config.max_hold.min(NEVER) } else { NEVER };

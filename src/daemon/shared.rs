@@ -4,7 +4,7 @@ use super::local_users::OwnProcesses;
 use super::record_builder::{Host, RecordBuilder};
 use super::shutdown::Shutdown;
 use crate::capture::{CaptureResources, CompressorPool, HealthMonitor, LargeCoreLimiter, MemoryBudget};
-use crate::config::{self, Config, LoadedConfig, THREADS_MAX};
+use crate::config::{self, CrashConfig, LoadedConfig, THREADS_MAX};
 use crate::crash::CrashId;
 use crate::policy::admission::{self, Admission, AdmissionConfig, AdmissionFacts};
 use crate::policy::storm::{StormEvent, StormPolicy};
@@ -164,7 +164,7 @@ impl Shared {
 
     /// Replays the cores that an earlier daemon kept to the limiter: a restart opens no new windows, and fills no buckets.
     fn replay(&self, recent: Vec<RecentCore>) {
-        let rules = lock(&self.loaded).config.rules;
+        let rules = lock(&self.loaded).config.crash.rules;
         let (uptime, now) = (clock::since_boot(), SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default());
         let mut limiter = lock(&self.limiter);
         for RecentCore { time_us, bug, principal } in recent {
@@ -176,9 +176,9 @@ impl Shared {
     }
 
     /// The configuration in force for a crash: its unit and its executable may have values of their own.
-    pub(super) fn config_for(&self, unit: Option<&str>, program: &str) -> Config {
+    pub(super) fn config_for(&self, unit: Option<&str>, program: &str) -> CrashConfig {
         let loaded = lock(&self.loaded);
-        loaded.overrides.apply(&loaded.config, unit, program)
+        loaded.overrides.apply(loaded.config.crash, unit, program)
     }
 
     /// The lock on a crash: one session at a time works on it, and a second offer waits for the first.
