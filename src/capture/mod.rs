@@ -53,7 +53,7 @@ pub use health::{HealthMonitor, Heartbeat};
 pub use holes::Holes;
 pub use large_core_limiter::LargeCoreLimiter;
 pub use memory_budget::MemoryBudget;
-pub use page_access::{TrustedFileSystems, kernel_internal};
+pub use page_access::{MountLists, kernel_internal};
 pub use parked::{ParkedImage, ParkedProcess};
 pub use peek::{PeekedHeaders, peek_arrived_headers, peek_headers};
 pub use plan::{CapturePlan, PlanSummary};

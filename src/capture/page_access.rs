@@ -4,11 +4,11 @@
 //! read through `/proc/PID/mem` then waits with the lock on the process' memory held, cannot be killed, and keeps the process from
 //! ending. Such pages are left out: in the core they are zeros, like all pages that cannot be read.
 
+use coreward_sys::mounts::TrustedFileSystems;
 use coreward_sys::pagemap::PAGE;
 use coreward_sys::procmap::{self, Mapping};
 use coreward_sys::sparse_io;
 use nix::errno::Errno;
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
@@ -17,6 +17,8 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// Longest `/proc/PID/maps` that is read, in bytes: that of vm.max_map_count mappings is shorter.
 const MAPS_MAX: usize = 16 << 20;
+/// Longest `/proc/PID/mountinfo` that is read, in bytes. The root is in the first lines; what the rest names is not trusted.
+const MAX_MOUNTINFO: usize = 64 << 10;
 
 /// Which pages of a mapping answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,21 +35,37 @@ pub(super) enum ReadablePages {
     Anonymous,
 }
 
-/// The file systems without a block device that the process sees and that can be trusted to answer, by the minor numbers of their
-/// devices. All others are not.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TrustedFileSystems {
-    /// Those of this machine.
-    pub local: Vec<u32>,
-    /// Those of other machines.
-    pub remote: Vec<u32>,
+/// What the process sees mounted. Read only if it has mapped a file that is not on a block device.
+#[derive(Debug, Default)]
+pub struct MountLists {
+    /// `/proc/PID/mountinfo`.
+    pub of_process: Option<File>,
+    /// That of the host, where the process has another root directory: its own leaves out what is mounted outside of that.
+    pub of_host: Option<File>,
+    /// Whether mounts that the process sees may be those of a user namespace.
+    pub in_user_namespace: bool,
+}
+
+impl MountLists {
+    /// The file systems whose files can be waited for. None without the lists.
+    fn trusted(&self) -> TrustedFileSystems {
+        let mut trusted = TrustedFileSystems::default();
+        for (list, in_user_namespace) in [(&self.of_process, self.in_user_namespace), (&self.of_host, false)] {
+            if let Some(text) = list.as_ref().and_then(|list| read_text(list, MAX_MOUNTINFO)) {
+                trusted.add(&text, in_user_namespace);
+            }
+        }
+        trusted
+    }
 }
 
 /// Tells which pages of a process answer.
 #[derive(Debug)]
 pub(super) struct PageAccess {
     maps: File,
-    trusted: TrustedFileSystems,
+    mounts: MountLists,
+    /// What the lists say, once somebody had to know.
+    trusted: OnceLock<TrustedFileSystems>,
     /// The mappings, where the kernel cannot be asked for a single one.
     parsed: OnceLock<Vec<Mapping>>,
     /// What was found out, by the first address of each mapping.
@@ -57,8 +75,8 @@ pub(super) struct PageAccess {
 impl PageAccess {
     /// For the process whose `/proc/PID/maps` this is.
     #[must_use]
-    pub(super) fn new(maps: File, trusted: TrustedFileSystems) -> Self {
-        Self { maps, trusted, parsed: OnceLock::new(), known: Mutex::default() }
+    pub(super) fn new(maps: File, mounts: MountLists) -> Self {
+        Self { maps, mounts, trusted: OnceLock::new(), parsed: OnceLock::new(), known: Mutex::default() }
     }
 
     /// The pages that answer in the mapping that has `address`, and up to where that holds.
@@ -77,7 +95,7 @@ impl PageAccess {
         let Some(mapping) = mapping else {
             return Ok(((address & !(PAGE - 1)).saturating_add(PAGE), ReadablePages::Nothing));
         };
-        let found = (mapping.range.end, self.trusted.pages_of(&mapping));
+        let found = (mapping.range.end, self.pages_of(&mapping));
         known.insert(mapping.range.start, found);
         Ok(found)
     }
@@ -93,7 +111,7 @@ impl PageAccess {
     pub(super) fn is_all_readable(&self) -> bool {
         let text = self.text().unwrap_or_default();
         let mut mappings = text.lines().filter_map(procmap::parse);
-        mappings.all(|mapping| self.trusted.pages_of(&mapping) != ReadablePages::Anonymous)
+        mappings.all(|mapping| self.pages_of(&mapping) != ReadablePages::Anonymous)
     }
 
     /// Calls `found` with each line of `/proc/PID/maps`, however many there are.
@@ -117,24 +135,11 @@ impl PageAccess {
         }
     }
 
-    /// The text of `/proc/PID/maps` from its beginning: the descriptor shares its position with the shim's, and with those of
-    /// earlier daemons.
+    /// The text of `/proc/PID/maps`.
     pub(super) fn text(&self) -> Option<String> {
-        let mut text = Vec::new();
-        let mut buffer = vec![0; 64 << 10];
-        while text.len() < MAPS_MAX {
-            match self.maps.read_at(&mut buffer, text.len() as u64) {
-                Ok(0) => break,
-                Ok(count) => text.extend_from_slice(buffer.get(..count)?),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return None,
-            }
-        }
-        Some(String::from_utf8_lossy(&text).into_owned())
+        read_text(&self.maps, MAPS_MAX).map(|text| String::from_utf8_lossy(&text).into_owned())
     }
-}
 
-impl TrustedFileSystems {
     fn pages_of(&self, mapping: &Mapping) -> ReadablePages {
         match kind_of(mapping) {
             MappingKind::Device => return ReadablePages::Nothing,
@@ -142,15 +147,34 @@ impl TrustedFileSystems {
             MappingKind::Memory => {}
         }
         let minor = &mapping.minor;
-        let is_local = || self.local.contains(minor) || kernel_internal().contains(minor);
-        if mapping.has_no_file() || mapping.major != 0 || is_local() {
+        if mapping.has_no_file() || mapping.major != 0 || kernel_internal().contains(minor) {
+            return ReadablePages::All;
+        }
+        let trusted = self.trusted.get_or_init(|| self.mounts.trusted());
+        if trusted.local.contains(minor) {
             ReadablePages::All
-        } else if self.remote.contains(minor) {
+        } else if trusted.remote.contains(minor) {
             ReadablePages::Present
         } else {
             ReadablePages::Anonymous
         }
     }
+}
+
+/// The text of a file in `/proc` from its beginning, up to `limit` bytes: the descriptor shares its position with the shim's, and with
+/// those of earlier daemons. `None` if it cannot be read.
+fn read_text(file: &File, limit: usize) -> Option<Vec<u8>> {
+    let mut text = Vec::new();
+    let mut buffer = vec![0; 64 << 10];
+    while text.len() < limit {
+        match file.read_at(&mut buffer, text.len() as u64) {
+            Ok(0) => break,
+            Ok(count) => text.extend_from_slice(buffer.get(..count)?),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return None,
+        }
+    }
+    Some(text)
 }
 
 /// The kind of a mapping, as its name tells.
@@ -195,22 +219,41 @@ mod tests {
         Mapping { range: 0..4096, major, minor, inode, offset: 0, name: String::new() }
     }
 
+    fn access(maps: &str, mountinfo: &str) -> PageAccess {
+        let file = |text: &str| {
+            let file = sparse_io::create_memfd("test").unwrap();
+            file.write_all_at(text.as_bytes(), 0).unwrap();
+            file
+        };
+        PageAccess::new(file(maps), MountLists { of_process: Some(file(mountinfo)), ..MountLists::default() })
+    }
+
     #[test]
     fn a_file_system_that_nobody_vouches_for_is_not_waited_for() {
-        let trusted = TrustedFileSystems { local: vec![500], remote: vec![501] };
-        let pages = |major, minor, inode| trusted.pages_of(&mapping(major, minor, inode));
+        let access =
+            access("", "26 25 0:500 / /run rw - tmpfs tmpfs rw\n28 25 0:501 / /home rw - nfs4 server:/export rw\n");
+        let pages = |major, minor, inode| access.pages_of(&mapping(major, minor, inode));
         assert_eq!(pages(0, 502, 9), ReadablePages::Anonymous);
         assert_eq!(pages(0, 502, 0), ReadablePages::Anonymous, "a server may number its files from 0");
         assert_eq!(pages(0, 500, 9), ReadablePages::All);
         assert_eq!(pages(0, 501, 9), ReadablePages::Present);
         assert_eq!(pages(8, 502, 9), ReadablePages::All, "a block device");
         assert_eq!(pages(0, 0, 0), ReadablePages::All, "no file");
+        let unknown = PageAccess::new(File::open("/proc/self/maps").unwrap(), MountLists::default());
+        assert_eq!(unknown.pages_of(&mapping(0, 500, 9)), ReadablePages::Anonymous, "without a list none is trusted");
+    }
+
+    #[test]
+    fn the_host_vouches_for_what_is_mounted_outside_of_the_root_directory() {
+        let list = || File::open("/proc/self/mountinfo").ok();
+        let lists = MountLists { of_process: None, of_host: list(), in_user_namespace: true };
+        assert_eq!(lists.trusted(), MountLists { of_process: list(), ..MountLists::default() }.trusted());
     }
 
     #[test]
     fn no_driver_is_asked_for_the_memory_of_its_device() {
-        let trusted = TrustedFileSystems { local: vec![6], remote: Vec::new() };
-        let pages = |name: &str| trusted.pages_of(&Mapping { name: name.to_owned(), ..mapping(0, 6, 9) });
+        let access = access("", "26 25 0:6 / / rw - tmpfs tmpfs rw\n");
+        let pages = |name: &str| access.pages_of(&Mapping { name: name.to_owned(), ..mapping(0, 6, 9) });
         for name in [
             "/dev/mem",
             "/dev/dri/card0",
@@ -245,24 +288,23 @@ mod tests {
         );
         assert_eq!(major, 0);
         let minor = u32::try_from(minor).unwrap();
-        assert_eq!(TrustedFileSystems::default().pages_of(&mapping(0, minor, 9)), ReadablePages::All);
+        assert_eq!(access("", "").pages_of(&mapping(0, minor, 9)), ReadablePages::All);
     }
 
     #[test]
     fn one_mapping_that_a_user_serves_is_enough_to_keep_the_kernel_from_it() {
         const MAPS: &str =
             "00400000-00401000 r-xp 00000000 fe:00 77 /bin/a\n7f0000000000-7f0000001000 rw-p 00000000 00:63 9 /mnt/b\n";
-        let maps = sparse_io::create_memfd("maps").unwrap();
-        maps.write_all_at(MAPS.as_bytes(), 0).unwrap();
-        let with = |trusted| PageAccess::new(maps.try_clone().unwrap(), trusted).is_all_readable();
-        assert!(!with(TrustedFileSystems::default()));
-        assert!(with(TrustedFileSystems { local: vec![0x63], remote: Vec::new() }));
-        assert!(with(TrustedFileSystems { local: Vec::new(), remote: vec![0x63] }));
+        let with = |mountinfo| access(MAPS, mountinfo).is_all_readable();
+        assert!(!with(""));
+        assert!(!with("26 25 0:99 / /mnt rw - fuse.sshfs host: rw\n"));
+        assert!(with("26 25 0:99 / /mnt rw - tmpfs tmpfs rw\n"));
+        assert!(with("26 25 0:99 / /mnt rw - nfs server:/ rw\n"));
     }
 
     #[test]
     fn the_text_tells_the_same_as_the_kernel() {
-        let access = PageAccess::new(File::open("/proc/self/maps").unwrap(), TrustedFileSystems::default());
+        let access = PageAccess::new(File::open("/proc/self/maps").unwrap(), MountLists::default());
         let here = std::ptr::from_ref(&access).addr() as u64;
         assert_eq!(access.at(here).unwrap().1, ReadablePages::All);
         assert!(access.find_in_text(here).unwrap().range.contains(&here));

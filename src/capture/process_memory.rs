@@ -2,7 +2,7 @@
 
 use super::chunk::{SourceError, buffer_len};
 use super::holes::Holes;
-use super::page_access::{PageAccess, ReadablePages, TrustedFileSystems};
+use super::page_access::{MountLists, PageAccess, ReadablePages};
 use super::plan::CapturePlan;
 use crate::elf::{self, CoreLayout};
 use crate::unwind::ReadMemory;
@@ -25,8 +25,8 @@ pub struct LiveFiles {
     pub pagemap: Option<File>,
     /// `/proc/PID/maps`. Without it no memory is treated as sparse, and only the pages that exist anyway are read.
     pub maps: Option<File>,
-    /// The file systems whose files can be waited for.
-    pub trusted: TrustedFileSystems,
+    /// They tell which files can be waited for.
+    pub mounts: MountLists,
 }
 
 /// The memory of a parked process (proc_pid_mem(5), proc_pid_pagemap(5)).
@@ -73,8 +73,8 @@ impl LiveMemory {
     /// The memory behind these files.
     #[must_use]
     pub fn new(files: LiveFiles) -> Self {
-        let LiveFiles { mem, pagemap, maps, trusted } = files;
-        let access = maps.map(|maps| PageAccess::new(maps, trusted));
+        let LiveFiles { mem, pagemap, maps, mounts } = files;
+        let access = maps.map(|maps| PageAccess::new(maps, mounts));
         Self {
             mem,
             pagemap,

@@ -63,6 +63,8 @@ impl ProcessHandles {
                 FdKind::Cmdline => self.memory.add(|files| &mut files.cmdline, fd),
                 FdKind::Maps => self.memory.add(|files| &mut files.maps, fd),
                 FdKind::Pagemap => self.memory.add(|files| &mut files.pagemap, fd),
+                FdKind::Mountinfo => self.memory.add(|files| &mut files.mountinfo, fd),
+                FdKind::HostMountinfo => self.memory.add(|files| &mut files.host_mountinfo, fd),
                 FdKind::Holes => self.memory.set_holes(fd),
                 FdKind::Head => self.prefix = Some(fd),
                 FdKind::CheckpointFile => self.checkpoint.file = Some(fd),

@@ -2,7 +2,7 @@
 
 use super::blocking::run_blocking;
 use super::shared::Shared;
-use crate::capture::{Headers, TrustedFileSystems};
+use crate::capture::Headers;
 use crate::crash::auxv;
 use crate::reader::{
     CrashedStack, Place, ProcessFiles, RawFacts, Reader, ReaderPool, ReaderScope, RemoteProcess, SavedCoreFile,
@@ -38,8 +38,8 @@ pub(super) struct ProcessMemory {
 impl ProcessMemory {
     /// The memory of the process that is offered; its files are added.
     pub(super) fn new(offer: &Offer) -> Self {
-        let (arguments, trusted) = (offer.arguments.clone(), trusted_file_systems(offer));
-        let files = ProcessFiles { arguments, trusted, ..ProcessFiles::default() };
+        let (arguments, in_user_namespace) = (offer.arguments.clone(), offer.namespaces.may_be_of_user());
+        let files = ProcessFiles { arguments, in_user_namespace, ..ProcessFiles::default() };
         Self { files, scope: Some(ReaderScope::of(offer)), ..Self::default() }
     }
 
@@ -205,16 +205,6 @@ impl ProcessMemory {
             place.add_killed(reader.pidfd());
         }
     }
-}
-
-/// The file systems of the process that the shim vouches for.
-fn trusted_file_systems(offer: &Offer) -> TrustedFileSystems {
-    let mut trusted = TrustedFileSystems::default();
-    for file_system in offer.file_systems.iter().flatten() {
-        let list = if file_system.is_remote { &mut trusted.remote } else { &mut trusted.local };
-        list.push(file_system.minor);
-    }
-    trusted
 }
 
 #[cfg(test)]

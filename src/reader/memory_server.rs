@@ -6,7 +6,7 @@ use super::image_server::ImageServer;
 use super::protocol::{Answer, ProcessFile, Request};
 use super::saved_core::SavedCore;
 use super::stack::{unwind_crashed_thread, unwind_other_threads};
-use crate::capture::{CapturePlan, Holes, LiveFiles, LiveMemory, StagingFiles, TrustedFileSystems};
+use crate::capture::{CapturePlan, Holes, LiveFiles, LiveMemory, MountLists, StagingFiles};
 use crate::elf::{self, CoreLayout, LoadSegment, MappedFile};
 use crate::unwind::ReadMemory;
 use object::elf::PF_X;
@@ -54,8 +54,8 @@ impl MemoryServer {
     pub(super) fn answer(&mut self, received: Received<Request>) -> io::Result<Option<Answer>> {
         let Received { message, bytes, fds } = received;
         let answer = match message {
-            Request::Open { files, arguments, trusted } => {
-                return self.open(&files, fds, arguments, trusted).map(|()| None);
+            Request::Open { files, arguments, in_user_namespace } => {
+                return self.open(&files, fds, arguments, in_user_namespace).map(|()| None);
             }
             // Files are opened by path no more.
             Request::OpenSaved { .. } => return Err(ErrorKind::InvalidData.into()),
@@ -140,12 +140,13 @@ impl MemoryServer {
         files: &[ProcessFile],
         fds: Vec<OwnedFd>,
         arguments: Range<u64>,
-        trusted: TrustedFileSystems,
+        in_user_namespace: bool,
     ) -> io::Result<()> {
         if files.len() != fds.len() {
             return Err(ErrorKind::InvalidData.into());
         }
         let (mut mem, mut pagemap, mut maps) = (None, None, None);
+        let mut mounts = MountLists { in_user_namespace, ..MountLists::default() };
         *self = Self { arguments, ..Self::default() };
         for (kind, fd) in files.iter().zip(fds) {
             let place = match kind {
@@ -154,10 +155,12 @@ impl MemoryServer {
                 ProcessFile::Maps => &mut maps,
                 ProcessFile::Cmdline => &mut self.cmdline,
                 ProcessFile::Auxv => &mut self.auxv,
+                ProcessFile::Mountinfo => &mut mounts.of_process,
+                ProcessFile::HostMountinfo => &mut mounts.of_host,
             };
             *place = Some(File::from(fd));
         }
-        self.memory = mem.map(|mem| Arc::new(LiveMemory::new(LiveFiles { mem, pagemap, maps, trusted })));
+        self.memory = mem.map(|mem| Arc::new(LiveMemory::new(LiveFiles { mem, pagemap, maps, mounts })));
         Ok(())
     }
 

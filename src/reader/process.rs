@@ -5,7 +5,7 @@ use super::facts::RawFacts;
 use super::protocol::{Answer, ProcessFile, Request};
 use super::saved_core::SavedCoreFile;
 use super::stack::{CrashedStack, OtherThreads, SignatureContext};
-use crate::capture::{CapturePlan, Headers, StagingFiles, TrustedFileSystems};
+use crate::capture::{CapturePlan, Headers, StagingFiles};
 use crate::elf::CoreLayout;
 use coreward_sys::{pidfd, sparse_io};
 use std::fs::File;
@@ -38,24 +38,31 @@ pub struct ProcessFiles {
     pub auxv: Option<File>,
     /// Where its arguments are in memory.
     pub arguments: Range<u64>,
-    /// The file systems that the shim vouches for.
-    pub trusted: TrustedFileSystems,
+    /// `/proc/PID/mountinfo`.
+    pub mountinfo: Option<File>,
+    /// That of the host, where the process has another root directory.
+    pub host_mountinfo: Option<File>,
+    /// Whether mounts that the process sees may be those of a user namespace.
+    pub in_user_namespace: bool,
 }
 
 impl ProcessFiles {
     /// Adds the request that has a reader read this process from now on.
     fn add_to<'a>(&'a self, outgoing: &mut Outgoing<'a>) -> io::Result<()> {
-        let Self { mem, pagemap, maps, cmdline, auxv, arguments, trusted } = self;
+        let Self { mem, pagemap, maps, cmdline, auxv, arguments, mountinfo, host_mountinfo, in_user_namespace } = self;
         let all = [
             (ProcessFile::Mem, mem),
             (ProcessFile::Pagemap, pagemap),
             (ProcessFile::Maps, maps),
             (ProcessFile::Cmdline, cmdline),
             (ProcessFile::Auxv, auxv),
+            (ProcessFile::Mountinfo, mountinfo),
+            (ProcessFile::HostMountinfo, host_mountinfo),
         ];
         let present = all.iter().filter_map(|(kind, file)| Some((*kind, file.as_ref()?.as_fd())));
         let (files, fds): (Vec<ProcessFile>, Vec<BorrowedFd<'_>>) = present.unzip();
-        outgoing.add(&Request::Open { files, arguments: arguments.clone(), trusted: trusted.clone() }, &[], &fds)
+        let (arguments, in_user_namespace) = (arguments.clone(), *in_user_namespace);
+        outgoing.add(&Request::Open { files, arguments, in_user_namespace }, &[], &fds)
     }
 }
 

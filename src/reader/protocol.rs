@@ -2,7 +2,7 @@
 
 use super::saved_core::FirstPage;
 use super::stack::{CrashedStack, OtherThreads, SignatureContext};
-use crate::capture::{MissingPages, PlanSummary, SourceError, StoredChunk, TrustedFileSystems};
+use crate::capture::{MissingPages, PlanSummary, SourceError, StoredChunk};
 use crate::crash::ArgumentList;
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -16,6 +16,8 @@ pub(super) enum ProcessFile {
     Maps,
     Cmdline,
     Auxv,
+    Mountinfo,
+    HostMountinfo,
 }
 
 /// What a reader reads. The byte with which it is asked for.
@@ -38,7 +40,7 @@ impl Purpose {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Request {
     /// The process to read from now on, with its files. No answer.
-    Open { files: Vec<ProcessFile>, arguments: Range<u64>, trusted: TrustedFileSystems },
+    Open { files: Vec<ProcessFile>, arguments: Range<u64>, in_user_namespace: bool },
     /// The first request to a reader of a saved core, with its file. The core begins at byte `at`. No answer.
     OpenSaved { at: u64, first_pages: Vec<FirstPage> },
     /// Answered with [`Answer::Facts`].

@@ -2,6 +2,7 @@
 //! ([`coreward_wire::Details`]).
 
 use super::holes;
+use super::mounts;
 use super::proc_dir::{ProcDir, read_text_at};
 use super::warning::ShimWarning;
 use coreward_sys::openat::{self, read_link_at};
@@ -25,7 +26,8 @@ pub(super) fn reply(dir: &ProcDir, offer: &mut Offer, with_holes: bool) -> (Repl
     let mut warnings = read_into(offer, dir);
     let mut found = Vec::new();
     if with_holes {
-        match holes::find(dir, offer.file_systems.as_deref().unwrap_or_default()) {
+        let local = mounts::local_minors(dir, offer, &mut warnings);
+        match holes::find(dir, &local) {
             Ok(holes) => found.push(holes),
             Err(errno) => warnings.push(ShimWarning::Read { what: "map_files", errno }),
         }

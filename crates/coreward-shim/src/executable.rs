@@ -5,8 +5,8 @@
 //! is first opened with `O_PATH`, of which FUSE learns nothing (open(2)), and only then for reading, if the mount that it is on
 //! depends on no server.
 
+use super::mounts::{MAX_MOUNTINFO, OF_HOST};
 use super::proc_dir::{ProcDir, read_beginning_at};
-use super::process::MAX_MOUNTINFO;
 use super::warning::{ShimWarning, errno_of};
 use coreward_sys::mounts::{self, Mounts};
 use nix::fcntl::{AT_FDCWD, OFlag, open, openat};
@@ -42,8 +42,7 @@ fn on_local<T: Send + 'static>(
 ) -> Result<T, ShimWarning> {
     let accessed = dir.in_thread(limit, move |dir| {
         // What is mounted outside of the process' root directory is in the second list only, which is read if the first does not do.
-        let lists =
-            [(dir.as_fd(), "mountinfo", in_user_namespace), (AT_FDCWD, "/proc/self/mountinfo", false)].into_iter();
+        let lists = [(dir.as_fd(), "mountinfo", in_user_namespace), (AT_FDCWD, OF_HOST, false)].into_iter();
         let lists = lists.map(|(dir, name, of_user)| (read_beginning_at(dir, name, MAX_MOUNTINFO).0, of_user));
         access_if_local(dir, lists, access)
     });

@@ -11,7 +11,6 @@ use super::warning::errno_of;
 use coreward_sys::openat::{self, read_link_at};
 use coreward_sys::procmap::{self, Mapping};
 use coreward_sys::sparse_io;
-use coreward_wire::VirtualFileSystem;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -34,8 +33,9 @@ const MAX_HOLES: usize = 1 << 18;
 const MAX_MAPS: u64 = 16 << 20;
 
 /// The holes of the process as a file: pairs of addresses, first and last but one, as little-endian 64-bit numbers in order.
-pub(super) fn find(dir: &ProcDir, local: &[VirtualFileSystem]) -> nix::Result<OwnedFd> {
-    let local = local.iter().filter(|file_system| !file_system.is_remote).map(|file_system| (0, file_system.minor));
+/// `local` is as from [`super::mounts::local_minors`].
+pub(super) fn find(dir: &ProcDir, local: &[u32]) -> nix::Result<OwnedFd> {
+    let local = local.iter().map(|minor| (0, *minor));
     let trusted: BTreeSet<(u32, u32)> = local.chain(sparse_io::memfd_devices()).collect();
     let thread = dir.thread_with_memory();
     let holes = dir.in_thread(TIMEOUT, move |dir| {

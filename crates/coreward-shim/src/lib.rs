@@ -12,7 +12,7 @@
 //! |---|---|---|
 //! | `stat`, `status`, `cgroup`, `task/TID/comm`; links `exe`, `root`, `ns/*` | reads | identify the crash; kernel data, a read cannot block |
 //! | `limits`, `maps`, `mountinfo` (the beginnings); links `cwd`, `fd/*`; the parent's `cmdline` | reads on request, and before it saves to the spool | texts of the record |
-//! | `mem`, `auxv`, `cmdline`, `maps`, `pagemap` | opens and passes on with every offer | reading process memory may block on a dead mount |
+//! | `mem`, `auxv`, `cmdline`, `maps`, `pagemap`, `mountinfo` | opens and passes on with every offer | reading process memory may block on a dead mount |
 //! | `exe` | opens on request and passes on, unless a user or another machine serves it | its build ID, where memory has none |
 //! | `map_files/*` | asks files of `/dev/zero` and in memory for their holes, on request | to read a hole would allocate it |
 //! | the core pipe | passes on; copies its bytes without parsing them | headers that fit into no pipe, and the spool |

@@ -1,53 +1,39 @@
-//! The file systems that the crashed process sees, as far as reading a page of their files depends on nobody's good will.
+//! The file systems that the crashed process sees.
 
-use coreward_sys::mounts::Mounts;
-use coreward_wire::VirtualFileSystem;
+use super::proc_dir::{ProcDir, read_beginning_at};
+use super::warning::{ShimWarning, errno_of};
+use coreward_sys::mounts::TrustedFileSystems;
+use coreward_wire::{FdKind, Offer};
+use nix::fcntl::AT_FDCWD;
+use std::fs::File;
+use std::os::fd::OwnedFd;
 
-/// File systems whose files another machine has.
-const REMOTE: [&str; 13] =
-    ["9p", "afs", "beegfs", "ceph", "cifs", "coda", "gpfs", "lustre", "nfs", "nfs4", "orangefs", "smb3", "vboxsf"];
+/// Bytes of `mountinfo` that are read. The root is in the first lines; what the rest of a longer table names is not trusted.
+pub(super) const MAX_MOUNTINFO: usize = 64 << 10;
+/// The host's.
+pub(super) const OF_HOST: &str = "/proc/self/mountinfo";
 
-/// Adds the trusted file systems in `mountinfo` to `found`: those of this machine and of others, and none that a user serves.
-/// `in_user_namespace` is as in [`Mounts::new`].
-pub(super) fn add_trusted(found: &mut Vec<VirtualFileSystem>, mountinfo: &[u8], in_user_namespace: bool) {
-    let mounts = Mounts::new(mountinfo, in_user_namespace);
-    for mount in mounts.iter() {
-        let Some(minor) = mount.minor else { continue };
-        let is_remote = REMOTE.contains(&mount.kind);
-        if (is_remote || mounts.is_local(&mount)) && found.iter().all(|known| known.minor != minor) {
-            found.push(VirtualFileSystem { minor, is_remote });
+/// The host's list for the offer of a process that has another root directory: the process' own leaves out what is mounted outside of
+/// that, even the file system that it is on.
+pub(super) fn open_of_host(offer: &Offer, warnings: &mut Vec<ShimWarning>) -> Option<(FdKind, OwnedFd)> {
+    if offer.root == b"/" {
+        return None;
+    }
+    match File::open(OF_HOST) {
+        Ok(file) => Some((FdKind::HostMountinfo, file.into())),
+        Err(error) => {
+            warnings.push(ShimWarning::Open { what: "the host's mountinfo", errno: errno_of(&error) });
+            None
         }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MOUNTS: &str = "\
-25 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw\n\
-26 25 0:24 / /run rw,nosuid - tmpfs tmpfs rw\n\
-27 25 0:44 / /var/lib/containers/x rw master:1 propagate_from:2 - overlay overlay rw,lowerdir=/a:/b\n\
-28 25 0:45 /export /home/a\\040b\\040-\\040tmpfs rw - nfs4 server:/export rw\n\
-29 25 0:46 / /home/user/mnt rw - fuse.sshfs host: rw\n\
-30 25 0:47 / /sys rw - sysfs sysfs rw\n\
-31 25 0:24 /x /x rw - tmpfs tmpfs rw\n";
-
-    fn minors(text: &str, in_user_namespace: bool) -> Vec<(u32, bool)> {
-        let mut found = Vec::new();
-        add_trusted(&mut found, text.as_bytes(), in_user_namespace);
-        found.iter().map(|found| (found.minor, found.is_remote)).collect()
+/// The minor numbers of the file systems without a block device whose files are this machine's.
+pub(super) fn local_minors(dir: &ProcDir, offer: &Offer, warnings: &mut Vec<ShimWarning>) -> Vec<u32> {
+    let mut trusted = TrustedFileSystems::default();
+    trusted.add(&dir.read_beginning("mountinfo", MAX_MOUNTINFO, warnings), offer.namespaces.may_be_of_user());
+    if offer.root != b"/" {
+        trusted.add(&read_beginning_at(AT_FDCWD, OF_HOST, MAX_MOUNTINFO).0, false);
     }
-
-    #[test]
-    fn what_a_user_serves_is_not_trusted() {
-        assert_eq!(minors(MOUNTS, false), [(24, false), (44, false), (45, true)]);
-    }
-
-    #[test]
-    fn an_overlay_is_only_trusted_if_no_user_can_have_put_it_over_fuse() {
-        assert_eq!(minors(MOUNTS, true), [(24, false), (45, true)]);
-        let without_fuse = MOUNTS.replace("fuse.sshfs", "proc");
-        assert!(minors(&without_fuse, true).contains(&(44, false)));
-    }
+    trusted.local
 }

@@ -67,8 +67,8 @@ impl ProcDir {
         files: &[(FdKind, &'static str)],
         warnings: &mut Vec<ShimWarning>,
     ) -> Vec<(FdKind, OwnedFd)> {
-        // One more for the pidfd, which the caller adds.
-        let mut fds = Vec::with_capacity(files.len() + 1);
+        // The caller adds a pidfd, and may add one more.
+        let mut fds = Vec::with_capacity(files.len() + 2);
         for (kind, name) in files {
             match open_at(self.as_fd(), name) {
                 Ok(fd) => fds.push((*kind, fd)),

@@ -3,7 +3,7 @@
 
 use super::executable;
 use super::mounts;
-use super::proc_dir::{ProcDir, read_beginning_at, read_text_at};
+use super::proc_dir::{ProcDir, read_text_at};
 use super::status::ThreadStatus;
 use super::warning::{ShimWarning, errno_of};
 use coreward_sys::openat::read_link_at;
@@ -17,19 +17,16 @@ use std::io::{self, Seek};
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 
-/// The files that every offer passes on. Reading them may block, so only the daemon reads them. With `maps` and `pagemap` it
-/// tells which memory answers before it reads any.
-const OFFERED: [(FdKind, &str); 5] = [
+/// The files that every offer passes on. Reading most of them may block, so only the daemon's readers read them. With `maps`, `pagemap`
+/// and `mountinfo` they tell which memory answers before they read any.
+const OFFERED: [(FdKind, &str); 6] = [
     (FdKind::Mem, "mem"),
     (FdKind::Auxv, "auxv"),
     (FdKind::Cmdline, "cmdline"),
     (FdKind::Maps, "maps"),
     (FdKind::Pagemap, "pagemap"),
+    (FdKind::Mountinfo, "mountinfo"),
 ];
-/// Bytes of `/proc/PID/mountinfo` that are read. The root is in the first lines; what the rest of a longer table names is not
-/// trusted.
-pub(super) const MAX_MOUNTINFO: usize = 64 << 10;
-
 /// Bytes of `/proc/PID/cgroup` that are read: more than a path of the longest length in each hierarchy of version 1, of which the
 /// kernel lists the one that matters last.
 const MAX_CGROUP: usize = 128 << 10;
@@ -77,6 +74,7 @@ impl CrashedProcess {
         let (mut completed, mut warnings) = (offer.clone(), Vec::new());
         let mut fds = dir.open_files(&OFFERED, &mut warnings);
         read_identity(&mut completed, &dir, &mut warnings);
+        fds.extend(mounts::open_of_host(&completed, &mut warnings));
         let threads = read_threads(&dir, offer);
         // Only now: everything was opened below one directory, which never changes its process, but was opened by number.
         if !pidfd::is_alive(pidfd.as_fd()) {
@@ -153,16 +151,6 @@ fn read_identity(offer: &mut Offer, dir: &ProcDir, warnings: &mut Vec<ShimWarnin
     offer.root = dir.read_link("root", warnings);
     offer.namespaces = compare_namespaces(dir);
     offer.exe_deleted = is_exe_deleted(offer, dir, warnings);
-    let mountinfo = dir.read_beginning("mountinfo", MAX_MOUNTINFO, warnings);
-    let in_user_namespace = sees_user_namespace(offer);
-    let mut trusted = Vec::new();
-    mounts::add_trusted(&mut trusted, &mountinfo, in_user_namespace);
-    if offer.root != b"/" {
-        // The text leaves out what is mounted outside of the process' root directory, even the file system that this is on.
-        let (of_host, _) = read_beginning_at(AT_FDCWD, "/proc/self/mountinfo", MAX_MOUNTINFO);
-        mounts::add_trusted(&mut trusted, &of_host, false);
-    }
-    offer.file_systems = Some(trusted);
 }
 
 /// The name of the thread that crashed. That of the main thread is the process'.
@@ -231,18 +219,13 @@ fn is_exe_deleted(offer: &Offer, dir: &ProcDir, warnings: &mut Vec<ShimWarning>)
     if !offer.exe.ends_with(b" (deleted)") {
         return (!offer.exe.is_empty()).then_some(false);
     }
-    match executable::has_no_name(dir, sees_user_namespace(offer)) {
+    match executable::has_no_name(dir, offer.namespaces.may_be_of_user()) {
         Ok(deleted) => Some(deleted),
         Err(warning) => {
             warnings.push(warning);
             None
         }
     }
-}
-
-/// Whether mounts that the process sees may be those of a user namespace.
-pub(super) fn sees_user_namespace(offer: &Offer) -> bool {
-    offer.namespaces.user || offer.namespaces.unknown
 }
 
 /// `/proc/PID/loginuid` (proc_pid_loginuid(5)). A kernel without audit has no such file.

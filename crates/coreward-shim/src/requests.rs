@@ -3,7 +3,6 @@
 use super::crash::Crash;
 use super::details;
 use super::executable;
-use super::process::sees_user_namespace;
 use super::warning::ShimWarning;
 use coreward_sys::pipe;
 use coreward_wire::{FdKind, Reply, Request};
@@ -75,7 +74,7 @@ fn duplicate(fd: Option<&OwnedFd>) -> nix::Result<OwnedFd> {
 /// Opens the executable. If the daemon cannot have it, the next offer and the spool say why.
 fn open_exe(crash: &mut Crash) -> nix::Result<OwnedFd> {
     let dir = crash.process.dir.as_ref().ok_or(Errno::ESRCH)?;
-    executable::open_to_read(dir, sees_user_namespace(&crash.offer)).map_err(|warning| {
+    executable::open_to_read(dir, crash.offer.namespaces.may_be_of_user()).map_err(|warning| {
         let errno = if let ShimWarning::Open { errno, .. } = warning { errno } else { Errno::EREMOTE };
         if !crash.warnings.contains(&warning) {
             crash.warnings.push(warning);

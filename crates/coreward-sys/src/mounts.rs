@@ -22,6 +22,10 @@ const LOCAL: [&str; 13] = [
     "zfs",
 ];
 
+/// File systems whose files another machine has.
+const REMOTE: [&str; 13] =
+    ["9p", "afs", "beegfs", "ceph", "cifs", "coda", "gpfs", "lustre", "nfs", "nfs4", "orangefs", "smb3", "vboxsf"];
+
 /// The mounts in a text.
 #[derive(Clone, Copy, Debug)]
 pub struct Mounts<'a> {
@@ -88,6 +92,33 @@ impl<'a> Mount<'a> {
     }
 }
 
+/// The file systems without a block device that a process sees and that can be trusted to answer, by the minor numbers of their
+/// devices. All others are not.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TrustedFileSystems {
+    /// Those of this machine.
+    pub local: Vec<u32>,
+    /// Those of other machines.
+    pub remote: Vec<u32>,
+}
+
+impl TrustedFileSystems {
+    /// Adds those in `mountinfo`: of this machine and of others, and none that a user serves. `in_user_namespace` is as in
+    /// [`Mounts::new`].
+    pub fn add(&mut self, mountinfo: &[u8], in_user_namespace: bool) {
+        let mounts = Mounts::new(mountinfo, in_user_namespace);
+        for mount in mounts.iter() {
+            let is_remote = REMOTE.contains(&mount.kind);
+            let list = if is_remote { &mut self.remote } else { &mut self.local };
+            if let Some(minor) = mount.minor.filter(|minor| !list.contains(minor))
+                && (is_remote || mounts.is_local(&mount))
+            {
+                list.push(minor);
+            }
+        }
+    }
+}
+
 /// The mount that an open file is on (proc_pid_fdinfo(5)): the kernel knows it without asking the file system, and as long as the file
 /// is open, no other mount gets the number.
 ///
@@ -129,6 +160,18 @@ mod tests {
         assert_eq!(local(MOUNTS, true), [25, 26, 31], "an overlay may be over the user's own file system");
         let without_fuse = MOUNTS.replace("fuse", "proc");
         assert_eq!(local(&without_fuse, true), [25, 26, 27, 31, 32]);
+    }
+
+    #[test]
+    fn what_a_user_serves_is_not_trusted() {
+        let trusted = |text: &str, in_user_namespace| {
+            let mut trusted = TrustedFileSystems::default();
+            trusted.add(text.as_bytes(), in_user_namespace);
+            (trusted.local, trusted.remote)
+        };
+        assert_eq!(trusted(MOUNTS, false), (vec![24, 44], vec![45]));
+        assert_eq!(trusted(MOUNTS, true), (vec![24], vec![45]));
+        assert_eq!(trusted(&MOUNTS.replace("fuse", "proc"), true), (vec![24, 44], vec![45]));
     }
 
     #[test]

@@ -42,7 +42,7 @@ pub use credentials::Credentials;
 pub use daemon_message::{DaemonMessage, Reply, Request, released_message};
 pub use details::{Details, MAX_OPEN_FDS, MAX_TABLE};
 pub use header::{HEADER_LEN, Header, Kind, take_message};
-pub use offer::{FdKind, MAX_TEXT, Namespaces, Offer, PidPin, VirtualFileSystem};
+pub use offer::{FdKind, MAX_TEXT, Namespaces, Offer, PidPin};
 pub use wire_error::WireError;
 
 /// Version of the protocol. It is raised when a field changes its meaning; a new field needs no new version.

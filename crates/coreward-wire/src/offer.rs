@@ -36,16 +36,35 @@ pub enum FdKind {
     /// Addresses of mapped pages that have never held anything, though the page table does not tell: pairs of the first one and the first
     /// one after it, little-endian, in order ([`super::Request::Details`]).
     Holes = 12,
+    /// `/proc/PID/mountinfo`: tells which mapped files can be waited for.
+    Mountinfo = 13,
+    /// The same of the host, where the process has another root directory: its own leaves out what is mounted outside of that, even the file
+    /// system that it is on.
+    HostMountinfo = 14,
 }
 
 impl FdKind {
     fn from_number(number: u8) -> Option<Self> {
         use FdKind::{
-            Auxv, CheckpointFile, CheckpointMemory, CheckpointSpill, Cmdline, Head, Holes, Maps, Mem, Pagemap, Pidfd,
+            Auxv, CheckpointFile, CheckpointMemory, CheckpointSpill, Cmdline, Head, Holes, HostMountinfo, Maps, Mem,
+            Mountinfo, Pagemap, Pidfd,
         };
-        [Pidfd, Mem, Maps, Pagemap, Auxv, Cmdline, Head, CheckpointFile, CheckpointMemory, CheckpointSpill, Holes]
-            .into_iter()
-            .find(|kind| *kind as u8 == number)
+        const ALL: [FdKind; 13] = [
+            Pidfd,
+            Mem,
+            Maps,
+            Pagemap,
+            Auxv,
+            Cmdline,
+            Head,
+            CheckpointFile,
+            CheckpointMemory,
+            CheckpointSpill,
+            Holes,
+            Mountinfo,
+            HostMountinfo,
+        ];
+        ALL.into_iter().find(|kind| *kind as u8 == number)
     }
 
     /// Encodes these kinds as the value of a field, one byte per kind.
@@ -77,6 +96,12 @@ pub struct Namespaces {
 }
 
 impl Namespaces {
+    /// Whether mounts that the process sees may be those of a user namespace.
+    #[must_use]
+    pub fn may_be_of_user(self) -> bool {
+        self.user || self.unknown
+    }
+
     fn bits(self) -> u64 {
         u64::from(self.pid) | u64::from(self.user) << 1 | u64::from(self.mount) << 2 | u64::from(self.unknown) << 3
     }
@@ -106,42 +131,6 @@ impl PidPin {
     /// `None` for a number of a later version.
     fn from_number(number: u32) -> Option<Self> {
         [Self::ByKernel, Self::ByShim].into_iter().find(|pin| pin.number() == number)
-    }
-}
-
-/// A file system without a block device of its own, in the mount namespace of the process: how it answers when a page of one of
-/// its files is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct VirtualFileSystem {
-    /// Minor number of its device; the major number is 0.
-    pub minor: u32,
-    /// Another machine has the files, which may not answer. Otherwise they are this machine's own.
-    pub is_remote: bool,
-}
-
-/// File systems that an offer lists at most. Further ones are treated like those that are not to be trusted.
-const MAX_FILE_SYSTEMS: usize = 512;
-
-impl VirtualFileSystem {
-    const LEN: usize = 5;
-
-    fn to_bytes(file_systems: &[Self]) -> Vec<u8> {
-        let listed = file_systems.iter().take(MAX_FILE_SYSTEMS);
-        listed
-            .flat_map(|Self { minor, is_remote }| minor.to_le_bytes().into_iter().chain([u8::from(*is_remote)]))
-            .collect()
-    }
-
-    fn from_field(field: &Field<'_>) -> Result<Vec<Self>, WireError> {
-        let (entries, rest) = field.value.as_chunks::<{ Self::LEN }>();
-        if !rest.is_empty() || entries.len() > MAX_FILE_SYSTEMS {
-            return Err(field.invalid());
-        }
-        let entries = entries.iter().map(|[a, b, c, d, is_remote]| Self {
-            minor: u32::from_le_bytes([*a, *b, *c, *d]),
-            is_remote: *is_remote != 0,
-        });
-        Ok(entries.collect())
     }
 }
 
@@ -204,9 +193,6 @@ pub struct Offer {
     /// Where the command line and the environment are in memory (fields 48 to 51 of `/proc/PID/stat`): what the kernel reads for
     /// `/proc/PID/cmdline`. Empty if unknown.
     pub arguments: Range<u64>,
-    /// The file systems of the process' mount namespace (`/proc/PID/mountinfo`) on which reading a page does not depend on a
-    /// program of some user. `None` from a shim that does not tell.
-    pub file_systems: Option<Vec<VirtualFileSystem>>,
     /// The shim's warnings: what could not be read or opened, and why.
     pub warnings: Vec<String>,
     /// Texts that the shim reads only on request ([`super::Request::Details`]), or when it saves the crash in the spool.
@@ -244,7 +230,6 @@ const NAMESPACES: u16 = 24;
 const CHECKPOINT: u16 = 26;
 const ARGUMENTS_BEGIN: u16 = 50;
 const ARGUMENTS_END: u16 = 51;
-const FILE_SYSTEMS: u16 = 52;
 const CREDENTIALS: u16 = 30;
 const LOGIN_UID: u16 = 40;
 const EXE_DELETED: u16 = 60;
@@ -276,9 +261,6 @@ impl Offer {
             .number(NAMESPACES, self.namespaces.bits())
             .number(ARGUMENTS_BEGIN, self.arguments.start)
             .number(ARGUMENTS_END, self.arguments.end);
-        if let Some(file_systems) = &self.file_systems {
-            writer = writer.bytes(FILE_SYSTEMS, &VirtualFileSystem::to_bytes(file_systems));
-        }
         let texts = [
             (HOSTNAME, &self.hostname),
             (COMM, &self.comm),
@@ -337,7 +319,6 @@ impl Offer {
                 NAMESPACES => offer.namespaces = Namespaces::from_bits(field.number()?),
                 ARGUMENTS_BEGIN => offer.arguments.start = field.number()?,
                 ARGUMENTS_END => offer.arguments.end = field.number()?,
-                FILE_SYSTEMS => offer.file_systems = Some(VirtualFileSystem::from_field(&field)?),
                 CREDENTIALS if offer.credentials.len() < MAX_THREADS => {
                     offer.credentials.push(Credentials::from_field(&field)?);
                 }
