@@ -1,7 +1,7 @@
 //! A stored core equals the core that the kernel writes, byte for byte. The test bed stores both for the same crash.
 
 use crate::testbed::{MemoryCgroup, RunToEnd, TestBed, assert_same_core, program};
-use coreward::crash::Record;
+use coreward::crash::{Record, Truncation};
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -155,6 +155,25 @@ fn read_without_allocating(who: &str) {
     // Page tables come on top, and what the C library needs.
     println!("the cgroup of the process used {} MiB, of which it had touched {}", group.peak() >> 20, TOUCHED >> 20);
     assert!(group.peak() < 3 * TOUCHED, "{} MiB", group.peak() >> 20);
+}
+
+/// A process that dies while it is copied is let go at once: what reads it keeps its memory, and allocates more at the expense of its
+/// cgroup.
+#[test]
+fn a_process_that_is_killed_for_its_memory_costs_its_cgroup_no_other() {
+    let bed = TestBed::new();
+    let _daemon = bed.daemon();
+    let group = MemoryCgroup::new(&bed, 160 << 20);
+    let mut sibling = group.command("sleep".as_ref(), &["600"]).quiet().spawn().unwrap();
+    let status = group.command(&program("shapes"), &["crowded"]).run_to_end();
+    assert!(status.signal().is_some(), "{status}");
+    let record = bed.wait_for(1).remove(0).record;
+    let (kills, sibling_ended) = (group.kills(), sibling.try_wait().unwrap());
+    sibling.kill().unwrap();
+    sibling.wait().unwrap();
+    assert_eq!((sibling_ended, kills), (None, 1), "{:?}", record.core);
+    assert_eq!(record.core.truncated, Some(Truncation::EndedEarly), "{:?}", record.core);
+    assert!(!record.stack.is_empty());
 }
 
 #[test]

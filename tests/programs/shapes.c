@@ -1,7 +1,8 @@
 /* Makes mappings of every kind and crashes. Arguments: "plain", "sparse GIBIBYTES", "kinds FILE", "huge", "holes FILE MEBIBYTES [ended]": of
    each kind of memory that may have holes this much, of which one MiB is touched, and another thread crashes when the main thread has
    ended; "names DIRECTORY": so many mappings of a file with a
-   long name that the kernel lists none; or "poisoned": a page that is there and cannot be read. */
+   long name that the kernel lists none; "poisoned": a page that is there and cannot be read; or "crowded": more holes than are listed, and
+   behind them 4 GiB of shared memory that nobody has touched. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <pthread.h>
@@ -157,6 +158,15 @@ static void poisoned(void) {
     fill(memory, 0, 4096);
 }
 
+static void crowded(void) {
+    int rw = PROT_READ | PROT_WRITE, empty = memfd_create("empty", 0), full = memfd_create("crowded", 0);
+    if (ftruncate(empty, 4096 * MIB) != 0 || ftruncate(full, 64 * MIB) != 0) exit(2);
+    /* The kernel places each mapping below the one before. */
+    map(4096 * MIB, rw, MAP_SHARED | MAP_NORESERVE, empty);
+    touch(map(64 * MIB, rw, MAP_SHARED, full), 64 * MIB, 8192, 4096);
+    for (int i = 0; i < 39; i++) map(64 * MIB, rw, MAP_SHARED, full);
+}
+
 int main(int argc, char **argv) {
     const char *shape = argc > 1 ? argv[1] : "plain";
     if (!strcmp(shape, "sparse")) {
@@ -176,6 +186,8 @@ int main(int argc, char **argv) {
         names(argv[2]);
     } else if (!strcmp(shape, "poisoned")) {
         poisoned();
+    } else if (!strcmp(shape, "crowded")) {
+        crowded();
     } else if (!strcmp(shape, "holes")) {
         size_t length = strtoull(argv[3], 0, 10) * MIB;
         char *sparse;
