@@ -25,7 +25,11 @@ impl DeathWatch {
         let runtime = Handle::try_current().map_err(io::Error::other)?;
         let _entered = runtime.enter();
         // It is readable when the process has ended (pidfd_open(2)).
-        let process = AsyncFd::try_with_interest(process, Interest::READABLE).map_err(io::Error::from)?;
+        #[expect(
+            deprecated,
+            reason = "what follows it is unsafe for types that change their descriptor, which an OwnedFd does not"
+        )]
+        let process = AsyncFd::with_interest(process, Interest::READABLE)?;
         let watch = async move {
             if process.readable().await.is_ok() {
                 let _ = pidfd::kill(reader.as_fd());

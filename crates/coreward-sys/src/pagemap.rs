@@ -84,22 +84,34 @@ pub fn for_each_run(
     pagemap: &File,
     range: Range<u64>,
     kind: PageKind,
-    mut on_run: impl FnMut(Range<u64>),
+    on_run: impl FnMut(Range<u64>),
 ) -> io::Result<()> {
+    scan(pagemap, range, kind, on_run)?;
+    // The ioctl reports neither pages nor an error for a process whose memory is gone.
+    check_memory(pagemap)
+}
+
+/// As [`for_each_run`], for whoever looks at many ranges and calls [`check_memory`] in the end.
+///
+/// # Errors
+/// The error of ioctl(2) or pread(2).
+pub fn scan(pagemap: &File, range: Range<u64>, kind: PageKind, mut on_run: impl FnMut(Range<u64>)) -> io::Result<()> {
     match scan_by_ioctl(pagemap, range.clone(), kind, &mut on_run) {
         // A kernel without the ioctl. `on_run` was not called yet.
         Err(error) if error.raw_os_error() == Some(Errno::ENOTTY as i32) => {
             scan_entries(pagemap, range, kind, &mut on_run)
         }
-        // The ioctl reports neither pages nor an error for a process whose memory is gone.
-        other => other.and_then(|()| check_memory(pagemap, range.start)),
+        scanned => scanned,
     }
 }
 
-/// Reads one entry of the page map, which returns nothing once the memory of the process is torn down. Every page that was
-/// missing before that never existed.
-fn check_memory(pagemap: &File, address: u64) -> io::Result<()> {
-    match pagemap.read_at(&mut [0; 8], address / PAGE * 8)? {
+/// Checks that the process still has its memory. If so, every page that was missing before that never existed.
+///
+/// # Errors
+/// `UnexpectedEof`: it has none any more. Otherwise the error of pread(2).
+pub fn check_memory(pagemap: &File) -> io::Result<()> {
+    // Of torn down memory there are no entries.
+    match pagemap.read_at(&mut [0; 8], 0)? {
         8 => Ok(()),
         _ => Err(io::ErrorKind::UnexpectedEof.into()),
     }
