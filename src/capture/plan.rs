@@ -49,6 +49,8 @@ pub struct CapturePlan {
     pub present_bytes: u64,
     /// Ranges of the core to copy first, in this order. Whole pages, and none twice.
     pub priority: Vec<Range<u64>>,
+    /// Only the kernel can read all of the memory.
+    pub needs_pipe: bool,
 }
 
 /// Which of the pages that are not in the page table are zeros.
@@ -65,6 +67,7 @@ struct AbsentPages {
 pub struct PlanSummary {
     present_bytes: u64,
     priority: Vec<Range<u64>>,
+    needs_pipe: bool,
 }
 
 impl CapturePlan {
@@ -119,26 +122,26 @@ impl CapturePlan {
         }
         drop(slices);
         let DataMap { chunks: chunks_with_data, bytes: present_bytes } = data;
-        Ok(Self { layout, absent, present, chunks_with_data, present_bytes, priority })
+        Ok(Self { layout, absent, present, chunks_with_data, present_bytes, priority, needs_pipe: false })
     }
 
     /// What of the plan the daemon needs.
     #[must_use]
     pub fn summary(&self) -> PlanSummary {
-        PlanSummary { present_bytes: self.present_bytes, priority: self.priority.clone() }
+        PlanSummary { present_bytes: self.present_bytes, priority: self.priority.clone(), needs_pipe: self.needs_pipe }
     }
 
     /// The plan of this layout that `summary` is of. All of the core may have data as far as it tells. `None`: it is of another
     /// layout.
     #[must_use]
     pub fn from_summary(layout: Arc<CoreLayout>, summary: PlanSummary) -> Option<Self> {
-        let PlanSummary { present_bytes, priority } = summary;
+        let PlanSummary { present_bytes, priority, needs_pipe } = summary;
         let in_order = |range: &Range<u64>| range.start < range.end && range.end <= layout.total_len;
         if !priority.iter().all(in_order) || total_len(&priority) > PRIORITY_MAX {
             return None;
         }
         let absent = AbsentPages { sparse: vec![false; layout.loads.len()], holes: Holes::default() };
-        Some(Self { layout, absent, present: None, chunks_with_data: Vec::new(), present_bytes, priority })
+        Some(Self { layout, absent, present: None, chunks_with_data: Vec::new(), present_bytes, priority, needs_pipe })
     }
 
     /// Bytes of all priority ranges.

@@ -3,11 +3,12 @@
 use super::chunk::{SourceError, buffer_len};
 use super::holes::Holes;
 use super::page_access::{KnownMapping, PageAccess, ReadablePages, TrustedFileSystems};
-use super::plan::CapturePlan;
+use super::plan::{CapturePlan, MappingSlice};
 use crate::elf::{self, CoreLayout};
 use crate::unwind::ReadMemory;
 use coreward_sys::pagemap::{self, PAGE, PageKind};
 use nix::errno::Errno;
+use object::elf::PF_R;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
@@ -48,7 +49,7 @@ pub struct LiveMemory {
 pub struct MissingPages {
     /// Those for which nobody may ever answer (decision 42).
     pub unanswered: bool,
-    /// Those that the kernel refused to read: it reads memory that the process itself may not read only if `proc_mem.force_override=`
+    /// Those that the kernel refused to read, and that did not come from the pipe either: it reads memory that the process itself may not read only if `proc_mem.force_override=`
     /// lets it (Documentation/admin-guide/kernel-parameters.txt), and none that is damaged.
     pub refused: bool,
 }
@@ -87,9 +88,35 @@ impl LiveMemory {
         });
         let is_sparse = |addresses: &Range<u64>| self.is_sparse(addresses);
         let present_runs = |range, found: &mut dyn FnMut(Range<u64>)| self.scan_present(range, found);
-        let plan = CapturePlan::new(layout, holes, &libraries.unwrap_or_default(), &is_sparse, present_runs).ok()?;
+        let mut plan =
+            CapturePlan::new(layout, holes, &libraries.unwrap_or_default(), &is_sparse, present_runs).ok()?;
+        // If the kernel would have to wait for somebody, the rest is worth more.
+        plan.needs_pipe = self.is_refused(&plan) && self.answers_everywhere();
         let is_gone = |pagemap| pagemap::check_memory(pagemap).is_err();
         (!self.pagemap.as_ref().is_some_and(is_gone)).then_some(plan)
+    }
+
+    /// Whether there is memory that the process may not read itself, and nobody else either, but the kernel as it dumps
+    /// ([`MissingPages::refused`]).
+    fn is_refused(&self, plan: &CapturePlan) -> bool {
+        /// A page can be refused for another reason. If one is read, none is refused for this one.
+        const TRIES: usize = 16;
+        let forbidden = plan.layout.loads.iter().filter(|load| load.flags & PF_R == 0 && !load.offset.is_empty());
+        let slices = forbidden.flat_map(|load| plan.mapping_slices(load.offset.clone()));
+        let first_page = |slice: MappingSlice| match plan.present_runs(slice).filter(|_| slice.sparse) {
+            Some(mut runs) => runs.next().map(|run| run.start),
+            None => Some(slice.address),
+        };
+        let there = slices.filter_map(first_page).filter(|address| self.is_there(*address)).take(TRIES);
+        let mut is_refused = false;
+        for address in there {
+            match self.read_some(address, &mut [0]) {
+                Ok(1) => return false,
+                Err(error) if concerns_one_page(&error) => is_refused = true,
+                _ => {}
+            }
+        }
+        is_refused
     }
 
     /// Whether absent pages of these addresses, which are those of one mapping, are zeros, or cannot be read.

@@ -1,8 +1,9 @@
 /* Makes mappings of every kind and crashes. Arguments: "plain", "sparse GIBIBYTES", "kinds FILE", "huge", "holes FILE MEBIBYTES [ended]": of
    each kind of memory that may have holes this much, of which one MiB is touched, and another thread crashes when the main thread has
    ended; "names DIRECTORY": so many mappings of a file with a
-   long name that the kernel lists none; "poisoned": a page that is there and cannot be read; or "crowded": more holes than are listed, and
-   behind them 4 GiB of shared memory that nobody has touched. */
+   long name that the kernel lists none; "poisoned": a page that is there and cannot be read; "forbidden": 4 MiB that may not be read; "crowded": more holes than are listed, and
+   behind them 4 GiB of shared memory that nobody has touched; or "many MAPPINGS": this many mappings of a page, of which it has touched
+   an eighth. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <pthread.h>
@@ -167,6 +168,20 @@ static void crowded(void) {
     for (int i = 0; i < 39; i++) map(64 * MIB, rw, MAP_SHARED, full);
 }
 
+static void many(size_t pages) {
+    char *memory = map(pages * 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);
+    for (size_t page = 0; page < pages; page += 2) {
+        if (mprotect(memory + page * 4096, 4096, PROT_READ | PROT_WRITE) != 0) { perror("mprotect"); exit(2); }
+        if (page % 8 == 0) fill(memory, page * 4096, page * 4096 + 64);
+    }
+}
+
+static void forbidden(void) {
+    char *memory = map(4 * MIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+    for (size_t at = 0; at < 4 * MIB; at += 32) memcpy(memory + at, "this memory may not be read now", 32);
+    mprotect(memory, 4 * MIB, PROT_NONE);
+}
+
 int main(int argc, char **argv) {
     const char *shape = argc > 1 ? argv[1] : "plain";
     if (!strcmp(shape, "sparse")) {
@@ -186,6 +201,10 @@ int main(int argc, char **argv) {
         names(argv[2]);
     } else if (!strcmp(shape, "poisoned")) {
         poisoned();
+    } else if (!strcmp(shape, "many")) {
+        many(strtoull(argv[2], 0, 10));
+    } else if (!strcmp(shape, "forbidden")) {
+        forbidden();
     } else if (!strcmp(shape, "crowded")) {
         crowded();
     } else if (!strcmp(shape, "holes")) {
