@@ -6,7 +6,7 @@ use super::page_access::{KnownMapping, PageAccess, ReadablePages, TrustedFileSys
 use super::plan::{CapturePlan, MappingSlice};
 use crate::elf::{self, CoreLayout};
 use crate::unwind::ReadMemory;
-use coreward_sys::pagemap::{self, PAGE, PageKind};
+use coreward_sys::pagemap::{self, PageKind};
 use nix::errno::Errno;
 use object::elf::PF_R;
 use serde::{Deserialize, Serialize};
@@ -49,8 +49,8 @@ pub struct LiveMemory {
 pub struct MissingPages {
     /// Those for which nobody may ever answer (decision 42).
     pub unanswered: bool,
-    /// Those that the kernel refused to read, and that did not come from the pipe either: it reads memory that the process itself may not read only if `proc_mem.force_override=`
-    /// lets it (Documentation/admin-guide/kernel-parameters.txt), and none that is damaged.
+    /// Those that the kernel refused to read: it reads memory that the process itself may not read only if `proc_mem.force_override=`
+    /// lets it (Documentation/admin-guide/kernel-parameters.txt), and none that is damaged. The former come from the pipe, if they can.
     pub refused: bool,
 }
 
@@ -135,10 +135,8 @@ impl LiveMemory {
     /// page table has an entry for it.
     fn is_there(&self, address: u64) -> bool {
         const GUARD: u64 = 1 << 58;
-        let mut entry = [0; 8];
-        let read = self.pagemap.as_ref().map(|pagemap| pagemap.read_exact_at(&mut entry, address / PAGE * 8));
-        let entry = u64::from_le_bytes(entry);
-        matches!(read, Some(Ok(()))) && entry >> 62 != 0 && entry & GUARD == 0
+        let entry = self.pagemap.as_ref().and_then(|pagemap| pagemap::entry(pagemap, address).ok());
+        entry.is_some_and(|entry| entry >> 62 != 0 && entry & GUARD == 0)
     }
 
     /// Whether all pages of all mappings can be read without waiting for anybody. So it seems where nothing is known of them.
@@ -177,10 +175,9 @@ impl LiveMemory {
             ReadablePages::Anonymous => PageKind::Anonymous,
             ReadablePages::All | ReadablePages::Present => PageKind::Populated,
         };
-        let whole = range.start & !(PAGE - 1)..range.end.checked_next_multiple_of(PAGE).unwrap_or(range.end);
         let mut runs = Vec::new();
         if let Some(pagemap) = &self.pagemap {
-            pagemap::for_each_run(pagemap, whole, kind, |run| runs.push(run))?;
+            pagemap::for_each_run(pagemap, pagemap::pages_of(range), kind, |run| runs.push(run))?;
         }
         Ok(runs)
     }
@@ -245,7 +242,8 @@ impl LiveMemory {
                     if !self.has_refused.load(Ordering::Relaxed) && self.is_there(at) {
                         self.has_refused.store(true, Ordering::Relaxed);
                     }
-                    let page_rest = usize::try_from(PAGE - at % PAGE).unwrap_or(usize::MAX);
+                    let page = pagemap::page_size();
+                    let page_rest = usize::try_from(page - at % page).unwrap_or(usize::MAX);
                     let end = buffer.len().min(filled.saturating_add(page_rest));
                     buffer[filled..end].fill(0);
                     filled = end;
@@ -324,7 +322,9 @@ impl LiveMemory {
             return Ok(());
         };
         let mut length = 0;
-        let scanned = pagemap::scan(pagemap, range.clone(), kind, |run| {
+        // Where a core is divided, larger pages need not end.
+        let scanned = pagemap::scan(pagemap, pagemap::pages_of(&range), kind, |run| {
+            let run = run.start.max(range.start)..run.end.min(range.end);
             length += run.end - run.start;
             found(run);
         });

@@ -1,9 +1,10 @@
 //! A stored core equals the core that the kernel writes, byte for byte. The test bed stores both for the same crash.
 
-use crate::testbed::{MemoryCgroup, MemoryLimit, RunToEnd, TestBed, assert_same_core, program};
+use crate::testbed::{MemoryCgroup, MemoryLimit, RunToEnd, TestBed, assert_same_core, program, run_tool};
 use coreward::crash::{Record, Truncation};
 use coreward::store::Listed;
 use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -64,9 +65,30 @@ fn memory_of_devices_and_of_the_kernel_is_as_in_the_kernels_core_and_waits_for_n
     }
 }
 
+/// A file that the kernel swaps to until this is dropped.
+struct SwapFile(PathBuf);
+
+impl SwapFile {
+    fn new(path: PathBuf) -> Self {
+        std::fs::write(&path, vec![0; 64 << 20]).unwrap();
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        let name = path.to_str().unwrap();
+        run_tool("mkswap", &[name]);
+        run_tool("swapon", &[name]);
+        Self(path)
+    }
+}
+
+impl Drop for SwapFile {
+    fn drop(&mut self) {
+        run_tool("swapoff", &[self.0.to_str().unwrap()]);
+    }
+}
+
 #[test]
 fn mappings_of_every_kind_equal_the_kernels_for_each_coredump_filter() {
     let bed = TestBed::with_kernel_cores();
+    let _swap = SwapFile::new(bed.path("swap"));
     let _daemon = bed.daemon();
     let shapes = program("shapes");
     let file = bed.path("mapped");

@@ -5,7 +5,10 @@
 program shapes forbidden
 
 # Of each 32 bytes of its 4 MiB these are the beginning.
-lines_in_core() { coreward export --force -o "$work/forbidden.core" "$work/forbidden" >/dev/null && grep -ao 'this memory may not be read now' "$work/forbidden.core" | wc -l; }
+lines_in_core() {
+    coreward export --force -o "$work/forbidden.core" "$exe" >/dev/null &&
+        grep -ao 'this memory may not be read now' "$work/forbidden.core" | wc -l
+}
 has_all_lines() { (($(lines_in_core) >= 131072)); }
 
 step "memory that may not be read"
