@@ -112,7 +112,7 @@ impl CaptureCheckpoint {
         let layout = CoreLayout::read(&headers).map_err(CaptureError::NotACore)?;
         let total_len = layout.total_len;
         let Ok(plan) =
-            CapturePlan::new(Arc::new(layout), "", Holes::default(), &[], &|_| true, |_, _| Ok::<(), Infallible>(()));
+            CapturePlan::new(Arc::new(layout), Holes::default(), &[], &|_| false, |_, _| Ok::<(), Infallible>(()));
         let expected_content = |number: u64| {
             // Beyond the last chunk there is no range.
             let part = || chunk::framed_part(&chunk::range(number, total_len));

@@ -10,7 +10,7 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// Bytes that are preallocated at a time.
 const PREALLOCATED: u64 = 32 << 20;
@@ -23,6 +23,8 @@ pub struct ChunkCopier {
     memory: Arc<File>,
     /// Bytes that may still be copied to memory.
     memory_left: AtomicU64,
+    /// The ranges of the core that are in memory by now, in order.
+    copied_first: OnceLock<Vec<Range<u64>>>,
     spill: Option<SpillTarget>,
 }
 
@@ -43,7 +45,26 @@ impl ChunkCopier {
         let StagingFiles { memory, memory_limit, spill } = files;
         let spill =
             spill.map(|[direct, cached]| SpillTarget { direct, cached, preallocated_from: Mutex::new(u64::MAX) });
-        Self { memory: Arc::new(memory), memory_left: AtomicU64::new(memory_limit), spill }
+        Self {
+            memory: Arc::new(memory),
+            memory_left: AtomicU64::new(memory_limit),
+            copied_first: OnceLock::new(),
+            spill,
+        }
+    }
+
+    /// Copies the priority ranges of the plan to memory, before anything else.
+    ///
+    /// # Errors
+    /// The process has ended, or there is no memory.
+    pub fn store_priority(&self, image: &ProcessImage, buffer: &mut [u8]) -> Result<(), SourceError> {
+        let mut ranges = image.plan.priority.clone();
+        for range in &ranges {
+            self.store_in_memory(image, range.clone(), buffer)?;
+        }
+        ranges.sort_unstable_by_key(|range| range.start);
+        let _ = self.copied_first.set(ranges);
+        Ok(())
     }
 
     /// The file in memory. It has the headers of the core at their place.
@@ -64,20 +85,37 @@ impl ChunkCopier {
     ) -> Result<StoredChunk, SourceError> {
         match &self.spill {
             Some(spill) => self.store_on_disk(spill, image, range, buffer),
-            None => self.store_in_memory(image, range, buffer).map(|()| StoredChunk::default()),
+            None => {
+                for rest in self.not_copied(range) {
+                    self.store_in_memory(image, rest, buffer)?;
+                }
+                Ok(StoredChunk::default())
+            }
         }
+    }
+
+    /// The parts of `range` that are not in memory yet, in order.
+    fn not_copied(&self, range: Range<u64>) -> Vec<Range<u64>> {
+        let copied = self.copied_first.get().map(Vec::as_slice).unwrap_or_default();
+        let first = copied.partition_point(|copied| copied.end <= range.start);
+        let (mut parts, mut at) = (Vec::new(), range.start);
+        for next in copied[first..].iter().take_while(|next| next.start < range.end) {
+            if at < next.start {
+                parts.push(at..next.start);
+            }
+            at = next.end;
+        }
+        if at < range.end {
+            parts.push(at..range.end);
+        }
+        parts
     }
 
     /// Copies what is not zero in `range` to memory.
     ///
     /// # Errors
     /// The process has ended, or there is no memory.
-    pub fn store_in_memory(
-        &self,
-        image: &ProcessImage,
-        range: Range<u64>,
-        buffer: &mut [u8],
-    ) -> Result<(), SourceError> {
+    fn store_in_memory(&self, image: &ProcessImage, range: Range<u64>, buffer: &mut [u8]) -> Result<(), SourceError> {
         image.copy_present(range, buffer, |offset, bytes| self.write_to_memory(offset, bytes))
     }
 
@@ -154,5 +192,23 @@ impl SpillTarget {
 
     fn lock_preallocated(&self) -> std::sync::MutexGuard<'_, u64> {
         self.preallocated_from.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_copied_first_is_not_copied_again() {
+        let memory = sparse_io::create_memfd("test").unwrap();
+        let copier = ChunkCopier::new(StagingFiles { memory, memory_limit: 0, spill: None });
+        let one = |from, to| Range { start: from, end: to };
+        assert_eq!(copier.not_copied(0..100), [one(0, 100)]);
+        copier.copied_first.set(vec![10..20, 20..30, 90..110]).unwrap();
+        assert_eq!(copier.not_copied(0..100), [0..10, 30..90]);
+        assert_eq!(copier.not_copied(15..40), [one(30, 40)]);
+        assert_eq!(copier.not_copied(110..120), [one(110, 120)]);
+        assert_eq!(copier.not_copied(12..28), []);
     }
 }

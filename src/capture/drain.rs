@@ -7,7 +7,7 @@ use super::error::{CaptureError, StopReason};
 use super::health::Heartbeat;
 use super::{CaptureResources, CapturedCore};
 use crate::crash::Truncation;
-use crate::elf;
+use crate::elf::{self, CoreSummary};
 use crate::store::format::{FRAME_LEN, HEADER_LEN};
 use nix::errno::Errno;
 use std::io;
@@ -39,6 +39,7 @@ pub fn drain(request: DrainRequest<'_>, resources: &CaptureResources) -> Result<
     let DrainRequest { mut source, writer, heartbeat, .. } = request;
     let mut captured = CapturedCore { writer, expected_len: 0, truncation: None, staging: None, notes: None };
     let mut bytes = vec![0; FRAME_LEN];
+    let mut last_segment = None;
     loop {
         let content = captured.writer.file.content();
         let (content_max, limit) = captured.writer.limits().content_max();
@@ -66,9 +67,13 @@ pub fn drain(request: DrainRequest<'_>, resources: &CaptureResources) -> Result<
         }
         let mut begin = 0;
         if is_first {
-            inspect_beginning(&mut captured, &bytes[..read.bytes], request.parse, request.resumed)?;
+            last_segment = inspect_beginning(&mut captured, &bytes[..read.bytes], request.parse, request.resumed)?;
             begin = HEADER_LEN.min(read.bytes);
             captured.writer.file.set_header(bytes[..begin].to_vec());
+        }
+        if let Some(end) = last_segment.as_mut().and_then(|last| last.look_at(content, &bytes[..read.bytes])) {
+            captured.expected_len = end;
+            last_segment = None;
         }
         if begin < read.bytes {
             let mut compressor = resources.compressors.acquire();
@@ -94,28 +99,50 @@ pub fn drain(request: DrainRequest<'_>, resources: &CaptureResources) -> Result<
     }
 }
 
-/// Checks that the stream begins with a core, and learns its length and its process.
+/// The last program header of a core with so many that they are not all in the first frame. It tells how long the core is.
+struct LastSegment {
+    /// Its offset in the core.
+    offset: u64,
+    is_64bit: bool,
+    bytes: Vec<u8>,
+}
+
+impl LastSegment {
+    /// Looks for it in the bytes of the core at `offset`, which follow those that it was looked for in before. Returns where the core ends.
+    fn look_at(&mut self, offset: u64, bytes: &[u8]) -> Option<u64> {
+        let length = elf::segment_len(self.is_64bit);
+        let next = self.offset + self.bytes.len() as u64;
+        let from = usize::try_from(next.checked_sub(offset)?).ok()?;
+        let rest = bytes.get(from..)?;
+        self.bytes.extend_from_slice(&rest[..rest.len().min(length - self.bytes.len())]);
+        if self.bytes.len() == length { elf::segment_end(&self.bytes, self.is_64bit) } else { None }
+    }
+}
+
+/// Checks that the stream begins with a core, and learns its length and its process. Returns what tells the length, if that is further on.
 fn inspect_beginning(
     captured: &mut CapturedCore,
     bytes: &[u8],
     parse: bool,
     resumed: bool,
-) -> Result<(), CaptureError> {
+) -> Result<Option<LastSegment>, CaptureError> {
     if !parse {
         // Four bytes need no parser: without them, an earlier daemon has consumed the beginning.
         captured.truncation = (resumed && !bytes.starts_with(b"\x7fELF")).then_some(Truncation::Resumed);
-        return Ok(());
+        return Ok(None);
     }
     match elf::summarize(bytes) {
         Ok(summary) => {
             captured.expected_len = summary.expected_len.unwrap_or(0);
             captured.notes = Some(elf::process_notes(bytes, &summary));
-            Ok(())
+            let is_unknown = summary.expected_len.is_none() && summary.last_segment > 0;
+            let CoreSummary { last_segment: offset, is_64bit, .. } = summary;
+            Ok(is_unknown.then_some(LastSegment { offset, is_64bit, bytes: Vec::new() }))
         }
         // An earlier daemon has consumed the beginning. The rest may still be of use to somebody.
         Err(_) if resumed => {
             captured.truncation = Some(Truncation::Resumed);
-            Ok(())
+            Ok(None)
         }
         Err(error) => Err(CaptureError::NotACore(error)),
     }
@@ -132,4 +159,23 @@ fn at_end(mut captured: CapturedCore, is_empty: bool, stalled: bool) -> Result<C
         captured.truncation = Some(Truncation::EndedEarly);
     }
     Ok(captured)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_program_header_is_found_across_the_boundary_of_two_frames() {
+        let loads: Vec<(u64, u64, u64)> = (1..100).map(|page| (page << 20, 4096, 4096)).collect();
+        let headers = elf::test_headers(&loads, &[]);
+        let whole = elf::summarize(&headers).unwrap();
+        let offset = whole.last_segment;
+        for cut in [offset - 8, offset, offset + 8, offset + 56] {
+            let mut last = LastSegment { offset, is_64bit: true, bytes: Vec::new() };
+            let (first, rest) = headers.split_at(usize::try_from(cut).unwrap());
+            let found = last.look_at(0, first).or_else(|| last.look_at(cut, rest));
+            assert_eq!(found, whole.expected_len, "{cut}");
+        }
+    }
 }

@@ -10,7 +10,7 @@ use super::core_writer::CoreWriter;
 use super::engine_job::EngineJob;
 use super::error::{CaptureError, StopReason};
 use super::health::Supervision;
-use super::workers::{BusyWorkers, SPILL_BATCH, SharedEngine};
+use super::workers::{BusyWorkers, SharedEngine, batch_len};
 use crate::crash::Truncation;
 use std::ops::Range;
 use std::sync::{Arc, PoisonError};
@@ -57,13 +57,14 @@ pub(super) fn run(
     supervision: Supervision<'_>,
 ) -> EngineOutcome {
     let chunks = usize::try_from(job.chunks.end - job.chunks.start).unwrap_or(usize::MAX);
+    let batch = batch_len(chunks, resources.copy_buffers.limit());
     let copiers = match &job.spill {
         Some(spill) if spill.staging.spill_file().is_some() => resources.copy_buffers.limit().min(chunks),
-        Some(_) => resources.copy_buffers.limit().min(chunks.div_ceil(SPILL_BATCH)),
+        Some(_) => resources.copy_buffers.limit().min(chunks.div_ceil(batch)),
         None => 0,
     };
     let compressing = if job.compress { compressors_beside(copiers, &resources.compressors).min(chunks) } else { 0 };
-    let engine = Arc::new(SharedEngine::new(job, writer));
+    let engine = Arc::new(SharedEngine::new(job, writer, batch));
     if chunks == 1 && engine.job.deadline.is_none() && engine.job.compress {
         // Most cores are small, and starting a thread takes as long as compressing one of them.
         engine.lock().active = 1;

@@ -5,7 +5,6 @@
 //! ending. Such pages are left out: in the core they are zeros, like all pages that cannot be read.
 
 use coreward_sys::mounts::TrustedFileSystems;
-use coreward_sys::pagemap::PAGE;
 use coreward_sys::procmap::{self, Mapping};
 use coreward_sys::sparse_io;
 use nix::errno::Errno;
@@ -15,9 +14,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-/// Longest `/proc/PID/maps` that is read, in bytes: that of vm.max_map_count mappings is shorter.
-const MAPS_MAX: usize = 16 << 20;
-/// Longest `/proc/PID/mountinfo` that is read, in bytes. The root is in the first lines; what the rest names is not trusted.
+/// Longest `mountinfo` that is read, in bytes. The root is in the first lines; what the rest names is not trusted.
 const MAX_MOUNTINFO: usize = 64 << 10;
 
 /// Which pages of a mapping answer.
@@ -51,7 +48,7 @@ impl MountLists {
     fn trusted(&self) -> TrustedFileSystems {
         let mut trusted = TrustedFileSystems::default();
         for (list, in_user_namespace) in [(&self.of_process, self.in_user_namespace), (&self.of_host, false)] {
-            if let Some(text) = list.as_ref().and_then(|list| read_text(list, MAX_MOUNTINFO)) {
+            if let Some(text) = list.as_ref().and_then(|list| read_mountinfo(list)) {
                 trusted.add(&text, in_user_namespace);
             }
         }
@@ -69,7 +66,19 @@ pub(super) struct PageAccess {
     /// The mappings, where the kernel cannot be asked for a single one.
     parsed: OnceLock<Vec<Mapping>>,
     /// What was found out, by the first address of each mapping.
-    known: Mutex<BTreeMap<u64, (u64, ReadablePages)>>,
+    known: Mutex<BTreeMap<u64, KnownMapping>>,
+}
+
+/// What is known of the mapping that an address is in, or of the gap between two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct KnownMapping {
+    /// The first address after it.
+    pub(super) end: u64,
+    /// Its pages that answer.
+    pub(super) pages: ReadablePages,
+    /// It is private memory without a file: a page that is absent was never touched. (Other private memory without a file is the kernel's,
+    /// `[vdso]` for one, whose pages the page map does not show.)
+    pub(super) is_anonymous: bool,
 }
 
 impl PageAccess {
@@ -79,42 +88,57 @@ impl PageAccess {
         Self { maps, mounts, trusted: OnceLock::new(), parsed: OnceLock::new(), known: Mutex::default() }
     }
 
-    /// The pages that answer in the mapping that has `address`, and up to where that holds.
+    /// What is known of the mapping that has `address`.
     ///
     /// # Errors
     /// The mappings cannot be read.
-    pub(super) fn at(&self, address: u64) -> nix::Result<(u64, ReadablePages)> {
+    pub(super) fn at(&self, address: u64) -> nix::Result<KnownMapping> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, found)) = known.range(..=address).next_back().filter(|(_, (end, _))| address < *end) {
+        if let Some((_, found)) = known.range(..=address).next_back().filter(|(_, found)| address < found.end) {
             return Ok(*found);
         }
-        let mapping = match procmap::mapping_at(&self.maps, address) {
+        let mapping = match procmap::mapping_from(&self.maps, address) {
             Err(Errno::ENOTTY) => self.find_in_text(address),
             mapping => mapping?,
         };
-        let Some(mapping) = mapping else {
-            return Ok(((address & !(PAGE - 1)).saturating_add(PAGE), ReadablePages::Nothing));
+        let gap_end = mapping.as_ref().map_or(u64::MAX, |next| next.range.start);
+        let Some(mapping) = mapping.filter(|mapping| mapping.range.contains(&address)) else {
+            return Ok(KnownMapping { end: gap_end, pages: ReadablePages::Nothing, is_anonymous: false });
         };
-        let found = (mapping.range.end, self.pages_of(&mapping));
+        let pages = self.pages_of(&mapping);
+        let found = KnownMapping { end: mapping.range.end, pages, is_anonymous: is_anonymous(&mapping) };
         known.insert(mapping.range.start, found);
         Ok(found)
     }
 
+    /// The mapping that has `address`, or else the next one.
     fn find_in_text(&self, address: u64) -> Option<Mapping> {
-        let parse = || self.text().unwrap_or_default().lines().filter_map(procmap::parse).collect();
-        let mappings = self.parsed.get_or_init(parse);
-        let next = mappings.partition_point(|mapping| mapping.range.end <= address);
-        mappings.get(next).filter(|mapping| mapping.range.contains(&address)).cloned()
+        let mappings = self.parsed.get_or_init(|| {
+            let mut mappings = Vec::new();
+            self.for_each_line(|line| mappings.extend(procmap::parse(line)));
+            mappings
+        });
+        mappings.get(mappings.partition_point(|mapping| mapping.range.end <= address)).cloned()
     }
 
     /// Whether no page of any mapping depends on the server of a file system that may be any user.
     pub(super) fn is_all_readable(&self) -> bool {
-        let text = self.text().unwrap_or_default();
-        let mut mappings = text.lines().filter_map(procmap::parse);
-        mappings.all(|mapping| self.pages_of(&mapping) != ReadablePages::Anonymous)
+        let answers = |mapping: &Mapping| self.pages_of(mapping) != ReadablePages::Anonymous;
+        let (mut all, mut address) = (true, 0);
+        loop {
+            // Memory without a file answers.
+            match procmap::next_file_mapping(&self.maps, address) {
+                Ok(Some(mapping)) if answers(&mapping) => address = mapping.range.end,
+                Ok(next) => return next.is_none(),
+                Err(_) => break,
+            }
+        }
+        self.for_each_line(|line| all &= procmap::parse(line).is_none_or(|mapping| answers(&mapping)));
+        all
     }
 
-    /// Calls `found` with each line of `/proc/PID/maps`, however many there are.
+    /// Calls `found` with each line of `/proc/PID/maps`, however many there are. The descriptor shares its position with the shim's, and with
+    /// those of earlier daemons, so the text is read from its beginning.
     pub(super) fn for_each_line(&self, mut found: impl FnMut(&str)) {
         let mut buffer = vec![0; 64 << 10];
         let (mut position, mut kept) = (0, 0);
@@ -133,11 +157,6 @@ impl PageAccess {
             buffer.copy_within(end + 1..kept, 0);
             kept -= end + 1;
         }
-    }
-
-    /// The text of `/proc/PID/maps`.
-    pub(super) fn text(&self) -> Option<String> {
-        read_text(&self.maps, MAPS_MAX).map(|text| String::from_utf8_lossy(&text).into_owned())
     }
 
     fn pages_of(&self, mapping: &Mapping) -> ReadablePages {
@@ -161,12 +180,12 @@ impl PageAccess {
     }
 }
 
-/// The text of a file in `/proc` from its beginning, up to `limit` bytes: the descriptor shares its position with the shim's, and with
-/// those of earlier daemons. `None` if it cannot be read.
-fn read_text(file: &File, limit: usize) -> Option<Vec<u8>> {
+/// The text of a `mountinfo` from its beginning: the descriptor shares its position with the shim's, and with those of earlier daemons.
+/// `None` if it cannot be read.
+fn read_mountinfo(file: &File) -> Option<Vec<u8>> {
     let mut text = Vec::new();
-    let mut buffer = vec![0; 64 << 10];
-    while text.len() < limit {
+    let mut buffer = [0; 4096];
+    while text.len() < MAX_MOUNTINFO {
         match file.read_at(&mut buffer, text.len() as u64) {
             Ok(0) => break,
             Ok(count) => text.extend_from_slice(buffer.get(..count)?),
@@ -175,6 +194,14 @@ fn read_text(file: &File, limit: usize) -> Option<Vec<u8>> {
         }
     }
     Some(text)
+}
+
+/// Whether a mapping is private memory without a file. Without a name, or with one that the process gave it (`[anon:...]`), it is the
+/// process' own.
+fn is_anonymous(mapping: &Mapping) -> bool {
+    let name = mapping.name.as_str();
+    let is_own = name.is_empty() || name == "[heap]" || name == "[stack]" || name.starts_with("[anon");
+    mapping.has_no_file() && !mapping.is_shared && is_own
 }
 
 /// The kind of a mapping, as its name tells.
@@ -216,7 +243,8 @@ mod tests {
     use super::*;
 
     fn mapping(major: u32, minor: u32, inode: u64) -> Mapping {
-        Mapping { range: 0..4096, major, minor, inode, offset: 0, name: String::new() }
+        let (is_shared, is_writable) = (false, true);
+        Mapping { range: 0..4096, major, minor, inode, offset: 0, is_shared, is_writable, name: String::new() }
     }
 
     fn access(maps: &str, mountinfo: &str) -> PageAccess {
@@ -303,11 +331,33 @@ mod tests {
     }
 
     #[test]
+    fn only_private_memory_without_a_file_is_anonymous() {
+        let anonymous = |line: &str| is_anonymous(&procmap::parse(line).unwrap());
+        for line in [
+            "10000000-14000000 rw-p 00000000 00:00 0 ",
+            "10000000-14000000 ---p 00000000 00:00 0 [anon:a name]",
+            "7ffc0000000-7ffc4000000 rw-p 00000000 00:00 0 [stack]",
+        ] {
+            assert!(anonymous(line), "{line}");
+        }
+        for line in [
+            "20000000-24000000 rw-s 00000000 00:01 77 /dev/zero (deleted)",
+            "30000000-34000000 rw-p 00000000 fe:00 99 /srv/a file with\\040a name",
+            "7ffc4000000-7ffc4002000 r-xp 00000000 00:00 0 [vdso]",
+        ] {
+            assert!(!anonymous(line), "{line}");
+        }
+    }
+
+    #[test]
     fn the_text_tells_the_same_as_the_kernel() {
         let access = PageAccess::new(File::open("/proc/self/maps").unwrap(), MountLists::default());
         let here = std::ptr::from_ref(&access).addr() as u64;
-        assert_eq!(access.at(here).unwrap().1, ReadablePages::All);
+        let found = access.at(here).unwrap();
+        assert_eq!((found.pages, found.is_anonymous), (ReadablePages::All, true));
         assert!(access.find_in_text(here).unwrap().range.contains(&here));
-        assert_eq!(access.at(5).unwrap(), (PAGE, ReadablePages::Nothing));
+        let gap = access.at(5).unwrap();
+        assert_eq!((gap.pages, gap.is_anonymous), (ReadablePages::Nothing, false));
+        assert_eq!(access.find_in_text(5).unwrap().range.start, gap.end);
     }
 }

@@ -1,13 +1,17 @@
-//! Which memory of a parked process belongs where in its core, what of it exists, and what is copied first. Pure: maps and
-//! headers in, ranges of the core out.
+//! Which memory of a parked process belongs where in its core, what of it exists, and what is copied first. Pure: headers and what is
+//! known of mappings in, ranges of the core out.
 
 use super::chunk::{self, CHUNK_LEN};
 use super::holes::Holes;
 use super::priority::{PRIORITY_MAX, priority_ranges};
-use crate::elf::CoreLayout;
+use crate::elf::{CoreLayout, LoadSegment};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 use std::sync::Arc;
+
+/// Ranges of sparse memory that are kept with the plan at most: they take 16 MiB. Of a process with more of them, which must have touched
+/// 4 GiB, the page table is looked at again when it is copied.
+const MAX_PRESENT: usize = 1 << 20;
 
 /// A part of a mapping, in the core and in the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,12 +41,16 @@ pub struct CapturePlan {
     pub layout: Arc<CoreLayout>,
     /// Which absent pages are zeros.
     absent: AbsentPages,
+    /// The ranges of the core that have what there is of sparse memory, in order; `None` if there are too many to keep them.
+    present: Option<Vec<Range<u64>>>,
     /// One bit for each chunk: whether it may have anything but zeros.
     chunks_with_data: Vec<u64>,
     /// Bytes of the core that may be anything but zeros.
     pub present_bytes: u64,
     /// Ranges of the core to copy first, in this order. Whole pages, and none twice.
     pub priority: Vec<Range<u64>>,
+    /// Only the kernel can read all of the memory.
+    pub needs_pipe: bool,
 }
 
 /// Which of the pages that are not in the page table are zeros.
@@ -59,60 +67,81 @@ struct AbsentPages {
 pub struct PlanSummary {
     present_bytes: u64,
     priority: Vec<Range<u64>>,
+    needs_pipe: bool,
 }
 
 impl CapturePlan {
-    /// Plans a core of this layout; `maps` is the process' `/proc/PID/maps` (proc_pid_maps(5)), and `holes` are what the shim found.
-    /// `debugger_ranges` are addresses that a debugger reads to find its way. `answers` tells for an address whether absent pages of its mapping can be read.
-    /// `present_runs` calls its second argument with the pages that exist in a range of
-    /// sparse memory.
+    /// Plans a core of this layout; `holes` are what the shim found. `debugger_ranges` are addresses that a debugger reads to find its way.
+    /// `is_sparse` tells of the addresses of a segment whether absent pages are zeros, or cannot be read. `present_runs` calls its second
+    /// argument with the pages that exist in a range of sparse memory, which may be that of adjacent segments.
     ///
     /// # Errors
     /// Errors of `present_runs`.
     pub fn new<E>(
         layout: Arc<CoreLayout>,
-        maps: &str,
         holes: Holes,
         debugger_ranges: &[Range<u64>],
-        answers: &dyn Fn(u64) -> bool,
+        is_sparse: &dyn Fn(&Range<u64>) -> bool,
         mut present_runs: impl FnMut(Range<u64>, &mut dyn FnMut(Range<u64>)) -> Result<(), E>,
     ) -> Result<Self, E> {
-        let absent = AbsentPages { sparse: sparse_segments(&layout, maps, answers), holes };
+        let is_sparse = |load: &LoadSegment| {
+            let addresses = load.address..load.address + (load.offset.end - load.offset.start);
+            !addresses.is_empty() && is_sparse(&addresses)
+        };
+        let absent = AbsentPages { sparse: layout.loads.iter().map(is_sparse).collect(), holes };
         let priority = priority_ranges(&layout, debugger_ranges);
         let mut data = DataMap::new(&layout);
         data.add(0..layout.memory_start());
         data.add(trailer_range(&layout));
-        for slice in mapping_slices(&layout, &absent, 0..layout.total_len) {
-            if slice.sparse {
-                present_runs(slice.addresses(), &mut |run| {
-                    let begin = slice.offset + (run.start - slice.address);
-                    data.add(begin..begin + (run.end - run.start));
-                })?;
-            } else {
+        let mut present = Some(Vec::new());
+        let mut slices = mapping_slices(&layout, &absent, 0..layout.total_len).peekable();
+        let mut adjacent: Vec<MappingSlice> = Vec::new();
+        while let Some(slice) = slices.next() {
+            if !slice.sparse {
                 data.add(slice.offset..slice.offset + slice.length);
+                continue;
             }
+            // The page table is looked at once for what is side by side: a process may have many thousand mappings of a page.
+            let (start, mut end) = (slice.address, slice.address + slice.length);
+            adjacent.clear();
+            adjacent.push(slice);
+            while let Some(next) = slices.next_if(|next| next.sparse && next.address == end) {
+                end += next.length;
+                adjacent.push(next);
+            }
+            let mut index = 0;
+            present_runs(start..end, &mut |run| {
+                index += offsets_of(&adjacent[index..], run, |offsets| {
+                    data.add(offsets.clone());
+                    present = present.take().filter(|present: &Vec<_>| present.len() < MAX_PRESENT);
+                    if let Some(present) = &mut present {
+                        present.push(offsets);
+                    }
+                });
+            })?;
         }
+        drop(slices);
         let DataMap { chunks: chunks_with_data, bytes: present_bytes } = data;
-        Ok(Self { layout, absent, chunks_with_data, present_bytes, priority })
+        Ok(Self { layout, absent, present, chunks_with_data, present_bytes, priority, needs_pipe: false })
     }
 
     /// What of the plan the daemon needs.
     #[must_use]
     pub fn summary(&self) -> PlanSummary {
-        PlanSummary { present_bytes: self.present_bytes, priority: self.priority.clone() }
+        PlanSummary { present_bytes: self.present_bytes, priority: self.priority.clone(), needs_pipe: self.needs_pipe }
     }
 
     /// The plan of this layout that `summary` is of. All of the core may have data as far as it tells. `None`: it is of another
     /// layout.
     #[must_use]
     pub fn from_summary(layout: Arc<CoreLayout>, summary: PlanSummary) -> Option<Self> {
-        let PlanSummary { present_bytes, priority } = summary;
+        let PlanSummary { present_bytes, priority, needs_pipe } = summary;
         let in_order = |range: &Range<u64>| range.start < range.end && range.end <= layout.total_len;
         if !priority.iter().all(in_order) || total_len(&priority) > PRIORITY_MAX {
             return None;
         }
         let absent = AbsentPages { sparse: vec![false; layout.loads.len()], holes: Holes::default() };
-        Some(Self { layout, absent, chunks_with_data: Vec::new(), present_bytes, priority })
+        Some(Self { layout, absent, present: None, chunks_with_data: Vec::new(), present_bytes, priority, needs_pipe })
     }
 
     /// Bytes of all priority ranges.
@@ -137,10 +166,35 @@ impl CapturePlan {
         trailer_range(&self.layout)
     }
 
+    /// The addresses of what there is of a slice of sparse memory, in order; `None` if they are not kept.
+    pub fn present_runs(&self, slice: MappingSlice) -> Option<impl Iterator<Item = Range<u64>>> {
+        let present = self.present.as_deref()?;
+        let (start, end) = (slice.offset, slice.offset + slice.length);
+        let first = present.partition_point(|run| run.end <= start);
+        let to_address = slice.address.wrapping_sub(start);
+        let runs = present.get(first..)?.iter().take_while(move |run| run.start < end);
+        Some(
+            runs.map(move |run| {
+                run.start.max(start).wrapping_add(to_address)..run.end.min(end).wrapping_add(to_address)
+            }),
+        )
+    }
+
     /// The parts of mappings that are in `range` of the core, in order.
     pub fn mapping_slices(&self, range: Range<u64>) -> impl Iterator<Item = MappingSlice> {
         mapping_slices(&self.layout, &self.absent, range)
     }
+}
+
+/// Calls `found` with the offsets in the core of the addresses `run`, which are in these slices of adjacent memory. Returns how many of the
+/// slices end before it.
+fn offsets_of(slices: &[MappingSlice], run: Range<u64>, mut found: impl FnMut(Range<u64>)) -> usize {
+    let first = slices.partition_point(|slice| slice.address + slice.length <= run.start);
+    for slice in slices[first..].iter().take_while(|slice| slice.address < run.end) {
+        let (from, to) = (run.start.max(slice.address), run.end.min(slice.address + slice.length));
+        found(slice.offset + (from - slice.address)..slice.offset + (to - slice.address));
+    }
+    first
 }
 
 /// What of a core may be anything but zeros.
@@ -196,35 +250,6 @@ fn total_len(ranges: &[Range<u64>]) -> u64 {
     ranges.iter().fold(0, |sum, range| sum.saturating_add(range.end.saturating_sub(range.start)))
 }
 
-/// For each segment whether it is private anonymous memory, or nobody may answer for its absent pages.
-fn sparse_segments(layout: &CoreLayout, maps: &str, answers: &dyn Fn(u64) -> bool) -> Vec<bool> {
-    // begin-end perms offset device inode path
-    let parse = |line: &str| {
-        let mut fields = line.split_ascii_whitespace();
-        let (begin, end) = fields.next()?.split_once('-')?;
-        let (perms, inode) = (fields.next()?, fields.nth(2)?);
-        let path = fields.next().unwrap_or_default();
-        let is_private = perms.ends_with('p') && inode == "0";
-        // Other paths in brackets are the kernel's mappings ([vdso], [vsyscall]), whose pages the pagemap does not show.
-        let is_anonymous = path.is_empty() || path == "[heap]" || path == "[stack]" || path.starts_with("[anon");
-        Some((u64::from_str_radix(begin, 16).ok()?, u64::from_str_radix(end, 16).ok()?, is_private && is_anonymous))
-    };
-    let mut mappings: Vec<(u64, u64, bool)> = maps.lines().filter_map(parse).collect();
-    mappings.sort_unstable();
-    let is_sparse = |begin: u64, end: u64| {
-        let next = mappings.partition_point(|(_, to, _)| *to <= begin);
-        mappings.get(next).is_some_and(|(from, to, sparse)| *sparse && *from <= begin && end <= *to)
-    };
-    layout
-        .loads
-        .iter()
-        .map(|load| {
-            let length = load.offset.end - load.offset.start;
-            length > 0 && (is_sparse(load.address, load.address + length) || !answers(load.address))
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -250,7 +275,8 @@ mod tests {
         CoreLayout::read(&crate::elf::test_headers(&loads, &notes)).unwrap()
     }
 
-    fn plan(layout: CoreLayout, maps: &str, touched: &[Range<u64>]) -> CapturePlan {
+    /// A plan where the segments that begin at the addresses `sparse` are sparse, and these ranges of addresses were touched.
+    fn plan(layout: CoreLayout, sparse: &[u64], touched: &[Range<u64>]) -> CapturePlan {
         let runs = |range: Range<u64>, found: &mut dyn FnMut(Range<u64>)| {
             for run in touched {
                 let (from, to) = (run.start.max(range.start), run.end.min(range.end));
@@ -260,12 +286,14 @@ mod tests {
             }
             Ok::<(), Infallible>(())
         };
-        CapturePlan::new(Arc::new(layout), maps, Holes::default(), &[], &|_| true, runs).unwrap()
+        let is_sparse = |addresses: &Range<u64>| sparse.contains(&addresses.start);
+        CapturePlan::new(Arc::new(layout), Holes::default(), &[], &is_sparse, runs).unwrap()
     }
 
     #[test]
     fn a_plan_that_another_process_made_is_the_same_or_refused() {
-        let made = plan(layout(&[(0x1000_0000, 64 * MIB), (0x2000_0000, 64 * MIB)], &[0x1000_8000]), MAPS, &[]);
+        let made =
+            plan(layout(&[(0x1000_0000, 64 * MIB), (0x2000_0000, 64 * MIB)], &[0x1000_8000]), &[0x1000_0000], &[]);
         let copy = |summary| CapturePlan::from_summary(Arc::clone(&made.layout), summary);
         let restored = copy(made.summary()).unwrap();
         assert_eq!(restored.summary(), made.summary());
@@ -277,21 +305,14 @@ mod tests {
         assert!(restored.may_have_data(0..end));
     }
 
-    const MAPS: &str = "\
-10000000-14000000 rw-p 00000000 00:00 0 \n\
-20000000-24000000 rw-s 00000000 00:01 77 /dev/zero (deleted)\n\
-30000000-34000000 rw-p 00000000 fe:00 99 /srv/a file with\\040a name\n\
-7ffc0000000-7ffc4000000 rw-p 00000000 00:00 0 [stack]\n";
-
     #[test]
-    fn only_private_anonymous_memory_is_sparse() {
-        let loads =
-            [(0x1000_0000, 64 * MIB), (0x2000_0000, 64 * MIB), (0x3000_0000, 64 * MIB), (0x7ff_c000_0000, 64 * MIB)];
+    fn what_is_absent_is_left_out_of_sparse_segments_only() {
+        let loads = [(0x1000_0000, 64 * MIB), (0x2000_0000, 64 * MIB), (0x7ff_c000_0000, 64 * MIB)];
         let touched = 0x1000_5000..0x1000_6000;
-        let plan = plan(layout(&loads, &[]), MAPS, &[touched]);
-        assert_eq!(plan.absent.sparse, [true, false, false, true]);
-        // The headers, one page, and all of the two mappings that are not sparse.
-        assert!((128 * MIB..129 * MIB).contains(&plan.present_bytes), "{}", plan.present_bytes);
+        let plan = plan(layout(&loads, &[]), &[0x1000_0000, 0x7ff_c000_0000], &[touched]);
+        assert_eq!(plan.absent.sparse, [true, false, true]);
+        // The headers, one page, and all of the mapping that is not sparse.
+        assert!((64 * MIB..65 * MIB).contains(&plan.present_bytes), "{}", plan.present_bytes);
         assert!(
             plan.may_have_data(0..MIB)
                 && !plan.may_have_data(10 * MIB..20 * MIB)
@@ -300,9 +321,30 @@ mod tests {
     }
 
     #[test]
-    fn without_maps_nothing_is_sparse() {
-        let plan = plan(layout(&[(0x1000_0000, 64 * MIB)], &[]), "", &[]);
-        assert!(plan.may_have_data(30 * MIB..31 * MIB) && plan.present_bytes >= 64 * MIB);
+    fn what_there_is_of_adjacent_segments_is_found_at_once_and_told_for_each() {
+        // The last one is elsewhere.
+        let loads = [0x10_0000, 0x10_2000, 0x10_4000, 0x20_0000].map(|address| (address, 2 * PAGE));
+        let layout = layout(&loads, &[]);
+        let asked = std::cell::RefCell::new(Vec::new());
+        let runs = |range: Range<u64>, found: &mut dyn FnMut(Range<u64>)| {
+            asked.borrow_mut().push(range.clone());
+            if range.start == 0x10_0000 {
+                found(0x10_1000..0x10_3000);
+                found(0x10_5000..0x10_6000);
+            }
+            Ok::<(), Infallible>(())
+        };
+        let plan = CapturePlan::new(Arc::new(layout), Holes::default(), &[], &|_| true, runs).unwrap();
+        assert_eq!(*asked.borrow(), [0x10_0000..0x10_6000, 0x20_0000..0x20_2000]);
+        let found = |range: Range<u64>| -> Vec<Range<u64>> {
+            plan.mapping_slices(range).flat_map(|slice| plan.present_runs(slice).unwrap()).collect()
+        };
+        let pages = [0x10_1000..0x10_2000, 0x10_2000..0x10_3000, 0x10_5000..0x10_6000];
+        assert_eq!(found(0..plan.layout.total_len), pages);
+        let start = plan.layout.memory_start();
+        assert_eq!(found(start..start + 2 * PAGE), pages[..1]);
+        assert_eq!(found(start + 3 * PAGE..start + 6 * PAGE), pages[2..]);
+        assert_eq!(plan.present_bytes, start + 3 * PAGE);
     }
 
     #[test]
@@ -313,7 +355,7 @@ mod tests {
         let pointers: Vec<u64> = stacks.iter().map(|(begin, length)| begin + length - 512 * 1024).collect();
         let layout = layout(&loads, &pointers);
         let offsets: Vec<u64> = pointers.iter().map(|pointer| layout.file_range(*pointer).unwrap().start).collect();
-        let plan = plan(layout, "", &[]);
+        let plan = plan(layout, &[], &[]);
         assert!(plan.priority[0].contains(&plan.layout.notes_range.start));
         let position = |offset: &u64| plan.priority.iter().position(|range| range.contains(offset)).unwrap();
         assert_eq!(position(&offsets[0]), 1);
@@ -337,7 +379,7 @@ mod tests {
                 at += pages * PAGE;
             }
             let pointers: Vec<u64> = pointers.iter().map(|pointer| if inside { pointer % at } else { *pointer }).collect();
-            let plan = plan(layout(&placed, &pointers), "", &[]);
+            let plan = plan(layout(&placed, &pointers), &[], &[]);
             let total: u64 = plan.priority.iter().map(|range| range.end - range.start).sum();
             prop_assert!(total <= PRIORITY_MAX);
             let mut sorted = plan.priority.clone();

@@ -1,7 +1,7 @@
 //! The core of a parked process, put together from its headers and its memory as the kernel would write it.
 
 use super::chunk::{CoreSource, RangeData, SourceError, buffer_len};
-use super::plan::CapturePlan;
+use super::plan::{CapturePlan, MappingSlice};
 use super::process_memory::LiveMemory;
 use std::fs::File;
 use std::io;
@@ -21,6 +21,19 @@ pub struct ProcessImage {
 }
 
 impl ProcessImage {
+    /// Fills `runs` with the addresses of what may be something else than zeros in a part of a mapping.
+    fn find_runs(&self, slice: &MappingSlice, runs: &mut Vec<Range<u64>>) -> Result<(), SourceError> {
+        runs.clear();
+        if !slice.sparse {
+            runs.push(slice.addresses());
+        } else if let Some(present) = self.plan.present_runs(*slice) {
+            runs.extend(present);
+        } else {
+            self.memory.present_runs(slice.addresses(), |run| runs.push(run))?;
+        }
+        Ok(())
+    }
+
     /// Calls `write` with all memory in `range` of the core that may be something else than zeros: an offset in the core, and
     /// at most as many bytes as `buffer` has. Headers and trailer are left out.
     ///
@@ -37,12 +50,7 @@ impl ProcessImage {
         let mut runs = Vec::new();
         for slice in self.plan.mapping_slices(range) {
             let to_offset = slice.offset.wrapping_sub(slice.address);
-            runs.clear();
-            if slice.sparse {
-                self.memory.present_runs(slice.addresses(), |run| runs.push(run))?;
-            } else {
-                runs.push(slice.addresses());
-            }
+            self.find_runs(&slice, &mut runs)?;
             for run in &runs {
                 let mut address = run.start;
                 while address < run.end {
@@ -68,13 +76,10 @@ impl ProcessImage {
     /// # Errors
     /// The process has ended.
     pub fn present_bytes(&self, range: Range<u64>) -> Result<u64, SourceError> {
-        let mut present = 0;
+        let (mut present, mut runs) = (0, Vec::new());
         for slice in self.plan.mapping_slices(range) {
-            if slice.sparse {
-                self.memory.present_runs(slice.addresses(), |run| present += run.end - run.start)?;
-            } else {
-                present += slice.length;
-            }
+            self.find_runs(&slice, &mut runs)?;
+            present += runs.iter().map(|run| run.end - run.start).sum::<u64>();
         }
         Ok(present)
     }
@@ -87,23 +92,18 @@ impl CoreSource for ProcessImage {
         }
         let position = |offset: u64| buffer_len(&(range.start..offset));
         // Whatever is between the slices is zero.
-        let mut filled = 0;
+        let (mut filled, mut runs) = (0, Vec::new());
         for slice in self.plan.mapping_slices(range.clone()) {
             let begin = position(slice.offset);
             let end = position(slice.offset + slice.length);
             buffer[filled..begin].fill(0);
             filled = end;
-            if !slice.sparse {
-                self.memory.read_pages(slice.address, &mut buffer[begin..end])?;
-                continue;
-            }
-            let mut runs = Vec::new();
-            self.memory.present_runs(slice.addresses(), |run| runs.push(run))?;
+            self.find_runs(&slice, &mut runs)?;
             let mut run_end = begin;
-            for run in runs {
+            for run in &runs {
                 let run_begin = begin + buffer_len(&(slice.address..run.start));
                 buffer[run_end..run_begin].fill(0);
-                run_end = run_begin + buffer_len(&run);
+                run_end = run_begin + buffer_len(run);
                 self.memory.read_pages(run.start, &mut buffer[run_begin..run_end])?;
             }
             buffer[run_end..end].fill(0);

@@ -2,12 +2,13 @@
 
 use super::chunk::{SourceError, buffer_len};
 use super::holes::Holes;
-use super::page_access::{MountLists, PageAccess, ReadablePages};
-use super::plan::CapturePlan;
+use super::page_access::{KnownMapping, MountLists, PageAccess, ReadablePages};
+use super::plan::{CapturePlan, MappingSlice};
 use crate::elf::{self, CoreLayout};
 use crate::unwind::ReadMemory;
-use coreward_sys::pagemap::{self, PAGE, PageKind};
+use coreward_sys::pagemap::{self, PageKind};
 use nix::errno::Errno;
+use object::elf::PF_R;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
@@ -39,22 +40,9 @@ pub struct LiveMemory {
     has_unread: AtomicBool,
     /// Pages that are there could not be read.
     has_refused: AtomicBool,
-    /// The part of the page table that was read last.
-    scanned: Mutex<Option<ScannedWindow>>,
     /// Reads at addresses that pread(2) takes for negative use the file's position, which there is only one of.
     position: Mutex<()>,
 }
-
-/// A part of the page table.
-#[derive(Debug)]
-struct ScannedWindow {
-    range: Range<u64>,
-    kind: PageKind,
-    runs: Vec<Range<u64>>,
-}
-
-/// How much of the page table is read at once where ranges are small, in bytes of address space.
-const WINDOW: u64 = 1 << 20;
 
 /// Which pages are zeros in the core, though they may have been something else.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,7 +50,7 @@ pub struct MissingPages {
     /// Those for which nobody may ever answer (decision 42).
     pub unanswered: bool,
     /// Those that the kernel refused to read: it reads memory that the process itself may not read only if `proc_mem.force_override=`
-    /// lets it (Documentation/admin-guide/kernel-parameters.txt), and none that is damaged.
+    /// lets it (Documentation/admin-guide/kernel-parameters.txt), and none that is damaged. The former come from the pipe, if they can.
     pub refused: bool,
 }
 
@@ -81,14 +69,8 @@ impl LiveMemory {
             access,
             has_unread: AtomicBool::new(false),
             has_refused: AtomicBool::new(false),
-            scanned: Mutex::default(),
             position: Mutex::default(),
         }
-    }
-
-    /// The text of `/proc/PID/maps`; empty if it cannot be read.
-    pub fn maps(&self) -> String {
-        self.access.as_ref().and_then(PageAccess::text).unwrap_or_default()
     }
 
     /// Calls `found` with each line of `/proc/PID/maps`; of none if it cannot be read.
@@ -104,9 +86,43 @@ impl LiveMemory {
         let libraries = layout.notes.program_headers.map(|(address, count)| {
             elf::link_map_ranges(address, count, |address, length| self.read_vec(address, length))
         });
-        let answers = |address| self.answers(address);
-        let present_runs = |range, found: &mut dyn FnMut(Range<u64>)| self.present_runs(range, found);
-        CapturePlan::new(layout, &self.maps(), holes, &libraries.unwrap_or_default(), &answers, present_runs).ok()
+        let is_sparse = |addresses: &Range<u64>| self.is_sparse(addresses);
+        let present_runs = |range, found: &mut dyn FnMut(Range<u64>)| self.scan_present(range, found);
+        let mut plan =
+            CapturePlan::new(layout, holes, &libraries.unwrap_or_default(), &is_sparse, present_runs).ok()?;
+        // If the kernel would have to wait for somebody, the rest is worth more.
+        plan.needs_pipe = self.is_refused(&plan) && self.answers_everywhere();
+        let is_gone = |pagemap| pagemap::check_memory(pagemap).is_err();
+        (!self.pagemap.as_ref().is_some_and(is_gone)).then_some(plan)
+    }
+
+    /// Whether there is memory that the process may not read itself, and nobody else either, but the kernel as it dumps
+    /// ([`MissingPages::refused`]).
+    fn is_refused(&self, plan: &CapturePlan) -> bool {
+        /// A page can be refused for another reason. If one is read, none is refused for this one.
+        const TRIES: usize = 16;
+        let forbidden = plan.layout.loads.iter().filter(|load| load.flags & PF_R == 0 && !load.offset.is_empty());
+        let slices = forbidden.flat_map(|load| plan.mapping_slices(load.offset.clone()));
+        let first_page = |slice: MappingSlice| match plan.present_runs(slice).filter(|_| slice.sparse) {
+            Some(mut runs) => runs.next().map(|run| run.start),
+            None => Some(slice.address),
+        };
+        let there = slices.filter_map(first_page).filter(|address| self.is_there(*address)).take(TRIES);
+        let mut is_refused = false;
+        for address in there {
+            match self.read_some(address, &mut [0]) {
+                Ok(1) => return false,
+                Err(error) if concerns_one_page(&error) => is_refused = true,
+                _ => {}
+            }
+        }
+        is_refused
+    }
+
+    /// Whether absent pages of these addresses, which are those of one mapping, are zeros, or cannot be read.
+    fn is_sparse(&self, addresses: &Range<u64>) -> bool {
+        let mapping = self.mapping_at(addresses.start);
+        mapping.is_anonymous && addresses.end <= mapping.end || mapping.pages != ReadablePages::All
     }
 
     /// Which pages were left out so far.
@@ -119,16 +135,8 @@ impl LiveMemory {
     /// page table has an entry for it.
     fn is_there(&self, address: u64) -> bool {
         const GUARD: u64 = 1 << 58;
-        let mut entry = [0; 8];
-        let read = self.pagemap.as_ref().map(|pagemap| pagemap.read_exact_at(&mut entry, address / PAGE * 8));
-        let entry = u64::from_le_bytes(entry);
-        matches!(read, Some(Ok(()))) && entry >> 62 != 0 && entry & GUARD == 0
-    }
-
-    /// Whether all pages of the mapping at `address` can be read, or some would have to be waited for. Memory of which nothing is
-    /// known can be read: that was so before.
-    pub fn answers(&self, address: u64) -> bool {
-        self.pages_at(address).1 == ReadablePages::All
+        let entry = self.pagemap.as_ref().and_then(|pagemap| pagemap::entry(pagemap, address).ok());
+        entry.is_some_and(|entry| entry >> 62 != 0 && entry & GUARD == 0)
     }
 
     /// Whether all pages of all mappings can be read without waiting for anybody. So it seems where nothing is known of them.
@@ -140,7 +148,7 @@ impl LiveMemory {
     pub fn answers_for(&self, range: &Range<u64>) -> bool {
         let mut address = range.start;
         while address < range.end {
-            let (end, pages) = self.pages_at(address);
+            let KnownMapping { end, pages, .. } = self.mapping_at(address);
             let part = address..end.min(range.end);
             if pages != ReadablePages::All && !self.has_all(&part, pages) {
                 return false;
@@ -150,13 +158,13 @@ impl LiveMemory {
         true
     }
 
-    /// The pages that answer at `address`, and up to where that holds.
-    fn pages_at(&self, address: u64) -> (u64, ReadablePages) {
-        let everything = (u64::MAX, ReadablePages::All);
+    /// What is known of the mapping that has `address`. Memory of which nothing is known can be read: that was so before.
+    fn mapping_at(&self, address: u64) -> KnownMapping {
+        let unknown = KnownMapping { end: u64::MAX, pages: ReadablePages::All, is_anonymous: false };
         match &self.access {
             // The kernel's own page up there is not among the mappings.
-            Some(access) if address < FIRST_NEGATIVE => access.at(address).unwrap_or(everything),
-            _ => everything,
+            Some(access) if address < FIRST_NEGATIVE => access.at(address).unwrap_or(unknown),
+            _ => unknown,
         }
     }
 
@@ -167,10 +175,9 @@ impl LiveMemory {
             ReadablePages::Anonymous => PageKind::Anonymous,
             ReadablePages::All | ReadablePages::Present => PageKind::Populated,
         };
-        let whole = range.start & !(PAGE - 1)..range.end.checked_next_multiple_of(PAGE).unwrap_or(range.end);
         let mut runs = Vec::new();
         if let Some(pagemap) = &self.pagemap {
-            pagemap::for_each_run(pagemap, whole, kind, |run| runs.push(run))?;
+            pagemap::for_each_run(pagemap, pagemap::pages_of(range), kind, |run| runs.push(run))?;
         }
         Ok(runs)
     }
@@ -191,7 +198,7 @@ impl LiveMemory {
         let mut filled = 0;
         while filled < buffer.len() {
             let at = address + filled as u64;
-            let (end, pages) = self.pages_at(at);
+            let KnownMapping { end, pages, .. } = self.mapping_at(at);
             let length = (buffer.len() - filled).min(usize::try_from(end - at).unwrap_or(usize::MAX));
             let part = &mut buffer[filled..filled + length];
             match pages {
@@ -235,7 +242,8 @@ impl LiveMemory {
                     if !self.has_refused.load(Ordering::Relaxed) && self.is_there(at) {
                         self.has_refused.store(true, Ordering::Relaxed);
                     }
-                    let page_rest = usize::try_from(PAGE - at % PAGE).unwrap_or(usize::MAX);
+                    let page = pagemap::page_size();
+                    let page_rest = usize::try_from(page - at % page).unwrap_or(usize::MAX);
                     let end = buffer.len().min(filled.saturating_add(page_rest));
                     buffer[filled..end].fill(0);
                     filled = end;
@@ -263,13 +271,43 @@ impl LiveMemory {
         self.read_exact_at(address, &mut bytes).then_some(bytes)
     }
 
-    /// Calls `found` with each run of pages in `range` (addresses within one mapping) that may hold something else than zeros, in
-    /// order. Pages that would have to be waited for are left out.
+    /// Calls `found` with each run of pages in `range` that may hold something else than zeros, in order. Pages that would have to be waited
+    /// for are left out.
     ///
     /// # Errors
     /// The process has no memory any more.
     pub fn present_runs(&self, range: Range<u64>, mut found: impl FnMut(Range<u64>)) -> Result<(), SourceError> {
-        let pages = self.pages_at(range.start).1;
+        self.scan_present(range, &mut found)?;
+        self.pagemap.as_ref().map_or(Ok(()), |pagemap| pagemap::check_memory(pagemap).map_err(no_memory_is_gone))
+    }
+
+    /// As [`Self::present_runs`], but of a process without memory there is nothing.
+    fn scan_present(&self, range: Range<u64>, found: &mut dyn FnMut(Range<u64>)) -> Result<(), SourceError> {
+        let mut at = range.start;
+        while at < range.end {
+            let KnownMapping { mut end, pages, .. } = self.mapping_at(at);
+            // Adjacent mappings of a kind together.
+            while end < range.end {
+                let next = self.mapping_at(end);
+                if next.pages != pages {
+                    break;
+                }
+                end = next.end;
+            }
+            let part = at..end.min(range.end);
+            at = part.end;
+            self.scan_part(part, pages, found)?;
+        }
+        Ok(())
+    }
+
+    /// As [`Self::scan_present`], where all mappings are of a kind.
+    fn scan_part(
+        &self,
+        range: Range<u64>,
+        pages: ReadablePages,
+        found: &mut dyn FnMut(Range<u64>),
+    ) -> Result<(), SourceError> {
         if pages == ReadablePages::Nothing {
             // The kernel's own core has zeros there as well.
             return Ok(());
@@ -284,11 +322,12 @@ impl LiveMemory {
             return Ok(());
         };
         let mut length = 0;
-        let count_and_call = |run: Range<u64>| {
+        // Where a core is divided, larger pages need not end.
+        let scanned = pagemap::scan(pagemap, pagemap::pages_of(&range), kind, |run| {
+            let run = run.start.max(range.start)..run.end.min(range.end);
             length += run.end - run.start;
             found(run);
-        };
-        let scanned = self.for_each_run(pagemap, range.clone(), kind, count_and_call);
+        });
         if pages != ReadablePages::All && length < range.end - range.start {
             self.has_unread.store(true, Ordering::Relaxed);
         }
@@ -301,37 +340,6 @@ impl LiveMemory {
             }
             Ok(()) | Err(_) => Ok(()),
         }
-    }
-}
-
-impl LiveMemory {
-    /// As [`pagemap::for_each_run`]. Of small ranges those that follow are asked for at once: most mappings of a process with many thousand
-    /// are next to each other. As long as the process is parked, its page table only gets pages that it had mapped before.
-    fn for_each_run(
-        &self,
-        pagemap: &File,
-        range: Range<u64>,
-        kind: PageKind,
-        found: impl FnMut(Range<u64>),
-    ) -> io::Result<()> {
-        if range.end - range.start >= WINDOW || range.start >= FIRST_NEGATIVE - WINDOW {
-            return pagemap::for_each_run(pagemap, range, kind, found);
-        }
-        let mut scanned = self.scanned.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_known = |scanned: &ScannedWindow| {
-            scanned.kind == kind && scanned.range.start <= range.start && range.end <= scanned.range.end
-        };
-        if !scanned.as_ref().is_some_and(is_known) {
-            let window = range.start..range.start + WINDOW;
-            let mut runs = Vec::new();
-            pagemap::for_each_run(pagemap, window.clone(), kind, |run| runs.push(run))?;
-            *scanned = Some(ScannedWindow { range: window, kind, runs });
-        }
-        let runs = scanned.as_ref().map_or(&[][..], |scanned| &scanned.runs);
-        let first = runs.partition_point(|run| run.end <= range.start);
-        let runs = runs[first..].iter().take_while(|run| run.start < range.end);
-        runs.map(|run| run.start.max(range.start)..run.end.min(range.end)).for_each(found);
-        Ok(())
     }
 }
 

@@ -99,6 +99,9 @@ pub fn snapshot(request: SnapshotRequest<'_>, resources: &CaptureResources) -> R
     heartbeat.idle();
     let planned = CoreLayout::read(&headers).ok().and_then(|layout| parked.plan(Arc::new(layout)));
     let Some(plan) = planned else { return Err(unusable(writer)) };
+    if plan.needs_pipe && !request.stacks_only && is_drained_by(request.deadline, plan.layout.total_len) {
+        return Err(unusable(writer));
+    }
     let plan = Arc::new(plan);
     let notes = process_notes(&headers);
     let total_len = plan.layout.total_len;
@@ -177,6 +180,14 @@ pub fn snapshot(request: SnapshotRequest<'_>, resources: &CaptureResources) -> R
         in_memory,
         missing_pages,
     })
+}
+
+/// Whether the kernel can be expected to have written the core into its pipe by the deadline. If not, the memory is copied but for what cannot
+/// be read: the pipe would be cut off anywhere.
+fn is_drained_by(deadline: Instant, total_len: u64) -> bool {
+    /// On a slow machine, and compressed meanwhile.
+    const BYTES_PER_SECOND: u64 = 128 << 20;
+    total_len / BYTES_PER_SECOND < deadline.saturating_duration_since(Instant::now()).as_secs()
 }
 
 /// Creates a staging area that has the headers and the trailer of the core. Also returns whether it takes all of the core in

@@ -14,12 +14,20 @@ use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-/// Chunks that are copied into memory at a time: most of them may be holes.
-pub(super) const SPILL_BATCH: usize = 64;
+/// How many of `chunks` chunks are copied into memory at a time by `copiers` at most. Most of them may be holes, and each batch costs messages;
+/// but all copiers are to have work until the end.
+pub(super) fn batch_len(chunks: usize, copiers: usize) -> usize {
+    /// Fewer are copied in less time than it takes to start another copier.
+    const MIN: usize = 8;
+    const MAX: usize = 64;
+    (chunks / copiers.saturating_mul(2).max(1)).clamp(MIN, MAX)
+}
 
 /// One run of the engine.
 pub(super) struct SharedEngine {
     pub job: EngineJob,
+    /// Chunks that are copied into memory at a time.
+    batch: usize,
     state: Mutex<EngineState>,
     /// Another frame may be appended, or none will be.
     pub frame_written: Condvar,
@@ -77,7 +85,7 @@ impl EngineState {
 }
 
 impl SharedEngine {
-    pub(super) fn new(job: EngineJob, writer: CoreWriter) -> Self {
+    pub(super) fn new(job: EngineJob, writer: CoreWriter, batch: usize) -> Self {
         let state = EngineState {
             writer: Some(writer),
             front: job.chunks.start,
@@ -92,6 +100,7 @@ impl SharedEngine {
         };
         Self {
             job,
+            batch,
             state: Mutex::new(state),
             frame_written: Condvar::new(),
             worker_ended: Condvar::new(),
@@ -240,7 +249,7 @@ impl SharedEngine {
                 }
                 1
             }
-            None => SPILL_BATCH as u64,
+            None => self.batch as u64,
         };
         let end = state.back;
         state.back -= batch.min(end - state.front);

@@ -183,7 +183,7 @@ mod tests {
     use super::*;
     use coreward_sys::fdpass::{recv_with_fds, send_with_fds};
     use coreward_sys::pagemap::{PAGE, PageKind, for_each_run};
-    use coreward_sys::procmap::mapping_at;
+    use coreward_sys::procmap::mapping_from;
     use nix::sys::memfd::{MFdFlags, memfd_create};
     use std::fs::File;
     use std::io::{Read, Seek};
@@ -215,7 +215,7 @@ mod tests {
         let mut copy = vec![0; secret.len()];
         memory.read_exact_at(&mut copy, address).unwrap();
         assert_eq!(copy, secret);
-        assert!(mapping_at(&maps, address).is_ok_and(|mapping| mapping.is_some()) || maps_text(&maps).contains('-'));
+        assert!(mapping_from(&maps, address).is_ok_and(|mapping| mapping.is_some()) || maps_text(&maps).contains('-'));
         let first_page = address.next_multiple_of(PAGE);
         let mut runs = 0;
         for_each_run(&pagemap, first_page..first_page + PAGE, PageKind::Populated, |_| runs += 1).unwrap();

@@ -103,7 +103,8 @@ impl CaptureContext {
         let CoreInput { source, prefix, headers, beginning: _ } = stream;
         let headers = headers.filter(|_| handles.memory.has_memory());
         let mut memory = std::mem::take(&mut handles.memory);
-        let parked = headers.map(|headers| (memory.park(&self.shared.readers, &headers), headers));
+        let process = handles.pidfd.as_ref().map(AsFd::as_fd);
+        let parked = headers.map(|headers| (memory.park(&self.shared.readers, &headers, process), headers));
         if let Some((Ok(parked), headers)) = parked {
             let request = SnapshotRequest {
                 headers,

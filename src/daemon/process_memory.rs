@@ -11,7 +11,7 @@ use crate::reader::{
 use coreward_wire::Offer;
 use std::fs::File;
 use std::io::{self, ErrorKind};
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -155,15 +155,20 @@ impl ProcessMemory {
         answer
     }
 
-    /// A reader for the whole core, whose headers these are. Blocks.
+    /// A reader for the whole core, whose headers these are. It ends with the process, whose pidfd `process` is. Blocks.
     ///
     /// # Errors
     /// There is no reader for this process.
-    pub(super) fn park(&mut self, pool: &ReaderPool, headers: &Headers) -> io::Result<RemoteProcess> {
+    pub(super) fn park(
+        &mut self,
+        pool: &ReaderPool,
+        headers: &Headers,
+        process: Option<BorrowedFd<'_>>,
+    ) -> io::Result<RemoteProcess> {
         let reader = self.take_reader(pool)?;
         // It is killed when the core is copied.
         self.give_up(&reader);
-        RemoteProcess::new(reader, headers, self.holes.take())
+        RemoteProcess::new(reader, headers, self.holes.take(), process)
     }
 
     /// Whether the kernel can dump the process without waiting for anybody who may never answer. What cannot be found out may not.

@@ -21,4 +21,4 @@ pub use layout::{CoreLayout, HEADER_LEN, LoadSegment, beginning_of_headers, head
 pub use link_map::link_map_ranges;
 pub use partial::{PartialHeaders, StoredRange, partial_headers};
 pub use process_notes::{ProcessNotes, process_notes};
-pub use summary::{CoreSummary, ElfError, MAX_HEADERS, summarize};
+pub use summary::{CoreSummary, ElfError, MAX_HEADERS, segment_end, segment_len, summarize};

@@ -54,7 +54,7 @@ mod tests {
         fn arbitrary_bytes_do_not_panic(
             bytes in prop::collection::vec(any::<u8>(), 0..512), offset in 0..600_u64, length: u64,
         ) {
-            let summary = CoreSummary { expected_len: None, notes: Some((offset, length)), is_64bit: true };
+            let summary = CoreSummary { expected_len: None, last_segment: 0, notes: Some((offset, length)), is_64bit: true };
             let _ = process_notes(&bytes, &summary);
         }
     }

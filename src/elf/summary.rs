@@ -29,8 +29,10 @@ pub enum ElfError {
 /// What the first bytes of a core tell about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CoreSummary {
-    /// Length in bytes according to the program headers; `None` if some of them are missing from the bytes given.
+    /// Length in bytes according to the headers; `None` if the bytes given do not tell.
     pub expected_len: Option<u64>,
+    /// Offset of the last program header, which tells the length: the kernel writes segments in their order. 0 without program headers.
+    pub last_segment: u64,
     /// Offset and length of the notes, in bytes. They are the first segment (elf_core_dump in fs/binfmt_elf.c).
     pub notes: Option<(u64, u64)>,
     /// A core of a 64-bit process.
@@ -64,7 +66,7 @@ fn summarize_as<Elf: FileHeader<Endian = Endianness>>(
     if kind != ET_CORE {
         return Err(ElfError::NotCore(kind));
     }
-    let mut summary = CoreSummary { expected_len: None, notes: None, is_64bit };
+    let mut summary = CoreSummary { expected_len: None, last_segment: 0, notes: None, is_64bit };
     let table: u64 = header.e_phoff(endian).into();
     let Ok(first) = bytes.read_at::<Elf::ProgramHeader>(table) else { return Ok(summary) };
     let notes_offset: u64 = first.p_offset(endian).into();
@@ -82,7 +84,13 @@ fn summarize_as<Elf: FileHeader<Endian = Endianness>>(
     if count * size_of::<Elf::ProgramHeader>() > MAX_HEADERS {
         return Err(ElfError::Headers);
     }
-    if let Ok(segments) = bytes.read_slice_at::<Elf::ProgramHeader>(table, count) {
+    let before_last = count.saturating_sub(1) * size_of::<Elf::ProgramHeader>();
+    summary.last_segment = u64::try_from(before_last).ok().and_then(|before| table.checked_add(before)).unwrap_or(0);
+    let sections: u64 = header.e_shoff(endian).into();
+    if header.e_phnum(endian) == PN_XNUM && sections > 0 {
+        // The core ends with the section header that has the number.
+        summary.expected_len = sections.checked_add(size_of::<Elf::SectionHeader>() as u64);
+    } else if let Ok(segments) = bytes.read_slice_at::<Elf::ProgramHeader>(table, count) {
         let ends = segments.iter().map(|segment| {
             let (offset, length): (u64, u64) = (segment.p_offset(endian).into(), segment.p_filesz(endian).into());
             offset.saturating_add(length)
@@ -90,6 +98,25 @@ fn summarize_as<Elf: FileHeader<Endian = Endianness>>(
         summary.expected_len = ends.max();
     }
     Ok(summary)
+}
+
+/// Where the segment with the program header `bytes` ends in the core.
+#[must_use]
+pub fn segment_end(bytes: &[u8], is_64bit: bool) -> Option<u64> {
+    fn end<Elf: FileHeader<Endian = Endianness>>(bytes: &[u8]) -> Option<u64> {
+        let segment = bytes.read_at::<Elf::ProgramHeader>(0).ok()?;
+        let (offset, length): (u64, u64) =
+            (segment.p_offset(Endianness::Little).into(), segment.p_filesz(Endianness::Little).into());
+        offset.checked_add(length)
+    }
+    if is_64bit { end::<FileHeader64<Endianness>>(bytes) } else { end::<FileHeader32<Endianness>>(bytes) }
+}
+
+/// Length of a program header, in bytes.
+#[must_use]
+pub fn segment_len(is_64bit: bool) -> usize {
+    use object::elf::{ProgramHeader32, ProgramHeader64};
+    if is_64bit { size_of::<ProgramHeader64<Endianness>>() } else { size_of::<ProgramHeader32<Endianness>>() }
 }
 
 #[cfg(test)]
@@ -104,6 +131,26 @@ mod tests {
         assert_eq!(summarize(&[0x41; 4096]), Err(ElfError::NotElf));
         let program = std::fs::read("/proc/self/exe").unwrap();
         assert!(matches!(summarize(&program), Err(ElfError::NotCore(2 | 3))));
+    }
+
+    #[test]
+    fn the_last_program_header_tells_the_length_of_a_core_whose_table_is_cut_off() {
+        let headers =
+            crate::elf::test_headers(&[(0x1000, 4096, 4096), (0x8000, 8192, 8192), (0x20000, 4096, 4096)], &[]);
+        let whole = summarize(&headers).unwrap();
+        let cut = summarize(&headers[..200]).unwrap();
+        assert_eq!((cut.expected_len, cut.last_segment), (None, 64 + 3 * 56));
+        let last = usize::try_from(cut.last_segment).unwrap();
+        assert_eq!(segment_end(&headers[last..][..segment_len(true)], true), whole.expected_len);
+        assert_eq!(segment_end(&headers[last..][..20], true), None);
+    }
+
+    #[test]
+    fn a_core_with_very_many_mappings_ends_with_their_number() {
+        let mut headers = crate::elf::test_headers(&[(0x1000, 4096, 4096)], &[]);
+        headers[40..48].copy_from_slice(&12_345_678_u64.to_le_bytes());
+        headers[56..58].copy_from_slice(&PN_XNUM.to_le_bytes());
+        assert_eq!(summarize(&headers).unwrap().expected_len, Some(12_345_678 + 64));
     }
 
     proptest! {

@@ -47,11 +47,7 @@ impl ImageServer {
                 }
             }
             ImageRequest::Store(range) => self.copier.store(&self.image, range.clone(), buffer).map(ImageData::from),
-            ImageRequest::StorePriority => {
-                let mut ranges = self.image.plan.priority.iter();
-                ranges.try_for_each(|range| self.copier.store_in_memory(&self.image, range.clone(), buffer))?;
-                Ok(ImageData::Zeros)
-            }
+            ImageRequest::StorePriority => self.copier.store_priority(&self.image, buffer).map(|()| ImageData::Zeros),
         }
     }
 }

@@ -5,6 +5,7 @@
 //! small process that the daemon forks before it starts a thread ([`ReaderPool::start`]).
 
 mod channel;
+mod death_watch;
 mod facts;
 mod image_server;
 mod memory_server;

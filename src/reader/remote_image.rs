@@ -1,6 +1,7 @@
 //! The core of a parked process, as the reader of the process provides it.
 
 use super::channel::Channel;
+use super::death_watch::DeathWatch;
 use super::process::Reader;
 use super::protocol::{ImageAnswer, ImageData, ImageRequest};
 use crate::capture::{CoreSource, MissingPages, ParkedImage, RangeData, SourceError, StoredChunk};
@@ -24,14 +25,25 @@ const PRIORITY_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) struct RemoteImage {
     reader: Mutex<Reader>,
     pidfd: Arc<OwnedFd>,
+    /// A pidfd of the process whose core it is.
+    process: Option<OwnedFd>,
+    _watch: Option<DeathWatch>,
     idle: Mutex<Vec<(Channel, File)>>,
     missing_pages: Mutex<MissingPages>,
 }
 
 impl RemoteImage {
-    pub(super) fn new(reader: Reader) -> Self {
+    /// The image that `reader` provides of the process behind the pidfd.
+    pub(super) fn new(reader: Reader, process: Option<OwnedFd>, watch: Option<DeathWatch>) -> Self {
         let pidfd = reader.pidfd();
-        Self { reader: Mutex::new(reader), pidfd, idle: Mutex::default(), missing_pages: Mutex::default() }
+        Self {
+            reader: Mutex::new(reader),
+            pidfd,
+            process,
+            _watch: watch,
+            idle: Mutex::default(),
+            missing_pages: Mutex::default(),
+        }
     }
 
     /// Asks the reader, and takes what it read.
@@ -63,7 +75,13 @@ impl RemoteImage {
             self.idle.lock().unwrap_or_else(PoisonError::into_inner).push((channel, window));
             io::Result::Ok(taken)
         };
-        ask().unwrap_or_else(|error| {
+        let asked = ask();
+        if self.process.as_ref().is_some_and(|process| !pidfd::is_alive(process.as_fd())) {
+            // The kernel may have taken its pages before the reader came to them: they read as zeros.
+            self.stop();
+            return Err(SourceError::ProcessGone);
+        }
+        asked.unwrap_or_else(|error| {
             // It hangs or has ended: for all threads.
             self.stop();
             Err(SourceError::Read(error))

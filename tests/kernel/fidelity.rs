@@ -1,8 +1,10 @@
 //! A stored core equals the core that the kernel writes, byte for byte. The test bed stores both for the same crash.
 
-use crate::testbed::{MemoryCgroup, RunToEnd, TestBed, assert_same_core, program};
-use coreward::crash::Record;
+use crate::testbed::{MemoryCgroup, MemoryLimit, RunToEnd, TestBed, assert_same_core, program, run_tool};
+use coreward::crash::{Record, Truncation};
+use coreward::store::Listed;
 use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -63,9 +65,30 @@ fn memory_of_devices_and_of_the_kernel_is_as_in_the_kernels_core_and_waits_for_n
     }
 }
 
+/// A file that the kernel swaps to until this is dropped.
+struct SwapFile(PathBuf);
+
+impl SwapFile {
+    fn new(path: PathBuf) -> Self {
+        std::fs::write(&path, vec![0; 64 << 20]).unwrap();
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        let name = path.to_str().unwrap();
+        run_tool("mkswap", &[name]);
+        run_tool("swapon", &[name]);
+        Self(path)
+    }
+}
+
+impl Drop for SwapFile {
+    fn drop(&mut self) {
+        run_tool("swapoff", &[self.0.to_str().unwrap()]);
+    }
+}
+
 #[test]
 fn mappings_of_every_kind_equal_the_kernels_for_each_coredump_filter() {
     let bed = TestBed::with_kernel_cores();
+    let _swap = SwapFile::new(bed.path("swap"));
     let _daemon = bed.daemon();
     let shapes = program("shapes");
     let file = bed.path("mapped");
@@ -78,34 +101,37 @@ fn mappings_of_every_kind_equal_the_kernels_for_each_coredump_filter() {
     }
 }
 
-/// Huge pages that are reserved until this is dropped.
-struct HugePages(String);
+/// A setting of the kernel, which is what it was before when this is dropped.
+struct Setting {
+    path: &'static str,
+    before: String,
+}
 
-const RESERVED: &str = "/proc/sys/vm/nr_hugepages";
-
-impl HugePages {
-    fn reserve(count: u64) -> Self {
-        let before = std::fs::read_to_string(RESERVED).unwrap();
-        std::fs::write(RESERVED, count.to_string()).unwrap();
-        Self(before)
-    }
-
-    fn free() -> u64 {
-        let text = std::fs::read_to_string("/proc/meminfo").unwrap();
-        let free = text.lines().find_map(|line| line.strip_prefix("HugePages_Free:")).unwrap();
-        free.trim().parse().unwrap()
+impl Setting {
+    fn set(path: &'static str, value: u64) -> Self {
+        let before = std::fs::read_to_string(path).unwrap();
+        std::fs::write(path, value.to_string()).unwrap();
+        Self { path, before }
     }
 }
 
-impl Drop for HugePages {
+impl Drop for Setting {
     fn drop(&mut self) {
-        std::fs::write(RESERVED, self.0.trim()).unwrap();
+        std::fs::write(self.path, self.before.trim()).unwrap();
     }
+}
+
+const HUGE_PAGES: &str = "/proc/sys/vm/nr_hugepages";
+
+fn free_huge_pages() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap();
+    let free = text.lines().find_map(|line| line.strip_prefix("HugePages_Free:")).unwrap();
+    free.trim().parse().unwrap()
 }
 
 #[test]
 fn huge_pages_equal_the_kernels_and_none_is_taken_from_the_pool() {
-    let pages = HugePages::reserve(24);
+    let pages = Setting::set(HUGE_PAGES, 24);
     let bed = TestBed::with_kernel_cores();
     let _daemon = bed.daemon();
     // The kernel takes none for its dump either.
@@ -113,7 +139,7 @@ fn huge_pages_equal_the_kernels_and_none_is_taken_from_the_pool() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !ended.load(Ordering::Relaxed) {
-                lowest.fetch_min(HugePages::free(), Ordering::Relaxed);
+                lowest.fetch_min(free_huge_pages(), Ordering::Relaxed);
                 std::thread::sleep(Duration::from_micros(200));
             }
         });
@@ -157,6 +183,25 @@ fn read_without_allocating(who: &str) {
     assert!(group.peak() < 3 * TOUCHED, "{} MiB", group.peak() >> 20);
 }
 
+/// A process that dies while it is copied is let go at once: what reads it keeps its memory, and allocates more at the expense of its
+/// cgroup.
+#[test]
+fn a_process_that_is_killed_for_its_memory_costs_its_cgroup_no_other() {
+    let bed = TestBed::new();
+    let _daemon = bed.daemon();
+    let group = MemoryCgroup::new(&bed, 160 << 20);
+    let mut sibling = group.command("sleep".as_ref(), &["600"]).quiet().spawn().unwrap();
+    let status = group.command(&program("shapes"), &["crowded"]).run_to_end();
+    assert!(status.signal().is_some(), "{status}");
+    let record = bed.wait_for(1).remove(0).record;
+    let (kills, sibling_ended) = (group.kills(), sibling.try_wait().unwrap());
+    sibling.kill().unwrap();
+    sibling.wait().unwrap();
+    assert_eq!((sibling_ended, kills), (None, 1), "{:?}", record.core);
+    assert_eq!(record.core.truncated, Some(Truncation::EndedEarly), "{:?}", record.core);
+    assert!(!record.stack.is_empty());
+}
+
 #[test]
 fn a_page_that_is_there_and_cannot_be_read_is_named_in_the_record() {
     let bed = TestBed::with_kernel_cores();
@@ -191,6 +236,36 @@ fn the_crashed_thread_has_a_stack_however_much_the_kernel_writes_about_the_proce
     assert!(named.modules.iter().any(|module| module.path.ends_with("/shapes")), "{:?}", named.modules);
     assert_eq!(few.signature, many.signature);
     assert!(many.warnings.iter().any(|warning| warning.contains("so many threads or mappings")), "{:?}", many.warnings);
+}
+
+/// A million mappings each with COREWARD_MAPPINGS=1000000.
+#[test]
+fn three_processes_with_many_mappings_at_once_fit_into_the_memory_of_the_daemon() {
+    let mappings = std::env::var("COREWARD_MAPPINGS").unwrap_or_else(|_| "200000".to_owned());
+    let _enough = Setting::set("/proc/sys/vm/max_map_count", 8_000_000);
+    let bed = TestBed::new();
+    bed.configure("[Coreward]\nStormBurst=0\nKeepFree=0\nMaxUse=8G\n");
+    // That of coreward.service (MemoryMax=).
+    let limit = MemoryLimit::on_daemons(&bed, 256 << 20);
+    let daemon = bed.daemon();
+    let pid = daemon.pid();
+    Command::new(program("shapes")).args(["many", "8"]).run_to_end();
+    let signature = bed.wait_for(1).remove(0).record.signature;
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| Command::new(program("shapes")).args(["many", &mappings]).run_to_end());
+        }
+    });
+    let crashes = bed.wait_for(4);
+    assert_eq!((limit.kills(), daemon.pid()), (0, pid));
+    for Listed { record, .. } in &crashes[1..] {
+        println!("{mappings} mappings: held {:?} us, {:?}", record.held_us, record.core);
+        assert_eq!((record.core.truncated, record.core.bytes), (None, record.core.expected), "{:?}", record.warnings);
+        assert!(record.core.bytes > mappings.parse::<u64>().unwrap() / 8 * 4096);
+        assert!(record.stack.len() > 1 && record.signature == signature, "{record:?}");
+    }
+    daemon.stop();
+    drop(limit);
 }
 
 #[test]

@@ -1,7 +1,8 @@
 /* Makes mappings of every kind and crashes. Arguments: "plain", "sparse GIBIBYTES", "kinds FILE", "huge", "holes FILE MEBIBYTES [ended]": of
    each kind of memory that may have holes this much, of which one MiB is touched, and another thread crashes when the main thread has
-   ended; "names DIRECTORY": so many mappings of a file with a
-   long name that the kernel lists none; or "poisoned": a page that is there and cannot be read. */
+   ended; "names DIRECTORY": so many mappings of a file with a long name that the kernel lists none; "poisoned": a page that is there and
+   cannot be read; "forbidden": 4 MiB that may not be read; "crowded": more holes than are listed, and behind them 4 GiB of shared memory
+   that nobody has touched; or "many MAPPINGS": this many mappings of a page, of which it has touched an eighth. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <pthread.h>
@@ -84,6 +85,56 @@ static void huge_kinds(void) {
     map(16 * MIB, rw, MAP_SHARED | MAP_NORESERVE, fd);
 }
 
+/* Mappings that not every kernel knows. Their numbers are the same on all architectures; headers may be older. */
+#ifndef MAP_DROPPABLE
+#define MAP_DROPPABLE 0x08
+#endif
+#ifndef MADV_GUARD_INSTALL
+#define MADV_GUARD_INSTALL 102
+#endif
+#ifndef MADV_PAGEOUT
+#define MADV_PAGEOUT 21
+#endif
+
+static void rarer_kinds(void) {
+    int rw = PROT_READ | PROT_WRITE, anonymous = MAP_PRIVATE | MAP_ANONYMOUS;
+    char *droppable = mmap(0, MIB, rw, MAP_DROPPABLE | MAP_ANONYMOUS, -1, 0);        /* Linux 6.11 */
+    if (droppable != MAP_FAILED) fill(droppable, 0, MIB); else perror("MAP_DROPPABLE");
+    char *guarded = map(MIB, rw, anonymous, -1);                                        /* Linux 6.13 */
+    fill(guarded, 0, MIB);
+    if (madvise(guarded + MIB / 4, MIB / 4, MADV_GUARD_INSTALL) != 0) perror("MADV_GUARD_INSTALL");
+    int secret = (int)syscall(SYS_memfd_secret, 0);                                     /* Linux 5.14 */
+    if (secret >= 0 && ftruncate(secret, MIB) == 0) fill(map(MIB, rw, MAP_SHARED, secret), 0, 8192); else perror("memfd_secret");
+    char *grows = mmap(0, MIB, rw, anonymous | MAP_GROWSDOWN, -1, 0);
+    if (grows != MAP_FAILED) fill(grows, MIB - 8192, MIB); else perror("MAP_GROWSDOWN");
+    int sealed = memfd_create("sealed", MFD_ALLOW_SEALING);
+    if (ftruncate(sealed, MIB) != 0 || pwrite(sealed, "sealed", 6, 4096) != 6) exit(2);
+    if (fcntl(sealed, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) perror("F_ADD_SEALS");
+    fill(map(MIB, rw, MAP_PRIVATE, sealed), 8192, 12288);
+    map(MIB, PROT_READ, MAP_PRIVATE, sealed);
+    long context = 0;
+    if (syscall(SYS_io_setup, 64, &context) != 0) perror("io_setup");
+    char *same = map(MIB, rw, anonymous, -1);
+    for (size_t at = 0; at < MIB; at += 4096) memset(same + at, 7, 4096);
+    if (madvise(same, MIB, MADV_MERGEABLE) != 0) perror("MADV_MERGEABLE");
+    char *wiped = map(MIB, rw, anonymous, -1);
+    fill(wiped, 0, 8192);
+    madvise(wiped, MIB, MADV_WIPEONFORK);
+    /* In swap, if there is any. */
+    char *out = map(4 * MIB, rw, anonymous, -1), *shared = map(4 * MIB, rw, MAP_SHARED | MAP_ANONYMOUS, -1);
+    fill(out, 0, 3 * MIB);
+    fill(shared, 0, 3 * MIB);
+    madvise(out, 4 * MIB, MADV_PAGEOUT);
+    madvise(shared, 4 * MIB, MADV_PAGEOUT);
+    /* Nobody answers for what is missing, and the descriptor stays open. */
+    int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
+    char *awaited = map(4 * MIB, rw, anonymous, -1);
+    fill(awaited, 0, MIB);
+    struct uffdio_api api = {.api = UFFD_API};
+    struct uffdio_register range = {.range = {(size_t)awaited, 4 * MIB}, .mode = UFFDIO_REGISTER_MODE_MISSING};
+    if (fd < 0 || ioctl(fd, UFFDIO_API, &api) || ioctl(fd, UFFDIO_REGISTER, &range)) perror("userfaultfd");
+}
+
 static void kinds(const char *path) {
     int rw = PROT_READ | PROT_WRITE, anonymous = MAP_PRIVATE | MAP_ANONYMOUS;
     fill(map(8 * MIB, rw, anonymous, -1), 3 * MIB + 4096, 5 * MIB);       /* touched in the middle */
@@ -120,6 +171,7 @@ static void kinds(const char *path) {
     char *sparse;
     for (int n = 0; (sparse = sparse_kind(n, "/dev/shm/coreward-shapes", 8 * MIB)); n++) touch(sparse, 8 * MIB - 4096, 7, 4096);
     unlink("/dev/shm/coreward-shapes");
+    rarer_kinds();
     (void)sink;
 }
 
@@ -157,6 +209,29 @@ static void poisoned(void) {
     fill(memory, 0, 4096);
 }
 
+static void crowded(void) {
+    int rw = PROT_READ | PROT_WRITE, empty = memfd_create("empty", 0), full = memfd_create("crowded", 0);
+    if (ftruncate(empty, 4096 * MIB) != 0 || ftruncate(full, 64 * MIB) != 0) exit(2);
+    /* The kernel places each mapping below the one before. */
+    map(4096 * MIB, rw, MAP_SHARED | MAP_NORESERVE, empty);
+    touch(map(64 * MIB, rw, MAP_SHARED, full), 64 * MIB, 8192, 4096);
+    for (int i = 0; i < 39; i++) map(64 * MIB, rw, MAP_SHARED, full);
+}
+
+static void many(size_t pages) {
+    char *memory = map(pages * 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);
+    for (size_t page = 0; page < pages; page += 2) {
+        if (mprotect(memory + page * 4096, 4096, PROT_READ | PROT_WRITE) != 0) { perror("mprotect"); exit(2); }
+        if (page % 8 == 0) fill(memory, page * 4096, page * 4096 + 64);
+    }
+}
+
+static void forbidden(void) {
+    char *memory = map(4 * MIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+    for (size_t at = 0; at < 4 * MIB; at += 32) memcpy(memory + at, "this memory may not be read now", 32);
+    mprotect(memory, 4 * MIB, PROT_NONE);
+}
+
 int main(int argc, char **argv) {
     const char *shape = argc > 1 ? argv[1] : "plain";
     if (!strcmp(shape, "sparse")) {
@@ -176,6 +251,12 @@ int main(int argc, char **argv) {
         names(argv[2]);
     } else if (!strcmp(shape, "poisoned")) {
         poisoned();
+    } else if (!strcmp(shape, "many")) {
+        many(strtoull(argv[2], 0, 10));
+    } else if (!strcmp(shape, "forbidden")) {
+        forbidden();
+    } else if (!strcmp(shape, "crowded")) {
+        crowded();
     } else if (!strcmp(shape, "holes")) {
         size_t length = strtoull(argv[3], 0, 10) * MIB;
         char *sparse;

@@ -2,14 +2,44 @@
 //! kernels. Both are documented in Documentation/admin-guide/mm/pagemap.rst.
 
 use nix::errno::Errno;
+use nix::unistd::{SysconfVar, sysconf};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
+use std::sync::OnceLock;
 
-/// Size of a page in bytes. Servers of both supported architectures use no other.
+/// The smallest page of both supported architectures, in bytes. Ranges of cores begin and end with one, whatever [`page_size`] is: larger
+/// pages are multiples of it.
 pub const PAGE: u64 = 4096;
+
+/// The size of this machine's pages, in bytes: on aarch64 the kernel may have been built for 16 KiB or 64 KiB.
+#[must_use]
+pub fn page_size() -> u64 {
+    static SIZE: OnceLock<u64> = OnceLock::new();
+    // The kernel tells every process at its start (AT_PAGESZ, getauxval(3)).
+    let ask = || sysconf(SysconfVar::PAGE_SIZE).ok().flatten().and_then(|size| u64::try_from(size).ok());
+    *SIZE.get_or_init(|| ask().filter(|size| size.is_power_of_two()).unwrap_or(PAGE))
+}
+
+/// The addresses of the pages that `range` has a part of.
+#[must_use]
+pub fn pages_of(range: &Range<u64>) -> Range<u64> {
+    let size = page_size();
+    range.start & !(size - 1)..range.end.checked_next_multiple_of(size).unwrap_or(range.end)
+}
+
+/// Reads what the page map says of the page at `address`: bit 63, it is present; bit 62, it is swapped; bit 58, it is guarded
+/// (Documentation/admin-guide/mm/pagemap.rst).
+///
+/// # Errors
+/// The error of pread(2); `UnexpectedEof` if the process has no memory any more.
+pub fn entry(pagemap: &File, address: u64) -> io::Result<u64> {
+    let mut entry = [0; 8];
+    pagemap.read_exact_at(&mut entry, address / page_size() * 8)?;
+    Ok(u64::from_le_bytes(entry))
+}
 
 const PAGE_IS_PRESENT: u64 = 1 << 3;
 const PAGE_IS_SWAPPED: u64 = 1 << 4;
@@ -84,22 +114,34 @@ pub fn for_each_run(
     pagemap: &File,
     range: Range<u64>,
     kind: PageKind,
-    mut on_run: impl FnMut(Range<u64>),
+    on_run: impl FnMut(Range<u64>),
 ) -> io::Result<()> {
+    scan(pagemap, range, kind, on_run)?;
+    // The ioctl reports neither pages nor an error for a process whose memory is gone.
+    check_memory(pagemap)
+}
+
+/// As [`for_each_run`], for whoever looks at many ranges and calls [`check_memory`] in the end.
+///
+/// # Errors
+/// The error of ioctl(2) or pread(2).
+pub fn scan(pagemap: &File, range: Range<u64>, kind: PageKind, mut on_run: impl FnMut(Range<u64>)) -> io::Result<()> {
     match scan_by_ioctl(pagemap, range.clone(), kind, &mut on_run) {
         // A kernel without the ioctl. `on_run` was not called yet.
         Err(error) if error.raw_os_error() == Some(Errno::ENOTTY as i32) => {
             scan_entries(pagemap, range, kind, &mut on_run)
         }
-        // The ioctl reports neither pages nor an error for a process whose memory is gone.
-        other => other.and_then(|()| check_memory(pagemap, range.start)),
+        scanned => scanned,
     }
 }
 
-/// Reads one entry of the page map, which returns nothing once the memory of the process is torn down. Every page that was
-/// missing before that never existed.
-fn check_memory(pagemap: &File, address: u64) -> io::Result<()> {
-    match pagemap.read_at(&mut [0; 8], address / PAGE * 8)? {
+/// Checks that the process still has its memory. If so, every page that was missing before that never existed.
+///
+/// # Errors
+/// `UnexpectedEof`: it has none any more. Otherwise the error of pread(2).
+pub fn check_memory(pagemap: &File) -> io::Result<()> {
+    // Of torn down memory there are no entries.
+    match pagemap.read_at(&mut [0; 8], 0)? {
         8 => Ok(()),
         _ => Err(io::ErrorKind::UnexpectedEof.into()),
     }
@@ -145,11 +187,12 @@ fn scan_entries(
     on_run: &mut impl FnMut(Range<u64>),
 ) -> io::Result<()> {
     const ENTRY: u64 = size_of::<u64>() as u64;
+    let size = page_size();
     let mut entries = [0; 64 * 1024];
     let mut run: Option<Range<u64>> = None;
-    let mut page = range.start / PAGE;
-    while page < range.end / PAGE {
-        let remaining = usize::try_from((range.end / PAGE - page) * ENTRY).unwrap_or(usize::MAX);
+    let mut page = range.start / size;
+    while page < range.end / size {
+        let remaining = usize::try_from((range.end / size - page) * ENTRY).unwrap_or(usize::MAX);
         let wanted = entries.len().min(remaining);
         let count = pagemap.read_at(&mut entries[..wanted], page * ENTRY)?;
         let (entries, _) = entries[..count].as_chunks::<8>();
@@ -159,9 +202,9 @@ fn scan_entries(
         for entry in entries {
             let is_wanted = kind.has(u64::from_le_bytes(*entry));
             match &mut run {
-                Some(run) if is_wanted => run.end += PAGE,
+                Some(run) if is_wanted => run.end += size,
                 Some(_) => on_run(run.take().unwrap_or_default()),
-                None if is_wanted => run = Some(page * PAGE..(page + 1) * PAGE),
+                None if is_wanted => run = Some(page * size..(page + 1) * size),
                 None => {}
             }
             page += 1;
@@ -179,9 +222,9 @@ mod tests {
 
     #[test]
     fn touched_pages_are_found_by_ioctl_and_in_the_entries() {
-        let page_size = usize::try_from(PAGE).unwrap();
+        let page_size = usize::try_from(page_size()).unwrap();
         let memory = vec![0_u8; 64 << 20];
-        let begin = (memory.as_ptr() as u64).next_multiple_of(PAGE);
+        let begin = (memory.as_ptr() as u64).next_multiple_of(super::page_size());
         let memory = std::hint::black_box(memory);
         let range = begin..begin + (63 << 20);
         let offset = usize::try_from(begin - memory.as_ptr() as u64).unwrap();
@@ -196,7 +239,7 @@ mod tests {
             old.extend((run.start..run.end).step_by(page_size));
         })
         .unwrap();
-        let touched = |page: &u64| (page - begin) / PAGE;
+        let touched = |page: &u64| (page - begin) / super::page_size();
         assert!([3, 4, 5, 700, 16000].iter().all(|page| old.iter().any(|found| touched(found) == *page)));
         assert!(old.len() < 16000, "most of it was never touched");
         let mut new: Vec<u64> = Vec::new();

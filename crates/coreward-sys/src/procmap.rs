@@ -20,7 +20,11 @@ pub struct Mapping {
     pub inode: u64,
     /// Where it begins in the file, in bytes.
     pub offset: u64,
-    /// The name that maps shows, up to the first space; empty without one.
+    /// Whether what is written to it is for all that have it mapped (MAP_SHARED).
+    pub is_shared: bool,
+    /// Whether the process may write to it.
+    pub is_writable: bool,
+    /// The name that maps shows, up to the first space; empty without one, and where nobody asked for it.
     pub name: String,
 }
 
@@ -36,7 +40,10 @@ impl Mapping {
 /// Room for any name (PATH_MAX).
 const NAME_ROOM: usize = 4096;
 
-/// `PROCMAP_QUERY_COVERING_OR_NEXT_VMA` and `PROCMAP_QUERY_FILE_BACKED_VMA` (include/uapi/linux/fs.h).
+/// `PROCMAP_QUERY_VMA_WRITABLE`, `PROCMAP_QUERY_VMA_SHARED`, `PROCMAP_QUERY_COVERING_OR_NEXT_VMA` and `PROCMAP_QUERY_FILE_BACKED_VMA`
+/// (include/uapi/linux/fs.h).
+const WRITABLE: u64 = 0x02;
+const SHARED: u64 = 0x08;
 const COVERING_OR_NEXT: u64 = 0x10;
 const FILE_BACKED: u64 = 0x20;
 
@@ -65,30 +72,36 @@ mod ioctl {
     nix::ioctl_readwrite!(procmap_query, b'f', 17, super::ProcmapQuery);
 }
 
-/// The mapping that has `address`; `None` if there is none. `maps` is an open `/proc/PID/maps`.
+/// The mapping that has `address`, or else the next one; `None` if there is none. `maps` is an open `/proc/PID/maps`. Memory without a file
+/// that the process may write to comes without its name (`[heap]`, `[stack]`): nobody needs it, and a process may have many thousand.
 ///
 /// # Errors
 /// The error of ioctl(2). `ENOTTY`: the kernel has no such request, and [`parse`] is what is left.
-pub fn mapping_at(maps: &File, address: u64) -> nix::Result<Option<Mapping>> {
-    query(maps, address, 0)
+pub fn mapping_from(maps: &File, address: u64) -> nix::Result<Option<Mapping>> {
+    match query(maps, address, COVERING_OR_NEXT, &mut [])? {
+        Some(mapping) if !mapping.has_no_file() || !mapping.is_writable => {
+            query(maps, mapping.range.start, COVERING_OR_NEXT, &mut [0; NAME_ROOM])
+        }
+        mapping => Ok(mapping),
+    }
 }
 
 /// The mapping of a file that has `address`, or else the next one; `None` if there is none. `maps` is an open `/proc/PID/maps`.
 ///
 /// # Errors
-/// As [`mapping_at`].
+/// As [`mapping_from`].
 pub fn next_file_mapping(maps: &File, address: u64) -> nix::Result<Option<Mapping>> {
-    query(maps, address, COVERING_OR_NEXT | FILE_BACKED)
+    query(maps, address, COVERING_OR_NEXT | FILE_BACKED, &mut [0; NAME_ROOM])
 }
 
-fn query(maps: &File, address: u64, flags: u64) -> nix::Result<Option<Mapping>> {
-    let mut name = [0_u8; NAME_ROOM];
+/// Asks for a mapping, and for its name if there is room for one.
+fn query(maps: &File, address: u64, flags: u64, name: &mut [u8]) -> nix::Result<Option<Mapping>> {
     let mut query = ProcmapQuery {
         size: size_of::<ProcmapQuery>() as u64,
         query_flags: flags,
         query_addr: address,
-        vma_name_size: u32::try_from(NAME_ROOM).unwrap_or(0),
-        vma_name_addr: name.as_mut_ptr().expose_provenance() as u64,
+        vma_name_size: u32::try_from(name.len()).unwrap_or(0),
+        vma_name_addr: if name.is_empty() { 0 } else { name.as_mut_ptr().expose_provenance() as u64 },
         ..ProcmapQuery::default()
     };
     // SAFETY: the kernel reads and writes one procmap_query, and at most `vma_name_size` bytes of `name`; both outlive the call.
@@ -100,7 +113,9 @@ fn query(maps: &File, address: u64, flags: u64) -> nix::Result<Option<Mapping>> 
             minor: query.dev_minor,
             inode: query.inode,
             offset: query.vma_offset,
-            name: first_word(&name),
+            is_shared: query.vma_flags & SHARED != 0,
+            is_writable: query.vma_flags & WRITABLE != 0,
+            name: first_word(name),
         })),
         Err(Errno::ENOENT) => Ok(None),
         Err(errno) => Err(errno),
@@ -119,7 +134,7 @@ pub fn parse(line: &str) -> Option<Mapping> {
     let mut fields = line.split_ascii_whitespace();
     let (begin, end) = fields.next()?.split_once('-')?;
     let hex = |text: &str| u64::from_str_radix(text, 16).ok();
-    let offset = hex(fields.nth(1)?)?;
+    let (permissions, offset) = (fields.next()?, hex(fields.next()?)?);
     let (major, minor) = fields.next()?.split_once(':')?;
     let hex32 = |text: &str| u32::from_str_radix(text, 16).ok();
     Some(Mapping {
@@ -128,16 +143,18 @@ pub fn parse(line: &str) -> Option<Mapping> {
         minor: hex32(minor)?,
         inode: fields.next()?.parse().ok()?,
         offset,
+        is_shared: permissions.ends_with('s'),
+        is_writable: permissions.contains('w'),
         name: fields.next().unwrap_or_default().to_owned(),
     })
 }
 
-/// Whether a file is an open `/proc/PID/maps` that answers [`mapping_at`].
+/// Whether a file is an open `/proc/PID/maps` that answers [`mapping_from`].
 ///
 /// # Errors
 /// The error of ioctl(2), other than that there is no such request.
 pub fn is_supported(maps: &File) -> io::Result<bool> {
-    match mapping_at(maps, 0) {
+    match mapping_from(maps, 0) {
         Err(Errno::ENOTTY) => Ok(false),
         Err(errno) => Err(errno.into()),
         Ok(_) => Ok(true),
@@ -163,10 +180,13 @@ mod tests {
         // The heap may grow while this runs.
         let fixed = parsed.iter().filter(|mapping| mapping.inode != 0);
         for mapping in fixed {
-            assert_eq!(mapping_at(&maps, mapping.range.start).unwrap().as_ref(), Some(mapping));
-            assert_eq!(mapping_at(&maps, mapping.range.end - 1).unwrap().as_ref(), Some(mapping));
+            assert_eq!(mapping_from(&maps, mapping.range.start).unwrap().as_ref(), Some(mapping));
+            assert_eq!(mapping_from(&maps, mapping.range.end - 1).unwrap().as_ref(), Some(mapping));
         }
-        assert_eq!(mapping_at(&maps, 0).unwrap(), None);
+        let stack = std::ptr::from_ref(&maps).addr() as u64;
+        let found = mapping_from(&maps, stack).unwrap().unwrap();
+        assert!(found.range.contains(&stack) && found.has_no_file() && found.is_writable && !found.is_shared);
+        assert!(mapping_from(&maps, 0).unwrap().unwrap().range.start > 0, "the first one");
         let mut walked = Vec::new();
         let mut address = 0;
         while let Some(mapping) = next_file_mapping(&maps, address).unwrap() {

@@ -69,11 +69,26 @@ impl MemoryCgroup {
         command
     }
 
+    /// How often the kernel has killed one of its processes because of the limit.
+    pub(crate) fn kills(&self) -> u64 {
+        oom_kills(&self.group.dir)
+    }
+
     /// The most that its processes have used at a time, in bytes.
     pub(crate) fn peak(&self) -> u64 {
         let text = std::fs::read_to_string(self.group.dir.join(self.peak)).expect("the highest use");
         text.trim().parse().expect("a number of bytes")
     }
+}
+
+/// How often the kernel has killed a process of the memory cgroup `dir` because of its limit.
+pub(super) fn oom_kills(dir: &Path) -> u64 {
+    // Version 2 of the hierarchy has the first file, version 1 the second.
+    let text =
+        ["memory.events", "memory.oom_control"].iter().find_map(|file| std::fs::read_to_string(dir.join(file)).ok());
+    let text = text.expect("the events");
+    let count = text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok());
+    count.expect("a count of kills")
 }
 
 impl Drop for Cgroup {

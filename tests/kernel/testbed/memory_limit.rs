@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 /// A control group with a limit, in which the daemons of a test bed start. Removed when dropped.
 pub(crate) struct MemoryLimit {
     dir: PathBuf,
-    is_version_1: bool,
 }
 
 impl MemoryLimit {
@@ -29,15 +28,12 @@ impl MemoryLimit {
         let script = format!("#!/bin/sh\necho $$ >{}/cgroup.procs\nexec {} \"$@\"\n", dir.display(), real.display());
         fs::write(&daemon, script).expect("a script in place of the daemon");
         fs::set_permissions(&daemon, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
-        Self { dir, is_version_1 }
+        Self { dir }
     }
 
     /// How often the kernel has killed a process because of the limit.
     pub(crate) fn kills(&self) -> u64 {
-        let file = if self.is_version_1 { "memory.oom_control" } else { "memory.events" };
-        let text = fs::read_to_string(self.dir.join(file)).expect("the events");
-        let count = text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok());
-        count.expect("a count of kills")
+        super::cgroup::oom_kills(&self.dir)
     }
 }
 

@@ -6,18 +6,19 @@
 # shellcheck shell=bash disable=SC2154 # here, cache and image are set in ../vm and image.sh
 
 run_main() {
-    local suite=trixie timeout=900 out='' reboots='' arg
+    local suite=trixie timeout=900 out='' reboots='' kernel_args='' arg
     local -a copy=()
     while (($#)); do
         arg=$1
         case $arg in
-            --suite | --timeout | --copy-in | --out)
+            --suite | --timeout | --copy-in | --out | --kernel-arg)
                 (($# >= 2)) || die "run: $arg needs a value"
                 case $arg in
                     --suite) suite=$2 ;;
                     --timeout) timeout=$2 ;;
                     --copy-in) copy+=("$2") ;;
                     --out) out=$2 ;;
+                    --kernel-arg) kernel_args+=" $2" ;;
                 esac
                 shift 2
                 ;;
@@ -137,7 +138,7 @@ boot() { # TIMEOUT
         -M q35 -accel "${COREWARD_VM_ACCEL:-tcg,thread=multi}" -cpu max,la57=off,svm=off
         -smp "${COREWARD_VM_CPUS:-2}" -m "${COREWARD_VM_MEMORY:-2048}"
         -kernel "$image/vmlinuz" -initrd "$image/initrd"
-        -append 'console=ttyS0 panic=-1 mitigations=off fsck.mode=skip systemd.show_status=1'
+        -append 'console=ttyS0 panic=-1 mitigations=off fsck.mode=skip systemd.show_status=1'"$kernel_args"
         -drive "file=$image/root.img,format=raw,if=virtio,snapshot=on,cache=unsafe"
         -drive "file=/dev/fd/$payload,format=raw,if=virtio,read-only=on"
         -drive "file=/dev/fd/$results,format=raw,if=virtio,cache=unsafe"
