@@ -48,7 +48,7 @@ impl MountLists {
     fn trusted(&self) -> TrustedFileSystems {
         let mut trusted = TrustedFileSystems::default();
         for (list, in_user_namespace) in [(&self.of_process, self.in_user_namespace), (&self.of_host, false)] {
-            if let Some(text) = list.as_ref().and_then(|list| read_mountinfo(list)) {
+            if let Some(text) = list.as_ref().and_then(read_mountinfo) {
                 trusted.add(&text, in_user_namespace);
             }
         }

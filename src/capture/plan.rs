@@ -167,6 +167,7 @@ impl CapturePlan {
     }
 
     /// The addresses of what there is of a slice of sparse memory, in order; `None` if they are not kept.
+    #[must_use]
     pub fn present_runs(&self, slice: MappingSlice) -> Option<impl Iterator<Item = Range<u64>>> {
         let present = self.present.as_deref()?;
         let (start, end) = (slice.offset, slice.offset + slice.length);

@@ -112,8 +112,6 @@ static void rarer_kinds(void) {
     if (fcntl(sealed, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) perror("F_ADD_SEALS");
     fill(map(MIB, rw, MAP_PRIVATE, sealed), 8192, 12288);
     map(MIB, PROT_READ, MAP_PRIVATE, sealed);
-    long context = 0;
-    if (syscall(SYS_io_setup, 64, &context) != 0) perror("io_setup");
     char *same = map(MIB, rw, anonymous, -1);
     for (size_t at = 0; at < MIB; at += 4096) memset(same + at, 7, 4096);
     if (madvise(same, MIB, MADV_MERGEABLE) != 0) perror("MADV_MERGEABLE");

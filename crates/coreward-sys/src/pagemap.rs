@@ -222,29 +222,29 @@ mod tests {
 
     #[test]
     fn touched_pages_are_found_by_ioctl_and_in_the_entries() {
-        let page_size = usize::try_from(page_size()).unwrap();
+        let size = usize::try_from(page_size()).unwrap();
         let memory = vec![0_u8; 64 << 20];
-        let begin = (memory.as_ptr() as u64).next_multiple_of(super::page_size());
+        let begin = (memory.as_ptr() as u64).next_multiple_of(page_size());
         let memory = std::hint::black_box(memory);
         let range = begin..begin + (63 << 20);
         let offset = usize::try_from(begin - memory.as_ptr() as u64).unwrap();
         // A vector of zeros is not touched before the first write.
         let mut memory = memory;
         for page in [3, 4, 5, 700, 16000] {
-            memory[offset + page * page_size] = 1;
+            memory[offset + page * size] = 1;
         }
         let pagemap = File::open("/proc/self/pagemap").unwrap();
         let mut old: Vec<u64> = Vec::new();
         scan_entries(&pagemap, range.clone(), PageKind::Populated, &mut |run| {
-            old.extend((run.start..run.end).step_by(page_size));
+            old.extend((run.start..run.end).step_by(size));
         })
         .unwrap();
-        let touched = |page: &u64| (page - begin) / super::page_size();
+        let touched = |page: &u64| (page - begin) / page_size();
         assert!([3, 4, 5, 700, 16000].iter().all(|page| old.iter().any(|found| touched(found) == *page)));
         assert!(old.len() < 16000, "most of it was never touched");
         let mut new: Vec<u64> = Vec::new();
         match scan_by_ioctl(&pagemap, range, PageKind::Populated, &mut |run| {
-            new.extend((run.start..run.end).step_by(page_size));
+            new.extend((run.start..run.end).step_by(size));
         }) {
             Err(error) if error.raw_os_error() == Some(Errno::ENOTTY as i32) => {
                 eprintln!("SKIPPED: the kernel has no PAGEMAP_SCAN (Linux 6.7)");
