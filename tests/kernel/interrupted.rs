@@ -94,7 +94,7 @@ fn what_completes_before_the_shim_runs_is_said_and_gives_no_more_than_one_other_
     for listed in &cut {
         let record = &listed.record;
         assert_eq!(record.core.truncated, Some(Truncation::EndedEarly));
-        let is_said = |warning: &String| warning.contains("something interrupted the kernel");
+        let is_said = |warning: &String| warning.contains("the process ended while its core was being written");
         assert!(record.warnings.iter().any(is_said), "{:?}", record.warnings);
     }
     let of = |crashes: &[&Listed]| signatures(crashes.iter().map(|listed| &listed.record)).len();

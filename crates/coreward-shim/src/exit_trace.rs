@@ -123,12 +123,6 @@ impl ExitTrace {
         }
     }
 
-    /// Lets go of a thread that does not exit: it is stopped for a moment.
-    pub(super) fn abandon(self) {
-        let _ = ptrace::interrupt(self.tid);
-        self.finish();
-    }
-
     fn poll(&self, timeout: Duration) {
         let mut fds = [PollFd::new(self.as_fd(), PollFlags::POLLIN)];
         let _ = poll(&mut fds, PollTimeout::try_from(timeout).unwrap_or(PollTimeout::ZERO));

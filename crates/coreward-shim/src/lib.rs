@@ -86,10 +86,9 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> u8 {
         log.log(warning);
     }
     let process = CrashedProcess::open(&mut offer, pidfd, &mut exit_trace, &mut warnings);
-    if process.dir.is_none()
-        && let Some(trace) = exit_trace.take()
-    {
-        trace.abandon();
+    if process.dir.is_none() {
+        // Perhaps another thread has the number by now. To stop it would interrupt its own dump, if it is being dumped.
+        exit_trace = exit_trace.and_then(ExitTrace::release);
     }
     let is_proven = process.dir.is_some() || warnings.contains(&ShimWarning::ProcessEnded);
     if !is_proven && !is_kernels {
