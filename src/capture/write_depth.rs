@@ -78,7 +78,8 @@ mod tests {
     fn every_byte_is_at_its_place_either_way() {
         let file = tempfile::tempfile().unwrap();
         let depth = WriteDepth::default();
-        let chunk: Vec<u8> = (0..PART * 2 + 4096).map(|at| (at / 4096) as u8).collect();
+        let chunk: Vec<u8> = (0..=128).flat_map(|page: u8| [page; 4096]).collect();
+        assert!(chunk.len() > 2 * PART);
         for number in 0..3 {
             let offset = number * (1 << 20);
             depth.write_all_at(&file, &chunk, offset).unwrap();

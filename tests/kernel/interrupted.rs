@@ -53,14 +53,14 @@ fn signatures<'a>(records: impl IntoIterator<Item = &'a Record>) -> HashSet<Stri
 
 #[test]
 fn a_request_that_completes_during_the_dump_costs_neither_the_core_nor_the_signature() {
-    const TIMES: usize = 20;
+    const TIMES: u32 = 20;
     let (bed, _daemon) = started();
     // Without a request first.
     crash(0, 0, 0, &[]);
     for number in 0..TIMES {
-        crash(1, 5000 + 1000 * number as u32, 0, &[]);
+        crash(1, 5000 + 1000 * number, 0, &[]);
     }
-    let crashes = bed.wait_for(TIMES + 1);
+    let crashes = bed.wait_for(TIMES as usize + 1);
     for listed in &crashes {
         assert_whole(&bed, listed);
         assert_eq!(listed.record.warnings, [] as [String; 0]);
@@ -98,9 +98,8 @@ fn what_completes_before_the_shim_runs_is_said_and_gives_no_more_than_one_other_
         assert!(record.warnings.iter().any(is_said), "{:?}", record.warnings);
     }
     let of = |crashes: &[&Listed]| signatures(crashes.iter().map(|listed| &listed.record)).len();
-    assert!(of(&whole) == 1 && of(&cut) <= 1, "{crashes:?}");
-    // On a machine with two processors that do nothing else nine of ten are.
-    assert!(whole.len() > cut.len(), "{} of {TIMES} are whole", whole.len());
+    // How many are whole is chance, more so with the shim of the tests, which is not static: see decision 56.
+    assert!(of(&whole) <= 1 && of(&cut) <= 1, "{crashes:?}");
 }
 
 /// Crashes while the daemon is stopped, and waits until the kernel's write was interrupted. Returns the process and its shim.
