@@ -4,11 +4,11 @@ use super::chunk::{CHUNK_LEN, CoreSource, RangeData, SourceError, buffer_len};
 use super::process_image::ProcessImage;
 use super::sparse::{PAGE_LEN, write_nonzero_pages};
 use super::staging_files::{StagingFiles, StoredChunk};
+use super::write_depth::WriteDepth;
 use coreward_sys::sparse_io;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -32,6 +32,8 @@ pub struct ChunkCopier {
 struct SpillTarget {
     /// Bypasses the page cache: for whole chunks, as fast as the disk.
     direct: File,
+    /// How much of a chunk is written at once.
+    depth: WriteDepth,
     /// Uses the page cache: for single pages of chunks that are mostly holes.
     cached: File,
     /// Blocks are allocated from this offset on. Chunks are written from the back.
@@ -43,8 +45,12 @@ impl ChunkCopier {
     #[must_use]
     pub fn new(files: StagingFiles) -> Self {
         let StagingFiles { memory, memory_limit, spill } = files;
-        let spill =
-            spill.map(|[direct, cached]| SpillTarget { direct, cached, preallocated_from: Mutex::new(u64::MAX) });
+        let spill = spill.map(|[direct, cached]| SpillTarget {
+            direct,
+            depth: WriteDepth::default(),
+            cached,
+            preallocated_from: Mutex::new(u64::MAX),
+        });
         Self {
             memory: Arc::new(memory),
             memory_left: AtomicU64::new(memory_limit),
@@ -146,7 +152,7 @@ impl ChunkCopier {
             let padded = length.next_multiple_of(PAGE_LEN);
             buffer[length..padded].fill(0);
             stored.on_disk = CHUNK_LEN;
-            if spill.direct.write_all_at(&buffer[..padded], range.start).is_err() {
+            if spill.depth.write_all_at(&spill.direct, &buffer[..padded], range.start).is_err() {
                 stored.refused = true;
                 self.write_to_memory(range.start, &buffer[..length]).map_err(SourceError::Write)?;
             }

@@ -37,6 +37,7 @@ mod staging;
 mod staging_files;
 mod truncate;
 mod workers;
+mod write_depth;
 
 pub use aligned_buffer::AlignedBuffer;
 pub use checkpoint::{CaptureCheckpoint, CheckpointFiles};

@@ -10,6 +10,9 @@ use std::os::unix::fs::FileExt;
 /// Length of a page, in bytes. Holes consist of whole pages, and so do transfers with O_DIRECT.
 pub(super) const PAGE_LEN: usize = 4096;
 
+/// Bytes that are read at once: the disk serves others between two parts. A multiple of a page.
+const READ_AT_ONCE: usize = 256 << 10;
+
 /// Writes `bytes` to `file` at `offset`, except for pages that are zero.
 ///
 /// # Errors
@@ -49,7 +52,11 @@ pub(super) fn overlay_data(
             is_filled = true;
         }
         let begin = buffer_len(&(range.start..data.start));
-        read_or_zero(file, data.start, &mut buffer[begin..begin + buffer_len(&data)])?;
+        let mut offset = data.start;
+        for part in buffer[begin..begin + buffer_len(&data)].chunks_mut(READ_AT_ONCE) {
+            read_or_zero(file, offset, part)?;
+            offset += part.len() as u64;
+        }
         from = data.end;
     }
     Ok(is_filled)

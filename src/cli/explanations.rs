@@ -77,7 +77,9 @@ fn not_stored(reason: NoCore) -> &'static str {
 /// Why a core is not complete.
 pub(super) fn why_truncated(cut: Truncation) -> &'static str {
     match cut {
-        Truncation::EndedEarly => "the process was killed while its core was being written",
+        Truncation::EndedEarly => {
+            "the process ended while its core was being written: it was killed, or something interrupted the kernel"
+        }
         Truncation::Stalled => "reading the core blocked, as on a dead mount",
         Truncation::ProcessSizeMax => "the core was larger than ProcessSizeMax=",
         Truncation::ExternalSizeMax => "the file reached ExternalSizeMax=",

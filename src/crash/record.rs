@@ -224,7 +224,7 @@ pub enum NoCore {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Truncation {
-    /// The stream ended before the core did: the process was killed while it was dumped.
+    /// The stream ended before the core did: the process was killed while it was dumped, or something interrupted the kernel.
     EndedEarly,
     /// The stream blocked for too long.
     Stalled,

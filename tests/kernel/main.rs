@@ -19,6 +19,7 @@ mod fidelity;
 mod file_systems;
 mod hostile_files;
 mod hostile_text;
+mod interrupted;
 mod misuse;
 mod pid_reuse;
 mod registration;

@@ -85,7 +85,11 @@ fn race(bed: &TestBed) {
     assert_eq!((victims.len(), roots.len()), (TRIES, others.len()));
     for listed in victims {
         let record = &listed.record;
-        assert!(record.warnings.iter().any(|warning| warning.contains("was killed while")), "{:?}", record.warnings);
+        assert!(
+            record.warnings.iter().any(|warning| warning.contains("ended while its core")),
+            "{:?}",
+            record.warnings
+        );
         assert_eq!((record.exe.as_str(), record.cmdline.as_str(), record.status.as_str()), ("", "", ""));
         assert!(!contains(bed, listed, b"SECRET"), "{record:?}");
         if let Some(core) = &listed.core_file {

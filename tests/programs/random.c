@@ -1,6 +1,9 @@
-/* Fills MEBIBYTES (argument) of memory with what does not compress, and raises SIGSEGV. */
+/* Fills MEBIBYTES (argument) of memory with what does not compress, and raises SIGSEGV. If the environment has GATE, the path of a FIFO, it
+   waits until that is opened for writing before it faults. */
+#include <fcntl.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 int main(int argc, char **argv) {
     size_t words = (argc > 1 ? strtoull(argv[1], 0, 10) : 16) << 17;
@@ -11,6 +14,7 @@ int main(int argc, char **argv) {
         state ^= state << 13; state ^= state >> 7; state ^= state << 17;
         memory[i] = state;
     }
+    if (getenv("GATE")) close(open(getenv("GATE"), O_RDONLY));
     *(volatile int *)0 = 1;
     return 0;
 }

@@ -1,5 +1,6 @@
 //! One crash, from the start of the shim until the daemon has recorded it or the spool has it.
 
+use super::exit_trace::ExitTrace;
 use super::process::CrashedProcess;
 use super::warning::ShimWarning;
 use coreward_wire::{FdKind, Offer};
@@ -13,6 +14,9 @@ pub(super) struct Crash {
     pub(super) process: CrashedProcess,
     /// The read end of the core pipe. `None` once the process is released.
     pub(super) core: Option<OwnedFd>,
+    /// Keeps the process if the kernel stops writing the core before it is released. `None` where that is impossible, and once the
+    /// process has been let go.
+    pub(super) exit_trace: Option<ExitTrace>,
 }
 
 impl Crash {
@@ -27,6 +31,15 @@ impl Crash {
     pub(super) fn release(&mut self) {
         self.core = None;
         self.offer.released = true;
+        self.exit_trace = self.exit_trace.take().and_then(ExitTrace::release);
+    }
+
+    /// Releases the process and lets it exit before anything else is done.
+    pub(super) fn let_go(&mut self) {
+        self.release();
+        if let Some(trace) = self.exit_trace.take() {
+            trace.finish();
+        }
     }
 
     /// Saves what the daemon captured, for the next daemon: after the release nothing else is left of the process. Replaces the

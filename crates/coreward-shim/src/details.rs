@@ -11,6 +11,7 @@ use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
+use nix::unistd::getpid;
 use std::fmt::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -42,7 +43,7 @@ pub(super) fn read_into(offer: &mut Offer, dir: &ProcDir) -> Vec<ShimWarning> {
     let mut warnings = Vec::new();
     offer.details.update(Details {
         cwd: dir.read_link("cwd", &mut warnings),
-        status: dir.read_text("status", &mut warnings),
+        status: without_own_trace(dir.read_text("status", &mut warnings)),
         limits: dir.read_text("limits", &mut warnings),
         open_fds: list_open_fds(dir, &mut warnings),
         parent: read_parent(dir),
@@ -50,6 +51,18 @@ pub(super) fn read_into(offer: &mut Offer, dir: &ProcDir) -> Vec<ShimWarning> {
         mountinfo: dir.read_table("mountinfo", &mut warnings),
     });
     warnings
+}
+
+/// The text of `status` without the shim as the tracer of the process: it is none for whoever debugs the crash.
+fn without_own_trace(status: Vec<u8>) -> Vec<u8> {
+    let own = format!("\nTracerPid:\t{}\n", getpid());
+    match status.windows(own.len()).position(|window| window == own.as_bytes()) {
+        Some(at) => {
+            let (before, after) = (status.get(..at), status.get(at + own.len()..));
+            [before.unwrap_or_default(), b"\nTracerPid:\t0\n", after.unwrap_or_default()].concat()
+        }
+        None => status,
+    }
 }
 
 /// The command line of the parent, or its name in brackets. Empty if it cannot be read, or not in time: the kernel reads it from

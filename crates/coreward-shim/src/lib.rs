@@ -35,6 +35,7 @@ mod crash;
 mod deliver;
 mod details;
 mod executable;
+mod exit_trace;
 mod holes;
 mod kernel_log;
 mod mounts;
@@ -51,6 +52,7 @@ use coreward_wire::Offer;
 use coreward_wire::paths::Root;
 use crash::Crash;
 use deliver::SpoolReason;
+use exit_trace::ExitTrace;
 use kernel_log::KernelLog;
 use nix::sys::stat::stat;
 use nix::unistd::Uid;
@@ -62,7 +64,11 @@ use warning::ShimWarning;
 /// The whole program. Exit status: 0 if the crash is recorded, 1 if it was saved in the spool, 2 if it could not be saved or the
 /// command line was wrong.
 pub fn run(arguments: impl Iterator<Item = OsString>) -> u8 {
-    let started = clock::since_boot();
+    let Args { root, mut offer, pidfd, mut warnings } = args::parse(&arguments.collect::<Vec<_>>());
+    // First of all: what interrupts the kernel's write of the core may be on its way.
+    let is_kernels = is_started_by_kernel();
+    let mut exit_trace = offer.tid.filter(|_| is_kernels).and_then(ExitTrace::start);
+    offer.started = clock::since_boot();
     // A crash of the shim must not start another shim, and no other process may trace it. (The kernel starts core_pattern helpers
     // with RLIMIT_CORE 1, which it takes as the sign of a recursion; see core(5).)
     let _ = nix::sys::prctl::set_dumpable(false);
@@ -70,7 +76,6 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> u8 {
         eprintln!("coreward-shim: only the kernel starts this program, as root.\n{}", args::USAGE);
         return 2;
     }
-    let Args { root, mut offer, pidfd, mut warnings } = args::parse(&arguments.collect::<Vec<_>>());
     // `coreward status` executes the shim without a core to see whether it can be, so this is not worth a line in the log.
     let Some(core) = pipe::stdin_pipe() else {
         eprintln!("coreward-shim: standard input is not a pipe.\n{}", args::USAGE);
@@ -80,10 +85,13 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> u8 {
     for warning in &warnings {
         log.log(warning);
     }
-    offer.started = started;
-    let process = CrashedProcess::open(&mut offer, pidfd, &mut warnings);
+    let process = CrashedProcess::open(&mut offer, pidfd, &mut exit_trace, &mut warnings);
+    if process.dir.is_none() {
+        // Perhaps another thread has the number by now. To stop it would interrupt its own dump, if it is being dumped.
+        exit_trace = exit_trace.and_then(ExitTrace::release);
+    }
     let is_proven = process.dir.is_some() || warnings.contains(&ShimWarning::ProcessEnded);
-    if !is_proven && !is_started_by_kernel() {
+    if !is_proven && !is_kernels {
         // Some runtimes of GPUs read core_pattern and start the handler for a process that lives. It is not crashing, what they
         // write is not its memory, and the record of it must not be in the way when it does crash.
         log.log(format_args!(
@@ -93,7 +101,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> u8 {
         eprintln!("coreward-shim: this process is not being dumped; only the kernel starts this program.");
         return 2;
     }
-    let mut crash = Crash { offer, warnings, process, core: Some(core) };
+    let mut crash = Crash { offer, warnings, process, core: Some(core), exit_trace };
     let delivered = if is_daemon_crash(&crash.offer, &root, daemon_uid(&root)) {
         Err(SpoolReason::DaemonCrashed)
     } else {

@@ -2,6 +2,7 @@
 //! that every offer passes on. Nothing here can block on a dead mount.
 
 use super::executable;
+use super::exit_trace::ExitTrace;
 use super::mounts;
 use super::proc_dir::{ProcDir, read_text_at};
 use super::status::ThreadStatus;
@@ -42,10 +43,15 @@ pub(super) struct CrashedProcess {
 
 impl CrashedProcess {
     /// Opens the process that the kernel named, and completes the offer with what `/proc` has about it.
-    pub(super) fn open(offer: &mut Offer, inherited: Option<RawFd>, warnings: &mut Vec<ShimWarning>) -> Self {
+    pub(super) fn open(
+        offer: &mut Offer,
+        inherited: Option<RawFd>,
+        exit_trace: &mut Option<ExitTrace>,
+        warnings: &mut Vec<ShimWarning>,
+    ) -> Self {
         offer.boot_id = boot_id();
         let Some(pid) = offer.pid else { return Self::default() };
-        match Self::open_pid(pid, offer, inherited) {
+        match Self::open_pid(pid, offer, inherited, exit_trace) {
             Ok((process, mut found)) => {
                 warnings.append(&mut found);
                 process
@@ -62,6 +68,7 @@ impl CrashedProcess {
         pid: Pid,
         offer: &mut Offer,
         inherited: Option<RawFd>,
+        exit_trace: &mut Option<ExitTrace>,
     ) -> Result<(Self, Vec<ShimWarning>), ShimWarning> {
         let open_error = |what| {
             move |error: io::Error| match errno_of(&error) {
@@ -81,7 +88,9 @@ impl CrashedProcess {
             return Err(ShimWarning::ProcessEnded);
         }
         // As the process of the pidfd is still alive, its PID cannot have been reused since that was opened.
-        let has_crashed = threads.first().is_some_and(|thread| has_crashed(thread, offer));
+        let has_crashed = threads
+            .first()
+            .is_some_and(|thread| has_ids(thread, offer) && (thread.is_dumping || is_at_exit(exit_trace, offer)));
         let is_older = inherited.is_some() || (1..=own_start_time()).contains(&completed.start_time);
         if !has_crashed || !is_older {
             return Err(ShimWarning::PidReused);
@@ -120,10 +129,16 @@ fn read_threads(dir: &ProcDir, offer: &Offer) -> Vec<ThreadStatus> {
     threads.unwrap_or_default()
 }
 
-/// Whether the kernel is writing the core of this thread's process, and its IDs are those that the kernel passed as arguments.
-fn has_crashed(thread: &ThreadStatus, offer: &Offer) -> bool {
+/// Whether the IDs of this thread are those that the kernel passed as arguments.
+fn has_ids(thread: &ThreadStatus, offer: &Offer) -> bool {
     let ([uid, ..], [gid, ..]) = (thread.credentials.uids, thread.credentials.gids);
-    thread.is_dumping && offer.uid == Some(uid) && offer.gid == Some(gid)
+    offer.uid == Some(uid) && offer.gid == Some(gid)
+}
+
+/// Whether something interrupted the kernel's write of the core, so that the thread has come to its exit.
+fn is_at_exit(exit_trace: &mut Option<ExitTrace>, offer: &Offer) -> bool {
+    *exit_trace = exit_trace.take().and_then(ExitTrace::wait_for_change);
+    exit_trace.as_ref().is_some_and(|trace| trace.is_at_exit(offer.signal))
 }
 
 /// When this process was started, in clock ticks since boot. The kernel started it when the crashed process had its PID already;
@@ -317,7 +332,7 @@ mod tests {
         const ABOVE_PID_MAX: i32 = 4_194_305;
         let mut offer = Offer { pid: Some(Pid::from_raw(ABOVE_PID_MAX)), ..Offer::default() };
         let mut warnings = Vec::new();
-        let process = CrashedProcess::open(&mut offer, None, &mut warnings);
+        let process = CrashedProcess::open(&mut offer, None, &mut None, &mut warnings);
         assert_eq!(warnings, [ShimWarning::ProcessEnded]);
         assert!(process.dir.is_none() && process.fds.is_empty() && offer.comm.is_empty());
         assert_eq!(offer.boot_id.len(), 32);
@@ -335,7 +350,7 @@ mod tests {
                 ..Offer::default()
             };
             let mut warnings = Vec::new();
-            let process = CrashedProcess::open(&mut offer, inherited, &mut warnings);
+            let process = CrashedProcess::open(&mut offer, inherited, &mut None, &mut warnings);
             assert_eq!(warnings, [ShimWarning::PidReused]);
             assert!(process.dir.is_none() && process.fds.is_empty());
             assert_eq!((offer.start_time, offer.exe.len(), offer.credentials.len()), (0, 0, 0));
@@ -346,15 +361,14 @@ mod tests {
     fn the_ids_of_the_crashed_thread_are_those_of_the_arguments() {
         let (uid, gid) = (Uid::from_raw(1000), Gid::from_raw(1001));
         let offer = Offer { uid: Some(uid), gid: Some(gid), ..Offer::default() };
-        let thread = |is_dumping, uid, gid| ThreadStatus {
-            is_dumping,
+        let thread = |uid, gid| ThreadStatus {
+            is_dumping: true,
             credentials: Credentials { uids: [uid; 4], gids: [gid; 4], capabilities: 0 },
         };
-        assert!(has_crashed(&thread(true, uid, gid), &offer));
-        for other in [thread(false, uid, gid), thread(true, Uid::from_raw(0), gid), thread(true, uid, Gid::from_raw(0))]
-        {
-            assert!(!has_crashed(&other, &offer), "{other:?}");
+        assert!(has_ids(&thread(uid, gid), &offer));
+        for other in [thread(Uid::from_raw(0), gid), thread(uid, Gid::from_raw(0))] {
+            assert!(!has_ids(&other, &offer), "{other:?}");
         }
-        assert!(!has_crashed(&thread(true, uid, gid), &Offer::default()));
+        assert!(!has_ids(&thread(uid, gid), &Offer::default()));
     }
 }

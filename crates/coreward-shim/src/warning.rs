@@ -48,9 +48,11 @@ impl fmt::Display for ShimWarning {
                 "did not open exe: it is on FUSE, a network file system or an unknown mount, which may not answer",
             ),
             Self::MalformedStat => f.write_str("cannot parse stat: it has no comm or no start time"),
-            Self::ProcessEnded => f.write_str("the process was killed while its core was being written"),
+            Self::ProcessEnded => f.write_str(
+                "the process ended while its core was being written: it was killed, or something interrupted the kernel",
+            ),
             Self::PidReused => f.write_str(
-                "the process was killed while its core was being written; nothing of the process with its PID is used",
+                "the process ended while its core was being written; nothing of the process with its PID is used",
             ),
         }
     }

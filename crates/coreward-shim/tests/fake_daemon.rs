@@ -56,7 +56,10 @@ impl FakeSystem {
         stream.read_exact(&mut payload).unwrap();
         let (offer, _) = Offer::decode(&payload).unwrap();
         assert_eq!(offer.attempt, 1);
-        assert_eq!(offer.warnings, ["the process was killed while its core was being written"]);
+        assert_eq!(
+            offer.warnings,
+            ["the process ended while its core was being written: it was killed, or something interrupted the kernel"]
+        );
         stream.write_all(&reply.encode()).unwrap();
         assert_eq!(shim.wait().unwrap().code(), Some(1), "the crash is in the spool");
         let spool = Root::new(self.dir.path()).state_dir().join(SPOOL);

@@ -7,6 +7,7 @@
 pub mod arena;
 pub mod clock;
 pub mod datagram;
+pub mod entry;
 pub mod essential;
 pub mod fdpass;
 pub mod file_system;

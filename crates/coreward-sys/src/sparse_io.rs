@@ -97,6 +97,11 @@ pub fn start_writeback(file: &File, range: Range<u64>) {
     let _ = sync_range(file, &range, libc::SYNC_FILE_RANGE_WRITE);
 }
 
+/// Waits until what has been started of the writing of `range` is done.
+pub fn wait_for_writeback(file: &File, range: Range<u64>) {
+    let _ = sync_range(file, &range, libc::SYNC_FILE_RANGE_WAIT_BEFORE);
+}
+
 /// Waits until `range` is on disk, and drops it from the page cache: a core of many GiB must not evict what other programs have
 /// there.
 pub fn finish_writeback(file: &File, range: Range<u64>) {

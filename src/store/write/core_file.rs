@@ -27,14 +27,20 @@ pub struct CoreFile {
     content: u64,
     /// Writeback has been started up to this offset.
     written_back: u64,
+    /// Writeback has ended up to this offset.
+    on_disk: u64,
     /// The page cache has been released up to this offset.
     released: u64,
 }
 
-/// Bytes written before their writeback is started.
-const WRITEBACK_WINDOW: u64 = 8 << 20;
+/// Bytes written before their writeback is started. What the disk is given at once is what the reads of others wait for.
+const WRITEBACK_WINDOW: u64 = 256 << 10;
+/// Bytes that may be under writeback at once.
+const MAX_IN_FLIGHT: u64 = 1 << 20;
 /// Bytes of a core file that may stay in the page cache.
 const MAX_CACHED: u64 = 40 << 20;
+/// Bytes that are released from the page cache at a time.
+const RELEASE_WINDOW: u64 = 8 << 20;
 
 impl CoreFile {
     /// Creates a file in `dir` that has space reserved for `record`.
@@ -57,6 +63,7 @@ impl CoreFile {
             length,
             content: 0,
             written_back: length,
+            on_disk: length,
             released: length,
         }
     }
@@ -153,14 +160,18 @@ impl CoreFile {
         self.frames.push((field(frame.len()), content));
         self.length += frame.len() as u64;
         self.content += u64::from(content);
-        if self.length - self.written_back >= WRITEBACK_WINDOW {
-            sparse_io::start_writeback(&self.file, self.written_back..self.length);
-            self.written_back = self.length;
-            // The oldest cached window was started long ago and should be on disk by now.
-            if self.written_back - self.released > MAX_CACHED {
-                sparse_io::finish_writeback(&self.file, self.released..self.released + WRITEBACK_WINDOW);
-                self.released += WRITEBACK_WINDOW;
+        while self.length - self.written_back >= WRITEBACK_WINDOW {
+            let end = self.written_back + WRITEBACK_WINDOW;
+            if end - self.on_disk > MAX_IN_FLIGHT {
+                sparse_io::wait_for_writeback(&self.file, self.on_disk..end - MAX_IN_FLIGHT);
+                self.on_disk = end - MAX_IN_FLIGHT;
             }
+            sparse_io::start_writeback(&self.file, self.written_back..end);
+            self.written_back = end;
+        }
+        if self.on_disk.saturating_sub(self.released) > MAX_CACHED {
+            sparse_io::finish_writeback(&self.file, self.released..self.released + RELEASE_WINDOW);
+            self.released += RELEASE_WINDOW;
         }
         Ok(())
     }
@@ -175,6 +186,7 @@ impl CoreFile {
         self.content -= u64::from(content);
         self.released = self.released.min(self.length);
         self.written_back = self.written_back.min(self.length);
+        self.on_disk = self.on_disk.min(self.length);
         self.file.set_len(self.length)?;
         Ok(true)
     }

@@ -23,10 +23,15 @@ impl Cgroup {
         Self { mount_point, dir }
     }
 
-    /// A command that runs `program` in this cgroup.
+    /// Stops its processes, or lets them go on.
+    pub(crate) fn freeze(&self, is_frozen: bool) {
+        std::fs::write(self.dir.join("cgroup.freeze"), if is_frozen { "1" } else { "0" }).expect("cgroup.freeze");
+    }
+
+    /// A command that runs `program` in this cgroup, with the arguments that are added to it.
     pub(crate) fn command(&self, program: &Path) -> Command {
         let mut command = Command::new("sh");
-        command.arg("-c").arg("echo $$ > \"$0\" && exec \"$1\"").arg(self.dir.join("cgroup.procs")).arg(program);
+        command.arg("-c").arg("echo $$ > \"$0\" && exec \"$@\"").arg(self.dir.join("cgroup.procs")).arg(program);
         command
     }
 }
