@@ -36,6 +36,8 @@ pub struct ThreadNote {
     pub tid: u32,
     /// Its registers when the process crashed.
     pub registers: Registers,
+    /// The signals that it blocked: bit N - 1 for signal N (`pr_sighold`).
+    pub blocked: u64,
 }
 
 /// Why the crashed thread received its signal (NT_SIGINFO; sigaction(2)).
@@ -63,6 +65,8 @@ pub struct MappedFile {
 /// What the notes say about the crash.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CrashNotes {
+    /// PID of the process, in its own PID namespace (NT_PRPSINFO).
+    pub pid: Option<u32>,
     /// The threads, the crashed one first, as far as they are read.
     pub threads: Vec<ThreadNote>,
     /// How many threads there were, those that are not read included.
@@ -85,6 +89,7 @@ const MAX_FILES: usize = 1 << 17;
 const MAX_PATH: usize = 4096;
 
 const NT_PRSTATUS: u32 = 1;
+const NT_PRPSINFO: u32 = 3;
 const NT_AUXV: u32 = 6;
 const NT_SIGINFO: u32 = 0x5349_4749;
 const NT_FILE: u32 = 0x4649_4c45;
@@ -106,6 +111,8 @@ impl CrashNotes {
                         found.threads.extend(thread(data, machine));
                     }
                 }
+                // struct elf_prpsinfo: four chars, a long and its padding, pr_uid, pr_gid, then pr_pid.
+                NT_PRPSINFO => found.pid = u32_at(data, 24),
                 NT_SIGINFO if found.siginfo.is_none() => found.siginfo = siginfo(data),
                 NT_FILE => found.files = files(data).unwrap_or_default(),
                 NT_AUXV => {
@@ -123,6 +130,20 @@ impl CrashNotes {
         }
         found.program_headers = table.zip(count);
         found
+    }
+
+    /// Whether the process sent the signal to itself, with kill(2), tgkill(2) or rt_sigqueueinfo(2). Its PID and that of the sender are in the same
+    /// namespace, whichever that is.
+    #[must_use]
+    pub fn is_sent_by_itself(&self) -> bool {
+        const SI_USER: i32 = 0;
+        const SI_QUEUE: i32 = -1;
+        const SI_TKILL: i32 = -6;
+        let Some(info) = self.siginfo.filter(|info| [SI_USER, SI_QUEUE, SI_TKILL].contains(&info.code)) else {
+            return false;
+        };
+        // si_pid is the first half of the union.
+        self.pid.is_some_and(|pid| u64::from(pid) == info.value & u64::from(u32::MAX))
     }
 }
 
@@ -161,7 +182,8 @@ impl Registers {
     }
 }
 
-/// struct elf_prstatus: siginfo, signals, four ids from byte 32 on, times, and the general registers from byte 112 on.
+/// struct elf_prstatus: siginfo, signals, the blocked ones at byte 24, four ids from byte 32 on, times, and the general registers from byte
+/// 112 on.
 fn thread(data: &[u8], machine: u16) -> Option<ThreadNote> {
     let register = |index: usize| u64_at(data, 112 + index * 8);
     let registers = match machine {
@@ -171,7 +193,7 @@ fn thread(data: &[u8], machine: u16) -> Option<ThreadNote> {
         EM_AARCH64 => Registers::Aarch64 { pc: register(32)?, sp: register(31)?, fp: register(29)?, lr: register(30)? },
         _ => return None,
     };
-    Some(ThreadNote { tid: u32_at(data, 32)?, registers })
+    Some(ThreadNote { tid: u32_at(data, 32)?, registers, blocked: u64_at(data, 24)? })
 }
 
 fn siginfo(data: &[u8]) -> Option<SigInfoNote> {
@@ -220,6 +242,7 @@ mod tests {
     #[test]
     fn registers_files_and_siginfo_are_found() {
         let mut status = vec![0; 112];
+        status[24..32].copy_from_slice(&0x400_u64.to_le_bytes());
         status[32..36].copy_from_slice(&77_u32.to_le_bytes());
         status.extend(words(&(100..134).collect::<Vec<_>>()));
         let mut mapped = words(&[2, 4096, 0x7000, 0x9000, 3, 0x1000, 0x2000, 0]);
@@ -227,8 +250,11 @@ mod tests {
         let mut info = vec![0; 128];
         info[8..12].copy_from_slice(&(-6_i32).to_le_bytes());
         info[16..24].copy_from_slice(&0xdead_u64.to_le_bytes());
+        let mut process = vec![0; 136];
+        process[24..28].copy_from_slice(&70_u32.to_le_bytes());
         let bytes = [
             note(NT_PRSTATUS, &status),
+            note(NT_PRPSINFO, &process),
             note(NT_SIGINFO, &info),
             note(NT_FILE, &mapped),
             note(NT_AUXV, &words(&[3, 0x1040, 5, 9, 33, 0x7fff])),
@@ -236,7 +262,8 @@ mod tests {
         .concat();
         let found = CrashNotes::read(&bytes, EM_X86_64);
         let x86 = Registers::X86_64 { ip: 116, sp: 119, bp: 104 };
-        assert_eq!(found.threads, [ThreadNote { tid: 77, registers: x86 }]);
+        assert_eq!(found.threads, [ThreadNote { tid: 77, registers: x86, blocked: 0x400 }]);
+        assert_eq!(found.pid, Some(70));
         assert_eq!(found.siginfo, Some(SigInfoNote { code: -6, value: 0xdead }));
         assert_eq!((found.vdso, found.program_headers), (Some(0x7fff), Some((0x1040, 9))));
         let file = |start, end, offset, path: &str| MappedFile { start, end, offset, path: path.to_owned() };

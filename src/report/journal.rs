@@ -206,9 +206,13 @@ fn message(record: &Record) -> String {
         printable(&record.program()),
         record.id,
     );
+    if let Some(failure) = &record.failure {
+        let _ = write!(text, "\nFailed: {}", failure.sentence());
+    }
     if !record.stack.is_empty() {
-        let tid = record.tid.unwrap_or(record.key.pid);
-        push_stack(&mut text, &format!("thread {tid}"), &record.stack, &record.modules);
+        let tid = record.tid.unwrap_or(record.key.pid).to_string();
+        let failed = record.failure.as_ref().map(|failure| failure.tid.to_string());
+        push_stack(&mut text, &format!("thread {}", failed.unwrap_or(tid)), &record.stack, &record.modules);
     }
     for ThreadStacks { count, tids, frames } in &record.other_threads {
         let which = match tids.first() {

@@ -3,8 +3,8 @@
 use crate::crash::{Frame, FrameTrust, Level, Module, Signature, signal};
 use sha2::{Digest, Sha256};
 
-/// Raised whenever a change gives the same crash another signature.
-pub const VERSION: u32 = 1;
+/// Raised whenever a change gives the same crash another signature, in any case: names of different versions are never compared.
+pub const VERSION: u32 = 2;
 
 /// What a signature is computed from.
 #[derive(Clone, Copy)]

@@ -5,6 +5,7 @@ use super::arch::{Arch, follows_call, interrupted_by_signal};
 use super::cfi;
 use super::modules::ModuleTable;
 use super::page_cache::PageCache;
+use super::signal_frame::SignalReturn;
 use crate::crash::{Frame, FrameTrust};
 use crate::elf::Registers;
 use std::collections::HashSet;
@@ -23,6 +24,8 @@ pub(super) struct StackWalker<'a, 'p> {
     known_functions: HashSet<u64>,
     /// Scans of the current stack so far.
     scans: u32,
+    /// The signal frames of the current stack so far, the innermost first.
+    signals: Vec<SignalReturn>,
 }
 
 /// A frame and the registers in it.
@@ -44,7 +47,14 @@ impl FrameState {
 impl<'a, 'p> StackWalker<'a, 'p> {
     /// `registers` are those of any thread; they tell the architecture.
     pub(super) fn new(pages: &'p mut PageCache<'a>, modules: &'p mut ModuleTable<'a>, registers: Registers) -> Self {
-        Self { pages, modules, arch: Arch::from_registers(registers), known_functions: HashSet::new(), scans: 0 }
+        Self {
+            pages,
+            modules,
+            arch: Arch::from_registers(registers),
+            known_functions: HashSet::new(),
+            scans: 0,
+            signals: Vec::new(),
+        }
     }
 
     /// The frames of the thread with these registers, innermost first: at most `max_depth`, until `keep_going` returns false.
@@ -56,14 +66,26 @@ impl<'a, 'p> StackWalker<'a, 'p> {
     ) -> Vec<Frame> {
         let mut frames = Vec::new();
         self.scans = 0;
+        self.signals.clear();
         // The stacks of many threads are more pages than the cache holds.
         self.pages.make_room();
         let mut next = Some(FrameState { registers, is_return_address: false, trust: FrameTrust::Context });
         while let Some(state) = next.filter(|_| frames.len() < max_depth && keep_going()) {
             frames.push(self.frame(state));
             next = self.caller(state);
+            if let Some(interrupted) = next.filter(|next| next.trust == FrameTrust::Context) {
+                // The trampoline is no frame of the handler.
+                let handler_frames = frames.len() - 1;
+                let (trampoline, interrupted) = (state.registers, interrupted.registers);
+                self.signals.push(SignalReturn { handler_frames, trampoline, interrupted });
+            }
         }
         frames
+    }
+
+    /// The signal frames that [`Self::frames`] met last, the innermost first, and the memory that they are in.
+    pub(super) fn signals(&mut self) -> (&[SignalReturn], &mut PageCache<'a>) {
+        (&self.signals, self.pages)
     }
 
     fn frame(&mut self, state: FrameState) -> Frame {

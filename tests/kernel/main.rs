@@ -17,6 +17,7 @@ mod daemon_failure;
 mod disk;
 mod fidelity;
 mod file_systems;
+mod handled;
 mod hostile_files;
 mod hostile_text;
 mod misuse;

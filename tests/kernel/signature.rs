@@ -231,7 +231,7 @@ fn info_shows_a_stack_trace_with_function_names() {
         for line in lines {
             assert!(text.contains(line), "{line:?} in\n{text}");
         }
-        assert!(text.contains("Signature: s1-"), "{text}");
+        assert!(text.contains("Signature: s2-"), "{text}");
     }
 }
 

@@ -46,10 +46,10 @@ fn signed(signal: u32, frames: &[Frame], fault: Option<u64>) -> Signature {
 #[test]
 fn the_hashed_text_is_the_documented_one() {
     let frames = unwound(&[(EXE, 0x10), (PLAIN, 0x20), (LIBC, 0x30), (LIBC, 0x40), (EXE, 0x50)]);
-    let text = "coreward-signature 1\nmemory\nstack\naa+0x10\nplain.so+0x20\nruntime\naa+0x50\n";
+    let text = "coreward-signature 2\nmemory\nstack\naa+0x10\nplain.so+0x20\nruntime\naa+0x50\n";
     let digest: String = Sha256::digest(text).iter().take(10).map(|byte| format!("{byte:02x}")).collect();
     let signature = signed(11, &frames, None);
-    assert_eq!(signature, Signature { id: format!("s1-{digest}"), level: Level::Stack });
+    assert_eq!(signature, Signature { id: format!("s2-{digest}"), level: Level::Stack });
     assert_eq!(signature, signed(7, &frames, None), "a bad address may raise SEGV or BUS");
     assert_ne!(signature, signed(4, &frames, None));
 }
