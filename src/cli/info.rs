@@ -290,6 +290,9 @@ fn signature(signature: &Signature) -> String {
     let source = match signature.level {
         Level::Stack => "from the first significant frames",
         Level::ProgramCounter => "from the program counter",
+        Level::Executable | Level::Program if signature.variant.is_some() => {
+            "from the executable and the code that it runs: its own frames tell nothing"
+        }
         Level::Executable => "from the build-id of the executable: no frame could be found",
         Level::Program => "from the program name: no frame could be found",
     };

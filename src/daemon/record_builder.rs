@@ -12,7 +12,7 @@ use crate::elf::ProcessNotes;
 use crate::policy::access::{self, AccessFacts};
 use crate::policy::evict::Attribution;
 use crate::reader::{CrashedStack, OtherThreads};
-use crate::unwind::{self, SignatureInput};
+use crate::unwind::{self, Anonymous, SignatureInput};
 use coreward_wire::paths::Root;
 use coreward_wire::{Details, MAX_TABLE, Namespaces, Offer};
 use libsystemd::id128::{self, Id128};
@@ -362,6 +362,11 @@ impl RecordBuilder {
         self.record.exe_build_id.is_some()
     }
 
+    /// What the signature does not tell apart.
+    pub(super) fn variant(&self) -> Option<String> {
+        self.record.signature.as_ref()?.variant.clone()
+    }
+
     /// The id of the thread that failed, if it was in a handler of the fault, in the PID namespace of the process.
     pub(super) fn failed_thread(&self) -> Option<u32> {
         self.record.failure.as_ref().map(|failure| failure.tid)
@@ -421,6 +426,7 @@ fn signature_without_stack(record: &Record) -> Signature {
         signal: record.signal,
         fault: None,
         stack_pointer: None,
+        anonymous: &Anonymous::default(),
         frames: &[],
         module: &|_| None,
         is_code: &|_| false,

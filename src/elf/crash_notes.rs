@@ -36,6 +36,8 @@ pub struct ThreadNote {
     pub tid: u32,
     /// Its registers when the process crashed.
     pub registers: Registers,
+    /// The number of the system call that it was in or had returned from; another number if it was in none.
+    pub system_call: u64,
     /// The signals that it blocked: bit N - 1 for signal N (`pr_sighold`).
     pub blocked: u64,
 }
@@ -147,6 +149,29 @@ impl CrashNotes {
     }
 }
 
+impl ThreadNote {
+    /// Whether it sends a signal to one thread, as abort(3) and raise(3) do to their own: tkill(2) or tgkill(2).
+    #[must_use]
+    pub fn is_in_tkill(&self) -> bool {
+        // arch/x86/entry/syscalls/syscall_64.tbl; include/uapi/asm-generic/unistd.h
+        let calls = match self.registers {
+            Registers::X86_64 { .. } => [200, 234],
+            Registers::Aarch64 { .. } => [130, 131],
+        };
+        calls.contains(&self.system_call)
+    }
+
+    /// Whether it sends a signal to its process, or waits for one: kill(2) or rt_sigsuspend(2).
+    #[must_use]
+    pub fn is_in_kill(&self) -> bool {
+        let calls = match self.registers {
+            Registers::X86_64 { .. } => [62, 130],
+            Registers::Aarch64 { .. } => [129, 133],
+        };
+        calls.contains(&self.system_call)
+    }
+}
+
 impl MappedFile {
     /// The part of a file that a line of `/proc/PID/maps` describes (proc_pid_maps(5)): `begin-end perms offset device inode path`. `None`
     /// if it describes something else.
@@ -186,14 +211,17 @@ impl Registers {
 /// 112 on.
 fn thread(data: &[u8], machine: u16) -> Option<ThreadNote> {
     let register = |index: usize| u64_at(data, 112 + index * 8);
-    let registers = match machine {
+    let (registers, system_call) = match machine {
         // struct user_regs_struct, arch/x86/include/asm/user_64.h
-        EM_X86_64 => Registers::X86_64 { ip: register(16)?, sp: register(19)?, bp: register(4)? },
+        EM_X86_64 => (Registers::X86_64 { ip: register(16)?, sp: register(19)?, bp: register(4)? }, register(15)?),
         // struct user_pt_regs, arch/arm64/include/uapi/asm/ptrace.h
-        EM_AARCH64 => Registers::Aarch64 { pc: register(32)?, sp: register(31)?, fp: register(29)?, lr: register(30)? },
+        EM_AARCH64 => {
+            let (sp, fp, lr) = (register(31)?, register(29)?, register(30)?);
+            (Registers::Aarch64 { pc: register(32)?, sp, fp, lr }, register(8)?)
+        }
         _ => return None,
     };
-    Some(ThreadNote { tid: u32_at(data, 32)?, registers, blocked: u64_at(data, 24)? })
+    Some(ThreadNote { tid: u32_at(data, 32)?, registers, system_call, blocked: u64_at(data, 24)? })
 }
 
 fn siginfo(data: &[u8]) -> Option<SigInfoNote> {
@@ -262,7 +290,7 @@ mod tests {
         .concat();
         let found = CrashNotes::read(&bytes, EM_X86_64);
         let x86 = Registers::X86_64 { ip: 116, sp: 119, bp: 104 };
-        assert_eq!(found.threads, [ThreadNote { tid: 77, registers: x86, blocked: 0x400 }]);
+        assert_eq!(found.threads, [ThreadNote { tid: 77, registers: x86, system_call: 115, blocked: 0x400 }]);
         assert_eq!(found.pid, Some(70));
         assert_eq!(found.siginfo, Some(SigInfoNote { code: -6, value: 0xdead }));
         assert_eq!((found.vdso, found.program_headers), (Some(0x7fff), Some((0x1040, 9))));

@@ -2,7 +2,7 @@
 //! cores that are files.
 
 use crate::crash::{Failure, Frame, Module, SigInfo, Signature, ThreadStacks, signal};
-use crate::elf::{self, CoreLayout};
+use crate::elf::{self, CoreLayout, Registers};
 use crate::unwind::{self, CrashedThread, FailedThread, ProcessUnwinder, ReadMemory, SignatureInput};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -13,7 +13,7 @@ const MAX_FRAMES: usize = 64;
 /// Modules beyond those of the frames that cannot be read in this time are missing from the record.
 const MODULES_TIMEOUT: Duration = Duration::from_millis(100);
 /// The process waits while its other threads are searched for the one that failed. Only a process that hinders the search has so many threads
-/// that it takes this long: a thread takes some ten microseconds.
+/// that it takes this long: a thread takes some twenty microseconds.
 const SEARCH_TIMEOUT: Duration = Duration::from_millis(500);
 /// The process waits while other threads are unwound; a thread takes some ten microseconds.
 const OTHER_THREADS_TIMEOUT: Duration = Duration::from_millis(100);
@@ -75,7 +75,8 @@ pub fn unwind_crashed_thread(layout: &CoreLayout, memory: &dyn ReadMemory, conte
     let mut unwinder = ProcessUnwinder::new(layout, memory);
     // Bounded by frames and pages: a clock that cut the walk on a loaded machine would give the same bug another signature.
     let crashed = unwinder.crashed_thread(context.signal, &until(SEARCH_TIMEOUT));
-    let CrashedThread { mut frames, stack_pointer, failed, unsearched } = crashed;
+    let CrashedThread { mut frames, registers, failed, unsearched } = crashed;
+    let anonymous = unwinder.anonymous(&frames);
     let modules = unwinder.into_modules(&until(MODULES_TIMEOUT));
     let siginfo = layout.notes.siginfo.map(|info| siginfo(info, context.signal));
     let failure = failed.map(|failed| describe(failed, layout));
@@ -86,7 +87,8 @@ pub fn unwind_crashed_thread(layout: &CoreLayout, memory: &dyn ReadMemory, conte
     let signature = unwind::compute_signature(&SignatureInput {
         signal: failure.as_ref().map(|failure| failure.signal).or(context.signal),
         fault,
-        stack_pointer,
+        stack_pointer: registers.map(Registers::stack_pointer),
+        anonymous: &anonymous,
         frames: &frames,
         module: &|number| modules.get(number as usize),
         is_code: &|address| layout.is_code(address),
@@ -209,6 +211,7 @@ fn group_by_frames(walked: Vec<(u32, Vec<Frame>)>, modules: &[Module], recorded:
 mod tests {
     use super::*;
     use crate::crash::FrameTrust;
+    use crate::unwind::Anonymous;
 
     fn module(start: u64) -> Module {
         Module { path: format!("/{start}"), build_id: None, package: None, bias: start, start, end: start + 100 }
@@ -243,6 +246,7 @@ mod tests {
             signal: Some(11),
             fault: None,
             stack_pointer: None,
+            anonymous: &Anonymous::default(),
             frames: &[],
             module: &|_| None,
             is_code: &|_| false,

@@ -28,8 +28,8 @@ pub struct FailedThread {
 pub struct CrashedThread {
     /// The frames, innermost first. Empty if the notes have no registers of a known architecture.
     pub frames: Vec<Frame>,
-    /// The stack pointer in the first frame.
-    pub stack_pointer: Option<u64>,
+    /// The registers of the first frame.
+    pub registers: Option<Registers>,
     /// The thread in whose stack they are, if that was in a handler of a fault: then they are what the signal interrupted.
     pub failed: Option<FailedThread>,
     /// Threads that were not looked at for want of time.
@@ -38,6 +38,10 @@ pub struct CrashedThread {
 
 /// Frames between the top of a stack and a signal frame that is searched for in a thread that did not dump: a handler has a few.
 const MAX_HANDLER: usize = 64;
+
+/// Threads of a process that are searched also where the thread that was dumped had just sent a signal to a thread, mostly to itself: abort(3) is
+/// an ordinary way to crash, which takes no handler.
+const MAX_ABORTING: usize = 256;
 
 /// A thread in the handler of a fault, with the registers at the fault.
 struct Candidate {
@@ -57,18 +61,17 @@ impl ProcessUnwinder<'_> {
         let mut walker = StackWalker::new(&mut self.pages, &mut self.modules, dumping.registers);
         let frames = walker.frames(dumping.registers, MAX_DEPTH, &|| true);
         let (mut found, mut unsearched) = (handled_fault(&mut walker, &frames, dumping, &layout.notes, signal), 0);
-        if found.is_none() && layout.notes.is_sent_by_itself() {
+        // Nobody pays for the search of many threads who only aborts.
+        let may_be_another = !dumping.is_in_tkill() || layout.notes.thread_count <= MAX_ABORTING;
+        if found.is_none() && layout.notes.is_sent_by_itself() && may_be_another {
             (found, unsearched) = other_failed_thread(&mut walker, &layout.notes, signal, keep_going);
         }
         match found {
-            None => {
-                let stack_pointer = Some(dumping.registers.stack_pointer());
-                CrashedThread { frames, stack_pointer, failed: None, unsearched }
-            }
+            None => CrashedThread { frames, registers: Some(dumping.registers), failed: None, unsearched },
             Some(Candidate { thread, interrupted }) => CrashedThread {
                 // As if there were no handler.
                 frames: walker.frames(interrupted, MAX_DEPTH, &|| true),
-                stack_pointer: Some(interrupted.stack_pointer()),
+                registers: Some(interrupted),
                 failed: Some(thread),
                 unsearched,
             },

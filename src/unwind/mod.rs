@@ -9,12 +9,14 @@ mod arch;
 mod cfi;
 mod failure;
 mod modules;
+mod no_file;
 mod page_cache;
 mod signal_frame;
 mod signature;
 mod walk;
 
 pub use failure::{CrashedThread, FailedThread};
+pub use no_file::Anonymous;
 pub use page_cache::ReadMemory;
 pub use signature::{SignatureInput, VERSION, compute_signature, is_runtime};
 

@@ -15,6 +15,9 @@ const SCAN_WORDS: usize = 512;
 /// Scans of one stack at most. Scanning is expensive, and a stack that needs much of it is not useful.
 const MAX_SCANS: u32 = 8;
 
+/// Functions whose tables are kept from one stack to the next.
+const MAX_FUNCTIONS: usize = 512;
+
 /// Walks the stacks of one process, one thread at a time.
 pub(super) struct StackWalker<'a, 'p> {
     pages: &'p mut PageCache<'a>,
@@ -69,6 +72,11 @@ impl<'a, 'p> StackWalker<'a, 'p> {
         self.signals.clear();
         // The stacks of many threads are more pages than the cache holds.
         self.pages.make_room();
+        // So are their functions' tables more than should be in memory, if somebody wants that.
+        if self.known_functions.len() > MAX_FUNCTIONS {
+            self.arch = Arch::from_registers(registers);
+            self.known_functions.clear();
+        }
         let mut next = Some(FrameState { registers, is_return_address: false, trust: FrameTrust::Context });
         while let Some(state) = next.filter(|_| frames.len() < max_depth && keep_going()) {
             frames.push(self.frame(state));

@@ -156,6 +156,17 @@ fn where_no_thread_failed_the_crash_is_that_of_the_thread_that_was_dumped() {
 }
 
 #[test]
+fn a_thread_that_aborts_because_another_failed_is_not_the_one() {
+    let (bed, _daemon) = started();
+    let mut many = vec!["report", "i", "other"];
+    many.extend(["wait"; 300]);
+    let records = crash(&bed, &[&["none", "-", "other"], &["report", "i", "wait", "other"], &many]);
+    assert_eq!(failed(&records[1]), Some(("other", "SEGV", true)));
+    assert_eq!(signature(&records[0]), signature(&records[1]));
+    assert_eq!(failed(&records[2]), None, "an abort of many threads is an abort");
+}
+
+#[test]
 fn in_a_pid_namespace_the_thread_that_failed_is_found_and_named() {
     let (bed, _daemon) = started();
     let plain = crash(&bed, &[&["none", "-", "other"]]).remove(0);

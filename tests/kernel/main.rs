@@ -21,6 +21,7 @@ mod handled;
 mod hostile_files;
 mod hostile_text;
 mod misuse;
+mod no_file;
 mod pid_reuse;
 mod registration;
 mod session;

@@ -2,7 +2,7 @@
    A thread for each BUG: null, other (two bugs with a bad pointer), divide, abort, deep (a stack overflow), wait (no bug). "main-BUG" is one of the
    main thread, which comes last. The last bug waits until the others are in the handler, where they wait.
    HOW the handler ends the process: kill, queue, raise, tgkill (the main thread), abort, fault (a bug of its own), return (with the signal's default action);
-   none: there is no handler; outside: there is none, and the main thread sends itself a SIGSEGV.
+   report: it waits, and the main thread calls abort; none: there is no handler; outside: there is none, and the main thread sends itself a SIGSEGV.
    FLAGS: i (SA_SIGINFO), n (SA_NODEFER), m (all signals blocked), s (an alternate stack); - for none of them. */
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -22,6 +22,7 @@ static volatile int zero;
 static volatile long sink;
 static atomic_int waiting, in_handler;
 static int bugs;
+static char **arguments;
 
 APART static int read_null(int *at) { return *at + 1; }
 APART static void null_bug(void) { sink = read_null(nothing) + 1; }
@@ -69,14 +70,21 @@ static void set_alternate_stack(void)
     if (strchr(flags, 's')) sigaltstack(&stack, NULL);
 }
 
-static void *run(void *text)
+static void *run(void *argument)
 {
-    const char *bug = text;
+    char **place = argument;
+    const char *bug = *place;
+    /* The bugs before this one come first. */
+    int number = 0;
+    for (char **other = arguments; other < place; other++) number += strcmp(*other, "wait") != 0;
+    if (!strncmp(bug, "main-", 5)) bug += 5;
     set_alternate_stack();
     pthread_setname_np(pthread_self(), bug);
     if (!strcmp(bug, "wait")) wait_here();
-    int number = atomic_fetch_add(&waiting, 1);
+    atomic_fetch_add(&waiting, 1);
     while (atomic_load(&waiting) < bugs || atomic_load(&in_handler) < number) usleep(1000);
+    /* Until the others wait, any of them may get a signal. */
+    usleep(20000);
     if (!strcmp(bug, "null")) null_bug();
     if (!strcmp(bug, "other")) other_bug();
     if (!strcmp(bug, "divide")) divide_bug();
@@ -89,7 +97,7 @@ APART static void start_all(int count, char **names)
 {
     for (int i = 0; i < count; i++) {
         pthread_t thread;
-        if (strncmp(names[i], "main-", 5) && pthread_create(&thread, NULL, run, names[i])) exit(2);
+        if (strncmp(names[i], "main-", 5) && pthread_create(&thread, NULL, run, names + i)) exit(2);
     }
 }
 
@@ -98,6 +106,8 @@ int main(int argc, char **argv)
     if (argc < 4) return 2;
     how = argv[1];
     flags = argv[2];
+    /* It ends in any case. */
+    alarm(30);
     struct sigaction action = {.sa_handler = plain_handler};
     if (strchr(flags, 'i')) action.sa_sigaction = info_handler, action.sa_flags |= SA_SIGINFO;
     if (strchr(flags, 'n')) action.sa_flags |= SA_NODEFER;
@@ -108,10 +118,17 @@ int main(int argc, char **argv)
         if (strcmp(how, "abort") || faults[i] != SIGABRT) sigaction(faults[i], &action, NULL);
     }
     for (int i = 3; i < argc; i++) bugs += strcmp(argv[i], "wait") != 0;
-    start_all(argc - 3, argv + 3);
+    arguments = argv + 3;
+    start_all(argc - 3, arguments);
+    if (!strcmp(how, "report")) {
+        while (!atomic_load(&in_handler)) usleep(1000);
+        usleep(20000);
+        signal(SIGABRT, SIG_DFL);
+        abort();
+    }
     if (!strcmp(how, "outside")) usleep(100000), kill(getpid(), SIGSEGV);
     for (int i = 3; i < argc; i++) {
-        if (!strncmp(argv[i], "main-", 5)) run(argv[i] + 5);
+        if (!strncmp(argv[i], "main-", 5)) run(argv + i);
     }
     wait_here();
 }

@@ -127,3 +127,32 @@ fn list_links(dir: &ProcDir, name: &str) -> nix::Result<Vec<u8>> {
     text.truncate(MAX_OPEN_FDS);
     Ok(text.into_bytes())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_innermost_id_of_a_thread_is_the_last() {
+        assert_eq!(id_inside(b"Name:\tNSpid:\\t9\nNStgid:\t70\t1\nNSpid:\t77\t12\t3\nNSpgid:\t70\t1\n"), Some(3));
+        assert_eq!(id_inside(b"NSpid:\t77\n"), Some(77));
+        assert_eq!(id_inside(b"Name:\ta\n"), None);
+    }
+
+    #[test]
+    fn a_thread_is_named_by_its_id() {
+        let own = nix::unistd::getpid();
+        let dir = ProcDir::open(own, None).unwrap();
+        let find = || {
+            let (offer, tid) = (Offer::default(), nix::unistd::gettid().as_raw().cast_unsigned());
+            let of_namespace =
+                Offer { namespaces: coreward_wire::Namespaces { pid: true, ..offer.namespaces }, ..offer.clone() };
+            [read_thread_name(&dir, &offer, tid), read_thread_name(&dir, &of_namespace, tid)]
+        };
+        let found = std::thread::scope(|scope| {
+            std::thread::Builder::new().name("worker <7>".to_owned()).spawn_scoped(scope, find).unwrap().join().unwrap()
+        });
+        assert_eq!(found, [b"worker <7>".to_vec(), b"worker <7>".to_vec()]);
+        assert!(read_thread_name(&dir, &Offer::default(), u32::MAX).is_empty());
+    }
+}

@@ -36,7 +36,7 @@ impl FrameMemory {
 
     fn interruption(&self, trampoline: Registers, blocked: u64) -> Option<Interruption> {
         let frame = SignalReturn { handler_frames: 0, trampoline, interrupted: trampoline };
-        let thread = ThreadNote { tid: TID, registers: trampoline, blocked };
+        let thread = ThreadNote { tid: TID, registers: trampoline, system_call: 0, blocked };
         let notes = CrashNotes { pid: Some(PID), ..CrashNotes::default() };
         interruption(&frame, &thread, &notes, &mut PageCache::new(self))
     }
@@ -63,6 +63,7 @@ impl ReadMemory for FrameMemory {
     }
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "it is compared with an option")]
 fn found(signal: Signal, code: Option<i32>, address: Option<u64>) -> Option<Interruption> {
     Some(Interruption { signal: signal as u32, code, address })
 }
