@@ -125,7 +125,7 @@ fn the_manual_describes_every_state_and_every_reason() {
     let no_core = all!(NoCore: Storm Rate Configured Limit Empty NotElf Quota DiskFull WriteError Stalled Gone);
     let truncation = all!(Truncation: EndedEarly Stalled ProcessSizeMax ExternalSizeMax CoreLimit Quota DiskFull MaxHold
         Stacks Resumed Spool);
-    let reason = all!(Reason: Unlimited First NewWindow Burst StacksBurst Storm UnitRate UserRate TotalRate Configured Limit
+    let reason = all!(Reason: Unlimited First NewWindow Burst Variant StacksBurst Storm UnitRate UserRate TotalRate Configured Limit
         Gone);
     let keep = all!(Keep: Record Stacks Full);
     // What `coreward list` calls the states.

@@ -14,6 +14,8 @@ fn main() {
         limits: b"Max core file size        0                    unlimited            bytes\n".to_vec(),
         open_fds: b"0 -> /dev/null\n3 -> socket:[1234]\n".to_vec(),
         parent: b"/usr/sbin/web\0-d\0".to_vec(),
+        failed_thread: b"worker 3".to_vec(),
+        ..Details::default()
     };
     let offer = Offer {
         attempt: 2,
@@ -57,7 +59,7 @@ fn main() {
         DaemonMessage::Taken,
         DaemonMessage::Request(Request::Core),
         DaemonMessage::Request(Request::Head(1 << 20)),
-        DaemonMessage::Request(Request::Details { holes: true }),
+        DaemonMessage::Request(Request::Details { holes: true, thread: 77 }),
         DaemonMessage::Request(Request::Exe),
         DaemonMessage::Busy,
         release.clone(),

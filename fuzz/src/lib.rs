@@ -52,19 +52,23 @@ pub fn analyze(headers: &[u8], memory: &dyn ReadMemory) -> Option<(String, Vec<F
         steps.set(steps.get() + 1);
         steps.get() < 4096
     };
-    let frames = process.crashed_thread(&keep_going);
-    let others = process.other_threads(64, &keep_going);
+    let crashed = process.crashed_thread(Some(11), &keep_going);
+    let failed = crashed.failed.as_ref();
+    assert!(crashed.frames.len() <= 256 && failed.is_none_or(|failed| failed.handler.len() <= 16));
+    let others = process.other_threads(failed.map(|failed| failed.tid), 64, &keep_going);
     assert!(others.iter().all(|(_, frames)| frames.len() <= 64));
+    let anonymous = process.anonymous(&crashed.frames);
     let modules = process.into_modules(&keep_going);
     let signature = compute_signature(&SignatureInput {
-        signal: Some(11),
-        fault: layout.notes.siginfo.map(|info| info.value),
-        stack_pointer: layout.notes.threads.first().map(|thread| thread.registers.stack_pointer()),
-        frames: &frames,
+        signal: failed.map(|failed| failed.signal).or(Some(11)),
+        fault: failed.map_or(layout.notes.siginfo.map(|info| info.value), |failed| failed.address),
+        stack_pointer: crashed.registers.map(|registers| registers.stack_pointer()),
+        anonymous: &anonymous,
+        frames: &crashed.frames,
         module: &|number| modules.get(number as usize),
         is_code: &|address| layout.is_code(address),
         build_id: None,
         program: "program",
     });
-    Some((signature.id, frames))
+    Some((signature.id, crashed.frames))
 }

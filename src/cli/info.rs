@@ -8,8 +8,8 @@ use super::symbols::{self, Symbols};
 use super::{explanations, human, json, time};
 use crate::crash::text::printable;
 use crate::crash::{
-    CoreOutcome, Frame, FrameTrust, Keep, Level, Origin, PidPin, Record, SigInfo, Signature, ThreadStacks, Truncation,
-    signal,
+    CoreOutcome, Failure, Frame, FrameTrust, Keep, Level, Origin, PidPin, Record, SigInfo, Signature, ThreadStacks,
+    Truncation, signal,
 };
 use crate::store::{self, Listed};
 use clap::Args;
@@ -64,15 +64,27 @@ fn show(listed: &Listed, context: &CrashContext, symbols: &Symbols, out: &mut dy
     Ok(())
 }
 
-/// The crashed thread first, then the others. Threads with the same stack are shown together.
+/// The thread that failed first, then its handler of the signal, then the other threads. Threads with the same stack are shown together.
 fn write_stacks(record: &Record, symbols: &Symbols, out: &mut dyn Write) -> io::Result<()> {
     if !record.stack.is_empty() {
-        let tid = record.tid.unwrap_or(record.key.pid);
-        writeln!(out, "\nStack trace of thread {tid}, which crashed:")?;
+        match &record.failure {
+            Some(failure) => writeln!(out, "\nStack trace of thread {}, which failed:", failure.tid)?,
+            None => writeln!(out, "\nStack trace of thread {}, which crashed:", record.tid.unwrap_or(record.key.pid))?,
+        }
         write_frames(record, &record.stack, symbols, out)?;
     }
+    if let Some(failure) = record.failure.as_ref().filter(|failure| !failure.handler.is_empty()) {
+        writeln!(out, "\nThe handler of the signal, in thread {}:", failure.tid)?;
+        write_frames(record, &failure.handler, symbols, out)?;
+    }
+    let dumped = record.failure.as_ref().filter(|failure| failure.is_of_another_thread()).map(|failure| failure.dumped);
     for threads in &record.other_threads {
-        writeln!(out, "\nStack trace of {}:", thread_names(threads))?;
+        let dumped = match dumped.filter(|dumped| threads.tids.contains(dumped)) {
+            Some(_) if threads.count == 1 => ", which was dumped".to_owned(),
+            Some(dumped) => format!(", of which {dumped} was dumped"),
+            None => String::new(),
+        };
+        writeln!(out, "\nStack trace of {}{dumped}:", thread_names(threads))?;
         write_frames(record, &threads.frames, symbols, out)?;
     }
     Ok(())
@@ -136,6 +148,7 @@ fn lines(listed: &Listed, context: &CrashContext) -> Vec<(&'static str, String)>
         ("GID", record.gid.map(human::group)),
         ("Signal", Some(signal_line(record))),
         ("Signal Info", record.siginfo.as_ref().map(|info| signal_info(record, info))),
+        ("Failed", record.failure.as_ref().map(Failure::sentence)),
         (
             "Repeats",
             context.child.as_ref().map(|(pid, id)| {
@@ -277,6 +290,9 @@ fn signature(signature: &Signature) -> String {
     let source = match signature.level {
         Level::Stack => "from the first significant frames",
         Level::ProgramCounter => "from the program counter",
+        Level::Executable | Level::Program if signature.variant.is_some() => {
+            "from the executable and the code that it runs: its own frames tell nothing"
+        }
         Level::Executable => "from the build-id of the executable: no frame could be found",
         Level::Program => "from the program name: no frame could be found",
     };

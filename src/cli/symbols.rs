@@ -42,7 +42,8 @@ impl Symbols {
     pub(super) fn look_up(record: &Record, caller: Uid, all_owners: bool) -> Self {
         let mut wanted: BTreeMap<u32, BTreeSet<u64>> = BTreeMap::new();
         let others = record.other_threads.iter().flat_map(|threads| &threads.frames);
-        for frame in record.stack.iter().chain(others) {
+        let handler = record.failure.iter().flat_map(|failure| &failure.handler);
+        for frame in record.stack.iter().chain(handler).chain(others) {
             if let Some(number) = frame.module {
                 wanted.entry(number).or_default().insert(frame.offset);
             }

@@ -80,6 +80,12 @@ impl Record {
             }
             cuts.texts += self.cut_texts(longest);
         }
+        let is_too_long = json_length(self) > limit;
+        if let Some(failure) = self.failure.as_mut().filter(|failure| is_too_long && !failure.handler.is_empty()) {
+            cuts.frames += failure.handler.len();
+            failure.handler.clear();
+            cuts.modules += self.drop_other_modules();
+        }
         while json_length(self) > limit && !self.stack.is_empty() {
             let fewer = self.stack.len() / 2;
             cuts.frames += self.stack.len() - fewer;
@@ -97,11 +103,13 @@ impl Record {
         const FRAME: usize = 128;
         let ArgumentList { first, last, .. } = &self.arguments;
         let arguments: usize = first.iter().chain(last).map(|argument| argument.len() + 1).sum();
-        let texts: usize = arguments + self.texts().into_iter().map(String::len).sum::<usize>();
+        let names = self.failure.iter().map(|failure| failure.thread_name.len() + failure.signal_name.len());
+        let texts: usize = arguments + names.sum::<usize>() + self.texts().into_iter().map(String::len).sum::<usize>();
         let warnings: usize = self.warnings.iter().map(|text| text.len() + 4).sum();
         let modules: usize = self.modules.iter().map(|module| 256 + texts_of(module) * ESCAPED).sum();
         let threads: usize = self.other_threads.iter().map(|thread| thread.frames.len() + thread.tids.len() + 1).sum();
-        FIELDS + (texts + warnings) * ESCAPED + modules + (self.stack.len() + threads) * FRAME
+        let failure = self.failure.as_ref().map_or(0, |failure| 2 + failure.handler.len());
+        FIELDS + (texts + warnings) * ESCAPED + modules + (self.stack.len() + threads + failure) * FRAME
     }
 
     fn texts(&self) -> [&String; 20] {
@@ -158,14 +166,21 @@ impl Record {
         if arguments_cut > 0 {
             self.arguments = ArgumentList::default();
         }
-        let all = texts.into_iter().chain(names.into_iter().flatten()).chain(modules).chain(&mut self.warnings);
+        let failure = self.failure.iter_mut().map(|failure| &mut failure.thread_name);
+        let all = texts
+            .into_iter()
+            .chain(failure)
+            .chain(names.into_iter().flatten())
+            .chain(modules)
+            .chain(&mut self.warnings);
         all.map(|text| cut_text(text, longest)).filter(|was_cut| *was_cut).count() + arguments_cut
     }
 
     /// Drops the modules that no frame of the crashed thread is in, and renumbers the others; returns how many.
     fn drop_other_modules(&mut self) -> usize {
         let mut numbers: Vec<Option<u32>> = vec![None; self.modules.len()];
-        for frame in &self.stack {
+        let handler = self.failure.iter().flat_map(|failure| &failure.handler);
+        for frame in self.stack.iter().chain(handler) {
             if let Some(number) = frame.module.and_then(|number| numbers.get_mut(number as usize)) {
                 *number = Some(0);
             }
@@ -180,7 +195,8 @@ impl Record {
             numbers.get(index - 1).is_some_and(Option::is_some)
         });
         let threads = self.other_threads.iter_mut().flat_map(|ThreadStacks { frames, .. }| frames);
-        for frame in self.stack.iter_mut().chain(threads) {
+        let handler = self.failure.iter_mut().flat_map(|failure| &mut failure.handler);
+        for frame in self.stack.iter_mut().chain(handler).chain(threads) {
             frame.module = frame.module.and_then(|number| *numbers.get(number as usize)?);
         }
         before - self.modules.len()
@@ -251,7 +267,7 @@ fn json_length(value: &impl Serialize) -> usize {
 mod tests {
     use super::*;
     use crate::crash::fixtures::record;
-    use crate::crash::{Frame, FrameTrust};
+    use crate::crash::{Failure, Frame, FrameTrust};
     use proptest::prelude::*;
 
     fn frame(module: u32) -> Frame {
@@ -271,6 +287,20 @@ mod tests {
 
     fn threads(count: u32, frames: usize) -> Vec<ThreadStacks> {
         (0..count).map(|tid| ThreadStacks { count: 1, tids: vec![tid], frames: vec![frame(1); frames] }).collect()
+    }
+
+    fn failure(name: String, handler: Vec<Frame>) -> Failure {
+        Failure {
+            tid: u32::MAX,
+            thread_name: name,
+            dumped: u32::MAX,
+            signal: u32::MAX,
+            signal_name: u32::MAX.to_string(),
+            code: Some(i32::MIN),
+            address: Some(u64::MAX),
+            threads: u32::MAX,
+            handler,
+        }
     }
 
     #[test]
@@ -307,8 +337,10 @@ mod tests {
         assert!(!bounded.other_threads.is_empty() && bounded.modules.len() == 256);
         without_threads.other_threads = Vec::new();
         without_threads.modules = (0..256).map(|number| module(&format!("/{number}/{}", "x".repeat(500)))).collect();
+        without_threads.failure = Some(failure(String::new(), vec![frame(9)]));
         let cuts = without_threads.bound();
-        assert_eq!((cuts.modules, without_threads.modules.len()), (254, 2));
+        assert_eq!((cuts.modules, without_threads.modules.len()), (253, 3));
+        assert_eq!(without_threads.failure.as_ref().unwrap().handler[0].module, Some(1), "the second that is left");
         let of_frame = |index: usize| &without_threads.modules[without_threads.stack[index].module.unwrap() as usize];
         assert!(of_frame(0).path.starts_with("/200/") && of_frame(1).path.starts_with("/7/"));
     }
@@ -339,6 +371,7 @@ mod tests {
             modules in prop::collection::vec(0..5000_usize, 0..256),
             stack in prop::collection::vec(0..256_u32, 0..256),
             (others, frames, warnings) in (0..300_u32, 0..64_usize, 0..60_usize),
+            handler in prop::option::of(prop::collection::vec(0..256_u32, 0..16)),
         ) {
             const CHARACTERS: [&str; 5] = ["a", "\u{1}", "\"", "\u{202e}", "é"];
             let mut bounded = record(1);
@@ -353,6 +386,8 @@ mod tests {
             bounded.modules = modules.iter().map(|length| module(&"\u{1}".repeat(*length))).collect();
             bounded.stack = stack.into_iter().map(frame).collect();
             bounded.other_threads = threads(others, frames);
+            let name = "\u{1}".repeat(modules.len());
+            bounded.failure = handler.map(|handler| failure(name, handler.into_iter().map(frame).collect()));
             bounded.warnings = vec!["\u{1}".repeat(256); warnings];
             prop_assert!(json_length(&bounded) <= bounded.upper_length());
             let number_of_modules = bounded.modules.len();
@@ -361,7 +396,8 @@ mod tests {
             let is_there = |frame: &Frame| {
                 frame.module.is_none_or(|number| (number as usize) < bounded.modules.len() || number as usize >= number_of_modules)
             };
-            prop_assert!(bounded.stack.iter().all(is_there));
+            let handler = bounded.failure.iter().flat_map(|failure| &failure.handler);
+            prop_assert!(bounded.stack.iter().chain(handler).all(is_there));
             prop_assert!(bounded.clone().bound().is_empty());
         }
 

@@ -38,6 +38,8 @@ pub enum Reason {
     NewWindow,
     /// Within `StormBurst=` of this window.
     Burst,
+    /// `StormBurst=` of this window is used up, but it may be another bug: code without a file hides what tells bugs apart.
+    Variant,
     /// Within `StormStacks=` of this window.
     StacksBurst,
     /// `StormBurst=` and `StormStacks=` of this window are used up.
@@ -89,6 +91,7 @@ impl Reason {
             Self::First => "first",
             Self::NewWindow => "new-window",
             Self::Burst => "burst",
+            Self::Variant => "variant",
             Self::StacksBurst => "stacks-burst",
             Self::Storm => "storm",
             Self::UnitRate => "unit-rate",
@@ -108,6 +111,9 @@ impl Reason {
             Self::First => "there was no core with this signature yet",
             Self::NewWindow => "the first of its signature in this window (StormIntervalSec=)",
             Self::Burst => "within StormBurst= in this window",
+            Self::Variant => {
+                "StormBurst= was used up in this window, but it may be another bug: code without a file hides which"
+            }
             Self::StacksBurst => "StormBurst= was used up in this window; within StormStacks=",
             Self::Storm => "StormBurst= and StormStacks= were used up in this window",
             Self::UnitRate => "the unit had used up its UnitBurst=",

@@ -55,6 +55,7 @@ pub(crate) fn record(pid: u32) -> Record {
         other_threads: Vec::new(),
         modules: Vec::new(),
         siginfo: None,
+        failure: None,
         decision: Decision::default(),
         core: CoreReport { outcome: CoreOutcome::Stored, bytes: 8192, expected: 8192, stored: 2048, truncated: None },
         warnings: Vec::new(),

@@ -5,6 +5,7 @@ pub mod auxv;
 mod bounds;
 pub mod cgroup;
 mod decision;
+mod failure;
 #[cfg(test)]
 pub(crate) mod fixtures;
 pub mod ids;
@@ -19,6 +20,7 @@ mod warning;
 pub use arguments::ArgumentList;
 pub use bounds::{Cuts, MAX_RECORD};
 pub use decision::{Decision, Keep, Reason};
+pub use failure::Failure;
 pub use key::{CrashId, CrashKey};
 pub use principal::{AccountFacts, Party, Principal};
 pub use record::{CoreOutcome, CoreReport, NoCore, Origin, PidPin, Record, Truncation, program_of};

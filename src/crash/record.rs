@@ -3,7 +3,9 @@
 use super::cgroup::CgroupInfo;
 use super::ids;
 use super::principal::{AccountFacts, Party, Principal};
-use super::{ArgumentList, CrashId, CrashKey, Decision, Frame, Module, SigInfo, Signature, SignatureKey, ThreadStacks};
+use super::{
+    ArgumentList, CrashId, CrashKey, Decision, Failure, Frame, Module, SigInfo, Signature, SignatureKey, ThreadStacks,
+};
 use nix::unistd::{Gid, Pid, Uid};
 use serde::{Deserialize, Serialize};
 
@@ -123,10 +125,10 @@ pub struct Record {
     /// Identifies the bug; `None` in records of format 1.
     #[serde(default)]
     pub signature: Option<Signature>,
-    /// Frames of the crashed thread, the innermost first; empty in records of duplicates.
+    /// Frames of the thread that failed ([`Failure`]), mostly the one that was dumped, the innermost first; empty in records of duplicates.
     #[serde(default)]
     pub stack: Vec<Frame>,
-    /// Stacks of the threads that did not crash, the most frequent first; only if a core is kept.
+    /// Stacks of the other threads, the most frequent first; only if a core is kept.
     #[serde(default)]
     pub other_threads: Vec<ThreadStacks>,
     /// The mapped ELF files; empty in records of duplicates.
@@ -135,6 +137,9 @@ pub struct Record {
     /// Why the crashed thread got its signal.
     #[serde(default)]
     pub siginfo: Option<SigInfo>,
+    /// The fault of which the process' own handler ended it, if that is how it ended: then signature and stack are of this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Failure>,
     /// How much was to be kept, and why.
     #[serde(default)]
     pub decision: Decision,
@@ -339,6 +344,9 @@ impl Record {
         self.stack.clear();
         self.other_threads.clear();
         self.modules.clear();
+        if let Some(failure) = &mut self.failure {
+            failure.handler.clear();
+        }
     }
 
     /// Clears what only the record of a crash with a core has.

@@ -11,6 +11,10 @@ pub struct Signature {
     pub id: String,
     /// The data it was computed from.
     pub level: Level,
+    /// Where code without a file hides what tells bugs apart: a hash of what may differ from run to run also for one bug, or `unknown`. It is no
+    /// part of the name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variant: Option<String>,
 }
 
 /// The key that crashes of one bug share: their signature, or program and signal if there is no signature.
@@ -151,18 +155,28 @@ impl FrameTrust {
 }
 
 impl Signature {
+    /// The variant of a crash of which nothing tells whether it is another bug than others with its signature.
+    pub const UNKNOWN_VARIANT: &str = "unknown";
+
     /// Whether the id has the form of one. Somebody who read hostile bytes may send any text.
     #[must_use]
     pub fn is_well_formed(&self) -> bool {
         const DIGITS: usize = 20;
+        const VARIANT_DIGITS: usize = 16;
         let parts = self.id.strip_prefix('s').and_then(|rest| rest.split_once('-'));
-        parts.is_some_and(|(version, digits)| {
-            (1..=3).contains(&version.len())
-                && version.bytes().all(|byte| byte.is_ascii_digit())
-                && digits.len() == DIGITS
-                && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-        })
+        let is_variant = |variant: &String| variant == Self::UNKNOWN_VARIANT || has_digits(variant, VARIANT_DIGITS);
+        self.variant.as_ref().is_none_or(is_variant)
+            && parts.is_some_and(|(version, digits)| {
+                (1..=3).contains(&version.len())
+                    && version.bytes().all(|byte| byte.is_ascii_digit())
+                    && has_digits(digits, DIGITS)
+            })
     }
+}
+
+/// Whether a text has this many lower-case hexadecimal digits and nothing else.
+fn has_digits(text: &str, count: usize) -> bool {
+    text.len() == count && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 impl fmt::Display for Signature {

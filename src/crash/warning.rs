@@ -28,6 +28,8 @@ pub enum Warning {
     },
     /// The shim did not open the executable, whose build ID memory does not have.
     ExecutableNotOpened(Errno),
+    /// The process sent the signal to itself, and this many of its threads were not searched for the one that failed.
+    ThreadsNotSearched(usize),
     /// The core's headers are too long to be read, so its other threads are not known.
     HeadersTooLong,
     /// Pages of the core are zeros, because the kernel refused to read them though they are there.
@@ -67,6 +69,10 @@ impl fmt::Display for Warning {
                 "the build ID is unknown: the executable is on FUSE, a network file system or an unknown mount, which may not answer",
             ),
             Self::ExecutableNotOpened(errno) => write!(f, "the build ID is unknown: cannot open the executable: {errno}"),
+            Self::ThreadsNotSearched(threads) => write!(
+                f,
+                "{threads} threads were not searched for the one that failed: the limit on time was reached"
+            ),
             Self::HeadersTooLong => f.write_str(
                 "the process has so many threads or mappings that only the stack of the crashed thread is in the record",
             ),

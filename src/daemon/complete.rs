@@ -46,9 +46,11 @@ pub(super) async fn complete(
     }
     if let Some(headers) = stream.and_then(|stream| stream.headers.clone()) {
         let recorded: Vec<u64> = builder.modules().iter().map(|module| module.start).collect();
+        let failed = builder.failed_thread();
         let threads = if handles.memory.has_stacks() {
-            let ask =
-                move |reader: &mut Reader| reader.other_threads(&headers, recorded, Instant::now() + READ_TIMEOUT);
+            let ask = move |reader: &mut Reader| {
+                reader.other_threads(&headers, failed, recorded, Instant::now() + READ_TIMEOUT)
+            };
             ask_reader(shared, handles, ask).await
         } else {
             Some(None)
@@ -68,7 +70,8 @@ pub(super) async fn add_details(
     handles: &mut ProcessHandles,
     holes: bool,
 ) -> Result<(), ConnectionError> {
-    if let Some(ProcessDetails { details, warnings, descriptors }) = source.request_details(holes).await? {
+    let thread = builder.failed_thread();
+    if let Some(ProcessDetails { details, warnings, descriptors }) = source.request_details(holes, thread).await? {
         builder.add_details(&details, warnings);
         handles.add(descriptors);
     }

@@ -74,9 +74,18 @@ impl CrashSource {
 
     /// Requests what no duplicate in a storm is asked for, for a core that is going to be copied with the list of its holes. `None`: the
     /// process is gone, or everything came with the offer.
-    pub(super) async fn request_details(&mut self, holes: bool) -> Result<Option<ProcessDetails>, ConnectionError> {
+    ///
+    /// `thread` is the one whose name is asked for.
+    pub(super) async fn request_details(
+        &mut self,
+        holes: bool,
+        thread: Option<u32>,
+    ) -> Result<Option<ProcessDetails>, ConnectionError> {
         let Self::Shim(connection) = self else { return Ok(None) };
-        let Ok((reply, fds)) = connection.request(Request::Details { holes }).await? else { return Ok(None) };
+        let Ok((reply, fds)) = connection.request(Request::Details { holes, thread: thread.unwrap_or(0) }).await?
+        else {
+            return Ok(None);
+        };
         if reply.fds.len() != fds.len() {
             let (announced, arrived) = (reply.fds.len(), fds.len());
             return Err(WireError::Descriptors { announced, arrived }.into());

@@ -12,7 +12,7 @@ use crate::elf::ProcessNotes;
 use crate::policy::access::{self, AccessFacts};
 use crate::policy::evict::Attribution;
 use crate::reader::{CrashedStack, OtherThreads};
-use crate::unwind::{self, SignatureInput};
+use crate::unwind::{self, Anonymous, SignatureInput};
 use coreward_wire::paths::Root;
 use coreward_wire::{Details, MAX_TABLE, Namespaces, Offer};
 use libsystemd::id128::{self, Id128};
@@ -166,6 +166,7 @@ impl RecordBuilder {
             other_threads: Vec::new(),
             modules: Vec::new(),
             siginfo: None,
+            failure: None,
             decision: Decision::default(),
             core: CoreReport::none(NoCore::Gone),
             warnings: Vec::new(),
@@ -199,11 +200,15 @@ impl RecordBuilder {
     fn set_stack(&mut self, stack: Option<CrashedStack>) {
         let record = &mut self.record;
         match stack {
-            Some(CrashedStack { frames, modules, siginfo, signature }) => {
+            Some(CrashedStack { frames, modules, siginfo, failure, unsearched, signature }) => {
                 record.stack = frames;
                 record.modules = modules;
                 record.siginfo = siginfo;
+                record.failure = failure;
                 record.signature = Some(signature);
+                if unsearched > 0 {
+                    self.warn(Warning::ThreadsNotSearched(unsearched));
+                }
             }
             None => record.signature = Some(signature_without_stack(record)),
         }
@@ -220,7 +225,7 @@ impl RecordBuilder {
     }
 
     fn set_texts(&mut self, details: &Details) {
-        let Details { cwd, status, limits, open_fds, parent, maps, mountinfo } = details;
+        let Details { cwd, status, limits, open_fds, parent, maps, mountinfo, failed_thread } = details;
         self.record.parent_cmdline = ArgumentList::read(&mut parent.as_slice()).quoted();
         self.record.cwd = from_bytes(cwd);
         self.record.status = from_bytes(status);
@@ -228,6 +233,9 @@ impl RecordBuilder {
         self.record.open_fds = from_bytes(open_fds);
         self.record.maps = beginning_of_table(maps);
         self.record.mountinfo = beginning_of_table(mountinfo);
+        if let Some(failure) = &mut self.record.failure {
+            failure.thread_name = from_bytes(failed_thread);
+        }
     }
 
     /// Adds what the shim sent on request.
@@ -354,6 +362,16 @@ impl RecordBuilder {
         self.record.exe_build_id.is_some()
     }
 
+    /// What the signature does not tell apart.
+    pub(super) fn variant(&self) -> Option<String> {
+        self.record.signature.as_ref()?.variant.clone()
+    }
+
+    /// The id of the thread that failed, if it was in a handler of the fault, in the PID namespace of the process.
+    pub(super) fn failed_thread(&self) -> Option<u32> {
+        self.record.failure.as_ref().map(|failure| failure.tid)
+    }
+
     /// The mapped ELF files.
     pub(super) fn modules(&self) -> &[crate::crash::Module] {
         &self.record.modules
@@ -408,6 +426,7 @@ fn signature_without_stack(record: &Record) -> Signature {
         signal: record.signal,
         fault: None,
         stack_pointer: None,
+        anonymous: &Anonymous::default(),
         frames: &[],
         module: &|_| None,
         is_code: &|_| false,

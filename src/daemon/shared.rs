@@ -157,7 +157,7 @@ impl Shared {
         let attribution = builder.attribution();
         let bug = attribution.bug();
         let first = !self.ledger.has_bug(&bug);
-        let event = StormEvent { bug, principal: attribution.principal, first };
+        let event = StormEvent { bug, principal: attribution.principal, first, variant: builder.variant() };
         let crash = AdmissionFacts { has_core, core_limit: builder.core_limit(), event };
         admission::admit(config, &crash, &mut lock(&self.limiter), clock::since_boot())
     }
@@ -170,7 +170,7 @@ impl Shared {
         for RecentCore { time_us, bug, principal } in recent {
             let age = now.saturating_sub(Duration::from_micros(time_us));
             if let Some(at) = uptime.checked_sub(age) {
-                limiter.decide(&rules, &StormEvent { bug, principal, first: false }, at);
+                limiter.decide(&rules, &StormEvent { bug, principal, first: false, variant: None }, at);
             }
         }
     }

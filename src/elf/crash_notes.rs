@@ -36,6 +36,10 @@ pub struct ThreadNote {
     pub tid: u32,
     /// Its registers when the process crashed.
     pub registers: Registers,
+    /// The number of the system call that it was in or had returned from; another number if it was in none.
+    pub system_call: u64,
+    /// The signals that it blocked: bit N - 1 for signal N (`pr_sighold`).
+    pub blocked: u64,
 }
 
 /// Why the crashed thread received its signal (NT_SIGINFO; sigaction(2)).
@@ -63,6 +67,8 @@ pub struct MappedFile {
 /// What the notes say about the crash.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CrashNotes {
+    /// PID of the process, in its own PID namespace (NT_PRPSINFO).
+    pub pid: Option<u32>,
     /// The threads, the crashed one first, as far as they are read.
     pub threads: Vec<ThreadNote>,
     /// How many threads there were, those that are not read included.
@@ -85,6 +91,7 @@ const MAX_FILES: usize = 1 << 17;
 const MAX_PATH: usize = 4096;
 
 const NT_PRSTATUS: u32 = 1;
+const NT_PRPSINFO: u32 = 3;
 const NT_AUXV: u32 = 6;
 const NT_SIGINFO: u32 = 0x5349_4749;
 const NT_FILE: u32 = 0x4649_4c45;
@@ -106,6 +113,8 @@ impl CrashNotes {
                         found.threads.extend(thread(data, machine));
                     }
                 }
+                // struct elf_prpsinfo: four chars, a long and its padding, pr_uid, pr_gid, then pr_pid.
+                NT_PRPSINFO => found.pid = u32_at(data, 24),
                 NT_SIGINFO if found.siginfo.is_none() => found.siginfo = siginfo(data),
                 NT_FILE => found.files = files(data).unwrap_or_default(),
                 NT_AUXV => {
@@ -123,6 +132,43 @@ impl CrashNotes {
         }
         found.program_headers = table.zip(count);
         found
+    }
+
+    /// Whether the process sent the signal to itself, with kill(2), tgkill(2) or rt_sigqueueinfo(2). Its PID and that of the sender are in the same
+    /// namespace, whichever that is.
+    #[must_use]
+    pub fn is_sent_by_itself(&self) -> bool {
+        const SI_USER: i32 = 0;
+        const SI_QUEUE: i32 = -1;
+        const SI_TKILL: i32 = -6;
+        let Some(info) = self.siginfo.filter(|info| [SI_USER, SI_QUEUE, SI_TKILL].contains(&info.code)) else {
+            return false;
+        };
+        // si_pid is the first half of the union.
+        self.pid.is_some_and(|pid| u64::from(pid) == info.value & u64::from(u32::MAX))
+    }
+}
+
+impl ThreadNote {
+    /// Whether it sends a signal to one thread, as abort(3) and raise(3) do to their own: tkill(2) or tgkill(2).
+    #[must_use]
+    pub fn is_in_tkill(&self) -> bool {
+        // arch/x86/entry/syscalls/syscall_64.tbl; include/uapi/asm-generic/unistd.h
+        let calls = match self.registers {
+            Registers::X86_64 { .. } => [200, 234],
+            Registers::Aarch64 { .. } => [130, 131],
+        };
+        calls.contains(&self.system_call)
+    }
+
+    /// Whether it sends a signal to its process, or waits for one: kill(2) or rt_sigsuspend(2).
+    #[must_use]
+    pub fn is_in_kill(&self) -> bool {
+        let calls = match self.registers {
+            Registers::X86_64 { .. } => [62, 130],
+            Registers::Aarch64 { .. } => [129, 133],
+        };
+        calls.contains(&self.system_call)
     }
 }
 
@@ -161,17 +207,21 @@ impl Registers {
     }
 }
 
-/// struct elf_prstatus: siginfo, signals, four ids from byte 32 on, times, and the general registers from byte 112 on.
+/// struct elf_prstatus: siginfo, signals, the blocked ones at byte 24, four ids from byte 32 on, times, and the general registers from byte
+/// 112 on.
 fn thread(data: &[u8], machine: u16) -> Option<ThreadNote> {
     let register = |index: usize| u64_at(data, 112 + index * 8);
-    let registers = match machine {
+    let (registers, system_call) = match machine {
         // struct user_regs_struct, arch/x86/include/asm/user_64.h
-        EM_X86_64 => Registers::X86_64 { ip: register(16)?, sp: register(19)?, bp: register(4)? },
+        EM_X86_64 => (Registers::X86_64 { ip: register(16)?, sp: register(19)?, bp: register(4)? }, register(15)?),
         // struct user_pt_regs, arch/arm64/include/uapi/asm/ptrace.h
-        EM_AARCH64 => Registers::Aarch64 { pc: register(32)?, sp: register(31)?, fp: register(29)?, lr: register(30)? },
+        EM_AARCH64 => {
+            let (sp, fp, lr) = (register(31)?, register(29)?, register(30)?);
+            (Registers::Aarch64 { pc: register(32)?, sp, fp, lr }, register(8)?)
+        }
         _ => return None,
     };
-    Some(ThreadNote { tid: u32_at(data, 32)?, registers })
+    Some(ThreadNote { tid: u32_at(data, 32)?, registers, system_call, blocked: u64_at(data, 24)? })
 }
 
 fn siginfo(data: &[u8]) -> Option<SigInfoNote> {
@@ -220,6 +270,7 @@ mod tests {
     #[test]
     fn registers_files_and_siginfo_are_found() {
         let mut status = vec![0; 112];
+        status[24..32].copy_from_slice(&0x400_u64.to_le_bytes());
         status[32..36].copy_from_slice(&77_u32.to_le_bytes());
         status.extend(words(&(100..134).collect::<Vec<_>>()));
         let mut mapped = words(&[2, 4096, 0x7000, 0x9000, 3, 0x1000, 0x2000, 0]);
@@ -227,8 +278,11 @@ mod tests {
         let mut info = vec![0; 128];
         info[8..12].copy_from_slice(&(-6_i32).to_le_bytes());
         info[16..24].copy_from_slice(&0xdead_u64.to_le_bytes());
+        let mut process = vec![0; 136];
+        process[24..28].copy_from_slice(&70_u32.to_le_bytes());
         let bytes = [
             note(NT_PRSTATUS, &status),
+            note(NT_PRPSINFO, &process),
             note(NT_SIGINFO, &info),
             note(NT_FILE, &mapped),
             note(NT_AUXV, &words(&[3, 0x1040, 5, 9, 33, 0x7fff])),
@@ -236,7 +290,8 @@ mod tests {
         .concat();
         let found = CrashNotes::read(&bytes, EM_X86_64);
         let x86 = Registers::X86_64 { ip: 116, sp: 119, bp: 104 };
-        assert_eq!(found.threads, [ThreadNote { tid: 77, registers: x86 }]);
+        assert_eq!(found.threads, [ThreadNote { tid: 77, registers: x86, system_call: 115, blocked: 0x400 }]);
+        assert_eq!(found.pid, Some(70));
         assert_eq!(found.siginfo, Some(SigInfoNote { code: -6, value: 0xdead }));
         assert_eq!((found.vdso, found.program_headers), (Some(0x7fff), Some((0x1040, 9))));
         let file = |start, end, offset, path: &str| MappedFile { start, end, offset, path: path.to_owned() };

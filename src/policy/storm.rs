@@ -4,7 +4,7 @@
 
 use super::evict::BugKey;
 use super::rate::{Bucket, Buckets, Rate};
-use crate::crash::{Decision, Keep, Principal, Reason};
+use crate::crash::{Decision, Keep, Principal, Reason, Signature};
 use nix::unistd::Uid;
 use std::collections::HashMap;
 use std::time::Duration;
@@ -42,14 +42,26 @@ pub struct StormEvent {
     pub principal: Principal,
     /// Whether its party has no core of this signature.
     pub first: bool,
+    /// What the signature does not tell apart ([`Signature::variant`]).
+    pub variant: Option<String>,
 }
 
 /// The cores of one bug kept since the window began.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Window {
     began: Duration,
     whole: u32,
     stacks: u32,
+    /// The variants of the whole cores. An unknown one counts as often as it comes.
+    variants: Vec<String>,
+}
+
+impl Window {
+    /// Whether a core of this variant is kept though those of the signature are used up.
+    fn wants(&self, variant: &str) -> bool {
+        let is_known = variant != Signature::UNKNOWN_VARIANT && self.variants.iter().any(|known| known == variant);
+        !is_known && self.variants.len() < MAX_VARIANTS
+    }
 }
 
 /// Recent decisions.
@@ -64,6 +76,9 @@ pub struct StormPolicy {
 /// The most windows that are remembered. Only a crash whose core is kept opens one, and `TotalBurst=` limits those, so a flood
 /// of signatures cannot push a window out.
 const MAX_WINDOWS: usize = 8192;
+/// The most variants of a signature of which a window keeps a whole core in any case. More would be a storm again: code without a file may
+/// differ in each run.
+const MAX_VARIANTS: usize = 4;
 /// A quarter of the total bucket, in parts of 256, is reserved for signatures without a core, so that a storm does not hide
 /// another bug.
 const RESERVE: u32 = 64;
@@ -96,6 +111,9 @@ impl StormPolicy {
             None if event.first => (Keep::Full, Reason::First),
             None => (Keep::Full, Reason::NewWindow),
             Some(window) if window.whole < rule.burst => (Keep::Full, whole),
+            Some(window) if event.variant.as_ref().is_some_and(|variant| window.wants(variant)) => {
+                (Keep::Full, Reason::Variant)
+            }
             Some(window) if window.stacks < rule.stacks => (Keep::Stacks, Reason::StacksBurst),
             Some(_) => (Keep::Record, Reason::Storm),
         }
@@ -129,7 +147,11 @@ impl StormPolicy {
             *window = Window { began: now, ..Window::default() };
         }
         match keep {
-            Keep::Full => window.whole += 1,
+            Keep::Full => {
+                window.whole += 1;
+                let new = event.variant.as_ref().filter(|variant| window.wants(variant));
+                window.variants.extend(new.cloned());
+            }
             Keep::Stacks => window.stacks += 1,
             Keep::Record => {}
         }

@@ -76,11 +76,9 @@ impl MemoryServer {
                 let context = context.or_build_id(self.exe_build_id.as_ref());
                 self.with_memory(layout, |memory| unwind_crashed_thread(layout, memory, &context))
             })),
-            Request::OtherThreads(recorded) => Answer::OtherThreads(
-                self.layout
-                    .as_deref()
-                    .map(|layout| self.with_memory(layout, |memory| unwind_other_threads(layout, memory, &recorded))),
-            ),
+            Request::OtherThreads { failed, recorded } => Answer::OtherThreads(self.layout.as_deref().map(|layout| {
+                self.with_memory(layout, |memory| unwind_other_threads(layout, memory, failed, &recorded))
+            })),
             Request::Answers => Answer::Answers(self.memory.as_ref().is_none_or(|memory| memory.answers_everywhere())),
             Request::BuildId => {
                 Answer::BuildId(fds.into_iter().next().and_then(|file| build_id_of_file(&File::from(file))))

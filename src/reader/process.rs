@@ -177,18 +177,19 @@ impl Reader {
         self.ask(&Request::Stack(context.clone()), &[], deadline, Answer::into_stack)
     }
 
-    /// Unwinds the threads that did not crash. `recorded` are the first addresses of the record's modules.
+    /// Unwinds the threads other than the one with the id `failed`, which is the one that was dumped unless it is said. `recorded` are the first addresses of the record's modules.
     ///
     /// # Errors
     /// The reader has ended, or is late.
     pub fn other_threads(
         &mut self,
         headers: &Headers,
+        failed: Option<u32>,
         recorded: Vec<u64>,
         deadline: Instant,
     ) -> io::Result<Option<OtherThreads>> {
         self.send_headers(headers)?;
-        self.ask(&Request::OtherThreads(recorded), &[], deadline, Answer::into_other_threads)
+        self.ask(&Request::OtherThreads { failed, recorded }, &[], deadline, Answer::into_other_threads)
     }
 
     /// Reads the build-id in the file of the executable.

@@ -49,8 +49,8 @@ pub(super) enum Request {
     Headers,
     /// Answered with [`Answer::Stack`].
     Stack(SignatureContext),
-    /// Answered with [`Answer::OtherThreads`]; the record has modules with these first addresses.
-    OtherThreads(Vec<u64>),
+    /// Answered with [`Answer::OtherThreads`]; the thread with this id failed, and the record has modules with these first addresses.
+    OtherThreads { failed: Option<u32>, recorded: Vec<u64> },
     /// Answered with [`Answer::Plan`]; with it comes the list of holes, if there is one.
     Plan,
     /// Answered with [`Answer::Answers`].

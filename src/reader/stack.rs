@@ -1,9 +1,9 @@
 //! Stacks out of a process' memory, before it is copied. All of this blocks where memory does: readers do it, and the daemon only for
 //! cores that are files.
 
-use crate::crash::{Frame, Module, SigInfo, Signature, ThreadStacks};
-use crate::elf::{self, CoreLayout};
-use crate::unwind::{self, ProcessUnwinder, ReadMemory, SignatureInput};
+use crate::crash::{Failure, Frame, Module, SigInfo, Signature, ThreadStacks, signal};
+use crate::elf::{self, CoreLayout, Registers};
+use crate::unwind::{self, CrashedThread, FailedThread, ProcessUnwinder, ReadMemory, SignatureInput};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -12,6 +12,9 @@ use std::time::{Duration, Instant};
 const MAX_FRAMES: usize = 64;
 /// Modules beyond those of the frames that cannot be read in this time are missing from the record.
 const MODULES_TIMEOUT: Duration = Duration::from_millis(100);
+/// The process waits while its other threads are searched for the one that failed. Only a process that hinders the search has so many threads
+/// that it takes this long: a thread takes some twenty microseconds.
+const SEARCH_TIMEOUT: Duration = Duration::from_millis(500);
 /// The process waits while other threads are unwound; a thread takes some ten microseconds.
 const OTHER_THREADS_TIMEOUT: Duration = Duration::from_millis(100);
 /// Frames of all other threads together that go into the record: a frame takes some 70 bytes there, and a shim keeps 128 KiB.
@@ -28,6 +31,10 @@ pub struct CrashedStack {
     pub modules: Vec<Module>,
     /// Why the thread got its signal.
     pub siginfo: Option<SigInfo>,
+    /// The fault in whose handler the thread was.
+    pub failure: Option<Failure>,
+    /// Threads that were not searched for a failure, for want of time.
+    pub unsearched: usize,
     /// The signature.
     pub signature: Signature,
 }
@@ -35,7 +42,13 @@ pub struct CrashedStack {
 impl CrashedStack {
     /// Whether it is within the limits of [`unwind_crashed_thread`]. The record's own bound cuts texts and modules, but no signature.
     pub(super) fn is_well_formed(&self) -> bool {
-        self.frames.len() <= MAX_FRAMES && self.signature.is_well_formed()
+        self.frames.len() <= MAX_FRAMES
+            && self.signature.is_well_formed()
+            && self.failure.as_ref().is_none_or(|failure| {
+                failure.handler.len() <= Failure::MAX_HANDLER
+                    && failure.thread_name.is_empty()
+                    && failure.signal_name == signal::name(Some(failure.signal))
+            })
     }
 }
 
@@ -57,17 +70,25 @@ impl SignatureContext {
     }
 }
 
-/// Unwinds the crashed thread.
+/// Unwinds the thread that failed.
 pub fn unwind_crashed_thread(layout: &CoreLayout, memory: &dyn ReadMemory, context: &SignatureContext) -> CrashedStack {
     let mut unwinder = ProcessUnwinder::new(layout, memory);
     // Bounded by frames and pages: a clock that cut the walk on a loaded machine would give the same bug another signature.
-    let mut frames = unwinder.crashed_thread(&|| true);
+    let crashed = unwinder.crashed_thread(context.signal, &until(SEARCH_TIMEOUT));
+    let CrashedThread { mut frames, registers, failed, unsearched } = crashed;
+    let anonymous = unwinder.anonymous(&frames);
     let modules = unwinder.into_modules(&until(MODULES_TIMEOUT));
     let siginfo = layout.notes.siginfo.map(|info| siginfo(info, context.signal));
+    let failure = failed.map(|failed| describe(failed, layout));
+    let fault = match &failure {
+        Some(failure) => failure.address,
+        None => siginfo.as_ref().and_then(|info| info.address),
+    };
     let signature = unwind::compute_signature(&SignatureInput {
-        signal: context.signal,
-        fault: siginfo.as_ref().and_then(|info| info.address),
-        stack_pointer: layout.notes.threads.first().map(|thread| thread.registers.stack_pointer()),
+        signal: failure.as_ref().map(|failure| failure.signal).or(context.signal),
+        fault,
+        stack_pointer: registers.map(Registers::stack_pointer),
+        anonymous: &anonymous,
         frames: &frames,
         module: &|number| modules.get(number as usize),
         is_code: &|address| layout.is_code(address),
@@ -75,7 +96,22 @@ pub fn unwind_crashed_thread(layout: &CoreLayout, memory: &dyn ReadMemory, conte
         program: &context.program,
     });
     frames.truncate(MAX_FRAMES);
-    CrashedStack { frames, modules, siginfo, signature }
+    CrashedStack { frames, modules, siginfo, failure, unsearched, signature }
+}
+
+fn describe(failed: FailedThread, layout: &CoreLayout) -> Failure {
+    let FailedThread { tid, signal, code, address, candidates, handler } = failed;
+    Failure {
+        tid,
+        thread_name: String::new(),
+        dumped: layout.notes.threads.first().map_or(tid, |thread| thread.tid),
+        signal,
+        signal_name: signal::name(Some(signal)),
+        code,
+        address,
+        threads: u32::try_from(candidates).unwrap_or(u32::MAX),
+        handler,
+    }
 }
 
 /// Stacks of the threads that did not crash.
@@ -100,10 +136,16 @@ impl OtherThreads {
     }
 }
 
-/// Unwinds the threads that did not crash, as far as time and room allow. `recorded` are the first addresses of the record's modules.
-pub fn unwind_other_threads(layout: &CoreLayout, memory: &dyn ReadMemory, recorded: &[u64]) -> OtherThreads {
+/// Unwinds the threads other than the one with the id `failed`, which is the one that was dumped unless it is said, as far as time and room
+/// allow. `recorded` are the first addresses of the record's modules.
+pub fn unwind_other_threads(
+    layout: &CoreLayout,
+    memory: &dyn ReadMemory,
+    failed: Option<u32>,
+    recorded: &[u64],
+) -> OtherThreads {
     let mut unwinder = ProcessUnwinder::new(layout, memory);
-    let walked = unwinder.other_threads(MAX_FRAMES, &until(OTHER_THREADS_TIMEOUT));
+    let walked = unwinder.other_threads(failed, MAX_FRAMES, &until(OTHER_THREADS_TIMEOUT));
     let stacks = group_by_frames(walked, &unwinder.into_modules(&|| false), recorded);
     let total = layout.notes.thread_count.saturating_sub(1);
     let listed: usize = stacks.iter().map(|stacks| stacks.count as usize).sum();
@@ -169,6 +211,7 @@ fn group_by_frames(walked: Vec<(u32, Vec<Frame>)>, modules: &[Module], recorded:
 mod tests {
     use super::*;
     use crate::crash::FrameTrust;
+    use crate::unwind::Anonymous;
 
     fn module(start: u64) -> Module {
         Module { path: format!("/{start}"), build_id: None, package: None, bias: start, start, end: start + 100 }
@@ -203,13 +246,21 @@ mod tests {
             signal: Some(11),
             fault: None,
             stack_pointer: None,
+            anonymous: &Anonymous::default(),
             frames: &[],
             module: &|_| None,
             is_code: &|_| false,
             build_id: None,
             program: "test",
         });
-        let stack = CrashedStack { frames: frames(1, None, MAX_FRAMES), modules: Vec::new(), siginfo: None, signature };
+        let stack = CrashedStack {
+            frames: frames(1, None, MAX_FRAMES),
+            modules: Vec::new(),
+            siginfo: None,
+            failure: None,
+            unsearched: 0,
+            signature,
+        };
         assert!(stack.is_well_formed());
         let with_id = |id: &str| {
             let signature = Signature { id: id.to_owned(), ..stack.signature.clone() };
@@ -226,7 +277,23 @@ mod tests {
         ] {
             assert!(!with_id(id), "{id:.30}");
         }
-        assert!(!CrashedStack { frames: frames(1, None, MAX_FRAMES + 1), ..stack }.is_well_formed());
+        assert!(!CrashedStack { frames: frames(1, None, MAX_FRAMES + 1), ..stack.clone() }.is_well_formed());
+        let failed = |handler: usize, thread_name: &str, signal_name: &str| {
+            let failure = Failure {
+                tid: 1,
+                thread_name: thread_name.to_owned(),
+                dumped: 2,
+                signal: 11,
+                signal_name: signal_name.to_owned(),
+                code: None,
+                address: None,
+                threads: 1,
+                handler: frames(1, None, handler),
+            };
+            CrashedStack { failure: Some(failure), ..stack.clone() }.is_well_formed()
+        };
+        assert!(failed(Failure::MAX_HANDLER, "", "SEGV"));
+        assert!(!failed(Failure::MAX_HANDLER + 1, "", "SEGV") && !failed(1, "root", "SEGV") && !failed(1, "", "X"));
         let threads = |frames| OtherThreads {
             stacks: vec![ThreadStacks { count: 1, tids: vec![1], frames }],
             ..OtherThreads::default()

@@ -199,16 +199,18 @@ fn message(record: &Record) -> String {
         "" => String::new(),
         meaning => format!(": {meaning}"),
     };
+    let failed = record.failure.as_ref().map(|failure| format!("\nFailed: {}", failure.sentence())).unwrap_or_default();
     let mut text = format!(
-        "Process {} ({comm}) of user {uid} {what}{truncated}.\nSignal {}{meaning}\nExecutable: {}\nDetails: coreward info {}",
+        "Process {} ({comm}) of user {uid} {what}{truncated}.\nSignal {}{meaning}{failed}\nExecutable: {}\nDetails: coreward info {}",
         record.key.pid,
         record.signal_name,
         printable(&record.program()),
         record.id,
     );
     if !record.stack.is_empty() {
-        let tid = record.tid.unwrap_or(record.key.pid);
-        push_stack(&mut text, &format!("thread {tid}"), &record.stack, &record.modules);
+        let tid = record.tid.unwrap_or(record.key.pid).to_string();
+        let failed = record.failure.as_ref().map(|failure| failure.tid.to_string());
+        push_stack(&mut text, &format!("thread {}", failed.unwrap_or(tid)), &record.stack, &record.modules);
     }
     for ThreadStacks { count, tids, frames } in &record.other_threads {
         let which = match tids.first() {

@@ -7,11 +7,16 @@
 
 mod arch;
 mod cfi;
+mod failure;
 mod modules;
+mod no_file;
 mod page_cache;
+mod signal_frame;
 mod signature;
 mod walk;
 
+pub use failure::{CrashedThread, FailedThread};
+pub use no_file::Anonymous;
 pub use page_cache::ReadMemory;
 pub use signature::{SignatureInput, VERSION, compute_signature, is_runtime};
 
@@ -37,19 +42,19 @@ impl<'a> ProcessUnwinder<'a> {
         Self { layout, pages: PageCache::new(memory), modules: ModuleTable::new(layout) }
     }
 
-    /// The frames of the crashed thread, innermost first, until `keep_going` returns false. Empty if the notes have no registers
-    /// of a known architecture.
-    pub fn crashed_thread(&mut self, keep_going: &dyn Fn() -> bool) -> Vec<Frame> {
-        let Some(thread) = self.layout.notes.threads.first() else { return Vec::new() };
-        let registers = thread.registers;
-        StackWalker::new(&mut self.pages, &mut self.modules, registers).frames(registers, MAX_DEPTH, keep_going)
-    }
-
-    /// Thread id and frames of every other thread, at most `max_depth` frames of each, until `keep_going` returns false.
-    pub fn other_threads(&mut self, max_depth: usize, keep_going: &dyn Fn() -> bool) -> Vec<(u32, Vec<Frame>)> {
-        let Some((crashed, others)) = self.layout.notes.threads.split_first() else { return Vec::new() };
-        let mut walker = StackWalker::new(&mut self.pages, &mut self.modules, crashed.registers);
-        let others = others.iter().take_while(|_| keep_going());
+    /// Thread id and frames of every thread but the one with the id `failed`, at most `max_depth` frames of each, until `keep_going` returns
+    /// false.
+    pub fn other_threads(
+        &mut self,
+        failed: Option<u32>,
+        max_depth: usize,
+        keep_going: &dyn Fn() -> bool,
+    ) -> Vec<(u32, Vec<Frame>)> {
+        let threads = &self.layout.notes.threads;
+        let Some(dumping) = threads.first() else { return Vec::new() };
+        let failed = failed.unwrap_or(dumping.tid);
+        let mut walker = StackWalker::new(&mut self.pages, &mut self.modules, dumping.registers);
+        let others = threads.iter().filter(|thread| thread.tid != failed).take_while(|_| keep_going());
         others.map(|thread| (thread.tid, walker.frames(thread.registers, max_depth, keep_going))).collect()
     }
 

@@ -3,7 +3,7 @@
 use super::page_cache::PageCache;
 use crate::crash::Module;
 use crate::elf::{self, CoreLayout, LoadSegment, MappedImage};
-use object::elf::PF_W;
+use object::elf::{ELFDATA2MSB, ET_DYN, ET_EXEC, PF_W};
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -17,6 +17,8 @@ pub(super) struct LoadedModule {
 /// A mapped file: its beginning, and the parts of it that follow in the address space.
 struct FileSpan {
     range: Range<u64>,
+    /// The end of its first part.
+    first_end: u64,
     path: String,
 }
 
@@ -33,6 +35,9 @@ pub(super) struct ModuleTable<'a> {
 
 /// Modules beyond this number are ignored, since the record has to fit into a message. Those of the frames are read first.
 const MAX_MODULES: usize = 256;
+/// Offsets of fields of `Elf64_Ehdr` and `Elf32_Ehdr` (elf(5)).
+const E_TYPE: usize = 16;
+const E_MACHINE: usize = 18;
 const NOTES_PER_MODULE: usize = 8;
 /// The path that stands for the vDSO, which is not a file.
 pub(super) const VDSO: &str = "[vdso]";
@@ -43,11 +48,15 @@ impl<'a> ModuleTable<'a> {
         for file in &layout.notes.files {
             match spans.last_mut() {
                 Some(span) if span.path == file.path && file.offset != 0 => span.range.end = file.end,
-                _ => spans.push(FileSpan { range: file.start..file.end, path: file.path.clone() }),
+                _ => {
+                    let (range, first_end) = (file.start..file.end, file.end);
+                    spans.push(FileSpan { range, first_end, path: file.path.clone() });
+                }
             }
         }
         if let Some(load) = layout.notes.vdso.and_then(|address| layout.segment_at(address)) {
-            spans.push(FileSpan { range: load.address..load.address + load.length, path: VDSO.to_owned() });
+            let range = load.address..load.address + load.length;
+            spans.push(FileSpan { first_end: range.end, range, path: VDSO.to_owned() });
         }
         spans.sort_by_key(|span| span.range.start);
         Self { layout, spans, numbers: HashMap::new(), loaded: Vec::new() }
@@ -83,6 +92,23 @@ impl<'a> ModuleTable<'a> {
         self.loaded.get(number as usize)
     }
 
+    /// The program that an emulator runs, as its build-id, else its file name, and its first part in memory: the first mapped file that is a program
+    /// for another machine and in several parts, as a loader maps it and nobody who only reads it. Libraries do not count.
+    pub(super) fn guest(&mut self, pages: &mut PageCache<'_>) -> Option<(String, Range<u64>)> {
+        let own = self.layout.header.get(E_MACHINE..)?.first_chunk().copied().map(u16::from_le_bytes)?;
+        let is_guest = |span: &FileSpan, pages: &mut PageCache<'_>| {
+            span.first_end < span.range.end
+                && !base_name(&span.path).contains(".so")
+                && machine_of_program(pages, span.range.start).is_some_and(|machine| machine != own)
+        };
+        let index = (0..self.spans.len().min(MAX_MODULES))
+            .find(|index| self.spans.get(*index).is_some_and(|span| is_guest(span, pages)))?;
+        let build_id = self.load(pages, index).and_then(|number| self.get(number)?.module.build_id.clone());
+        let span = self.spans.get(index)?;
+        let name = || base_name(span.path.strip_suffix(" (deleted)").unwrap_or(&span.path)).to_owned();
+        Some((build_id.unwrap_or_else(name), span.range.start..span.first_end))
+    }
+
     /// Reads all modules, until `keep_going` returns false.
     pub(super) fn read_all(&mut self, pages: &mut PageCache<'_>, keep_going: &dyn Fn() -> bool) {
         for index in 0..self.spans.len() {
@@ -114,6 +140,23 @@ impl<'a> ModuleTable<'a> {
         self.loaded.extend(number.map(|_| module));
         number
     }
+}
+
+/// The e_machine of the executable or shared object at `address`; `None` if there is none (elf(5)).
+fn machine_of_program(pages: &mut PageCache<'_>, address: u64) -> Option<u16> {
+    const EXECUTABLES: Range<u16> = ET_EXEC..ET_DYN + 1;
+    let header = pages.read(address, E_MACHINE + 2)?;
+    let [b'\x7f', b'E', b'L', b'F', _, order, ..] = header.as_slice() else { return None };
+    let number = |at: usize| {
+        let bytes = *header.get(at..)?.first_chunk()?;
+        Some(if *order == ELFDATA2MSB { u16::from_be_bytes(bytes) } else { u16::from_le_bytes(bytes) })
+    };
+    number(E_TYPE).filter(|kind| EXECUTABLES.contains(kind))?;
+    number(E_MACHINE)
+}
+
+pub(super) fn base_name(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
 }
 
 fn read_module(pages: &mut PageCache<'_>, span: &FileSpan, image: MappedImage) -> LoadedModule {

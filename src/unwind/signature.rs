@@ -1,10 +1,13 @@
 //! The signature of a crash: equal for crashes of one bug. docs/signature.md specifies it for other tools.
 
+use super::modules::base_name;
+use super::no_file::Anonymous;
 use crate::crash::{Frame, FrameTrust, Level, Module, Signature, signal};
 use sha2::{Digest, Sha256};
+use std::borrow::Cow;
 
-/// Raised whenever a change gives the same crash another signature.
-pub const VERSION: u32 = 1;
+/// Raised whenever a change gives the same crash another signature, in any case: names of different versions are never compared.
+pub const VERSION: u32 = 2;
 
 /// What a signature is computed from.
 #[derive(Clone, Copy)]
@@ -21,6 +24,8 @@ pub struct SignatureInput<'a> {
     pub module: &'a dyn Fn(u32) -> Option<&'a Module>,
     /// Returns whether an address is in an executable mapping.
     pub is_code: &'a dyn Fn(u64) -> bool,
+    /// What is known of code that no file has.
+    pub anonymous: &'a Anonymous,
     /// Build-id of the executable.
     pub build_id: Option<&'a str>,
     /// Name of the program.
@@ -41,28 +46,39 @@ const NEAR_STACK: u64 = 1 << 20;
 /// Nothing is mapped below this address (vm.mmap_min_addr).
 const NULL_END: u64 = 65536;
 
+/// The token of code that no file has.
+const JIT: &str = "jit";
+
 /// What a frame contributes to the signature.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Token {
     /// An instruction in a module.
     Place(String),
     /// Code whose address says nothing, or differs from host to host.
-    Mark(&'static str),
+    Mark(Cow<'static, str>),
 }
 
 /// Computes the signature of a crash.
 #[must_use]
 pub fn compute_signature(input: &SignatureInput<'_>) -> Signature {
+    let frames = if input.anonymous.is_guests_signal { &[] } else { input.frames };
+    let input = &SignatureInput { frames, ..*input };
     let class = signal_class(input.signal);
     let (level, lines) = signature_lines(input, &class);
     let mut hash = Sha256::new();
     hash.update(format!("coreward-signature {VERSION}\n{class}\n{}\n", level.name()));
+    if let Some(guest) = &input.anonymous.guest {
+        hash.update(format!("guest {guest}\n"));
+    }
+    let is_anonymous =
+        input.anonymous.guest.is_some() || lines.iter().any(|line| line == JIT || line.starts_with("jit "));
     for line in lines {
         hash.update(line);
         hash.update("\n");
     }
     let digits: String = hash.finalize().iter().take(10).map(|byte| format!("{byte:02x}")).collect();
-    Signature { id: format!("s{VERSION}-{digits}"), level }
+    let variant = is_anonymous.then(|| input.anonymous.variant.clone());
+    Signature { id: format!("s{VERSION}-{digits}"), level, variant }
 }
 
 /// The class of a signal: those that one bug may raise on different occasions have the same.
@@ -94,7 +110,7 @@ fn signature_lines(input: &SignatureInput<'_>, class: &str) -> (Level, Vec<Strin
                 places += 1;
                 lines.push(place.clone());
             }
-            Token::Mark(mark) => lines.push((*mark).to_owned()),
+            Token::Mark(mark) => lines.push(mark.to_string()),
         }
     }
     match (places, input.frames.first().and_then(|frame| place(input, frame))) {
@@ -149,7 +165,7 @@ fn smallest_rotation(cycle: &[Token]) -> Vec<String> {
         .iter()
         .map(|token| match token {
             Token::Place(place) => place.clone(),
-            Token::Mark(mark) => (*mark).to_owned(),
+            Token::Mark(mark) => mark.to_string(),
         })
         .collect();
     let rotations = (0..lines.len()).filter_map(|middle| {
@@ -159,14 +175,21 @@ fn smallest_rotation(cycle: &[Token]) -> Vec<String> {
     rotations.min().unwrap_or_default()
 }
 
+fn mark(mark: &'static str) -> Token {
+    Token::Mark(mark.into())
+}
+
 fn frame_token(input: &SignatureInput<'_>, frame: &Frame, is_innermost: bool) -> Token {
     match frame.module.and_then(input.module) {
-        Some(module) if module.path == super::modules::VDSO => Token::Mark("vdso"),
-        Some(module) if is_runtime(&module.path) => Token::Mark("runtime"),
-        Some(_) => place(input, frame).map_or(Token::Mark("wild"), Token::Place),
-        None if is_innermost && frame.address < NULL_END => Token::Mark("null"),
-        None if (input.is_code)(frame.address) => Token::Mark("jit"),
-        None => Token::Mark("wild"),
+        Some(module) if module.path == super::modules::VDSO => mark("vdso"),
+        Some(module) if is_runtime(&module.path) => mark("runtime"),
+        Some(_) => place(input, frame).map_or(mark("wild"), Token::Place),
+        None if is_innermost && frame.address < NULL_END => mark("null"),
+        None if (input.is_code)(frame.address) => match input.anonymous.instruction.filter(|_| is_innermost) {
+            Some(code) => Token::Mark(format!("{JIT} {:08x}", u32::from_be_bytes(code)).into()),
+            None => mark(JIT),
+        },
+        None => mark("wild"),
     }
 }
 
@@ -175,10 +198,6 @@ fn place(input: &SignatureInput<'_>, frame: &Frame) -> Option<String> {
     let module = frame.module.and_then(input.module)?;
     let name = module.build_id.as_deref().unwrap_or_else(|| base_name(&module.path));
     Some(format!("{name}+{:#x}", frame.offset))
-}
-
-fn base_name(path: &str) -> &str {
-    path.rsplit('/').next().unwrap_or(path)
 }
 
 /// Whether the file at `path` is one of the C and C++ runtime libraries. Their frames are left out of the signature: the same

@@ -5,6 +5,7 @@ use super::arch::{Arch, follows_call, interrupted_by_signal};
 use super::cfi;
 use super::modules::ModuleTable;
 use super::page_cache::PageCache;
+use super::signal_frame::SignalReturn;
 use crate::crash::{Frame, FrameTrust};
 use crate::elf::Registers;
 use std::collections::HashSet;
@@ -13,6 +14,9 @@ use std::collections::HashSet;
 const SCAN_WORDS: usize = 512;
 /// Scans of one stack at most. Scanning is expensive, and a stack that needs much of it is not useful.
 const MAX_SCANS: u32 = 8;
+
+/// Functions whose tables are kept from one stack to the next.
+const MAX_FUNCTIONS: usize = 512;
 
 /// Walks the stacks of one process, one thread at a time.
 pub(super) struct StackWalker<'a, 'p> {
@@ -23,6 +27,8 @@ pub(super) struct StackWalker<'a, 'p> {
     known_functions: HashSet<u64>,
     /// Scans of the current stack so far.
     scans: u32,
+    /// The signal frames of the current stack so far, the innermost first.
+    signals: Vec<SignalReturn>,
 }
 
 /// A frame and the registers in it.
@@ -44,7 +50,14 @@ impl FrameState {
 impl<'a, 'p> StackWalker<'a, 'p> {
     /// `registers` are those of any thread; they tell the architecture.
     pub(super) fn new(pages: &'p mut PageCache<'a>, modules: &'p mut ModuleTable<'a>, registers: Registers) -> Self {
-        Self { pages, modules, arch: Arch::from_registers(registers), known_functions: HashSet::new(), scans: 0 }
+        Self {
+            pages,
+            modules,
+            arch: Arch::from_registers(registers),
+            known_functions: HashSet::new(),
+            scans: 0,
+            signals: Vec::new(),
+        }
     }
 
     /// The frames of the thread with these registers, innermost first: at most `max_depth`, until `keep_going` returns false.
@@ -56,14 +69,31 @@ impl<'a, 'p> StackWalker<'a, 'p> {
     ) -> Vec<Frame> {
         let mut frames = Vec::new();
         self.scans = 0;
+        self.signals.clear();
         // The stacks of many threads are more pages than the cache holds.
         self.pages.make_room();
+        // So are their functions' tables more than should be in memory, if somebody wants that.
+        if self.known_functions.len() > MAX_FUNCTIONS {
+            self.arch = Arch::from_registers(registers);
+            self.known_functions.clear();
+        }
         let mut next = Some(FrameState { registers, is_return_address: false, trust: FrameTrust::Context });
         while let Some(state) = next.filter(|_| frames.len() < max_depth && keep_going()) {
             frames.push(self.frame(state));
             next = self.caller(state);
+            if let Some(interrupted) = next.filter(|next| next.trust == FrameTrust::Context) {
+                // The trampoline is no frame of the handler.
+                let handler_frames = frames.len() - 1;
+                let (trampoline, interrupted) = (state.registers, interrupted.registers);
+                self.signals.push(SignalReturn { handler_frames, trampoline, interrupted });
+            }
         }
         frames
+    }
+
+    /// The signal frames that [`Self::frames`] met last, the innermost first, and the memory that they are in.
+    pub(super) fn signals(&mut self) -> (&[SignalReturn], &mut PageCache<'a>) {
+        (&self.signals, self.pages)
     }
 
     fn frame(&mut self, state: FrameState) -> Frame {

@@ -23,8 +23,11 @@ const MAX_LISTED: usize = 256;
 const MAX_TARGET: usize = MAX_TEXT / 8;
 
 /// The reply to [`coreward_wire::Request::Details`]. The texts are put into the offer too, for the next daemon and the spool.
-pub(super) fn reply(dir: &ProcDir, offer: &mut Offer, with_holes: bool) -> (Reply, Vec<OwnedFd>) {
+pub(super) fn reply(dir: &ProcDir, offer: &mut Offer, with_holes: bool, thread: u32) -> (Reply, Vec<OwnedFd>) {
     let mut warnings = read_into(offer, dir);
+    if thread > 0 {
+        offer.details.failed_thread = read_thread_name(dir, offer, thread);
+    }
     let mut found = Vec::new();
     if with_holes {
         let local = mounts::local_minors(dir, offer, &mut warnings);
@@ -49,6 +52,7 @@ pub(super) fn read_into(offer: &mut Offer, dir: &ProcDir) -> Vec<ShimWarning> {
         parent: read_parent(dir),
         maps: dir.read_table("maps", &mut warnings),
         mountinfo: dir.read_table("mountinfo", &mut warnings),
+        failed_thread: Vec::new(),
     });
     warnings
 }
@@ -63,6 +67,32 @@ fn without_own_trace(status: Vec<u8>) -> Vec<u8> {
         }
         None => status,
     }
+}
+
+/// The name of the thread that has this id in the PID namespace of the process. Empty if there is none, or it is not found among the first
+/// threads.
+fn read_thread_name(dir: &ProcDir, offer: &Offer, thread: u32) -> Vec<u8> {
+    let id = if offer.namespaces.pid { find_thread(dir, thread) } else { Some(thread) };
+    let mut name = id.map(|id| read_text_at(dir.of_process(), &format!("task/{id}/comm")).0).unwrap_or_default();
+    name.pop_if(|last| *last == b'\n');
+    name
+}
+
+/// The id in the shim's namespace of the thread with this id in its own.
+fn find_thread(dir: &ProcDir, thread: u32) -> Option<u32> {
+    /// The most threads that are asked. Each takes some microseconds, and the process is held.
+    const MAX_THREADS: usize = 1024;
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let mut tasks = Dir::openat(dir.of_process(), "task", flags, Mode::empty()).ok()?;
+    let ids = tasks.iter().filter_map(|entry| entry.ok()?.file_name().to_str().ok()?.parse::<u32>().ok());
+    let mut ids = ids.take(MAX_THREADS);
+    ids.find(|id| id_inside(&read_text_at(dir.of_process(), &format!("task/{id}/status")).0) == Some(thread))
+}
+
+/// The last number of NSpid in a status file: the id in the innermost namespace (proc_pid_status(5)).
+fn id_inside(status: &[u8]) -> Option<u32> {
+    let line = status.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"NSpid:"))?;
+    str::from_utf8(line).ok()?.split_ascii_whitespace().next_back()?.parse().ok()
 }
 
 /// The command line of the parent, or its name in brackets. Empty if it cannot be read, or not in time: the kernel reads it from
@@ -111,4 +141,33 @@ fn list_links(dir: &ProcDir, name: &str) -> nix::Result<Vec<u8>> {
     }
     text.truncate(MAX_OPEN_FDS);
     Ok(text.into_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_innermost_id_of_a_thread_is_the_last() {
+        assert_eq!(id_inside(b"Name:\tNSpid:\\t9\nNStgid:\t70\t1\nNSpid:\t77\t12\t3\nNSpgid:\t70\t1\n"), Some(3));
+        assert_eq!(id_inside(b"NSpid:\t77\n"), Some(77));
+        assert_eq!(id_inside(b"Name:\ta\n"), None);
+    }
+
+    #[test]
+    fn a_thread_is_named_by_its_id() {
+        let own = nix::unistd::getpid();
+        let dir = ProcDir::open(own, None).unwrap();
+        let find = || {
+            let (offer, tid) = (Offer::default(), nix::unistd::gettid().as_raw().cast_unsigned());
+            let of_namespace =
+                Offer { namespaces: coreward_wire::Namespaces { pid: true, ..offer.namespaces }, ..offer.clone() };
+            [read_thread_name(&dir, &offer, tid), read_thread_name(&dir, &of_namespace, tid)]
+        };
+        let found = std::thread::scope(|scope| {
+            std::thread::Builder::new().name("worker <7>".to_owned()).spawn_scoped(scope, find).unwrap().join().unwrap()
+        });
+        assert_eq!(found, [b"worker <7>".to_vec(), b"worker <7>".to_vec()]);
+        assert!(read_thread_name(&dir, &Offer::default(), u32::MAX).is_empty());
+    }
 }

@@ -26,7 +26,7 @@ pub(super) fn reply_to(request: Request, crash: &mut Crash) -> (Reply, Vec<Owned
         (_, Request::Head(bytes)) => take_head(crash, bytes),
         (_, Request::Exe) => open_exe(crash),
         (None, _) => Err(Errno::ESRCH),
-        (Some(dir), Request::Details { holes }) => return details::reply(dir, &mut crash.offer, holes),
+        (Some(dir), Request::Details { holes, thread }) => return details::reply(dir, &mut crash.offer, holes, thread),
     };
     match opened {
         Ok(fd) => (Reply::default(), vec![fd]),

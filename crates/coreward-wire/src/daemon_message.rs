@@ -15,6 +15,7 @@ const FDS: u16 = 8;
 /// 1 if no acknowledgement is needed: the inverse of `needs_ack`.
 const QUIET: u16 = 9;
 const HOLES: u16 = 10;
+const THREAD: u16 = 11;
 const USER: u16 = 20;
 
 /// What the daemon may ask the shim to open or look up.
@@ -29,6 +30,8 @@ pub enum Request {
     Details {
         /// With the list of [`FdKind::Holes`]: the core is going to be copied.
         holes: bool,
+        /// With the name of the thread that has this id in the PID namespace of the process; 0: of none.
+        thread: u32,
     },
     /// The first bytes of the core (this many) in a file, for headers and notes that are longer than a pipe can be made. The
     /// shim keeps the file; the pipe then continues after these bytes.
@@ -46,8 +49,8 @@ impl Request {
         }
     }
 
-    fn from_number(number: u64, bytes: u64, holes: bool) -> Option<Self> {
-        let all = [Self::Exe, Self::Core, Self::Head(bytes), Self::Details { holes }];
+    fn from_number(number: u64, bytes: u64, holes: bool, thread: u32) -> Option<Self> {
+        let all = [Self::Exe, Self::Core, Self::Head(bytes), Self::Details { holes, thread }];
         all.into_iter().find(|request| request.number() == number)
     }
 }
@@ -105,7 +108,9 @@ impl DaemonMessage {
                 let writer = writer.number(WHAT, request.number());
                 let writer = match request {
                     Request::Head(bytes) => writer.number(BYTES, *bytes),
-                    Request::Details { holes } => writer.number(HOLES, u64::from(*holes)),
+                    Request::Details { holes, thread } => {
+                        writer.number(HOLES, u64::from(*holes)).number(THREAD, u64::from(*thread))
+                    }
                     Request::Core | Request::Exe => writer,
                 };
                 writer.into_message(Kind::Request, 0)
@@ -130,7 +135,7 @@ impl DaemonMessage {
     pub fn decode(kind: Kind, payload: &[u8]) -> Result<Self, WireError> {
         let (mut what, mut bytes, mut journal, mut reason) = (None, 0, Vec::new(), String::new());
         let (mut checkpoint, mut fds, mut needs_ack, mut holes) = (Vec::new(), Vec::new(), true, false);
-        let mut user = None;
+        let (mut user, mut thread) = (None, 0);
         for field in FieldReader::new(payload) {
             let field = field?;
             match field.tag {
@@ -143,6 +148,7 @@ impl DaemonMessage {
                 FDS => fds = FdKind::from_field(&field)?,
                 QUIET => needs_ack = !field.flag()?,
                 HOLES => holes = field.flag()?,
+                THREAD => thread = field.number32()?,
                 _ => {}
             }
         }
@@ -151,7 +157,7 @@ impl DaemonMessage {
             Kind::Busy => Ok(Self::Busy),
             Kind::Request => {
                 let (number, invalid) = what.ok_or(WireError::Missing(WHAT))?;
-                Request::from_number(number, bytes, holes).map(Self::Request).ok_or(invalid)
+                Request::from_number(number, bytes, holes, thread).map(Self::Request).ok_or(invalid)
             }
             Kind::Release => Ok(Self::Release { checkpoint, fds, needs_ack }),
             Kind::Done => Ok(Self::Done { journal, user }),

@@ -22,6 +22,8 @@ pub struct Details {
     pub maps: Vec<u8>,
     /// The beginning of `/proc/PID/mountinfo`.
     pub mountinfo: Vec<u8>,
+    /// `/proc/PID/task/TID/comm` of the thread that was asked for.
+    pub failed_thread: Vec<u8>,
 }
 
 /// Longest list of open descriptors, in bytes.
@@ -32,6 +34,8 @@ pub const MAX_TABLE: usize = 2 * MAX_TEXT;
 const MAX_WARNINGS: usize = 16;
 /// Longest warning, in bytes.
 const MAX_WARNING: usize = 256;
+/// Longest name of a thread, in bytes. The kernel's have at most 15, those of its own threads some more.
+const MAX_NAME: usize = 64;
 
 const CWD: u16 = 19;
 const STATUS: u16 = 22;
@@ -41,12 +45,13 @@ const OPEN_FDS: u16 = 27;
 const PARENT: u16 = 61;
 const MAPS: u16 = 72;
 const MOUNTINFO: u16 = 73;
+const FAILED_THREAD: u16 = 74;
 
 impl Details {
     /// Replaces each text with the one in `newer`. An empty one leaves the old text in place: the process may have been
     /// killed since, and then nothing can be read any more.
     pub fn update(&mut self, newer: Self) {
-        let Self { cwd, status, limits, open_fds, parent, maps, mountinfo } = newer;
+        let Self { cwd, status, limits, open_fds, parent, maps, mountinfo, failed_thread } = newer;
         let texts = [
             (&mut self.cwd, cwd),
             (&mut self.status, status),
@@ -55,6 +60,7 @@ impl Details {
             (&mut self.parent, parent),
             (&mut self.maps, maps),
             (&mut self.mountinfo, mountinfo),
+            (&mut self.failed_thread, failed_thread),
         ];
         for (text, newer) in texts.into_iter().filter(|(_, newer)| !newer.is_empty()) {
             *text = newer;
@@ -89,6 +95,7 @@ impl Details {
             (PARENT, &self.parent, MAX_TEXT),
             (MAPS, &self.maps, MAX_TABLE),
             (MOUNTINFO, &self.mountinfo, MAX_TABLE),
+            (FAILED_THREAD, &self.failed_thread, MAX_NAME),
         ];
         for (tag, text, max) in texts.into_iter().filter(|(_, text, _)| !text.is_empty()) {
             writer = writer.bytes(tag, truncated(text, max));
@@ -109,6 +116,7 @@ impl Details {
             PARENT => self.parent = field.bytes(MAX_TEXT),
             MAPS => self.maps = field.bytes(MAX_TABLE),
             MOUNTINFO => self.mountinfo = field.bytes(MAX_TABLE),
+            FAILED_THREAD => self.failed_thread = field.bytes(MAX_NAME),
             WARNINGS if warnings.len() < MAX_WARNINGS => warnings.push(field.text(MAX_WARNING)?),
             _ => {}
         }

@@ -123,6 +123,7 @@ fn the_largest_offer_is_within_the_limit() {
             parent: text.clone(),
             maps: text.clone(),
             mountinfo: text.clone(),
+            failed_thread: text.clone(),
         },
         thread_name: text,
         warnings: vec!["é".repeat(10_000); 100],
@@ -140,8 +141,8 @@ fn daemon_messages_and_replies_arrive_as_they_were_sent() {
         DaemonMessage::Taken,
         DaemonMessage::Busy,
         DaemonMessage::Request(Request::Core),
-        DaemonMessage::Request(Request::Details { holes: false }),
-        DaemonMessage::Request(Request::Details { holes: true }),
+        DaemonMessage::Request(Request::Details { holes: false, thread: 0 }),
+        DaemonMessage::Request(Request::Details { holes: true, thread: 77 }),
         DaemonMessage::Request(Request::Head(123_456)),
         DaemonMessage::Release { checkpoint: Vec::new(), fds: Vec::new(), needs_ack: false },
         DaemonMessage::Release {

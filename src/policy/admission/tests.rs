@@ -20,7 +20,8 @@ fn bug(signature: &str) -> BugKey {
 }
 
 fn facts() -> AdmissionFacts {
-    let event = StormEvent { bug: bug("s1-a"), principal: Principal::Unit("a.service".to_owned()), first: false };
+    let principal = Principal::Unit("a.service".to_owned());
+    let event = StormEvent { bug: bug("s1-a"), principal, first: false, variant: None };
     AdmissionFacts { has_core: true, core_limit: u64::MAX, event }
 }
 

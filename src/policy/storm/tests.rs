@@ -21,11 +21,35 @@ fn event(signature: &str, unit: &str, uid: u32) -> StormEvent {
         bug: BugKey { party: Party::User(Uid::from_raw(uid)), signature: SignatureKey::new(signature) },
         principal: Principal::Unit(unit.to_owned()),
         first: false,
+        variant: None,
     }
 }
 
 fn at(second: u64) -> Duration {
     Duration::from_secs(second)
+}
+
+#[test]
+fn each_of_four_variants_has_a_core_and_more_are_a_storm() {
+    use Reason::{Burst, First, StacksBurst, Storm, Variant};
+    let reasons = |variants: &[&str]| {
+        let mut policy = StormPolicy::default();
+        let mut decide = |(number, variant): (usize, &&str)| {
+            let event = StormEvent { first: number == 0, variant: Some((*variant).to_owned()), ..event("a", "u", 0) };
+            policy.decide(&RULES, &event, at(number as u64)).reason
+        };
+        variants.iter().enumerate().map(&mut decide).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        reasons(&["a", "a", "a", "a", "b", "b", "c"]),
+        [First, Burst, Burst, StacksBurst, Variant, StacksBurst, Variant]
+    );
+    assert_eq!(
+        reasons(&["a", "b", "c", "d", "e", "f", "g"]),
+        [First, Burst, Burst, Variant, StacksBurst, StacksBurst, Storm]
+    );
+    let unknown = Signature::UNKNOWN_VARIANT;
+    assert_eq!(reasons(&[unknown; 7]), [First, Burst, Burst, Variant, StacksBurst, StacksBurst, Storm]);
 }
 
 #[test]

@@ -30,11 +30,16 @@ fn unwound(places: &[(u32, u64)]) -> Vec<Frame> {
 }
 
 fn signed(signal: u32, frames: &[Frame], fault: Option<u64>) -> Signature {
+    signed_with(signal, frames, fault, &Anonymous::default())
+}
+
+fn signed_with(signal: u32, frames: &[Frame], fault: Option<u64>, anonymous: &Anonymous) -> Signature {
     let modules = modules();
     compute_signature(&SignatureInput {
         signal: Some(signal),
         fault,
         stack_pointer: Some(0x7fff_0000),
+        anonymous,
         frames,
         module: &|number| modules.get(number as usize),
         is_code: &|_| true,
@@ -46,10 +51,10 @@ fn signed(signal: u32, frames: &[Frame], fault: Option<u64>) -> Signature {
 #[test]
 fn the_hashed_text_is_the_documented_one() {
     let frames = unwound(&[(EXE, 0x10), (PLAIN, 0x20), (LIBC, 0x30), (LIBC, 0x40), (EXE, 0x50)]);
-    let text = "coreward-signature 1\nmemory\nstack\naa+0x10\nplain.so+0x20\nruntime\naa+0x50\n";
+    let text = "coreward-signature 2\nmemory\nstack\naa+0x10\nplain.so+0x20\nruntime\naa+0x50\n";
     let digest: String = Sha256::digest(text).iter().take(10).map(|byte| format!("{byte:02x}")).collect();
     let signature = signed(11, &frames, None);
-    assert_eq!(signature, Signature { id: format!("s1-{digest}"), level: Level::Stack });
+    assert_eq!(signature, Signature { id: format!("s2-{digest}"), level: Level::Stack, variant: None });
     assert_eq!(signature, signed(7, &frames, None), "a bad address may raise SEGV or BUS");
     assert_ne!(signature, signed(4, &frames, None));
 }
@@ -114,6 +119,43 @@ fn a_call_through_a_bad_pointer_is_identified_by_its_caller() {
     assert_eq!(call(0, 0x10), call(8, 0x10));
     assert_ne!(call(0, 0x10), call(0, 0x20));
     assert_eq!(call(0x7f00_0000_0000, 0x10), call(0x7f00_0010_0000, 0x10));
+}
+
+#[test]
+fn code_without_a_file_is_told_apart_by_its_instruction_and_a_guest_by_its_program() {
+    let mut frames = unwound(&[(NOWHERE, 0x123), (EXE, 0x10), (EXE, 0x20)]);
+    frames[0].trust = FrameTrust::Context;
+    let jit = |code: [u8; 4], variant: &str| {
+        let anonymous = Anonymous { instruction: Some(code), variant: variant.to_owned(), ..Anonymous::default() };
+        signed_with(11, &frames, None, &anonymous)
+    };
+    let one = jit([0xc6, 0, 1, 0xc9], "a");
+    let text = "coreward-signature 2\nmemory\nstack\njit c60001c9\naa+0x10\naa+0x20\n";
+    let digest: String = Sha256::digest(text).iter().take(10).map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(one, Signature { id: format!("s2-{digest}"), level: Level::Stack, variant: Some("a".to_owned()) });
+    assert_ne!(one.id, jit([0x8b, 0, 0xc9, 0xc3], "a").id);
+    assert_eq!(one.id, jit([0xc6, 0, 1, 0xc9], "b").id, "the variant is no part of the name");
+
+    let native = unwound(&[(EXE, 0x10), (EXE, 0x20)]);
+    let guest = |guest: Option<&str>| {
+        let (guest, variant) = (guest.map(str::to_owned), "c".to_owned());
+        signed_with(11, &native, None, &Anonymous { guest, variant, ..Anonymous::default() })
+    };
+    let text = "coreward-signature 2\nmemory\nstack\nguest dd\naa+0x10\naa+0x20\n";
+    let digest: String = Sha256::digest(text).iter().take(10).map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(guest(Some("dd")).id, format!("s2-{digest}"));
+    assert_eq!((guest(Some("dd")).variant.as_deref(), guest(None).variant), (Some("c"), None));
+    assert_ne!(guest(Some("dd")).id, guest(Some("ee")).id);
+
+    // Frames of an emulator that repeats its guest's signal.
+    let repeated = |frames: &[Frame]| {
+        let (guest, variant) = (Some("dd".to_owned()), "c".to_owned());
+        signed_with(11, frames, None, &Anonymous { guest, variant, is_guests_signal: true, instruction: None })
+    };
+    let text = "coreward-signature 2\nmemory\nexecutable\nguest dd\naa\n";
+    let digest: String = Sha256::digest(text).iter().take(10).map(|byte| format!("{byte:02x}")).collect();
+    let expected = Signature { id: format!("s2-{digest}"), level: Level::Executable, variant: Some("c".to_owned()) };
+    assert_eq!((repeated(&native), repeated(&frames)), (expected.clone(), expected));
 }
 
 proptest! {

@@ -51,6 +51,9 @@ fn compiler(name: &str, path: &Path) -> Command {
             let (headers, machine) = (include(RUBY_INCLUDE), include(RUBY_MACHINE_INCLUDE));
             compile("gcc", &["-shared", "-fPIC", "-O2", &headers, &machine], "bugs-ruby.c")
         }
+        "guest" => compile("aarch64-linux-gnu-gcc", &["-O1", "-static"], "guest.c"),
+        "guest-other" => compile("aarch64-linux-gnu-gcc", &["-O2", "-static"], "guest.c"),
+        "guest-dynamic" => compile("aarch64-linux-gnu-gcc", &["-O1"], "guest.c"),
         _ => compile("gcc", &["-g", "-O1", "-pthread", "-Wall"], &format!("{name}.c")),
     }
 }
