@@ -58,7 +58,7 @@ pub fn analyze(headers: &[u8], memory: &dyn ReadMemory) -> Option<(String, Vec<F
     let modules = process.into_modules(&keep_going);
     let signature = compute_signature(&SignatureInput {
         signal: Some(11),
-        fault: layout.notes.siginfo.map(|info| info.value),
+        fault: layout.notes.siginfo.map(|info| info.address),
         stack_pointer: layout.notes.threads.first().map(|thread| thread.registers.stack_pointer()),
         frames: &frames,
         module: &|number| modules.get(number as usize),

@@ -33,8 +33,6 @@ pub struct CoreSummary {
     pub expected_len: Option<u64>,
     /// Offset and length of the notes, in bytes. They are the first segment (elf_core_dump in fs/binfmt_elf.c).
     pub notes: Option<(u64, u64)>,
-    /// A core of a 64-bit process.
-    pub is_64bit: bool,
 }
 
 /// Reads the headers of a core from its first bytes.
@@ -46,25 +44,21 @@ pub fn summarize(bytes: &[u8]) -> Result<CoreSummary, ElfError> {
         return Err(ElfError::Empty);
     }
     if let Ok(header) = FileHeader64::<Endianness>::parse(bytes) {
-        summarize_as(header, bytes, true)
+        summarize_as(header, bytes)
     } else if let Ok(header) = FileHeader32::<Endianness>::parse(bytes) {
-        summarize_as(header, bytes, false)
+        summarize_as(header, bytes)
     } else {
         Err(ElfError::NotElf)
     }
 }
 
-fn summarize_as<Elf: FileHeader<Endian = Endianness>>(
-    header: &Elf,
-    bytes: &[u8],
-    is_64bit: bool,
-) -> Result<CoreSummary, ElfError> {
+fn summarize_as<Elf: FileHeader<Endian = Endianness>>(header: &Elf, bytes: &[u8]) -> Result<CoreSummary, ElfError> {
     let endian = header.endian().map_err(|_| ElfError::NotElf)?;
     let kind = header.e_type(endian);
     if kind != ET_CORE {
         return Err(ElfError::NotCore(kind));
     }
-    let mut summary = CoreSummary { expected_len: None, notes: None, is_64bit };
+    let mut summary = CoreSummary { expected_len: None, notes: None };
     let table: u64 = header.e_phoff(endian).into();
     let Ok(first) = bytes.read_at::<Elf::ProgramHeader>(table) else { return Ok(summary) };
     let notes_offset: u64 = first.p_offset(endian).into();

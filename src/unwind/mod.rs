@@ -7,6 +7,7 @@
 
 mod arch;
 mod cfi;
+mod i386;
 mod modules;
 mod page_cache;
 mod signature;
