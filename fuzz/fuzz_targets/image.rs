@@ -1,7 +1,7 @@
 //! A mapped ELF file and the dynamic linker's list of libraries, in memory that has the input at 0x1000.
 #![no_main]
 
-use coreward::elf::{build_id, build_id_of_file, link_map_ranges, note_ranges, package_metadata, read_image};
+use coreward::elf::{ElfClass, build_id, build_id_of_file, link_map_ranges, note_ranges, package_metadata, read_image};
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let read = |address: u64, length: usize| {
@@ -16,5 +16,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     }
     let _ = (build_id(bytes), package_metadata(bytes), build_id_of_file(bytes));
     let _ = (note_ranges(bytes, 0x1000, true), note_ranges(bytes, 0x1000, false));
-    let _ = link_map_ranges(0x1040, 16, read);
+    for class in [ElfClass::Elf32, ElfClass::Elf64] {
+        let _ = link_map_ranges(class, 0x1040, 16, read);
+    }
 });

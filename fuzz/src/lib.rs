@@ -4,7 +4,7 @@
 //! address and 4096 bytes of memory each.
 
 use coreward::crash::Frame;
-use coreward::elf::CoreLayout;
+use coreward::elf::{CoreLayout, Registers};
 use coreward::unwind::{ProcessUnwinder, ReadMemory, SignatureInput, compute_signature};
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -61,8 +61,8 @@ pub fn analyze(headers: &[u8], memory: &dyn ReadMemory) -> Option<(String, Vec<F
     let modules = process.into_modules(&keep_going);
     let signature = compute_signature(&SignatureInput {
         signal: failed.map(|failed| failed.signal).or(Some(11)),
-        fault: failed.map_or(layout.notes.siginfo.map(|info| info.value), |failed| failed.address),
-        stack_pointer: crashed.registers.map(|registers| registers.stack_pointer()),
+        fault: failed.map_or(layout.notes.siginfo.map(|info| info.address), |failed| failed.address),
+        stack_pointer: crashed.registers.map(Registers::stack_pointer),
         anonymous: &anonymous,
         frames: &crashed.frames,
         module: &|number| modules.get(number as usize),

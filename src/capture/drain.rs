@@ -7,7 +7,7 @@ use super::error::{CaptureError, StopReason};
 use super::health::Heartbeat;
 use super::{CaptureResources, CapturedCore};
 use crate::crash::Truncation;
-use crate::elf::{self, CoreSummary};
+use crate::elf::{self, ElfClass};
 use crate::store::format::{FRAME_LEN, HEADER_LEN};
 use nix::errno::Errno;
 use std::io;
@@ -103,19 +103,19 @@ pub fn drain(request: DrainRequest<'_>, resources: &CaptureResources) -> Result<
 struct LastSegment {
     /// Its offset in the core.
     offset: u64,
-    is_64bit: bool,
+    class: ElfClass,
     bytes: Vec<u8>,
 }
 
 impl LastSegment {
     /// Looks for it in the bytes of the core at `offset`, which follow those that it was looked for in before. Returns where the core ends.
     fn look_at(&mut self, offset: u64, bytes: &[u8]) -> Option<u64> {
-        let length = elf::segment_len(self.is_64bit);
+        let length = self.class.segment_len();
         let next = self.offset + self.bytes.len() as u64;
         let from = usize::try_from(next.checked_sub(offset)?).ok()?;
         let rest = bytes.get(from..)?;
         self.bytes.extend_from_slice(&rest[..rest.len().min(length - self.bytes.len())]);
-        if self.bytes.len() == length { elf::segment_end(&self.bytes, self.is_64bit) } else { None }
+        if self.bytes.len() == length { elf::segment_end(&self.bytes, self.class) } else { None }
     }
 }
 
@@ -136,8 +136,8 @@ fn inspect_beginning(
             captured.expected_len = summary.expected_len.unwrap_or(0);
             captured.notes = Some(elf::process_notes(bytes, &summary));
             let is_unknown = summary.expected_len.is_none() && summary.last_segment > 0;
-            let CoreSummary { last_segment: offset, is_64bit, .. } = summary;
-            Ok(is_unknown.then_some(LastSegment { offset, is_64bit, bytes: Vec::new() }))
+            let class = ElfClass::of(bytes).filter(|_| is_unknown);
+            Ok(class.map(|class| LastSegment { offset: summary.last_segment, class, bytes: Vec::new() }))
         }
         // An earlier daemon has consumed the beginning. The rest may still be of use to somebody.
         Err(_) if resumed => {
@@ -172,7 +172,7 @@ mod tests {
         let whole = elf::summarize(&headers).unwrap();
         let offset = whole.last_segment;
         for cut in [offset - 8, offset, offset + 8, offset + 56] {
-            let mut last = LastSegment { offset, is_64bit: true, bytes: Vec::new() };
+            let mut last = LastSegment { offset, class: ElfClass::Elf64, bytes: Vec::new() };
             let (first, rest) = headers.split_at(usize::try_from(cut).unwrap());
             let found = last.look_at(0, first).or_else(|| last.look_at(cut, rest));
             assert_eq!(found, whole.expected_len, "{cut}");

@@ -21,7 +21,7 @@ pub enum PeekedHeaders {
     NoMemory,
     /// They have more bytes than the pipe can hold. The notes, which they end with, have this range.
     TooLong(Range<u64>),
-    /// Not the beginning of a 64-bit core: a 32-bit one, the rest of a stream, or something else.
+    /// Not the beginning of a little-endian core: the rest of a stream, or something else.
     Unsupported(ElfError),
     /// Nothing arrived.
     Empty,

@@ -84,7 +84,7 @@ impl LiveMemory {
     /// more.
     pub fn plan(&self, layout: Arc<CoreLayout>, holes: Holes) -> Option<CapturePlan> {
         let libraries = layout.notes.program_headers.map(|(address, count)| {
-            elf::link_map_ranges(address, count, |address, length| self.read_vec(address, length))
+            elf::link_map_ranges(layout.class, address, count, |address, length| self.read_vec(address, length))
         });
         let is_sparse = |addresses: &Range<u64>| self.is_sparse(addresses);
         let present_runs = |range, found: &mut dyn FnMut(Range<u64>)| self.scan_present(range, found);

@@ -18,7 +18,7 @@ use std::ops::Range;
 
 /// How often a smaller core is tried when there is no room.
 const MAX_TRIES: u32 = 8;
-/// Length of a program header, and of the section header that counts them, in bytes.
+/// Length of a program header, and of the section header that counts them, in bytes: those of a 64-bit core, which are longer.
 const PROGRAM_HEADER: usize = 56;
 const SECTION_HEADER: usize = 64;
 
@@ -105,12 +105,18 @@ fn compose(
     // Each stored range can split one mapping into two more.
     let segments = input.plan.layout.loads.len() + 2 * (priority.len() + input.spilled.len()) + 4;
     let table_len = (segments * PROGRAM_HEADER + SECTION_HEADER) as u64;
+    // Offsets in a 32-bit core have 32 bits.
+    let max_content = input.plan.layout.class.max_offset();
+    let has_room = |writer: &CoreWriter, bytes: u64, content: u64| {
+        writer.has_room(bytes + table_len, content + table_len, max_len)
+            && writer.file.content() + content + table_len <= max_content
+    };
     let missing = |prefix: u64| priority.iter().filter(move |range| range.original.end > prefix);
     while writer.file.frames() > 0 {
         let prefix = writer.file.content();
         let bytes: u64 = missing(prefix).map(CompressedRange::file_len).sum();
         let content: u64 = missing(prefix).map(CompressedRange::content).sum();
-        if writer.has_room(bytes + table_len, content + table_len, max_len) {
+        if has_room(writer, bytes, content) {
             break;
         }
         writer.file.pop().map_err(failed)?;
@@ -126,7 +132,7 @@ fn compose(
         writer.append(compressor.compress_zeros(gap, input.level).map_err(failed)?, frame_content(gap))?;
     }
     for (index, range) in priority.iter().enumerate().filter(|(_, range)| range.original.end > prefix) {
-        if !writer.has_room(range.file_len() + table_len, range.content() + table_len, max_len) {
+        if !has_room(writer, range.file_len(), range.content()) {
             // The notes come first, and without them it is not a core.
             if index == 0 {
                 return Err(StopReason::Failed(CaptureError::Quota));
@@ -138,7 +144,7 @@ fn compose(
     for range in input.spilled.iter().filter(|range| range.start >= prefix) {
         supervision.check().map_err(StopReason::Failed)?;
         let range = compress_range(input, range.clone(), compressor).map_err(StopReason::Failed)?;
-        if !writer.has_room(range.file_len() + table_len, range.content() + table_len, max_len) {
+        if !has_room(writer, range.file_len(), range.content()) {
             break;
         }
         range.append(writer, &mut stored)?;

@@ -230,7 +230,9 @@ mod tests {
             prop_assert!(!read.quoted().chars().any(is_unsafe));
             let kept: Vec<Vec<u8>> = read.first.iter().map(|argument| to_bytes(argument).into_owned()).collect();
             prop_assert_eq!(&words, &kept);
-            if arguments.len() > 1 {
+            // One word with a space and nothing behind it is a title that was written over the arguments.
+            let is_title = arguments[0].contains(&b' ') && arguments[1..].iter().all(|argument| argument.is_empty());
+            if arguments.len() > 1 && !is_title {
                 prop_assert_eq!(kept, arguments);
             }
         }

@@ -32,6 +32,8 @@ pub enum Warning {
     ThreadsNotSearched(usize),
     /// The core's headers are too long to be read, so its other threads are not known.
     HeadersTooLong,
+    /// The registers of this kind of processor (`e_machine`, elf(5)) are not known, so there is no stack.
+    UnknownMachine(u16),
     /// Pages of the core are zeros, because the kernel refused to read them though they are there.
     PagesRefused,
     /// Pages of mapped files are zeros in the core: they are on a file system that may never answer.
@@ -76,6 +78,9 @@ impl fmt::Display for Warning {
             Self::HeadersTooLong => f.write_str(
                 "the process has so many threads or mappings that only the stack of the crashed thread is in the record",
             ),
+            Self::UnknownMachine(machine) => {
+                write!(f, "there is no stack: Coreward does not unwind programs of this machine (ELF machine {machine})")
+            }
             Self::PagesRefused => f.write_str(
                 "some pages are zeros in the core: the kernel refused to read them (proc_mem.force_override=, or damaged memory)",
             ),

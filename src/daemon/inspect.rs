@@ -81,6 +81,11 @@ pub(super) async fn inspect(
         Some(core) if source.holds_process() => open_pipe(shared, source, offer, core, prefix, headers).await?,
         Some(core) => CoreEvidence::Ready(open_saved(shared, offer, handles, core).await),
     };
+    if let CoreEvidence::Ready(CoreInput { headers, beginning, .. }) = &core
+        && let Some(machine) = headers.as_ref().or(beginning.as_ref()).and_then(|headers| elf::unknown_machine(headers))
+    {
+        warnings.push(Warning::UnknownMachine(machine));
+    }
     let stack = match (&core, stack) {
         (CoreEvidence::Ready(stream), None) if is_complete => {
             unwind_late(shared, offer, handles, facts.exe_build_id.clone(), stream, &mut warnings).await

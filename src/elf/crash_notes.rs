@@ -1,13 +1,16 @@
 //! The notes of a core that describe the crash: registers of the threads, siginfo, mapped files, the vDSO.
 
+use super::class::ElfClass;
 use super::notes::{notes, u32_at, u64_at};
 use crate::crash::text::from_bytes;
-use object::elf::{EM_AARCH64, EM_X86_64};
+use object::elf::{EM_386, EM_AARCH64, EM_X86_64};
 
 /// The general registers that an unwinder needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Registers {
-    /// x86_64.
+    /// i386.
+    I386(I386Registers),
+    /// x86_64, and x32, where only addresses are shorter.
     X86_64 {
         /// Instruction pointer.
         ip: u64,
@@ -29,6 +32,18 @@ pub enum Registers {
     },
 }
 
+/// Registers of an i386: instruction pointer, stack pointer, and those that a function preserves for its caller.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names of the registers")]
+pub struct I386Registers {
+    pub eip: u32,
+    pub esp: u32,
+    pub ebp: u32,
+    pub ebx: u32,
+    pub esi: u32,
+    pub edi: u32,
+}
+
 /// A thread according to its NT_PRSTATUS (struct elf_prstatus, include/linux/elfcore.h).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ThreadNote {
@@ -47,8 +62,10 @@ pub struct ThreadNote {
 pub struct SigInfoNote {
     /// `si_code`.
     pub code: i32,
-    /// The union that follows it: `si_addr` of a fault; `si_pid` and `si_uid` of a signal that was sent.
-    pub value: u64,
+    /// `si_addr`, if this is a fault.
+    pub address: u64,
+    /// `si_pid` and `si_uid`, if the signal was sent.
+    pub sender: (u32, u32),
 }
 
 /// A part of a file that the process had mapped (NT_FILE).
@@ -100,9 +117,9 @@ const AT_PHNUM: u64 = 5;
 const AT_SYSINFO_EHDR: u64 = 33;
 
 impl CrashNotes {
-    /// Reads the notes of a 64-bit little-endian core; `machine` is its e_machine, which the layout of registers depends on.
+    /// Reads the notes of a little-endian core of this class; `machine` is its e_machine, which the layout of registers depends on.
     #[must_use]
-    pub fn read(bytes: &[u8], machine: u16) -> Self {
+    pub fn read(bytes: &[u8], class: ElfClass, machine: u16) -> Self {
         let mut found = Self::default();
         let (mut table, mut count) = (None, None);
         for (kind, _, data) in notes(bytes).filter(|(_, name, _)| *name == b"CORE") {
@@ -110,16 +127,19 @@ impl CrashNotes {
                 NT_PRSTATUS => {
                     found.thread_count += 1;
                     if found.threads.len() < MAX_THREADS {
-                        found.threads.extend(thread(data, machine));
+                        found.threads.extend(thread(data, class, machine));
                     }
                 }
-                // struct elf_prpsinfo: four chars, a long and its padding, pr_uid, pr_gid, then pr_pid.
-                NT_PRPSINFO => found.pid = u32_at(data, 24),
-                NT_SIGINFO if found.siginfo.is_none() => found.siginfo = siginfo(data),
-                NT_FILE => found.files = files(data).unwrap_or_default(),
+                // struct elf_prpsinfo: four chars, a long and its padding, pr_uid, pr_gid, then pr_pid; of a 32-bit process without padding and with
+                // IDs of 16 bits.
+                NT_PRPSINFO => {
+                    found.pid = u32_at(data, if class == ElfClass::Elf32 { 12 } else { 24 });
+                }
+                NT_SIGINFO if found.siginfo.is_none() => found.siginfo = siginfo(data, class),
+                NT_FILE => found.files = files(data, class).unwrap_or_default(),
                 NT_AUXV => {
-                    for entry in data.as_chunks::<16>().0 {
-                        match (u64_at(entry, 0), u64_at(entry, 8)) {
+                    for entry in data.chunks_exact(2 * class.word_len()) {
+                        match (class.word_at(entry, 0), class.word_at(entry, class.word_len())) {
                             (Some(AT_PHDR), value) => table = value,
                             (Some(AT_PHNUM), value) => count = value,
                             (Some(AT_SYSINFO_EHDR), value) => found.vdso = value.filter(|at| *at != 0),
@@ -144,8 +164,7 @@ impl CrashNotes {
         let Some(info) = self.siginfo.filter(|info| [SI_USER, SI_QUEUE, SI_TKILL].contains(&info.code)) else {
             return false;
         };
-        // si_pid is the first half of the union.
-        self.pid.is_some_and(|pid| u64::from(pid) == info.value & u64::from(u32::MAX))
+        self.pid == Some(info.sender.0)
     }
 }
 
@@ -153,8 +172,9 @@ impl ThreadNote {
     /// Whether it sends a signal to one thread, as abort(3) and raise(3) do to their own: tkill(2) or tgkill(2).
     #[must_use]
     pub fn is_in_tkill(&self) -> bool {
-        // arch/x86/entry/syscalls/syscall_64.tbl; include/uapi/asm-generic/unistd.h
+        // arch/x86/entry/syscalls/; include/uapi/asm-generic/unistd.h
         let calls = match self.registers {
+            Registers::I386(_) => [238, 270],
             Registers::X86_64 { .. } => [200, 234],
             Registers::Aarch64 { .. } => [130, 131],
         };
@@ -165,6 +185,7 @@ impl ThreadNote {
     #[must_use]
     pub fn is_in_kill(&self) -> bool {
         let calls = match self.registers {
+            Registers::I386(_) => [37, 179],
             Registers::X86_64 { .. } => [62, 130],
             Registers::Aarch64 { .. } => [129, 133],
         };
@@ -193,6 +214,7 @@ impl Registers {
     #[must_use]
     pub fn instruction_pointer(self) -> u64 {
         match self {
+            Self::I386(registers) => registers.eip.into(),
             Self::X86_64 { ip, .. } => ip,
             Self::Aarch64 { pc, .. } => pc,
         }
@@ -202,41 +224,78 @@ impl Registers {
     #[must_use]
     pub fn stack_pointer(self) -> u64 {
         match self {
+            Self::I386(registers) => registers.esp.into(),
             Self::X86_64 { sp, .. } | Self::Aarch64 { sp, .. } => sp,
+        }
+    }
+
+    /// Length of an address on the stack, in bytes: that of a general register.
+    #[must_use]
+    pub fn word_len(self) -> u64 {
+        match self {
+            Self::I386(_) => 4,
+            Self::X86_64 { .. } | Self::Aarch64 { .. } => 8,
         }
     }
 }
 
-/// struct elf_prstatus: siginfo, signals, the blocked ones at byte 24, four ids from byte 32 on, times, and the general registers from byte
-/// 112 on.
-fn thread(data: &[u8], machine: u16) -> Option<ThreadNote> {
-    let register = |index: usize| u64_at(data, 112 + index * 8);
-    let (registers, system_call) = match machine {
-        // struct user_regs_struct, arch/x86/include/asm/user_64.h
-        EM_X86_64 => (Registers::X86_64 { ip: register(16)?, sp: register(19)?, bp: register(4)? }, register(15)?),
-        // struct user_pt_regs, arch/arm64/include/uapi/asm/ptrace.h
-        EM_AARCH64 => {
-            let (sp, fp, lr) = (register(31)?, register(29)?, register(30)?);
-            (Registers::Aarch64 { pc: register(32)?, sp, fp, lr }, register(8)?)
-        }
-        _ => return None,
-    };
-    Some(ThreadNote { tid: u32_at(data, 32)?, registers, system_call, blocked: u64_at(data, 24)? })
+/// Whether the registers of this kind of processor (e_machine) are known.
+pub(super) fn is_known(machine: u16) -> bool {
+    [EM_386, EM_X86_64, EM_AARCH64].contains(&machine)
 }
 
-fn siginfo(data: &[u8]) -> Option<SigInfoNote> {
-    // si_signo, si_errno, si_code, padding, then the union (include/uapi/asm-generic/siginfo.h).
-    Some(SigInfoNote { code: u32_at(data, 8)?.cast_signed(), value: u64_at(data, 16)? })
+/// struct elf_prstatus (struct compat_elf_prstatus of a 32-bit process, include/linux/elfcore-compat.h): siginfo of 12 bytes,
+/// pr_cursig, two masks of signals, four ids, four times, and the general registers. The class is that of the program, the
+/// machine that of the code which was running.
+fn thread(data: &[u8], class: ElfClass, machine: u16) -> Option<ThreadNote> {
+    let (blocked, ids, registers) = match class {
+        ElfClass::Elf32 => (u32_at(data, 20).map(u64::from), 24, 72),
+        ElfClass::Elf64 => (u64_at(data, 24), 32, 112),
+    };
+    let long = |index: usize| u64_at(data, registers + index * 8);
+    let short = |index: usize| u32_at(data, registers + index * 4);
+    let (registers, system_call) = match machine {
+        // struct user_regs_struct, arch/x86/include/asm/user_32.h
+        EM_386 => {
+            let registers = I386Registers {
+                eip: short(12)?,
+                esp: short(15)?,
+                ebp: short(5)?,
+                ebx: short(0)?,
+                esi: short(3)?,
+                edi: short(4)?,
+            };
+            (Registers::I386(registers), short(11)?.into())
+        }
+        // struct user_regs_struct, arch/x86/include/asm/user_64.h
+        EM_X86_64 => (Registers::X86_64 { ip: long(16)?, sp: long(19)?, bp: long(4)? }, long(15)?),
+        // struct user_pt_regs, arch/arm64/include/uapi/asm/ptrace.h
+        EM_AARCH64 => (Registers::Aarch64 { pc: long(32)?, sp: long(31)?, fp: long(29)?, lr: long(30)? }, long(8)?),
+        _ => return None,
+    };
+    Some(ThreadNote { tid: u32_at(data, ids)?, registers, system_call, blocked: blocked? })
+}
+
+fn siginfo(data: &[u8], class: ElfClass) -> Option<SigInfoNote> {
+    // si_signo, si_errno, si_code, then the union, which is aligned as an address is (include/uapi/asm-generic/siginfo.h; struct
+    // compat_siginfo in include/linux/compat.h).
+    let union = match class {
+        ElfClass::Elf32 => 12,
+        ElfClass::Elf64 => 16,
+    };
+    let sender = (u32_at(data, union)?, u32_at(data, union + 4)?);
+    Some(SigInfoNote { code: u32_at(data, 8)?.cast_signed(), address: class.word_at(data, union)?, sender })
 }
 
 /// fill_files_note in fs/binfmt_elf.c: count and page size; start, end and page offset of each mapping; then the paths.
-fn files(data: &[u8]) -> Option<Vec<MappedFile>> {
-    let (count, page) = (usize::try_from(u64_at(data, 0)?).ok()?, u64_at(data, 8)?);
-    let (table, paths) = data.get(16..)?.split_at_checked(count.checked_mul(24)?)?;
+fn files(data: &[u8], class: ElfClass) -> Option<Vec<MappedFile>> {
+    let word = |bytes: &[u8], index: usize| class.word_at(bytes, index * class.word_len());
+    let (count, page, entry_len) = (usize::try_from(word(data, 0)?).ok()?, word(data, 1)?, 3 * class.word_len());
+    let (table, paths) = data.get(2 * class.word_len()..)?.split_at_checked(count.checked_mul(entry_len)?)?;
     let mut paths = paths.split(|byte| *byte == 0);
     let mut files = Vec::with_capacity(count.min(MAX_FILES));
-    for entry in table.as_chunks::<24>().0.iter().take(MAX_FILES) {
-        let (start, end, page_offset) = (u64_at(entry, 0)?, u64_at(entry, 8)?, u64_at(entry, 16)?);
+    for entry in table.chunks_exact(entry_len).take(MAX_FILES) {
+        let (start, end, page_offset) = (word(entry, 0)?, word(entry, 1)?, word(entry, 2)?);
         let Some(path) = paths.next() else { break };
         let path = from_bytes(path.get(..MAX_PATH).unwrap_or(path));
         files.push(MappedFile { start, end, offset: page_offset.wrapping_mul(page), path });
@@ -277,7 +336,7 @@ mod tests {
         mapped.extend_from_slice(b"/lib/b\0/bin/a\0");
         let mut info = vec![0; 128];
         info[8..12].copy_from_slice(&(-6_i32).to_le_bytes());
-        info[16..24].copy_from_slice(&0xdead_u64.to_le_bytes());
+        info[16..24].copy_from_slice(&0x7_0000_dead_u64.to_le_bytes());
         let mut process = vec![0; 136];
         process[24..28].copy_from_slice(&70_u32.to_le_bytes());
         let bytes = [
@@ -288,27 +347,65 @@ mod tests {
             note(NT_AUXV, &words(&[3, 0x1040, 5, 9, 33, 0x7fff])),
         ]
         .concat();
-        let found = CrashNotes::read(&bytes, EM_X86_64);
+        let found = CrashNotes::read(&bytes, ElfClass::Elf64, EM_X86_64);
         let x86 = Registers::X86_64 { ip: 116, sp: 119, bp: 104 };
         assert_eq!(found.threads, [ThreadNote { tid: 77, registers: x86, system_call: 115, blocked: 0x400 }]);
         assert_eq!(found.pid, Some(70));
-        assert_eq!(found.siginfo, Some(SigInfoNote { code: -6, value: 0xdead }));
+        assert_eq!(found.siginfo, Some(SigInfoNote { code: -6, address: 0x7_0000_dead, sender: (0xdead, 7) }));
         assert_eq!((found.vdso, found.program_headers), (Some(0x7fff), Some((0x1040, 9))));
         let file = |start, end, offset, path: &str| MappedFile { start, end, offset, path: path.to_owned() };
         assert_eq!(found.files, [file(0x1000, 0x2000, 0, "/bin/a"), file(0x7000, 0x9000, 0x3000, "/lib/b")]);
-        let arm = CrashNotes::read(&bytes, EM_AARCH64);
+        let arm = CrashNotes::read(&bytes, ElfClass::Elf64, EM_AARCH64);
         assert_eq!(arm.threads[0].registers, Registers::Aarch64 { pc: 132, sp: 131, fp: 129, lr: 130 });
-        assert!(CrashNotes::read(&bytes, 8).threads.is_empty());
+        assert!(CrashNotes::read(&bytes, ElfClass::Elf64, 8).threads.is_empty());
+    }
+
+    fn short_words(words: &[u32]) -> Vec<u8> {
+        words.iter().flat_map(|word| word.to_le_bytes()).collect()
+    }
+
+    #[test]
+    fn notes_of_32_bit_processes_have_shorter_words() {
+        let mut mapped = short_words(&[2, 4096, 0x7000, 0x9000, 0xf_ffff, 0x1000, 0x2000, 0]);
+        mapped.extend_from_slice(b"/lib/b\0/bin/a\0");
+        let mut info = short_words(&[11, 0, 1, 0xdead, 7]);
+        info.resize(128, 0);
+        let mut status = vec![0; 72];
+        status[24..28].copy_from_slice(&77_u32.to_le_bytes());
+        let rest = [
+            note(NT_SIGINFO, &info),
+            note(NT_FILE, &mapped),
+            note(NT_AUXV, &short_words(&[3, 0x1040, 5, 9, 33, 0xf7ff])),
+        ]
+        .concat();
+        let read = |registers: &[u8], machine| {
+            let status = [status.as_slice(), registers].concat();
+            CrashNotes::read(&[note(NT_PRSTATUS, &status), rest.clone()].concat(), ElfClass::Elf32, machine)
+        };
+        // i386: 17 registers of 4 bytes; x32: 27 of 8.
+        let found = read(&short_words(&(100..117).collect::<Vec<_>>()), EM_386);
+        let registers = Registers::I386(I386Registers { eip: 112, esp: 115, ebp: 105, ebx: 100, esi: 103, edi: 104 });
+        assert_eq!(found.threads, [ThreadNote { tid: 77, registers, system_call: 111, blocked: 0x400 }]);
+        assert_eq!(found.siginfo, Some(SigInfoNote { code: 1, address: 0xdead, sender: (0xdead, 7) }));
+        assert_eq!((found.vdso, found.program_headers), (Some(0xf7ff), Some((0x1040, 9))));
+        let file = |start, end, offset, path: &str| MappedFile { start, end, offset, path: path.to_owned() };
+        let files = [file(0x1000, 0x2000, 0, "/bin/a"), file(0x7000, 0x9000, 0xffff_f000, "/lib/b")];
+        assert_eq!(found.files, files);
+        let x32 = read(&words(&(100..127).collect::<Vec<_>>()), EM_X86_64);
+        assert_eq!(x32.threads[0].registers, Registers::X86_64 { ip: 116, sp: 119, bp: 104 });
+        assert_eq!((x32.threads[0].tid, x32.files), (77, found.files));
     }
 
     proptest! {
         #[test]
         fn arbitrary_notes_do_not_panic(kind in prop::sample::select(vec![NT_PRSTATUS, NT_SIGINFO, NT_FILE, NT_AUXV]),
-                                        data in prop::collection::vec(any::<u8>(), 0..512), count: u64) {
-            let _ = CrashNotes::read(&note(kind, &data), EM_X86_64);
+                                        data in prop::collection::vec(any::<u8>(), 0..512), count: u64,
+                                        class in prop::sample::select(vec![ElfClass::Elf32, ElfClass::Elf64]),
+                                        machine in prop::sample::select(vec![EM_386, EM_X86_64, EM_AARCH64])) {
+            let _ = CrashNotes::read(&note(kind, &data), class, machine);
             let mut data = data;
             data.splice(0..data.len().min(8), count.to_le_bytes());
-            let _ = CrashNotes::read(&note(NT_FILE, &data), EM_X86_64);
+            let _ = CrashNotes::read(&note(NT_FILE, &data), class, machine);
         }
     }
 }

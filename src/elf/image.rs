@@ -1,5 +1,6 @@
 //! An ELF file as it is mapped in memory: where its notes are, and the build-id and package metadata in them.
 
+use super::class::ElfClass;
 use super::notes::notes;
 use object::elf::{
     FileHeader32, FileHeader64, PT_GNU_EH_FRAME, PT_LOAD, PT_NOTE, PT_PHDR, ProgramHeader32, ProgramHeader64,
@@ -68,34 +69,44 @@ const MAX_TABLE: usize = 4096;
 /// A mapping begins on the page that the offset of its PT_LOAD is in.
 const PAGE_MASK: u64 = !0xfff;
 
-/// Reads the image whose ELF header is at address `start`; `None` if there is none that is 64-bit and little-endian. `read`
-/// returns the bytes at an address, or `None` if any of them cannot be read.
+/// Reads the image whose ELF header is at address `start`; `None` if there is none that is little-endian. `read` returns the bytes
+/// at an address, or `None` if any of them cannot be read.
 pub fn read_image(start: u64, mut read: impl FnMut(u64, usize) -> Option<Vec<u8>>) -> Option<MappedImage> {
-    let endian = LittleEndian;
-    let bytes = read(start, size_of::<FileHeader64<LittleEndian>>())?;
-    let header: &FileHeader64<LittleEndian> = bytes.as_slice().read_at(0).ok()?;
-    if !header.is_supported() || !header.is_class_64() || header.e_ident.data != 1 {
-        return None;
+    // The shortest header there is, and then as much as it needs.
+    let class = ElfClass::of(&read(start, ElfClass::Elf32.header_len())?)?;
+    let header = read(start, class.header_len())?;
+    match class {
+        ElfClass::Elf32 => read_image_as::<FileHeader32<LittleEndian>>(start, &header, read),
+        ElfClass::Elf64 => read_image_as::<FileHeader64<LittleEndian>>(start, &header, read),
     }
-    let size = size_of::<ProgramHeader64<LittleEndian>>();
+}
+
+fn read_image_as<Elf: FileHeader<Endian = LittleEndian>>(
+    start: u64,
+    header: &[u8],
+    mut read: impl FnMut(u64, usize) -> Option<Vec<u8>>,
+) -> Option<MappedImage> {
+    let endian = LittleEndian;
+    let header: &Elf = header.read_at(0).ok()?;
+    let size = size_of::<Elf::ProgramHeader>();
     let count = usize::from(header.e_phnum(endian)).min(MAX_TABLE / size);
-    let table = read(start.checked_add(header.e_phoff(endian))?, count * size)?;
-    let table: &[ProgramHeader64<LittleEndian>] = table.as_slice().read_slice_at(0, count).ok()?;
-    let is_first = |header: &&ProgramHeader64<LittleEndian>| {
-        header.p_type(endian) == PT_LOAD && header.p_offset(endian) & PAGE_MASK == 0
+    let table = read(start.checked_add(header.e_phoff(endian).into())?, count * size)?;
+    let table: &[Elf::ProgramHeader] = table.as_slice().read_slice_at(0, count).ok()?;
+    let is_first = |header: &&Elf::ProgramHeader| {
+        header.p_type(endian) == PT_LOAD && header.p_offset(endian).into() & PAGE_MASK == 0
     };
-    let first = table.iter().find(is_first)?;
-    let bias = start.wrapping_sub(first.p_vaddr(endian) & PAGE_MASK);
-    let note_range = |header: &ProgramHeader64<LittleEndian>| {
-        let address = bias.wrapping_add(header.p_vaddr(endian));
-        NoteRange { address, length: header.p_memsz(endian).min(MAX_NOTES) }
+    let first: u64 = table.iter().find(is_first)?.p_vaddr(endian).into();
+    let bias = start.wrapping_sub(first & PAGE_MASK);
+    // Address in memory, and length.
+    let place = |header: &Elf::ProgramHeader| {
+        let (address, length): (u64, u64) = (header.p_vaddr(endian).into(), header.p_memsz(endian).into());
+        (bias.wrapping_add(address), length)
     };
-    let notes = table.iter().filter(|header| header.p_type(endian) == PT_NOTE).map(note_range).collect();
-    let index = table.iter().find(|header| header.p_type(endian) == PT_GNU_EH_FRAME);
-    let eh_frame_hdr = index.and_then(|header| {
-        let begin = bias.wrapping_add(header.p_vaddr(endian));
-        Some(begin..begin.checked_add(header.p_memsz(endian))?)
-    });
+    let is_note = |header: &&Elf::ProgramHeader| header.p_type(endian) == PT_NOTE;
+    let notes = table.iter().filter(is_note).map(place);
+    let notes = notes.map(|(address, length)| NoteRange { address, length: length.min(MAX_NOTES) }).collect();
+    let index = table.iter().find(|header| header.p_type(endian) == PT_GNU_EH_FRAME).map(place);
+    let eh_frame_hdr = index.and_then(|(begin, length)| Some(begin..begin.checked_add(length)?));
     Some(MappedImage { bias, notes, eh_frame_hdr })
 }
 
@@ -185,6 +196,23 @@ mod tests {
         let id = image.notes.iter().find_map(|range| build_id(&read(range.address, range.length as usize).unwrap()));
         let head = std::fs::read("/proc/self/exe").unwrap()[..65536].to_vec();
         assert_eq!(id, build_id_of_file(&head));
+    }
+
+    #[test]
+    fn images_of_both_classes_are_read() {
+        let seeds = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/image/");
+        for (name, bias) in [("bugs", 0x1000), ("bugs-i386", 0x1000), ("bugs-static", 0x1000)] {
+            let file = std::fs::read(format!("{seeds}{name}")).unwrap();
+            let read = |address: u64, length: usize| {
+                let from = address.checked_sub(0x1000)? as usize;
+                file.get(from..from.checked_add(length)?).map(<[u8]>::to_vec)
+            };
+            let image = read_image(0x1000, read).unwrap();
+            let notes = image.notes.iter().filter_map(|range| read(range.address, range.length as usize));
+            let id = notes.into_iter().find_map(|notes| build_id(&notes));
+            assert_eq!((image.bias, id), (bias, build_id_of_file(&file)), "{name}");
+            assert!(image.eh_frame_hdr.is_some_and(|index| index.start > 0x2000), "{name}");
+        }
     }
 
     #[test]

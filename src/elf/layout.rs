@@ -2,16 +2,19 @@
 //! program headers, notes, the memory from the next page on, and a section header if there are 65,535 program headers or more.
 
 use super::ElfError;
-use super::crash_notes::CrashNotes;
-use object::elf::{ET_CORE, FileHeader64, PF_R, PF_W, PF_X, PN_XNUM, PT_LOAD, PT_NOTE, ProgramHeader64};
+use super::class::ElfClass;
+use super::crash_notes::{CrashNotes, is_known};
+use object::elf::{
+    ET_CORE, FileHeader32, FileHeader64, PF_R, PF_W, PF_X, PN_XNUM, PT_LOAD, PT_NOTE, ProgramHeader32, ProgramHeader64,
+    SectionHeader32, SectionHeader64,
+};
 use object::read::elf::{FileHeader, ProgramHeader};
 use object::{LittleEndian, ReadRef};
+use std::mem::offset_of;
 use std::ops::Range;
 
-/// Length of the ELF header of a 64-bit core, in bytes.
+/// Bytes at the beginning of a core that contain its ELF header: 64 where it is 64-bit, and 52 where it is 32-bit.
 pub const HEADER_LEN: usize = 64;
-/// Length of a program header of a 64-bit core, in bytes.
-pub(super) const SEGMENT_LEN: usize = size_of::<ProgramHeader64<LittleEndian>>();
 
 /// A mapping of the process (PT_LOAD).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,10 +51,12 @@ impl LoadSegment {
     }
 }
 
-/// The layout of a 64-bit little-endian core, according to its headers.
+/// The layout of a little-endian core, according to its headers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CoreLayout {
-    /// The ELF header.
+    /// Whether the process was a 32-bit or a 64-bit one.
+    pub class: ElfClass,
+    /// The first bytes, with the ELF header.
     pub header: [u8; HEADER_LEN],
     /// The range of the core that holds the notes.
     pub notes_range: Range<u64>,
@@ -71,7 +76,7 @@ pub struct CoreLayout {
 /// program header.
 ///
 /// # Errors
-/// Not a 64-bit little-endian core that begins with its notes.
+/// Not a little-endian core that begins with its notes.
 pub fn headers_len(bytes: &[u8]) -> Result<u64, ElfError> {
     Ok(notes_range(bytes)?.end)
 }
@@ -81,7 +86,10 @@ pub fn headers_len(bytes: &[u8]) -> Result<u64, ElfError> {
 /// # Errors
 /// As [`headers_len`].
 pub fn notes_range(bytes: &[u8]) -> Result<Range<u64>, ElfError> {
-    Ok(first_segment(bytes)?.1)
+    match class_of(bytes)? {
+        ElfClass::Elf32 => Ok(first_segment::<FileHeader32<LittleEndian>>(bytes)?.1),
+        ElfClass::Elf64 => Ok(first_segment::<FileHeader64<LittleEndian>>(bytes)?.1),
+    }
 }
 
 /// Headers as the beginning of longer ones: `first` has the ELF header and one program header, as in [`headers_len`], and `notes` are
@@ -91,37 +99,51 @@ pub fn notes_range(bytes: &[u8]) -> Result<Range<u64>, ElfError> {
 /// As [`headers_len`].
 pub fn beginning_of_headers(first: &[u8], notes: &[u8]) -> Result<Vec<u8>, ElfError> {
     notes_range(first)?;
-    let mut headers = first.get(..FIRST_NOTES).ok_or(ElfError::Headers)?.to_vec();
-    put(&mut headers, E_PHNUM, 1_u16.to_le_bytes());
-    put(&mut headers, HEADER_LEN + P_OFFSET, (FIRST_NOTES as u64).to_le_bytes());
+    let class = class_of(first)?;
+    let (segment_at, notes_at) = (class.header_len(), class.header_len() + class.segment_len());
+    let mut headers = first.get(..notes_at).ok_or(ElfError::Headers)?.to_vec();
+    put(&mut headers, class.header_fields().phnum, 1_u16.to_le_bytes());
+    let [offset, length] = match class {
+        ElfClass::Elf32 => {
+            [offset_of!(ProgramHeader32<LittleEndian>, p_offset), offset_of!(ProgramHeader32<LittleEndian>, p_filesz)]
+        }
+        ElfClass::Elf64 => {
+            [offset_of!(ProgramHeader64<LittleEndian>, p_offset), offset_of!(ProgramHeader64<LittleEndian>, p_filesz)]
+        }
+    };
+    put_word(&mut headers, class, segment_at + offset, notes_at as u64);
     // One more than there are, so that nobody takes them for all.
-    put(&mut headers, HEADER_LEN + P_FILESZ, (notes.len() as u64 + 1).to_le_bytes());
+    put_word(&mut headers, class, segment_at + length, notes.len() as u64 + 1);
     headers.extend_from_slice(notes);
     Ok(headers)
 }
 
-/// Where the notes begin if there is one program header.
-const FIRST_NOTES: usize = HEADER_LEN + SEGMENT_LEN;
-/// Offsets of fields of `Elf64_Ehdr` and `Elf64_Phdr` (elf(5)).
-const E_PHNUM: usize = 56;
-const P_OFFSET: usize = 8;
-const P_FILESZ: usize = 32;
+/// The kind of processor (e_machine) of a core with these first bytes, if its registers are not known.
+#[must_use]
+pub fn unknown_machine(bytes: &[u8]) -> Option<u16> {
+    // The field is at the same place in both classes.
+    let bytes = bytes.get(offset_of!(FileHeader64<LittleEndian>, e_machine)..)?.first_chunk()?;
+    Some(u16::from_le_bytes(*bytes)).filter(|machine| !is_known(*machine))
+}
+
+/// The class of a core with these first bytes.
+fn class_of(bytes: &[u8]) -> Result<ElfClass, ElfError> {
+    ElfClass::of(bytes).ok_or(ElfError::NotElf)
+}
 
 /// The ELF header, and the range of the notes.
-fn first_segment(bytes: &[u8]) -> Result<(&FileHeader64<LittleEndian>, Range<u64>), ElfError> {
+fn first_segment<Elf: FileHeader<Endian = LittleEndian>>(bytes: &[u8]) -> Result<(&Elf, Range<u64>), ElfError> {
     let endian = LittleEndian;
-    let header = bytes.read_at::<FileHeader64<LittleEndian>>(0).map_err(|()| ElfError::NotElf)?;
-    if !header.is_supported() || !header.is_class_64() || header.e_ident.data != 1 {
-        return Err(ElfError::NotElf);
-    }
+    let header = bytes.read_at::<Elf>(0).map_err(|()| ElfError::NotElf)?;
     if header.e_type(endian) != ET_CORE {
         return Err(ElfError::NotCore(header.e_type(endian)));
     }
-    let first =
-        bytes.read_at::<ProgramHeader64<LittleEndian>>(header.e_phoff(endian)).map_err(|()| ElfError::Headers)?;
-    let notes = first.p_offset(endian)..first.p_offset(endian).saturating_add(first.p_filesz(endian));
-    let after_table = notes.start >= header.e_phoff(endian) && notes.end < u64::MAX;
-    if first.p_type(endian) != PT_NOTE || header.e_phoff(endian) != HEADER_LEN as u64 || !after_table {
+    let table: u64 = header.e_phoff(endian).into();
+    let first = bytes.read_at::<Elf::ProgramHeader>(table).map_err(|()| ElfError::Headers)?;
+    let (begin, length): (u64, u64) = (first.p_offset(endian).into(), first.p_filesz(endian).into());
+    let notes = begin..begin.saturating_add(length);
+    let after_table = notes.start >= table && notes.end < u64::MAX;
+    if first.p_type(endian) != PT_NOTE || table != size_of::<Elf>() as u64 || !after_table {
         return Err(ElfError::Headers);
     }
     Ok((header, notes))
@@ -145,21 +167,29 @@ impl CoreLayout {
     /// # Errors
     /// The bytes are not what the kernel would write.
     pub fn read_beginning(headers: &[u8]) -> Result<Self, ElfError> {
+        match class_of(headers)? {
+            class @ ElfClass::Elf32 => Self::read_as::<FileHeader32<LittleEndian>>(headers, class),
+            class @ ElfClass::Elf64 => Self::read_as::<FileHeader64<LittleEndian>>(headers, class),
+        }
+    }
+
+    fn read_as<Elf: FileHeader<Endian = LittleEndian>>(headers: &[u8], class: ElfClass) -> Result<Self, ElfError> {
         let endian = LittleEndian;
-        let (header, notes_range) = first_segment(headers)?;
+        let (header, notes_range) = first_segment::<Elf>(headers)?;
+        let (table_at, segment_len) = (size_of::<Elf>(), size_of::<Elf::ProgramHeader>());
         let mut count = usize::from(header.e_phnum(endian));
         if count == usize::from(PN_XNUM) {
-            let table_len = notes_range.start - HEADER_LEN as u64;
-            count = usize::try_from(table_len).map_err(|_| ElfError::Headers)? / SEGMENT_LEN;
+            let table_len = notes_range.start - table_at as u64;
+            count = usize::try_from(table_len).map_err(|_| ElfError::Headers)? / segment_len;
         }
-        let present = count.min(headers.len().saturating_sub(HEADER_LEN) / SEGMENT_LEN);
-        let table: &[ProgramHeader64<LittleEndian>] =
-            headers.read_slice_at(HEADER_LEN as u64, present).map_err(|()| ElfError::Headers)?;
-        let mut loads = Vec::with_capacity(count);
+        let present = count.min(headers.len().saturating_sub(table_at) / segment_len);
+        let table: &[Elf::ProgramHeader] =
+            headers.read_slice_at(table_at as u64, present).map_err(|()| ElfError::Headers)?;
+        let mut loads = Vec::with_capacity(present);
         let mut memory_end = notes_range.end;
         for segment in table.iter().filter(|segment| segment.p_type(endian) == PT_LOAD) {
-            let (begin, file_len) = (segment.p_offset(endian), segment.p_filesz(endian));
-            let (address, length) = (segment.p_vaddr(endian), segment.p_memsz(endian));
+            let (begin, file_len): (u64, u64) = (segment.p_offset(endian).into(), segment.p_filesz(endian).into());
+            let (address, length): (u64, u64) = (segment.p_vaddr(endian).into(), segment.p_memsz(endian).into());
             let end = begin.checked_add(file_len).ok_or(ElfError::Headers)?;
             let in_order = begin >= memory_end && file_len <= length;
             if !in_order || address.checked_add(length).is_none() || i64::try_from(end).is_err() {
@@ -168,15 +198,15 @@ impl CoreLayout {
             memory_end = end;
             loads.push(LoadSegment { offset: begin..end, address, length, flags: segment.p_flags(endian) });
         }
-        let trailer = if present == count { trailer(header, memory_end, count)? } else { Vec::new() };
+        let trailer = if present == count { trailer(header, class, memory_end, count)? } else { Vec::new() };
         let clamp = |offset: u64| usize::try_from(offset).unwrap_or(usize::MAX);
         let notes_end = clamp(notes_range.end).min(headers.len());
         let notes = headers.get(clamp(notes_range.start)..notes_end).unwrap_or_default();
-        let notes = CrashNotes::read(notes, header.e_machine(endian));
+        let notes = CrashNotes::read(notes, class, header.e_machine(endian));
         let header = *headers.first_chunk().ok_or(ElfError::Headers)?;
         let by_address = sorted(&loads);
         let total_len = memory_end + trailer.len() as u64;
-        Ok(Self { header, notes_range, loads, by_address, total_len, trailer, notes })
+        Ok(Self { class, header, notes_range, loads, by_address, total_len, trailer, notes })
     }
 
     /// This layout with other mappings, which are in no core.
@@ -242,23 +272,45 @@ fn sorted(loads: &[LoadSegment]) -> Vec<(u64, u32)> {
 }
 
 /// The section header after the memory, if the number of program headers needs one; the memory ends at offset `memory_end`.
-fn trailer(header: &FileHeader64<LittleEndian>, memory_end: u64, count: usize) -> Result<Vec<u8>, ElfError> {
+fn trailer<Elf: FileHeader<Endian = LittleEndian>>(
+    header: &Elf,
+    class: ElfClass,
+    memory_end: u64,
+    count: usize,
+) -> Result<Vec<u8>, ElfError> {
     if header.e_phnum(LittleEndian) != PN_XNUM {
         return Ok(Vec::new());
     }
-    if header.e_shoff(LittleEndian) != memory_end {
+    if header.e_shoff(LittleEndian).into() != memory_end {
         return Err(ElfError::Headers);
     }
-    Ok(counting_section(count))
+    Ok(counting_section(class, count))
 }
 
 /// A section header that holds the number of program headers: its type is SHT_NULL, sh_size 1 and sh_info the number (elf(5);
 /// fill_extnum_info in fs/binfmt_elf.c).
-pub(super) fn counting_section(count: usize) -> Vec<u8> {
-    let mut section = vec![0; 64];
-    put(&mut section, 32, 1_u64.to_le_bytes());
-    put(&mut section, 44, u32::try_from(count).unwrap_or(u32::MAX).to_le_bytes());
+pub(super) fn counting_section(class: ElfClass, count: usize) -> Vec<u8> {
+    let [size, info] = match class {
+        ElfClass::Elf32 => {
+            [offset_of!(SectionHeader32<LittleEndian>, sh_size), offset_of!(SectionHeader32<LittleEndian>, sh_info)]
+        }
+        ElfClass::Elf64 => {
+            [offset_of!(SectionHeader64<LittleEndian>, sh_size), offset_of!(SectionHeader64<LittleEndian>, sh_info)]
+        }
+    };
+    let mut section = vec![0; class.section_len()];
+    put_word(&mut section, class, size, 1);
+    put(&mut section, info, u32::try_from(count).unwrap_or(u32::MAX).to_le_bytes());
     section
+}
+
+/// Writes an address or offset, which fits into a word of this class, at byte `offset` of a header.
+pub(super) fn put_word(header: &mut [u8], class: ElfClass, offset: usize, value: u64) {
+    let bytes = value.to_le_bytes();
+    match (class, bytes) {
+        (ElfClass::Elf32, [b0, b1, b2, b3, ..]) => put(header, offset, [b0, b1, b2, b3]),
+        (ElfClass::Elf64, bytes) => put(header, offset, bytes),
+    }
 }
 
 /// Writes `value` at byte `offset` of a header, which must have room for it.
@@ -272,24 +324,40 @@ pub(super) fn put<const N: usize>(header: &mut [u8], offset: usize, value: [u8; 
 #[expect(clippy::indexing_slicing, clippy::cast_possible_truncation, reason = "a test may panic")]
 pub(crate) mod tests {
     use super::*;
+    use object::elf::{EM_386, EM_ARM, EM_X86_64};
     use proptest::prelude::*;
 
-    /// The headers of a core with these mappings: address, bytes in the core, bytes in memory.
+    /// The headers of a 64-bit core with these mappings: address, bytes in the core, bytes in memory.
     pub(crate) fn headers(loads: &[(u64, u64, u64)], notes: &[u8]) -> Vec<u8> {
-        let mut bytes = vec![0_u8; 64];
-        bytes[..8].copy_from_slice(b"\x7fELF\x02\x01\x01\0");
-        bytes[16..20].copy_from_slice(&[4, 0, 62, 0]);
-        bytes[32..40].copy_from_slice(&64_u64.to_le_bytes());
-        bytes[54..56].copy_from_slice(&56_u16.to_le_bytes());
-        bytes[56..58].copy_from_slice(&(loads.len() as u16 + 1).to_le_bytes());
-        let mut segment = |kind: u32, offset: u64, address: u64, in_file: u64, in_memory: u64| {
-            bytes.extend_from_slice(&kind.to_le_bytes());
-            bytes.extend_from_slice(&6_u32.to_le_bytes());
-            for value in [offset, address, 0, in_file, in_memory, 4096] {
-                bytes.extend_from_slice(&value.to_le_bytes());
-            }
+        headers_of(ElfClass::Elf64, loads, notes)
+    }
+
+    /// The headers of a core of this class, of an x86 processor.
+    pub(crate) fn headers_of(class: ElfClass, loads: &[(u64, u64, u64)], notes: &[u8]) -> Vec<u8> {
+        let (table_at, segment_len) = (class.header_len(), class.segment_len());
+        let mut bytes = vec![0_u8; table_at];
+        let (number, machine) = match class {
+            ElfClass::Elf32 => (1, EM_386),
+            ElfClass::Elf64 => (2, EM_X86_64),
         };
-        let notes_at = 64 + 56 * (loads.len() as u64 + 1);
+        bytes[..8].copy_from_slice(&[0x7f, b'E', b'L', b'F', number, 1, 1, 0]);
+        put(&mut bytes, 16, ET_CORE.to_le_bytes());
+        put(&mut bytes, 18, machine.to_le_bytes());
+        put_word(&mut bytes, class, class.header_fields().phoff, table_at as u64);
+        let phnum = class.header_fields().phnum;
+        // e_phentsize and e_phnum.
+        put(&mut bytes, phnum - 2, (segment_len as u16).to_le_bytes());
+        put(&mut bytes, phnum, (loads.len() as u16 + 1).to_le_bytes());
+        let word = |value: u64| value.to_le_bytes()[..class.word_len()].to_vec();
+        let mut segment = |kind: u32, offset: u64, address: u64, in_file: u64, in_memory: u64| {
+            let (flags, kind) = (6_u32.to_le_bytes(), kind.to_le_bytes());
+            let fields = [offset, address, 0, in_file, in_memory].map(word).concat();
+            bytes.extend(match class {
+                ElfClass::Elf32 => [&kind[..], &fields, &flags, &word(4096)].concat(),
+                ElfClass::Elf64 => [&kind[..], &flags, &fields, &word(4096)].concat(),
+            });
+        };
+        let notes_at = (table_at + segment_len * (loads.len() + 1)) as u64;
         segment(PT_NOTE, notes_at, 0, notes.len() as u64, 0);
         let mut at = (notes_at + notes.len() as u64).next_multiple_of(4096);
         for (address, in_file, in_memory) in loads {
@@ -300,29 +368,60 @@ pub(crate) mod tests {
         bytes
     }
 
+    pub(crate) const CLASSES: [ElfClass; 2] = [ElfClass::Elf32, ElfClass::Elf64];
+
     #[test]
     fn offsets_and_addresses_are_related() {
-        let bytes = headers(&[(0x1000, 4096, 4096), (0x8000, 0, 8192), (0x20000, 8192, 12288)], b"");
-        assert_eq!(headers_len(&bytes), Ok(bytes.len() as u64));
-        let layout = CoreLayout::read(&bytes).unwrap();
-        assert_eq!((layout.memory_start(), layout.total_len), (4096, 4096 + 4096 + 8192));
-        assert_eq!(layout.file_range(0x1010), Some(4096 + 0x10..8192));
-        assert_eq!(layout.file_range(0x8000), None, "left out of the core");
-        assert_eq!(layout.file_range(0x22fff), None, "beyond p_filesz");
-        assert_eq!(layout.file_range(0x3000), None);
+        for class in CLASSES {
+            let bytes = headers_of(class, &[(0x1000, 4096, 4096), (0x8000, 0, 8192), (0x20000, 8192, 12288)], b"");
+            assert_eq!(headers_len(&bytes), Ok(bytes.len() as u64));
+            let layout = CoreLayout::read(&bytes).unwrap();
+            assert_eq!(layout.class, class);
+            assert_eq!((layout.memory_start(), layout.total_len), (4096, 4096 + 4096 + 8192));
+            assert_eq!(layout.file_range(0x1010), Some(4096 + 0x10..8192));
+            assert_eq!(layout.file_range(0x8000), None, "left out of the core");
+            assert_eq!(layout.file_range(0x22fff), None, "beyond p_filesz");
+            assert_eq!(layout.file_range(0x3000), None);
+        }
+    }
+
+    #[test]
+    fn the_machines_without_a_stack_are_told() {
+        for class in CLASSES {
+            let mut bytes = headers_of(class, &[], b"");
+            assert_eq!(unknown_machine(&bytes), None);
+            put(&mut bytes, 18, EM_ARM.to_le_bytes());
+            assert_eq!(unknown_machine(&bytes), Some(40));
+            assert!(CoreLayout::read(&bytes).is_ok(), "its memory is copied all the same");
+        }
+        assert_eq!(unknown_machine(b"\x7fELF"), None);
+    }
+
+    #[test]
+    fn a_section_header_counts_program_headers_that_the_elf_header_cannot() {
+        for class in CLASSES {
+            let mut bytes = headers_of(class, &[(0x1000, 4096, 4096), (0x8000, 4096, 4096)], b"");
+            put(&mut bytes, class.header_fields().phnum, PN_XNUM.to_le_bytes());
+            assert_eq!(CoreLayout::read(&bytes), Err(ElfError::Headers), "without a place for the section header");
+            put_word(&mut bytes, class, class.header_fields().shoff, 3 * 4096);
+            let layout = CoreLayout::read(&bytes).unwrap();
+            assert_eq!((layout.loads.len(), layout.trailer.len()), (2, class.section_len()));
+        }
     }
 
     #[test]
     fn a_beginning_has_the_notes_that_it_was_made_of_and_is_not_complete() {
-        let notes = [7_u8; 64];
-        let whole = headers(&[(0x1000, 4096, 4096), (0x8000, 4096, 4096)], &notes);
-        let range = notes_range(&whole).unwrap();
-        let first = &whole[range.start as usize..][..40];
-        let beginning = beginning_of_headers(&whole[..200], first).unwrap();
-        assert_eq!(notes_range(&beginning), Ok(120..161));
-        assert_eq!(CoreLayout::read(&beginning), Err(ElfError::Headers));
-        let layout = CoreLayout::read_beginning(&beginning).unwrap();
-        assert_eq!((layout.header[18..20].to_vec(), layout.loads.len()), (vec![62, 0], 0));
+        for (class, notes_at, machine) in [(ElfClass::Elf32, 84, 3), (ElfClass::Elf64, 120, 62)] {
+            let whole = headers_of(class, &[(0x1000, 4096, 4096), (0x8000, 4096, 4096)], &[7; 64]);
+            let range = notes_range(&whole).unwrap();
+            let first = &whole[range.start as usize..][..40];
+            let beginning = beginning_of_headers(&whole[..200], first).unwrap();
+            assert_eq!(notes_range(&beginning), Ok(notes_at..notes_at + 41));
+            assert_eq!(CoreLayout::read(&beginning), Err(ElfError::Headers));
+            let layout = CoreLayout::read_beginning(&beginning).unwrap();
+            assert_eq!((layout.header[18..20].to_vec(), layout.loads.len()), (vec![machine, 0], 0));
+        }
+        let layout = CoreLayout::read(&headers(&[], b"")).unwrap();
         let maps = [
             "1000-3000 rw-p 00000000 00:00 0 ",
             "7f00-9000 r-xp 00002000 fe:00 7          /lib/a b\\012c",
@@ -351,9 +450,10 @@ pub(crate) mod tests {
         #[test]
         fn arbitrary_headers_do_not_panic(
             mut bytes in prop::collection::vec(any::<u8>(), 0..600), at in 0..600_usize, cut in 0..700_usize,
+            class in prop::sample::select(CLASSES.to_vec()),
         ) {
             let _ = CoreLayout::read(&bytes);
-            let mut mutant = headers(&[(0x1000, 4096, 4096), (0x8000, 4096, 8192)], &[1; 64]);
+            let mut mutant = headers_of(class, &[(0x1000, 4096, 4096), (0x8000, 4096, 8192)], &[1; 64]);
             bytes.truncate(16);
             for (index, byte) in bytes.iter().enumerate() {
                 if let Some(place) = mutant.get_mut(at + index) {

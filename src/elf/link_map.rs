@@ -1,8 +1,8 @@
 //! The dynamic linker's list of loaded libraries, which a debugger follows to find them (struct r_debug and struct link_map
 //! in glibc's elf/link.h; musl has the same).
 
-use super::notes::u64_at;
-use object::elf::{DT_DEBUG, PT_DYNAMIC, PT_PHDR, ProgramHeader64};
+use super::class::ElfClass;
+use object::elf::{DT_DEBUG, PT_DYNAMIC, PT_PHDR, ProgramHeader32, ProgramHeader64};
 use object::read::elf::ProgramHeader;
 use object::{LittleEndian, ReadRef};
 use std::ops::Range;
@@ -15,52 +15,69 @@ const MAX_TABLE: u64 = 4096;
 const NAME_LEN: u64 = 256;
 
 /// The ranges of memory that hold the list and the names in it. `address` and `count` are those of the executable's program
-/// headers (AT_PHDR, AT_PHNUM). `read` returns the bytes at an address, or `None` if any of them cannot be read. The list ends
+/// headers (AT_PHDR, AT_PHNUM), which has this class. `read` returns the bytes at an address, or `None` if any of them cannot be read. The list ends
 /// where it cannot be followed, after 4096 entries at the latest.
 pub fn link_map_ranges(
+    class: ElfClass,
     address: u64,
     count: u64,
     mut read: impl FnMut(u64, usize) -> Option<Vec<u8>>,
 ) -> Vec<Range<u64>> {
     let mut found = Vec::new();
-    follow_list(address, count, &mut read, &mut found);
+    let read_table = match class {
+        ElfClass::Elf32 => find_dynamic::<ProgramHeader32<LittleEndian>>,
+        ElfClass::Elf64 => find_dynamic::<ProgramHeader64<LittleEndian>>,
+    };
+    read_table(address, count, &mut read).and_then(|dynamic| follow_list(class, dynamic, &mut read, &mut found));
     found
+}
+
+/// The range of the executable's dynamic section.
+fn find_dynamic<Header: ProgramHeader<Endian = LittleEndian>>(
+    address: u64,
+    count: u64,
+    read: &mut dyn FnMut(u64, usize) -> Option<Vec<u8>>,
+) -> Option<Range<u64>> {
+    let endian = LittleEndian;
+    let length = count.checked_mul(size_of::<Header>() as u64)?.min(MAX_TABLE);
+    let table = read(address, usize::try_from(length).ok()?)?;
+    let headers: &[Header] = table.as_slice().read_slice_at(0, table.len() / size_of::<Header>()).ok()?;
+    let find = |kind| headers.iter().find(|header| header.p_type(endian) == kind);
+    let linked = find(PT_PHDR).map_or(address, |header| header.p_vaddr(endian).into());
+    let dynamic = find(PT_DYNAMIC)?;
+    let (linked_at, length): (u64, u64) = (dynamic.p_vaddr(endian).into(), dynamic.p_memsz(endian).into());
+    let begin = address.wrapping_sub(linked).wrapping_add(linked_at);
+    Some(begin..begin.checked_add(length.min(MAX_TABLE))?)
 }
 
 /// Adds ranges to `found` until something is missing, and then returns `None`.
 fn follow_list(
-    address: u64,
-    count: u64,
-    read: &mut impl FnMut(u64, usize) -> Option<Vec<u8>>,
+    class: ElfClass,
+    dynamic: Range<u64>,
+    read: &mut dyn FnMut(u64, usize) -> Option<Vec<u8>>,
     found: &mut Vec<Range<u64>>,
 ) -> Option<()> {
-    let endian = LittleEndian;
-    let length = count.checked_mul(size_of::<ProgramHeader64<LittleEndian>>() as u64)?.min(MAX_TABLE);
-    let table = read(address, usize::try_from(length).ok()?)?;
-    let headers: &[ProgramHeader64<LittleEndian>] =
-        table.as_slice().read_slice_at(0, table.len() / size_of::<ProgramHeader64<LittleEndian>>()).ok()?;
-    let linked =
-        headers.iter().find(|header| header.p_type(endian) == PT_PHDR).map_or(address, |header| header.p_vaddr(endian));
-    let dynamic = headers.iter().find(|header| header.p_type(endian) == PT_DYNAMIC)?;
-    let begin = address.wrapping_sub(linked).wrapping_add(dynamic.p_vaddr(endian));
-    let length = dynamic.p_memsz(endian).min(MAX_TABLE);
-    let entries = read(begin, usize::try_from(length).ok()?)?;
-    found.push(begin..begin.checked_add(length)?);
-    let is_debug = |entry: &&[u8; 16]| u64_at(*entry, 0) == Some(DT_DEBUG.cast_unsigned());
-    let debug = u64_at(entries.as_chunks::<16>().0.iter().find(is_debug)?, 8)?;
+    let word_len = class.word_len();
+    let word = |bytes: &[u8], index: usize| class.word_at(bytes, index * word_len);
+    // Both structures have five words.
+    let structure = |at: u64| Some(at..at.checked_add(5 * word_len as u64)?);
+    let entries = read(dynamic.start, usize::try_from(dynamic.end - dynamic.start).ok()?)?;
+    found.push(dynamic);
+    let is_debug = |entry: &&[u8]| word(entry, 0) == Some(DT_DEBUG.cast_unsigned());
+    let debug = word(entries.chunks_exact(2 * word_len).find(is_debug)?, 1)?;
     // struct r_debug: int r_version, struct link_map *r_map, ...
-    let mut next = u64_at(&read(debug, 40)?, 8)?;
-    found.push(debug..debug.checked_add(40)?);
+    let mut next = word(&read(debug, 5 * word_len)?, 1)?;
+    found.push(structure(debug)?);
     for _ in 0..MAX_LIBRARIES {
         if next == 0 {
             break;
         }
         // struct link_map: l_addr, l_name, l_ld, l_next, l_prev
-        let entry = read(next, 40)?;
-        found.push(next..next.checked_add(40)?);
-        let name = u64_at(&entry, 8)?;
+        let entry = read(next, 5 * word_len)?;
+        found.push(structure(next)?);
+        let name = word(&entry, 1)?;
         found.extend(name.checked_add(NAME_LEN).filter(|_| name != 0).map(|end| name..end));
-        next = u64_at(&entry, 24)?;
+        next = word(&entry, 3)?;
     }
     Some(())
 }
@@ -78,7 +95,7 @@ mod tests {
             let mut bytes = vec![0; length];
             memory.read_exact_at(&mut bytes, address).ok().map(|()| bytes)
         };
-        let found = link_map_ranges(auxv.phdr.unwrap(), auxv.phnum.unwrap(), read);
+        let found = link_map_ranges(ElfClass::Elf64, auxv.phdr.unwrap(), auxv.phnum.unwrap(), read);
         let is_libc = |range: &Range<u64>| {
             read(range.start, 64)
                 .is_some_and(|name| name.split(|byte| *byte == 0).next().unwrap().ends_with(b"/libc.so.6"))
@@ -86,29 +103,54 @@ mod tests {
         assert!(found.iter().any(is_libc), "{found:x?}");
     }
 
+    /// The executable's one program header, of type PT_DYNAMIC, for a section of this length at 0x2000; its section, with where the
+    /// linker's structure is; and other memory, which has the words of `structure` wherever it is read.
+    fn memory(class: ElfClass, length: u64, structure: impl Fn(u64) -> [u64; 5]) -> impl Fn(u64, usize) -> Vec<u8> {
+        let words = move |words: &[u64]| -> Vec<u8> {
+            words.iter().flat_map(|word| word.to_le_bytes().into_iter().take(class.word_len())).collect()
+        };
+        move |at, wanted| {
+            let mut bytes = match at {
+                0x1000 => {
+                    let flags = if class == ElfClass::Elf64 { vec![0; 4] } else { Vec::new() };
+                    [PT_DYNAMIC.to_le_bytes().to_vec(), flags, words(&[0, 0x2000, 0, 0, length])].concat()
+                }
+                0x2000 => words(&[DT_DEBUG.cast_unsigned(), 0x3000]),
+                at => words(&structure(at)),
+            };
+            bytes.resize(wanted, 0);
+            bytes
+        }
+    }
+
+    #[test]
+    fn structures_have_the_words_of_their_class() {
+        for (class, word) in [(ElfClass::Elf32, 4), (ElfClass::Elf64, 8)] {
+            let structure = |at| match at {
+                0x3000 => [1, 0x4000, 0, 0, 0],
+                0x4000 => [0, 0x7000, 0, 0x5000, 0],
+                _ => [0; 5],
+            };
+            let memory = memory(class, 2 * word, structure);
+            let found = link_map_ranges(class, 0x1000, 1, |at, length| Some(memory(at, length)));
+            let range = |start: u64, length: u64| start..start + length;
+            let structures = [0x3000, 0x4000, 0x5000].map(|at| range(at, 5 * word));
+            let [debug, first, second] = structures;
+            assert_eq!(found, [range(0x2000, 2 * word), debug, first, range(0x7000, NAME_LEN), second], "{class:?}");
+        }
+    }
+
     #[test]
     fn a_circular_list_is_left() {
         // Every word of this memory is its own address: every pointer can be followed.
-        let mut read_count = 0;
-        let found = link_map_ranges(0x1000, 2, |at, length| {
-            read_count += 1;
-            let mut bytes = Vec::new();
-            if at == 0x1000 {
-                let mut header = [0; 56];
-                header[..4].copy_from_slice(&PT_DYNAMIC.to_le_bytes());
-                header[16..24].copy_from_slice(&0x2000_u64.to_le_bytes());
-                header[40..48].copy_from_slice(&64_u64.to_le_bytes());
-                bytes.extend_from_slice(&header);
-            } else if at == 0x2000 {
-                bytes.extend_from_slice(&DT_DEBUG.cast_unsigned().to_le_bytes());
-                bytes.extend_from_slice(&0x3000_u64.to_le_bytes());
-            } else {
-                bytes = at.to_le_bytes().repeat(5);
-            }
-            bytes.resize(length, 0);
-            Some(bytes)
-        });
-        assert!(found.len() <= 2 * MAX_LIBRARIES + 2 && read_count <= MAX_LIBRARIES + 3);
-        assert!(link_map_ranges(0, u64::MAX, |_, _| None).is_empty());
+        for class in [ElfClass::Elf32, ElfClass::Elf64] {
+            let (memory, mut read_count) = (memory(class, 64, |at| [at; 5]), 0);
+            let found = link_map_ranges(class, 0x1000, 2, |at, length| {
+                read_count += 1;
+                Some(memory(at, length))
+            });
+            assert!(found.len() <= 2 * MAX_LIBRARIES + 2 && read_count <= MAX_LIBRARIES + 3);
+            assert!(link_map_ranges(class, 0, u64::MAX, |_, _| None).is_empty());
+        }
     }
 }

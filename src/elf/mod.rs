@@ -4,6 +4,7 @@
 //! (elf_core_dump in fs/binfmt_elf.c).
 #![deny(clippy::indexing_slicing)]
 
+mod class;
 mod crash_notes;
 mod image;
 mod layout;
@@ -13,12 +14,15 @@ mod partial;
 mod process_notes;
 mod summary;
 
-pub use crash_notes::{CrashNotes, MappedFile, Registers, SigInfoNote, ThreadNote};
+pub use class::ElfClass;
+pub use crash_notes::{CrashNotes, I386Registers, MappedFile, Registers, SigInfoNote, ThreadNote};
 pub use image::{MappedImage, NoteRange, build_id, build_id_of_file, note_ranges, package_metadata, read_image};
 #[cfg(test)]
 pub(crate) use layout::tests::headers as test_headers;
-pub use layout::{CoreLayout, HEADER_LEN, LoadSegment, beginning_of_headers, headers_len, notes_range};
+pub use layout::{
+    CoreLayout, HEADER_LEN, LoadSegment, beginning_of_headers, headers_len, notes_range, unknown_machine,
+};
 pub use link_map::link_map_ranges;
 pub use partial::{PartialHeaders, StoredRange, partial_headers};
 pub use process_notes::{ProcessNotes, process_notes};
-pub use summary::{CoreSummary, ElfError, MAX_HEADERS, segment_end, segment_len, summarize};
+pub use summary::{CoreSummary, ElfError, MAX_HEADERS, segment_end, summarize};

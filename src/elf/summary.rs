@@ -1,5 +1,6 @@
 //! The first bytes of a core, 32-bit or 64-bit: whether it is one, and how long it will be.
 
+use super::class::ElfClass;
 use object::elf::{ET_CORE, FileHeader32, FileHeader64, PN_XNUM, PT_NOTE};
 use object::read::elf::{FileHeader, ProgramHeader};
 use object::{Endianness, ReadRef};
@@ -35,8 +36,6 @@ pub struct CoreSummary {
     pub last_segment: u64,
     /// Offset and length of the notes, in bytes. They are the first segment (elf_core_dump in fs/binfmt_elf.c).
     pub notes: Option<(u64, u64)>,
-    /// A core of a 64-bit process.
-    pub is_64bit: bool,
 }
 
 /// Reads the headers of a core from its first bytes.
@@ -48,25 +47,21 @@ pub fn summarize(bytes: &[u8]) -> Result<CoreSummary, ElfError> {
         return Err(ElfError::Empty);
     }
     if let Ok(header) = FileHeader64::<Endianness>::parse(bytes) {
-        summarize_as(header, bytes, true)
+        summarize_as(header, bytes)
     } else if let Ok(header) = FileHeader32::<Endianness>::parse(bytes) {
-        summarize_as(header, bytes, false)
+        summarize_as(header, bytes)
     } else {
         Err(ElfError::NotElf)
     }
 }
 
-fn summarize_as<Elf: FileHeader<Endian = Endianness>>(
-    header: &Elf,
-    bytes: &[u8],
-    is_64bit: bool,
-) -> Result<CoreSummary, ElfError> {
+fn summarize_as<Elf: FileHeader<Endian = Endianness>>(header: &Elf, bytes: &[u8]) -> Result<CoreSummary, ElfError> {
     let endian = header.endian().map_err(|_| ElfError::NotElf)?;
     let kind = header.e_type(endian);
     if kind != ET_CORE {
         return Err(ElfError::NotCore(kind));
     }
-    let mut summary = CoreSummary { expected_len: None, last_segment: 0, notes: None, is_64bit };
+    let mut summary = CoreSummary { expected_len: None, last_segment: 0, notes: None };
     let table: u64 = header.e_phoff(endian).into();
     let Ok(first) = bytes.read_at::<Elf::ProgramHeader>(table) else { return Ok(summary) };
     let notes_offset: u64 = first.p_offset(endian).into();
@@ -102,21 +97,17 @@ fn summarize_as<Elf: FileHeader<Endian = Endianness>>(
 
 /// Where the segment with the program header `bytes` ends in the core.
 #[must_use]
-pub fn segment_end(bytes: &[u8], is_64bit: bool) -> Option<u64> {
+pub fn segment_end(bytes: &[u8], class: ElfClass) -> Option<u64> {
     fn end<Elf: FileHeader<Endian = Endianness>>(bytes: &[u8]) -> Option<u64> {
         let segment = bytes.read_at::<Elf::ProgramHeader>(0).ok()?;
         let (offset, length): (u64, u64) =
             (segment.p_offset(Endianness::Little).into(), segment.p_filesz(Endianness::Little).into());
         offset.checked_add(length)
     }
-    if is_64bit { end::<FileHeader64<Endianness>>(bytes) } else { end::<FileHeader32<Endianness>>(bytes) }
-}
-
-/// Length of a program header, in bytes.
-#[must_use]
-pub fn segment_len(is_64bit: bool) -> usize {
-    use object::elf::{ProgramHeader32, ProgramHeader64};
-    if is_64bit { size_of::<ProgramHeader64<Endianness>>() } else { size_of::<ProgramHeader32<Endianness>>() }
+    match class {
+        ElfClass::Elf32 => end::<FileHeader32<Endianness>>(bytes),
+        ElfClass::Elf64 => end::<FileHeader64<Endianness>>(bytes),
+    }
 }
 
 #[cfg(test)]
@@ -142,8 +133,8 @@ mod tests {
         let cut = summarize(&headers[..200]).unwrap();
         assert_eq!((cut.expected_len, cut.last_segment), (None, 64 + 3 * 56));
         let last = usize::try_from(cut.last_segment).unwrap();
-        assert_eq!(segment_end(&headers[last..][..segment_len(true)], true), whole.expected_len);
-        assert_eq!(segment_end(&headers[last..][..20], true), None);
+        assert_eq!(segment_end(&headers[last..][..ElfClass::Elf64.segment_len()], ElfClass::Elf64), whole.expected_len);
+        assert_eq!(segment_end(&headers[last..][..20], ElfClass::Elf64), None);
     }
 
     #[test]

@@ -166,9 +166,11 @@ fn siginfo(info: elf::SigInfoNote, signal: Option<u32>) -> SigInfo {
     const SI_KERNEL: i32 = 0x80;
     let faults = [SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV].map(|signal| signal as u32);
     let is_fault = signal.is_some_and(|signal| faults.contains(&signal)) && info.code > 0 && info.code != SI_KERNEL;
-    let [p0, p1, p2, p3, u0, u1, u2, u3] = info.value.to_le_bytes();
-    let sender = (u32::from_le_bytes([p0, p1, p2, p3]), u32::from_le_bytes([u0, u1, u2, u3]));
-    SigInfo { code: info.code, address: is_fault.then_some(info.value), sender: (info.code <= 0).then_some(sender) }
+    SigInfo {
+        code: info.code,
+        address: is_fault.then_some(info.address),
+        sender: (info.code <= 0).then_some(info.sender),
+    }
 }
 
 /// Threads with the same frames together, the largest groups first, as many as there is room for. The frames' module numbers
@@ -304,12 +306,12 @@ mod tests {
 
     #[test]
     fn an_address_goes_with_faults_and_a_sender_with_signals_that_were_sent() {
-        let info = |code, value| elf::SigInfoNote { code, value };
+        let info = |code, address| elf::SigInfoNote { code, address, sender: (77, 1000) };
         let fault = siginfo(info(1, 0x1234), Some(11));
         assert_eq!((fault.address, fault.sender), (Some(0x1234), None));
         let protection = siginfo(info(0x80, 0), Some(11));
         assert_eq!((protection.address, protection.sender), (None, None));
-        let sent = siginfo(info(0, (1000 << 32) | 77), Some(11));
+        let sent = siginfo(info(0, 0), Some(11));
         assert_eq!((sent.address, sent.sender), (None, Some((77, 1000))));
     }
 }

@@ -1,16 +1,24 @@
 //! What depends on the architecture: unwinding a frame (framehop), recognizing call instructions and signal frames.
 
 use super::cfi::FunctionTable;
+use super::i386::{self, CannotUnwind, I386Unwinder};
 use super::page_cache::PageCache;
-use crate::elf::Registers;
+use crate::elf::{I386Registers, Registers};
 use framehop::aarch64::{CacheAarch64, PtrAuthMask, UnwindRegsAarch64, UnwinderAarch64};
 use framehop::x86_64::{CacheX86_64, UnwindRegsX86_64, UnwinderX86_64};
-use framehop::{Error, ExplicitModuleSectionInfo, FrameAddress, Module, Unwinder};
+use framehop::{ExplicitModuleSectionInfo, FrameAddress, Module, Unwinder};
 
 /// An unwinder for one architecture, and the functions that it knows.
 pub(super) enum Arch {
+    I386(Box<I386Unwinder>),
     X86_64(Box<UnwinderX86_64<Vec<u8>>>, Box<CacheX86_64>),
     Aarch64(Box<UnwinderAarch64<Vec<u8>>>, Box<CacheAarch64>),
+}
+
+impl From<framehop::Error> for CannotUnwind {
+    fn from(_: framehop::Error) -> Self {
+        Self
+    }
 }
 
 /// User addresses of aarch64 have at most 48 bits with 4 KiB pages; the bits above them hold pointer authentication codes.
@@ -20,6 +28,7 @@ impl Arch {
     /// The architecture that has these registers.
     pub(super) fn from_registers(registers: Registers) -> Self {
         match registers {
+            Registers::I386(_) => Self::I386(Box::default()),
             Registers::X86_64 { .. } => {
                 Self::X86_64(Box::new(UnwinderX86_64::new()), Box::new(CacheX86_64::<_>::new()))
             }
@@ -31,6 +40,10 @@ impl Arch {
 
     /// Adds a function, so that its frames can be unwound.
     pub(super) fn add_function(&mut self, function: FunctionTable) {
+        if let Self::I386(unwinder) = self {
+            unwinder.add_function(function);
+            return;
+        }
         let FunctionTable { code, section, address } = function;
         let info = ExplicitModuleSectionInfo {
             base_svma: code.start,
@@ -40,6 +53,7 @@ impl Arch {
         };
         let module = Module::new(String::new(), code.clone(), code.start, info);
         match self {
+            Self::I386(_) => {}
             Self::X86_64(unwinder, _) => unwinder.add_module(module),
             Self::Aarch64(unwinder, _) => unwinder.add_module(module),
         }
@@ -52,14 +66,18 @@ impl Arch {
         registers: Registers,
         is_return_address: bool,
         pages: &mut PageCache<'_>,
-    ) -> Result<Option<Registers>, Error> {
-        let mut read = |address| pages.read_u64(address).ok_or(());
+    ) -> Result<Option<Registers>, CannotUnwind> {
         let ip = registers.instruction_pointer();
         let address = match FrameAddress::from_return_address(ip).filter(|_| is_return_address) {
             Some(address) => address,
             None => FrameAddress::from_instruction_pointer(ip),
         };
+        let mut read = |address| pages.read_u64(address).ok_or(());
         match (self, registers) {
+            (Self::I386(unwinder), Registers::I386(registers)) => {
+                let caller = unwinder.unwind_frame(registers, address.address_for_lookup(), pages)?;
+                Ok(caller.map(Registers::I386))
+            }
             (Self::X86_64(unwinder, cache), Registers::X86_64 { ip, sp, bp }) => {
                 let mut now = UnwindRegsX86_64::new(ip, sp, bp);
                 let next = unwinder.unwind_frame(address, &mut now, cache, &mut read)?;
@@ -76,21 +94,44 @@ impl Arch {
     }
 }
 
+/// The frame pointer.
+pub(super) fn frame_pointer(registers: Registers) -> u64 {
+    match registers {
+        Registers::I386(registers) => registers.ebp.into(),
+        Registers::X86_64 { bp, .. } => bp,
+        Registers::Aarch64 { fp, .. } => fp,
+    }
+}
+
+/// The registers of a caller of which these three are known; `None` if that is no caller of a frame with such `registers`.
+pub(super) fn caller_registers(registers: Registers, ip: u64, sp: u64, frame_pointer: u64) -> Option<Registers> {
+    Some(match registers {
+        Registers::I386(registers) => {
+            let [eip, esp, ebp] = [ip, sp, frame_pointer].map(|word| u32::try_from(word).ok());
+            Registers::I386(I386Registers { eip: eip?, esp: esp?, ebp: ebp?, ..registers })
+        }
+        Registers::X86_64 { .. } => Registers::X86_64 { ip, sp, bp: frame_pointer },
+        Registers::Aarch64 { .. } => Registers::Aarch64 { pc: ip, sp, fp: frame_pointer, lr: ip },
+    })
+}
+
 /// The registers of the code that a signal interrupted; `None` if `registers` are not those of the trampoline that a signal
 /// handler returns to.
 pub(super) fn interrupted_by_signal(registers: Registers, pages: &mut PageCache<'_>) -> Option<Registers> {
     match registers {
+        Registers::I386(registers) => i386::interrupted_by_signal(registers, pages).map(Registers::I386),
         Registers::X86_64 { ip, sp, .. } => {
-            // mov $15,%rax (or %eax); syscall: rt_sigreturn. When a handler has returned, the stack pointer is at the struct
-            // ucontext, whose general registers begin at 40: r8 to r15, rdi, rsi, rbp, rbx, rdx, rax, rcx, rsp, rip
-            // (arch/x86/include/uapi/asm/sigcontext.h).
-            const LONG: [u8; 9] = [0x48, 0xc7, 0xc0, 15, 0, 0, 0, 0x0f, 0x05];
-            const SHORT: [u8; 7] = [0xb8, 15, 0, 0, 0, 0x0f, 0x05];
-            let code = pages.read(ip, LONG.len())?;
-            if code != LONG && !code.starts_with(&SHORT) {
-                return None;
-            }
-            let mut register = |index: u64| pages.read_u64(sp.checked_add(40 + index * 8)?);
+            // mov NUMBER,%rax (or %eax); syscall: rt_sigreturn, which is 15, and 513 with __X32_SYSCALL_BIT for x32. When a handler has
+            // returned, the stack pointer is at the struct ucontext, whose general registers begin at 40, or at 24 in x32: r8 to r15,
+            // rdi, rsi, rbp, rbx, rdx, rax, rcx, rsp, rip (arch/x86/include/uapi/asm/sigcontext.h, arch/x86/include/asm/sigframe.h).
+            const LONG: usize = 9;
+            const FORMS: [([u8; 4], u64); 2] = [([15, 0, 0, 0], 40), ([1, 2, 0, 0x40], 24)];
+            let code = pages.read(ip, LONG)?;
+            let (_, registers_at) = FORMS.into_iter().find(|(number, _)| {
+                let [long, short]: [&[u8]; 2] = [&[0x48, 0xc7, 0xc0], &[0xb8]];
+                [long, short].iter().any(|mov| code.starts_with(&[*mov, number, &[0x0f, 0x05]].concat()))
+            })?;
+            let mut register = |index: u64| pages.read_u64(sp.checked_add(registers_at + index * 8)?);
             Some(Registers::X86_64 { bp: register(10)?, sp: register(15)?, ip: register(16)? })
         }
         Registers::Aarch64 { pc, sp, .. } => {
@@ -110,7 +151,7 @@ pub(super) fn follows_call(registers: Registers, address: u64, pages: &mut PageC
     let Some(code) = address.checked_sub(8).and_then(|at| pages.read_u64(at)) else { return false };
     let code = code.to_le_bytes();
     match registers {
-        Registers::X86_64 { .. } => {
+        Registers::I386(_) | Registers::X86_64 { .. } => {
             // call rel32, or one of the lengths that call r/m64 can have.
             code[3] == 0xe8 || [2, 3, 4, 6, 7].into_iter().any(|length| is_indirect_call(&code, length))
         }
@@ -143,6 +184,31 @@ fn is_indirect_call(code: &[u8], length: usize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::unwind::ReadMemory;
+
+    /// At 0x1000 this code, and at 0x2000 words of which each is its number.
+    struct CodeAndWords(Vec<u8>);
+
+    impl ReadMemory for CodeAndWords {
+        fn read_exact_at(&self, address: u64, buffer: &mut [u8]) -> bool {
+            let words = || (0..512_u64).flat_map(u64::to_le_bytes);
+            let bytes: Vec<u8> = if address == 0x1000 { self.0.clone() } else { words().collect() };
+            buffer.iter_mut().zip(bytes).for_each(|(to, from)| *to = from);
+            true
+        }
+    }
+
+    #[test]
+    fn signal_frames_of_64_bit_code_and_of_x32_are_told_apart() {
+        let state = Registers::X86_64 { ip: 0x1000, sp: 0x2000, bp: 1 };
+        let found = |code: &[u8]| interrupted_by_signal(state, &mut PageCache::new(&CodeAndWords(code.to_vec())));
+        let at = |first: u64| Some(Registers::X86_64 { bp: first + 10, sp: first + 15, ip: first + 16 });
+        assert_eq!(found(&[0x48, 0xc7, 0xc0, 15, 0, 0, 0, 0x0f, 0x05]), at(5));
+        assert_eq!(found(&[0xb8, 15, 0, 0, 0, 0x0f, 0x05]), at(5));
+        assert_eq!(found(&[0x48, 0xc7, 0xc0, 1, 2, 0, 0x40, 0x0f, 0x05]), at(3));
+        assert_eq!(found(&[0xb8, 1, 2, 0, 0x40, 0x0f, 0x05]), at(3));
+        assert_eq!(found(&[0xb8, 16, 0, 0, 0, 0x0f, 0x05]), None);
+    }
 
     #[test]
     fn indirect_calls_of_every_length_are_recognized() {

@@ -2,6 +2,7 @@
 //! unwind tables, and a stack needs a few of them.
 
 use super::page_cache::PageCache;
+use crate::elf::ElfClass;
 use gimli::{BaseAddresses, CallFrameInstruction, EhFrame, EndianSlice, LittleEndian, Operation, UnwindSection};
 use std::ops::Range;
 
@@ -24,7 +25,12 @@ const UDATA4: u8 = 0x03;
 const DATAREL_SDATA4: u8 = 0x3b;
 
 /// Finds the table of the function at `address` through the `.eh_frame_hdr` in the range `index` of memory.
-pub(super) fn find_table(pages: &mut PageCache<'_>, index: Range<u64>, address: u64) -> Option<FunctionTable> {
+pub(super) fn find_table(
+    pages: &mut PageCache<'_>,
+    class: ElfClass,
+    index: Range<u64>,
+    address: u64,
+) -> Option<FunctionTable> {
     let fde_at = find_fde(pages, index, address)?;
     let fde = read_entry(pages, fde_at)?;
     // The CIE pointer of an FDE is the distance from the pointer's own field back to the CIE.
@@ -39,7 +45,7 @@ pub(super) fn find_table(pages: &mut PageCache<'_>, index: Range<u64>, address: 
     section.extend_from_slice(&fde.bytes);
     *section.get_mut(cie_len + 4..)?.first_chunk_mut()? = cie_pointer.to_le_bytes();
     let address_of_section = fde_at.checked_sub(cie_len as u64)?;
-    let code = covered_code(&section, address_of_section, cie_len)?;
+    let code = covered_code(&section, class, address_of_section, cie_len)?;
     code.contains(&address).then_some(FunctionTable { code, section, address: address_of_section })
 }
 
@@ -94,12 +100,24 @@ fn read_entry(pages: &mut PageCache<'_>, address: u64) -> Option<FrameEntry> {
     Some(FrameEntry { bytes, cie_pointer })
 }
 
+/// An `.eh_frame` section of a module of this class, at `address`.
+pub(super) fn parse_section(
+    section: &[u8],
+    class: ElfClass,
+    address: u64,
+) -> (EhFrame<EndianSlice<'_, LittleEndian>>, BaseAddresses) {
+    let mut frames = EhFrame::from(EndianSlice::new(section, LittleEndian));
+    frames.set_address_size(match class {
+        ElfClass::Elf32 => 4,
+        ElfClass::Elf64 => 8,
+    });
+    (frames, BaseAddresses::default().set_eh_frame(address))
+}
+
 /// The code that the FDE at `fde` in the section covers. A table with a branch in an expression is refused: the evaluation
 /// might not terminate.
-fn covered_code(section: &[u8], address: u64, fde: usize) -> Option<Range<u64>> {
-    let mut frames = EhFrame::from(EndianSlice::new(section, LittleEndian));
-    frames.set_address_size(8);
-    let bases = BaseAddresses::default().set_eh_frame(address);
+fn covered_code(section: &[u8], class: ElfClass, address: u64, fde: usize) -> Option<Range<u64>> {
+    let (frames, bases) = parse_section(section, class, address);
     let fde = frames.fde_from_offset(&bases, fde.into(), EhFrame::cie_from_offset).ok()?;
     let encoding = fde.cie().encoding();
     let mut both = [fde.cie().instructions(&frames, &bases), fde.instructions(&frames, &bases)];
@@ -164,7 +182,7 @@ mod tests {
 
     fn find(bytes: Vec<u8>, address: u64) -> Option<FunctionTable> {
         let end = 0x1000 + bytes.len() as u64;
-        find_table(&mut PageCache::new(&TableMemory(bytes)), 0x1000..end, address)
+        find_table(&mut PageCache::new(&TableMemory(bytes)), ElfClass::Elf64, 0x1000..end, address)
     }
 
     #[test]

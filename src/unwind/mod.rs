@@ -8,6 +8,7 @@
 mod arch;
 mod cfi;
 mod failure;
+mod i386;
 mod modules;
 mod no_file;
 mod page_cache;

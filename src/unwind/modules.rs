@@ -2,7 +2,7 @@
 
 use super::page_cache::PageCache;
 use crate::crash::Module;
-use crate::elf::{self, CoreLayout, LoadSegment, MappedImage};
+use crate::elf::{self, CoreLayout, ElfClass, LoadSegment, MappedImage};
 use object::elf::{ELFDATA2MSB, ET_DYN, ET_EXEC, PF_W};
 use std::collections::HashMap;
 use std::ops::Range;
@@ -60,6 +60,11 @@ impl<'a> ModuleTable<'a> {
         }
         spans.sort_by_key(|span| span.range.start);
         Self { layout, spans, numbers: HashMap::new(), loaded: Vec::new() }
+    }
+
+    /// The class of the process and its modules.
+    pub(super) fn class(&self) -> ElfClass {
+        self.layout.class
     }
 
     /// Whether `address` is in an executable mapping.

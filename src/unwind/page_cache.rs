@@ -72,6 +72,11 @@ impl<'a> PageCache<'a> {
         Some(u32::from_le_bytes(*bytes.first_chunk()?))
     }
 
+    /// The address at `address`, which has `length` bytes: 4 or 8.
+    pub(super) fn read_word(&mut self, address: u64, length: u64) -> Option<u64> {
+        if length == 4 { self.read_u32(address).map(u64::from) } else { self.read_u64(address) }
+    }
+
     fn page(&mut self, number: u64) -> Option<&[u8; PAGE]> {
         if self.pages.len() >= MAX_PAGES && !self.pages.contains_key(&number) {
             return None;

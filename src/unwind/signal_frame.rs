@@ -65,6 +65,9 @@ pub(super) fn interruption(
     notes: &CrashNotes,
     pages: &mut PageCache<'_>,
 ) -> Option<Interruption> {
+    if let Registers::I386(registers) = frame.trampoline {
+        return i386_interruption(registers.esp.into(), pages);
+    }
     let saved = saved_context(frame, thread, notes, pages)?;
     // The handler runs with the signal blocked, unless it unblocked it or asked for SA_NODEFER.
     let newly_blocked = thread.blocked & !saved.blocked;
@@ -107,11 +110,26 @@ fn siginfo(pages: &mut PageCache<'_>, address: u64) -> Option<Interruption> {
     if !is_kernels || !(1..=64).contains(&signal) {
         return None;
     }
-    let has_address = [SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP].iter().any(|known| *known as u32 == signal);
-    let address = (has_address && code > 0 && code != SI_KERNEL)
-        .then(|| Some(u64::from(word(16)?) | u64::from(word(20)?) << 32))
-        .flatten();
+    let address = has_address(signal, code).then(|| Some(u64::from(word(16)?) | u64::from(word(20)?) << 32)).flatten();
     Some(Interruption { signal, code: Some(code), address })
+}
+
+/// Whether the siginfo of this signal has the address of a fault (sigaction(2)).
+fn has_address(signal: u32, code: i32) -> bool {
+    let is_fault = [SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP].iter().any(|known| *known as u32 == signal);
+    is_fault && code > 0 && code != SI_KERNEL
+}
+
+/// The signal for which the kernel made a frame of i386 on the stack, at the stack pointer behind its return address (struct sigframe_ia32,
+/// struct rt_sigframe_ia32, arch/x86/include/asm/sigframe.h): the number, and with SA_SIGINFO pointers to a siginfo and a ucontext, and these.
+fn i386_interruption(sp: u64, pages: &mut PageCache<'_>) -> Option<Interruption> {
+    const SIGINFO: u64 = 12;
+    let mut word = |offset: u64| pages.read_u32(sp.checked_add(offset)?);
+    let signal = word(0).filter(|number| is_signal((*number).into()))?;
+    let has_siginfo = word(4).map(u64::from) == sp.checked_add(SIGINFO) && word(SIGINFO) == Some(signal);
+    let code = word(SIGINFO + 8).filter(|_| has_siginfo).map(u32::cast_signed);
+    let address = word(SIGINFO + 12).filter(|_| code.is_some_and(|code| has_address(signal, code)));
+    Some(Interruption { signal, code, address: address.map(u64::from) })
 }
 
 /// Whether a siginfo is of the fault that the processor reported: an older one may lie in the same place.
@@ -129,6 +147,7 @@ fn saved_context(
     pages: &mut PageCache<'_>,
 ) -> Option<SavedContext> {
     match frame.trampoline {
+        Registers::I386(_) => None,
         Registers::X86_64 { sp, .. } => {
             // struct ucontext at the stack pointer; its struct sigcontext at 40 has 32 words (arch/x86/include/uapi/asm/sigcontext.h);
             // then the signal mask, and struct siginfo after the ucontext (struct rt_sigframe, arch/x86/include/asm/sigframe.h).

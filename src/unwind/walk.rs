@@ -1,7 +1,7 @@
 //! Walks a stack from frame to frame: by the unwind tables, else by the frame pointer, else by scanning the stack for return
 //! addresses.
 
-use super::arch::{Arch, follows_call, interrupted_by_signal};
+use super::arch::{Arch, caller_registers, follows_call, frame_pointer, interrupted_by_signal};
 use super::cfi;
 use super::modules::ModuleTable;
 use super::page_cache::PageCache;
@@ -131,7 +131,9 @@ impl<'a, 'p> StackWalker<'a, 'p> {
         let code_address = state.code_address();
         let Some(number) = self.modules.number_at(self.pages, code_address) else { return false };
         let Some(index) = self.modules.get(number).and_then(|loaded| loaded.eh_frame_hdr.clone()) else { return false };
-        let Some(function) = cfi::find_table(self.pages, index, code_address) else { return false };
+        let Some(function) = cfi::find_table(self.pages, self.modules.class(), index, code_address) else {
+            return false;
+        };
         if self.known_functions.insert(function.code.start) {
             self.arch.add_function(function);
         }
@@ -149,38 +151,32 @@ impl<'a, 'p> StackWalker<'a, 'p> {
 
     /// The caller of a function of which no instruction was executed.
     fn caller_at_entry(&mut self, state: FrameState) -> Option<FrameState> {
-        let registers = match state.registers {
-            Registers::X86_64 { sp, bp, .. } => {
-                Registers::X86_64 { ip: self.pages.read_u64(sp)?, sp: sp.checked_add(8)?, bp }
+        let (registers, sp) = (state.registers, state.registers.stack_pointer());
+        let (return_address, sp) = match registers {
+            Registers::I386(_) | Registers::X86_64 { .. } => {
+                (self.pages.read_word(sp, registers.word_len())?, sp.checked_add(registers.word_len())?)
             }
-            Registers::Aarch64 { sp, fp, lr, .. } => Registers::Aarch64 { pc: lr, sp, fp, lr },
+            Registers::Aarch64 { lr, .. } => (lr, sp),
         };
+        let registers = caller_registers(registers, return_address, sp, frame_pointer(registers))?;
         let caller = FrameState { registers, is_return_address: true, trust: FrameTrust::CallFrameInfo };
         self.is_after_call(registers).then_some(caller)
     }
 
     fn caller_by_frame_pointer(&mut self, state: FrameState) -> Option<FrameState> {
-        let frame_pointer = match state.registers {
-            Registers::X86_64 { bp, .. } => bp,
-            Registers::Aarch64 { fp, .. } => fp,
-        };
+        let (frame_pointer, word_len) = (frame_pointer(state.registers), state.registers.word_len());
         let stack = self.modules.stack_from(state.registers.stack_pointer())?;
-        if !stack.contains(&frame_pointer) || !frame_pointer.is_multiple_of(8) {
+        if !stack.contains(&frame_pointer) || !frame_pointer.is_multiple_of(word_len) {
             return None;
         }
-        let callers_pointer = self.pages.read_u64(frame_pointer)?;
-        let return_address = self.pages.read_u64(frame_pointer.checked_add(8)?)?;
-        let sp = frame_pointer.checked_add(16)?;
-        let registers = match state.registers {
-            Registers::X86_64 { .. } => Registers::X86_64 { ip: return_address, sp, bp: callers_pointer },
-            Registers::Aarch64 { .. } => {
-                Registers::Aarch64 { pc: return_address, sp, fp: callers_pointer, lr: return_address }
-            }
-        };
+        let callers_pointer = self.pages.read_word(frame_pointer, word_len)?;
+        let return_address = self.pages.read_word(frame_pointer.checked_add(word_len)?, word_len)?;
+        let sp = frame_pointer.checked_add(2 * word_len)?;
+        let registers = caller_registers(state.registers, return_address, sp, callers_pointer)?;
         // Go's sigpanic makes a fault look like a call, and then no call instruction precedes the return address. Accept it if
         // the next frame of the chain is valid.
         let next_is_valid = |walker: &mut Self| {
-            let next_return = walker.pages.read_u64(callers_pointer.checked_add(8)?)?;
+            let next_return = walker.pages.read_word(callers_pointer.checked_add(word_len)?, word_len)?;
             let is_further_up = callers_pointer > frame_pointer && stack.contains(&callers_pointer);
             Some(is_further_up && walker.is_return_address(registers, next_return))
         };
@@ -195,15 +191,13 @@ impl<'a, 'p> StackWalker<'a, 'p> {
             return None;
         }
         self.scans += 1;
-        let stack = self.modules.stack_from(state.registers.stack_pointer().checked_next_multiple_of(8)?)?;
+        let (word_len, frame_pointer) = (state.registers.word_len(), frame_pointer(state.registers));
+        let stack = self.modules.stack_from(state.registers.stack_pointer().checked_next_multiple_of(word_len)?)?;
         let mut fallback = None;
-        for at in (stack.start..stack.end.saturating_sub(8)).step_by(8).take(SCAN_WORDS) {
-            let word = self.pages.read_u64(at)?;
-            let sp = at + 8;
-            let registers = match state.registers {
-                Registers::X86_64 { bp, .. } => Registers::X86_64 { ip: word, sp, bp },
-                Registers::Aarch64 { fp, .. } => Registers::Aarch64 { pc: word, sp, fp, lr: word },
-            };
+        let words = (stack.start..stack.end.saturating_sub(word_len)).step_by(usize::try_from(word_len).ok()?);
+        for at in words.take(SCAN_WORDS) {
+            let word = self.pages.read_word(at, word_len)?;
+            let registers = caller_registers(state.registers, word, at + word_len, frame_pointer)?;
             if self.modules.is_code(word) && interrupted_by_signal(registers, self.pages).is_some() {
                 // The kernel put the trampoline's address there. Below it, code such as Go's runtime has a frame of its own kind.
                 return Some(FrameState { registers, is_return_address: true, trust: FrameTrust::CallFrameInfo });

@@ -34,6 +34,20 @@ fn cores_of_one_thread_and_of_200_equal_the_kernels() {
     compare(&bed, Command::new("python3").args(["-c", "import ctypes; ctypes.string_at(0)"]));
 }
 
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn cores_of_32_bit_processes_equal_the_kernels_and_come_from_memory() {
+    let bed = TestBed::with_kernel_cores();
+    let _daemon = bed.daemon();
+    compare(&bed, &mut Command::new(program("segv-i386")));
+    compare(&bed, Command::new(program("threads-i386")).arg("200"));
+    compare(&bed, Command::new(program("shapes-i386")).arg("plain"));
+    // The kernel takes half a second to write two GiB of holes, and a record says for how long the process was held.
+    let record = compare(&bed, Command::new(program("shapes-i386")).args(["sparse", "2"]));
+    assert!(record.core.bytes > 2 << 30, "{:?}", record.core);
+    assert!(record.held_us < 300_000, "{} us", record.held_us);
+}
+
 #[test]
 fn notes_larger_than_the_pipe_equal_the_kernels() {
     let bed = TestBed::with_kernel_cores();

@@ -15,9 +15,14 @@ fn started() -> (TestBed, Daemon) {
 
 /// Runs the program `handled` with each of these sets of arguments, and returns the records.
 fn crash(bed: &TestBed, runs: &[&[&str]]) -> Vec<Record> {
+    crash_program(bed, "handled", runs)
+}
+
+/// The same with this build of it.
+fn crash_program(bed: &TestBed, name: &str, runs: &[&[&str]]) -> Vec<Record> {
     let before = bed.crashes().len();
     for arguments in runs {
-        Command::new(program("handled")).args(*arguments).run_to_end();
+        Command::new(program(name)).args(*arguments).run_to_end();
     }
     let crashes = bed.wait_for(before + runs.len());
     crashes.into_iter().skip(before).map(|listed| listed.record).collect()
@@ -85,6 +90,28 @@ fn a_bug_has_one_signature_whatever_the_handler_does() {
                 assert_eq!(failure.address, Some(0), "{run}");
             }
             assert!(!failure.handler.is_empty(), "{run}");
+        }
+    }
+}
+
+#[test]
+fn a_32_bit_program_is_about_the_thread_that_failed() {
+    let (bed, _daemon) = started();
+    for (bug, signal) in [("null", "SEGV"), ("divide", "FPE")] {
+        let runs: &[&[&str]] = &[
+            &["none", "-", "wait", bug],
+            &["kill", "-", "wait", bug],
+            &["tgkill", "i", "wait", bug],
+            &["abort", "i", bug],
+        ];
+        let [plain, handled @ ..] = &crash_program(&bed, "handled-i386", runs)[..] else { unreachable!() };
+        assert_eq!(failed(plain), None);
+        for (record, arguments) in handled.iter().zip(&runs[1..]) {
+            assert_eq!(signature(record), signature(plain), "{arguments:?}: {:?}\n{:?}", record.failure, record.stack);
+            assert_eq!(failed(record), Some((bug, signal, arguments[0] != "abort")), "{arguments:?}");
+            let (failure, has_siginfo) = (failure(record), arguments[1] == "i");
+            assert_eq!(failure.code.is_some(), has_siginfo, "{arguments:?}");
+            assert!(bug != "null" || failure.address == has_siginfo.then_some(0), "{arguments:?}: {failure:?}");
         }
     }
 }

@@ -115,6 +115,16 @@ fn the_22_bugs_of_a_c_program_have_22_signatures() {
     assert!(record.stack.iter().skip(1).all(|frame| frame.trust != FrameTrust::FramePointer), "{}", describe(record));
 }
 
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn the_22_bugs_of_a_32_bit_program_have_22_signatures() {
+    let (bed, _daemon) = started();
+    for name in ["bugs-i386", "bugs-i386-stripped", "bugs-i386-static"] {
+        assert_distinct(name, &crash(&bed, name, &BUGS, 3), Level::Stack);
+    }
+    assert_distinct("a smashed stack", &crash(&bed, "bugs-i386", &[23], 3), Level::ProgramCounter);
+}
+
 #[test]
 fn each_frame_records_how_it_was_found() {
     let (bed, _daemon) = started();
@@ -172,10 +182,17 @@ fn bugs_in_other_languages_have_distinct_signatures() {
 #[test]
 fn a_bug_has_one_signature_at_any_address() {
     let (bed, _daemon) = started();
-    let records = crash(&bed, "bugs", &[16], 100);
-    assert_distinct("bugs", &records, Level::Stack);
-    let addresses: HashSet<u64> = records[0].iter().map(|record| record.stack[0].address).collect();
-    assert!(addresses.len() > 50, "addresses are random: {}", addresses.len());
+    // vm.mmap_rnd_compat_bits is 8.
+    for (name, at_least) in [
+        ("bugs", 50),
+        #[cfg(target_arch = "x86_64")]
+        ("bugs-i386", 20),
+    ] {
+        let records = crash(&bed, name, &[16], 100);
+        assert_distinct(name, &records, Level::Stack);
+        let addresses: HashSet<u64> = records[0].iter().map(|record| record.stack[0].address).collect();
+        assert!(addresses.len() > at_least, "addresses are random: {}", addresses.len());
+    }
 }
 
 #[test]
@@ -217,8 +234,11 @@ fn the_same_program_in_two_container_images_has_one_signature() {
 #[test]
 fn info_shows_a_stack_trace_with_function_names() {
     let (bed, _daemon) = started();
+    let c = ["read_one (bugs.c:22) in bugs", "first_caller (bugs.c:24) in bugs", "main (bugs.c:"];
     for (name, number, lines) in [
-        ("bugs", 1, &["read_one (bugs.c:22) in bugs+0x", "first_caller (bugs.c:24) in bugs+0x", "main (bugs.c:"][..]),
+        ("bugs", 1, &c[..]),
+        #[cfg(target_arch = "x86_64")]
+        ("bugs-i386", 1, &c[..]),
         ("bugs-rust", 1, &["bugs::index_here", "bugs::main"]),
         ("bugs-c++", 3, &["out_of_range() in bugs-c+++0x", "main in"]),
         ("bugs-go", 3, &["main.panicHere (bugs.go:", "main.main (bugs.go:"]),
@@ -240,15 +260,24 @@ fn a_spooled_crash_has_the_same_signature_as_a_live_one() {
     let bed = TestBed::new();
     let bugs = [1, 6, 12, 14, 16, 18];
     bed.configure("[Coreward]\nStormBurst=0\n");
-    for number in bugs {
-        assert!(bug("bugs", number).run_to_end().core_dumped());
-        eventually(Duration::from_secs(10), || !bed.kmsg().is_empty());
+    let programs = [
+        "bugs",
+        #[cfg(target_arch = "x86_64")]
+        "bugs-i386",
+    ];
+    let count = programs.len() * bugs.len();
+    for name in programs {
+        for number in bugs {
+            assert!(bug(name, number).run_to_end().core_dumped());
+            eventually(Duration::from_secs(10), || !bed.kmsg().is_empty());
+        }
     }
-    eventually(Duration::from_secs(10), || bed.names("var/lib/coreward/spool").len() == bugs.len());
+    eventually(Duration::from_secs(20), || bed.names("var/lib/coreward/spool").len() == count);
     let _daemon = bed.daemon();
-    let mut spooled: Vec<Record> = bed.wait_for(bugs.len()).into_iter().map(|listed| listed.record).collect();
+    let mut spooled: Vec<Record> = bed.wait_for(count).into_iter().map(|listed| listed.record).collect();
     spooled.sort_by_key(|record| record.key.pid);
-    for (spooled, live) in spooled.iter().zip(crash(&bed, "bugs", &bugs, 1)) {
+    let live = programs.into_iter().flat_map(|name| crash(&bed, name, &bugs, 1));
+    for (spooled, live) in spooled.iter().zip(live) {
         assert_eq!(spooled.origin, Origin::Spool);
         assert_eq!(signature(spooled), signature(&live[0]), "{} {}", describe(spooled), describe(&live[0]));
     }

@@ -18,9 +18,14 @@ fn mappings(core: &Path) -> Vec<(u64, u64, u64)> {
         file.read_exact_at(&mut bytes[..length], at).unwrap();
         u64::from_le_bytes(bytes)
     };
-    let (table, count) = (number(32, 8), number(56, 2));
-    let entries = (0..count).map(|index| table + index * 56).filter(|at| number(*at, 4) == 1);
-    entries.map(|at| (number(at + 16, 8), number(at + 8, 8), number(at + 32, 8))).collect()
+    // e_ident[EI_CLASS], then e_phoff, e_phnum; p_vaddr, p_offset, p_filesz.
+    let (word, header, segment_len, segment) = match number(4, 1) {
+        1 => (4, [28, 44], 32, [8, 4, 16]),
+        _ => (8, [32, 56], 56, [16, 8, 32]),
+    };
+    let (table, count) = (number(header[0], word), number(header[1], 2));
+    let entries = (0..count).map(|index| table + index * segment_len).filter(|at| number(*at, 4) == 1);
+    entries.map(|at| segment.map(|field| number(at + field, word)).into()).collect()
 }
 
 /// Asserts that all memory in a truncated core equals that in the kernel's core; returns the number of bytes.
@@ -64,8 +69,12 @@ fn reload(bed: &TestBed, daemon: &Daemon, configuration: &str) {
 }
 
 fn crash(bed: &TestBed) -> Listed {
+    crash_of("threads", bed)
+}
+
+fn crash_of(name: &str, bed: &TestBed) -> Listed {
     let before = bed.crashes().len();
-    Command::new(program("threads")).args([THREADS, MEBIBYTES]).run_to_end();
+    Command::new(program(name)).args([THREADS, MEBIBYTES]).run_to_end();
     bed.wait_for(before + 1).pop().unwrap()
 }
 
@@ -79,7 +88,7 @@ fn assert_every_stack(bed: &TestBed, listed: &Listed) -> Record {
     let there = assert_same_memory(&core, &kernels);
     assert!(there > 0 && there < record.core.bytes, "{there} of {:?}", record.core);
     std::fs::remove_file(kernels).unwrap();
-    let trace = gdb(&program("threads"), &core, &["thread apply all bt"]);
+    let trace = gdb(record.exe.as_ref(), &core, &["thread apply all bt"]);
     assert_eq!(trace.matches(" wait_for_ever (").count(), 39, "{trace}");
     assert_eq!(trace.matches(" crash_here (").count(), 2, "gdb shows it once more at its start: {trace}");
     assert_eq!(trace.matches(" main (").count(), 1, "{trace}");
@@ -138,6 +147,27 @@ fn storage_stacks_keeps_every_stack_and_the_list_of_libraries() {
     let crashes = bed.wait_for(2);
     let trace = gdb(crashes[1].record.exe.as_ref(), &bed.core(&crashes[1]), &["info sharedlibrary"]);
     assert!(trace.contains("libffi") && trace.contains("_ctypes"), "{trace}");
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn a_truncated_core_of_a_32_bit_process_shows_every_stack() {
+    let bed = TestBed::with_kernel_cores();
+    let daemon = bed.daemon();
+    let limit = |size: u64, percent: u64| size * percent / 100;
+    reload(&bed, &daemon, "");
+    let whole = assert_every_stack(&bed, &crash_of("threads-i386", &bed)).core;
+    assert_eq!((whole.truncated, whole.bytes), (None, whole.expected));
+    for percent in [10, 60] {
+        reload(&bed, &daemon, &format!("ProcessSizeMax={}", limit(whole.bytes, percent)));
+        let core = assert_every_stack(&bed, &crash_of("threads-i386", &bed)).core;
+        assert_eq!(core.truncated, Some(Truncation::ProcessSizeMax));
+        assert!(core.bytes <= limit(whole.bytes, percent) && core.bytes > limit(whole.bytes, percent) / 2, "{core:?}");
+    }
+    reload(&bed, &daemon, "Storage=stacks");
+    let core = assert_every_stack(&bed, &crash_of("threads-i386", &bed)).core;
+    assert_eq!(core.truncated, Some(Truncation::Stacks));
+    assert!(core.stored < 1 << 20, "{core:?}");
 }
 
 #[test]

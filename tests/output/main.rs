@@ -11,6 +11,7 @@ mod crashes;
 mod help;
 mod machine;
 mod report;
+mod stacks;
 
 use machine::Machine;
 use std::process::{Command, Output, Stdio};

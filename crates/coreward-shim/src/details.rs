@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn a_thread_is_named_by_its_id() {
-        let own = nix::unistd::getpid();
+        let own = getpid();
         let dir = ProcDir::open(own, None).unwrap();
         let find = || {
             let (offer, tid) = (Offer::default(), nix::unistd::gettid().as_raw().cast_unsigned());

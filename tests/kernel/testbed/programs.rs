@@ -26,7 +26,7 @@ pub(crate) fn program(name: &str) -> PathBuf {
     path
 }
 
-/// The command that compiles the program `name` to `path`.
+/// The command that compiles the program `name` to `path`. A name that ends in `-i386` is that of a 32-bit program.
 fn compiler(name: &str, path: &Path) -> Command {
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs");
     let compile = |program: &str, flags: &[&str], source: &str| {
@@ -54,7 +54,16 @@ fn compiler(name: &str, path: &Path) -> Command {
         "guest" => compile("aarch64-linux-gnu-gcc", &["-O1", "-static"], "guest.c"),
         "guest-other" => compile("aarch64-linux-gnu-gcc", &["-O2", "-static"], "guest.c"),
         "guest-dynamic" => compile("aarch64-linux-gnu-gcc", &["-O1"], "guest.c"),
-        _ => compile("gcc", &["-g", "-O1", "-pthread", "-Wall"], &format!("{name}.c")),
+        "bugs-i386" => compile("i686-linux-gnu-gcc", &["-g", "-O2", "-pthread"], "bugs.c"),
+        "bugs-i386-stripped" => compile("i686-linux-gnu-gcc", &["-s", "-O2", "-pthread"], "bugs.c"),
+        "bugs-i386-static" => compile("i686-linux-gnu-gcc", &["-O2", "-pthread", "-static-pie"], "bugs.c"),
+        _ => {
+            let flags = ["-g", "-O1", "-pthread", "-Wall"];
+            match name.strip_suffix("-i386") {
+                Some(name) => compile("i686-linux-gnu-gcc", &flags, &format!("{name}.c")),
+                None => compile("gcc", &flags, &format!("{name}.c")),
+            }
+        }
     }
 }
 
