@@ -372,6 +372,7 @@ mod tests {
         info.resize(128, 0);
         let mut status = vec![0; 72];
         status[24..28].copy_from_slice(&77_u32.to_le_bytes());
+        status[20..24].copy_from_slice(&0x400_u32.to_le_bytes());
         let rest = [
             note(NT_SIGINFO, &info),
             note(NT_FILE, &mapped),
