@@ -107,7 +107,9 @@ impl LiveMemory {
             Some(mut runs) => runs.next().map(|run| run.start),
             None => Some(slice.address),
         };
-        let there = slices.filter_map(first_page).filter(|address| self.is_there(*address)).take(TRIES);
+        let may_be_read =
+            |address: &u64| self.mapping_at(*address).pages == ReadablePages::All && self.is_there(*address);
+        let there = slices.filter_map(first_page).filter(may_be_read).take(TRIES);
         let mut is_refused = false;
         for address in there {
             match self.read_some(address, &mut [0]) {

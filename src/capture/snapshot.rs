@@ -40,6 +40,8 @@ pub struct SnapshotRequest<'a> {
     pub writer: CoreWriter,
     /// What disk space for staged data is charged to.
     pub quota: Arc<QuotaHandle>,
+    /// What the pipe still has, where the kernel no longer writes into it, in bytes.
+    pub left_in_pipe: Option<u64>,
     /// Capture only the priority ranges: notes, stacks, and what a debugger needs to find its way.
     pub stacks_only: bool,
     /// A pidfd of the process, to see whether it was killed during the copy.
@@ -99,7 +101,11 @@ pub fn snapshot(request: SnapshotRequest<'_>, resources: &CaptureResources) -> R
     heartbeat.idle();
     let planned = CoreLayout::read(&headers).ok().and_then(|layout| parked.plan(Arc::new(layout)));
     let Some(plan) = planned else { return Err(unusable(writer)) };
-    if plan.needs_pipe && !request.stacks_only && is_drained_by(request.deadline, plan.layout.total_len) {
+    if plan.needs_pipe
+        && !request.stacks_only
+        && request.left_in_pipe.is_none_or(|left| left >= plan.layout.total_len)
+        && is_drained_by(request.deadline, plan.layout.total_len)
+    {
         return Err(unusable(writer));
     }
     let plan = Arc::new(plan);

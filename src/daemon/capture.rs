@@ -21,8 +21,9 @@ use crate::crash::{CoreOutcome, CoreReport, NoCore, Principal, Record, Truncatio
 use crate::reader::{Place, Places};
 use crate::report::ErrorKind;
 use crate::store::{CoreFile, QuotaHandle};
-use coreward_sys::clock;
+use coreward_sys::{clock, pipe};
 use coreward_wire::{FdKind, Offer};
+use nix::sys::stat::fstat;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::pin;
@@ -111,6 +112,7 @@ impl CaptureContext {
                 parked: &parked,
                 writer,
                 quota: Arc::clone(&self.quota),
+                left_in_pipe: left_in_pipe(&source, prefix.as_ref()),
                 stacks_only: self.stacks_only,
                 process: handles.pidfd.take(),
                 deadline: self.deadline,
@@ -232,6 +234,14 @@ fn limits(config: &CrashConfig, builder: &RecordBuilder) -> CoreLimits {
 
 fn quota(shared: &Shared, builder: &RecordBuilder) -> Arc<QuotaHandle> {
     Arc::new(QuotaHandle::new(Arc::clone(&shared.ledger), builder.attribution()))
+}
+
+/// All that is left of a core that the kernel no longer writes, in bytes: what was taken out of the pipe, and what is in it. `None`: it
+/// goes on.
+fn left_in_pipe(pipe: &OwnedFd, prefix: Option<&OwnedFd>) -> Option<u64> {
+    let taken = prefix.and_then(|prefix| fstat(prefix).ok()).and_then(|stat| u64::try_from(stat.st_size).ok());
+    let waiting = pipe::has_no_writer(pipe.as_fd()).then(|| pipe::bytes_waiting(pipe.as_fd()).ok()).flatten()?;
+    Some(taken.unwrap_or(0) + waiting as u64)
 }
 
 /// Until when the process may be held. A crash from the spool holds nobody.

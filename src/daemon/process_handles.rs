@@ -57,6 +57,7 @@ impl ProcessHandles {
     pub(super) fn add(&mut self, descriptors: Vec<(FdKind, OwnedFd)>) {
         for (kind, fd) in descriptors {
             match kind {
+                FdKind::Unknown => drop(fd),
                 FdKind::Pidfd => self.pidfd = Some(fd),
                 FdKind::Mem => self.memory.add(|files| &mut files.mem, fd),
                 FdKind::Auxv => self.memory.set_auxv(fd),

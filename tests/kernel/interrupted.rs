@@ -147,6 +147,20 @@ fn an_interrupted_process_goes_when_its_shim_is_killed_and_is_counted_when_it_is
 }
 
 #[test]
+fn a_process_that_is_killed_is_gone_at_once_also_while_its_shim_waits_for_a_daemon_that_is_not_there() {
+    let bed = TestBed::new();
+    let mut child = Command::new(program("memory")).arg("64").quiet().spawn().unwrap();
+    let status = || std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+    eventually(Duration::from_secs(10), || !status().contains("TracerPid:\t0\n"));
+    std::thread::sleep(Duration::from_millis(300));
+    let begun = Instant::now();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
+    eventually(Duration::from_secs(10), || bed.names("var/lib/coreward/spool").len() == 1);
+}
+
+#[test]
 fn a_cgroup_that_is_frozen_during_the_dump_costs_nothing_either() {
     let (bed, daemon) = started();
     let group = Cgroup::new(&bed, &format!("coreward-frozen-{}", std::process::id()));

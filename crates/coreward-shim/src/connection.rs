@@ -1,11 +1,9 @@
 //! The connection to the daemon on the intake socket. Every step has a deadline.
 
-use super::exit_trace::ExitTrace;
 use coreward_sys::fdpass;
 use coreward_wire::paths::Root;
 use coreward_wire::{DaemonMessage, WireError, take_message};
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt};
 use nix::sys::time::TimeVal;
 use std::io::{self, ErrorKind, Write};
@@ -33,27 +31,33 @@ impl DaemonConnection {
         let seconds = timeout.as_secs().max(1).try_into().unwrap_or(i64::MAX);
         setsockopt(&socket, sockopt::SendTimeout, &TimeVal::new(seconds, 0))?;
         let address = UnixAddr::new(&root.intake_socket())?;
-        connect(socket.as_raw_fd(), &address)?;
+        // The handler of the exit trace interrupts it (coreward_sys::exit_trace).
+        let deadline = Instant::now() + timeout;
+        while let Err(error) = connect(socket.as_raw_fd(), &address) {
+            if error != Errno::EINTR || Instant::now() >= deadline {
+                return Err(error.into());
+            }
+        }
         Ok(Self { stream: UnixStream::from(socket), bytes: Vec::new(), fds: Vec::new() })
     }
 
     /// Sends a message, its descriptors with the first byte.
     pub(super) fn send(&mut self, message: &[u8], fds: &[RawFd]) -> io::Result<()> {
-        let sent = fdpass::send_with_fds(self.stream.as_fd(), message, fds)?;
+        let sent = loop {
+            match fdpass::send_with_fds(self.stream.as_fd(), message, fds) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                sent => break sent?,
+            }
+        };
         self.stream.write_all(message.get(sent..).unwrap_or_default())
     }
 
-    /// Receives the daemon's next message and its descriptors. Fails with `TimedOut` if it is not complete by `deadline`. Meanwhile
-    /// `exit_trace` is kept up to date.
-    pub(super) fn receive(
-        &mut self,
-        deadline: Instant,
-        exit_trace: &mut Option<ExitTrace>,
-    ) -> io::Result<(DaemonMessage, Vec<OwnedFd>)> {
+    /// Receives the daemon's next message and its descriptors. Fails with `TimedOut` if it is not complete by `deadline`.
+    pub(super) fn receive(&mut self, deadline: Instant) -> io::Result<(DaemonMessage, Vec<OwnedFd>)> {
         let (header, payload) = loop {
             match take_message(&mut self.bytes).map_err(invalid_data)? {
                 Some(message) => break message,
-                None => self.receive_bytes(deadline, exit_trace)?,
+                None => self.receive_bytes(deadline)?,
             }
         };
         let message = DaemonMessage::decode(header.kind, &payload).map_err(invalid_data)?;
@@ -68,20 +72,14 @@ impl DaemonConnection {
         Ok((message, std::mem::take(&mut self.fds)))
     }
 
-    fn receive_bytes(&mut self, deadline: Instant, exit_trace: &mut Option<ExitTrace>) -> io::Result<()> {
+    fn receive_bytes(&mut self, deadline: Instant) -> io::Result<()> {
         let mut buffer = [0; BUFFER];
         loop {
             let remaining = deadline.saturating_duration_since(Instant::now());
             if remaining.is_zero() {
                 return Err(ErrorKind::TimedOut.into());
             }
-            let (has_data, has_changed) = self.wait(remaining, exit_trace.as_ref())?;
-            if has_changed {
-                *exit_trace = exit_trace.take().and_then(ExitTrace::update);
-            }
-            if !has_data {
-                continue;
-            }
+            self.stream.set_read_timeout(Some(remaining))?;
             match fdpass::recv_with_fds(self.stream.as_fd(), &mut buffer) {
                 Ok((0, _)) => return Err(ErrorKind::UnexpectedEof.into()),
                 Ok((count, fds)) => {
@@ -92,29 +90,6 @@ impl DaemonConnection {
                 Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => {}
                 Err(error) => return Err(error),
             }
-        }
-    }
-
-    /// Waits for data or a change of the traced thread. Returns which of them there is: neither after `timeout`.
-    fn wait(&self, timeout: Duration, exit_trace: Option<&ExitTrace>) -> io::Result<(bool, bool)> {
-        let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
-        let stream = PollFd::new(self.stream.as_fd(), PollFlags::POLLIN);
-        let is_ready = |fd: &PollFd| fd.any().unwrap_or(true);
-        let (mut alone, mut both);
-        let fds: &mut [PollFd] = match exit_trace {
-            Some(trace) => {
-                both = [stream, PollFd::new(trace.as_fd(), PollFlags::POLLIN)];
-                &mut both
-            }
-            None => {
-                alone = [stream];
-                &mut alone
-            }
-        };
-        match poll(fds, timeout) {
-            Ok(_) => Ok((fds.first().is_some_and(is_ready), fds.get(1).is_some_and(is_ready))),
-            Err(Errno::EINTR) => Ok((false, false)),
-            Err(error) => Err(error.into()),
         }
     }
 }

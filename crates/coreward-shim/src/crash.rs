@@ -1,8 +1,8 @@
 //! One crash, from the start of the shim until the daemon has recorded it or the spool has it.
 
-use super::exit_trace::ExitTrace;
 use super::process::CrashedProcess;
 use super::warning::ShimWarning;
+use coreward_sys::exit_trace::ExitTrace;
 use coreward_wire::{FdKind, Offer};
 use std::os::fd::OwnedFd;
 
@@ -14,8 +14,7 @@ pub(super) struct Crash {
     pub(super) process: CrashedProcess,
     /// The read end of the core pipe. `None` once the process is released.
     pub(super) core: Option<OwnedFd>,
-    /// Keeps the process if the kernel stops writing the core before it is released. `None` where that is impossible, and once the
-    /// process has been let go.
+    /// Keeps the process if the kernel stops writing the core before it is released. `None` where that is impossible.
     pub(super) exit_trace: Option<ExitTrace>,
 }
 
@@ -31,14 +30,8 @@ impl Crash {
     pub(super) fn release(&mut self) {
         self.core = None;
         self.offer.released = true;
-        self.exit_trace = self.exit_trace.take().and_then(ExitTrace::release);
-    }
-
-    /// Releases the process and lets it exit before anything else is done.
-    pub(super) fn let_go(&mut self) {
-        self.release();
-        if let Some(trace) = self.exit_trace.take() {
-            trace.finish();
+        if let Some(trace) = &self.exit_trace {
+            trace.release();
         }
     }
 

@@ -126,7 +126,7 @@ fn offer_once(crash: &mut Crash, root: &Root, log: &KernelLog, taken_deadline: I
     let mut deadline = taken_deadline;
     let mut taken = false;
     loop {
-        let (message, fds) = match connection.receive(deadline, &mut crash.exit_trace) {
+        let (message, fds) = match connection.receive(deadline) {
             Ok(received) => received,
             Err(error) if error.kind() == ErrorKind::TimedOut && !taken => {
                 return ConnectionEnd::GiveUp(SpoolReason::NotTaken);
@@ -150,7 +150,7 @@ fn offer_once(crash: &mut Crash, root: &Root, log: &KernelLog, taken_deadline: I
                 if needs_ack { connection.send(&released_message(), &[]) } else { Ok(()) }
             }
             DaemonMessage::Done { journal, user } => {
-                crash.let_go();
+                crash.release();
                 send_to_journal(&journal, owner(&crash.offer, user), root, log);
                 return ConnectionEnd::Recorded;
             }

@@ -35,7 +35,6 @@ mod crash;
 mod deliver;
 mod details;
 mod executable;
-mod exit_trace;
 mod holes;
 mod kernel_log;
 mod mounts;
@@ -47,12 +46,12 @@ mod status;
 mod warning;
 
 use args::Args;
+use coreward_sys::exit_trace::ExitTrace;
 use coreward_sys::{clock, pipe};
 use coreward_wire::Offer;
 use coreward_wire::paths::Root;
 use crash::Crash;
 use deliver::SpoolReason;
-use exit_trace::ExitTrace;
 use kernel_log::KernelLog;
 use nix::sys::stat::stat;
 use nix::unistd::Uid;
@@ -67,7 +66,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> u8 {
     let Args { root, mut offer, pidfd, mut warnings } = args::parse(&arguments.collect::<Vec<_>>());
     // First of all: what interrupts the kernel's write of the core may be on its way.
     let is_kernels = is_started_by_kernel();
-    let mut exit_trace = offer.tid.filter(|_| is_kernels).and_then(ExitTrace::start);
+    let exit_trace = offer.tid.filter(|_| is_kernels).and_then(ExitTrace::start);
     offer.started = clock::since_boot();
     // A crash of the shim must not start another shim, and no other process may trace it. (The kernel starts core_pattern helpers
     // with RLIMIT_CORE 1, which it takes as the sign of a recursion; see core(5).)
@@ -85,10 +84,10 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> u8 {
     for warning in &warnings {
         log.log(warning);
     }
-    let process = CrashedProcess::open(&mut offer, pidfd, &mut exit_trace, &mut warnings);
-    if process.dir.is_none() {
+    let process = CrashedProcess::open(&mut offer, pidfd, exit_trace.as_ref(), &mut warnings);
+    if let Some(trace) = exit_trace.as_ref().filter(|_| process.dir.is_none()) {
         // Perhaps another thread has the number by now. To stop it would interrupt its own dump, if it is being dumped.
-        exit_trace = exit_trace.and_then(ExitTrace::release);
+        trace.release();
     }
     let is_proven = process.dir.is_some() || warnings.contains(&ShimWarning::ProcessEnded);
     if !is_proven && !is_kernels {

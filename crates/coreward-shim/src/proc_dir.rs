@@ -6,8 +6,8 @@ use coreward_sys::openat::{self, read_link_at};
 use coreward_wire::{FdKind, MAX_TABLE, MAX_TEXT};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
-use nix::sys::stat::Mode;
-use nix::unistd::Pid;
+use nix::sys::stat::{Mode, fstat};
+use nix::unistd::{Pid, Uid};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -50,6 +50,11 @@ impl ProcDir {
     /// `/proc/PID`: the directories of the threads, and when the process was started.
     pub(super) fn of_process(&self) -> BorrowedFd<'_> {
         self.process.as_fd()
+    }
+
+    /// Whether the directory belongs to this user.
+    pub(super) fn is_of(&self, uid: Option<Uid>) -> bool {
+        fstat(&self.process).is_ok_and(|stat| uid == Some(Uid::from_raw(stat.st_uid)))
     }
 
     /// Whether the main thread ended before the crash.

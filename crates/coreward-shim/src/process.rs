@@ -2,11 +2,11 @@
 //! that every offer passes on. Nothing here can block on a dead mount.
 
 use super::executable;
-use super::exit_trace::ExitTrace;
 use super::mounts;
 use super::proc_dir::{ProcDir, read_text_at};
 use super::status::ThreadStatus;
 use super::warning::{ShimWarning, errno_of};
+use coreward_sys::exit_trace::ExitTrace;
 use coreward_sys::openat::read_link_at;
 use coreward_sys::pidfd;
 use coreward_wire::{FdKind, MAX_TEXT, Namespaces, Offer, PidPin};
@@ -17,6 +17,7 @@ use std::fs::File;
 use std::io::{self, Seek};
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 /// The files that every offer passes on. Reading most of them may block, so only the daemon's readers read them. With `maps`, `pagemap`
 /// and `mountinfo` they tell which memory answers before they read any.
@@ -46,7 +47,7 @@ impl CrashedProcess {
     pub(super) fn open(
         offer: &mut Offer,
         inherited: Option<RawFd>,
-        exit_trace: &mut Option<ExitTrace>,
+        exit_trace: Option<&ExitTrace>,
         warnings: &mut Vec<ShimWarning>,
     ) -> Self {
         offer.boot_id = boot_id();
@@ -68,7 +69,7 @@ impl CrashedProcess {
         pid: Pid,
         offer: &mut Offer,
         inherited: Option<RawFd>,
-        exit_trace: &mut Option<ExitTrace>,
+        exit_trace: Option<&ExitTrace>,
     ) -> Result<(Self, Vec<ShimWarning>), ShimWarning> {
         let open_error = |what| {
             move |error: io::Error| match errno_of(&error) {
@@ -88,9 +89,11 @@ impl CrashedProcess {
             return Err(ShimWarning::ProcessEnded);
         }
         // As the process of the pidfd is still alive, its PID cannot have been reused since that was opened.
-        let has_crashed = threads
-            .first()
-            .is_some_and(|thread| has_ids(thread, offer) && (thread.is_dumping || is_at_exit(exit_trace, offer)));
+        // The kernel does not dump a process of its own user whose directory is root's (`task_dump_owner`, fs/proc/base.c).
+        let may_have_dumped = inherited.is_some() || dir.is_of(offer.uid);
+        let has_crashed = threads.first().is_some_and(|thread| {
+            has_ids(thread, offer) && (thread.is_dumping || may_have_dumped && is_at_exit(exit_trace, offer))
+        });
         let is_older = inherited.is_some() || (1..=own_start_time()).contains(&completed.start_time);
         if !has_crashed || !is_older {
             return Err(ShimWarning::PidReused);
@@ -135,10 +138,12 @@ fn has_ids(thread: &ThreadStatus, offer: &Offer) -> bool {
     offer.uid == Some(uid) && offer.gid == Some(gid)
 }
 
-/// Whether something interrupted the kernel's write of the core, so that the thread has come to its exit.
-fn is_at_exit(exit_trace: &mut Option<ExitTrace>, offer: &Offer) -> bool {
-    *exit_trace = exit_trace.take().and_then(ExitTrace::wait_for_change);
-    exit_trace.as_ref().is_some_and(|trace| trace.is_at_exit(offer.signal))
+/// Whether something interrupted the kernel's write of the core, so that the thread has come to the exit to which this crash leads.
+fn is_at_exit(exit_trace: Option<&ExitTrace>, offer: &Offer) -> bool {
+    /// How long a thread takes at most from the end of its dump to its exit.
+    const LIMIT: Duration = Duration::from_millis(100);
+    let status = exit_trace.and_then(|trace| trace.at_exit_within(LIMIT));
+    status.zip(offer.signal).is_some_and(|(status, signal)| status & 0x7f == i64::from(signal))
 }
 
 /// When this process was started, in clock ticks since boot. The kernel started it when the crashed process had its PID already;
@@ -332,7 +337,7 @@ mod tests {
         const ABOVE_PID_MAX: i32 = 4_194_305;
         let mut offer = Offer { pid: Some(Pid::from_raw(ABOVE_PID_MAX)), ..Offer::default() };
         let mut warnings = Vec::new();
-        let process = CrashedProcess::open(&mut offer, None, &mut None, &mut warnings);
+        let process = CrashedProcess::open(&mut offer, None, None, &mut warnings);
         assert_eq!(warnings, [ShimWarning::ProcessEnded]);
         assert!(process.dir.is_none() && process.fds.is_empty() && offer.comm.is_empty());
         assert_eq!(offer.boot_id.len(), 32);
@@ -350,7 +355,7 @@ mod tests {
                 ..Offer::default()
             };
             let mut warnings = Vec::new();
-            let process = CrashedProcess::open(&mut offer, inherited, &mut None, &mut warnings);
+            let process = CrashedProcess::open(&mut offer, inherited, None, &mut warnings);
             assert_eq!(warnings, [ShimWarning::PidReused]);
             assert!(process.dir.is_none() && process.fds.is_empty());
             assert_eq!((offer.start_time, offer.exe.len(), offer.credentials.len()), (0, 0, 0));

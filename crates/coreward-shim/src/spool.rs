@@ -77,7 +77,7 @@ pub(super) fn save(crash: &mut Crash, root: &Root) -> io::Result<SavedCrash> {
             Err(error) => error,
         };
     // There may still be room for the offer alone. If the disk takes nothing at all, /run is in memory.
-    crash.let_go();
+    crash.release();
     crash.offer.details.open_fds.clear();
     for (dir, max_used) in [(state, MAX_TOTAL + MAX_OFFERS), (root.run_dir(), MAX_OFFERS)] {
         if SpoolDir::open(&dir, group)
@@ -168,7 +168,7 @@ impl SpoolDir {
             _ => true,
         };
         // Nothing more is read from the process.
-        crash.let_go();
+        crash.release();
         // `cut` and `released` are known only now. Their fields have fixed lengths, so the offer has the same length as before.
         file.write_all_at(&crash.encode_offer(&[]), 0)?;
         match tmpfile::publish(file.as_fd(), self.dir.as_fd(), Path::new(&file_name(crash))) {

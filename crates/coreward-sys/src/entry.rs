@@ -54,10 +54,13 @@ mod first {
         const KTHREADD: c_long = 2;
         // SAFETY: there are as many pointers as this says, each to a string, behind it.
         let tid = unsafe {
-            let count = *stack as usize;
-            let argument = |number: usize| if number < count { *stack.add(1 + number) } else { c"".as_ptr().cast() };
-            // No PID begins with a hyphen.
-            number(argument(if *argument(1) == b'-' { 4 } else { 2 }))
+            let (count, argument) = (*stack as usize, |number: usize| *stack.add(1 + number));
+            // The same forms as in crates/coreward-shim/src/args.rs, where the kernel has %F and where it has not.
+            match count {
+                10 | 11 if *argument(1) != b'-' => number(argument(2)),
+                12 | 13 if *argument(1) == b'-' => number(argument(4)),
+                _ => 0,
+            }
         };
         if tid == 0 || system_call(libc::SYS_getppid, [0; 4]) != KTHREADD {
             return;
@@ -67,7 +70,7 @@ mod first {
         system_call(libc::SYS_ptrace, [c_long::from(libc::PTRACE_SEIZE), tid, 0, options]);
     }
 
-    /// The number that the string is; 0 if it is none.
+    /// The number that the string is; 0 if it is none, or no PID (`PID_MAX_LIMIT`, include/linux/threads.h).
     ///
     /// # Safety
     /// `text` is a string that ends with a zero byte.
@@ -77,6 +80,7 @@ mod first {
             // SAFETY: the end has not been passed.
             match unsafe { *text } {
                 0 => return number,
+                _ if number > 1 << 22 => return 0,
                 digit @ b'0'..=b'9' => number = number.wrapping_mul(10).wrapping_add(c_long::from(digit & 15)),
                 _ => return 0,
             }

@@ -9,6 +9,7 @@ pub mod clock;
 pub mod datagram;
 pub mod entry;
 pub mod essential;
+pub mod exit_trace;
 pub mod fdpass;
 pub mod file_system;
 pub mod fork;

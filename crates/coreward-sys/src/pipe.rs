@@ -62,6 +62,14 @@ pub fn wait_readable(fd: BorrowedFd<'_>, timeout: Duration) -> io::Result<Ready>
     }
 }
 
+/// Whether nobody will write into the pipe any more.
+#[must_use]
+pub fn has_no_writer(pipe: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::new(pipe, PollFlags::empty())];
+    poll(&mut fds, PollTimeout::ZERO).is_ok()
+        && fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLHUP))
+}
+
 mod ioctl {
     nix::ioctl_read_bad!(fionread, libc::FIONREAD, libc::c_int);
 }

@@ -98,18 +98,25 @@ pub fn start_writeback(file: &File, range: Range<u64>) {
 }
 
 /// Waits until what has been started of the writing of `range` is done.
-pub fn wait_for_writeback(file: &File, range: Range<u64>) {
-    let _ = sync_range(file, &range, libc::SYNC_FILE_RANGE_WAIT_BEFORE);
+///
+/// # Errors
+/// It failed, which is reported once: fsync(2) of this open file does not repeat it.
+pub fn wait_for_writeback(file: &File, range: Range<u64>) -> io::Result<()> {
+    sync_range(file, &range, libc::SYNC_FILE_RANGE_WAIT_BEFORE)
 }
 
 /// Waits until `range` is on disk, and drops it from the page cache: a core of many GiB must not evict what other programs have
 /// there.
-pub fn finish_writeback(file: &File, range: Range<u64>) {
+///
+/// # Errors
+/// As [`wait_for_writeback`].
+pub fn finish_writeback(file: &File, range: Range<u64>) -> io::Result<()> {
     let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
-    let _ = sync_range(file, &range, flags);
+    let written = sync_range(file, &range, flags);
     if let (Ok(start), Ok(length)) = (to_offset(range.start), to_offset(range.end - range.start)) {
         let _ = posix_fadvise(file, start, length, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
     }
+    written
 }
 
 fn allocate(file: &File, flags: FallocateFlags, range: &Range<u64>) -> io::Result<()> {
@@ -118,7 +125,7 @@ fn allocate(file: &File, flags: FallocateFlags, range: &Range<u64>) -> io::Resul
 
 fn sync_range(file: &File, range: &Range<u64>, flags: libc::c_uint) -> io::Result<()> {
     let (start, length) = (to_offset(range.start)?, to_offset(range.end - range.start)?);
-    // SAFETY: sync_file_range takes an open descriptor and three integers. A failed write is reported by fsync(2) as well.
+    // SAFETY: sync_file_range takes an open descriptor and three integers.
     Errno::result(unsafe { libc::sync_file_range(file.as_raw_fd(), start, length, flags) })?;
     Ok(())
 }

@@ -12,6 +12,8 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum FdKind {
+    /// One that only a later version knows. Of no use here.
+    Unknown = 0,
     /// A pidfd of the crashed process.
     Pidfd = 2,
     /// `/proc/PID/mem`.
@@ -44,7 +46,7 @@ pub enum FdKind {
 }
 
 impl FdKind {
-    fn from_number(number: u8) -> Option<Self> {
+    fn from_number(number: u8) -> Self {
         use FdKind::{
             Auxv, CheckpointFile, CheckpointMemory, CheckpointSpill, Cmdline, Head, Holes, HostMountinfo, Maps, Mem,
             Mountinfo, Pagemap, Pidfd,
@@ -64,7 +66,7 @@ impl FdKind {
             Mountinfo,
             HostMountinfo,
         ];
-        ALL.into_iter().find(|kind| *kind as u8 == number)
+        ALL.into_iter().find(|kind| *kind as u8 == number).unwrap_or(Self::Unknown)
     }
 
     /// Encodes these kinds as the value of a field, one byte per kind.
@@ -77,8 +79,7 @@ impl FdKind {
         if field.value.len() > MAX_FDS {
             return Err(field.invalid());
         }
-        let kinds = field.value.iter().map(|number| Self::from_number(*number));
-        kinds.collect::<Option<_>>().ok_or_else(|| field.invalid())
+        Ok(field.value.iter().map(|number| Self::from_number(*number)).collect())
     }
 }
 

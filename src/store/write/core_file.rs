@@ -5,6 +5,7 @@ use crate::store::access_list;
 use crate::store::core_dir::core_file_name;
 use crate::store::format::{self, FRAME_LEN, FormatError, HEADER_ROOM, field};
 use coreward_sys::{sparse_io, tmpfile};
+use nix::errno::Errno;
 use nix::sys::stat::Mode;
 use nix::unistd::Uid;
 use std::fs::File;
@@ -31,6 +32,8 @@ pub struct CoreFile {
     on_disk: u64,
     /// The page cache has been released up to this offset.
     released: u64,
+    /// The first error of what was written back: the file lacks something, whatever fsync(2) says later.
+    lost: Option<io::Error>,
 }
 
 /// Bytes written before their writeback is started. What the disk is given at once is what the reads of others wait for.
@@ -65,6 +68,7 @@ impl CoreFile {
             written_back: length,
             on_disk: length,
             released: length,
+            lost: None,
         }
     }
 
@@ -163,17 +167,30 @@ impl CoreFile {
         while self.length - self.written_back >= WRITEBACK_WINDOW {
             let end = self.written_back + WRITEBACK_WINDOW;
             if end - self.on_disk > MAX_IN_FLIGHT {
-                sparse_io::wait_for_writeback(&self.file, self.on_disk..end - MAX_IN_FLIGHT);
+                let written = sparse_io::wait_for_writeback(&self.file, self.on_disk..end - MAX_IN_FLIGHT);
+                self.note(written);
                 self.on_disk = end - MAX_IN_FLIGHT;
             }
             sparse_io::start_writeback(&self.file, self.written_back..end);
             self.written_back = end;
         }
         if self.on_disk.saturating_sub(self.released) > MAX_CACHED {
-            sparse_io::finish_writeback(&self.file, self.released..self.released + RELEASE_WINDOW);
+            let written = sparse_io::finish_writeback(&self.file, self.released..self.released + RELEASE_WINDOW);
+            self.note(written);
             self.released += RELEASE_WINDOW;
         }
         Ok(())
+    }
+
+    /// Remembers an error of the disk. A file system that cannot say what is written reports another one.
+    fn note(&mut self, written: io::Result<()>) {
+        let is_lost = |error: &io::Error| {
+            [Errno::EIO, Errno::ENOSPC, Errno::EDQUOT].map(|errno| Some(errno as i32)).contains(&error.raw_os_error())
+        };
+        let lost = written.err().filter(is_lost);
+        if self.lost.is_none() {
+            self.lost = lost;
+        }
     }
 
     /// Removes the last frame; `false` if there is none.
@@ -211,6 +228,9 @@ impl CoreFile {
     /// # Errors
     /// The disk is full, or the record has outgrown its space.
     pub fn publish(self, record: &Record, dir: BorrowedFd<'_>) -> Result<(), FormatError> {
+        if let Some(error) = self.lost {
+            return Err(error.into());
+        }
         let (header, header_length) = format::header_frame(&self.header)?;
         self.file.write_all_at(&header, self.record_room as u64)?;
         let mut frames = vec![
