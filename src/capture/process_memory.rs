@@ -4,11 +4,11 @@ use super::chunk::{SourceError, buffer_len};
 use super::holes::Holes;
 use super::page_access::{KnownMapping, MountLists, PageAccess, ReadablePages};
 use super::plan::{CapturePlan, MappingSlice};
-use crate::elf::{self, CoreLayout};
+use crate::elf::{self, CoreLayout, LoadSegment};
 use crate::unwind::ReadMemory;
 use coreward_sys::pagemap::{self, PageKind};
 use nix::errno::Errno;
-use object::elf::PF_R;
+use object::elf::{PF_R, PF_W};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
@@ -83,6 +83,9 @@ impl LiveMemory {
     /// Plans the capture of this memory, whose core has this layout and which has these holes; `None` if the process has no memory any
     /// more.
     pub fn plan(&self, layout: Arc<CoreLayout>, holes: Holes) -> Option<CapturePlan> {
+        if self.is_taken(&layout) {
+            return None;
+        }
         let libraries = layout.notes.program_headers.map(|(address, count)| {
             elf::link_map_ranges(layout.class, address, count, |address, length| self.read_vec(address, length))
         });
@@ -94,6 +97,21 @@ impl LiveMemory {
         plan.needs_pipe = self.is_refused(&plan) && self.answers_everywhere();
         let is_gone = |pagemap| pagemap::check_memory(pagemap).is_err();
         (!self.pagemap.as_ref().is_some_and(is_gone)).then_some(plan)
+    }
+
+    /// Whether the kernel has taken the anonymous memory, for want of memory, of a process that exits but has not ended
+    /// (`oom_reap_task_mm`, mm/oom_kill.c). The page map then has nothing, and a page that would be zeros cannot be read.
+    pub fn is_taken(&self, layout: &CoreLayout) -> bool {
+        /// More than a program needs for its data, its heap and the stack of its main thread.
+        const MAX_LOOKED_AT: usize = 64;
+        let writable = layout.loads.iter().filter(|load| load.flags & (PF_R | PF_W) == PF_R | PF_W);
+        // Of a stack the last page has been used, and the first may be a guard page.
+        let last_page =
+            |load: &LoadSegment| load.address.saturating_add(load.length).saturating_sub(pagemap::page_size());
+        let anonymous = writable.map(last_page).filter(|address| self.mapping_at(*address).is_anonymous);
+        let pages: Vec<u64> = anonymous.take(MAX_LOOKED_AT).collect();
+        let is_refused = |address: u64| self.read_some(address, &mut [0]).is_err_and(|error| concerns_one_page(&error));
+        !pages.iter().any(|address| self.is_there(*address)) && pages.last().is_some_and(|address| is_refused(*address))
     }
 
     /// Whether there is memory that the process may not read itself, and nobody else either, but the kernel as it dumps

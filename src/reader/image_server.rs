@@ -25,7 +25,10 @@ impl ImageServer {
     pub(super) fn serve(&self, mut channel: Channel, window: &File) {
         let mut buffer = AlignedBuffer::new();
         while let Ok(Received { message, .. }) = channel.receive::<ImageRequest>(None) {
-            let result = self.answer(&message, window, buffer.bytes_mut()).map_err(ImageError::from);
+            let mut result = self.answer(&message, window, buffer.bytes_mut()).map_err(ImageError::from);
+            if self.image.memory.is_taken(&self.image.plan.layout) {
+                result = Err(ImageError::ProcessGone);
+            }
             let answer = ImageAnswer { result, missing_pages: self.image.memory.missing_pages() };
             if channel.send_one(&answer, &[], &[]).is_err() {
                 return;

@@ -147,6 +147,22 @@ fn an_interrupted_process_goes_when_its_shim_is_killed_and_is_counted_when_it_is
 }
 
 #[test]
+fn a_core_whose_memory_was_taken_while_the_process_was_held_at_its_exit_is_not_called_whole() {
+    // What the kernel does for want of memory, asked for (process_mrelease(2)).
+    const TAKE: &str = "import ctypes, os, sys; libc = ctypes.CDLL(None, use_errno=True)\n\
+        if libc.syscall(448, os.pidfd_open(int(sys.argv[1])), 0): sys.exit(os.strerror(ctypes.get_errno()))";
+    let (bed, daemon) = started();
+    daemon.signal(Signal::SIGSTOP);
+    let (mut process, _) = interrupted_process();
+    let taken = Command::new("python3").args(["-c", TAKE, &process.id().to_string()]).output().unwrap();
+    assert!(taken.status.success(), "{}", String::from_utf8_lossy(&taken.stderr));
+    daemon.signal(Signal::SIGCONT);
+    process.wait().unwrap();
+    let core = &bed.wait_for(1)[0].record.core;
+    assert!(!core.is_stored() || core.truncated.is_some(), "{core:?}");
+}
+
+#[test]
 fn a_process_that_is_killed_is_gone_at_once_also_while_its_shim_waits_for_a_daemon_that_is_not_there() {
     let bed = TestBed::new();
     let mut child = Command::new(program("memory")).arg("64").quiet().spawn().unwrap();
