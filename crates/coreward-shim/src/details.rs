@@ -157,8 +157,8 @@ mod tests {
     #[test]
     fn a_thread_is_named_by_its_id() {
         let own = getpid();
-        let dir = ProcDir::open(own, None).unwrap();
         let find = || {
+            let dir = ProcDir::open(own, None).unwrap();
             let (offer, tid) = (Offer::default(), nix::unistd::gettid().as_raw().cast_unsigned());
             let of_namespace =
                 Offer { namespaces: coreward_wire::Namespaces { pid: true, ..offer.namespaces }, ..offer.clone() };
@@ -168,6 +168,6 @@ mod tests {
             std::thread::Builder::new().name("worker <7>".to_owned()).spawn_scoped(scope, find).unwrap().join().unwrap()
         });
         assert_eq!(found, [b"worker <7>".to_vec(), b"worker <7>".to_vec()]);
-        assert!(read_thread_name(&dir, &Offer::default(), u32::MAX).is_empty());
+        assert!(read_thread_name(&ProcDir::open(own, None).unwrap(), &Offer::default(), u32::MAX).is_empty());
     }
 }

@@ -8,6 +8,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::{Mode, fstat};
 use nix::unistd::{Pid, Uid};
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -23,7 +24,12 @@ pub(super) struct ProcDir {
     /// `/proc/PID/task/TID` if the main thread has ended before the crash: it has no memory, links, namespaces or descriptors any more,
     /// and some kernels (before 6.16) open its files all the same, and read nothing from them.
     thread: Option<(Pid, OwnedFd)>,
+    /// Jobs for the thread in which it is accessed where that may block, once there is one. After one that blocks the next has another.
+    worker: Cell<Option<mpsc::Sender<Job>>>,
 }
+
+/// Some work with the directory.
+type Job = Box<dyn FnOnce(&OwnedFd) + Send>;
 
 impl ProcDir {
     pub(super) fn open(pid: Pid, tid: Option<Pid>) -> io::Result<Self> {
@@ -34,7 +40,7 @@ impl ProcDir {
             let flags = OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC;
             Some((tid, openat(&process, format!("task/{tid}").as_str(), flags, Mode::empty()).ok()?))
         });
-        Ok(Self { process, thread })
+        Ok(Self { process, thread, worker: Cell::default() })
     }
 
     /// The thread that crashed, if the main thread has ended before.
@@ -125,13 +131,24 @@ impl ProcDir {
         limit: Duration,
         access: impl FnOnce(&OwnedFd) -> nix::Result<T> + Send + 'static,
     ) -> nix::Result<T> {
-        let dir = self.files().try_clone().map_err(|_| Errno::EMFILE)?;
+        let worker = match self.worker.take() {
+            Some(worker) => worker,
+            None => self.start_worker()?,
+        };
         let (sender, receiver) = mpsc::channel();
-        let thread = thread::Builder::new().spawn(move || {
-            let _ = sender.send(access(&dir));
-        });
-        thread.map_err(|_| Errno::EAGAIN)?;
-        receiver.recv_timeout(limit).map_err(|_| Errno::ETIMEDOUT)?
+        let job = Box::new(move |dir: &OwnedFd| drop(sender.send(access(dir))));
+        worker.send(job).map_err(|_| Errno::EAGAIN)?;
+        let done = receiver.recv_timeout(limit).map_err(|_| Errno::ETIMEDOUT)?;
+        self.worker.set(Some(worker));
+        done
+    }
+
+    fn start_worker(&self) -> nix::Result<mpsc::Sender<Job>> {
+        let dir = self.files().try_clone().map_err(|_| Errno::EMFILE)?;
+        let (sender, jobs) = mpsc::channel::<Job>();
+        let work = move || jobs.into_iter().for_each(|job| job(&dir));
+        thread::Builder::new().spawn(work).map_err(|_| Errno::EAGAIN)?;
+        Ok(sender)
     }
 }
 
