@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 const MAX_FRAMES: usize = 64;
 /// Modules beyond those of the frames that cannot be read in this time are missing from the record.
 const MODULES_TIMEOUT: Duration = Duration::from_millis(100);
-/// The process waits while its other threads are searched for the one that failed. Only a process that hinders the search has so many threads
-/// that it takes this long: a thread takes some twenty microseconds.
-const SEARCH_TIMEOUT: Duration = Duration::from_millis(500);
+/// The process waits while its other threads are searched for the one that failed. Only a process that hinders the search, or a machine that
+/// has no time at all, takes this long: a thread takes some twenty microseconds, and at most 8,192 are searched.
+const SEARCH_TIMEOUT: Duration = Duration::from_millis(1500);
 /// The process waits while other threads are unwound; a thread takes some ten microseconds.
 const OTHER_THREADS_TIMEOUT: Duration = Duration::from_millis(100);
 /// Frames of all other threads together that go into the record: a frame takes some 70 bytes there, and a shim keeps 128 KiB.
