@@ -107,6 +107,10 @@ const MAX_FILES: usize = 1 << 17;
 /// PATH_MAX, in bytes.
 const MAX_PATH: usize = 4096;
 
+const SI_USER: i32 = 0;
+const SI_QUEUE: i32 = -1;
+const SI_TKILL: i32 = -6;
+
 const NT_PRSTATUS: u32 = 1;
 const NT_PRPSINFO: u32 = 3;
 const NT_AUXV: u32 = 6;
@@ -167,11 +171,14 @@ impl CrashNotes {
         self.pid.zip(self.sender()).is_some_and(|(own, sender)| own != sender)
     }
 
+    /// Whether the process sent the signal to itself, and not to one of its threads: with kill(2) or rt_sigqueueinfo(2).
+    #[must_use]
+    pub fn is_killed_by_itself(&self) -> bool {
+        self.is_sent_by_itself() && self.siginfo.is_some_and(|info| info.code != SI_TKILL)
+    }
+
     /// `si_pid`, if a system call sent the signal. 0 is a process outside of the namespace.
     fn sender(&self) -> Option<u32> {
-        const SI_USER: i32 = 0;
-        const SI_QUEUE: i32 = -1;
-        const SI_TKILL: i32 = -6;
         self.siginfo.filter(|info| [SI_USER, SI_QUEUE, SI_TKILL].contains(&info.code)).map(|info| info.sender.0)
     }
 }

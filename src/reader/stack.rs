@@ -76,7 +76,8 @@ pub fn unwind_crashed_thread(layout: &CoreLayout, memory: &dyn ReadMemory, conte
     // Bounded by frames and pages: a clock that cut the walk on a loaded machine would give the same bug another signature.
     let crashed = unwinder.crashed_thread(context.signal, &until(SEARCH_TIMEOUT));
     let CrashedThread { mut frames, registers, failed, unsearched } = crashed;
-    let anonymous = unwinder.anonymous(&frames);
+    let signal = failed.as_ref().map(|failed| failed.signal).or(context.signal);
+    let anonymous = unwinder.anonymous(&frames, signal);
     let modules = unwinder.into_modules(&until(MODULES_TIMEOUT));
     let siginfo = layout.notes.siginfo.map(|info| siginfo(info, context.signal));
     let failure = failed.map(|failed| describe(failed, layout));
@@ -85,7 +86,7 @@ pub fn unwind_crashed_thread(layout: &CoreLayout, memory: &dyn ReadMemory, conte
         None => siginfo.as_ref().and_then(|info| info.address),
     };
     let signature = unwind::compute_signature(&SignatureInput {
-        signal: failure.as_ref().map(|failure| failure.signal).or(context.signal),
+        signal,
         fault,
         stack_pointer: registers.map(Registers::stack_pointer),
         anonymous: &anonymous,
