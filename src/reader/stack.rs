@@ -137,7 +137,7 @@ impl OtherThreads {
     }
 }
 
-/// Unwinds the threads other than the one with the id `failed`, which is the one that was dumped unless it is said, as far as time and room
+/// Unwinds the threads other than the one with the id `failed`, or, if `None`, than the one that was dumped, as far as time and room
 /// allow. `recorded` are the first addresses of the record's modules.
 pub fn unwind_other_threads(
     layout: &CoreLayout,

@@ -136,7 +136,7 @@ fn two_bugs_of_two_workers_have_two_signatures_and_two_cores() {
     let (tid, main) = (failure.tid, record.key.pid);
     for line in [
         format!(
-            "Failed: thread {tid} (other) got SIGSEGV at address 0x0; its handler let thread {main} end the process\n"
+            "Failed: thread {tid} (other) was handling SIGSEGV at address 0x0 when the process ended; the kernel dumped thread {main}\n"
         ),
         format!("\nStack trace of thread {tid}, which failed:\n"),
         "read_other (handled.c:".to_owned(),
@@ -207,6 +207,9 @@ fn in_a_pid_namespace_the_thread_that_failed_is_found_and_named() {
     assert_eq!((i64::from(failure.dumped), i64::from(failure.tid)), (pid.as_raw().into(), i64::from(pid.as_raw()) + 2));
     assert_eq!(failed(inside), Some(("other", "SEGV", true)));
     assert_eq!(signature(inside), signature(&plain));
+    let info = text(&coreward(&bed, &["info", inside.id.as_str()]));
+    let line = format!("the kernel dumped thread {pid} (ids of its PID namespace)\n");
+    assert!(info.contains(&line), "{line:?} in\n{info}");
 }
 
 #[test]
