@@ -57,10 +57,11 @@ pub fn analyze(headers: &[u8], memory: &dyn ReadMemory) -> Option<(String, Vec<F
     assert!(crashed.frames.len() <= 256 && failed.is_none_or(|failed| failed.handler.len() <= 16));
     let others = process.other_threads(failed.map(|failed| failed.tid), 64, &keep_going);
     assert!(others.iter().all(|(_, frames)| frames.len() <= 64));
-    let anonymous = process.anonymous(&crashed.frames);
+    let signal = failed.map(|failed| failed.signal).or(Some(11));
+    let anonymous = process.anonymous(&crashed.frames, signal);
     let modules = process.into_modules(&keep_going);
     let signature = compute_signature(&SignatureInput {
-        signal: failed.map(|failed| failed.signal).or(Some(11)),
+        signal,
         fault: failed.map_or(layout.notes.siginfo.map(|info| info.address), |failed| failed.address),
         stack_pointer: crashed.registers.map(Registers::stack_pointer),
         anonymous: &anonymous,

@@ -8,8 +8,8 @@ use super::symbols::{self, Symbols};
 use super::{explanations, human, json, time};
 use crate::crash::text::printable;
 use crate::crash::{
-    CoreOutcome, Failure, Frame, FrameTrust, Keep, Level, Origin, PidPin, Record, SigInfo, Signature, ThreadStacks,
-    Truncation, signal,
+    CoreOutcome, Frame, FrameTrust, Keep, Level, Origin, PidPin, Record, SigInfo, Signature, ThreadStacks, Truncation,
+    signal,
 };
 use crate::store::{self, Listed};
 use clap::Args;
@@ -77,13 +77,8 @@ fn write_stacks(record: &Record, symbols: &Symbols, out: &mut dyn Write) -> io::
         writeln!(out, "\nThe handler of the signal, in thread {}:", failure.tid)?;
         write_frames(record, &failure.handler, symbols, out)?;
     }
-    let dumped = record.failure.as_ref().filter(|failure| failure.is_of_another_thread()).map(|failure| failure.dumped);
     for threads in &record.other_threads {
-        let dumped = match dumped.filter(|dumped| threads.tids.contains(dumped)) {
-            Some(_) if threads.count == 1 => ", which was dumped".to_owned(),
-            Some(dumped) => format!(", of which {dumped} was dumped"),
-            None => String::new(),
-        };
+        let dumped = record.failure.as_ref().map(|failure| failure.dumped_among(threads)).unwrap_or_default();
         writeln!(out, "\nStack trace of {}{dumped}:", thread_names(threads))?;
         write_frames(record, &threads.frames, symbols, out)?;
     }
@@ -148,7 +143,7 @@ fn lines(listed: &Listed, context: &CrashContext) -> Vec<(&'static str, String)>
         ("GID", record.gid.map(human::group)),
         ("Signal", Some(signal_line(record))),
         ("Signal Info", record.siginfo.as_ref().map(|info| signal_info(record, info))),
-        ("Failed", record.failure.as_ref().map(Failure::sentence)),
+        ("Failed", record.failure.as_ref().map(|failure| failure.sentence(record.tid))),
         (
             "Repeats",
             context.child.as_ref().map(|(pid, id)| {
@@ -290,8 +285,11 @@ fn signature(signature: &Signature) -> String {
     let source = match signature.level {
         Level::Stack => "from the first significant frames",
         Level::ProgramCounter => "from the program counter",
-        Level::Executable | Level::Program if signature.variant.is_some() => {
+        Level::Executable if signature.variant.is_some() => {
             "from the executable and the code that it runs: its own frames tell nothing"
+        }
+        Level::Program if signature.variant.is_some() => {
+            "from the program name and the code that it runs: its own frames tell nothing"
         }
         Level::Executable => "from the build-id of the executable: no frame could be found",
         Level::Program => "from the program name: no frame could be found",

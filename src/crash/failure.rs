@@ -1,7 +1,8 @@
 //! A fault that a handler of the process' own dealt with, before the process ended.
 
 use super::text::printable;
-use super::{Frame, signal};
+use super::{Frame, ThreadStacks, signal};
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 /// The fault of a thread that was in a handler of it when the process ended. The signal of the record may be another one, and the thread that got it as
@@ -40,23 +41,42 @@ impl Failure {
         self.tid != self.dumped
     }
 
-    /// What happened, as a clause for operators.
+    /// What happened, as a clause for operators. `dumped` is the id that the dumped thread has for the kernel: if it is another one, those here are
+    /// of a PID namespace.
     #[must_use]
-    pub fn sentence(&self) -> String {
+    pub fn sentence(&self, dumped: Option<Pid>) -> String {
         let name =
             if self.thread_name.is_empty() { String::new() } else { format!(" ({})", printable(&self.thread_name)) };
         let code = self.code.and_then(|code| signal::code(Some(self.signal), code));
         let code = code.map(|(name, meaning)| format!(" ({name}: {meaning})")).unwrap_or_default();
         let address = self.address.map(|address| format!(" at address {address:#x}")).unwrap_or_default();
         let end = if self.is_of_another_thread() {
-            format!("its handler let thread {} end the process", self.dumped)
+            format!("; the kernel dumped thread {}", self.dumped)
         } else {
-            "its handler ended the process".to_owned()
+            String::new()
         };
         let others = match self.threads {
             0 | 1 => String::new(),
             threads => format!("; {threads} threads were in such a handler"),
         };
-        format!("thread {}{name} got SIG{}{code}{address}; {end}{others}", self.tid, printable(&self.signal_name))
+        let namespace = match dumped {
+            Some(dumped) if u32::try_from(dumped.as_raw()) != Ok(self.dumped) => " (ids of its PID namespace)",
+            _ => "",
+        };
+        format!(
+            "thread {}{name} was handling SIG{}{code}{address} when the process ended{end}{namespace}{others}",
+            self.tid,
+            printable(&self.signal_name)
+        )
+    }
+
+    /// Which of these other threads was dumped, to be put behind their ids. Empty if none of those that are listed was.
+    #[must_use]
+    pub fn dumped_among(&self, threads: &ThreadStacks) -> String {
+        match self.dumped {
+            dumped if !threads.tids.contains(&dumped) => String::new(),
+            _ if threads.count == 1 => ", which was dumped".to_owned(),
+            dumped => format!(", of which {dumped} was dumped"),
+        }
     }
 }

@@ -107,6 +107,10 @@ const MAX_FILES: usize = 1 << 17;
 /// PATH_MAX, in bytes.
 const MAX_PATH: usize = 4096;
 
+const SI_USER: i32 = 0;
+const SI_QUEUE: i32 = -1;
+const SI_TKILL: i32 = -6;
+
 const NT_PRSTATUS: u32 = 1;
 const NT_PRPSINFO: u32 = 3;
 const NT_AUXV: u32 = 6;
@@ -158,13 +162,24 @@ impl CrashNotes {
     /// namespace, whichever that is.
     #[must_use]
     pub fn is_sent_by_itself(&self) -> bool {
-        const SI_USER: i32 = 0;
-        const SI_QUEUE: i32 = -1;
-        const SI_TKILL: i32 = -6;
-        let Some(info) = self.siginfo.filter(|info| [SI_USER, SI_QUEUE, SI_TKILL].contains(&info.code)) else {
-            return false;
-        };
-        self.pid == Some(info.sender.0)
+        self.sender().is_some_and(|sender| self.pid == Some(sender))
+    }
+
+    /// Whether another process sent the signal, in one of these ways. `false` if the PID of this one is not known.
+    #[must_use]
+    pub fn is_sent_by_another(&self) -> bool {
+        self.pid.zip(self.sender()).is_some_and(|(own, sender)| own != sender)
+    }
+
+    /// Whether the process sent the signal to itself, and not to one of its threads: with kill(2) or rt_sigqueueinfo(2).
+    #[must_use]
+    pub fn is_killed_by_itself(&self) -> bool {
+        self.is_sent_by_itself() && self.siginfo.is_some_and(|info| info.code != SI_TKILL)
+    }
+
+    /// `si_pid`, if a system call sent the signal. 0 is a process outside of the namespace.
+    fn sender(&self) -> Option<u32> {
+        self.siginfo.filter(|info| [SI_USER, SI_QUEUE, SI_TKILL].contains(&info.code)).map(|info| info.sender.0)
     }
 }
 
@@ -179,6 +194,17 @@ impl ThreadNote {
             Registers::Aarch64 { .. } => [130, 131],
         };
         calls.contains(&self.system_call)
+    }
+
+    /// Whether it waits for another thread: futex(2) and its successors, futex_waitv(2) and futex_wait(2), which have a number for all machines.
+    #[must_use]
+    pub fn is_in_futex(&self) -> bool {
+        let calls: &[u64] = match self.registers {
+            Registers::I386(_) => &[240, 422],
+            Registers::X86_64 { .. } => &[202],
+            Registers::Aarch64 { .. } => &[98],
+        };
+        calls.contains(&self.system_call) || [449, 455].contains(&self.system_call)
     }
 
     /// Whether it sends a signal to its process, or waits for one: kill(2) or rt_sigsuspend(2).
@@ -248,6 +274,8 @@ pub(super) fn is_known(machine: u16) -> bool {
 /// pr_cursig, two masks of signals, four ids, four times, and the general registers. The class is that of the program, the
 /// machine that of the code which was running.
 fn thread(data: &[u8], class: ElfClass, machine: u16) -> Option<ThreadNote> {
+    /// In the numbers of x32, most of which are otherwise those of x86-64 (arch/x86/include/uapi/asm/unistd.h).
+    const X32_SYSCALL_BIT: u64 = 1 << 30;
     let (blocked, ids, registers) = match class {
         ElfClass::Elf32 => (u32_at(data, 20).map(u64::from), 24, 72),
         ElfClass::Elf64 => (u64_at(data, 24), 32, 112),
@@ -268,7 +296,7 @@ fn thread(data: &[u8], class: ElfClass, machine: u16) -> Option<ThreadNote> {
             (Registers::I386(registers), short(11)?.into())
         }
         // struct user_regs_struct, arch/x86/include/asm/user_64.h
-        EM_X86_64 => (Registers::X86_64 { ip: long(16)?, sp: long(19)?, bp: long(4)? }, long(15)?),
+        EM_X86_64 => (Registers::X86_64 { ip: long(16)?, sp: long(19)?, bp: long(4)? }, long(15)? & !X32_SYSCALL_BIT),
         // struct user_pt_regs, arch/arm64/include/uapi/asm/ptrace.h
         EM_AARCH64 => (Registers::Aarch64 { pc: long(32)?, sp: long(31)?, fp: long(29)?, lr: long(30)? }, long(8)?),
         _ => return None,
@@ -392,7 +420,10 @@ mod tests {
         let file = |start, end, offset, path: &str| MappedFile { start, end, offset, path: path.to_owned() };
         let files = [file(0x1000, 0x2000, 0, "/bin/a"), file(0x7000, 0x9000, 0xffff_f000, "/lib/b")];
         assert_eq!(found.files, files);
-        let x32 = read(&words(&(100..127).collect::<Vec<_>>()), EM_X86_64);
+        let mut x32: Vec<u64> = (100..127).collect();
+        x32[15] = 1 << 30 | 234;
+        let x32 = read(&words(&x32), EM_X86_64);
+        assert!(x32.threads[0].is_in_tkill() && !x32.threads[0].is_in_futex());
         assert_eq!(x32.threads[0].registers, Registers::X86_64 { ip: 116, sp: 119, bp: 104 });
         assert_eq!((x32.threads[0].tid, x32.files), (77, found.files));
     }

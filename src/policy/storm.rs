@@ -52,15 +52,34 @@ struct Window {
     began: Duration,
     whole: u32,
     stacks: u32,
-    /// The variants of the whole cores. An unknown one counts as often as it comes.
-    variants: Vec<String>,
+    /// Those of the whole cores that were kept for their variant.
+    variants: u32,
+    /// Variants of the whole cores, without the unknown one: at most [`MAX_SEEN`].
+    seen: Vec<String>,
 }
 
 impl Window {
     /// Whether a core of this variant is kept though those of the signature are used up.
     fn wants(&self, variant: &str) -> bool {
-        let is_known = variant != Signature::UNKNOWN_VARIANT && self.variants.iter().any(|known| known == variant);
-        !is_known && self.variants.len() < MAX_VARIANTS
+        self.variants < MAX_VARIANTS && !self.has_seen(variant)
+    }
+
+    /// Whether a whole core of this variant was kept. Nobody knows that of an unknown one.
+    fn has_seen(&self, variant: &str) -> bool {
+        self.seen.iter().any(|seen| seen == variant)
+    }
+
+    /// Counts a whole core.
+    fn add_whole(&mut self, reason: Reason, variant: Option<&String>) {
+        self.whole += 1;
+        self.variants += u32::from(reason == Reason::Variant);
+        let is_known = |variant: &&String| *variant != Signature::UNKNOWN_VARIANT;
+        if let Some(variant) = variant.filter(is_known)
+            && !self.has_seen(variant)
+            && self.seen.len() < MAX_SEEN
+        {
+            self.seen.push(variant.clone());
+        }
     }
 }
 
@@ -76,9 +95,11 @@ pub struct StormPolicy {
 /// The most windows that are remembered. Only a crash whose core is kept opens one, and `TotalBurst=` limits those, so a flood
 /// of signatures cannot push a window out.
 const MAX_WINDOWS: usize = 8192;
-/// The most variants of a signature of which a window keeps a whole core in any case. More would be a storm again: code without a file may
-/// differ in each run.
-const MAX_VARIANTS: usize = 4;
+/// The most whole cores of a signature that a window keeps for their variants, beyond `StormBurst=`. More would be a storm again: code without
+/// a file may differ in each run.
+const MAX_VARIANTS: u32 = 4;
+/// The most variants of a signature that a window remembers.
+const MAX_SEEN: usize = 16;
 /// A quarter of the total bucket, in parts of 256, is reserved for signatures without a core, so that a storm does not hide
 /// another bug.
 const RESERVE: u32 = 64;
@@ -98,7 +119,7 @@ impl StormPolicy {
             self.users.bucket(&uid, now).take_token(rules.user, now);
         }
         self.total.take_token(rules.total, now);
-        self.count_kept(rules.storm, event, keep, now);
+        self.count_kept(rules.storm, event, Decision { keep, reason }, now);
         Decision { keep, reason }
     }
 
@@ -134,7 +155,7 @@ impl StormPolicy {
         (!self.total.has_token(rules.total, now, reserve)).then_some(Reason::TotalRate)
     }
 
-    fn count_kept(&mut self, rule: StormRule, event: &StormEvent, keep: Keep, now: Duration) {
+    fn count_kept(&mut self, rule: StormRule, event: &StormEvent, decision: Decision, now: Duration) {
         if rule.burst == 0 {
             return;
         }
@@ -146,12 +167,8 @@ impl StormPolicy {
         if !is_open(window) {
             *window = Window { began: now, ..Window::default() };
         }
-        match keep {
-            Keep::Full => {
-                window.whole += 1;
-                let new = event.variant.as_ref().filter(|variant| window.wants(variant));
-                window.variants.extend(new.cloned());
-            }
+        match decision.keep {
+            Keep::Full => window.add_whole(decision.reason, event.variant.as_ref()),
             Keep::Stacks => window.stacks += 1,
             Keep::Record => {}
         }

@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 const MAX_FRAMES: usize = 64;
 /// Modules beyond those of the frames that cannot be read in this time are missing from the record.
 const MODULES_TIMEOUT: Duration = Duration::from_millis(100);
-/// The process waits while its other threads are searched for the one that failed. Only a process that hinders the search has so many threads
-/// that it takes this long: a thread takes some twenty microseconds.
-const SEARCH_TIMEOUT: Duration = Duration::from_millis(500);
+/// The process waits while its other threads are searched for the one that failed. Only a process that hinders the search, or a machine that
+/// has no time at all, takes this long: a thread takes some twenty microseconds, and at most 8,192 are searched.
+const SEARCH_TIMEOUT: Duration = Duration::from_millis(1500);
 /// The process waits while other threads are unwound; a thread takes some ten microseconds.
 const OTHER_THREADS_TIMEOUT: Duration = Duration::from_millis(100);
 /// Frames of all other threads together that go into the record: a frame takes some 70 bytes there, and a shim keeps 128 KiB.
@@ -76,7 +76,8 @@ pub fn unwind_crashed_thread(layout: &CoreLayout, memory: &dyn ReadMemory, conte
     // Bounded by frames and pages: a clock that cut the walk on a loaded machine would give the same bug another signature.
     let crashed = unwinder.crashed_thread(context.signal, &until(SEARCH_TIMEOUT));
     let CrashedThread { mut frames, registers, failed, unsearched } = crashed;
-    let anonymous = unwinder.anonymous(&frames);
+    let signal = failed.as_ref().map(|failed| failed.signal).or(context.signal);
+    let anonymous = unwinder.anonymous(&frames, signal);
     let modules = unwinder.into_modules(&until(MODULES_TIMEOUT));
     let siginfo = layout.notes.siginfo.map(|info| siginfo(info, context.signal));
     let failure = failed.map(|failed| describe(failed, layout));
@@ -85,7 +86,7 @@ pub fn unwind_crashed_thread(layout: &CoreLayout, memory: &dyn ReadMemory, conte
         None => siginfo.as_ref().and_then(|info| info.address),
     };
     let signature = unwind::compute_signature(&SignatureInput {
-        signal: failure.as_ref().map(|failure| failure.signal).or(context.signal),
+        signal,
         fault,
         stack_pointer: registers.map(Registers::stack_pointer),
         anonymous: &anonymous,
@@ -136,7 +137,7 @@ impl OtherThreads {
     }
 }
 
-/// Unwinds the threads other than the one with the id `failed`, which is the one that was dumped unless it is said, as far as time and room
+/// Unwinds the threads other than the one with the id `failed`, or, if `None`, than the one that was dumped, as far as time and room
 /// allow. `recorded` are the first addresses of the record's modules.
 pub fn unwind_other_threads(
     layout: &CoreLayout,

@@ -199,7 +199,11 @@ fn message(record: &Record) -> String {
         "" => String::new(),
         meaning => format!(": {meaning}"),
     };
-    let failed = record.failure.as_ref().map(|failure| format!("\nFailed: {}", failure.sentence())).unwrap_or_default();
+    let failed = record
+        .failure
+        .as_ref()
+        .map(|failure| format!("\nFailed: {}", failure.sentence(record.tid)))
+        .unwrap_or_default();
     let mut text = format!(
         "Process {} ({comm}) of user {uid} {what}{truncated}.\nSignal {}{meaning}{failed}\nExecutable: {}\nDetails: coreward info {}",
         record.key.pid,
@@ -209,13 +213,19 @@ fn message(record: &Record) -> String {
     );
     if !record.stack.is_empty() {
         let tid = record.tid.unwrap_or(record.key.pid).to_string();
-        let failed = record.failure.as_ref().map(|failure| failure.tid.to_string());
+        let failed = record.failure.as_ref().map(|failure| format!("{}, which failed", failure.tid));
         push_stack(&mut text, &format!("thread {}", failed.unwrap_or(tid)), &record.stack, &record.modules);
     }
-    for ThreadStacks { count, tids, frames } in &record.other_threads {
+    if let Some(failure) = record.failure.as_ref().filter(|failure| !failure.handler.is_empty()) {
+        let which = format!("the handler of the signal, in thread {}", failure.tid);
+        push_stack(&mut text, &which, &failure.handler, &record.modules);
+    }
+    for threads in &record.other_threads {
+        let ThreadStacks { count, tids, frames } = threads;
+        let dumped = record.failure.as_ref().map(|failure| failure.dumped_among(threads)).unwrap_or_default();
         let which = match tids.first() {
-            Some(tid) if *count == 1 => format!("thread {tid}"),
-            Some(tid) => format!("{count} threads, {tid} for one"),
+            Some(tid) if *count == 1 => format!("thread {tid}{dumped}"),
+            Some(tid) => format!("{count} threads, {tid} for one{dumped}"),
             None => format!("{count} threads"),
         };
         if text.len() > MAX_MESSAGE / 2 {

@@ -4,7 +4,7 @@ use super::signal_frame::{Interruption, interruption, is_fault};
 use super::walk::StackWalker;
 use super::{MAX_DEPTH, ProcessUnwinder};
 use crate::crash::{Failure, Frame};
-use crate::elf::{CrashNotes, Registers, ThreadNote};
+use crate::elf::{CrashNotes, ElfClass, Registers, ThreadNote};
 
 /// A thread in the handler of a fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,7 +52,8 @@ struct Candidate {
 impl ProcessUnwinder<'_> {
     /// The stack of the thread that failed, in a process that died of `signal`: at most 256 frames. That is the thread that the kernel
     /// dumped, unless the process sent the signal to itself and another thread is in the handler of a fault. Where the thread is in such a
-    /// handler, the stack begins at what the signal interrupted.
+    /// handler, the stack begins at what the signal interrupted. Nobody failed if another process sent the signal: threads may wait in the
+    /// handler of a fault in the course of their work.
     ///
     /// The other threads are looked at until `keep_going` returns false.
     pub fn crashed_thread(&mut self, signal: Option<u32>, keep_going: &dyn Fn() -> bool) -> CrashedThread {
@@ -60,10 +61,15 @@ impl ProcessUnwinder<'_> {
         let Some(dumping) = layout.notes.threads.first() else { return CrashedThread::default() };
         let mut walker = StackWalker::new(&mut self.pages, &mut self.modules, dumping.registers);
         let frames = walker.frames(dumping.registers, MAX_DEPTH, &|| true);
-        let (mut found, mut unsearched) = (handled_fault(&mut walker, &frames, dumping, &layout.notes, signal), 0);
-        // Nobody pays for the search of many threads who only aborts.
+        // Signal frames of x32 are not known in detail.
+        let is_x32 = layout.class == ElfClass::Elf32 && matches!(dumping.registers, Registers::X86_64 { .. });
+        let (mut found, mut unsearched) = (None, 0);
+        if !is_x32 && !layout.notes.is_sent_by_another() {
+            found = handled_fault(&mut walker, &frames, dumping, &layout.notes, signal);
+        }
+        // A plain abort does not pay for a search through many threads.
         let may_be_another = !dumping.is_in_tkill() || layout.notes.thread_count <= MAX_ABORTING;
-        if found.is_none() && layout.notes.is_sent_by_itself() && may_be_another {
+        if found.is_none() && !is_x32 && layout.notes.is_sent_by_itself() && may_be_another {
             (found, unsearched) = other_failed_thread(&mut walker, &layout.notes, signal, keep_going);
         }
         match found {
@@ -82,7 +88,11 @@ impl ProcessUnwinder<'_> {
 /// The one of the threads that did not dump that failed, and how many were not looked at.
 ///
 /// If several are in handlers of faults, it is one of those whose fault raised the signal that the process died of, if there are any; of these
-/// the one with the lowest id, which was started first. The notes have the threads in the order in which they came to the dump.
+/// the one with the lowest id, which was started first. The notes have the threads in the order in which they came to the dump, which is chance: so
+/// they are searched by their ids. The first that is found counts if its signal is that one, whatever follows; the others are only counted.
+///
+/// Where the dumped thread aborts, another one that waits in its handler for others does so in the course of its work, unless the process died of
+/// its fault.
 fn other_failed_thread(
     walker: &mut StackWalker<'_, '_>,
     notes: &CrashNotes,
@@ -90,11 +100,16 @@ fn other_failed_thread(
     keep_going: &dyn Fn() -> bool,
 ) -> (Option<Candidate>, usize) {
     let (mut best, mut candidates, mut searched): (Option<Candidate>, usize, usize) = (None, 0, 0);
-    let others = notes.threads.get(1..).unwrap_or_default();
-    for thread in others.iter().take_while(|_| keep_going()) {
+    let aborts = notes.threads.first().is_some_and(ThreadNote::is_in_tkill);
+    let mut others: Vec<&ThreadNote> = notes.threads.iter().skip(1).collect();
+    others.sort_by_key(|thread| thread.tid);
+    for thread in others.into_iter().take_while(|_| keep_going()) {
         searched += 1;
         let frames = walker.frames(thread.registers, MAX_HANDLER, &|| true);
         let Some(found) = handled_fault(walker, &frames, thread, notes, signal) else { continue };
+        if aborts && thread.is_in_futex() && Some(found.thread.signal) != signal {
+            continue;
+        }
         candidates += 1;
         let rank = |candidate: &Candidate| (Some(candidate.thread.signal) != signal, candidate.thread.tid);
         if best.as_ref().is_none_or(|best| rank(&found) < rank(best)) {
@@ -107,7 +122,8 @@ fn other_failed_thread(
 }
 
 /// The fault in whose handler the thread is, which has these `frames` and was walked last. If a handler failed in its turn, the fault is the
-/// first one, which is the outermost on the stack.
+/// first one, which is the outermost on the stack. A signal frame that was found by scanning counts only as the innermost: further up the stack
+/// there may be one of a handler that has long returned, as that of a JVM which handles a null pointer.
 fn handled_fault(
     walker: &mut StackWalker<'_, '_>,
     frames: &[Frame],
@@ -116,7 +132,9 @@ fn handled_fault(
     died_of: Option<u32>,
 ) -> Option<Candidate> {
     let (signals, pages) = walker.signals();
-    let (frame, found) = signals.iter().rev().find_map(|frame| {
+    let left_over = signals.iter().skip(1).position(|frame| frame.is_scanned);
+    let count = left_over.map_or(signals.len(), |index| index + 1);
+    let (frame, found) = signals.iter().take(count).rev().find_map(|frame| {
         let found = interruption(frame, thread, notes, pages)?;
         is_fault(found.signal, died_of).then_some((frame, found))
     })?;
@@ -125,3 +143,6 @@ fn handled_fault(
     let thread = FailedThread { tid: thread.tid, signal, code, address, candidates: 1, handler };
     Some(Candidate { thread, interrupted: frame.interrupted })
 }
+
+#[cfg(test)]
+mod tests;

@@ -100,7 +100,8 @@ impl<'a> ModuleTable<'a> {
     /// The program that an emulator runs, as its build-id, else its file name, and its first part in memory: the first mapped file that is a program
     /// for another machine and in several parts, as a loader maps it and nobody who only reads it. Libraries do not count.
     pub(super) fn guest(&mut self, pages: &mut PageCache<'_>) -> Option<(String, Range<u64>)> {
-        let own = self.layout.header.get(E_MACHINE..)?.first_chunk().copied().map(u16::from_le_bytes)?;
+        let of_core = || self.layout.header.get(E_MACHINE..)?.first_chunk().copied().map(u16::from_le_bytes);
+        let own = self.own_machine(pages).or_else(of_core)?;
         let is_guest = |span: &FileSpan, pages: &mut PageCache<'_>| {
             span.first_end < span.range.end
                 && !base_name(&span.path).contains(".so")
@@ -112,6 +113,13 @@ impl<'a> ModuleTable<'a> {
         let span = self.spans.get(index)?;
         let name = || base_name(span.path.strip_suffix(" (deleted)").unwrap_or(&span.path)).to_owned();
         Some((build_id.unwrap_or_else(name), span.range.start..span.first_end))
+    }
+
+    /// The machine of the program that the kernel started. That of the core is another one if a 64-bit process died in 32-bit code.
+    fn own_machine(&self, pages: &mut PageCache<'_>) -> Option<u16> {
+        let (table, _) = self.layout.notes.program_headers?;
+        let span = self.spans.iter().find(|span| span.range.contains(&table))?;
+        machine_of_program(pages, span.range.start)
     }
 
     /// Reads all modules, until `keep_going` returns false.

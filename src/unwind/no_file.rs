@@ -4,7 +4,8 @@
 
 use super::ProcessUnwinder;
 use crate::crash::{Frame, FrameTrust, Signature};
-use crate::elf::ThreadNote;
+use crate::elf::Registers;
+use nix::sys::signal::Signal::SIGTRAP;
 use object::elf::PF_W;
 use sha2::{Digest, Sha256};
 use std::ops::Range;
@@ -12,11 +13,11 @@ use std::ops::Range;
 /// What is known of code that no file has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Anonymous {
-    /// The first bytes of the instruction at which the thread stopped, if that is in no file.
-    pub instruction: Option<[u8; 4]>,
+    /// The instruction at which the thread stopped, if that is in no file: its first bytes, at most four.
+    pub instruction: Option<Vec<u8>>,
     /// The program that an emulator runs: build-id, else file name without directory.
     pub guest: Option<String>,
-    /// The emulator sent itself the signal, which is the guest's: its own frames tell nothing of it, and any of its threads may have got it.
+    /// The emulator sent itself the signal as a whole, so it is the guest's: its own frames tell nothing of it, and any of its threads may have got it.
     pub is_guests_signal: bool,
     /// A hash of what may differ from run to run also for one bug; [`Signature::UNKNOWN_VARIANT`] where there is nothing to tell bugs apart.
     pub variant: String,
@@ -32,12 +33,12 @@ const MAX_POINTERS: usize = 64;
 const REGISTERS: usize = 512;
 
 impl ProcessUnwinder<'_> {
-    /// What tells apart crashes with these `frames`, where frames alone do not.
-    pub fn anonymous(&mut self, frames: &[Frame]) -> Anonymous {
+    /// What tells apart crashes with these `frames` and by this `signal`, where frames alone do not.
+    pub fn anonymous(&mut self, frames: &[Frame], signal: Option<u32>) -> Anonymous {
         let layout = self.layout;
         let has_no_file = |frame: &&Frame| frame.module.is_none() && layout.is_code(frame.address);
         let first = frames.first().filter(has_no_file).filter(|frame| frame.trust == FrameTrust::Context);
-        let instruction = first.and_then(|frame| self.pages.read(frame.address, 4)?.first_chunk().copied());
+        let instruction = first.and_then(|frame| self.instruction(frame.address, signal));
         let guest = self.modules.guest(&mut self.pages);
         let mut hash = Sha256::new();
         let mut is_known = false;
@@ -46,7 +47,7 @@ impl ProcessUnwinder<'_> {
             hash.update((frame.address & 0xfff).to_le_bytes());
             is_known = true;
         }
-        let is_guests_signal = guest.is_some() && layout.notes.is_sent_by_itself();
+        let is_guests_signal = guest.is_some() && layout.notes.is_killed_by_itself();
         if let Some((_, code)) = &guest {
             let stack = self.emulating_thread(is_guests_signal);
             let places = stack.and_then(|stack| self.guest_places(stack, code)).unwrap_or_default();
@@ -62,14 +63,41 @@ impl ProcessUnwinder<'_> {
         Anonymous { instruction, guest, is_guests_signal, variant }
     }
 
+    /// The first bytes of the instruction that raised `signal`, with the program counter at `address`: as many as are code, at most four.
+    fn instruction(&mut self, address: u64, signal: Option<u32>) -> Option<Vec<u8>> {
+        /// int3 and int1.
+        const TRAPS: [u8; 2] = [0xcc, 0xf1];
+        let is_x86 = !matches!(self.layout.notes.threads.first()?.registers, Registers::Aarch64 { .. });
+        if is_x86 && signal == Some(SIGTRAP as u32) {
+            // They are executed before they raise the signal.
+            let before = address.checked_sub(1).and_then(|at| self.pages.read(at, 1));
+            if let Some(trap) = before.filter(|byte| TRAPS.iter().any(|trap| byte == &[*trap])) {
+                return Some(trap);
+            }
+        }
+        let is_code =
+            |length: &usize| address.checked_add(*length as u64 - 1).is_some_and(|end| self.layout.is_code(end));
+        let lengths = (1..=4).rev().filter(is_code);
+        let mut bytes = lengths.into_iter().find_map(|length| self.pages.read(address, length))?;
+        // Whatever follows hlt and ud2 is not executed: compilers put addresses there, or nothing.
+        match bytes.as_slice() {
+            [0xcc | 0xf1 | 0xf4, ..] if is_x86 => bytes.truncate(1),
+            [0x0f, 0x0b, ..] if is_x86 => bytes.truncate(2),
+            _ => {}
+        }
+        Some(bytes)
+    }
+
     /// The stack pointer of the thread that emulates the one that failed. If the emulator sent the signal, it is the one that did so, or waits for it;
     /// or, between both, the main thread.
     fn emulating_thread(&self, is_guests_signal: bool) -> Option<u64> {
         let notes = &self.layout.notes;
-        let sends = |thread: &&ThreadNote| thread.is_in_kill() || thread.is_in_tkill();
         let mut threads = notes.threads.iter();
         let thread = if is_guests_signal {
-            threads.clone().find(sends).or_else(|| threads.find(|thread| Some(thread.tid) == notes.pid))
+            threads
+                .clone()
+                .find(|thread| thread.is_in_kill())
+                .or_else(|| threads.find(|thread| Some(thread.tid) == notes.pid))
         } else {
             threads.next()
         };
@@ -99,3 +127,6 @@ impl ProcessUnwinder<'_> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,6 +11,8 @@ use nix::sys::signal::Signal::{self, SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV, S
 pub(super) struct SignalReturn {
     /// How many frames are above it: those of the handler.
     pub(super) handler_frames: usize,
+    /// Whether a scan lies between it and the signal frame before it, or the top of the stack: then it may be what an earlier signal left there.
+    pub(super) is_scanned: bool,
     /// The registers in the trampoline, to which the handler returns.
     pub(super) trampoline: Registers,
     /// The registers that the kernel saved.
@@ -43,10 +45,18 @@ pub(super) fn is_fault(signal: u32, died_of: Option<u32>) -> bool {
     FAULTS.iter().any(is) && (![SIGTRAP, SIGSYS].iter().any(is) || died_of == Some(signal))
 }
 
+/// A signal that the thread had just sent by a system call, from which it was returning when it was interrupted.
+#[derive(Clone, Copy)]
+struct Sent {
+    signal: u32,
+    /// The arguments name the thread or its process. Otherwise they may be those of another system call, or it may have gone to anybody.
+    to_itself: bool,
+}
+
 /// What a signal frame consists of, for one architecture.
 struct SavedContext {
-    /// The signal that the thread had just sent to itself, by the system call that returned when it was interrupted.
-    sent: Option<u32>,
+    /// The signal that the thread had sent, probably to itself.
+    sent: Option<Sent>,
     /// What the processor reported last, as the signals that the kernel sends for it, and the address.
     trap: Option<(&'static [Signal], Option<u64>)>,
     /// The signals that were blocked before.
@@ -73,10 +83,11 @@ pub(super) fn interruption(
     let newly_blocked = thread.blocked & !saved.blocked;
     let may_be = |signal: u32| newly_blocked == 0 || newly_blocked & mask(signal) != 0;
     let info = siginfo(pages, saved.siginfo).filter(|info| may_be(info.signal));
-    if let Some(sent) = saved.sent {
-        return Some(
-            info.filter(|info| info.signal == sent).unwrap_or(Interruption { signal: sent, ..Interruption::default() }),
-        );
+    if let Some(Sent { signal, to_itself }) = saved.sent {
+        let is_blocked = |signal: u32| newly_blocked & mask(signal) != 0;
+        let is_certain = to_itself && (newly_blocked == 0 || is_blocked(signal));
+        let info = info.filter(|info| info.signal == signal || (is_blocked(info.signal) && !is_certain));
+        return Some(info.unwrap_or(Interruption { signal, ..Interruption::default() }));
     }
     if let Some(info) = info.filter(|info| is_consistent(info, saved.trap)) {
         return Some(info);
@@ -121,15 +132,24 @@ fn has_address(signal: u32, code: i32) -> bool {
 }
 
 /// The signal for which the kernel made a frame of i386 on the stack, at the stack pointer behind its return address (struct sigframe_ia32,
-/// struct rt_sigframe_ia32, arch/x86/include/asm/sigframe.h): the number, and with SA_SIGINFO pointers to a siginfo and a ucontext, and these.
+/// struct rt_sigframe_ia32, arch/x86/include/asm/sigframe.h): the number; then with SA_SIGINFO pointers to a siginfo and a ucontext, and these,
+/// else the registers, with what the processor reported last.
 fn i386_interruption(sp: u64, pages: &mut PageCache<'_>) -> Option<Interruption> {
     const SIGINFO: u64 = 12;
+    const SIGCONTEXT: u64 = 4;
     let mut word = |offset: u64| pages.read_u32(sp.checked_add(offset)?);
     let signal = word(0).filter(|number| is_signal((*number).into()))?;
-    let has_siginfo = word(4).map(u64::from) == sp.checked_add(SIGINFO) && word(SIGINFO) == Some(signal);
-    let code = word(SIGINFO + 8).filter(|_| has_siginfo).map(u32::cast_signed);
-    let address = word(SIGINFO + 12).filter(|_| code.is_some_and(|code| has_address(signal, code)));
-    Some(Interruption { signal, code, address: address.map(u64::from) })
+    if word(4).map(u64::from) == sp.checked_add(SIGINFO) && word(SIGINFO) == Some(signal) {
+        let code = word(SIGINFO + 8).map(u32::cast_signed);
+        let address = word(SIGINFO + 12).filter(|_| code.is_some_and(|code| has_address(signal, code)));
+        return Some(Interruption { signal, code, address: address.map(u64::from) });
+    }
+    // struct sigcontext_32 (arch/x86/include/uapi/asm/sigcontext.h).
+    let mut context = |index: u64| word(SIGCONTEXT + index * 4).map(u64::from);
+    let (trap, error, cr2) = (context(12), context(13), context(21));
+    let is_page_fault = trap == Some(PAGE_FAULT) && error.is_some_and(|error| error & USER_FAULT != 0);
+    let address = cr2.filter(|_| is_page_fault && [SIGSEGV, SIGBUS].iter().any(|known| *known as u32 == signal));
+    Some(Interruption { signal, code: None, address })
 }
 
 /// Whether a siginfo is of the fault that the processor reported: an older one may lie in the same place.
@@ -152,21 +172,21 @@ fn saved_context(
             // struct ucontext at the stack pointer; its struct sigcontext at 40 has 32 words (arch/x86/include/uapi/asm/sigcontext.h);
             // then the signal mask, and struct siginfo after the ucontext (struct rt_sigframe, arch/x86/include/asm/sigframe.h).
             let mut word = |index: u64| pages.read_u64(sp.checked_add(40 + index * 8)?);
-            let [di, si, dx, ax, cx, ip] = [word(8)?, word(9)?, word(12)?, word(13)?, word(14)?, word(16)?];
+            let [di, si, dx, ax, ip] = [word(8)?, word(9)?, word(12)?, word(13)?, word(16)?];
             let (error, number, address) = (word(19)?, word(20)?, word(22)?);
             let blocked = word(32)?;
             // The number of the system call is lost, but not where it returned to.
-            let has_returned = ax == 0 && cx == ip && code_before(pages, ip) == Some([0x0f, 0x05]);
+            let has_returned = ax == 0 && code_before(pages, ip) == Some([0x0f, 0x05]);
             let [own, process] = [thread.tid, notes.pid.unwrap_or(thread.tid)].map(u64::from);
             let sent = match (di, si) {
                 _ if !has_returned => None,
-                // tgkill(process, thread, signal), kill(process, signal), tkill(thread, signal)
-                (id, to) if id == process && to == own && is_signal(dx) => Some(dx),
-                (id, signal) if id == process || id == own => Some(signal),
+                // tgkill(process, thread, signal), kill(process, signal), tkill(thread, signal). 1 may as well be a descriptor.
+                (id, to) if id == process && to == own && is_signal(dx) => sent(dx, true),
+                (id, signal) if id == process || id == own => sent(signal, id != 1),
                 _ => None,
             };
             let trap = x86_trap(number, error, address, ip, pages);
-            Some(SavedContext { sent: sent.and_then(number_of_signal), trap, blocked, siginfo: sp.checked_add(304)? })
+            Some(SavedContext { sent, trap, blocked, siginfo: sp.checked_add(304)? })
         }
         Registers::Aarch64 { sp, .. } => {
             // struct siginfo at the stack pointer; struct ucontext at 128 has the signal mask at 40 and its struct sigcontext at 176:
@@ -183,13 +203,13 @@ fn saved_context(
             // kill, tkill and tgkill (include/uapi/asm-generic/unistd.h).
             let sent = match call {
                 _ if !has_returned => None,
-                129 | 130 => Some(first),
-                131 if first == u64::from(thread.tid) => Some(second),
+                129 | 130 => sent(first, false),
+                131 if first == u64::from(thread.tid) => sent(second, true),
                 _ => None,
             };
             let syndrome = sp.checked_add(SIGCONTEXT + 288).and_then(|records| aarch64_syndrome(pages, records));
             let trap = syndrome.and_then(|syndrome| aarch64_trap(syndrome, address));
-            Some(SavedContext { sent: sent.and_then(number_of_signal), trap, blocked, siginfo: sp })
+            Some(SavedContext { sent, trap, blocked, siginfo: sp })
         }
     }
 }
@@ -198,14 +218,20 @@ fn is_signal(number: u64) -> bool {
     (1..=64).contains(&number)
 }
 
-fn number_of_signal(number: u64) -> Option<u32> {
-    u32::try_from(number).ok().filter(|_| is_signal(number))
+fn sent(number: u64, to_itself: bool) -> Option<Sent> {
+    let signal = u32::try_from(number).ok().filter(|_| is_signal(number))?;
+    Some(Sent { signal, to_itself })
 }
 
 /// The two bytes of code before `address`.
 fn code_before(pages: &mut PageCache<'_>, address: u64) -> Option<[u8; 2]> {
     pages.read(address.checked_sub(2)?, 2)?.first_chunk().copied()
 }
+
+/// The number of a page fault.
+const PAGE_FAULT: u64 = 14;
+/// A bit of its error code: it was in user mode.
+const USER_FAULT: u64 = 4;
 
 /// The signals that the kernel sends for an exception of the processor (Intel SDM, volume 3, chapter 6; arch/x86/kernel/traps.c). The
 /// kernel saves the number and error code of the thread's last one, also where another signal interrupted it.
@@ -216,8 +242,6 @@ fn x86_trap(
     ip: u64,
     pages: &mut PageCache<'_>,
 ) -> Option<(&'static [Signal], Option<u64>)> {
-    /// A bit of a page fault's error code: it was in user mode.
-    const USER: u64 = 4;
     Some(match number {
         // 0 is also the value of a thread that had no exception.
         0 if is_division(&pages.read(ip, 3)?) => (&[SIGFPE], Some(ip)),
@@ -225,7 +249,7 @@ fn x86_trap(
         4 | 5 | 13 | 21 => (&[SIGSEGV], None),
         6 => (&[SIGILL], Some(ip)),
         11 | 12 | 17 => (&[SIGBUS], None),
-        14 if error & USER != 0 => (&[SIGSEGV, SIGBUS], Some(address)),
+        PAGE_FAULT if error & USER_FAULT != 0 => (&[SIGSEGV, SIGBUS], Some(address)),
         16 | 19 => (&[SIGFPE], Some(ip)),
         _ => return None,
     })

@@ -185,8 +185,11 @@ fn frame_token(input: &SignatureInput<'_>, frame: &Frame, is_innermost: bool) ->
         Some(module) if is_runtime(&module.path) => mark("runtime"),
         Some(_) => place(input, frame).map_or(mark("wild"), Token::Place),
         None if is_innermost && frame.address < NULL_END => mark("null"),
-        None if (input.is_code)(frame.address) => match input.anonymous.instruction.filter(|_| is_innermost) {
-            Some(code) => Token::Mark(format!("{JIT} {:08x}", u32::from_be_bytes(code)).into()),
+        None if (input.is_code)(frame.address) => match input.anonymous.instruction.as_ref().filter(|_| is_innermost) {
+            Some(code) => {
+                let digits: String = code.iter().map(|byte| format!("{byte:02x}")).collect();
+                Token::Mark(format!("{JIT} {digits}").into())
+            }
             None => mark(JIT),
         },
         None => mark("wild"),

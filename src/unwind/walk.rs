@@ -69,6 +69,8 @@ impl<'a, 'p> StackWalker<'a, 'p> {
     ) -> Vec<Frame> {
         let mut frames = Vec::new();
         self.scans = 0;
+        // Those as far as the last signal frame.
+        let mut scans = 0;
         self.signals.clear();
         // The stacks of many threads are more pages than the cache holds.
         self.pages.make_room();
@@ -85,7 +87,9 @@ impl<'a, 'p> StackWalker<'a, 'p> {
                 // The trampoline is no frame of the handler.
                 let handler_frames = frames.len() - 1;
                 let (trampoline, interrupted) = (state.registers, interrupted.registers);
-                self.signals.push(SignalReturn { handler_frames, trampoline, interrupted });
+                let is_scanned = self.scans > scans;
+                self.signals.push(SignalReturn { handler_frames, is_scanned, trampoline, interrupted });
+                scans = self.scans;
             }
         }
         frames

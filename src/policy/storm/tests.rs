@@ -30,26 +30,40 @@ fn at(second: u64) -> Duration {
 }
 
 #[test]
-fn each_of_four_variants_has_a_core_and_more_are_a_storm() {
+fn up_to_four_cores_of_other_variants_are_kept_beyond_the_burst() {
     use Reason::{Burst, First, StacksBurst, Storm, Variant};
-    let reasons = |variants: &[&str]| {
+    let reasons = |burst: u32, variants: &[&str]| {
         let mut policy = StormPolicy::default();
+        let rules = StormRules { storm: StormRule { burst, ..RULES.storm }, ..RULES };
         let mut decide = |(number, variant): (usize, &&str)| {
             let event = StormEvent { first: number == 0, variant: Some((*variant).to_owned()), ..event("a", "u", 0) };
-            policy.decide(&RULES, &event, at(number as u64)).reason
+            policy.decide(&rules, &event, at(number as u64 / 10)).reason
         };
         variants.iter().enumerate().map(&mut decide).collect::<Vec<_>>()
     };
     assert_eq!(
-        reasons(&["a", "a", "a", "a", "b", "b", "c"]),
+        reasons(3, &["a", "a", "a", "a", "b", "b", "c"]),
         [First, Burst, Burst, StacksBurst, Variant, StacksBurst, Variant]
     );
     assert_eq!(
-        reasons(&["a", "b", "c", "d", "e", "f", "g"]),
-        [First, Burst, Burst, Variant, StacksBurst, StacksBurst, Storm]
+        reasons(3, &["a", "b", "c", "c", "d", "e", "f", "g", "h", "i"]),
+        [First, Burst, Burst, StacksBurst, Variant, Variant, Variant, Variant, StacksBurst, Storm]
     );
     let unknown = Signature::UNKNOWN_VARIANT;
-    assert_eq!(reasons(&[unknown; 7]), [First, Burst, Burst, Variant, StacksBurst, StacksBurst, Storm]);
+    assert_eq!(
+        reasons(3, &[unknown; 10]),
+        [First, Burst, Burst, Variant, Variant, Variant, Variant, StacksBurst, StacksBurst, Storm]
+    );
+    // The default.
+    assert_eq!(
+        reasons(5, &["a", "b", "c", "d", "e", "e", "f", "f"]),
+        [First, Burst, Burst, Burst, Burst, StacksBurst, Variant, StacksBurst]
+    );
+    assert_eq!(reasons(5, &[unknown; 10])[4..], [Burst, Variant, Variant, Variant, Variant, StacksBurst]);
+    // So many that they are not all remembered.
+    let many: Vec<String> = (0..200).map(|number: u32| number.to_string()).collect();
+    let decided = reasons(100, &many.iter().map(String::as_str).collect::<Vec<_>>());
+    assert_eq!(decided[99..106], [Burst, Variant, Variant, Variant, Variant, StacksBurst, StacksBurst]);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 #![expect(clippy::indexing_slicing, reason = "a test may panic")]
 
 use super::*;
+use crate::elf::I386Registers;
 use crate::unwind::ReadMemory;
 use proptest::prelude::*;
 
@@ -35,10 +36,13 @@ impl FrameMemory {
     }
 
     fn interruption(&self, trampoline: Registers, blocked: u64) -> Option<Interruption> {
-        let frame = SignalReturn { handler_frames: 0, trampoline, interrupted: trampoline };
+        self.interruption_of(&CrashNotes { pid: Some(PID), ..CrashNotes::default() }, trampoline, blocked)
+    }
+
+    fn interruption_of(&self, notes: &CrashNotes, trampoline: Registers, blocked: u64) -> Option<Interruption> {
+        let frame = SignalReturn { handler_frames: 0, is_scanned: false, trampoline, interrupted: trampoline };
         let thread = ThreadNote { tid: TID, registers: trampoline, system_call: 0, blocked };
-        let notes = CrashNotes { pid: Some(PID), ..CrashNotes::default() };
-        interruption(&frame, &thread, &notes, &mut PageCache::new(self))
+        interruption(&frame, &thread, notes, &mut PageCache::new(self))
     }
 
     fn x86(&self, blocked: u64) -> Option<Interruption> {
@@ -133,7 +137,8 @@ fn a_signal_that_the_thread_sent_to_itself_is_known_by_the_system_call() {
     ] {
         let mut memory = FrameMemory::new();
         memory.code[62..64].copy_from_slice(&[0x0f, 0x05]);
-        memory.context(16, CODE + 64).context(14, CODE + 64);
+        // The processor leaves the address in rcx, too, unless it has FRED.
+        memory.context(16, CODE + 64);
         memory.context(8, arguments.0.into()).context(9, arguments.1.into()).context(12, arguments.2.into());
         assert_eq!(memory.x86(u64::MAX), expected, "{arguments:?}");
         memory.code[63] = 0;
@@ -144,6 +149,56 @@ fn a_signal_that_the_thread_sent_to_itself_is_known_by_the_system_call() {
     arm.code[60..64].copy_from_slice(&[1, 0, 0, 0xd4]);
     arm.put(x(32), CODE + 64).put(x(1), TID.into()).put(x(2), 6).put(x(8), 131);
     assert_eq!(arm.aarch64(u64::MAX), found(SIGABRT, None, None));
+}
+
+#[test]
+fn a_siginfo_of_a_signal_that_the_handler_blocks_counts_before_arguments_that_look_like_a_system_call() {
+    // fcntl(1, F_SETFL) in the first process of a PID namespace, and SIGSEGV from another thread.
+    let mut memory = FrameMemory::new();
+    memory.code[62..64].copy_from_slice(&[0x0f, 0x05]);
+    memory.context(16, CODE + 64).context(8, 1).context(9, 4).siginfo(304, 11, -6, 0);
+    let first = |memory: &FrameMemory, blocked| {
+        let trampoline = Registers::X86_64 { ip: CODE, sp: STACK, bp: 0 };
+        memory.interruption_of(&CrashNotes { pid: Some(1), ..CrashNotes::default() }, trampoline, blocked)
+    };
+    for blocked in [bit(SIGSEGV), u64::MAX] {
+        assert_eq!(first(&memory, blocked), found(SIGSEGV, Some(-6), None));
+    }
+    memory.put(304, 0);
+    assert_eq!(first(&memory, u64::MAX), found(SIGILL, None, None), "there is no siginfo");
+    // kill(another process, SIGABRT), and the SIGCHLD that follows from it.
+    let mut arm = FrameMemory::new();
+    let x = |number: usize| 128 + 176 + 8 + number * 8;
+    arm.code[60..64].copy_from_slice(&[1, 0, 0, 0xd4]);
+    arm.put(x(32), CODE + 64).put(x(1), 6).put(x(8), 129).siginfo(0, 17, 2, 99);
+    for blocked in [bit(Signal::SIGCHLD), u64::MAX] {
+        assert_eq!(arm.aarch64(blocked).map(|found| found.signal), Some(17));
+    }
+    // The arguments name the thread, and the siginfo is what an earlier signal left on an alternate stack.
+    memory.context(8, PID.into()).context(9, TID.into()).context(12, 6).siginfo(304, 10, 0, 5);
+    assert_eq!(memory.x86(u64::MAX), found(SIGABRT, None, None));
+}
+
+#[test]
+fn a_frame_of_i386_has_the_address_with_a_siginfo_and_without() {
+    const WORDS: usize = 22;
+    let interruption = |signal: u32, trap: u32, error: u32| {
+        // The number of the signal, then struct sigcontext_32, whose words 12, 13 and 21 are trapno, err and cr2.
+        let mut words = [0x63_u32; 1 + WORDS];
+        (words[0], words[13], words[14], words[22]) = (signal, trap, error, 0xffff_0010);
+        let mut memory = FrameMemory::new();
+        for (index, word) in words.iter().enumerate() {
+            memory.stack[index * 4..index * 4 + 4].copy_from_slice(&word.to_le_bytes());
+        }
+        let esp = u32::try_from(STACK).unwrap();
+        memory.interruption(Registers::I386(I386Registers { esp, ..I386Registers::default() }), 0)
+    };
+    let address = Some(0xffff_0010);
+    assert_eq!(interruption(11, 14, 6), found(SIGSEGV, None, address));
+    assert_eq!(interruption(7, 14, 4), found(SIGBUS, None, address));
+    assert_eq!(interruption(8, 14, 6), found(SIGFPE, None, None));
+    assert_eq!(interruption(11, 13, 0), found(SIGSEGV, None, None), "no page fault");
+    assert_eq!(interruption(0, 14, 6), None);
 }
 
 #[test]

@@ -126,7 +126,8 @@ fn code_without_a_file_is_told_apart_by_its_instruction_and_a_guest_by_its_progr
     let mut frames = unwound(&[(NOWHERE, 0x123), (EXE, 0x10), (EXE, 0x20)]);
     frames[0].trust = FrameTrust::Context;
     let jit = |code: [u8; 4], variant: &str| {
-        let anonymous = Anonymous { instruction: Some(code), variant: variant.to_owned(), ..Anonymous::default() };
+        let anonymous =
+            Anonymous { instruction: Some(code.to_vec()), variant: variant.to_owned(), ..Anonymous::default() };
         signed_with(11, &frames, None, &anonymous)
     };
     let one = jit([0xc6, 0, 1, 0xc9], "a");
