@@ -3,6 +3,8 @@
 
 use crate::testbed::{Daemon, RunToEnd, TestBed, coreward, program, text};
 use coreward::crash::{Failure, Record, Signature};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::process::Command;
 
 /// A test bed whose daemon stores every core.
@@ -182,6 +184,25 @@ fn where_no_thread_failed_the_crash_is_that_of_the_thread_that_was_dumped() {
     // Nor does a handler of another signal count, in which there is a bug: it is the handler that failed.
     Command::new(program("bugs")).arg("17").run_to_end();
     assert_eq!(failed(&bed.wait_for(3)[2].record), None);
+}
+
+#[test]
+fn a_process_that_is_killed_from_outside_did_not_fail_whatever_its_threads_wait_in() {
+    let (bed, _daemon) = started();
+    let mut process = Command::new(program("handled")).args(["hang", "i", "wait", "main-null"]).spawn().unwrap();
+    let status = format!("/proc/{}/status", process.id());
+    // The main thread's handler runs with the signal blocked: SIGSEGV is bit 10.
+    crate::testbed::eventually(std::time::Duration::from_secs(10), || {
+        std::fs::read_to_string(&status).unwrap().lines().any(|line| line == "SigBlk:\t0000000000000400")
+    });
+    kill(Pid::from_raw(process.id().cast_signed()), Signal::SIGQUIT).unwrap();
+    process.wait().unwrap();
+    let record = bed.wait_for(1).remove(0).record;
+    assert_eq!(record.siginfo.as_ref().unwrap().sender.map(|(pid, _)| pid), Some(std::process::id()));
+    assert_eq!(failed(&record), None);
+    let info = text(&coreward(&bed, &["info", record.id.as_str()]));
+    let crashed = info.split("\nStack trace of thread ").nth(1).unwrap();
+    assert!(crashed.contains("wait_here (handled.c:") && crashed.contains("crash_report (handled.c:"), "{info}");
 }
 
 #[test]

@@ -2,7 +2,7 @@
    A thread for each BUG: null, other (two bugs with a bad pointer), divide, abort, deep (a stack overflow), wait (no bug). "main-BUG" is one of the
    main thread, which comes last. The last bug waits until the others are in the handler, where they wait.
    HOW the handler ends the process: kill, queue, raise, tgkill (the main thread), abort, fault (a bug of its own), return (with the signal's default action);
-   report: it waits, and the main thread calls abort; none: there is no handler; outside: there is none, and the main thread sends itself a SIGSEGV.
+   hang: it only waits; report: it waits, and the main thread calls abort; none: there is no handler; outside: there is none, and the main thread sends itself a SIGSEGV.
    FLAGS: i (SA_SIGINFO), n (SA_NODEFER), m (all signals blocked), s (an alternate stack); - for none of them. */
 #define _GNU_SOURCE
 #include <pthread.h>
