@@ -91,14 +91,12 @@ fn title(group: &Group) -> String {
 }
 
 /// A title for a crash, such as `SIGSEGV in oj.so+0x4f1c <- ruby+0x1a20`: the first frames outside of the language's runtime. It
-/// has no function names, because that would need files of every program that ever crashed.
+/// has no function names, because that would need files of every program that ever crashed. The signal is that of the failure, as the
+/// stack is.
 fn title_of(record: &Record) -> String {
-    let signal = match record.signal {
-        Some(_) if record.signal_name.starts_with(|first: char| first.is_ascii_alphabetic()) => {
-            format!("SIG{}", printable(&record.signal_name))
-        }
-        _ => format!("signal {}", printable(&record.signal_name)),
-    };
+    let name = record.failure.as_ref().map_or(&record.signal_name, |failure| &failure.signal_name);
+    let is_named = record.signal.is_some() && name.starts_with(|first: char| first.is_ascii_alphabetic());
+    let signal = if is_named { format!("SIG{}", printable(name)) } else { format!("signal {}", printable(name)) };
     let places = record.stack.iter().filter_map(|frame| {
         let module = record.modules.get(frame.module? as usize)?;
         (!is_runtime(&module.path)).then(|| place(module, frame))
