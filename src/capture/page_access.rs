@@ -61,7 +61,7 @@ impl MountLists {
 pub(super) struct PageAccess {
     maps: File,
     mounts: MountLists,
-    /// What the lists say, once somebody had to know.
+    /// What the lists say. Read when it is first needed.
     trusted: OnceLock<TrustedFileSystems>,
     /// The mappings, where the kernel cannot be asked for a single one.
     parsed: OnceLock<Vec<Mapping>>,

@@ -28,11 +28,10 @@ const MAX_NOTES: u64 = 64 * 1024;
 
 /// Where the notes of an image are in memory; `table` are its program headers, found at `address` (AT_PHDR).
 #[must_use]
-pub fn note_ranges(table: &[u8], address: u64, is_64bit: bool) -> Vec<NoteRange> {
-    if is_64bit {
-        note_ranges_as::<ProgramHeader64<Endianness>>(table, address)
-    } else {
-        note_ranges_as::<ProgramHeader32<Endianness>>(table, address)
+pub fn note_ranges(table: &[u8], address: u64, class: ElfClass) -> Vec<NoteRange> {
+    match class {
+        ElfClass::Elf32 => note_ranges_as::<ProgramHeader32<Endianness>>(table, address),
+        ElfClass::Elf64 => note_ranges_as::<ProgramHeader64<Endianness>>(table, address),
     }
 }
 
@@ -166,7 +165,7 @@ mod tests {
             bytes
         };
         let table = read(auxv.phdr.unwrap(), auxv.phnum.unwrap() * 56);
-        let found = note_ranges(&table, auxv.phdr.unwrap(), true)
+        let found = note_ranges(&table, auxv.phdr.unwrap(), ElfClass::Elf64)
             .into_iter()
             .find_map(|range| build_id(&read(range.address, range.length)));
         let file = std::fs::read("/proc/self/exe").unwrap();
@@ -239,7 +238,7 @@ mod tests {
 
     #[test]
     fn incomplete_tables_and_foreign_notes_yield_nothing() {
-        assert_eq!(note_ranges(&[0; 55], 0x1000, true), []);
+        assert_eq!(note_ranges(&[0; 55], 0x1000, ElfClass::Elf64), []);
         assert_eq!(build_id(b"\x04\0\0\0\x04\0\0\0\x03\0\0\0GNX\0abcd"), None);
         assert_eq!(build_id(b"\x04\0\0\0\xff\xff\xff\xff\x03\0\0\0GNU\0abcd"), None);
         assert_eq!(build_id(b"\x04\0\0\0\x04\0\0\0\x03\0\0\0GNU\0abcd").unwrap(), "61626364");

@@ -3,7 +3,7 @@
 use crate::capture::LiveMemory;
 use crate::crash::text::from_bytes;
 use crate::crash::{ArgumentList, auxv};
-use crate::elf;
+use crate::elf::{self, ElfClass};
 use std::fs::File;
 use std::io::{Read, Seek};
 use std::ops::Range;
@@ -54,9 +54,9 @@ fn exe_build_id(memory: &LiveMemory, auxv: auxv::Auxv) -> Option<String> {
     /// No linker makes more program headers than a page holds, or longer notes.
     const MAX_READ: u64 = 4096;
     let read = |address: u64, length: u64| memory.read_vec(address, usize::try_from(length.min(MAX_READ)).ok()?);
-    let size = if auxv.is_64bit { 56 } else { 32 };
-    let table = read(auxv.phdr?, auxv.phnum?.checked_mul(size)?)?;
-    let ranges = elf::note_ranges(&table, auxv.phdr?, auxv.is_64bit);
+    let class = if auxv.is_64bit { ElfClass::Elf64 } else { ElfClass::Elf32 };
+    let table = read(auxv.phdr?, auxv.phnum?.checked_mul(class.segment_len() as u64)?)?;
+    let ranges = elf::note_ranges(&table, auxv.phdr?, class);
     ranges.into_iter().take(8).find_map(|range| elf::build_id(&read(range.address, range.length)?))
 }
 

@@ -112,6 +112,14 @@ fn interrupted_process() -> (Child, Pid) {
     (child, Pid::from_raw(tracer))
 }
 
+/// Crashes, and waits until the shim traces the process.
+fn traced_process() -> Child {
+    let child = Command::new(program("memory")).arg("64").quiet().spawn().unwrap();
+    let status = || std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+    eventually(Duration::from_secs(10), || !status().contains("TracerPid:\t0\n"));
+    child
+}
+
 #[test]
 fn an_interrupted_process_goes_when_its_shim_is_killed_and_is_counted_when_it_is_killed_itself() {
     let (bed, daemon) = started();
@@ -135,9 +143,7 @@ fn an_interrupted_process_goes_when_its_shim_is_killed_and_is_counted_when_it_is
 
     // One that is killed before its dump is interrupted is gone at once, whatever the shim waits for.
     daemon.signal(Signal::SIGSTOP);
-    let mut child = Command::new(program("memory")).arg("64").quiet().spawn().unwrap();
-    let status = || std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
-    eventually(Duration::from_secs(10), || !status().contains("TracerPid:\t0\n"));
+    let mut child = traced_process();
     std::thread::sleep(Duration::from_millis(200));
     let begun = Instant::now();
     child.kill().unwrap();
@@ -165,9 +171,7 @@ fn a_core_whose_memory_was_taken_while_the_process_was_held_at_its_exit_is_not_c
 #[test]
 fn a_process_that_is_killed_is_gone_at_once_also_while_its_shim_waits_for_a_daemon_that_is_not_there() {
     let bed = TestBed::new();
-    let mut child = Command::new(program("memory")).arg("64").quiet().spawn().unwrap();
-    let status = || std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
-    eventually(Duration::from_secs(10), || !status().contains("TracerPid:\t0\n"));
+    let mut child = traced_process();
     std::thread::sleep(Duration::from_millis(300));
     let begun = Instant::now();
     child.kill().unwrap();

@@ -73,9 +73,7 @@ fn without_own_trace(status: Vec<u8>) -> Vec<u8> {
 /// threads.
 fn read_thread_name(dir: &ProcDir, offer: &Offer, thread: u32) -> Vec<u8> {
     let id = if offer.namespaces.pid { find_thread(dir, thread) } else { Some(thread) };
-    let mut name = id.map(|id| read_text_at(dir.of_process(), &format!("task/{id}/comm")).0).unwrap_or_default();
-    name.pop_if(|last| *last == b'\n');
-    name
+    id.map(|id| dir.thread_name(id).0).unwrap_or_default()
 }
 
 /// The id in the shim's namespace of the thread with this id in its own.

@@ -9,6 +9,7 @@ use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::{Mode, fstat};
 use nix::unistd::{Pid, Uid};
 use std::cell::Cell;
+use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -70,6 +71,14 @@ impl ProcDir {
 
     fn files(&self) -> &OwnedFd {
         self.thread.as_ref().map_or(&self.process, |(_, dir)| dir)
+    }
+
+    /// The name of the thread with this id. After an error it is as long as was read before.
+    pub(super) fn thread_name(&self, tid: impl Display) -> (Vec<u8>, io::Result<()>) {
+        let (mut name, outcome) = read_text_at(self.of_process(), &format!("task/{tid}/comm"));
+        // The kernel ends it with a newline, and the name may have others.
+        name.pop_if(|last| *last == b'\n');
+        (name, outcome)
     }
 
     /// Opens these files. A file that cannot be opened is left out, with a warning.

@@ -176,12 +176,10 @@ fn read_identity(offer: &mut Offer, dir: &ProcDir, warnings: &mut Vec<ShimWarnin
 /// The name of the thread that crashed. That of the main thread is the process'.
 fn read_thread_name(offer: &Offer, dir: &ProcDir, warnings: &mut Vec<ShimWarning>) -> Vec<u8> {
     let Some(tid) = offer.tid.filter(|tid| offer.pid != Some(*tid)) else { return offer.comm.clone() };
-    let (mut name, outcome) = read_text_at(dir.of_process(), &format!("task/{tid}/comm"));
+    let (name, outcome) = dir.thread_name(tid);
     if let Err(error) = outcome {
         warnings.push(ShimWarning::Read { what: "comm", errno: errno_of(&error) });
     }
-    // The kernel ends it with a newline, and the name may have others.
-    name.pop_if(|last| *last == b'\n');
     name
 }
 
