@@ -15,7 +15,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
         }
     }
     let _ = (build_id(bytes), package_metadata(bytes), build_id_of_file(bytes));
-    let _ = (note_ranges(bytes, 0x1000, true), note_ranges(bytes, 0x1000, false));
+    let _ = (note_ranges(bytes, 0x1000, ElfClass::Elf64), note_ranges(bytes, 0x1000, ElfClass::Elf32));
     for class in [ElfClass::Elf32, ElfClass::Elf64] {
         let _ = link_map_ranges(class, 0x1040, 16, read);
     }
