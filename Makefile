@@ -49,6 +49,8 @@ install: ## Install what `make release` built, below DESTDIR
 	install -D -m 0644 systemd/tmpfiles.d/coreward.conf $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/coreward.conf
 	install -D -m 0644 systemd/coreward.conf $(DESTDIR)/etc/coreward/coreward.conf
 	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/doc/coreward/monitoring monitoring/*
+	install -d $(DESTDIR)/etc/coreward/event.d
+	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/share/doc/coreward/examples/event.d examples/event.d/*
 	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/doc/coreward docs/signature.md
 	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/man/man8 man/*.8
 	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/man/man5 man/*.5

@@ -9,6 +9,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::Uid;
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 use thiserror::Error;
 
 /// Why a verb fails.
@@ -36,8 +37,31 @@ pub(super) enum CliError {
     Change(#[from] ChangeError),
     #[error(transparent)]
     Privilege(#[from] PrivilegeError),
+    #[error(transparent)]
+    Hook(#[from] HookError),
     #[error("interrupted")]
     Interrupted(Signal),
+}
+
+/// Why a program in event.d was not told about a crash.
+#[derive(Debug, Error)]
+pub(super) enum HookError {
+    #[error("the event cannot be read: {0}; it is the record of a crash, as `coreward info --json` shows it")]
+    Event(io::Error),
+    #[error("{0}: {1}")]
+    Copy(PathBuf, io::Error),
+    #[error("systemctl: {0}")]
+    Systemctl(io::Error),
+    #[error("{0} failed: journalctl -u {0} tells more")]
+    Unit(String),
+    #[error("it cannot be run: {0}")]
+    Start(io::Error),
+    #[error("it did not end within {} s and was killed", .0.as_secs())]
+    Hangs(Duration),
+    #[error("it failed, with exit status {0}")]
+    Exit(i32),
+    #[error("it was killed by signal {0}")]
+    Signal(i32),
 }
 
 /// Why a core is not exported.

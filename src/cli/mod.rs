@@ -14,6 +14,7 @@ mod export;
 mod foreign_file;
 mod generate;
 mod groups;
+mod hooks;
 mod human;
 mod info;
 mod interrupt;
@@ -102,6 +103,12 @@ enum Verb {
     /// Restore the kernel settings from before `register`
     #[command(hide = true)]
     Unregister(register::UnregisterOptions),
+    /// Start coreward-event@ID.service for each new signature that waits
+    #[command(hide = true)]
+    DispatchEvents(hooks::DispatchOptions),
+    /// Run the programs in /etc/coreward/event.d with the record on standard input
+    #[command(hide = true)]
+    RunHooks(hooks::HookOptions),
     /// Print a completion script for a shell
     Completions(generate::CompletionsOptions),
     /// Write manual pages and completion scripts, for packages
@@ -128,6 +135,8 @@ impl Verb {
             | Self::Status(_)
             | Self::Register(_)
             | Self::Unregister(_)
+            | Self::DispatchEvents(_)
+            | Self::RunHooks(_)
             | Self::Completions(_)
             | Self::Generate(_) => false,
         }
@@ -194,6 +203,8 @@ fn run(arguments: CommandLine, out: &mut dyn Write) -> Result<ExitCode, CliError
         Verb::Status(options) => status::run(&root, &options, out),
         Verb::Register(options) => register::register(&root, &options, out),
         Verb::Unregister(options) => register::unregister(&root, &options, out),
+        Verb::DispatchEvents(options) => hooks::dispatch(&root, &options),
+        Verb::RunHooks(options) => hooks::run(&root, &options),
         Verb::Completions(options) => generate::completions(&options, CommandLine::command(), out),
         Verb::Generate(options) => generate::run(options, &CommandLine::command()),
     }

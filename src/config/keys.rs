@@ -68,7 +68,7 @@ static CRASH_KEYS: [KeyOf<CrashConfig>; 12] = [
 ];
 
 /// Keys that concern the whole machine.
-static MACHINE_KEYS: [KeyOf<Config>; 17] = [
+static MACHINE_KEYS: [KeyOf<Config>; 19] = [
     key!("MaxUse", quotas.max_use, parse_quota, SIZE),
     key!("KeepFree", quotas.keep_free, parse_quota, SIZE),
     key!("MaxUsePerUnit", quotas.per_unit, parse_quota, SIZE),
@@ -83,6 +83,8 @@ static MACHINE_KEYS: [KeyOf<Config>; 17] = [
     key!("UserIntervalSec", crash.rules.user.interval, parse_duration, TIME),
     key!("TotalBurst", crash.rules.total.burst, parse_number, BURST),
     key!("TotalIntervalSec", crash.rules.total.interval, parse_duration, TIME),
+    key!("EventBurst", events.burst, parse_number, BURST),
+    key!("EventIntervalSec", events.interval, parse_duration, TIME),
     key!("CompressThreads", compress_threads, parse_threads, "a number up to 8; 0: one per processor"),
     key!("KeepRegistered", keep_registered, parse_bool, YES),
     key!("Environment", environment, parse_variables, "names of variables, with spaces between them"),

@@ -23,6 +23,8 @@ pub struct Config {
     pub compress_threads: usize,
     /// `KeepRegistered=`: whether settings of the kernel that somebody else changed are set again.
     pub keep_registered: bool,
+    /// `EventBurst=` and `EventIntervalSec=`: new signatures that the programs in event.d are told about.
+    pub events: Rate,
     /// `Environment=`: the variables of a crashed process' environment that its record has.
     pub environment: Vec<String>,
 }
@@ -74,6 +76,7 @@ impl Default for Config {
             record_max_age: Duration::MAX,
             compress_threads: 0,
             keep_registered: false,
+            events: Rate { burst: 20, interval: Duration::from_secs(3600) },
             environment: Vec::new(),
         }
     }

@@ -61,6 +61,7 @@ fn the_shipped_file_and_the_manual_say_what_is_in_force() {
             max_records: 1,
             record_max_age: Duration::ZERO,
             compress_threads: 3,
+            events: Rate { burst: 1, interval: Duration::ZERO },
             keep_registered: true,
             environment: vec!["LANG".to_owned()],
         };

@@ -7,6 +7,7 @@ mod complete;
 mod connection;
 mod crash_source;
 mod error;
+mod events;
 mod evidence;
 mod inspect;
 mod listener;

@@ -162,7 +162,11 @@ impl Session {
         let Self { shared, source, .. } = self;
         let recorded = recorded(shared, &record).await;
         let record = Arc::new(record);
-        if let Inserted::Counted(_) = shared.catalog.insert(Arc::clone(&record)).await? {
+        if let Inserted::Counted(counted) = shared.catalog.insert(Arc::clone(&record)).await? {
+            if counted.new_bug {
+                shared.metrics.new_signatures.inc();
+                shared.new_bugs.notify_one();
+            }
             shared.metrics.crash(&record);
             shared.count_recorded();
             if matches!(record.core.outcome, CoreOutcome::None(NoCore::Storm | NoCore::Rate)) {

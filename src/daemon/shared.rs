@@ -7,6 +7,7 @@ use crate::capture::{CaptureResources, CompressorPool, HealthMonitor, LargeCoreL
 use crate::config::{self, CrashConfig, LoadedConfig, THREADS_MAX};
 use crate::crash::CrashId;
 use crate::policy::admission::{self, Admission, AdmissionConfig, AdmissionFacts};
+use crate::policy::rate::Rate;
 use crate::policy::storm::{StormEvent, StormPolicy};
 use crate::reader::{Places, ReaderPool};
 use crate::report::{ErrorKind, Metrics};
@@ -21,7 +22,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 /// Work of [`super::blocking::run_with_timeout`] at once, that which hangs included.
 const ABANDONABLE: usize = 4;
@@ -51,6 +52,8 @@ pub(super) struct Shared {
     pub(super) finalizing: Arc<Places>,
     /// For [`super::blocking::run_with_timeout`].
     pub(super) abandonable: Arc<Semaphore>,
+    /// There is a crash to tell about.
+    pub(super) new_bugs: Notify,
     pub(super) own_processes: Mutex<OwnProcesses>,
     loaded: Mutex<LoadedConfig>,
     limiter: Mutex<StormPolicy>,
@@ -110,6 +113,7 @@ impl Shared {
             readers,
             finalizing: Arc::new(Places::new(FINALIZING, 1)),
             abandonable: Arc::new(Semaphore::new(ABANDONABLE)),
+            new_bugs: Notify::new(),
             own_processes: Mutex::default(),
             loaded: Mutex::default(),
             limiter: Mutex::default(),
@@ -150,6 +154,11 @@ impl Shared {
     /// `Environment=`: the variables that a record has of a process' environment.
     pub(super) fn environment(&self) -> Vec<String> {
         lock(&self.loaded).config.environment.clone()
+    }
+
+    /// `EventBurst=` and `EventIntervalSec=`.
+    pub(super) fn event_rate(&self) -> Rate {
+        lock(&self.loaded).config.events
     }
 
     /// Decides on a crash, now.

@@ -26,6 +26,10 @@ pub struct Metrics {
     pub repeated_offers: IntCounter,
     /// Crashes without a core because of the storm rule or a rate limit.
     pub storm_suppressed: IntCounter,
+    /// Crashes that were the first of their signature.
+    pub new_signatures: IntCounter,
+    /// New signatures that no event.d program was told about.
+    pub events_dropped: IntCounter,
     /// Seconds from the start of the shim to the release of the process.
     pub held: Histogram,
     /// Bytes of core read, before compression.
@@ -157,6 +161,14 @@ impl Metrics {
                 "coreward_storm_suppressed_total",
                 "Crashes without a core because of the storm rule or a rate limit.",
             )?,
+            new_signatures: factory.counter(
+                "coreward_new_signatures_total",
+                "Crashes that were the first of their signature and of the user or container that answers for them.",
+            )?,
+            events_dropped: factory.counter(
+                "coreward_events_dropped_total",
+                "New signatures that no program in event.d was told about: EventBurst= was reached, or the earlier ones wait.",
+            )?,
             held: factory.histogram(
                 "coreward_held_seconds",
                 "Time from the start of the shim to the release of the crashed process.",
@@ -224,7 +236,7 @@ impl Metrics {
     }
 
     /// Counts a crash in `coredump_process_count` as the catalog has counted it.
-    pub fn count(&self, Counted { raised, left }: &Counted) {
+    pub fn count(&self, Counted { raised, left, .. }: &Counted) {
         let _moving = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(left) = left {
             // An error means that there is no such set.
@@ -387,7 +399,7 @@ mod tests {
     fn a_label_set_that_leaves_is_counted_as_other() {
         let metrics = Metrics::new().unwrap();
         metrics.restore(&[count("/usr/bin/a", 7), count("/usr/bin/b", 2)]);
-        metrics.count(&Counted { raised: count("/usr/bin/c", 1), left: Some(count("/usr/bin/a", 7)) });
+        metrics.count(&Counted { raised: count("/usr/bin/c", 1), left: Some(count("/usr/bin/a", 7)), new_bug: false });
         let text = String::from_utf8(metrics.render().unwrap()).unwrap();
         let mut samples: Vec<&str> = text.lines().filter(|line| line.starts_with("coredump_process_count{")).collect();
         samples.sort_unstable_by_key(|line| line.len());
@@ -428,7 +440,11 @@ mod tests {
         }
         for record in records {
             let core_exists = record.core.is_stored();
-            metrics.count(&Counted { raised: CrashCount { core_exists, ..count("/usr/bin/a", 1) }, left: None });
+            metrics.count(&Counted {
+                raised: CrashCount { core_exists, ..count("/usr/bin/a", 1) },
+                left: None,
+                new_bug: false,
+            });
             metrics.crash(&record);
         }
     }

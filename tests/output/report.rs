@@ -52,7 +52,7 @@ fn exposition() {
     for record in records() {
         let exists = record.core.is_stored();
         let raised = count(&record.hostname, &record.program(), &record.signal_name, exists, 1);
-        metrics.count(&Counted { raised, left: None });
+        metrics.count(&Counted { raised, left: None, new_bug: true });
         metrics.crash(&record);
         metrics.held.observe(Duration::from_micros(record.held_us).as_secs_f64());
     }
@@ -60,6 +60,8 @@ fn exposition() {
     let _in_flight = metrics.count_in_flight();
     metrics.repeated_offers.inc();
     metrics.storm_suppressed.inc();
+    metrics.new_signatures.inc();
+    metrics.events_dropped.inc();
     metrics.captured_bytes.inc_by(3 << 20);
     metrics.written_bytes.inc_by(1 << 20);
     metrics.stored_bytes.set(1 << 20);

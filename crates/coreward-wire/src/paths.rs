@@ -80,6 +80,12 @@ impl Root {
         self.join("/var/lib/coreward")
     }
 
+    /// The directory of the operator's programs that are told about each new signature.
+    #[must_use]
+    pub fn hooks_dir(&self) -> PathBuf {
+        self.join("/etc/coreward/event.d")
+    }
+
     /// The journal's native socket.
     #[must_use]
     pub fn journal_socket(&self) -> PathBuf {
@@ -112,6 +118,10 @@ impl Root {
     }
 }
 
+/// Name of the directory in the state directory with a file for each crash that the programs in [`Root::hooks_dir`] are to be told about.
+pub const EVENTS: &str = "events";
+/// Suffix of such a file. The rest of its name is the id of the crash, and it holds the record as JSON.
+pub const EVENT_SUFFIX: &str = ".json";
 /// Name of the spool directory, in the state directory and in the runtime directory: the shim saves crashes there that no
 /// daemon took.
 pub const SPOOL: &str = "spool";

@@ -3,6 +3,7 @@
 use super::command::{Availability, Command, ReplySender};
 use super::error::CatalogError;
 use super::ledger::Ledger;
+use super::new_bugs::NewBug;
 use super::rows::Inserted;
 use super::writer::{CatalogEvent, CatalogWriter};
 use crate::crash::{CrashId, Record};
@@ -67,6 +68,19 @@ impl Catalog {
     /// The catalog cannot be read.
     pub async fn find(&self, id: CrashId) -> Result<Option<Box<Record>>, CatalogError> {
         self.request(|reply| Command::Find(id, reply)).await
+    }
+
+    /// The oldest crashes that are the first of their signature and that nobody has been told about, at most `limit`.
+    ///
+    /// # Errors
+    /// The catalog cannot be read.
+    pub async fn new_bugs(&self, limit: usize) -> Result<Vec<NewBug>, CatalogError> {
+        self.request(|reply| Command::NewBugs(limit, reply)).await
+    }
+
+    /// Forgets new bugs that have been told about.
+    pub fn forget_new_bugs(&self, told: &[NewBug]) {
+        self.send_or_log(Command::ForgetNewBugs(told.iter().map(|bug| bug.seq).collect()));
     }
 
     /// Whether crashes can be inserted, as far as is known.

@@ -1,5 +1,6 @@
 //! What the catalog's handles and its writer exchange.
 
+use super::new_bugs::NewBug;
 use super::rows::Inserted;
 use crate::crash::{CrashId, Record};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,6 +17,10 @@ pub(super) type PendingRow = (Arc<Record>, ReplySender<Inserted>);
 pub(super) enum Command {
     Insert(Arc<Record>, ReplySender<Inserted>),
     Find(CrashId, ReplySender<Option<Box<Record>>>),
+    /// The oldest crashes to tell about, at most this many.
+    NewBugs(usize, ReplySender<Vec<NewBug>>),
+    /// These have been told about.
+    ForgetNewBugs(Vec<i64>),
     /// Reply once all commands before this one have been carried out.
     Flush(oneshot::Sender<()>),
     /// The core was deleted by somebody else.

@@ -32,6 +32,8 @@ pub struct Counted {
     pub raised: CrashCount,
     /// A counter that left for it, with all of its crashes: they are counted as [`CrashCount::other`] from now on.
     pub left: Option<CrashCount>,
+    /// It is the first crash of its signature.
+    pub new_bug: bool,
 }
 
 impl CrashCount {
@@ -95,7 +97,7 @@ pub(super) fn count(db: &Transaction<'_>, record: &Record) -> Result<Counted, Ca
     };
     let now = to_signed(record.time_us);
     if raise(db, &raised, now)? {
-        return Ok(Counted { raised, left: None });
+        return Ok(Counted { raised, left: None, new_bug: false });
     }
     let principal = record.answering().0.to_string();
     let is_foreign = uname().is_ok_and(|host| *host.nodename() != *raised.hostname);
@@ -123,7 +125,7 @@ pub(super) fn count(db: &Transaction<'_>, record: &Record) -> Result<Counted, Ca
             now
         ])?;
     }
-    Ok(Counted { raised, left })
+    Ok(Counted { raised, left, new_bug: false })
 }
 
 /// Adds to a counter; `false` if there is none with these labels.

@@ -2,8 +2,8 @@
 
 use super::counters::{self, Counted};
 use super::error::CatalogError;
-use super::{charges, rollup};
-use crate::crash::{CoreOutcome, CrashId, Record};
+use super::{charges, new_bugs, rollup};
+use crate::crash::{CoreOutcome, CrashId, NoCore, Record};
 use crate::store::columns::{RecordedCore, to_signed};
 use nix::unistd::Uid;
 use rusqlite::{Connection, Transaction, named_params, params};
@@ -20,14 +20,29 @@ pub enum Inserted {
 /// Inserts a crash and counts it, unless it is in the catalog already or its row was rolled up recently.
 pub(super) fn insert(db: &Transaction<'_>, record: &Record) -> Result<Inserted, CatalogError> {
     let core = if record.core.is_stored() { RecordedCore::Stored } else { RecordedCore::None };
-    if rollup::was_rolled_up(db, &record.id)? || !add_row(db, record, core)? {
+    if rollup::was_rolled_up(db, &record.id)? {
         return Ok(Inserted::Known);
     }
-    counters::count(db, record).map(Inserted::Counted)
+    let Some(seq) = add_row(db, record, core)? else { return Ok(Inserted::Known) };
+    let mut counted = counters::count(db, record)?;
+    counted.new_bug = is_new_bug(db, record, seq)?;
+    if counted.new_bug {
+        new_bugs::remember(db, seq)?;
+    }
+    Ok(Inserted::Counted(counted))
 }
 
-/// Inserts the row of a crash without counting it; `false` if there is one already.
-pub(super) fn add_row(db: &Transaction<'_>, record: &Record, core: RecordedCore) -> Result<bool, CatalogError> {
+/// Whether the crash in row `seq` is the first of its signature. In a storm that is not asked.
+fn is_new_bug(db: &Transaction<'_>, record: &Record, seq: i64) -> Result<bool, CatalogError> {
+    if record.core.outcome == CoreOutcome::None(NoCore::Storm) {
+        return Ok(false);
+    }
+    let (principal, party) = record.answering();
+    new_bugs::is_first(db, seq, &principal, &party, &record.signature_key())
+}
+
+/// Inserts the row of a crash without counting it. Returns its number; `None` if there is one already.
+pub(super) fn add_row(db: &Transaction<'_>, record: &Record, core: RecordedCore) -> Result<Option<i64>, CatalogError> {
     let no_core = match record.core.outcome {
         CoreOutcome::None(reason) => Some(reason.name()),
         CoreOutcome::Stored => None,
@@ -63,14 +78,14 @@ pub(super) fn add_row(db: &Transaction<'_>, record: &Record, core: RecordedCore)
             ":held_us": to_signed(record.held_us),
         })?;
     if inserted == 0 {
-        return Ok(false);
+        return Ok(None);
     }
     let seq = db.last_insert_rowid();
     let json = serde_json::to_string(record)?;
     db.prepare_cached("INSERT INTO records (seq, record) VALUES (?1, ?2)")?.execute(params![seq, json])?;
     let (principal, party) = record.answering();
     charges::add(db, seq, &principal, &party, &record.signature_key(), json.len() as u64)?;
-    Ok(true)
+    Ok(Some(seq))
 }
 
 /// Updates the state of a core.

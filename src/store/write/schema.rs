@@ -1,7 +1,7 @@
 //! The tables of `catalog.db`: creating them, and converting those of an older version.
 
 use super::error::{CatalogError, needs_reopening};
-use super::{charges, counters, rows};
+use super::{charges, counters, new_bugs, rows};
 use crate::crash::Record;
 use crate::store::columns::RecordedCore;
 use rusqlite::Connection;
@@ -39,6 +39,7 @@ pub(super) fn open(path: &Path) -> Result<Connection, CatalogError> {
     }
     charges::prepare(&mut db)?;
     counters::prepare(&db)?;
+    db.execute_batch(new_bugs::TABLE)?;
     Ok(db)
 }
 

@@ -5,6 +5,7 @@ use super::command::{Availability, Command, PendingRow};
 use super::counters::{self, Counted, CrashCount};
 use super::error::{CatalogError, is_damage, is_full, needs_reopening};
 use super::ledger::Ledger;
+use super::new_bugs;
 use super::quarantine::quarantine;
 use super::recovery::{self, Recovered};
 use super::rollup::{self, Retention};
@@ -126,6 +127,16 @@ impl CatalogWriter {
                 Command::Find(id, reply) => {
                     self.insert(std::mem::take(&mut pending));
                     let _ = reply.send(self.find(&id).map_err(|error| error.to_string()));
+                }
+                Command::NewBugs(limit, reply) => {
+                    let found = self.connection().and_then(|db| new_bugs::waiting(db, limit));
+                    let _ = reply.send(found.map_err(|error| error.to_string()));
+                }
+                Command::ForgetNewBugs(told) => {
+                    // What is not forgotten is told once more.
+                    if let Err(error) = self.connection().and_then(|db| new_bugs::forget(db, &told)) {
+                        tracing::warn!("events: {error}");
+                    }
                 }
                 Command::MarkRemoved(id) => {
                     self.insert(std::mem::take(&mut pending));
