@@ -48,14 +48,13 @@ pub(super) fn dispatch(root: &Root, _: &DispatchOptions) -> Result<ExitCode, Cli
         opened => opened.map_err(failed)?,
     };
     let has_hooks = !hooks(root)?.is_empty();
-    let mut code = ExitCode::SUCCESS;
     for name in waiting(&path).map_err(failed)? {
         let id = name.to_str().and_then(|name| CrashId::parse(name.strip_suffix(EVENT_SUFFIX)?));
         match id {
             Some(id) if has_hooks => {
+                // Its own unit has failed then, and that is enough.
                 if let Err(error) = pass_on(root, dir.as_fd(), Path::new(&name), &id) {
                     print_message(&format!("coreward: event {id}: {error}"));
-                    code = ExitCode::FAILURE;
                 }
             }
             Some(_) => {}
@@ -66,7 +65,7 @@ pub(super) fn dispatch(root: &Root, _: &DispatchOptions) -> Result<ExitCode, Cli
             .or_else(|_| unlinkat(&dir, name.as_os_str(), UnlinkatFlags::RemoveDir));
         removed.map_err(|error| CliError::File { path: path.join(&name), error: error.into() })?;
     }
-    Ok(code)
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The names in the directory of events, the oldest file first. Those that begin with a dot are still being written.

@@ -15,6 +15,7 @@ mod config;
 mod confinement;
 mod daemon_failure;
 mod disk;
+mod events;
 mod fidelity;
 mod file_systems;
 mod handled;

@@ -1,0 +1,45 @@
+# The operator's programs in event.d: once for each new signature, without privilege.
+# shellcheck shell=bash disable=SC2154 # the variables of package.sh and lib.sh
+
+step "event.d"
+no_events() { [[ -z $(ls -A /var/lib/coreward/events) ]]; }
+told=/run/event-test
+mkdir -p "$told"
+chmod 1777 "$told"
+mkdir -p /etc/systemd/system/coreward-event@.service.d
+cat >/etc/systemd/system/coreward-event@.service.d/test.conf <<EOF
+[Service]
+ReadWritePaths=$told
+EOF
+systemctl daemon-reload
+cat >/etc/coreward/event.d/10-test <<EOF
+#!/bin/sh
+cat >$told/\$COREWARD_ID.json
+id -u >$told/\$COREWARD_ID.uid
+head -c 1 /var/lib/coreward/catalog.db >$told/\$COREWARD_ID.catalog 2>&1
+EOF
+chmod 755 /etc/coreward/event.d/10-test
+printf '#!/bin/sh\nexit 3\n' >/etc/coreward/event.d/05-fails
+chmod 755 /etc/coreward/event.d/05-fails
+
+program segv events
+crash "$exe"
+crash "$exe"
+assert_counted 2 "two crashes of one bug" "program=$exe"
+id=$(coreward list "$exe" --json | jq -r '.[0].id')
+check "a program in event.d is told about the new signature" eventually 30 test -s "$told/$id.catalog"
+assert_eq "$exe" "$(jq -r .exe "$told/$id.json")" "it gets the record"
+assert_eq 1 "$(find "$told" -name '*.json' -exec jq -r .exe {} + | grep -cFx "$exe")" "once"
+check "it is not root" test "$(cat "$told/$id.uid")" -gt 0
+check "and reads nothing of Coreward's" prints "denied" cat "$told/$id.catalog"
+check "what failed is in the journal of its unit" eventually 10 prints "exit status 3" journalctl -u "coreward-event@$id.service"
+check "nothing is left behind" eventually 10 no_events
+check "coreward-event.path still waits" systemctl is-active --quiet coreward-event.path
+
+rm -r /etc/coreward/event.d/* /etc/systemd/system/coreward-event@.service.d
+systemctl daemon-reload
+program segv events-none
+crash "$exe"
+assert_counted 1 "without a program in event.d nothing is started" "program=$exe"
+check "and nothing accumulates" eventually 10 no_events
+systemctl reset-failed 'coreward-event@*' 2>/dev/null || true
