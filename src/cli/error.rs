@@ -69,6 +69,8 @@ pub(super) enum HookError {
 pub(super) enum ExportError {
     #[error("a core is not written to a terminal: name a file (-o FILE) or redirect standard output")]
     Terminal,
+    #[error("a page is not written to a terminal: name a file (-o report.html) or redirect standard output")]
+    TerminalPage,
     #[error("signals cannot be blocked: {0}")]
     Interrupts(io::Error),
 }

@@ -83,7 +83,7 @@ fn list_groups(options: &GroupsOptions, groups: Vec<Group>, out: &mut dyn Write)
     Ok(ExitCode::SUCCESS)
 }
 
-fn title(group: &Group) -> String {
+pub(super) fn title(group: &Group) -> String {
     match &group.example {
         Some(listed) => title_of(&listed.record),
         None => format!("SIG{} in {}", printable(&group.signal_name), printable(&group.program)),
@@ -93,7 +93,7 @@ fn title(group: &Group) -> String {
 /// A title for a crash, such as `SIGSEGV in oj.so+0x4f1c <- ruby+0x1a20`: the first frames outside of the language's runtime. It
 /// has no function names, because that would need files of every program that ever crashed. The signal is that of the failure, as the
 /// stack is.
-fn title_of(record: &Record) -> String {
+pub(super) fn title_of(record: &Record) -> String {
     let name = record.failure.as_ref().map_or(&record.signal_name, |failure| &failure.signal_name);
     let is_named = record.signal.is_some() && name.starts_with(|first: char| first.is_ascii_alphabetic());
     let signal = if is_named { format!("SIG{}", printable(name)) } else { format!("signal {}", printable(name)) };

@@ -86,7 +86,7 @@ fn write_stacks(record: &Record, symbols: &Symbols, out: &mut dyn Write) -> io::
 }
 
 /// The threads that share a stack.
-fn thread_names(threads: &ThreadStacks) -> String {
+pub(super) fn thread_names(threads: &ThreadStacks) -> String {
     /// The most thread ids that are shown.
     const SHOWN: usize = 8;
     let mut tids: Vec<String> = threads.tids.iter().take(SHOWN).map(u32::to_string).collect();
@@ -129,7 +129,7 @@ fn write_frame(
 }
 
 /// Labels and texts. What is unknown has no line.
-fn lines(listed: &Listed, context: &CrashContext) -> Vec<(&'static str, String)> {
+pub(super) fn lines(listed: &Listed, context: &CrashContext) -> Vec<(&'static str, String)> {
     let Listed { record, .. } = listed;
     let cgroup = &record.cgroup;
     let text = |text: &str| (!text.is_empty()).then(|| printable(text));
@@ -221,7 +221,7 @@ fn dumpable(record: &Record) -> Option<String> {
 }
 
 /// The package of the executable, as that says.
-fn package(record: &Record) -> Option<String> {
+pub(super) fn package(record: &Record) -> Option<String> {
     let module = record.modules.iter().find(|module| module.path == record.exe_path())?;
     let package: serde_json::Value = serde_json::from_str(module.package.as_deref()?).ok()?;
     let text = |key: &str| package.get(key).and_then(serde_json::Value::as_str).map(printable);

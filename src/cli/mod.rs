@@ -25,6 +25,8 @@ mod message;
 mod privileges;
 mod register;
 mod remove;
+mod report;
+mod report_page;
 mod root_file;
 mod shim_check;
 mod state_volume;
@@ -85,6 +87,10 @@ enum Verb {
     ///
     /// `coreward info` shows the functions of one of them.
     Groups(groups::GroupsOptions),
+    /// Write a page about the crashes of some time, or about one crash, to read in a browser
+    ///
+    /// The page is one HTML file that loads nothing else: it can be mailed, printed and attached.
+    Report(report::ReportOptions),
     /// Show how much disk space cores take, by unit, user, executable or signature
     Usage(usage::UsageOptions),
     /// Protect cores from being deleted to make room
@@ -132,6 +138,7 @@ impl Verb {
             | Self::Vacuum(_) => true,
             Self::Export(_)
             | Self::Debug(_)
+            | Self::Report(_)
             | Self::Status(_)
             | Self::Register(_)
             | Self::Unregister(_)
@@ -195,6 +202,7 @@ fn run(arguments: CommandLine, out: &mut dyn Write) -> Result<ExitCode, CliError
         Verb::Debug(options) => debug::run(&root, caller, &options),
         Verb::Groups(options) => groups::run(&root, &options, out)
             .or_else(|error| show_none(&root, error, options.json.then_some("[]"), out)),
+        Verb::Report(options) => report::run(&root, caller, &options, out),
         Verb::Usage(options) => usage::run(&root, &options, out),
         Verb::Pin(options) => remove::pin(&root, &options, true, out),
         Verb::Unpin(options) => remove::pin(&root, &options, false, out),
@@ -254,6 +262,8 @@ mod tests {
             "coreward list --unit nginx --container 4f5c --signal SIGSEGV --user root --signature s2-12",
             "coreward groups s2-12 --json",
             "coreward usage --by signature",
+            "coreward report --since -7d -o report.html",
+            "coreward report 12ab --force -o -",
             "coreward pin 12ab 77",
             "coreward rm --dry-run nginx",
             "coreward vacuum --max-use 1G --max-age 30d",
@@ -266,6 +276,7 @@ mod tests {
             "coreward list -n many",
             "coreward frobnicate",
             "coreward vacuum",
+            "coreward report 12ab --since -1d",
             "coreward rm",
         ] {
             let error = CommandLine::try_parse_from(line.split(' ')).expect_err(line);

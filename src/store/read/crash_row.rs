@@ -36,6 +36,8 @@ pub struct CrashRow<'a> {
     pub container: &'a str,
     /// Host name.
     pub hostname: &'a str,
+    /// [`Record::signature_key`](crate::crash::Record::signature_key).
+    pub signature: &'a str,
     /// The present state of the core.
     pub core_state: CoreState,
     /// Only the stacks were to be stored: a core that is truncated is so on purpose.
@@ -54,7 +56,8 @@ pub fn for_each_row(root: &Root, filter: &Filter, visit: &mut dyn FnMut(&CrashRo
     let layout = Layout::new(root);
     let Some(db) = open_if_allowed(&layout)? else {
         for listed in list_readable_cores(&layout, filter).0 {
-            visit(&CrashRow::of_listed(&listed, &listed.record.program()));
+            let record = &listed.record;
+            visit(&CrashRow::of_listed(&listed, &record.program(), record.signature_key().as_str()));
         }
         return Ok(());
     };
@@ -69,7 +72,7 @@ fn visit_catalog(
     visit: &mut dyn FnMut(&CrashRow<'_>),
 ) -> rusqlite::Result<()> {
     const SELECT: &str = "SELECT id, time_us, pid, uid, signal_name, program, coalesce(user_unit, unit) AS unit,
-            container, hostname, core, no_core, stored, truncated, keep, seq FROM crashes";
+            container, hostname, signature, core, no_core, stored, truncated, keep, seq FROM crashes";
     let conditions = WhereClause::new(filter, meaning_of(db, filter)?);
     let query = match filter.limit {
         None => format!("{SELECT} {} ORDER BY time_us, seq", conditions.sql),
@@ -105,6 +108,7 @@ struct RowColumns {
     unit: usize,
     container: usize,
     hostname: usize,
+    signature: usize,
     core: usize,
     no_core: usize,
     stored: usize,
@@ -124,6 +128,7 @@ impl RowColumns {
             unit: query.column_index("unit")?,
             container: query.column_index("container")?,
             hostname: query.column_index("hostname")?,
+            signature: query.column_index("signature")?,
             core: query.column_index("core")?,
             no_core: query.column_index("no_core")?,
             stored: query.column_index("stored")?,
@@ -148,6 +153,7 @@ impl RowColumns {
             unit: text(row, self.unit)?,
             container: text(row, self.container)?,
             hostname: text(row, self.hostname)?,
+            signature: text(row, self.signature)?,
             core_state,
             stacks_only: core_state == CoreState::Truncated && text(row, self.keep)? == Keep::Stacks.name(),
             no_core: if core_state == CoreState::None { text(row, self.no_core)? } else { "" },
@@ -165,9 +171,9 @@ fn text<'row>(row: &'row Row<'_>, column: usize) -> rusqlite::Result<&'row str> 
 }
 
 impl<'a> CrashRow<'a> {
-    /// The row of a crash whose [`crate::crash::Record::program`] is `program`.
+    /// The row of a crash with this [`crate::crash::Record::program`] and [`crate::crash::Record::signature_key`].
     #[must_use]
-    pub fn of_listed(listed: &'a Listed, program: &'a str) -> Self {
+    pub fn of_listed(listed: &'a Listed, program: &'a str, signature: &'a str) -> Self {
         let record = &listed.record;
         let cgroup = &record.cgroup;
         Self {
@@ -180,6 +186,7 @@ impl<'a> CrashRow<'a> {
             unit: cgroup.user_unit.as_deref().or(cgroup.unit.as_deref()).unwrap_or_default(),
             container: cgroup.container.as_deref().unwrap_or_default(),
             hostname: &record.hostname,
+            signature,
             core_state: listed.core_state,
             stacks_only: listed.stacks_only(),
             no_core: match record.core.outcome {
