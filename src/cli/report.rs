@@ -2,7 +2,7 @@
 
 use super::atomic_file::AtomicFile;
 use super::crash_context::CrashContext;
-use super::crash_selector::CrashSelector;
+use super::crash_selector::text_parser;
 use super::error::{CliError, ExportError};
 use super::interrupt::Interrupts;
 use super::privileges::{become_owner, run_as_owner};
@@ -26,8 +26,9 @@ use std::process::ExitCode;
 /// Options of `report`.
 #[derive(Args, Debug)]
 pub(super) struct ReportOptions {
-    #[command(flatten)]
-    crash: CrashSelector,
+    /// Report on this crash alone, named as for `info` [default: all crashes of the time]
+    #[arg(value_name = "MATCH", value_parser = text_parser())]
+    name: Option<String>,
     /// Report on crashes at or after this time, written as for `list` [default: -7d]
     #[arg(long, short = 'S', value_name = "TIME", value_parser = time::argument, allow_hyphen_values = true, conflicts_with = "name")]
     since: Option<Timestamp>,
@@ -78,7 +79,7 @@ pub(super) fn run(
 
 fn page(root: &Root, caller: Uid, options: &ReportOptions) -> Result<String, CliError> {
     let host = uname().map(|names| names.nodename().to_string_lossy().into_owned()).unwrap_or_default();
-    if let Some(name) = &options.crash.name {
+    if let Some(name) = &options.name {
         let listed = store::find(root, Some(name))?;
         let context = CrashContext::look_up(root, &listed);
         let symbols = Symbols::look_up(&listed.record, caller, false);
