@@ -121,15 +121,8 @@ impl Record {
         let modules: usize = self.modules.iter().map(|module| 256 + texts_of(module) * ESCAPED).sum();
         let threads: usize = self.other_threads.iter().map(|thread| thread.frames.len() + thread.tids.len() + 1).sum();
         let failure = self.failure.as_ref().map_or(0, |failure| 2 + failure.handler.len());
-        let symbols: usize = self.frames().filter_map(|frame| frame.symbol.as_ref()).map(symbol_length).sum();
+        let symbols: usize = self.frames().filter_map(|frame| frame.symbol.as_ref()).map(Symbol::json_length).sum();
         FIELDS + (texts + warnings) * ESCAPED + modules + (self.stack.len() + threads + failure) * FRAME + symbols
-    }
-
-    /// The frames of all threads.
-    fn frames(&self) -> impl Iterator<Item = &Frame> {
-        let handler = self.failure.iter().flat_map(|failure| &failure.handler);
-        let others = self.other_threads.iter().flat_map(|thread| &thread.frames);
-        self.stack.iter().chain(handler).chain(others)
     }
 
     fn texts(&self) -> [&String; 20] {
@@ -228,10 +221,13 @@ fn texts_of(module: &Module) -> usize {
     module.path.len() + optional(&module.package) + optional(&module.build_id)
 }
 
-/// The most bytes of a symbol's JSON. Names are many, and few of their characters need an escape.
-fn symbol_length(symbol: &Symbol) -> usize {
-    const FIELDS: usize = 64;
-    FIELDS + symbol.name.chars().map(escaped_length).sum::<usize>()
+impl Symbol {
+    /// The most bytes that it adds to a record. Names are many, and few of their characters need an escape.
+    #[must_use]
+    pub fn json_length(&self) -> usize {
+        const FIELDS: usize = 64;
+        FIELDS + self.name.chars().map(escaped_length).sum::<usize>()
+    }
 }
 
 /// Drops the names of the functions that these frames are in; returns how many.

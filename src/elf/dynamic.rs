@@ -4,7 +4,7 @@
 use super::class::ElfClass;
 use super::image::MappedImage;
 use super::notes::u32_at;
-use super::symbol_table::{FunctionSearch, SymbolEntry};
+use super::symbol_table::{FunctionSearch, SymbolEntry, read_name};
 use crate::crash::Symbol;
 use object::elf::{DT_GNU_HASH, DT_HASH, DT_NULL, DT_STRSZ, DT_STRTAB, DT_SYMTAB, STT_TLS};
 use std::ops::Range;
@@ -145,7 +145,9 @@ impl DynamicSymbols {
             entries.filter_map(|entry| SymbolEntry::read(self.class, entry)).for_each(|entry| search.add(entry));
             next += count;
         }
-        search.finish(&linked, |offset| self.name(offset, &mut read))
+        search.finish(&linked, |offset| {
+            read_name(self.strings.start.checked_add(offset.into())?, self.strings.end, &mut read)
+        })
     }
 
     /// The numbers of the symbols that may be defined. Nothing says how many there are but the hash tables.
@@ -209,23 +211,6 @@ impl DynamicSymbols {
         let address = self.strings.start.checked_add(entry.name.into());
         let found = address.filter(|address| self.strings.contains(address)).and_then(|at| read(at, name.len() + 1));
         found.is_some_and(|found| found.split_last() == Some((&0, name.as_bytes())))
-    }
-
-    /// The string at this offset, as far as a name may be long.
-    fn name(&self, offset: u32, read: &mut dyn FnMut(u64, usize) -> Option<Vec<u8>>) -> Option<Vec<u8>> {
-        const AT_ONCE: u64 = 64;
-        let mut at = self.strings.start.checked_add(offset.into())?;
-        let mut name = Vec::new();
-        while at < self.strings.end && name.len() <= Symbol::MAX_NAME {
-            let part = read(at, usize::try_from((self.strings.end - at).min(AT_ONCE)).ok()?)?;
-            let end = part.iter().position(|byte| *byte == 0);
-            name.extend_from_slice(part.get(..end.unwrap_or(part.len()))?);
-            if end.is_some() {
-                break;
-            }
-            at += part.len() as u64;
-        }
-        Some(name)
     }
 }
 

@@ -48,6 +48,22 @@ impl SymbolEntry {
     }
 }
 
+/// The string at `at`, as far as a name may be long. It has no end, or one before `end`.
+pub(super) fn read_name(mut at: u64, end: u64, read: &mut dyn FnMut(u64, usize) -> Option<Vec<u8>>) -> Option<Vec<u8>> {
+    const AT_ONCE: u64 = 64;
+    let mut name = Vec::new();
+    while at < end && name.len() <= Symbol::MAX_NAME {
+        let part = read(at, usize::try_from((end - at).min(AT_ONCE)).ok()?)?;
+        let length = part.iter().position(|byte| *byte == 0);
+        name.extend_from_slice(part.get(..length.unwrap_or(part.len()))?);
+        if length.is_some() {
+            break;
+        }
+        at += part.len() as u64;
+    }
+    Some(name)
+}
+
 /// A search for the functions that contain some addresses. The entries of a table are shown to it one after the other, in any order.
 ///
 /// Symbols of assembly code may have no size. Such a symbol contains an address if it is the last before it, and the next one is of

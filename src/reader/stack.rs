@@ -154,7 +154,7 @@ pub fn unwind_other_threads(
 }
 
 /// Says whether there is still time.
-fn until(limit: Duration) -> impl Fn() -> bool {
+pub(super) fn until(limit: Duration) -> impl Fn() -> bool {
     let begun = Instant::now();
     move || begun.elapsed() < limit
 }
