@@ -103,7 +103,10 @@ fn write_frames(record: &Record, frames: &[Frame], symbols: &Symbols, out: &mut 
     for (number, frame) in frames.iter().enumerate() {
         let module = frame.module.and_then(|number| record.modules.get(number as usize));
         let place = module.map_or_else(|| "?".to_owned(), |module| symbols::place(module, frame));
-        write_frame(number, frame, &place, symbols.functions(frame), out)?;
+        let from_record: Vec<Function> =
+            frame.symbol.iter().map(|symbol| Function { name: symbol.shown(), source: None }).collect();
+        let functions = symbols.functions(frame);
+        write_frame(number, frame, &place, if functions.is_empty() { &from_record } else { functions }, out)?;
     }
     Ok(())
 }

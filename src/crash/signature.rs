@@ -1,7 +1,7 @@
 //! The signature, which identifies the bug behind a crash, and the stacks it is made from. docs/signature.md describes how it is
 //! computed.
 
-use super::text;
+use super::{demangle, text};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -180,6 +180,13 @@ impl Symbol {
             _ => text::from_bytes(name),
         };
         Self { name, offset }
+    }
+
+    /// The name as it is shown: demangled, escaped, and cut if it is long.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        const MAX_SHOWN: usize = 200;
+        text::printable(&demangle(&self.name, MAX_SHOWN))
     }
 }
 
