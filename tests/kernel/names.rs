@@ -1,6 +1,6 @@
 //! Names of functions in records, in the journal and in `info`, wherever they are: in memory, in a file that is not where it was, in a container.
 
-use crate::testbed::{RunToEnd, TestBed, coreward, eventually, program, run_tool, text};
+use crate::testbed::{RunToEnd, TestBed, Volume, coreward, eventually, program, run_tool, text};
 use coreward::crash::{CoreOutcome, Frame, Origin, Record};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -73,7 +73,7 @@ fn static_functions_have_names_in_the_record_the_journal_and_in_info_when_the_fi
         assert!(info.contains(&format!(" {name} in names+0x")), "{info}");
     }
     let json = text(&coreward(&bed, &["info", "--json", record.id.as_str()]));
-    assert!(json.contains("\"symbol\": {") && json.contains("\"name\": \"static_caller\""), "{json}");
+    assert!(json.contains("\"symbol\":{\"name\":\"static_caller\","), "{json}");
     assert!(record.warnings.is_empty(), "{:?}", record.warnings);
 }
 
@@ -149,15 +149,12 @@ fn rust_and_go_functions_have_names_and_those_of_the_kernels_vdso() {
     let (bed, _daemon) = started();
     let rust = crash(&bed, Command::new(program("bugs-rust")).arg("1"));
     let entry = String::from_utf8_lossy(&bed.journal()[0]).into_owned();
-    assert!(
-        names(&rust.stack).iter().any(|name| name.starts_with("_ZN9bugs_rust") || name.starts_with("_R")),
-        "{rust:?}"
-    );
-    assert!(entry.contains(" bugs_rust::") && !entry.contains("_ZN"), "{entry}");
+    assert!(names(&rust.stack).iter().any(|name| name.starts_with("_ZN4bugs")), "{rust:?}");
+    assert!(entry.contains(" bugs::index_here (") && !entry.contains("_ZN"), "{entry}");
     for name in ["bugs-go", "bugs-go-stripped", "bugs-go-pie-stripped"] {
         let go = crash(&bed, Command::new(program(name)).arg("1").env("GOTRACEBACK", "crash"));
         let found = names(&go.stack);
-        assert!(found.iter().any(|name| name == "main.main"), "{name}: {go:?}");
+        assert!(found.iter().any(|name| name == "main.readHere"), "{name}: {go:?}");
         assert!(found.contains(&"runtime.main".to_owned()), "{name}: {found:?}");
     }
     let vdso = crash(&bed, Command::new(program("names")).arg("vdso"));
@@ -195,6 +192,8 @@ fn other_threads_have_names_and_crashes_without_a_core_too_but_duplicates_have_n
 #[test]
 fn a_crash_from_the_spool_is_named_by_the_files_of_this_machine() {
     let bed = TestBed::new();
+    // Where a disk is nearly full, only the beginning of a core is saved.
+    let _volume = Volume::in_memory(&bed, "256M");
     assert!(Command::new(program("names")).arg("static").run_to_end().core_dumped());
     eventually(Duration::from_secs(10), || bed.kmsg().contains("saved as"));
     let _daemon = bed.daemon();
