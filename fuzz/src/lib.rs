@@ -33,13 +33,18 @@ pub fn parse_crash(bytes: &[u8]) -> Option<(&[u8], SparseMemory)> {
     let (length, rest) = bytes.split_first_chunk::<4>()?;
     let length = usize::try_from(u32::from_le_bytes(*length)).ok()?;
     let (headers, rest) = rest.split_at_checked(length)?;
-    let pages = rest.chunks(8 + PAGE).filter_map(|chunk| {
+    Some((headers, parse_pages(rest)))
+}
+
+/// Pages with their addresses as memory.
+pub fn parse_pages(bytes: &[u8]) -> SparseMemory {
+    let pages = bytes.chunks(8 + PAGE).filter_map(|chunk| {
         let (address, page) = chunk.split_first_chunk::<8>()?;
         let mut page = page.to_vec();
         page.resize(PAGE, 0);
         Some((u64::from_le_bytes(*address), page))
     });
-    Some((headers, SparseMemory(pages.collect())))
+    SparseMemory(pages.collect())
 }
 
 /// Does what the daemon does with a crash before it decides what to keep. Returns the signature and the crashed thread's frames.

@@ -185,7 +185,7 @@ mod tests {
         }
 
         fn store(&self, core: &[u8]) {
-            let room = format::record_room(&self.listed.record).unwrap();
+            let room = format::record_room(&self.listed.record, 0).unwrap();
             let mut file = format::record_frame(&self.listed.record, room).unwrap();
             let mut frames = vec![(u32::try_from(room).unwrap(), 0)];
             for part in core.chunks(CHUNK + 3) {

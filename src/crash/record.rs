@@ -356,6 +356,20 @@ impl Record {
         }
     }
 
+    /// The frames of all threads: those of the failed one, its handler's, those of others.
+    pub fn frames(&self) -> impl Iterator<Item = &Frame> {
+        let handler = self.failure.iter().flat_map(|failure| &failure.handler);
+        let others = self.other_threads.iter().flat_map(|threads| &threads.frames);
+        self.stack.iter().chain(handler).chain(others)
+    }
+
+    /// As [`Self::frames`].
+    pub fn frames_mut(&mut self) -> impl Iterator<Item = &mut Frame> {
+        let handler = self.failure.iter_mut().flat_map(|failure| &mut failure.handler);
+        let others = self.other_threads.iter_mut().flat_map(|threads| &mut threads.frames);
+        self.stack.iter_mut().chain(handler).chain(others)
+    }
+
     /// The key that crashes of one bug share: the signature, or program and signal if there is no signature.
     #[must_use]
     pub fn signature_key(&self) -> SignatureKey {

@@ -7,6 +7,7 @@ use super::error::SessionError;
 use super::evidence::{CoreEvidence, CoreInput};
 use super::inspect::{may_parse, program};
 use super::local_users;
+use super::naming::{UnnamedFrames, name_from_files};
 use super::process_handles::{CheckpointHandles, ProcessHandles};
 use super::process_memory::ProcessMemory;
 use super::record_builder::{RecordBuilder, principal_of};
@@ -49,6 +50,8 @@ pub(super) struct AdmittedCrash {
     pub(super) core: CoreEvidence,
     /// Its process.
     pub(super) handles: ProcessHandles,
+    /// What is named when the process has gone.
+    pub(super) unnamed: UnnamedFrames,
 }
 
 /// What a capture got out of the process.
@@ -65,6 +68,8 @@ struct CaptureContext {
     heartbeat: Heartbeat,
     cancelled: CancellationToken,
     record: Record,
+    /// Bytes that the record may get longer by what is found out when the process has gone.
+    room: usize,
     limits: CoreLimits,
     level: i32,
     stacks_only: bool,
@@ -76,12 +81,13 @@ struct CaptureContext {
 
 impl CaptureContext {
     fn new(shared: &Arc<Shared>, source: &CrashSource, offer: &Offer, admitted: &AdmittedCrash) -> Self {
-        let AdmittedCrash { builder, config, stacks_only, .. } = admitted;
+        let AdmittedCrash { builder, config, stacks_only, unnamed, .. } = admitted;
         Self {
             shared: Arc::clone(shared),
             heartbeat: shared.health.register(&format!("the capture of process {}", builder.pid())),
             cancelled: shared.shutdown.abort_token(),
             record: builder.provisional(),
+            room: unnamed.room(),
             limits: limits(config, builder),
             level: config.level(),
             stacks_only: *stacks_only,
@@ -93,7 +99,7 @@ impl CaptureContext {
     }
 
     fn writer(&self) -> Result<CoreWriter, CaptureError> {
-        let file = CoreFile::create(self.quota.dir().as_fd(), &self.record)?;
+        let file = CoreFile::create(self.quota.dir().as_fd(), &self.record, self.room)?;
         CoreWriter::new(file, Arc::clone(&self.quota), self.limits)
     }
 
@@ -154,7 +160,8 @@ pub(super) async fn capture(
     admitted: AdmittedCrash,
 ) -> Result<Record, SessionError> {
     let context = CaptureContext::new(shared, source, offer, &admitted);
-    let AdmittedCrash { mut builder, core, mut handles, .. } = admitted;
+    let AdmittedCrash { mut builder, core, mut handles, unnamed, .. } = admitted;
+    let readers = handles.memory.readers().cloned();
     if !source.holds_process() {
         // What the spool has is a core already: there is no process to copy.
         handles.memory = ProcessMemory::default();
@@ -182,15 +189,18 @@ pub(super) async fn capture(
     }
     let (checkpoint, files) = save_checkpoint(&builder, &outcome);
     source.release_and_confirm(checkpoint, files).await?;
-    // The next one may be copied while this one is compressed.
-    drop(place);
-    let captured = match outcome {
-        Ok(CaptureOutcome::Snapshot(snapshot)) => {
-            finalize(shared, source, &builder.attribution().principal, *snapshot).await
+    // The next one may be copied while this one is compressed: the place is given back when the names have been read.
+    let names = name_from_files(shared, readers, place, unnamed);
+    let principal = builder.attribution().principal;
+    let captured = async {
+        match outcome {
+            Ok(CaptureOutcome::Snapshot(snapshot)) => finalize(shared, source, &principal, *snapshot).await,
+            Ok(CaptureOutcome::Captured(core)) => Ok(*core),
+            Err(failure) => Err(failure),
         }
-        Ok(CaptureOutcome::Captured(core)) => Ok(*core),
-        Err(failure) => Err(failure),
     };
+    let (captured, names) = tokio::join!(captured, names);
+    names.add_to(&mut builder);
     publish_or_explain(shared, offer, builder, captured).await
 }
 

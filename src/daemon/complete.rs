@@ -4,9 +4,11 @@ use super::connection::ConnectionError;
 use super::crash_source::{CrashSource, ProcessDetails};
 use super::evidence::CoreInput;
 use super::inspect::ask_reader;
+use super::naming::{files_with_names, name_from_hosts_files, name_from_memory};
 use super::process_handles::ProcessHandles;
 use super::record_builder::RecordBuilder;
 use super::shared::Shared;
+use crate::capture::Headers;
 use crate::crash::Warning;
 use crate::reader::Reader;
 use std::sync::Arc;
@@ -56,6 +58,26 @@ pub(super) async fn complete(
             Some(None)
         };
         builder.set_other_threads(threads.map(Option::unwrap_or_default));
+    }
+    add_names(shared, source, builder, handles, stream.and_then(|stream| stream.headers.clone())).await
+}
+
+/// Adds the names of functions that memory has, and opens the files that may have the others.
+///
+/// # Errors
+/// The connection to the shim broke.
+pub(super) async fn add_names(
+    shared: &Arc<Shared>,
+    source: &mut CrashSource,
+    builder: &mut RecordBuilder,
+    handles: &mut ProcessHandles,
+    headers: Option<Headers>,
+) -> Result<(), ConnectionError> {
+    name_from_memory(shared, builder, handles, headers.filter(|_| handles.memory.is_saved())).await;
+    name_from_hosts_files(shared, builder, handles).await;
+    let wanted = files_with_names(builder);
+    if !wanted.is_empty() {
+        handles.modules = source.request_modules(wanted).await?;
     }
     Ok(())
 }

@@ -13,6 +13,7 @@ mod inspect;
 mod listener;
 mod local_users;
 mod maintenance;
+mod naming;
 mod notify;
 mod process_handles;
 mod process_memory;

@@ -91,6 +91,16 @@ impl ProcessMemory {
         self.has_memory() || self.saved.is_some()
     }
 
+    /// Whether it is in a core that a shim saved.
+    pub(super) fn is_saved(&self) -> bool {
+        self.saved.is_some()
+    }
+
+    /// Which readers may read what belongs to this process.
+    pub(super) fn readers(&self) -> Option<&ReaderScope> {
+        self.scope.as_ref()
+    }
+
     /// Whether its core can be copied.
     pub(super) fn has_memory(&self) -> bool {
         self.files.mem.is_some()

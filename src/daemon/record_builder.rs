@@ -6,17 +6,18 @@ use crate::crash::auxv::Auxv;
 use crate::crash::text::{from_bytes, to_hexadecimal};
 use crate::crash::{
     AccountFacts, ArgumentList, CoreReport, CrashId, CrashKey, Decision, NoCore, Origin, PidPin, Principal, Record,
-    Signature, Warning, cgroup, signal,
+    Signature, Symbol, Warning, cgroup, signal,
 };
 use crate::elf::ProcessNotes;
 use crate::policy::access::{self, AccessFacts};
 use crate::policy::evict::Attribution;
-use crate::reader::{CrashedStack, OtherThreads};
+use crate::reader::{CrashedStack, ModuleFrames, Names, OtherThreads};
 use crate::unwind::{self, Anonymous, SignatureInput};
 use coreward_wire::paths::Root;
 use coreward_wire::{Details, MAX_TABLE, Namespaces, Offer};
 use libsystemd::id128::{self, Id128};
 use nix::unistd::{Gid, Pid, Uid};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 /// A record that is not finished.
@@ -274,6 +275,48 @@ impl RecordBuilder {
         if omitted > 0 {
             self.warn(Warning::OtherThreadsOmitted { omitted, total });
         }
+    }
+
+    /// The frames of all threads whose functions have no name yet, by their modules.
+    pub(super) fn unnamed_frames(&self) -> Vec<ModuleFrames> {
+        let mut offsets: BTreeMap<u32, BTreeSet<u64>> = BTreeMap::new();
+        for frame in self.record.frames().filter(|frame| frame.symbol.is_none()) {
+            if let Some(number) = frame.module {
+                offsets.entry(number).or_default().insert(frame.offset);
+            }
+        }
+        let frames = |(number, offsets): (u32, BTreeSet<u64>)| {
+            let module = self.record.modules.get(number as usize)?;
+            Some(ModuleFrames {
+                number,
+                path: module.path.clone(),
+                build_id: module.build_id.clone(),
+                start: module.start,
+                offsets: offsets.into_iter().collect(),
+            })
+        };
+        offsets.into_iter().filter_map(frames).collect()
+    }
+
+    /// Adds the names of functions that were found for these frames, as long as the record does not get longer by more than `room` bytes. The
+    /// crashed thread comes first.
+    pub(super) fn set_names(&mut self, frames: &[ModuleFrames], names: Names, room: usize) {
+        let mut found: HashMap<(u32, u64), Symbol> = HashMap::new();
+        for (module, symbols) in frames.iter().zip(names) {
+            let named = module.offsets.iter().zip(symbols);
+            found.extend(named.filter_map(|(offset, symbol)| Some(((module.number, *offset), symbol?))));
+        }
+        let mut room = room;
+        for frame in self.record.frames_mut().filter(|frame| frame.symbol.is_none()) {
+            let symbol = frame.module.and_then(|number| found.get(&(number, frame.offset)));
+            if let Some((symbol, rest)) =
+                symbol.and_then(|symbol| Some((symbol, room.checked_sub(symbol.json_length())?)))
+            {
+                room = rest;
+                frame.symbol = Some(symbol.clone());
+            }
+        }
+        self.bound();
     }
 
     /// Adds how long the process was held.

@@ -3,13 +3,14 @@
 use super::blocking::run_blocking;
 use super::capture::{self, AdmittedCrash, held};
 use super::checkpoint::Checkpoint;
-use super::complete::{add_details, complete};
+use super::complete::{add_details, add_names, complete};
 use super::connection::ConnectionError;
 use super::crash_source::CrashSource;
 use super::error::SessionError;
 use super::evidence::CoreEvidence;
 use super::inspect::inspect;
 use super::local_users;
+use super::naming::{UnnamedFrames, name_from_files, unnamed_frames};
 use super::process_handles::ProcessHandles;
 use super::record_builder::{CrashIdentity, RecordBuilder, crash_time, identify};
 use super::shared::{Shared, lock};
@@ -123,7 +124,8 @@ impl Session {
                 let stream = if let CoreEvidence::Ready(stream) = &core { Some(stream) } else { None };
                 complete(shared, source, &mut builder, &mut handles, stream).await?;
                 let stacks_only = decision.keep == Keep::Stacks;
-                let admitted = AdmittedCrash { builder, config, stacks_only, core, handles };
+                let unnamed = unnamed_frames(&builder, &handles.modules);
+                let admitted = AdmittedCrash { builder, config, stacks_only, core, handles, unnamed };
                 capture::capture(shared, source, offer, admitted).await?
             }
         };
@@ -138,6 +140,7 @@ impl Session {
         core: CoreEvidence,
         mut handles: ProcessHandles,
     ) -> Result<Record, ConnectionError> {
+        let mut unnamed = UnnamedFrames::default();
         match reason {
             // Ten thousand records with the same texts would only fill the catalog.
             NoCore::Storm | NoCore::Rate => builder.omit_repeated(),
@@ -145,16 +148,24 @@ impl Session {
             _ => {
                 add_details(&mut self.source, &mut builder, &mut handles, false).await?;
                 builder.omit_tables();
+                let headers = if let CoreEvidence::Ready(stream) = &core { stream.headers.clone() } else { None };
+                add_names(&self.shared, &mut self.source, &mut builder, &mut handles, headers).await?;
+                unnamed = unnamed_frames(&builder, &handles.modules);
             }
         }
         builder.set_held(held(&self.offer, &self.source));
-        let record = builder.finish(CoreReport::none(reason));
+        let (scope, place) = (handles.memory.readers().cloned(), handles.place.clone());
+        let record = builder.clone().finish(CoreReport::none(reason));
         // The process ends when nobody has its pipe open any more.
         drop(core);
         handles.close(&self.shared.readers);
         // Nothing is published, so the shim need not confirm it; it keeps the record for the next daemon.
         self.source.release(Checkpoint::of_record(record.clone()).encode()).await?;
-        Ok(record)
+        if unnamed.is_empty() {
+            return Ok(record);
+        }
+        name_from_files(&self.shared, scope, place, unnamed).await.add_to(&mut builder);
+        Ok(builder.finish(CoreReport::none(reason)))
     }
 
     /// Writes the record to the catalog and counts the crash.

@@ -6,16 +6,22 @@
 
 mod class;
 mod crash_notes;
+mod dynamic;
+mod file_symbols;
 mod image;
 mod layout;
 mod link_map;
 mod notes;
 mod partial;
+mod pclntab;
 mod process_notes;
 mod summary;
+mod symbol_table;
 
 pub use class::ElfClass;
 pub use crash_notes::{CrashNotes, I386Registers, MappedFile, Registers, SigInfoNote, ThreadNote};
+pub use dynamic::DynamicSymbols;
+pub use file_symbols::find_in_file;
 pub use image::{MappedImage, NoteRange, build_id, build_id_of_file, note_ranges, package_metadata, read_image};
 #[cfg(test)]
 pub(crate) use layout::tests::headers as test_headers;
@@ -24,5 +30,6 @@ pub use layout::{
 };
 pub use link_map::link_map_ranges;
 pub use partial::{PartialHeaders, StoredRange, partial_headers};
+pub use pclntab::GoFunctions;
 pub use process_notes::{ProcessNotes, process_notes};
 pub use summary::{CoreSummary, ElfError, MAX_HEADERS, segment_end, summarize};

@@ -19,8 +19,8 @@ const HEADER: usize = 12;
 const MAX_REQUEST: usize = 80 << 20;
 /// Longest message from a reader, in bytes: the plan of a core with a million mappings. A reader of hostile bytes may send any.
 const MAX_ANSWER: usize = 8 << 20;
-/// Descriptors that wait for their message, on the reader's side: those of a process.
-const MAX_REQUEST_FDS: usize = 16;
+/// Descriptors that wait for their message, on the reader's side: those of a process, or some of its mapped files.
+pub(super) const MAX_REQUEST_FDS: usize = 16;
 /// On the daemon's side: a pidfd.
 const MAX_ANSWER_FDS: usize = 1;
 /// Bytes up to this length are copied, so that the message is sent by one call.

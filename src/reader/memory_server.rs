@@ -3,6 +3,7 @@
 use super::channel::{Channel, Received};
 use super::facts::{build_id_of_file, environment_block, read_facts, variables};
 use super::image_server::ImageServer;
+use super::names;
 use super::protocol::{Answer, ProcessFile, Request};
 use super::saved_core::SavedCore;
 use super::stack::{unwind_crashed_thread, unwind_other_threads};
@@ -79,6 +80,14 @@ impl MemoryServer {
             Request::OtherThreads { failed, recorded } => Answer::OtherThreads(self.layout.as_deref().map(|layout| {
                 self.with_memory(layout, |memory| unwind_other_threads(layout, memory, failed, &recorded))
             })),
+            Request::MemoryNames(modules) => Answer::Names(match (&self.saved, self.layout.as_deref()) {
+                (Some(saved), Some(layout)) => names::find_in_memory(&modules, &saved.memory(layout)),
+                _ => names::find_in_memory(&modules, &self.memory.as_deref()),
+            }),
+            Request::FileNames(modules) => {
+                let files: Vec<File> = fds.into_iter().map(File::from).collect();
+                Answer::Names(names::find_in_files(&modules, &files, self.saved.as_ref()))
+            }
             Request::Answers => Answer::Answers(self.memory.as_ref().is_none_or(|memory| memory.answers_everywhere())),
             Request::BuildId => {
                 Answer::BuildId(fds.into_iter().next().and_then(|file| build_id_of_file(&File::from(file))))

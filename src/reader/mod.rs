@@ -9,6 +9,7 @@ mod death_watch;
 mod facts;
 mod image_server;
 mod memory_server;
+mod names;
 mod places;
 mod pool;
 mod process;
@@ -21,6 +22,7 @@ mod server;
 mod stack;
 
 pub use facts::{RawFacts, read_auxv};
+pub use names::{ModuleFrames, Names};
 pub use places::{Place, Places, TooManyHanging};
 pub use pool::ReaderPool;
 pub use process::{ProcessFiles, Reader};

@@ -1,7 +1,8 @@
 //! A reader, seen from the daemon.
 
-use super::channel::{Channel, Outgoing, Received};
+use super::channel::{Channel, MAX_REQUEST_FDS, Outgoing, Received};
 use super::facts::RawFacts;
+use super::names::{ModuleFrames, Names};
 use super::protocol::{Answer, ProcessFile, Request};
 use super::saved_core::SavedCoreFile;
 use super::stack::{CrashedStack, OtherThreads, SignatureContext};
@@ -79,6 +80,9 @@ pub struct Reader {
 }
 
 impl Reader {
+    /// The most files that a reader gets at once.
+    pub const MAX_FILES: usize = MAX_REQUEST_FDS;
+
     /// The reader at the other end.
     ///
     /// # Errors
@@ -190,6 +194,37 @@ impl Reader {
     ) -> io::Result<Option<OtherThreads>> {
         self.send_headers(headers)?;
         self.ask(&Request::OtherThreads { failed, recorded }, &[], deadline, Answer::into_other_threads)
+    }
+
+    /// Looks up the names of functions that memory has. That of a saved core needs its headers.
+    ///
+    /// # Errors
+    /// The reader has ended, or is late.
+    pub fn memory_names(
+        &mut self,
+        headers: Option<&Headers>,
+        modules: Vec<ModuleFrames>,
+        deadline: Instant,
+    ) -> io::Result<Names> {
+        if let Some(headers) = headers {
+            self.send_headers(headers)?;
+        }
+        self.ask(&Request::MemoryNames(modules), &[], deadline, Answer::into_names)
+    }
+
+    /// Looks up the names of functions that the files of the modules have: at most [`Self::MAX_FILES`], in their order. A reader of a saved core
+    /// has them already.
+    ///
+    /// # Errors
+    /// The reader has ended, or is late.
+    pub fn file_names(
+        &mut self,
+        modules: Vec<ModuleFrames>,
+        files: &[OwnedFd],
+        deadline: Instant,
+    ) -> io::Result<Names> {
+        let fds: Vec<BorrowedFd<'_>> = files.iter().map(AsFd::as_fd).collect();
+        self.ask(&Request::FileNames(modules), &fds, deadline, Answer::into_names)
     }
 
     /// Reads the build-id in the file of the executable.

@@ -1,5 +1,6 @@
 //! The messages between the daemon and a reader. Both run the same program, so the format may change at any time.
 
+use super::names::{self, ModuleFrames, Names};
 use super::saved_core::FirstPage;
 use super::stack::{CrashedStack, OtherThreads, SignatureContext};
 use crate::capture::{MissingPages, PlanSummary, SourceError, StoredChunk};
@@ -51,6 +52,10 @@ pub(super) enum Request {
     Stack(SignatureContext),
     /// Answered with [`Answer::OtherThreads`]; the thread with this id failed, and the record has modules with these first addresses.
     OtherThreads { failed: Option<u32>, recorded: Vec<u64> },
+    /// Answered with [`Answer::Names`], as far as memory has them.
+    MemoryNames(Vec<ModuleFrames>),
+    /// Answered with [`Answer::Names`], as far as the modules' files have them, which come with it; a reader of a saved core has them.
+    FileNames(Vec<ModuleFrames>),
     /// Answered with [`Answer::Plan`]; with it comes the list of holes, if there is one.
     Plan,
     /// Answered with [`Answer::Answers`].
@@ -82,6 +87,7 @@ pub(super) enum Answer {
     /// `None`: the headers are not understood.
     Stack(Option<CrashedStack>),
     OtherThreads(Option<OtherThreads>),
+    Names(Names),
     BuildId(Option<String>),
     /// A line for each variable that there is.
     Environment(String),
@@ -104,6 +110,17 @@ impl Answer {
     pub(super) fn into_stack(self) -> io::Result<Option<CrashedStack>> {
         match self {
             Self::Stack(stack) if stack.as_ref().is_none_or(CrashedStack::is_well_formed) => Ok(stack),
+            _ => Err(Self::mismatch()),
+        }
+    }
+
+    /// Names of functions.
+    ///
+    /// # Errors
+    /// This is no answer to a request for them, or not one that this program gives.
+    pub(super) fn into_names(self) -> io::Result<Names> {
+        match self {
+            Self::Names(names) if names::are_well_formed(&names) => Ok(names),
             _ => Err(Self::mismatch()),
         }
     }

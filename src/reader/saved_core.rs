@@ -94,6 +94,11 @@ impl SavedCore {
         SavedMemory { saved: self, layout }
     }
 
+    /// The file that was mapped from this path, if it has not changed.
+    pub(super) fn mapped_file(&self, path: &str) -> Option<&File> {
+        self.mapped_files.get(path)
+    }
+
     fn read_core(&self, offset: u64, buffer: &mut [u8]) -> bool {
         self.at.checked_add(offset).is_some_and(|offset| self.core.read_exact_at(buffer, offset).is_ok())
     }

@@ -4,7 +4,7 @@
 //! coredumpctl finds entries of any sender.
 
 use crate::crash::text::{cut, from_hexadecimal, printable, to_bytes};
-use crate::crash::{CoreOutcome, Frame, Module, PidPin, Record, ThreadStacks, Truncation, signal};
+use crate::crash::{CoreOutcome, Frame, Module, PidPin, Record, Symbol, ThreadStacks, Truncation, signal};
 use coreward_wire::journal::{IDENTIFIER, MAX_ENTRY, MESSAGE_ID, PRIORITY, push_field};
 use serde_json::{Map, Value};
 use std::fmt::Write;
@@ -242,8 +242,8 @@ fn push_stack(text: &mut String, which: &str, frames: &[Frame], modules: &[Modul
     for (number, frame) in frames.iter().take(MAX_FRAMES).enumerate() {
         let module = frame.module.and_then(|number| modules.get(number as usize));
         let path = module.map_or_else(|| "n/a".to_owned(), |module| printable(&module.path));
-        // Names of functions are found when somebody looks (`coreward info`).
-        let _ = write!(text, "\n#{number:<2} {:#018x} n/a ({path} + {:#x})", frame.address, frame.offset);
+        let name = frame.symbol.as_ref().map_or_else(|| "n/a".to_owned(), Symbol::shown);
+        let _ = write!(text, "\n#{number:<2} {:#018x} {name} ({path} + {:#x})", frame.address, frame.offset);
         if text.len() > MAX_MESSAGE - LEAST_CUT {
             text.push_str("\n...");
             return;

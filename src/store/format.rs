@@ -56,13 +56,13 @@ pub enum FormatError {
     },
 }
 
-/// Bytes to reserve for `record`, in whole pages: some of its numbers are filled in later.
+/// Bytes to reserve for `record`, in whole pages: some of its numbers are filled in later, and texts of `growth` bytes.
 ///
 /// # Errors
 /// The record cannot be written as JSON.
-pub fn record_room(record: &Record) -> Result<usize, FormatError> {
-    const GROWTH: usize = 1024;
-    Ok((serde_json::to_vec(record)?.len() + 16 + GROWTH).next_multiple_of(4096))
+pub fn record_room(record: &Record, growth: usize) -> Result<usize, FormatError> {
+    const NUMBERS: usize = 1024;
+    Ok((serde_json::to_vec(record)?.len() + 16 + NUMBERS + growth).next_multiple_of(4096))
 }
 
 /// The record as a frame of exactly `room` bytes.

@@ -14,12 +14,14 @@ mod no_file;
 mod page_cache;
 mod signal_frame;
 mod signature;
+mod symbols;
 mod walk;
 
 pub use failure::{CrashedThread, FailedThread};
 pub use no_file::Anonymous;
 pub use page_cache::ReadMemory;
 pub use signature::{SignatureInput, VERSION, compute_signature, is_runtime};
+pub use symbols::find_symbols;
 
 use crate::crash::{Frame, Module};
 use crate::elf::CoreLayout;

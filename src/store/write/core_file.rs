@@ -46,12 +46,12 @@ const MAX_CACHED: u64 = 40 << 20;
 const RELEASE_WINDOW: u64 = 8 << 20;
 
 impl CoreFile {
-    /// Creates a file in `dir` that has space reserved for `record`.
+    /// Creates a file in `dir` that has space reserved for `record`, and for `growth` more bytes of it.
     ///
     /// # Errors
     /// The error of openat(2), or a record that cannot be written as JSON.
-    pub fn create(dir: BorrowedFd<'_>, record: &Record) -> Result<Self, FormatError> {
-        let record_room = format::record_room(record)?;
+    pub fn create(dir: BorrowedFd<'_>, record: &Record, growth: usize) -> Result<Self, FormatError> {
+        let record_room = format::record_room(record, growth)?;
         let file = File::from(tmpfile::create(dir, Mode::from_bits_truncate(0o640))?);
         Ok(Self::empty(file, record_room))
     }

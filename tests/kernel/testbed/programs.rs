@@ -41,11 +41,14 @@ fn compiler(name: &str, path: &Path) -> Command {
         "bugs-musl" => compile("musl-gcc", &["-O2", "-pthread", "-Wl,--eh-frame-hdr"], "bugs.c"),
         "bugs-c++" => compile("g++", &["-O2"], "bugs.cc"),
         "bugs-rust" => compile("rustc", &["-Cpanic=abort", "-O", "--edition=2024"], "bugs.rs"),
-        "bugs-go" => {
-            let mut go = compile("go", &["build"], "bugs.go");
-            go.env("GO111MODULE", "off").env("GOCACHE", path.with_extension("cache")).env("GOFLAGS", "");
-            go
-        }
+        "bugs-go" => go(path, &[], &sources),
+        "bugs-go-stripped" => go(path, &["-ldflags=-s -w"], &sources),
+        "bugs-go-pie-stripped" => go(path, &["-ldflags=-s -w", "-buildmode=pie"], &sources),
+        "names-unstripped" => compile("gcc", &["-O1", "-pthread", "-rdynamic"], "names.c"),
+        "names-stripped" => compile("gcc", &["-s", "-O1", "-pthread", "-rdynamic"], "names.c"),
+        "names-static" => compile("gcc", &["-O1", "-pthread", "-static-pie"], "names.c"),
+        "names-library.so" => compile("gcc", &["-shared", "-fPIC", "-O1"], "names-library.c"),
+        "names-other.so" => compile("gcc", &["-shared", "-fPIC", "-O0", "-DOTHER"], "names-library.c"),
         "bugs-python.so" => compile("gcc", &["-shared", "-fPIC", "-O2", &include(PYTHON_INCLUDE)], "bugs-python.c"),
         "bugs-ruby.so" => {
             let (headers, machine) = (include(RUBY_INCLUDE), include(RUBY_MACHINE_INCLUDE));
@@ -65,6 +68,14 @@ fn compiler(name: &str, path: &Path) -> Command {
             }
         }
     }
+}
+
+/// The command that compiles the Go program.
+fn go(path: &Path, flags: &[&str], sources: &Path) -> Command {
+    let mut go = Command::new("go");
+    go.arg("build").args(flags).arg("-o").arg(path).arg(sources.join("bugs.go"));
+    go.env("GO111MODULE", "off").env("GOCACHE", path.with_file_name("go.cache")).env("GOFLAGS", "");
+    go
 }
 
 const PYTHON_INCLUDE: &[&str] =

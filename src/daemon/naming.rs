@@ -1,0 +1,175 @@
+//! Names of the functions that frames are in. Memory has some of them, and is asked while the process waits; the others are in mapped files, which
+//! the shim opens then, and which are read when the process has gone. A duplicate in a storm has no frames to name.
+
+use super::blocking::run_blocking;
+use super::inspect::ask_reader;
+use super::process_handles::ProcessHandles;
+use super::record_builder::RecordBuilder;
+use super::shared::Shared;
+use crate::capture::Headers;
+use crate::crash::Warning;
+use crate::reader::{ModuleFrames, Names, Place, Reader, ReaderScope};
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long looking names up in memory may take.
+const MEMORY_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long looking them up in files may take, which nobody waits for but the crash's place in the catalog.
+const FILES_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Bytes that a record may get longer by the name of a frame, on average. Those of C++ and Rust have about a hundred.
+const ROOM_OF_NAME: usize = 256;
+/// Bytes that it may get longer by all of them.
+const MAX_ROOM: usize = 16 << 10;
+
+/// Frames whose functions memory does not name, and the mapped files that may.
+#[derive(Default)]
+pub(super) struct UnnamedFrames {
+    /// Each with its file, unless a saved core is read.
+    frames: Vec<ModuleFrames>,
+    files: Vec<OwnedFd>,
+}
+
+impl UnnamedFrames {
+    /// Whether there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    /// Bytes that the record may get longer.
+    pub(super) fn room(&self) -> usize {
+        let places: usize = self.frames.iter().map(|module| module.offsets.len()).sum();
+        (places * ROOM_OF_NAME).min(MAX_ROOM)
+    }
+}
+
+/// Names the frames as far as memory can. `headers` are those of a saved core.
+pub(super) async fn name_from_memory(
+    shared: &Arc<Shared>,
+    builder: &mut RecordBuilder,
+    handles: &mut ProcessHandles,
+    headers: Option<Headers>,
+) {
+    let unnamed = builder.unnamed_frames();
+    if unnamed.is_empty() || !handles.memory.has_stacks() {
+        return;
+    }
+    let modules = unnamed.clone();
+    let ask =
+        move |reader: &mut Reader| reader.memory_names(headers.as_ref(), modules, Instant::now() + MEMORY_TIMEOUT);
+    match ask_reader(shared, handles, ask).await {
+        Some(names) => builder.set_names(&unnamed, names, usize::MAX),
+        None => builder.warn(Warning::NamesTimedOut),
+    }
+}
+
+/// The mapped files in which names are that memory does not have, by the first addresses of their modules.
+pub(super) fn files_with_names(builder: &RecordBuilder) -> Vec<u64> {
+    // The kernel's vDSO is no file.
+    let has_file = |module: &&ModuleFrames| module.path.starts_with('/');
+    builder.unnamed_frames().iter().filter(has_file).map(|module| module.start).collect()
+}
+
+/// The frames that files may name, with these files: `opened` are some, each with the first address of its module.
+pub(super) fn unnamed_frames(builder: &RecordBuilder, opened: &[(u64, OwnedFd)]) -> UnnamedFrames {
+    let files: HashMap<u64, &OwnedFd> = opened.iter().map(|(start, file)| (*start, file)).collect();
+    let with_file = |module: ModuleFrames| {
+        let file = files.get(&module.start)?.try_clone().ok()?;
+        Some((module, file))
+    };
+    let (frames, files) = builder.unnamed_frames().into_iter().filter_map(with_file).unzip();
+    UnnamedFrames { frames, files }
+}
+
+/// Names frames as far as their files can. `scope` says which readers may read these files, and `place` whether one may.
+pub(super) async fn name_from_files(
+    shared: &Arc<Shared>,
+    scope: Option<ReaderScope>,
+    place: Option<Arc<Place>>,
+    unnamed: UnnamedFrames,
+) -> FileNames {
+    let (UnnamedFrames { frames, files }, room) = (&unnamed, unnamed.room());
+    let Some((scope, place)) = scope.zip(place).filter(|_| !frames.is_empty() && frames.len() == files.len()) else {
+        return FileNames::default();
+    };
+    let shared = Arc::clone(shared);
+    let read = move || {
+        let mut names = Names::new();
+        let read = read_files(&shared, scope, &place, &unnamed, &mut names);
+        (unnamed.frames, names, read.is_err())
+    };
+    match run_blocking(read).await {
+        Ok((frames, names, is_late)) => FileNames { frames, names, room, is_late },
+        Err(_) => FileNames::default(),
+    }
+}
+
+/// Names that files have.
+#[derive(Default)]
+pub(super) struct FileNames {
+    frames: Vec<ModuleFrames>,
+    names: Names,
+    room: usize,
+    is_late: bool,
+}
+
+impl FileNames {
+    /// Adds them to the record.
+    pub(super) fn add_to(self, builder: &mut RecordBuilder) {
+        let Self { frames, names, room, is_late } = self;
+        builder.set_names(&frames, names, room);
+        if is_late {
+            builder.warn(Warning::NamesTimedOut);
+        }
+    }
+}
+
+/// # Errors
+/// There is no reader, or it is late: what it answered before is in `names`.
+fn read_files(
+    shared: &Shared,
+    scope: ReaderScope,
+    place: &Place,
+    unnamed: &UnnamedFrames,
+    names: &mut Names,
+) -> io::Result<()> {
+    let deadline = Instant::now() + FILES_TIMEOUT;
+    place.may_read().map_err(|_| io::ErrorKind::WouldBlock)?;
+    let mut reader = shared.readers.take(&scope)?;
+    let chunks = unnamed.frames.chunks(Reader::MAX_FILES).zip(unnamed.files.chunks(Reader::MAX_FILES));
+    for (number, (frames, files)) in chunks.enumerate() {
+        match reader.file_names(frames.to_vec(), files, deadline) {
+            Ok(more) => {
+                names.resize(number * Reader::MAX_FILES, Vec::new());
+                names.extend(more);
+            }
+            Err(error) => {
+                place.add_killed(reader.pidfd());
+                return Err(error);
+            }
+        }
+    }
+    shared.readers.give_back(scope, reader);
+    Ok(())
+}
+
+/// Names the frames of a crash from the spool as far as the files of this machine can that its process had mapped. Nobody waits.
+pub(super) async fn name_from_hosts_files(
+    shared: &Arc<Shared>,
+    builder: &mut RecordBuilder,
+    handles: &mut ProcessHandles,
+) {
+    let unnamed = builder.unnamed_frames();
+    if unnamed.is_empty() || !handles.memory.is_saved() {
+        return;
+    }
+    let modules = unnamed.clone();
+    let ask = move |reader: &mut Reader| reader.file_names(modules, &[], Instant::now() + FILES_TIMEOUT);
+    match ask_reader(shared, handles, ask).await {
+        Some(names) => builder.set_names(&unnamed, names, usize::MAX),
+        None => builder.warn(Warning::NamesTimedOut),
+    }
+}
