@@ -11,6 +11,7 @@ pub mod confine;
 pub mod crash;
 pub mod daemon;
 pub mod elf;
+pub mod packages;
 pub mod policy;
 pub mod reader;
 pub mod registration;

@@ -4,7 +4,7 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
-use coreward::crash::{CrashId, CrashKey, Frame, FrameTrust, Level, Module, Record, Signature};
+use coreward::crash::{CrashId, CrashKey, Frame, FrameTrust, Level, Module, Record, Signature, Symbol};
 use coreward::store::{Catalog, Layout, Ledger};
 use coreward_wire::paths::Root;
 use nix::unistd::Pid;
@@ -35,7 +35,8 @@ fn records() -> Vec<Record> {
             record.exe = if bug == 7 { HOSTILE.to_owned() } else { format!("/usr/lib/service-{bug}/bin/worker") };
             record.hostname = format!("web-{}", number % 5);
             record.cgroup.unit = Some(format!("service-{bug}.service"));
-            record.signature = Some(Signature { id: format!("s2-{bug:020x}"), level: Level::Stack, variant: None });
+            record.signature =
+                Some(Signature { id: format!("s2-{bug:020x}"), level: Level::Stack, variant: None, previous: None });
             let module = |path: String| Module {
                 path,
                 build_id: Some(format!("{bug:040x}")),
@@ -51,6 +52,10 @@ fn records() -> Vec<Record> {
                     module: Some(u32::from(depth % 3 == 1)),
                     offset: bug * 64 + depth * 16,
                     trust: FrameTrust::CallFrameInfo,
+                    symbol: (depth % 3 == 1).then(|| Symbol {
+                        name: format!("_ZN7example6worker{}handleEv", "9requests::"),
+                        offset: depth,
+                    }),
                 })
                 .collect();
             record

@@ -5,7 +5,7 @@
 
 use coreward::crash::Frame;
 use coreward::elf::{CoreLayout, Registers};
-use coreward::unwind::{ProcessUnwinder, ReadMemory, SignatureInput, compute_signature};
+use coreward::unwind::{Cause, ProcessUnwinder, ReadMemory, SignatureInput, compute_signature};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 
@@ -63,9 +63,19 @@ pub fn analyze(headers: &[u8], memory: &dyn ReadMemory) -> Option<(String, Vec<F
     let others = process.other_threads(failed.map(|failed| failed.tid), 64, &keep_going);
     assert!(others.iter().all(|(_, frames)| frames.len() <= 64));
     let signal = failed.map(|failed| failed.signal).or(Some(11));
+    let cause = match failed {
+        Some(failed) => Cause { signal: failed.signal, code: failed.code, address: failed.address },
+        None => {
+            let info = layout.notes.siginfo;
+            Cause { signal: 11, code: info.map(|info| info.code), address: info.map(|info| info.address) }
+        }
+    };
+    if let Some(fault) = process.fault(&crashed, cause) {
+        assert!(fault.is_well_formed(), "{fault:?}");
+    }
     let anonymous = process.anonymous(&crashed.frames, signal);
     let modules = process.into_modules(&keep_going);
-    let signature = compute_signature(&SignatureInput {
+    let input = SignatureInput {
         signal,
         fault: failed.map_or(layout.notes.siginfo.map(|info| info.address), |failed| failed.address),
         stack_pointer: crashed.registers.map(Registers::stack_pointer),
@@ -75,6 +85,7 @@ pub fn analyze(headers: &[u8], memory: &dyn ReadMemory) -> Option<(String, Vec<F
         is_code: &|address| layout.is_code(address),
         build_id: None,
         program: "program",
-    });
+    };
+    let signature = compute_signature(&input, &input);
     Some((signature.id, crashed.frames))
 }

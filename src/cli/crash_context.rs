@@ -1,6 +1,8 @@
 //! What `coreward info` adds to a record: the values of settings that decided, and other crashes that explain this one.
 
 use super::human;
+use super::module_packages::{self, ModulePackage};
+use super::titles::Titles;
 use crate::config;
 use crate::crash::{CrashId, Keep, Reason, Record};
 use crate::store::{self, Filter, Listed};
@@ -13,6 +15,10 @@ const REPEATED_WITHIN_US: u64 = 10_000_000;
 /// What is known of a crash beyond its record.
 #[derive(Debug, Default)]
 pub(super) struct CrashContext {
+    /// What the crash is, in a line.
+    pub(super) title: String,
+    /// The packages of the executable and of the modules on the stack.
+    pub(super) packages: Vec<ModulePackage>,
     /// The settings that the decision names, with their present values for this crash.
     pub(super) settings: Option<String>,
     /// The newest crash of the same signature that has a core, if this one has none.
@@ -26,6 +32,8 @@ impl CrashContext {
     pub(super) fn look_up(root: &Root, listed: &Listed) -> Self {
         let record = &listed.record;
         Self {
+            title: Titles::new(root).of(record),
+            packages: module_packages::look_up(root, record),
             settings: settings(root, record),
             with_core: if listed.core_state.is_present() { None } else { newest_with_core(root, record) },
             child: repeated_child(root, record),

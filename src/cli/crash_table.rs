@@ -186,7 +186,7 @@ mod tests {
         let one = listed(7);
         let mut part = TablePart::new("here");
         for id in ["0123456789abcdef", "short", "", "0123456789abcde\n", "fedcba9876543210"] {
-            part.push(&CrashRow { id, ..CrashRow::of_listed(&one, "/bin/a", "s2-1") });
+            part.push(&CrashRow { id, ..CrashRow::of_listed(&one, "/bin/a") });
         }
         let mut out = Vec::new();
         CrashTable(vec![part]).write(&mut out, true).unwrap();

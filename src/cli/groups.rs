@@ -3,13 +3,10 @@
 use super::crash_table::short_container;
 use super::error::CliError;
 use super::message::print_message;
-use super::symbols::place;
 use super::table::Table;
 use super::{human, json, time};
-use crate::crash::Record;
 use crate::crash::text::printable;
 use crate::store::{self, Group, Occurrence};
-use crate::unwind::is_runtime;
 use clap::Args;
 use coreward_wire::paths::Root;
 use serde::Serialize;
@@ -32,9 +29,6 @@ pub(super) struct GroupsOptions {
     #[arg(long)]
     pub(super) json: bool,
 }
-
-/// The number of frames in the title of a group.
-const TITLE: usize = 2;
 
 /// A group with a title for people.
 #[derive(Serialize)]
@@ -85,26 +79,8 @@ fn list_groups(options: &GroupsOptions, groups: Vec<Group>, out: &mut dyn Write)
 
 pub(super) fn title(group: &Group) -> String {
     match &group.example {
-        Some(listed) => title_of(&listed.record),
+        Some(listed) => listed.record.title(),
         None => format!("SIG{} in {}", printable(&group.signal_name), printable(&group.program)),
-    }
-}
-
-/// A title for a crash, such as `SIGSEGV in oj.so+0x4f1c <- ruby+0x1a20`: the first frames outside of the language's runtime. It
-/// has no function names, because that would need files of every program that ever crashed. The signal is that of the failure, as the
-/// stack is.
-pub(super) fn title_of(record: &Record) -> String {
-    let name = record.failure.as_ref().map_or(&record.signal_name, |failure| &failure.signal_name);
-    let is_named = record.signal.is_some() && name.starts_with(|first: char| first.is_ascii_alphabetic());
-    let signal = if is_named { format!("SIG{}", printable(name)) } else { format!("signal {}", printable(name)) };
-    let places = record.stack.iter().filter_map(|frame| {
-        let module = record.modules.get(frame.module? as usize)?;
-        (!is_runtime(&module.path)).then(|| place(module, frame))
-    });
-    let mut places = places.take(TITLE);
-    match places.next() {
-        Some(first) => places.fold(format!("{signal} in {first}"), |title, caller| format!("{title} <- {caller}")),
-        None => format!("{signal} in {}", printable(&record.program())),
     }
 }
 
@@ -119,7 +95,7 @@ fn list_occurrences(
     let mut matching = groups.iter().filter(|group| group.signature.as_str().starts_with(prefix));
     let group = match (whole, matching.next(), matching.next()) {
         (Some(group), _, _) | (None, Some(group), None) => group,
-        (None, None, _) => return Err(store::QueryError::NoMatch(prefix.to_owned()).into()),
+        (None, None, _) => return list_groups_named_before(root, options, groups, prefix, out),
         (None, Some(_), Some(_)) => {
             let count = 2 + matching.count();
             return Err(store::QueryError::Ambiguous { prefix: prefix.to_owned(), count }.into());
@@ -148,6 +124,24 @@ fn list_occurrences(
     }
     table.write(out, !options.no_legend)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The groups of crashes whose signature had this name by the rules of the version before. There may be several: that version took different bugs for
+/// one.
+fn list_groups_named_before(
+    root: &Root,
+    options: &GroupsOptions,
+    groups: &[Group],
+    prefix: &str,
+    out: &mut dyn Write,
+) -> Result<ExitCode, CliError> {
+    let signatures = store::signatures_named_before(root, prefix)?;
+    let named = groups.iter().filter(|group| signatures.contains(&group.signature));
+    match named.cloned().collect::<Vec<Group>>().as_slice() {
+        [] => Err(store::QueryError::NoMatch(prefix.to_owned()).into()),
+        [group] => list_occurrences(root, options, groups, group.signature.as_str(), out),
+        several => list_groups(options, several.to_vec(), out),
+    }
 }
 
 fn push_occurrence(table: &mut Table, occurrence: &Occurrence) {

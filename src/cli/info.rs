@@ -4,12 +4,13 @@ use super::crash_context::{self, CrashContext};
 use super::crash_selector::CrashSelector;
 use super::elf_symbols::Function;
 use super::error::CliError;
-use super::symbols::{self, Symbols};
-use super::{explanations, human, json, time};
+use super::symbols::Symbols;
+use super::titles::Titles;
+use super::{explanations, human, json, module_packages, time};
 use crate::crash::text::printable;
 use crate::crash::{
-    CoreOutcome, Frame, FrameTrust, Keep, Level, Origin, PidPin, Record, SigInfo, Signature, ThreadStacks, Truncation,
-    signal,
+    Audience, CoreOutcome, Fault, Frame, FrameTrust, Keep, Level, Origin, PidPin, Record, SigInfo, Signature,
+    ThreadStacks, Truncation, signal,
 };
 use crate::store::{self, Listed};
 use clap::Args;
@@ -37,7 +38,7 @@ pub(super) struct InfoOptions {
 pub(super) fn run(root: &Root, caller: Uid, options: &InfoOptions, out: &mut dyn Write) -> Result<ExitCode, CliError> {
     let listed = store::find(root, options.crash.name.as_deref())?;
     if options.json {
-        json::write(out, &listed)?;
+        json::write(out, &Titles::new(root).with_packages(&listed))?;
     } else {
         // The symbols last: reading them may need a process of its own.
         let context = CrashContext::look_up(root, &listed);
@@ -47,6 +48,9 @@ pub(super) fn run(root: &Root, caller: Uid, options: &InfoOptions, out: &mut dyn
 }
 
 fn show(listed: &Listed, context: &CrashContext, symbols: &Symbols, out: &mut dyn Write) -> io::Result<()> {
+    if !context.title.is_empty() {
+        writeln!(out, "{}\n", context.title)?;
+    }
     let lines = lines(listed, context);
     let width = lines.iter().map(|(label, _)| label.len()).max().unwrap_or(0);
     for (label, text) in &lines {
@@ -99,14 +103,18 @@ pub(super) fn thread_names(threads: &ThreadStacks) -> String {
     format!("{} threads ({})", threads.count, tids.join(", "))
 }
 
+/// The functions that a frame is in: as files have them, else as it was known when the process crashed.
+pub(super) fn functions(frame: &Frame, symbols: &Symbols) -> Vec<Function> {
+    let found = symbols.functions(frame).to_vec();
+    let recorded = || frame.symbol.iter().map(|symbol| Function { name: symbol.shown(), source: None }).collect();
+    if found.is_empty() { recorded() } else { found }
+}
+
 fn write_frames(record: &Record, frames: &[Frame], symbols: &Symbols, out: &mut dyn Write) -> io::Result<()> {
     for (number, frame) in frames.iter().enumerate() {
         let module = frame.module.and_then(|number| record.modules.get(number as usize));
-        let place = module.map_or_else(|| "?".to_owned(), |module| symbols::place(module, frame));
-        let from_record: Vec<Function> =
-            frame.symbol.iter().map(|symbol| Function { name: symbol.shown(), source: None }).collect();
-        let functions = symbols.functions(frame);
-        write_frame(number, frame, &place, if functions.is_empty() { &from_record } else { functions }, out)?;
+        let place = module.map_or_else(|| "?".to_owned(), |module| module.place(frame));
+        write_frame(number, frame, &place, &functions(frame, symbols), out)?;
     }
     Ok(())
 }
@@ -146,6 +154,8 @@ pub(super) fn lines(listed: &Listed, context: &CrashContext) -> Vec<(&'static st
         ("GID", record.gid.map(human::group)),
         ("Signal", Some(signal_line(record))),
         ("Signal Info", record.siginfo.as_ref().map(|info| signal_info(record, info))),
+        ("Fault", record.fault_sentence(Audience::Record)),
+        ("Instruction", record.fault.as_ref().and_then(instruction)),
         ("Failed", record.failure.as_ref().map(|failure| failure.sentence(record.tid))),
         (
             "Repeats",
@@ -158,7 +168,7 @@ pub(super) fn lines(listed: &Listed, context: &CrashContext) -> Vec<(&'static st
         ("Signature", record.signature.as_ref().map(signature)),
         ("Command Line", command_line(record)),
         ("Executable", executable(record)),
-        ("Package", package(record)),
+        ("Package", module_packages::line(record, &context.packages)),
         ("Parent", parent(record)),
         ("Namespaces", namespaces(record)),
         ("Control Group", text(&cgroup.path)),
@@ -223,14 +233,6 @@ fn dumpable(record: &Record) -> Option<String> {
     }
 }
 
-/// The package of the executable, as that says.
-pub(super) fn package(record: &Record) -> Option<String> {
-    let module = record.modules.iter().find(|module| module.path == record.exe_path())?;
-    let package: serde_json::Value = serde_json::from_str(module.package.as_deref()?).ok()?;
-    let text = |key: &str| package.get(key).and_then(serde_json::Value::as_str).map(printable);
-    Some(text("version").into_iter().fold(text("name")?, |name, version| format!("{name} {version}")))
-}
-
 /// The arguments as a shell reads them back. Nothing in there moves a cursor, so nothing is escaped a second time.
 fn command_line(record: &Record) -> Option<String> {
     let line = if record.arguments.is_empty() { printable(&record.cmdline) } else { record.arguments.quoted() };
@@ -258,6 +260,19 @@ fn signal_info(record: &Record, info: &SigInfo) -> String {
         (None, Some((pid, uid))) => format!("{code}, sent by process {pid} of user {uid}"),
         (None, None) => code,
     }
+}
+
+/// `mov dword ptr [rax+0x11], 1 (c7401101000000), with rax=0x0`.
+fn instruction(fault: &Fault) -> Option<String> {
+    let text = fault.instruction.as_deref().map(printable);
+    let shown = match (text, fault.code.as_str()) {
+        (None, "") => return None,
+        (None, code) => printable(code),
+        (Some(text), code) => format!("{text} ({})", printable(code)),
+    };
+    let registers: Vec<String> =
+        fault.registers.iter().map(|(name, value)| format!("{}={value:#x}", printable(name))).collect();
+    Some(if registers.is_empty() { shown } else { format!("{shown}, with {}", registers.join(" ")) })
 }
 
 /// The process that started it.

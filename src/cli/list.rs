@@ -4,6 +4,7 @@ use super::crash_selector::text_parser;
 use super::crash_table::CrashTable;
 use super::error::CliError;
 use super::message::print_message;
+use super::titles::{TitledCrash, Titles};
 use super::{human, json, time};
 use crate::store::{self, Filter};
 use clap::Args;
@@ -83,7 +84,10 @@ pub(super) fn run(root: &Root, caller: Uid, options: ListOptions, out: &mut dyn 
         signature: options.signature,
     };
     if options.json {
-        json::write(out, &store::list(root, &filter)?)?;
+        let crashes = store::list(root, &filter)?;
+        let mut titles = Titles::new(root);
+        let titled: Vec<TitledCrash<'_>> = crashes.iter().map(|listed| titles.with_title(listed)).collect();
+        json::write(out, &titled)?;
         return Ok(ExitCode::SUCCESS);
     }
     let here = uname().map(|names| names.nodename().to_string_lossy().into_owned()).unwrap_or_default();

@@ -2,8 +2,8 @@
 //! also demands of the browser (Content-Security-Policy). Colours and sizes that mail programs must not lose are attributes.
 
 use super::crash_context::CrashContext;
-use super::symbols::{self, Symbols};
-use super::{human, info, time};
+use super::symbols::Symbols;
+use super::{human, info, module_packages, time};
 use crate::crash::text::printable;
 use crate::crash::{Frame, FrameTrust, Record};
 use crate::store::Listed;
@@ -109,7 +109,7 @@ pub(super) fn overview(data: &Overview) -> String {
 /// The page about one crash.
 pub(super) fn crash(host: &str, listed: &Listed, context: &CrashContext, symbols: &Symbols) -> String {
     let record = &listed.record;
-    let title = super::groups::title_of(record);
+    let title = record.title();
     let body = html! {
         h1 { (title) }
         p.when { "Crash " (record.id.to_string()) " on " (printable(host)) ", " (time::short(record.time_us)) }
@@ -249,7 +249,7 @@ fn names(label: &str, names: &[String]) -> Markup {
 
 /// The build that crashed: all crashes of a signature are of one.
 fn build(record: &Record) -> Markup {
-    let package = info::package(record);
+    let package = module_packages::of_executable(record);
     html! {
         @if package.is_some() || record.exe_build_id.is_some() {
             tr {
@@ -282,8 +282,8 @@ fn stack(record: &Record, frames: &[Frame], symbols: &Symbols) -> Markup {
 
 fn frame_item(record: &Record, frame: &Frame, symbols: &Symbols) -> Markup {
     let module = frame.module.and_then(|number| record.modules.get(number as usize));
-    let place = module.map_or_else(|| format!("{:#x}", frame.address), |module| symbols::place(module, frame));
-    let functions = symbols.functions(frame);
+    let place = module.map_or_else(|| format!("{:#x}", frame.address), |module| module.place(frame));
+    let functions = info::functions(frame, symbols);
     html! {
         li {
             @for function in functions {

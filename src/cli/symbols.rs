@@ -6,7 +6,7 @@ use super::foreign_file::Refusal;
 use super::human;
 use super::symbol_reader::{ARGUMENT, Answer, ModuleRequest, NotRead, Request};
 use crate::crash::text::{cut, printable};
-use crate::crash::{Frame, Module, Record};
+use crate::crash::{Frame, Record};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Uid;
@@ -93,12 +93,6 @@ impl Symbols {
         let found = frame.module.and_then(|number| self.functions.get(&(number, frame.offset)));
         found.map_or(&[], Vec::as_slice)
     }
-}
-
-/// A frame as file name and offset.
-pub(super) fn place(module: &Module, frame: &Frame) -> String {
-    let name = module.path.rsplit('/').next().unwrap_or_default();
-    format!("{}+{:#x}", printable(name), frame.offset)
 }
 
 fn shown(function: &Function) -> Function {

@@ -1,7 +1,7 @@
 //! The bound on the size of a record. A crashed process chooses most of what is in it, so the length is bounded here, once, before
 //! the record goes anywhere: to the shim, into a core file, the catalog or the journal.
 
-use super::{ArgumentList, Frame, Module, Record, Symbol, ThreadStacks};
+use super::{ArgumentList, Fault, Frame, Module, Record, Symbol, ThreadStacks};
 use serde::Serialize;
 use std::fmt;
 use std::io::{self, Write};
@@ -122,7 +122,15 @@ impl Record {
         let threads: usize = self.other_threads.iter().map(|thread| thread.frames.len() + thread.tids.len() + 1).sum();
         let failure = self.failure.as_ref().map_or(0, |failure| 2 + failure.handler.len());
         let symbols: usize = self.frames().filter_map(|frame| frame.symbol.as_ref()).map(Symbol::json_length).sum();
-        FIELDS + (texts + warnings) * ESCAPED + modules + (self.stack.len() + threads + failure) * FRAME + symbols
+        /// Two names of mappings, every byte of which may be escaped, the instruction and its registers.
+        const FAULT: usize = 2 * Fault::MAX_NAME * ESCAPED + Fault::MAX_INSTRUCTION * ESCAPED + 2048;
+        let fault = if self.fault.is_some() { FAULT } else { 0 };
+        FIELDS
+            + fault
+            + (texts + warnings) * ESCAPED
+            + modules
+            + (self.stack.len() + threads + failure) * FRAME
+            + symbols
     }
 
     fn texts(&self) -> [&String; 20] {
@@ -294,7 +302,7 @@ fn json_length(value: &impl Serialize) -> usize {
 mod tests {
     use super::*;
     use crate::crash::fixtures::record;
-    use crate::crash::{Failure, FrameTrust};
+    use crate::crash::{Access, Failure, FrameTrust, Mapping, Neighbour, Place};
     use proptest::prelude::*;
 
     fn frame(module: u32) -> Frame {
@@ -320,6 +328,30 @@ mod tests {
 
     fn threads(count: u32, frames: usize) -> Vec<ThreadStacks> {
         (0..count).map(|tid| ThreadStacks { count: 1, tids: vec![tid], frames: vec![frame(1); frames] }).collect()
+    }
+
+    fn longest_fault() -> Fault {
+        let neighbour = || {
+            let name = Some("\u{1}".repeat(Fault::MAX_NAME));
+            Some(Neighbour {
+                mapping: Mapping { start: u64::MAX, permissions: "rwx".to_owned(), name },
+                distance: u64::MAX,
+            })
+        };
+        let fault = Fault {
+            instruction: Some("\"".repeat(Fault::MAX_INSTRUCTION)),
+            code: "0".repeat(2 * Fault::MAX_CODE),
+            registers: (0..Fault::MAX_REGISTERS)
+                .map(|number| (format!("register{number}").split_off(4), u64::MAX))
+                .collect(),
+            address: Some(u64::MAX),
+            access: Some(Access::ReadWrite),
+            size: Some(u32::MAX),
+            place: Some(Place::Unmapped { below: neighbour(), above: neighbour() }),
+            system_call: Some(u64::MAX),
+        };
+        assert!(fault.is_well_formed());
+        fault
     }
 
     fn failure(name: String, handler: Vec<Frame>) -> Failure {
@@ -450,6 +482,7 @@ mod tests {
             let name = "\u{1}".repeat(modules.len());
             bounded.failure = handler.map(|handler| failure(name, handler.into_iter().map(frame).collect()));
             bounded.warnings = vec!["\u{1}".repeat(256); warnings];
+            bounded.fault = (warnings % 2 == 0).then(longest_fault);
             prop_assert!(json_length(&bounded) <= bounded.upper_length());
             let number_of_modules = bounded.modules.len();
             bounded.bound();

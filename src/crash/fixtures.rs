@@ -56,6 +56,7 @@ pub(crate) fn record(pid: u32) -> Record {
         modules: Vec::new(),
         siginfo: None,
         failure: None,
+        fault: None,
         decision: Decision::default(),
         core: CoreReport { outcome: CoreOutcome::Stored, bytes: 8192, expected: 8192, stored: 2048, truncated: None },
         warnings: Vec::new(),

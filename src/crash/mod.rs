@@ -7,15 +7,18 @@ pub mod cgroup;
 mod decision;
 mod demangle;
 mod failure;
+mod fault;
 #[cfg(test)]
 pub(crate) mod fixtures;
 pub mod ids;
 mod key;
+mod plumbing;
 mod principal;
 mod record;
 pub mod signal;
 mod signature;
 pub mod text;
+mod title;
 mod warning;
 
 pub use arguments::ArgumentList;
@@ -23,6 +26,7 @@ pub use bounds::{Cuts, MAX_RECORD};
 pub use decision::{Decision, Keep, Reason};
 pub use demangle::demangle;
 pub use failure::Failure;
+pub use fault::{Access, Audience, Fault, Mapping, Neighbour, Place};
 pub use key::{CrashId, CrashKey};
 pub use principal::{AccountFacts, Party, Principal};
 pub use record::{CoreOutcome, CoreReport, NoCore, Origin, PidPin, Record, Truncation, program_of};

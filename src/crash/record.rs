@@ -4,7 +4,8 @@ use super::cgroup::CgroupInfo;
 use super::ids;
 use super::principal::{AccountFacts, Party, Principal};
 use super::{
-    ArgumentList, CrashId, CrashKey, Decision, Failure, Frame, Module, SigInfo, Signature, SignatureKey, ThreadStacks,
+    ArgumentList, CrashId, CrashKey, Decision, Failure, Fault, Frame, Module, SigInfo, Signature, SignatureKey,
+    ThreadStacks,
 };
 use nix::unistd::{Gid, Pid, Uid};
 use serde::{Deserialize, Serialize};
@@ -140,6 +141,10 @@ pub struct Record {
     /// The fault of which the process' own handler ended it, if that is how it ended: then signature and stack are of this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
+    /// The instruction that failed, and what its address is. `None` in records of duplicates and of earlier versions, and where the processor or a
+    /// filter did not raise the signal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<Fault>,
     /// How much was to be kept, and why.
     #[serde(default)]
     pub decision: Decision,
@@ -344,6 +349,7 @@ impl Record {
         self.stack.clear();
         self.other_threads.clear();
         self.modules.clear();
+        self.fault = None;
         if let Some(failure) = &mut self.failure {
             failure.handler.clear();
         }
@@ -353,6 +359,14 @@ impl Record {
     pub fn omit_tables(&mut self) {
         for text in [&mut self.open_fds, &mut self.auxv, &mut self.maps, &mut self.mountinfo, &mut self.environ] {
             text.clear();
+        }
+        self.omit_registers();
+    }
+
+    /// Clears the values of registers: they are memory of the process, and kept where its core is.
+    pub fn omit_registers(&mut self) {
+        if let Some(fault) = &mut self.fault {
+            fault.omit_registers();
         }
     }
 

@@ -6,6 +6,8 @@ use nix::sys::signal::Signal;
 /// (signal(7)).
 const LIBC_RTMIN: u32 = 34;
 const RTMAX: u32 = 64;
+/// `si_code` of a signal of the kernel's own that has no other one.
+pub const SI_KERNEL: i32 = 0x80;
 
 /// The name without `SIG`: `SEGV`, `RTMIN+3`. A signal without a name is shown as its number, `None` as `unknown`.
 #[must_use]
@@ -72,11 +74,13 @@ pub fn code(signal: Option<u32>, code: i32) -> Option<(&'static str, &'static st
     let signal = signal.and_then(|number| i32::try_from(number).ok()).and_then(|number| Signal::try_from(number).ok());
     Some(match (signal, code) {
         (_, 0) => ("SI_USER", "sent by a process with kill(2)"),
-        (_, 128) => match signal {
-            // The processor does not tell which address it was (x86: a general protection fault).
-            Some(Signal::SIGSEGV | Signal::SIGBUS) => {
-                ("SI_KERNEL", "an access that has no address, or a privileged instruction")
-            }
+        (_, SI_KERNEL) => match signal {
+            Some(Signal::SIGSEGV) => (
+                "SI_KERNEL",
+                "a general protection fault: an address that is not canonical, an operand that is not aligned, or a privileged instruction",
+            ),
+            Some(Signal::SIGBUS) => ("SI_KERNEL", "an access for which the processor gives no address"),
+            Some(Signal::SIGTRAP) => ("SI_KERNEL", "a breakpoint instruction, or sent by the kernel"),
             _ => ("SI_KERNEL", "sent by the kernel"),
         },
         (_, -1) => ("SI_QUEUE", "sent by a process with sigqueue(3)"),
@@ -85,13 +89,20 @@ pub fn code(signal: Option<u32>, code: i32) -> Option<(&'static str, &'static st
         (_, -4) => ("SI_ASYNCIO", "an asynchronous operation ended"),
         (_, -5) => ("SI_SIGIO", "input or output is possible"),
         (_, -6) => ("SI_TKILL", "sent to this thread, as by abort(3) and raise(3)"),
+        (_, -7) => ("SI_DETHREAD", "another thread called execve(2)"),
+        (_, -60) => ("SI_ASYNCNL", "an asynchronous name lookup ended"),
         (Some(Signal::SIGSEGV), 1) => ("SEGV_MAPERR", "nothing is mapped there"),
         (Some(Signal::SIGSEGV), 2) => ("SEGV_ACCERR", "the mapping does not allow the access"),
         (Some(Signal::SIGSEGV), 3) => ("SEGV_BNDERR", "a bounds check failed"),
         (Some(Signal::SIGSEGV), 4) => ("SEGV_PKUERR", "a memory protection key does not allow the access"),
-        (Some(Signal::SIGSEGV), 8) => ("SEGV_MTEAERR", "a memory tag does not match, found later"),
-        (Some(Signal::SIGSEGV), 9) => ("SEGV_MTESERR", "a memory tag does not match"),
-        (Some(Signal::SIGSEGV), 10) => ("SEGV_CPERR", "control flow protection"),
+        (Some(Signal::SIGSEGV), 5) => ("SEGV_ACCADI", "memory tags (ADI) are not enabled there"),
+        (Some(Signal::SIGSEGV), 6) => ("SEGV_ADIDERR", "a memory tag (ADI) does not match, found later"),
+        (Some(Signal::SIGSEGV), 7) => ("SEGV_ADIPERR", "a memory tag (ADI) does not match"),
+        (Some(Signal::SIGSEGV), 8) => ("SEGV_MTEAERR", "a memory tag (MTE) does not match, found later"),
+        (Some(Signal::SIGSEGV), 9) => ("SEGV_MTESERR", "a memory tag (MTE) does not match"),
+        (Some(Signal::SIGSEGV), 10) => {
+            ("SEGV_CPERR", "control flow protection: a return address or a jump target that is not allowed")
+        }
         (Some(Signal::SIGBUS), 1) => ("BUS_ADRALN", "the address is not aligned"),
         (Some(Signal::SIGBUS), 2) => ("BUS_ADRERR", "nothing is behind the mapping, as after the end of a mapped file"),
         (Some(Signal::SIGBUS), 3) => ("BUS_OBJERR", "a hardware error"),
@@ -105,6 +116,13 @@ pub fn code(signal: Option<u32>, code: i32) -> Option<(&'static str, &'static st
         (Some(Signal::SIGFPE), 6) => ("FPE_FLTRES", "an inexact floating-point result"),
         (Some(Signal::SIGFPE), 7) => ("FPE_FLTINV", "an invalid floating-point operation"),
         (Some(Signal::SIGFPE), 8) => ("FPE_FLTSUB", "a subscript is out of range"),
+        (Some(Signal::SIGFPE), 9) => ("__FPE_DECOVF", "a decimal number overflowed"),
+        (Some(Signal::SIGFPE), 10) => ("__FPE_DECDIV", "a decimal number was divided by zero"),
+        (Some(Signal::SIGFPE), 11) => ("__FPE_DECERR", "an inexact decimal result"),
+        (Some(Signal::SIGFPE), 12) => ("__FPE_INVASC", "invalid ASCII digits"),
+        (Some(Signal::SIGFPE), 13) => ("__FPE_INVDEC", "invalid decimal digits"),
+        (Some(Signal::SIGFPE), 14) => ("FPE_FLTUNK", "a floating-point error that the processor does not tell"),
+        (Some(Signal::SIGFPE), 15) => ("FPE_CONDTRAP", "a conditional trap"),
         (Some(Signal::SIGILL), 1) => ("ILL_ILLOPC", "an unknown instruction"),
         (Some(Signal::SIGILL), 2) => ("ILL_ILLOPN", "an instruction with an invalid operand"),
         (Some(Signal::SIGILL), 3) => ("ILL_ILLADR", "an invalid addressing mode"),
@@ -113,19 +131,36 @@ pub fn code(signal: Option<u32>, code: i32) -> Option<(&'static str, &'static st
         (Some(Signal::SIGILL), 6) => ("ILL_PRVREG", "a privileged register"),
         (Some(Signal::SIGILL), 7) => ("ILL_COPROC", "a coprocessor error"),
         (Some(Signal::SIGILL), 8) => ("ILL_BADSTK", "a stack error"),
+        (Some(Signal::SIGILL), 9) => ("ILL_BADIADDR", "an instruction at an address that has none"),
+        (Some(Signal::SIGILL), 10) => ("__ILL_BREAK", "an invalid break instruction"),
+        (Some(Signal::SIGILL), 11) => ("__ILL_BNDMOD", "an update of a bundle in progress"),
         (Some(Signal::SIGTRAP), 1) => ("TRAP_BRKPT", "a breakpoint instruction"),
         (Some(Signal::SIGTRAP), 2) => ("TRAP_TRACE", "a single step"),
         (Some(Signal::SIGTRAP), 3) => ("TRAP_BRANCH", "a branch"),
         (Some(Signal::SIGTRAP), 4) => ("TRAP_HWBKPT", "a hardware breakpoint or watchpoint"),
+        (Some(Signal::SIGTRAP), 5) => ("TRAP_UNK", "a trap that the processor does not tell"),
         (Some(Signal::SIGTRAP), 6) => ("TRAP_PERF", "an event of perf_event_open(2)"),
         (Some(Signal::SIGSYS), 1) => ("SYS_SECCOMP", "a seccomp(2) filter refused a system call"),
+        (Some(Signal::SIGSYS), 2) => {
+            ("SYS_USER_DISPATCH", "a system call that the process has itself handle (PR_SET_SYSCALL_USER_DISPATCH)")
+        }
         _ => return None,
     })
 }
 
+/// Whether a signal with this `si_code` has the address of a fault (sigaction(2)): the kernel's own codes of these signals are positive, and a
+/// general protection fault has no address.
+#[must_use]
+pub fn has_address(number: u32, code: i32) -> bool {
+    use Signal::{SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGTRAP};
+    let is_fault = [SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP].iter().any(|known| *known as u32 == number);
+    is_fault && code > 0 && code != SI_KERNEL
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{name, parse};
+    use super::{SI_KERNEL, code, has_address, name, parse};
+    use std::collections::BTreeSet;
 
     #[test]
     fn every_spelling_of_a_signal_is_the_same_signal() {
@@ -152,5 +187,34 @@ mod tests {
             assert_eq!(name(number), expected);
         }
         assert_eq!((name(Some(0)), name(Some(99)), name(None)), ("0".into(), "99".into(), "unknown".into()));
+    }
+
+    #[test]
+    fn every_si_code_of_the_kernel_has_a_name_of_its_own_and_words() {
+        // The last code of each signal (NSIGILL and so on, include/uapi/asm-generic/siginfo.h).
+        for (signal, last, prefix) in
+            [(4, 11, "ILL_"), (8, 15, "FPE_"), (11, 10, "SEGV_"), (7, 5, "BUS_"), (5, 6, "TRAP_"), (31, 2, "SYS_")]
+        {
+            let known: Vec<(&str, &str)> = (1..=last).map(|number| code(Some(signal), number).unwrap()).collect();
+            let names: BTreeSet<&str> = known.iter().map(|(name, _)| *name).collect();
+            assert_eq!(names.len(), known.len(), "{names:?}");
+            assert!(
+                known.iter().all(|(name, words)| name.trim_start_matches('_').starts_with(prefix) && words.len() > 4),
+                "{known:?}"
+            );
+            assert_eq!(code(Some(signal), last + 1), None);
+            let (name, words) = code(Some(signal), SI_KERNEL).unwrap();
+            assert!(name == "SI_KERNEL" && !words.is_empty());
+        }
+        for number in [0, -1, -2, -3, -4, -5, -6, -7, -60] {
+            assert!(code(Some(6), number).is_some_and(|(name, _)| name.starts_with("SI_")), "{number}");
+        }
+        assert!(code(Some(11), SI_KERNEL).unwrap().1.contains("general protection fault"));
+    }
+
+    #[test]
+    fn an_address_goes_with_faults_that_the_processor_located() {
+        assert!(has_address(11, 1) && has_address(8, 1) && has_address(7, 2));
+        assert!(!has_address(11, SI_KERNEL) && !has_address(11, 0) && !has_address(6, 1) && !has_address(31, 1));
     }
 }

@@ -12,6 +12,9 @@ pub struct Signature {
     pub id: String,
     /// The data it was computed from.
     pub level: Level,
+    /// The name by the rules of the version before, 1, for references to it elsewhere: tickets, alerts. `None` in records of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<String>,
     /// Where code without a file hides what tells bugs apart: a hash of what may differ from run to run also for one bug, or `unknown`. It is no
     /// part of the name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -142,6 +145,48 @@ pub struct SigInfo {
     pub sender: Option<(u32, u32)>,
 }
 
+impl Module {
+    /// The path that stands for the vDSO, which is not a file.
+    pub const VDSO: &str = "[vdso]";
+
+    /// The name of the file, without its directory.
+    #[must_use]
+    pub fn file_name(&self) -> &str {
+        self.path.rsplit('/').next().unwrap_or(&self.path)
+    }
+
+    /// Whether it is the vDSO.
+    #[must_use]
+    pub fn is_vdso(&self) -> bool {
+        self.path == Self::VDSO
+    }
+
+    /// Whether the file is one of the C and C++ runtime libraries. Their frames are left out of titles and of the signature: the same
+    /// program uses different ones in different containers, they select functions by processor, and what they do when a program
+    /// aborts is not part of its bug.
+    #[must_use]
+    pub fn is_runtime(&self) -> bool {
+        const NAMES: [&str; 14] = [
+            "libc.so",
+            "libc-2.",
+            "libc.musl-",
+            "ld-musl-",
+            "ld-linux",
+            "ld-2.",
+            "ld64.so",
+            "libpthread",
+            "libstdc++.so",
+            "libgcc_s",
+            "libc++.so",
+            "libc++abi",
+            "libunwind.so",
+            "librt.so",
+        ];
+        let name = self.file_name();
+        NAMES.iter().any(|runtime| name.starts_with(runtime))
+    }
+}
+
 impl Level {
     /// The name used in records, tables and signatures.
     #[must_use]
@@ -199,14 +244,16 @@ impl Signature {
     pub fn is_well_formed(&self) -> bool {
         const DIGITS: usize = 20;
         const VARIANT_DIGITS: usize = 16;
-        let parts = self.id.strip_prefix('s').and_then(|rest| rest.split_once('-'));
-        let is_variant = |variant: &String| variant == Self::UNKNOWN_VARIANT || has_digits(variant, VARIANT_DIGITS);
-        self.variant.as_ref().is_none_or(is_variant)
-            && parts.is_some_and(|(version, digits)| {
+        let is_id = |id: &str| {
+            let parts = id.strip_prefix('s').and_then(|rest| rest.split_once('-'));
+            parts.is_some_and(|(version, digits)| {
                 (1..=3).contains(&version.len())
                     && version.bytes().all(|byte| byte.is_ascii_digit())
                     && has_digits(digits, DIGITS)
             })
+        };
+        let is_variant = |variant: &String| variant == Self::UNKNOWN_VARIANT || has_digits(variant, VARIANT_DIGITS);
+        self.variant.as_ref().is_none_or(is_variant) && is_id(&self.id) && self.previous.as_deref().is_none_or(is_id)
     }
 }
 

@@ -168,6 +168,7 @@ impl RecordBuilder {
             modules: Vec::new(),
             siginfo: None,
             failure: None,
+            fault: None,
             decision: Decision::default(),
             core: CoreReport::none(NoCore::Gone),
             warnings: Vec::new(),
@@ -201,11 +202,12 @@ impl RecordBuilder {
     fn set_stack(&mut self, stack: Option<CrashedStack>) {
         let record = &mut self.record;
         match stack {
-            Some(CrashedStack { frames, modules, siginfo, failure, unsearched, signature }) => {
+            Some(CrashedStack { frames, modules, siginfo, failure, fault, unsearched, signature }) => {
                 record.stack = frames;
                 record.modules = modules;
                 record.siginfo = siginfo;
                 record.failure = failure;
+                record.fault = fault;
                 record.signature = Some(signature);
                 if unsearched > 0 {
                     self.warn(Warning::ThreadsNotSearched(unsearched));
@@ -236,6 +238,9 @@ impl RecordBuilder {
         self.record.mountinfo = beginning_of_table(mountinfo);
         if let Some(failure) = &mut self.record.failure {
             failure.thread_name = from_bytes(failed_thread);
+        }
+        if let Some(fault) = &mut self.record.fault {
+            fault.name_mappings(&self.record.maps);
         }
     }
 
@@ -465,7 +470,8 @@ fn access_facts(offer: &Offer, auxv: Auxv) -> AccessFacts {
 
 /// The signature where no stack is known: from the executable's build-id, or its name.
 fn signature_without_stack(record: &Record) -> Signature {
-    unwind::compute_signature(&SignatureInput {
+    let program = record.program();
+    let input = SignatureInput {
         signal: record.signal,
         fault: None,
         stack_pointer: None,
@@ -474,8 +480,9 @@ fn signature_without_stack(record: &Record) -> Signature {
         module: &|_| None,
         is_code: &|_| false,
         build_id: record.exe_build_id.as_deref(),
-        program: &record.program(),
-    })
+        program: &program,
+    };
+    unwind::compute_signature(&input, &input)
 }
 
 #[cfg(test)]

@@ -90,6 +90,8 @@ pub struct CrashNotes {
     pub threads: Vec<ThreadNote>,
     /// How many threads there were, those that are not read included.
     pub thread_count: usize,
+    /// The general registers of the thread that crashed, by name.
+    pub general_registers: Vec<(&'static str, u64)>,
     /// Siginfo of the crashed thread.
     pub siginfo: Option<SigInfoNote>,
     /// The mapped files, sorted by address.
@@ -130,6 +132,9 @@ impl CrashNotes {
             match kind {
                 NT_PRSTATUS => {
                     found.thread_count += 1;
+                    if found.thread_count == 1 {
+                        found.general_registers = general_registers(data, class, machine);
+                    }
                     if found.threads.len() < MAX_THREADS {
                         found.threads.extend(thread(data, class, machine));
                     }
@@ -270,16 +275,47 @@ pub(super) fn is_known(machine: u16) -> bool {
     [EM_386, EM_X86_64, EM_AARCH64].contains(&machine)
 }
 
+/// Where the general registers begin in struct elf_prstatus, in bytes.
+fn registers_at(class: ElfClass) -> usize {
+    match class {
+        ElfClass::Elf32 => 72,
+        ElfClass::Elf64 => 112,
+    }
+}
+
+/// The general registers of a thread, by name, as its NT_PRSTATUS has them. Those that tell nothing to a reader are left out.
+fn general_registers(data: &[u8], class: ElfClass, machine: u16) -> Vec<(&'static str, u64)> {
+    // struct user_regs_struct, arch/x86/include/asm/user_64.h and user_32.h.
+    const X86_64: [&str; 23] = [
+        "r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx", "rsi", "rdi", "",
+        "rip", "", "eflags", "rsp", "", "fs_base", "gs_base",
+    ];
+    const I386: [&str; 16] =
+        ["ebx", "ecx", "edx", "esi", "edi", "ebp", "eax", "", "", "", "", "", "eip", "", "eflags", "esp"];
+    let (names, word): (&[&str], usize) = match machine {
+        EM_X86_64 => (&X86_64, 8),
+        EM_386 => (&I386, 4),
+        _ => return Vec::new(),
+    };
+    let value = |index: usize| {
+        let at = registers_at(class) + index * word;
+        if word == 8 { u64_at(data, at) } else { u32_at(data, at).map(u64::from) }
+    };
+    let named = (0..).zip(names).filter(|(_, name)| !name.is_empty());
+    named.filter_map(|(index, name)| Some((*name, value(index)?))).collect()
+}
+
 /// struct elf_prstatus (struct compat_elf_prstatus of a 32-bit process, include/linux/elfcore-compat.h): siginfo of 12 bytes,
 /// pr_cursig, two masks of signals, four ids, four times, and the general registers. The class is that of the program, the
 /// machine that of the code which was running.
 fn thread(data: &[u8], class: ElfClass, machine: u16) -> Option<ThreadNote> {
     /// In the numbers of x32, most of which are otherwise those of x86-64 (arch/x86/include/uapi/asm/unistd.h).
     const X32_SYSCALL_BIT: u64 = 1 << 30;
-    let (blocked, ids, registers) = match class {
-        ElfClass::Elf32 => (u32_at(data, 20).map(u64::from), 24, 72),
-        ElfClass::Elf64 => (u64_at(data, 24), 32, 112),
+    let (blocked, ids) = match class {
+        ElfClass::Elf32 => (u32_at(data, 20).map(u64::from), 24),
+        ElfClass::Elf64 => (u64_at(data, 24), 32),
     };
+    let registers = registers_at(class);
     let long = |index: usize| u64_at(data, registers + index * 8);
     let short = |index: usize| u32_at(data, registers + index * 4);
     let (registers, system_call) = match machine {

@@ -236,6 +236,13 @@ impl CoreLayout {
         self.segments_from(next).find(|load| wanted(load))
     }
 
+    /// The last segment that begins at or below `address`.
+    #[must_use]
+    pub fn previous_segment(&self, address: u64) -> Option<&LoadSegment> {
+        let next = self.by_address.partition_point(|(start, _)| *start <= address);
+        self.segments_from(next.checked_sub(1)?).next()
+    }
+
     /// Whether `address` is in an executable segment.
     #[must_use]
     pub fn is_code(&self, address: u64) -> bool {
@@ -252,9 +259,7 @@ impl CoreLayout {
     /// The segment that `address` is in.
     #[must_use]
     pub fn segment_at(&self, address: u64) -> Option<&LoadSegment> {
-        let next = self.by_address.partition_point(|(start, _)| *start <= address);
-        let load = self.segments_from(next.checked_sub(1)?).next()?;
-        (address < load.address + load.length).then_some(load)
+        self.previous_segment(address).filter(|load| address < load.address + load.length)
     }
 
     /// The segments by address, from the `first`-th on.

@@ -75,7 +75,7 @@ impl MemoryServer {
             Request::Facts => self.read_facts(),
             Request::Stack(context) => Answer::Stack(self.layout.as_deref().map(|layout| {
                 let context = context.or_build_id(self.exe_build_id.as_ref());
-                self.with_memory(layout, |memory| unwind_crashed_thread(layout, memory, &context))
+                self.with_memory(layout, |memory| Box::new(unwind_crashed_thread(layout, memory, &context)))
             })),
             Request::OtherThreads { failed, recorded } => Answer::OtherThreads(self.layout.as_deref().map(|layout| {
                 self.with_memory(layout, |memory| unwind_other_threads(layout, memory, failed, &recorded))

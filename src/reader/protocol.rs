@@ -85,7 +85,7 @@ pub(super) enum Answer {
         exe_build_id: Option<String>,
     },
     /// `None`: the headers are not understood.
-    Stack(Option<CrashedStack>),
+    Stack(Option<Box<CrashedStack>>),
     OtherThreads(Option<OtherThreads>),
     Names(Names),
     BuildId(Option<String>),
@@ -109,7 +109,9 @@ impl Answer {
     /// This is no answer to [`Request::Stack`], or not one that this program gives.
     pub(super) fn into_stack(self) -> io::Result<Option<CrashedStack>> {
         match self {
-            Self::Stack(stack) if stack.as_ref().is_none_or(CrashedStack::is_well_formed) => Ok(stack),
+            Self::Stack(stack) if stack.as_ref().is_none_or(|stack| stack.is_well_formed()) => {
+                Ok(stack.map(|stack| *stack))
+            }
             _ => Err(Self::mismatch()),
         }
     }

@@ -1,9 +1,9 @@
 //! Stacks out of a process' memory, before it is copied. All of this blocks where memory does: readers do it, and the daemon only for
 //! cores that are files.
 
-use crate::crash::{Failure, Frame, Module, SigInfo, Signature, ThreadStacks, signal};
-use crate::elf::{self, CoreLayout, Registers};
-use crate::unwind::{self, CrashedThread, FailedThread, ProcessUnwinder, ReadMemory, SignatureInput};
+use crate::crash::{Failure, Fault, Frame, Module, SigInfo, Signature, ThreadStacks, signal};
+use crate::elf::{self, CoreLayout, ElfClass, Registers};
+use crate::unwind::{self, Anonymous, Cause, CrashedThread, FailedThread, ProcessUnwinder, ReadMemory, SignatureInput};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -33,6 +33,8 @@ pub struct CrashedStack {
     pub siginfo: Option<SigInfo>,
     /// The fault in whose handler the thread was.
     pub failure: Option<Failure>,
+    /// The instruction that failed, and what its address is.
+    pub fault: Option<Fault>,
     /// Threads that were not searched for a failure, for want of time.
     pub unsearched: usize,
     /// The signature.
@@ -44,6 +46,7 @@ impl CrashedStack {
     pub(super) fn is_well_formed(&self) -> bool {
         self.frames.len() <= MAX_FRAMES
             && self.signature.is_well_formed()
+            && self.fault.as_ref().is_none_or(Fault::is_well_formed)
             && self.failure.as_ref().is_none_or(|failure| {
                 failure.handler.len() <= Failure::MAX_HANDLER
                     && failure.thread_name.is_empty()
@@ -75,19 +78,17 @@ pub fn unwind_crashed_thread(layout: &CoreLayout, memory: &dyn ReadMemory, conte
     let mut unwinder = ProcessUnwinder::new(layout, memory);
     // Bounded by frames and pages: a clock that cut the walk on a loaded machine would give the same bug another signature.
     let crashed = unwinder.crashed_thread(context.signal, &until(SEARCH_TIMEOUT));
-    let CrashedThread { mut frames, registers, failed, unsearched } = crashed;
-    let signal = failed.as_ref().map(|failed| failed.signal).or(context.signal);
+    let siginfo = layout.notes.siginfo.map(|info| siginfo(info, context.signal));
+    let signal = crashed.failed.as_ref().map(|failed| failed.signal).or(context.signal);
+    let fault = cause(&crashed, context.signal, siginfo.as_ref()).and_then(|cause| unwinder.fault(&crashed, cause));
+    let CrashedThread { mut frames, registers, failed, dumped, unsearched, trampoline: _ } = crashed;
     let anonymous = unwinder.anonymous(&frames, signal);
     let modules = unwinder.into_modules(&until(MODULES_TIMEOUT));
-    let siginfo = layout.notes.siginfo.map(|info| siginfo(info, context.signal));
     let failure = failed.map(|failed| describe(failed, layout));
-    let fault = match &failure {
-        Some(failure) => failure.address,
-        None => siginfo.as_ref().and_then(|info| info.address),
-    };
-    let signature = unwind::compute_signature(&SignatureInput {
+    let of_dumped = siginfo.as_ref().and_then(|info| info.address);
+    let input = SignatureInput {
         signal,
-        fault,
+        fault: failure.as_ref().map_or(of_dumped, |failure| failure.address),
         stack_pointer: registers.map(Registers::stack_pointer),
         anonymous: &anonymous,
         frames: &frames,
@@ -95,9 +96,36 @@ pub fn unwind_crashed_thread(layout: &CoreLayout, memory: &dyn ReadMemory, conte
         is_code: &|address| layout.is_code(address),
         build_id: context.build_id.as_deref(),
         program: &context.program,
-    });
+    };
+    // Version 1 had no stacks of 32-bit processes.
+    let unknown = Anonymous::default();
+    let plain = SignatureInput { anonymous: &unknown, ..input };
+    let before = match &dumped {
+        _ if layout.class == ElfClass::Elf32 => {
+            SignatureInput { signal: context.signal, fault: None, stack_pointer: None, frames: &[], ..plain }
+        }
+        Some((frames, registers)) => SignatureInput {
+            signal: context.signal,
+            fault: of_dumped,
+            stack_pointer: Some(registers.stack_pointer()),
+            frames,
+            ..plain
+        },
+        None => plain,
+    };
+    let signature = unwind::compute_signature(&input, &before);
     frames.truncate(MAX_FRAMES);
-    CrashedStack { frames, modules, siginfo, failure, unsearched, signature }
+    CrashedStack { frames, modules, siginfo, failure, fault, unsearched, signature }
+}
+
+/// Why the thread that failed got its signal; `None` if the signal is not known.
+fn cause(crashed: &CrashedThread, signal: Option<u32>, info: Option<&SigInfo>) -> Option<Cause> {
+    if let Some(FailedThread { signal, code, address, .. }) = crashed.failed {
+        return Some(Cause { signal, code, address });
+    }
+    // Without a siginfo nobody knows whether it was a fault.
+    let (signal, info) = (signal?, info?);
+    Some(Cause { signal, code: Some(info.code), address: info.address })
 }
 
 fn describe(failed: FailedThread, layout: &CoreLayout) -> Failure {
@@ -159,17 +187,12 @@ pub(super) fn until(limit: Duration) -> impl Fn() -> bool {
     move || begun.elapsed() < limit
 }
 
-/// What a siginfo_t says (sigaction(2)): the kernel's own codes of these signals are positive and go with an address, the
-/// others name a sender.
-fn siginfo(info: elf::SigInfoNote, signal: Option<u32>) -> SigInfo {
-    use nix::sys::signal::Signal::{SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGTRAP};
-    /// A general protection fault has no address.
-    const SI_KERNEL: i32 = 0x80;
-    let faults = [SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV].map(|signal| signal as u32);
-    let is_fault = signal.is_some_and(|signal| faults.contains(&signal)) && info.code > 0 && info.code != SI_KERNEL;
+/// What a siginfo_t says (sigaction(2)): the kernel's own codes of faults go with an address, those of system calls name a sender.
+fn siginfo(info: elf::SigInfoNote, number: Option<u32>) -> SigInfo {
+    let has_address = number.is_some_and(|number| signal::has_address(number, info.code));
     SigInfo {
         code: info.code,
-        address: is_fault.then_some(info.address),
+        address: has_address.then_some(info.address),
         sender: (info.code <= 0).then_some(info.sender),
     }
 }
@@ -214,7 +237,6 @@ fn group_by_frames(walked: Vec<(u32, Vec<Frame>)>, modules: &[Module], recorded:
 mod tests {
     use super::*;
     use crate::crash::FrameTrust;
-    use crate::unwind::Anonymous;
 
     fn module(start: u64) -> Module {
         Module { path: format!("/{start}"), build_id: None, package: None, bias: start, start, end: start + 100 }
@@ -250,7 +272,7 @@ mod tests {
 
     #[test]
     fn what_is_unwound_is_well_formed_and_what_somebody_makes_up_is_not() {
-        let signature = unwind::compute_signature(&SignatureInput {
+        let input = SignatureInput {
             signal: Some(11),
             fault: None,
             stack_pointer: None,
@@ -260,12 +282,14 @@ mod tests {
             is_code: &|_| false,
             build_id: None,
             program: "test",
-        });
+        };
+        let signature = unwind::compute_signature(&input, &input);
         let stack = CrashedStack {
             frames: frames(1, None, MAX_FRAMES),
             modules: Vec::new(),
             siginfo: None,
             failure: None,
+            fault: None,
             unsearched: 0,
             signature,
         };

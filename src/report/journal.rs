@@ -4,7 +4,7 @@
 //! coredumpctl finds entries of any sender.
 
 use crate::crash::text::{cut, from_hexadecimal, printable, to_bytes};
-use crate::crash::{CoreOutcome, Frame, Module, PidPin, Record, Symbol, ThreadStacks, Truncation, signal};
+use crate::crash::{Audience, CoreOutcome, Frame, Module, PidPin, Record, Symbol, ThreadStacks, Truncation, signal};
 use coreward_wire::journal::{IDENTIFIER, MAX_ENTRY, MESSAGE_ID, PRIORITY, push_field};
 use serde_json::{Map, Value};
 use std::fmt::Write;
@@ -127,6 +127,8 @@ fn add_own(entry: &mut Entry, record: &Record) {
     let cgroup = &record.cgroup;
     let text = |text: &Option<String>| text.clone().unwrap_or_default();
     entry.add("COREWARD_ID", record.id.as_str());
+    entry.add("COREWARD_TITLE", &record.title());
+    entry.add("COREWARD_FAULT", &record.fault_sentence(Audience::Journal).unwrap_or_default());
     entry.add("COREWARD_CORE", outcome(record));
     entry.add("COREWARD_CONTAINER", &text(&cgroup.container));
     entry.add("COREWARD_CONTAINER_UNIT", &text(&cgroup.container_unit));
@@ -195,6 +197,7 @@ fn message(record: &Record) -> String {
         Some(Truncation::Stacks) => ", only the stacks, as decided".to_owned(),
         Some(cut) => format!(", truncated ({})", cut.name()),
     };
+    let title = record.title();
     let meaning = match signal::meaning(record.signal) {
         "" => String::new(),
         meaning => format!(": {meaning}"),
@@ -204,8 +207,9 @@ fn message(record: &Record) -> String {
         .as_ref()
         .map(|failure| format!("\nFailed: {}", failure.sentence(record.tid)))
         .unwrap_or_default();
+    let fault = record.fault_sentence(Audience::Journal).map(|fault| format!("\nFault: {fault}")).unwrap_or_default();
     let mut text = format!(
-        "Process {} ({comm}) of user {uid} {what}{truncated}.\nSignal {}{meaning}{failed}\nExecutable: {}\nDetails: coreward info {}",
+        "Process {} ({comm}) of user {uid} {what}{truncated}: {title}\nSignal {}{meaning}{fault}{failed}\nExecutable: {}\nDetails: coreward info {}",
         record.key.pid,
         record.signal_name,
         printable(&record.program()),

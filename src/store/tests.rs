@@ -2,9 +2,9 @@
 
 use super::{
     Catalog, CoreState, Filter, Ledger, Listed, Meaning, QueryError, find, find_all, for_each_row, groups, list,
-    median_time, occurrences, stored_cores,
+    median_time, occurrences, signatures_named_before, stored_cores,
 };
-use crate::crash::{CoreReport, NoCore, Origin, Record};
+use crate::crash::{CoreReport, Level, NoCore, Origin, Record, Signature};
 use coreward_wire::paths::Root;
 use nix::unistd::Uid;
 use std::sync::Arc;
@@ -92,6 +92,13 @@ fn a_filter_selects_the_same_rows_and_records() {
         record.cgroup.container = (pid % 5 == 0).then(|| format!("web-{pid}"));
         record.cgroup.pod = (pid % 5 == 0).then(|| "pod".to_owned());
         record.hostname = format!("h{}", pid % 2);
+        if pid % 8 == 0 {
+            let id = format!("s2-{:020x}", pid % 3);
+            let previous = Some(format!("s1-{:020x}", 0xab + pid % 2));
+            record.signature = Some(Signature { id, level: Level::Stack, previous, variant: None });
+        }
+        // A text that looks like a field of the record is none.
+        record.cmdline = format!("\"previous\":\"s1-{:020x}\"", 0xab);
         record.signal_name = if pid % 7 == 0 { "ABRT".to_owned() } else { "SEGV".to_owned() };
     }
     let base_us = records[0].time_us;
@@ -117,6 +124,11 @@ fn a_filter_selects_the_same_rows_and_records() {
         Filter { hostname: text("h1"), executable: text("/bin/1"), ..all() },
         Filter { signal: text("ABRT"), ..all() },
         Filter { signature: text("ABRT:"), ..all() },
+        Filter { signature: text("s1-000000000000000000ab"), ..all() },
+        Filter { signature: text("s1-0"), ..all() },
+        Filter { signature: text("s2-0"), ..all() },
+        Filter { matches: text("s1-000000000000000000ab"), ..all() },
+        Filter { matches: text("s1-0"), ..all() },
         Filter { since_us: Some(base_us + 10), until_us: Some(base_us + 12), ..all() },
     ] {
         let meanings = [Meaning::Id, Meaning::Pid, Meaning::Name, Meaning::Prefix];
@@ -130,6 +142,25 @@ fn a_filter_selects_the_same_rows_and_records() {
             list(&root, &filter).unwrap().iter().map(|listed| listed.record.key.pid.as_raw()).collect();
         assert_eq!(listed, expected, "{filter:?}");
     }
+}
+
+#[test]
+fn a_name_of_the_version_before_leads_to_the_signatures_that_have_it_now() {
+    let named = |pid: i32, id: &str, previous: &str| {
+        let signature =
+            Signature { id: id.to_owned(), level: Level::Stack, previous: Some(previous.to_owned()), variant: None };
+        Record { signature: Some(signature), ..crash(pid, u64::from(pid.unsigned_abs())) }
+    };
+    let records =
+        vec![named(1, "s2-a", "s1-x"), named(2, "s2-b", "s1-x"), named(3, "s2-a", "s1-x"), named(4, "s2-c", "s1-y")];
+    let (_dir, root) = store(records);
+    let found = |prefix: &str| -> Vec<String> {
+        let found = signatures_named_before(&root, prefix).unwrap();
+        found.iter().map(|signature| signature.as_str().to_owned()).collect()
+    };
+    assert_eq!(found("s1-x"), ["s2-a", "s2-b"]);
+    assert_eq!(found("s1-"), ["s2-a", "s2-b", "s2-c"]);
+    assert_eq!(found("s1-z"), [""; 0]);
 }
 
 #[test]

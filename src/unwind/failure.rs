@@ -32,6 +32,10 @@ pub struct CrashedThread {
     pub registers: Option<Registers>,
     /// The thread in whose stack they are, if that was in a handler of a fault: then they are what the signal interrupted.
     pub failed: Option<FailedThread>,
+    /// The registers to which that handler returns.
+    pub trampoline: Option<Registers>,
+    /// The frames of the thread that was dumped, and its registers, if the frames above are others.
+    pub dumped: Option<(Vec<Frame>, Registers)>,
     /// Threads that were not looked at for want of time.
     pub unsearched: usize,
 }
@@ -47,6 +51,7 @@ const MAX_ABORTING: usize = 256;
 struct Candidate {
     thread: FailedThread,
     interrupted: Registers,
+    trampoline: Registers,
 }
 
 impl ProcessUnwinder<'_> {
@@ -73,12 +78,16 @@ impl ProcessUnwinder<'_> {
             (found, unsearched) = other_failed_thread(&mut walker, &layout.notes, signal, keep_going);
         }
         match found {
-            None => CrashedThread { frames, registers: Some(dumping.registers), failed: None, unsearched },
-            Some(Candidate { thread, interrupted }) => CrashedThread {
+            None => {
+                CrashedThread { frames, registers: Some(dumping.registers), unsearched, ..CrashedThread::default() }
+            }
+            Some(Candidate { thread, interrupted, trampoline }) => CrashedThread {
                 // As if there were no handler.
                 frames: walker.frames(interrupted, MAX_DEPTH, &|| true),
                 registers: Some(interrupted),
                 failed: Some(thread),
+                trampoline: Some(trampoline),
+                dumped: Some((frames, dumping.registers)),
                 unsearched,
             },
         }
@@ -116,8 +125,7 @@ fn other_failed_thread(
             best = Some(found);
         }
     }
-    let best = best
-        .map(|best| Candidate { thread: FailedThread { candidates, ..best.thread }, interrupted: best.interrupted });
+    let best = best.map(|best| Candidate { thread: FailedThread { candidates, ..best.thread }, ..best });
     (best, notes.thread_count.saturating_sub(1 + searched))
 }
 
@@ -141,7 +149,7 @@ fn handled_fault(
     let Interruption { signal, code, address } = found;
     let handler = frames.iter().take(frame.handler_frames.min(Failure::MAX_HANDLER)).cloned().collect();
     let thread = FailedThread { tid: thread.tid, signal, code, address, candidates: 1, handler };
-    Some(Candidate { thread, interrupted: frame.interrupted })
+    Some(Candidate { thread, interrupted: frame.interrupted, trampoline: frame.trampoline })
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 mod arch;
 mod cfi;
 mod failure;
+mod fault;
 mod i386;
 mod modules;
 mod no_file;
@@ -18,9 +19,10 @@ mod symbols;
 mod walk;
 
 pub use failure::{CrashedThread, FailedThread};
+pub use fault::Cause;
 pub use no_file::Anonymous;
 pub use page_cache::ReadMemory;
-pub use signature::{SignatureInput, VERSION, compute_signature, is_runtime};
+pub use signature::{SignatureInput, VERSION, compute_signature};
 pub use symbols::find_symbols;
 
 use crate::crash::{Frame, Module};

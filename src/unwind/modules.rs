@@ -39,8 +39,6 @@ const MAX_MODULES: usize = 256;
 const E_TYPE: usize = 16;
 const E_MACHINE: usize = 18;
 const NOTES_PER_MODULE: usize = 8;
-/// The path that stands for the vDSO, which is not a file.
-pub(super) const VDSO: &str = "[vdso]";
 
 impl<'a> ModuleTable<'a> {
     pub(super) fn new(layout: &'a CoreLayout) -> Self {
@@ -56,7 +54,7 @@ impl<'a> ModuleTable<'a> {
         }
         if let Some(load) = layout.notes.vdso.and_then(|address| layout.segment_at(address)) {
             let range = load.address..load.address + load.length;
-            spans.push(FileSpan { first_end: range.end, range, path: VDSO.to_owned() });
+            spans.push(FileSpan { first_end: range.end, range, path: Module::VDSO.to_owned() });
         }
         spans.sort_by_key(|span| span.range.start);
         Self { layout, spans, numbers: HashMap::new(), loaded: Vec::new() }
@@ -168,7 +166,7 @@ fn machine_of_program(pages: &mut PageCache<'_>, address: u64) -> Option<u16> {
     number(E_MACHINE)
 }
 
-pub(super) fn base_name(path: &str) -> &str {
+fn base_name(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
 }
 

@@ -3,6 +3,7 @@
 //! The frame is memory of the process, which may have written anything there. It says something about that process only.
 
 use super::page_cache::PageCache;
+use crate::crash::signal::has_address;
 use crate::elf::{CrashNotes, Registers, ThreadNote};
 use nix::sys::signal::Signal::{self, SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGSYS, SIGTRAP};
 
@@ -32,8 +33,6 @@ pub(super) struct Interruption {
 
 /// The signals that say that the thread itself did something wrong.
 const FAULTS: [Signal; 7] = [SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SIGTRAP, SIGSYS];
-/// A general protection fault has no address.
-const SI_KERNEL: i32 = 0x80;
 const SIGINFO_LEN: usize = 128;
 
 /// Whether a handler of `signal` was started because the thread had failed, in a process that died of the signal `died_of`.
@@ -125,12 +124,6 @@ fn siginfo(pages: &mut PageCache<'_>, address: u64) -> Option<Interruption> {
     Some(Interruption { signal, code: Some(code), address })
 }
 
-/// Whether the siginfo of this signal has the address of a fault (sigaction(2)).
-fn has_address(signal: u32, code: i32) -> bool {
-    let is_fault = [SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP].iter().any(|known| *known as u32 == signal);
-    is_fault && code > 0 && code != SI_KERNEL
-}
-
 /// The signal for which the kernel made a frame of i386 on the stack, at the stack pointer behind its return address (struct sigframe_ia32,
 /// struct rt_sigframe_ia32, arch/x86/include/asm/sigframe.h): the number; then with SA_SIGINFO pointers to a siginfo and a ucontext, and these,
 /// else the registers, with what the processor reported last.
@@ -158,6 +151,20 @@ fn is_consistent(info: &Interruption, trap: Option<(&'static [Signal], Option<u6
     let is_reported = signals.iter().any(|signal| *signal as u32 == info.signal);
     // Of damaged memory (BUS_MCEERR_AR) the siginfo has the page.
     !is_reported || info.address.is_none_or(|address| address == reported || info.signal == SIGBUS as u32)
+}
+
+/// The general registers that the kernel saved in the frame of a signal, by name, on x86-64; empty on other machines.
+///
+/// `trampoline` are the registers to which the handler returns.
+pub(super) fn saved_registers(trampoline: Registers, pages: &mut PageCache<'_>) -> Vec<(&'static str, u64)> {
+    // struct sigcontext at 40 of struct ucontext (arch/x86/include/uapi/asm/sigcontext.h).
+    const NAMES: [&str; 18] = [
+        "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "rdi", "rsi", "rbp", "rbx", "rdx", "rax", "rcx", "rsp",
+        "rip", "eflags",
+    ];
+    let Registers::X86_64 { sp, .. } = trampoline else { return Vec::new() };
+    let values = (40_u64..).step_by(8).map_while(|offset| pages.read_u64(sp.checked_add(offset)?));
+    NAMES.into_iter().zip(values).collect()
 }
 
 fn saved_context(

@@ -1,6 +1,5 @@
 //! The signature of a crash: equal for crashes of one bug. docs/signature.md specifies it for other tools.
 
-use super::modules::base_name;
 use super::no_file::Anonymous;
 use crate::crash::{Frame, FrameTrust, Level, Module, Signature, signal};
 use sha2::{Digest, Sha256};
@@ -8,6 +7,8 @@ use std::borrow::Cow;
 
 /// Raised whenever a change gives the same crash another signature, in any case: names of different versions are never compared.
 pub const VERSION: u32 = 2;
+/// The version whose name a record has as well, until a release later.
+const PREVIOUS_VERSION: u32 = 1;
 
 /// What a signature is computed from.
 #[derive(Clone, Copy)]
@@ -58,27 +59,41 @@ enum Token {
     Mark(Cow<'static, str>),
 }
 
-/// Computes the signature of a crash.
+/// Computes the signature of a crash. `before` is what version 1 computes it from, which knows nothing of code without a file.
 #[must_use]
-pub fn compute_signature(input: &SignatureInput<'_>) -> Signature {
+pub fn compute_signature(input: &SignatureInput<'_>, before: &SignatureInput<'_>) -> Signature {
     let frames = if input.anonymous.is_guests_signal { &[] } else { input.frames };
     let input = &SignatureInput { frames, ..*input };
     let class = signal_class(input.signal);
     let (level, lines) = signature_lines(input, &class);
-    let mut hash = Sha256::new();
-    hash.update(format!("coreward-signature {VERSION}\n{class}\n{}\n", level.name()));
-    if let Some(guest) = &input.anonymous.guest {
-        hash.update(format!("guest {guest}\n"));
-    }
     let is_anonymous =
         input.anonymous.guest.is_some() || lines.iter().any(|line| line == JIT || line.starts_with("jit "));
+    let guest = input.anonymous.guest.as_deref();
+    let id = signature_id(VERSION, &class, level, guest, &lines);
+    let variant = is_anonymous.then(|| input.anonymous.variant.clone());
+    Signature { id, level, previous: Some(previous_id(before)), variant }
+}
+
+/// The id by the rules of version 1, which knew neither failures nor anything of code that no file has. Its frames are those of the thread that was
+/// dumped, whatever handler they are in.
+fn previous_id(before: &SignatureInput<'_>) -> String {
+    let class = signal_class(before.signal);
+    let (level, lines) = signature_lines(before, &class);
+    signature_id(PREVIOUS_VERSION, &class, level, None, &lines)
+}
+
+fn signature_id(version: u32, class: &str, level: Level, guest: Option<&str>, lines: &[String]) -> String {
+    let mut hash = Sha256::new();
+    hash.update(format!("coreward-signature {version}\n{class}\n{}\n", level.name()));
+    if let Some(guest) = guest {
+        hash.update(format!("guest {guest}\n"));
+    }
     for line in lines {
         hash.update(line);
         hash.update("\n");
     }
     let digits: String = hash.finalize().iter().take(10).map(|byte| format!("{byte:02x}")).collect();
-    let variant = is_anonymous.then(|| input.anonymous.variant.clone());
-    Signature { id: format!("s{VERSION}-{digits}"), level, variant }
+    format!("s{version}-{digits}")
 }
 
 /// The class of a signal: those that one bug may raise on different occasions have the same.
@@ -181,8 +196,8 @@ fn mark(mark: &'static str) -> Token {
 
 fn frame_token(input: &SignatureInput<'_>, frame: &Frame, is_innermost: bool) -> Token {
     match frame.module.and_then(input.module) {
-        Some(module) if module.path == super::modules::VDSO => mark("vdso"),
-        Some(module) if is_runtime(&module.path) => mark("runtime"),
+        Some(module) if module.is_vdso() => mark("vdso"),
+        Some(module) if module.is_runtime() => mark("runtime"),
         Some(_) => place(input, frame).map_or(mark("wild"), Token::Place),
         None if is_innermost && frame.address < NULL_END => mark("null"),
         None if (input.is_code)(frame.address) => match input.anonymous.instruction.as_ref().filter(|_| is_innermost) {
@@ -199,33 +214,8 @@ fn frame_token(input: &SignatureInput<'_>, frame: &Frame, is_innermost: bool) ->
 /// Build-id, else file name, and offset of a frame in a module.
 fn place(input: &SignatureInput<'_>, frame: &Frame) -> Option<String> {
     let module = frame.module.and_then(input.module)?;
-    let name = module.build_id.as_deref().unwrap_or_else(|| base_name(&module.path));
+    let name = module.build_id.as_deref().unwrap_or_else(|| module.file_name());
     Some(format!("{name}+{:#x}", frame.offset))
-}
-
-/// Whether the file at `path` is one of the C and C++ runtime libraries. Their frames are left out of the signature: the same
-/// program uses different ones in different containers, they select functions by processor, and what they do when a program
-/// aborts is not part of its bug.
-#[must_use]
-pub fn is_runtime(path: &str) -> bool {
-    const NAMES: [&str; 14] = [
-        "libc.so",
-        "libc-2.",
-        "libc.musl-",
-        "ld-musl-",
-        "ld-linux",
-        "ld-2.",
-        "ld64.so",
-        "libpthread",
-        "libstdc++.so",
-        "libgcc_s",
-        "libc++.so",
-        "libc++abi",
-        "libunwind.so",
-        "librt.so",
-    ];
-    let name = base_name(path);
-    NAMES.iter().any(|runtime| name.starts_with(runtime))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //! dumped for it.
 
 use crate::testbed::{Daemon, RunToEnd, TestBed, coreward, program, text};
-use coreward::crash::{Failure, Record, Signature};
+use coreward::crash::{Failure, Record};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::process::Command;
@@ -30,8 +30,9 @@ fn crash_program(bed: &TestBed, name: &str, runs: &[&[&str]]) -> Vec<Record> {
     crashes.into_iter().skip(before).map(|listed| listed.record).collect()
 }
 
-fn signature(record: &Record) -> &Signature {
-    record.signature.as_ref().unwrap()
+/// The name of the signature. That of version 1, which knew no handlers, may differ.
+fn signature(record: &Record) -> &str {
+    &record.signature.as_ref().unwrap().id
 }
 
 /// The thread that failed, its signal, and whether it was another one than the one that was dumped.
@@ -156,11 +157,10 @@ fn two_bugs_of_two_workers_have_two_signatures_and_two_cores() {
 #[test]
 fn of_several_threads_that_failed_the_one_that_was_started_first_with_the_signal_of_the_process_counts() {
     let (bed, _daemon) = started();
-    let alone: Vec<Signature> =
-        crash(&bed, &[&["none", "-", "null"], &["none", "-", "other"], &["none", "-", "divide"]])
-            .iter()
-            .map(|record| signature(record).clone())
-            .collect();
+    let alone: Vec<String> = crash(&bed, &[&["none", "-", "null"], &["none", "-", "other"], &["none", "-", "divide"]])
+        .iter()
+        .map(|record| signature(record).to_owned())
+        .collect();
     let [null, other, divide] = &alone[..] else { unreachable!() };
     for (bugs, expected) in [
         (["null", "other"], null),
@@ -242,7 +242,7 @@ fn a_spooled_crash_tells_the_same_failure() {
     let _daemon = bed.daemon();
     let spooled = bed.wait_for(1).remove(0).record;
     let live = crash(&bed, &[&["kill", "i", "wait", "other"]]).remove(0);
-    assert_eq!(signature(&spooled), signature(&live));
+    assert_eq!(signature(&spooled), signature(&live), "{:?} {:?}\n{:?}", spooled.warnings, spooled.stack, live.stack);
     assert_eq!(failure(&spooled).code, Some(1));
 }
 

@@ -36,7 +36,7 @@ pub struct CrashRow<'a> {
     pub container: &'a str,
     /// Host name.
     pub hostname: &'a str,
-    /// [`Record::signature_key`](crate::crash::Record::signature_key).
+    /// The signature, or what stands for it in the catalog; empty if there is neither.
     pub signature: &'a str,
     /// The present state of the core.
     pub core_state: CoreState,
@@ -56,8 +56,7 @@ pub fn for_each_row(root: &Root, filter: &Filter, visit: &mut dyn FnMut(&CrashRo
     let layout = Layout::new(root);
     let Some(db) = open_if_allowed(&layout)? else {
         for listed in list_readable_cores(&layout, filter).0 {
-            let record = &listed.record;
-            visit(&CrashRow::of_listed(&listed, &record.program(), record.signature_key().as_str()));
+            visit(&CrashRow::of_listed(&listed, &listed.record.program()));
         }
         return Ok(());
     };
@@ -171,9 +170,9 @@ fn text<'row>(row: &'row Row<'_>, column: usize) -> rusqlite::Result<&'row str> 
 }
 
 impl<'a> CrashRow<'a> {
-    /// The row of a crash with this [`crate::crash::Record::program`] and [`crate::crash::Record::signature_key`].
+    /// The row of a crash whose [`crate::crash::Record::program`] is `program`.
     #[must_use]
-    pub fn of_listed(listed: &'a Listed, program: &'a str, signature: &'a str) -> Self {
+    pub fn of_listed(listed: &'a Listed, program: &'a str) -> Self {
         let record = &listed.record;
         let cgroup = &record.cgroup;
         Self {
@@ -186,7 +185,7 @@ impl<'a> CrashRow<'a> {
             unit: cgroup.user_unit.as_deref().or(cgroup.unit.as_deref()).unwrap_or_default(),
             container: cgroup.container.as_deref().unwrap_or_default(),
             hostname: &record.hostname,
-            signature,
+            signature: record.signature.as_ref().map_or("", |signature| &signature.id),
             core_state: listed.core_state,
             stacks_only: listed.stacks_only(),
             no_core: match record.core.outcome {

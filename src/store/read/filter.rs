@@ -5,6 +5,15 @@ use crate::store::columns::to_signed;
 use nix::unistd::Uid;
 use rusqlite::ToSql;
 
+/// A crash whose signature had a name that begins with `?` by the rules of the version before. The records say so: a quotation mark in a text is
+/// escaped there. They are long, so nothing else is looked for in them.
+pub(super) const NAMED_BEFORE: &str = "EXISTS (SELECT 1 FROM records AS kept WHERE kept.seq = crashes.seq AND instr(kept.record, '\"previous\":\"' || ?))";
+
+/// Whether a text is a name, or the beginning of one, by the rules of the version before.
+fn is_named_before(text: &str) -> bool {
+    text.starts_with("s1-")
+}
+
 /// Which crashes to list: those that satisfy all conditions.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
@@ -63,7 +72,7 @@ impl Filter {
             && holds(&self.hostname, &|name| record.hostname == *name)
             && holds(&self.executable, &|path| record.program() == *path)
             && holds(&self.signal, &|name| record.signal_name == *name)
-            && holds(&self.signature, &|prefix| record.signature_key().as_str().starts_with(prefix.as_str()))
+            && holds(&self.signature, &|prefix| has_signature(record, prefix))
             && self.uid.is_none_or(|uid| record.uid == Some(uid))
             && self.since_us.is_none_or(|since| record.time_us >= since)
             && self.until_us.is_none_or(|until| record.time_us <= until)
@@ -109,6 +118,7 @@ impl Meaning {
                 record.program() == text
                     || record.comm == text
                     || record.signature_key().as_str() == text
+                    || (is_named_before(text) && previous_signature(record) == Some(text))
                     || in_unit(record, text)
             }
             Self::Prefix => record.id.as_str().starts_with(text),
@@ -120,10 +130,24 @@ impl Meaning {
         match self {
             Self::Id => "id = ?",
             Self::Pid => "CAST(pid AS TEXT) = ?",
-            Self::Name => "(? IN (program, comm, signature, unit, user_unit) OR ? || '.service' IN (unit, user_unit))",
+            Self::Name => concat!(
+                "(? IN (program, comm, signature, unit, user_unit) OR ? || '.service' IN (unit, user_unit) OR (? GLOB 's1-*' AND EXISTS (",
+                "SELECT 1 FROM records AS kept WHERE kept.seq = crashes.seq AND instr(kept.record, '\"previous\":\"' || ? || '\"'))))"
+            ),
             Self::Prefix => "substr(id, 1, length(?)) = ?",
         }
     }
+}
+
+/// The name of a crash's signature by the rules of the version before.
+fn previous_signature(record: &Record) -> Option<&str> {
+    record.signature.as_ref()?.previous.as_deref()
+}
+
+/// Whether the signature of a crash has a name that begins like this, by the rules of this version or the one before.
+fn has_signature(record: &Record, prefix: &str) -> bool {
+    record.signature_key().as_str().starts_with(prefix)
+        || (is_named_before(prefix) && previous_signature(record).is_some_and(|name| name.starts_with(prefix)))
 }
 
 /// Whether it crashed in this unit of the system's or a user's service manager; `.service` may be omitted.
@@ -143,6 +167,10 @@ impl WhereClause {
     /// `meaning` is that of [`Filter::matches`]; without one no crash matches.
     pub(super) fn new(filter: &Filter, meaning: Option<Meaning>) -> Self {
         let mut clause = Self { sql: "WHERE true".to_owned(), values: Vec::new() };
+        let mut of_signature = "substr(signature, 1, length(?)) = ?".to_owned();
+        if filter.signature.as_deref().is_some_and(is_named_before) {
+            of_signature = format!("({of_signature} OR {NAMED_BEFORE})");
+        }
         let texts = [
             (meaning.map_or("? ISNULL", Meaning::condition), &filter.matches),
             ("(? IN (unit, user_unit) OR ? || '.service' IN (unit, user_unit))", &filter.unit),
@@ -151,7 +179,7 @@ impl WhereClause {
             ("hostname = ?", &filter.hostname),
             ("program = ?", &filter.executable),
             ("signal_name = ?", &filter.signal),
-            ("substr(signature, 1, length(?)) = ?", &filter.signature),
+            (&of_signature, &filter.signature),
         ];
         for (condition, text) in texts {
             if let Some(text) = text {

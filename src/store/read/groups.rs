@@ -1,8 +1,8 @@
 //! Crashes by signature.
 
-use super::connection::open;
+use super::connection::{open, open_if_allowed};
 use super::error::QueryError;
-use super::filter::Filter;
+use super::filter::{Filter, NAMED_BEFORE};
 use super::listed::Listed;
 use super::query::list;
 use crate::crash::{Keep, SignatureKey};
@@ -60,14 +60,49 @@ pub fn groups(root: &Root) -> Result<Vec<Group>, QueryError> {
     let db = open(&layout.catalog)?;
     let mut groups = count_by_signature(&db).map_err(|error| QueryError::sqlite(&layout.catalog, error))?;
     for group in &mut groups {
-        let id = example_id(&db, &group.signature).map_err(|error| QueryError::sqlite(&layout.catalog, error))?;
-        if let Some(id) = id {
-            let signature = Some(group.signature.as_str().to_owned());
-            let filter = Filter { matches: Some(id), signature, limit: Some(1), ..Filter::default() };
-            group.example = list(root, &filter)?.pop();
-        }
+        group.example = example_in(root, &db, &layout, &group.signature)?;
     }
     Ok(groups)
+}
+
+/// The most informative crash of a signature: the newest that has a stack, of those with a core if there are any.
+///
+/// # Errors
+/// There is no catalog, or it cannot be read.
+pub fn example(root: &Root, signature: &SignatureKey) -> Result<Option<Listed>, QueryError> {
+    let layout = Layout::new(root);
+    let Some(db) = open_if_allowed(&layout)? else { return Ok(None) };
+    example_in(root, &db, &layout, signature)
+}
+
+fn example_in(
+    root: &Root,
+    db: &Connection,
+    layout: &Layout,
+    signature: &SignatureKey,
+) -> Result<Option<Listed>, QueryError> {
+    let id = example_id(db, signature).map_err(|error| QueryError::sqlite(&layout.catalog, error))?;
+    let Some(id) = id else { return Ok(None) };
+    let signature = Some(signature.as_str().to_owned());
+    let filter = Filter { matches: Some(id), signature, limit: Some(1), ..Filter::default() };
+    Ok(list(root, &filter)?.pop())
+}
+
+/// The signatures of crashes that had a name which begins with `prefix` by the rules of the version before. Those that have been rolled up are not
+/// known.
+///
+/// # Errors
+/// There is no catalog, or it cannot be read.
+pub fn signatures_named_before(root: &Root, prefix: &str) -> Result<Vec<SignatureKey>, QueryError> {
+    let layout = Layout::new(root);
+    let db = open(&layout.catalog)?;
+    let read = || -> rusqlite::Result<Vec<SignatureKey>> {
+        let query = format!("SELECT DISTINCT signature FROM crashes WHERE {NAMED_BEFORE} ORDER BY signature");
+        let mut query = db.prepare(&query)?;
+        let rows = query.query_map([prefix], |row| row.get("signature"))?;
+        rows.collect()
+    };
+    read().map_err(|error| QueryError::sqlite(&layout.catalog, error))
 }
 
 fn count_by_signature(db: &Connection) -> rusqlite::Result<Vec<Group>> {

@@ -14,7 +14,7 @@ mod stored_cores;
 pub use crash_row::{CrashRow, for_each_row};
 pub use error::QueryError;
 pub use filter::{Filter, Meaning};
-pub use groups::{Group, Occurrence, groups, occurrences};
+pub use groups::{Group, Occurrence, example, groups, occurrences, signatures_named_before};
 pub use listed::{CoreState, Listed};
 pub use query::{count_crashes, find, find_all, list, median_time};
 pub use removal::mark_removed;

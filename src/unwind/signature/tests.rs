@@ -35,7 +35,7 @@ fn signed(signal: u32, frames: &[Frame], fault: Option<u64>) -> Signature {
 
 fn signed_with(signal: u32, frames: &[Frame], fault: Option<u64>, anonymous: &Anonymous) -> Signature {
     let modules = modules();
-    compute_signature(&SignatureInput {
+    let input = SignatureInput {
         signal: Some(signal),
         fault,
         stack_pointer: Some(0x7fff_0000),
@@ -45,7 +45,9 @@ fn signed_with(signal: u32, frames: &[Frame], fault: Option<u64>, anonymous: &An
         is_code: &|_| true,
         build_id: Some("aa"),
         program: "/usr/bin/a",
-    })
+    };
+    let unknown = Anonymous::default();
+    compute_signature(&input, &SignatureInput { anonymous: &unknown, ..input })
 }
 
 #[test]
@@ -54,7 +56,10 @@ fn the_hashed_text_is_the_documented_one() {
     let text = "coreward-signature 2\nmemory\nstack\naa+0x10\nplain.so+0x20\nruntime\naa+0x50\n";
     let digest: String = Sha256::digest(text).iter().take(10).map(|byte| format!("{byte:02x}")).collect();
     let signature = signed(11, &frames, None);
-    assert_eq!(signature, Signature { id: format!("s2-{digest}"), level: Level::Stack, variant: None });
+    let before: String =
+        Sha256::digest(text.replace(" 2", " 1")).iter().take(10).map(|byte| format!("{byte:02x}")).collect();
+    let previous = Some(format!("s1-{before}"));
+    assert_eq!(signature, Signature { id: format!("s2-{digest}"), level: Level::Stack, previous, variant: None });
     assert_eq!(signature, signed(7, &frames, None), "a bad address may raise SEGV or BUS");
     assert_ne!(signature, signed(4, &frames, None));
 }
@@ -133,7 +138,11 @@ fn code_without_a_file_is_told_apart_by_its_instruction_and_a_guest_by_its_progr
     let one = jit([0xc6, 0, 1, 0xc9], "a");
     let text = "coreward-signature 2\nmemory\nstack\njit c60001c9\naa+0x10\naa+0x20\n";
     let digest: String = Sha256::digest(text).iter().take(10).map(|byte| format!("{byte:02x}")).collect();
-    assert_eq!(one, Signature { id: format!("s2-{digest}"), level: Level::Stack, variant: Some("a".to_owned()) });
+    assert_eq!((one.id.as_str(), one.level), (format!("s2-{digest}").as_str(), Level::Stack));
+    assert_eq!(one.variant.as_deref(), Some("a"));
+    let text = "coreward-signature 1\nmemory\nstack\njit\naa+0x10\naa+0x20\n";
+    let digest: String = Sha256::digest(text).iter().take(10).map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(one.previous, Some(format!("s1-{digest}")), "version 1 knew no instruction");
     assert_ne!(one.id, jit([0x8b, 0, 0xc9, 0xc3], "a").id);
     assert_eq!(one.id, jit([0xc6, 0, 1, 0xc9], "b").id, "the variant is no part of the name");
 
@@ -155,8 +164,11 @@ fn code_without_a_file_is_told_apart_by_its_instruction_and_a_guest_by_its_progr
     };
     let text = "coreward-signature 2\nmemory\nexecutable\nguest dd\naa\n";
     let digest: String = Sha256::digest(text).iter().take(10).map(|byte| format!("{byte:02x}")).collect();
-    let expected = Signature { id: format!("s2-{digest}"), level: Level::Executable, variant: Some("c".to_owned()) };
-    assert_eq!((repeated(&native), repeated(&frames)), (expected.clone(), expected));
+    for signature in [repeated(&native), repeated(&frames)] {
+        assert_eq!((signature.id, signature.level), (format!("s2-{digest}"), Level::Executable));
+        assert_eq!(signature.variant.as_deref(), Some("c"));
+    }
+    assert_eq!(repeated(&native).previous, guest(None).previous, "version 1 knew no guest");
 }
 
 proptest! {

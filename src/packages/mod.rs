@@ -1,0 +1,5 @@
+//! The packages of this host: which of them a file is of.
+
+mod dpkg;
+
+pub use dpkg::{Package, owners};
