@@ -9,6 +9,7 @@ mod failure;
 #[cfg(test)]
 pub(crate) mod fixtures;
 pub mod ids;
+mod interpreter;
 mod key;
 mod principal;
 mod record;
@@ -21,6 +22,7 @@ pub use arguments::ArgumentList;
 pub use bounds::{Cuts, MAX_RECORD};
 pub use decision::{Decision, Keep, Reason};
 pub use failure::Failure;
+pub use interpreter::{InterpreterFrame, InterpreterStack};
 pub use key::{CrashId, CrashKey};
 pub use principal::{AccountFacts, Party, Principal};
 pub use record::{CoreOutcome, CoreReport, NoCore, Origin, PidPin, Record, Truncation, program_of};

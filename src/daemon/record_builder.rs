@@ -164,6 +164,7 @@ impl RecordBuilder {
             signature: None,
             stack: Vec::new(),
             other_threads: Vec::new(),
+            interpreter: None,
             modules: Vec::new(),
             siginfo: None,
             failure: None,
