@@ -11,6 +11,10 @@ pub struct InterpreterStack {
     pub version: String,
     /// The frames, the innermost first.
     pub frames: Vec<InterpreterFrame>,
+    /// The numbers of those frames of the record's `stack` that are the interpreter's loop, the innermost first: each executed the frames here up to
+    /// the next with `entry`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub loops: Vec<u32>,
     /// Why frames are missing; `None` if none are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub incomplete: Option<String>,
@@ -40,6 +44,7 @@ impl InterpreterStack {
     pub fn is_well_formed(&self) -> bool {
         let texts = [&self.runtime, &self.version].into_iter().chain(&self.incomplete);
         self.frames.len() <= Self::MAX_FRAMES
+            && self.loops.len() <= Self::MAX_FRAMES
             && texts
                 .chain(self.frames.iter().flat_map(|frame| [&frame.function, &frame.file]))
                 .all(|text| text.len() <= Self::MAX_TEXT)
