@@ -8,8 +8,8 @@ use super::symbols::{self, Symbols};
 use super::{explanations, human, json, time};
 use crate::crash::text::printable;
 use crate::crash::{
-    CoreOutcome, Frame, FrameTrust, Keep, Level, Origin, PidPin, Record, SigInfo, Signature, ThreadStacks, Truncation,
-    signal,
+    CoreOutcome, Frame, FrameTrust, InterpreterStack, Keep, Level, Origin, PidPin, Record, SigInfo, Signature,
+    ThreadStacks, Truncation, signal,
 };
 use crate::store::{self, Listed};
 use clap::Args;
@@ -71,16 +71,19 @@ fn write_stacks(record: &Record, symbols: &Symbols, out: &mut dyn Write) -> io::
             Some(failure) => writeln!(out, "\nStack trace of thread {}, which failed:", failure.tid)?,
             None => writeln!(out, "\nStack trace of thread {}, which crashed:", record.tid.unwrap_or(record.key.pid))?,
         }
-        write_frames(record, &record.stack, symbols, out)?;
+        write_frames(record, &record.stack, record.interpreter.as_ref(), symbols, out)?;
+    }
+    for line in record.interpreter.iter().flat_map(InterpreterStack::lines_apart) {
+        writeln!(out, "{line}")?;
     }
     if let Some(failure) = record.failure.as_ref().filter(|failure| !failure.handler.is_empty()) {
         writeln!(out, "\nThe handler of the signal, in thread {}:", failure.tid)?;
-        write_frames(record, &failure.handler, symbols, out)?;
+        write_frames(record, &failure.handler, None, symbols, out)?;
     }
     for threads in &record.other_threads {
         let dumped = record.failure.as_ref().map(|failure| failure.dumped_among(threads)).unwrap_or_default();
         writeln!(out, "\nStack trace of {}{dumped}:", thread_names(threads))?;
-        write_frames(record, &threads.frames, symbols, out)?;
+        write_frames(record, &threads.frames, None, symbols, out)?;
     }
     Ok(())
 }
@@ -99,8 +102,17 @@ fn thread_names(threads: &ThreadStacks) -> String {
     format!("{} threads ({})", threads.count, tids.join(", "))
 }
 
-fn write_frames(record: &Record, frames: &[Frame], symbols: &Symbols, out: &mut dyn Write) -> io::Result<()> {
+fn write_frames(
+    record: &Record,
+    frames: &[Frame],
+    interpreter: Option<&InterpreterStack>,
+    symbols: &Symbols,
+    out: &mut dyn Write,
+) -> io::Result<()> {
     for (number, frame) in frames.iter().enumerate() {
+        for line in interpreter.into_iter().flat_map(|stack| stack.lines_at(number)) {
+            writeln!(out, "{line}")?;
+        }
         let module = frame.module.and_then(|number| record.modules.get(number as usize));
         let place = module.map_or_else(|| "?".to_owned(), |module| symbols::place(module, frame));
         write_frame(number, frame, &place, symbols.functions(frame), out)?;
@@ -156,6 +168,7 @@ fn lines(listed: &Listed, context: &CrashContext) -> Vec<(&'static str, String)>
         ("Command Line", command_line(record)),
         ("Executable", executable(record)),
         ("Package", package(record)),
+        ("Interpreter", record.interpreter.as_ref().map(interpreter)),
         ("Parent", parent(record)),
         ("Namespaces", namespaces(record)),
         ("Control Group", text(&cgroup.path)),
@@ -255,6 +268,13 @@ fn signal_info(record: &Record, info: &SigInfo) -> String {
         (None, Some((pid, uid))) => format!("{code}, sent by process {pid} of user {uid}"),
         (None, None) => code,
     }
+}
+
+/// The interpreter, and why frames of its program are missing.
+fn interpreter(stack: &InterpreterStack) -> String {
+    let name = printable(format!("{} {}", stack.title(), stack.version).trim_end());
+    let missing = |reason: &String| format!("{name}; frames of the program are missing: {}", printable(reason));
+    stack.incomplete.as_ref().map(missing).unwrap_or(name)
 }
 
 /// The process that started it.

@@ -17,6 +17,8 @@ pub enum Warning {
     StackTimedOut,
     /// The other threads' stacks could not be unwound in time.
     OtherThreadsTimedOut,
+    /// The stack of the interpreted program could not be read in time.
+    InterpreterTimedOut,
     /// The variables of `Environment=` could not be read in time.
     EnvironmentTimedOut,
     /// Some of the other threads' stacks are missing.
@@ -60,6 +62,7 @@ impl fmt::Display for Warning {
             Self::MemoryTimedOut => f.write_str("reading the memory of the process timed out"),
             Self::StackTimedOut => f.write_str("unwinding the stack timed out"),
             Self::OtherThreadsTimedOut => f.write_str("unwinding the stacks of the other threads timed out"),
+            Self::InterpreterTimedOut => f.write_str("reading the stack of the interpreted program timed out"),
             Self::EnvironmentTimedOut => f.write_str("reading the environment of the process timed out"),
             Self::OtherThreadsOmitted { omitted, total } => {
                 write!(

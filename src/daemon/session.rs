@@ -3,7 +3,7 @@
 use super::blocking::run_blocking;
 use super::capture::{self, AdmittedCrash, held};
 use super::checkpoint::Checkpoint;
-use super::complete::{add_details, complete};
+use super::complete::{add_details, add_interpreter, complete};
 use super::connection::ConnectionError;
 use super::crash_source::CrashSource;
 use super::error::SessionError;
@@ -144,6 +144,8 @@ impl Session {
             NoCore::Gone => {}
             _ => {
                 add_details(&mut self.source, &mut builder, &mut handles, false).await?;
+                let stream = if let CoreEvidence::Ready(stream) = &core { Some(stream) } else { None };
+                add_interpreter(&self.shared, &mut builder, &mut handles, stream).await;
                 builder.omit_tables();
             }
         }

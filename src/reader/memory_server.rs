@@ -5,7 +5,7 @@ use super::facts::{build_id_of_file, environment_block, read_facts, variables};
 use super::image_server::ImageServer;
 use super::protocol::{Answer, ProcessFile, Request};
 use super::saved_core::SavedCore;
-use super::stack::{unwind_crashed_thread, unwind_other_threads};
+use super::stack::{interpreter_stack, unwind_crashed_thread, unwind_other_threads};
 use crate::capture::{CapturePlan, Holes, LiveFiles, LiveMemory, MountLists, StagingFiles};
 use crate::elf::{self, CoreLayout, LoadSegment, MappedFile};
 use crate::unwind::ReadMemory;
@@ -79,6 +79,12 @@ impl MemoryServer {
             Request::OtherThreads { failed, recorded } => Answer::OtherThreads(self.layout.as_deref().map(|layout| {
                 self.with_memory(layout, |memory| unwind_other_threads(layout, memory, failed, &recorded))
             })),
+            Request::Interpreter { failed, code } => {
+                let stack = self.layout.as_deref().and_then(|layout| {
+                    self.with_memory(layout, |memory| interpreter_stack(layout, memory, failed, &code))
+                });
+                Answer::Interpreter(stack)
+            }
             Request::Answers => Answer::Answers(self.memory.as_ref().is_none_or(|memory| memory.answers_everywhere())),
             Request::BuildId => {
                 Answer::BuildId(fds.into_iter().next().and_then(|file| build_id_of_file(&File::from(file))))

@@ -3,7 +3,7 @@
 use super::saved_core::FirstPage;
 use super::stack::{CrashedStack, OtherThreads, SignatureContext};
 use crate::capture::{MissingPages, PlanSummary, SourceError, StoredChunk};
-use crate::crash::ArgumentList;
+use crate::crash::{ArgumentList, InterpreterStack};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::ops::Range;
@@ -51,6 +51,8 @@ pub(super) enum Request {
     Stack(SignatureContext),
     /// Answered with [`Answer::OtherThreads`]; the thread with this id failed, and the record has modules with these first addresses.
     OtherThreads { failed: Option<u32>, recorded: Vec<u64> },
+    /// Answered with [`Answer::Interpreter`]; the thread with this id failed, and these are addresses in the functions of its native frames.
+    Interpreter { failed: Option<u32>, code: Vec<u64> },
     /// Answered with [`Answer::Plan`]; with it comes the list of holes, if there is one.
     Plan,
     /// Answered with [`Answer::Answers`].
@@ -82,6 +84,8 @@ pub(super) enum Answer {
     /// `None`: the headers are not understood.
     Stack(Option<CrashedStack>),
     OtherThreads(Option<OtherThreads>),
+    /// `None`: there is no interpreter, or the thread is none of its.
+    Interpreter(Option<InterpreterStack>),
     BuildId(Option<String>),
     /// A line for each variable that there is.
     Environment(String),
@@ -115,6 +119,17 @@ impl Answer {
     pub(super) fn into_other_threads(self) -> io::Result<Option<OtherThreads>> {
         match self {
             Self::OtherThreads(threads) if threads.as_ref().is_none_or(OtherThreads::is_well_formed) => Ok(threads),
+            _ => Err(Self::mismatch()),
+        }
+    }
+
+    /// The stack of the interpreted program.
+    ///
+    /// # Errors
+    /// This is no answer to [`Request::Interpreter`], or not one that this program gives.
+    pub(super) fn into_interpreter(self) -> io::Result<Option<InterpreterStack>> {
+        match self {
+            Self::Interpreter(stack) if stack.as_ref().is_none_or(InterpreterStack::is_well_formed) => Ok(stack),
             _ => Err(Self::mismatch()),
         }
     }

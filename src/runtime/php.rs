@@ -41,7 +41,7 @@ const CALL_TOP: u32 = 1 << 17;
 const INCLUDE_OR_EVAL: u8 = 73;
 
 /// The offset of `op_array.filename` in `zend_function`, by version: the first for which this one is not too old.
-const FILE_NAMES: [((u8, u8), u64); 4] = [((8, 4), 168), ((8, 2), 152), ((8, 0), 144), ((7, 4), 136)];
+const FILE_NAMES: [((u8, u8), u64); 5] = [((8, 4), 168), ((8, 3), 144), ((8, 2), 152), ((8, 0), 144), ((7, 4), 136)];
 /// Newer versions than this may have other offsets.
 const NEWEST: (u8, u8) = (8, 4);
 

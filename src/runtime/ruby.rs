@@ -141,7 +141,8 @@ impl Stack<'_, '_> {
     fn collect(&mut self, thread: u64, found: &mut Frames, at_caller: &mut Vec<bool>) -> Option<()> {
         let ec = self.memory.pointer_at(thread, self.tables.thread_ec)?;
         let (stack, words) = (self.memory.u64_at(ec, EC_STACK)?, self.memory.u64_at(ec, EC_STACK_SIZE)?);
-        let end = stack.checked_add(words.checked_mul(8)?)?;
+        // The lowest frame is no function's, and has not returned.
+        let end = stack.checked_add(words.checked_mul(8)?)?.checked_sub(self.tables.control_frame)?;
         let mut frame = self.memory.pointer_at(ec, EC_FRAME)?;
         while (stack..end).contains(&frame) {
             if !found.may_grow() {

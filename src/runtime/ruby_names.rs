@@ -117,9 +117,15 @@ impl Names {
         const CLASS_PATH: u64 = 32 + 120;
         let path = match self.tables.class_path {
             ClassPath::Variable => self.variable(memory, process, class, "__classpath__")?,
-            ClassPath::Field | ClassPath::Fields => memory.pointer_at(class, CLASS_PATH)?,
+            ClassPath::FirstVariable => first_variable(memory, class)?,
+            ClassPath::Fields => memory.pointer_at(class, CLASS_PATH)?,
         };
-        self.string(memory, path).filter(|name| !name.is_empty() && !name.starts_with('#'))
+        // Not `#<Class:0x...>`, and no variable that is none of these.
+        let is_constant = |name: &String| {
+            name.starts_with(|first: char| first.is_uppercase())
+                && name.chars().all(|character| character.is_alphanumeric() || "_:".contains(character))
+        };
+        self.string(memory, path).filter(is_constant)
     }
 
     /// What a class is the singleton class of.
@@ -128,7 +134,7 @@ impl Names {
         const ATTACHED: u64 = 32 + 96;
         match self.tables.class_path {
             ClassPath::Variable => self.variable(memory, process, class, "__attached__"),
-            ClassPath::Field => None,
+            ClassPath::FirstVariable => first_variable(memory, class),
             ClassPath::Fields => memory.pointer_at(class, ATTACHED),
         }
     }
@@ -209,6 +215,13 @@ fn find_symbols(memory: &mut Memory<'_>, process: &Process<'_>) -> Option<u64> {
 fn imemo(memory: &mut Memory<'_>, address: u64) -> Option<u64> {
     let flags = memory.u64(address).filter(|_| address.is_multiple_of(8))?;
     (flags & TYPE_MASK == T_IMEMO).then_some(flags >> IMEMO_SHIFT & IMEMO_MASK)
+}
+
+/// The first variable of a class (`rb_classext_struct.iv_ptr`).
+fn first_variable(memory: &mut Memory<'_>, class: u64) -> Option<u64> {
+    const VARIABLES: u64 = 32;
+    let variables = memory.pointer_at(class, VARIABLES)?;
+    memory.pointer_at(variables, 0)
 }
 
 fn is_class(flags: u64) -> bool {

@@ -57,8 +57,8 @@ pub(super) enum StringLayout {
 pub(super) enum ClassPath {
     /// In a variable of its own, `__classpath__`, and what it is the singleton class of in `__attached__`.
     Variable,
-    /// In a field. The other one is a variable that is not found.
-    Field,
+    /// These are the first variables of a class and of a singleton class. Which variable is where is not looked up.
+    FirstVariable,
     /// In a field, and so is what it is the singleton class of.
     Fields,
 }
@@ -113,7 +113,7 @@ const V3_2: Tables = Tables {
     thread_id: ThreadId::Native(40, 8),
     lines: 112,
     string: StringLayout::LengthInField,
-    class_path: ClassPath::Field,
+    class_path: ClassPath::FirstVariable,
     ..V3_1
 };
 const V3_3: Tables = Tables {
