@@ -52,7 +52,7 @@ impl Workplace {
     /// The command that runs `interpreter` on a copy of the program `name`.
     fn command(&self, interpreter: &str, name: &str, arguments: &[&str]) -> Command {
         fs::copy(source(name), self.outside.path().join(name)).expect("a copy");
-        let mut command = Command::new("chroot");
+        let mut command = Command::new("/usr/sbin/chroot");
         command.arg(&self.root).arg(interpreter).arg(self.inside.join(name)).args(arguments);
         // Modules of this machine would be of another version.
         command.current_dir("/").env_clear().env("PATH", "/usr/bin:/bin").env("LC_ALL", "C.UTF-8");
@@ -262,7 +262,7 @@ fn threads_that_run_no_interpreted_code_have_no_such_stack() {
     let code = "import ctypes, time\nlibc = ctypes.CDLL(None)\nthread = ctypes.c_ulong()\n\
                 libc.pthread_create(ctypes.byref(thread), None, libc.strlen, ctypes.c_void_p(8))\ntime.sleep(60)\n";
     fs::write(&script, code).expect("a script");
-    let mut command = Command::new("chroot");
+    let mut command = Command::new("/usr/sbin/chroot");
     command.arg(&place.root).args(["python3"]).arg(place.inside.join("native.py")).env_clear().env("PATH", "/usr/bin");
     let (record, written) = crash(&bed, command);
     assert_eq!(record.interpreter, None, "{written}");
