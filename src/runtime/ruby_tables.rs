@@ -1,5 +1,4 @@
-//! Where CRuby has what a stack is made of: offsets of fields, by version. `tests/ruby_layouts.rs` compares them with those of a program that has
-//! them from the headers.
+//! Where CRuby has what a stack is made of: offsets of fields, by version.
 
 /// Offsets of fields, in bytes, in the structures of one version of CRuby (vm_core.h, ractor_core.h, iseq.c).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
