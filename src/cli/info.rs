@@ -4,6 +4,7 @@ use super::crash_context::{self, CrashContext};
 use super::crash_selector::CrashSelector;
 use super::elf_symbols::Function;
 use super::error::CliError;
+use super::run_time_code::compiler_of;
 use super::symbols::{self, Symbols};
 use super::{explanations, human, json, time};
 use crate::crash::text::printable;
@@ -114,7 +115,13 @@ fn write_frames(
             writeln!(out, "{line}")?;
         }
         let module = frame.module.and_then(|number| record.modules.get(number as usize));
-        let place = module.map_or_else(|| "?".to_owned(), |module| symbols::place(module, frame));
+        let place = match module {
+            Some(module) => symbols::place(module, frame),
+            None => match compiler_of(record, frame.address) {
+                Some(compiler) => format!("? (compiled at run time: {})", printable(&compiler)),
+                None => "?".to_owned(),
+            },
+        };
         write_frame(number, frame, &place, symbols.functions(frame), out)?;
     }
     Ok(())

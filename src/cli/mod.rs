@@ -25,6 +25,7 @@ mod privileges;
 mod register;
 mod remove;
 mod root_file;
+mod run_time_code;
 mod shim_check;
 mod state_volume;
 mod status;

@@ -44,6 +44,11 @@ impl InterpreterFrame {
             None => format!("{function} ({file})"),
         }
     }
+
+    /// The same, escaped. Only backslashes are as they are, which separate the parts of PHP's names.
+    fn shown(&self) -> String {
+        printable(&self.description()).replace(r"\\", r"\")
+    }
 }
 
 impl InterpreterStack {
@@ -72,8 +77,7 @@ impl InterpreterStack {
     /// interpreter in the place of an address.
     pub fn lines_at(&self, number: usize) -> impl Iterator<Item = String> {
         let runtime = printable(&self.runtime);
-        let line =
-            move |frame| format!("#{number:<2} {runtime:<18} {}", printable(&InterpreterFrame::description(frame)));
+        let line = move |frame| format!("#{number:<2} {runtime:<18} {}", InterpreterFrame::shown(frame));
         self.executed_by(number).iter().map(line)
     }
 
@@ -88,7 +92,7 @@ impl InterpreterStack {
         let which = if self.loops.is_empty() { "stack of the same thread" } else { "frames below these" };
         let mut lines = vec![String::new(), format!("{} {which}:", printable(self.title()))];
         let numbered = (self.frames.len() - apart.len()..).zip(apart);
-        lines.extend(numbered.map(|(number, frame)| format!("#{number:<2} {}", printable(&frame.description()))));
+        lines.extend(numbered.map(|(number, frame)| format!("#{number:<2} {}", frame.shown())));
         lines
     }
 
@@ -143,5 +147,6 @@ mod tests {
         assert_eq!(stack.lines_at(3).collect::<Vec<_>>(), shown);
         let shown = ["", "Ruby frames below these:", "#2  c (a.rb:7)", "#3  d (a.rb:7)", "#4  e (a.rb:7)"];
         assert_eq!(stack.lines_apart(), shown);
+        assert_eq!(frame("Web\\Topic->show\u{1b}[m\\n", true).shown(), r"Web\Topic->show\u{1b}[m\n (a.rb:7)");
     }
 }

@@ -198,3 +198,89 @@ fn walk_in(memory: &mut Memory<'_>, interpreter: Interpreter, process: &Process<
         Interpreter::Php => php::walk(memory, process),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::cell::Cell;
+
+    const ALL: [Interpreter; 3] = [Interpreter::Python, Interpreter::Ruby, Interpreter::Php];
+
+    /// Memory that repeats these words, wherever it is read.
+    struct Repeated<'a> {
+        words: &'a [u64],
+        reads: Cell<usize>,
+    }
+
+    impl ReadMemory for Repeated<'_> {
+        fn read_exact_at(&self, address: u64, buffer: &mut [u8]) -> bool {
+            self.reads.set(self.reads.get() + 1);
+            let first = usize::try_from(address / 8 % self.words.len() as u64).unwrap();
+            let words = self.words.iter().cycle().skip(first);
+            for (place, word) in buffer.chunks_mut(8).zip(words) {
+                place.copy_from_slice(word.to_le_bytes().get(..place.len()).unwrap());
+            }
+            true
+        }
+    }
+
+    /// Every symbol is somewhere.
+    struct AllSymbols;
+
+    impl Symbols for AllSymbols {
+        fn find(&self, name: &str, _: &mut dyn FnMut(u64, usize) -> Option<Vec<u8>>) -> Option<(u64, u64)> {
+            Some((name.len() as u64 * 4096, 64))
+        }
+    }
+
+    fn thread(pointer: u64) -> Thread {
+        Thread { tid: 1, pointer: Some(pointer), is_main: true, tid_offset: 0 }
+    }
+
+    fn walk_repeated(words: &[u64], pointer: u64, data: &[Range<u64>]) -> Vec<Option<InterpreterStack>> {
+        let walk = |interpreter| {
+            let memory = Repeated { words, reads: Cell::new(0) };
+            let process = Process { symbols: &AllSymbols, thread: thread(pointer), data };
+            let stack = walk(interpreter, &process, &memory, &|| true);
+            assert!(memory.reads.get() <= MAX_PAGES && stack.as_ref().is_none_or(InterpreterStack::is_well_formed));
+            stack
+        };
+        ALL.into_iter().map(walk).collect()
+    }
+
+    #[test]
+    fn lists_that_never_end_are_left() {
+        for word in [0, 0x4000, 0x4008, u64::MAX, u64::from_le_bytes(*b"xdebugpy"), u64::from_le_bytes(*b"3.3.1\0\0\0")]
+        {
+            walk_repeated(&[word], word, &[0x1000..0x20_0000]);
+        }
+    }
+
+    #[test]
+    fn a_walk_ends_when_there_is_no_time_and_says_so() {
+        let memory = Repeated { words: &[u64::from_le_bytes(*b"3.1.2\0\0\0")], reads: Cell::new(0) };
+        let process = Process { symbols: &AllSymbols, thread: thread(1), data: &[] };
+        let left = Cell::new(4);
+        let keep_going = || left.replace(left.get().saturating_sub(1)) > 0;
+        let stack = walk(Interpreter::Ruby, &process, &memory, &keep_going).unwrap();
+        assert_eq!((stack.incomplete.as_deref(), stack.frames.len()), (Some("it took too long"), 0));
+        assert_eq!(stack.version, "3.1.2");
+    }
+
+    #[test]
+    fn versions_without_tables_are_named() {
+        let memory = Repeated { words: &[u64::from_le_bytes(*b"3.9.9\0\0\0")], reads: Cell::new(0) };
+        let process = Process { symbols: &AllSymbols, thread: thread(1), data: &[] };
+        let stack = walk(Interpreter::Ruby, &process, &memory, &|| true).unwrap();
+        let reason = Some("this version's memory layout is not known");
+        assert_eq!((stack.version.as_str(), stack.incomplete.as_deref()), ("3.9.9", reason));
+    }
+
+    proptest! {
+        #[test]
+        fn any_memory_is_walked_to_an_end(words in prop::collection::vec(prop_oneof![any::<u64>(), 0..0x40_0000_u64], 1..64), pointer: u64) {
+            walk_repeated(&words, pointer, &[0x1000..0x10_0000]);
+        }
+    }
+}
