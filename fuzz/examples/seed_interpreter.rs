@@ -49,7 +49,7 @@ fn main() {
     core.read_exact_at(&mut headers, 0).expect("the core has its headers");
     let layout = CoreLayout::read(&headers).expect("the kernel wrote the core");
     let memory = RecordingMemory { core, layout: &layout, pages: RefCell::default() };
-    let mut words = None;
+    let mut found_stack = None;
     for file in layout.notes.files.iter().filter(|file| file.offset == 0) {
         let read = |address, length| memory.read(address, length);
         let Some(image) = elf::read_image(file.start, read) else { continue };
@@ -59,12 +59,16 @@ fn main() {
             let is_data = |load: &&elf::LoadSegment| image.extent.contains(&load.address) && load.flags & 2 != 0;
             let begin = layout.loads.iter().filter(is_data).map(|load| load.address).min().unwrap_or(0);
             let pointer = layout.notes.threads.first().and_then(|thread| thread.thread_pointer).unwrap_or(0);
-            words = Some([found, vec![pointer, begin, image.extent.end]].concat());
-            break;
+            let words = [found, vec![pointer, begin, image.extent.end]].concat();
+            // Ruby maps its library a second time to report a crash, and that is not the one.
+            memory.pages.borrow_mut().clear();
+            if let Some(stack) = walk_memory(interpreter, &words, &memory) {
+                found_stack = Some((words, stack));
+                break;
+            }
         }
     }
-    let words = words.expect("the process has an interpreter");
-    let stack = walk_memory(interpreter, &words, &memory).expect("the thread has a stack");
+    let (words, stack) = found_stack.expect("the thread has a stack in an interpreter");
     eprintln!("{} frames, {} pages, {:?}", stack.frames.len(), memory.pages.borrow().len(), stack.incomplete);
     let mut out = std::io::stdout().lock();
     for word in words {
