@@ -103,6 +103,9 @@ impl Record {
             let fewer = self.stack.len() / 2;
             cuts.frames += self.stack.len() - fewer;
             self.stack.truncate(fewer);
+            if let Some(stack) = &mut self.interpreter {
+                stack.loops.retain(|number| (*number as usize) < fewer);
+            }
             cuts.modules += self.drop_other_modules();
         }
         cuts
@@ -126,7 +129,7 @@ impl Record {
             let frame = |frame: &InterpreterFrame| FRAME + (frame.function.len() + frame.file.len()) * ESCAPED;
             let reason = stack.incomplete.as_ref().map_or(0, String::len);
             FRAME
-                + (stack.runtime.len() + stack.version.len() + reason) * ESCAPED
+                + (stack.runtime.len() + stack.version.len() + reason + stack.loops.len() * 2) * ESCAPED
                 + stack.frames.iter().map(frame).sum::<usize>()
         });
         let symbols: usize = self.frames().filter_map(|frame| frame.symbol.as_ref()).map(symbol_length).sum();
@@ -492,10 +495,11 @@ mod tests {
                 runtime: "python".to_owned(),
                 version: "\u{1}".repeat(lengths.len()),
                 frames: lengths.into_iter().map(of_length).collect(),
+                loops: (0..64).collect(),
                 incomplete: None,
             });
             prop_assert!(json_length(&bounded) <= bounded.upper_length());
-            let number_of_modules = bounded.modules.len();
+            let (number_of_modules, frames_of_stack) = (bounded.modules.len(), bounded.stack.len());
             bounded.bound();
             prop_assert!(json_length(&bounded) <= MAX_RECORD - ROOM);
             let is_there = |frame: &Frame| {
@@ -503,6 +507,9 @@ mod tests {
             };
             let handler = bounded.failure.iter().flat_map(|failure| &failure.handler);
             prop_assert!(bounded.stack.iter().chain(handler).all(is_there));
+            let loops = bounded.interpreter.iter().flat_map(|stack| &stack.loops);
+            let is_whole = bounded.stack.len() == frames_of_stack;
+            prop_assert!(is_whole || loops.copied().all(|number| (number as usize) < bounded.stack.len()));
             prop_assert!(bounded.clone().bound().is_empty());
         }
 
