@@ -79,8 +79,14 @@ fn interpreters(layout: &CoreLayout, memory: &mut Memory<'_>) -> Vec<Found> {
         let name = path.rsplit('/').next().unwrap_or(path);
         FILE_NAMES.iter().any(|interpreter| name.starts_with(interpreter))
     };
+    // Ruby maps its library a second time, to be read, when it reports a crash.
+    let has_code = |number: usize, path: &str| {
+        let parts = files.iter().skip(number + 1).take_while(|part| part.path == path && part.offset != 0);
+        files.get(number).into_iter().chain(parts).any(|part| layout.is_code(part.start))
+    };
+    let begins = files.iter().enumerate().filter(|(_, file)| file.offset == 0 && has_name(&file.path));
     let mut starts: Vec<u64> =
-        files.iter().filter(|file| file.offset == 0 && has_name(&file.path)).map(|file| file.start).collect();
+        begins.filter(|(number, file)| has_code(*number, &file.path)).map(|(_, file)| file.start).collect();
     starts.truncate(MAX_FILES);
     let headers = layout.notes.program_headers.map(|(address, _)| address);
     let executable = files.iter().find(|file| headers.is_some_and(|at| (file.start..file.end).contains(&at)));
