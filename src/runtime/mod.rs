@@ -138,6 +138,15 @@ impl Walk {
     }
 }
 
+/// What is in the place of a frame.
+#[derive(Debug)]
+enum Step<T> {
+    /// A function's frame.
+    Function(T),
+    /// A frame that is no function's, as of the interpreter's own.
+    Other,
+}
+
 /// Frames as they are found, the innermost first.
 #[derive(Debug, Default)]
 struct Frames {
@@ -261,7 +270,7 @@ mod tests {
     fn a_walk_ends_when_there_is_no_time_and_says_so() {
         let memory = Repeated { words: &[u64::from_le_bytes(*b"3.1.2\0\0\0")], reads: Cell::new(0) };
         let process = Process { symbols: &AllSymbols, thread: thread(1), data: &[] };
-        let left = Cell::new(4);
+        let left = Cell::new(4_u32);
         let keep_going = || left.replace(left.get().saturating_sub(1)) > 0;
         let stack = walk(Interpreter::Ruby, &process, &memory, &keep_going).unwrap();
         assert_eq!((stack.incomplete.as_deref(), stack.frames.len()), (Some("it took too long"), 0));

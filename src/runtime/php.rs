@@ -1,7 +1,7 @@
 //! The stack of a PHP program, from the memory of PHP 7.4 to 8.4 built without threads.
 
 use super::memory::Memory;
-use super::{Frames, Interpreter, LoopCode, Process, Walk};
+use super::{Frames, Interpreter, LoopCode, Process, Step, Walk};
 use crate::crash::InterpreterFrame;
 
 /// `zend_executor_globals`: `zend_constants` and `current_execute_data` (Zend/zend_globals.h).
@@ -105,7 +105,8 @@ fn frames(memory: &mut Memory<'_>, globals: u64, file_name: u64) -> Frames {
             return found;
         }
         match frame(memory, call, file_name) {
-            Some(frame) => found.frames.extend(frame),
+            Some(Step::Function(frame)) => found.push(frame),
+            Some(Step::Other) => {}
             None => {
                 next = None;
                 break;
@@ -119,10 +120,12 @@ fn frames(memory: &mut Memory<'_>, globals: u64, file_name: u64) -> Frames {
     found
 }
 
-/// A frame; `Some(None)` if it has no function. `None`: it cannot be read.
-fn frame(memory: &mut Memory<'_>, call: u64, file_name: u64) -> Option<Option<InterpreterFrame>> {
+/// A frame. `None`: it cannot be read.
+fn frame(memory: &mut Memory<'_>, call: u64, file_name: u64) -> Option<Step<InterpreterFrame>> {
     // Calls from C have a frame of their own below them.
-    let Some(function) = Some(memory.u64_at(call, FUNC)?).filter(|function| *function != 0) else { return Some(None) };
+    let Some(function) = Some(memory.u64_at(call, FUNC)?).filter(|function| *function != 0) else {
+        return Some(Step::Other);
+    };
     let call_info = memory.u32_at(call, CALL_INFO)?;
     let kind = memory.u8(function.checked_add(TYPE)?)?;
     let name = match memory.u64_at(function, FUNCTION_NAME)? {
@@ -137,12 +140,17 @@ fn frame(memory: &mut Memory<'_>, call: u64, file_name: u64) -> Option<Option<In
     let function_name =
         class.into_iter().fold(name, |name, class| super::memory::short(format!("{class}{arrow}{name}")));
     if kind == INTERNAL_FUNCTION {
-        return Some(Some(InterpreterFrame { function: function_name, file: String::new(), line: None, entry: false }));
+        return Some(Step::Function(InterpreterFrame {
+            function: function_name,
+            file: String::new(),
+            line: None,
+            entry: false,
+        }));
     }
     let file = memory.pointer_at(function, file_name)?;
     let file = string(memory, file)?;
     let line = line(memory, call, function, file_name);
-    Some(Some(InterpreterFrame { function: function_name, file, line, entry: call_info & CALL_TOP != 0 }))
+    Some(Step::Function(InterpreterFrame { function: function_name, file, line, entry: call_info & CALL_TOP != 0 }))
 }
 
 /// The line of the operation at which a function is.

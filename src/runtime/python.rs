@@ -2,8 +2,8 @@
 
 use super::memory::{Memory, short};
 use super::python_lines::line_at;
-use super::python_tables::{CurrentFrame, EntryFrame, OWNED_BY_C, Tables, version_text};
-use super::{Frames, Interpreter, LoopCode, Process, Walk};
+use super::python_tables::{CurrentFrame, EntryFrame, LineTable, OWNED_BY_C, Tables, version_text};
+use super::{Frames, Interpreter, LoopCode, Process, Step, Walk};
 use crate::crash::InterpreterFrame;
 
 /// Interpreters and threads that are looked at. A thread takes a page or less.
@@ -26,10 +26,9 @@ pub(super) fn walk(memory: &mut Memory<'_>, process: &Process<'_>) -> Option<Wal
         return Some(Walk::unsupported(Interpreter::Python, version));
     };
     let mut python = Python { memory, tables, code_type: None };
-    let thread = match python.find_thread(runtime, process) {
-        Some(thread) => thread,
+    let Some(thread) = python.find_thread(runtime, process) else {
         // It may be one of those that could not be looked at.
-        None => return python.memory.exhausted().map(|reason| Walk::failed(Interpreter::Python, version, reason)),
+        return python.memory.exhausted().map(|reason| Walk::failed(Interpreter::Python, version, reason));
     };
     let frames = python.frames(thread);
     let loop_code = process.symbol(memory, "_PyEval_EvalFrameDefault");
@@ -98,8 +97,8 @@ impl Python<'_, '_> {
                 return found;
             }
             match self.frame(frame) {
-                Some(Some(frame)) => found.push(frame),
-                Some(None) => found.end_run(),
+                Some(Step::Function(frame)) => found.push(frame),
+                Some(Step::Other) => found.end_run(),
                 None => {
                     next = None;
                     break;
@@ -113,13 +112,15 @@ impl Python<'_, '_> {
         found
     }
 
-    /// A frame; `Some(None)` if it has no function. `None`: it cannot be read.
-    fn frame(&mut self, frame: u64) -> Option<Option<InterpreterFrame>> {
+    /// A frame. `None`: it cannot be read.
+    fn frame(&mut self, frame: u64) -> Option<Step<InterpreterFrame>> {
         let tables = self.tables;
         let entry = match tables.entry {
             EntryFrame::Each => true,
             EntryFrame::Flag(offset) => self.memory.u8(frame.checked_add(offset)?)? != 0,
-            EntryFrame::Shim(offset) if self.memory.u8(frame.checked_add(offset)?)? >= OWNED_BY_C => return Some(None),
+            EntryFrame::Shim(offset) if self.memory.u8(frame.checked_add(offset)?)? >= OWNED_BY_C => {
+                return Some(Step::Other);
+            }
             EntryFrame::Shim(_) => false,
         };
         /// The lowest bits of a `_PyStackRef` are a tag.
@@ -129,7 +130,7 @@ impl Python<'_, '_> {
         let file = self.memory.pointer_at(code, tables.filename)?;
         let name = self.memory.pointer_at(code, tables.name)?;
         let (function, file) = (self.text(name)?, self.text(file)?);
-        Some(Some(InterpreterFrame { function, file, line: self.line(frame, code), entry }))
+        Some(Step::Function(InterpreterFrame { function, file, line: self.line(frame, code), entry }))
     }
 
     /// Whether there is a code object at `code`.
@@ -149,7 +150,7 @@ impl Python<'_, '_> {
             // `f_lasti`: -1 before the first instruction. From 3.10 on it counts instructions, of two bytes each.
             None => {
                 let last = i64::from(self.memory.u32_at(frame, tables.instruction)?.cast_signed());
-                if tables.line_table == super::python_tables::LineTable::Ranges { last * 2 } else { last }
+                if tables.line_table == LineTable::Ranges { last * 2 } else { last }
             }
             Some(instructions) => {
                 let at = self.memory.u64_at(frame, tables.instruction)?;

@@ -6,7 +6,7 @@ use super::ruby_tables::{
     BODY_BASE_LABEL, BODY_CODE, BODY_FIRST_LINE, BODY_LABEL, BODY_PATH, BODY_SIZE, EC_FRAME, EC_STACK, EC_STACK_SIZE,
     FRAME_EP, FRAME_ISEQ, FRAME_PC, ISEQ_BODY, Tables, ThreadId, Threads,
 };
-use super::{Frames, Interpreter, LoopCode, Process, Walk};
+use super::{Frames, Interpreter, LoopCode, Process, Step, Walk};
 use crate::crash::InterpreterFrame;
 
 /// Ractors and threads that are looked at.
@@ -148,7 +148,7 @@ impl Stack<'_, '_> {
             if !found.may_grow() {
                 return Some(());
             }
-            if let Some(located) = self.frame(frame)? {
+            if let Step::Function(located) = self.frame(frame)? {
                 at_caller.push(located.at_caller);
                 found.push(located.frame);
             }
@@ -157,8 +157,8 @@ impl Stack<'_, '_> {
         Some(())
     }
 
-    /// A frame; `Some(None)` if it has no function. `None`: it cannot be read.
-    fn frame(&mut self, frame: u64) -> Option<Option<Located>> {
+    /// A frame. `None`: it cannot be read.
+    fn frame(&mut self, frame: u64) -> Option<Step<Located>> {
         /// The kind of a frame, that of functions in C, and the flag of those with which the loop ends (`VM_FRAME_MAGIC_MASK`,
         /// `VM_FRAME_MAGIC_CFUNC`, `VM_FRAME_FLAG_FINISH`, vm_core.h).
         const KIND: u64 = 0x7fff_0001;
@@ -169,12 +169,12 @@ impl Stack<'_, '_> {
         if flags & KIND == C_FUNCTION {
             let function = self.c_function(ep).unwrap_or_else(|| "C function".to_owned());
             let frame = InterpreterFrame { function, file: String::new(), line: None, entry: false };
-            return Some(Some(Located { frame, at_caller: true }));
+            return Some(Step::Function(Located { frame, at_caller: true }));
         }
         let (iseq, pc) = (self.memory.u64_at(frame, FRAME_ISEQ)?, self.memory.u64_at(frame, FRAME_PC)?);
         // Frames of blocks in C, and the lowest one, have no instructions.
         if iseq == 0 || pc == 0 {
-            return Some(None);
+            return Some(Step::Other);
         }
         Names::is_iseq(self.memory, iseq).then_some(())?;
         let body = self.memory.pointer_at(iseq, ISEQ_BODY)?;
@@ -183,7 +183,7 @@ impl Stack<'_, '_> {
         let function = self.label(body, ep)?;
         let at_caller = self.tables.names_classes && file.starts_with("<internal:");
         let frame = InterpreterFrame { function, file, line: self.line(body, pc), entry: flags & FINISH != 0 };
-        Some(Some(Located { frame, at_caller }))
+        Some(Step::Function(Located { frame, at_caller }))
     }
 
     fn c_function(&mut self, ep: u64) -> Option<String> {

@@ -25,16 +25,23 @@ const MAX_LEVELS: usize = 32;
 /// Variables of a class that are looked at.
 const MAX_VARIABLES: u64 = 64;
 
+/// The table of symbols, `ids` of `rb_symbols_t` (symbol.h).
+#[derive(Clone, Copy)]
+enum SymbolTable {
+    NotSearched,
+    Missing,
+    At(u64),
+}
+
 /// Reads texts of objects.
 pub(super) struct Names {
     tables: Tables,
-    /// The table of symbols, `ids` of `rb_symbols_t` (symbol.h), once it was looked for.
-    symbols: Option<Option<u64>>,
+    symbols: SymbolTable,
 }
 
 impl Names {
     pub(super) fn new(tables: Tables) -> Self {
-        Self { tables, symbols: None }
+        Self { tables, symbols: SymbolTable::NotSearched }
     }
 
     /// Whether there is an instruction sequence at `address`.
@@ -165,15 +172,13 @@ impl Names {
 
     /// The text of a symbol's ID (symbol.h).
     fn symbol(&mut self, memory: &mut Memory<'_>, process: &Process<'_>, id: u64) -> Option<String> {
-        let symbols = match self.symbols {
-            Some(symbols) => symbols,
-            None => {
-                let found = find_symbols(memory, process);
-                self.symbols = Some(found);
-                found
-            }
-        }?;
-        self.symbol_in(memory, symbols, id)
+        if let SymbolTable::NotSearched = self.symbols {
+            self.symbols = find_symbols(memory, process).map_or(SymbolTable::Missing, SymbolTable::At);
+        }
+        match self.symbols {
+            SymbolTable::At(symbols) => self.symbol_in(memory, symbols, id),
+            _ => None,
+        }
     }
 
     fn symbol_in(&self, memory: &mut Memory<'_>, symbols: u64, id: u64) -> Option<String> {
