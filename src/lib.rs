@@ -16,5 +16,6 @@ pub mod policy;
 pub mod reader;
 pub mod registration;
 pub mod report;
+pub mod runtime;
 pub mod store;
 pub mod unwind;

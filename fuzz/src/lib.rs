@@ -3,8 +3,9 @@
 //! Four bytes hold the length of the core's headers (little-endian); the headers follow, and then pages: eight bytes of
 //! address and 4096 bytes of memory each.
 
-use coreward::crash::Frame;
-use coreward::elf::{CoreLayout, Registers};
+use coreward::crash::{Frame, InterpreterStack};
+use coreward::elf::{CoreLayout, Registers, ThreadNote};
+use coreward::runtime::{self, Interpreter, Process, Symbols, Thread};
 use coreward::unwind::{Cause, ProcessUnwinder, ReadMemory, SignatureInput, compute_signature};
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -45,6 +46,71 @@ pub fn parse_pages(bytes: &[u8]) -> SparseMemory {
         Some((u64::from_le_bytes(*address), page))
     });
     SparseMemory(pages.collect())
+}
+
+/// The symbols that walks of interpreters' stacks look up, in the order in which an input has their addresses.
+pub const SYMBOLS: [&str; 10] = [
+    "_PyRuntime",
+    "Py_Version",
+    "PyIter_Send",
+    "PyFrame_GetBack",
+    "_PyEval_EvalFrameDefault",
+    "ruby_version",
+    "ruby_current_vm_ptr",
+    "executor_globals",
+    "executor_globals_offset",
+    "execute_ex",
+];
+/// Words before the pages: the addresses of the symbols, 0 for those that there are not, the thread's pointer, and where the variables of the file
+/// begin and end.
+pub const WORDS: usize = SYMBOLS.len() + 3;
+
+/// The addresses of [`SYMBOLS`].
+struct KnownSymbols<'a>(&'a [u64]);
+
+impl Symbols for KnownSymbols<'_> {
+    fn find(&self, name: &str, _: &mut dyn FnMut(u64, usize) -> Option<Vec<u8>>) -> Option<(u64, u64)> {
+        let number = SYMBOLS.iter().position(|known| *known == name)?;
+        self.0.get(number).filter(|address| **address != 0).map(|address| (*address, 64))
+    }
+}
+
+/// Walks an interpreter's stack in a process that is an input: [`WORDS`] words, and then pages, each after its address.
+pub fn walk_interpreter(interpreter: Interpreter, bytes: &[u8]) {
+    let Some((words, pages)) = bytes.split_at_checked(WORDS * 8) else { return };
+    let words: Vec<u64> = words.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word)).collect();
+    if let Some(stack) = walk_memory(interpreter, &words, &parse_pages(pages)) {
+        assert!(stack.is_well_formed() && stack.runtime == interpreter.name());
+    }
+}
+
+/// Walks an interpreter's stack in this memory; `words` are those before an input's pages.
+pub fn walk_memory(interpreter: Interpreter, words: &[u64], memory: &dyn ReadMemory) -> Option<InterpreterStack> {
+    let (symbols, rest) = words.split_at_checked(SYMBOLS.len())?;
+    let [pointer, begin, end] = *rest else { return None };
+    let registers = Registers::X86_64 { ip: 0, sp: 0, bp: 0 };
+    let note = ThreadNote { tid: 1, registers, system_call: 0, thread_pointer: Some(pointer), blocked: 0 };
+    // As much as the finder of interpreters gives.
+    let data = begin..end.min(begin.saturating_add(1 << 20));
+    let process = Process { symbols: &KnownSymbols(symbols), thread: Thread::new(&note, Some(1)), data: &[data] };
+    let reads = Cell::new(0);
+    let counted = CountingMemory { memory, reads: &reads };
+    let stack = runtime::walk(interpreter, &process, &counted, &|| true);
+    assert!(reads.get() <= runtime::MAX_PAGES);
+    stack
+}
+
+/// Counts the reads.
+struct CountingMemory<'a> {
+    memory: &'a dyn ReadMemory,
+    reads: &'a Cell<usize>,
+}
+
+impl ReadMemory for CountingMemory<'_> {
+    fn read_exact_at(&self, address: u64, buffer: &mut [u8]) -> bool {
+        self.reads.set(self.reads.get() + 1);
+        self.memory.read_exact_at(address, buffer)
+    }
 }
 
 /// Does what the daemon does with a crash before it decides what to keep. Returns the signature and the crashed thread's frames.

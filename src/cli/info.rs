@@ -4,13 +4,14 @@ use super::crash_context::{self, CrashContext};
 use super::crash_selector::CrashSelector;
 use super::elf_symbols::Function;
 use super::error::CliError;
+use super::run_time_code::compiler_of;
 use super::symbols::Symbols;
 use super::titles::Titles;
 use super::{explanations, human, json, module_packages, time};
 use crate::crash::text::printable;
 use crate::crash::{
-    Audience, CoreOutcome, Fault, Frame, FrameTrust, Keep, Level, Origin, PidPin, Record, SigInfo, Signature,
-    ThreadStacks, Truncation, signal,
+    Audience, CoreOutcome, Fault, Frame, FrameTrust, InterpreterStack, Keep, Level, Origin, PidPin, Record, SigInfo,
+    Signature, ThreadStacks, Truncation, signal,
 };
 use crate::store::{self, Listed};
 use clap::Args;
@@ -75,16 +76,19 @@ fn write_stacks(record: &Record, symbols: &Symbols, out: &mut dyn Write) -> io::
             Some(failure) => writeln!(out, "\nStack trace of thread {}, which failed:", failure.tid)?,
             None => writeln!(out, "\nStack trace of thread {}, which crashed:", record.tid.unwrap_or(record.key.pid))?,
         }
-        write_frames(record, &record.stack, symbols, out)?;
+        write_frames(record, &record.stack, record.interpreter.as_ref(), symbols, out)?;
+    }
+    for line in record.interpreter.iter().flat_map(InterpreterStack::lines_apart) {
+        writeln!(out, "{line}")?;
     }
     if let Some(failure) = record.failure.as_ref().filter(|failure| !failure.handler.is_empty()) {
         writeln!(out, "\nThe handler of the signal, in thread {}:", failure.tid)?;
-        write_frames(record, &failure.handler, symbols, out)?;
+        write_frames(record, &failure.handler, None, symbols, out)?;
     }
     for threads in &record.other_threads {
         let dumped = record.failure.as_ref().map(|failure| failure.dumped_among(threads)).unwrap_or_default();
         writeln!(out, "\nStack trace of {}{dumped}:", thread_names(threads))?;
-        write_frames(record, &threads.frames, symbols, out)?;
+        write_frames(record, &threads.frames, None, symbols, out)?;
     }
     Ok(())
 }
@@ -110,10 +114,25 @@ pub(super) fn functions(frame: &Frame, symbols: &Symbols) -> Vec<Function> {
     if found.is_empty() { recorded() } else { found }
 }
 
-fn write_frames(record: &Record, frames: &[Frame], symbols: &Symbols, out: &mut dyn Write) -> io::Result<()> {
+fn write_frames(
+    record: &Record,
+    frames: &[Frame],
+    interpreter: Option<&InterpreterStack>,
+    symbols: &Symbols,
+    out: &mut dyn Write,
+) -> io::Result<()> {
     for (number, frame) in frames.iter().enumerate() {
+        for line in interpreter.into_iter().flat_map(|stack| stack.lines_at(number)) {
+            writeln!(out, "{line}")?;
+        }
         let module = frame.module.and_then(|number| record.modules.get(number as usize));
-        let place = module.map_or_else(|| "?".to_owned(), |module| module.place(frame));
+        let place = match module {
+            Some(module) => module.place(frame),
+            None => match compiler_of(record, frame.address) {
+                Some(compiler) => format!("? (compiled at run time: {})", printable(&compiler)),
+                None => "?".to_owned(),
+            },
+        };
         write_frame(number, frame, &place, &functions(frame, symbols), out)?;
     }
     Ok(())
@@ -169,6 +188,7 @@ pub(super) fn lines(listed: &Listed, context: &CrashContext) -> Vec<(&'static st
         ("Command Line", command_line(record)),
         ("Executable", executable(record)),
         ("Package", module_packages::line(record, &context.packages)),
+        ("Interpreter", record.interpreter.as_ref().map(interpreter)),
         ("Parent", parent(record)),
         ("Namespaces", namespaces(record)),
         ("Control Group", text(&cgroup.path)),
@@ -273,6 +293,13 @@ fn instruction(fault: &Fault) -> Option<String> {
     let registers: Vec<String> =
         fault.registers.iter().map(|(name, value)| format!("{}={value:#x}", printable(name))).collect();
     Some(if registers.is_empty() { shown } else { format!("{shown}, with {}", registers.join(" ")) })
+}
+
+/// The interpreter, and why frames of its program are missing.
+fn interpreter(stack: &InterpreterStack) -> String {
+    let name = printable(format!("{} {}", stack.title(), stack.version).trim_end());
+    let missing = |reason: &String| format!("{name}; frames of the program are missing: {}", printable(reason));
+    stack.incomplete.as_ref().map(missing).unwrap_or(name)
 }
 
 /// The process that started it.

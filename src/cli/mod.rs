@@ -29,6 +29,7 @@ mod remove;
 mod report;
 mod report_page;
 mod root_file;
+mod run_time_code;
 mod shim_check;
 mod state_volume;
 mod status;

@@ -1,7 +1,7 @@
 //! The bound on the size of a record. A crashed process chooses most of what is in it, so the length is bounded here, once, before
 //! the record goes anywhere: to the shim, into a core file, the catalog or the journal.
 
-use super::{ArgumentList, Fault, Frame, Module, Record, Symbol, ThreadStacks};
+use super::{ArgumentList, Fault, Frame, InterpreterFrame, Module, Record, Symbol, ThreadStacks};
 use serde::Serialize;
 use std::fmt;
 use std::io::{self, Write};
@@ -86,6 +86,7 @@ impl Record {
             }
             cuts.texts += self.cut_texts(longest);
         }
+        self.halve_interpreter(limit, &mut cuts);
         let is_too_long = json_length(self) > limit;
         if let Some(failure) = self.failure.as_mut().filter(|failure| is_too_long && !failure.handler.is_empty()) {
             cuts.frames += failure.handler.len();
@@ -102,6 +103,9 @@ impl Record {
             let fewer = self.stack.len() / 2;
             cuts.frames += self.stack.len() - fewer;
             self.stack.truncate(fewer);
+            if let Some(stack) = &mut self.interpreter {
+                stack.loops.retain(|number| (*number as usize) < fewer);
+            }
             cuts.modules += self.drop_other_modules();
         }
         cuts
@@ -121,16 +125,35 @@ impl Record {
         let modules: usize = self.modules.iter().map(|module| 256 + texts_of(module) * ESCAPED).sum();
         let threads: usize = self.other_threads.iter().map(|thread| thread.frames.len() + thread.tids.len() + 1).sum();
         let failure = self.failure.as_ref().map_or(0, |failure| 2 + failure.handler.len());
+        let interpreter = self.interpreter.iter().map(|stack| {
+            let frame = |frame: &InterpreterFrame| FRAME + (frame.function.len() + frame.file.len()) * ESCAPED;
+            let reason = stack.incomplete.as_ref().map_or(0, String::len);
+            FRAME
+                + (stack.runtime.len() + stack.version.len() + reason + stack.loops.len() * 2) * ESCAPED
+                + stack.frames.iter().map(frame).sum::<usize>()
+        });
         let symbols: usize = self.frames().filter_map(|frame| frame.symbol.as_ref()).map(Symbol::json_length).sum();
         /// Two names of mappings, every byte of which may be escaped, the instruction and its registers.
         const FAULT: usize = 2 * Fault::MAX_NAME * ESCAPED + Fault::MAX_INSTRUCTION * ESCAPED + 2048;
         let fault = if self.fault.is_some() { FAULT } else { 0 };
         FIELDS
+            + interpreter.sum::<usize>()
             + fault
             + (texts + warnings) * ESCAPED
             + modules
             + (self.stack.len() + threads + failure) * FRAME
             + symbols
+    }
+
+    /// Leaves out outer frames of the interpreted program, as many as it takes.
+    fn halve_interpreter(&mut self, limit: usize, cuts: &mut Cuts) {
+        while json_length(self) > limit {
+            let Some(stack) = self.interpreter.as_mut().filter(|stack| !stack.frames.is_empty()) else { return };
+            let fewer = stack.frames.len() / 2;
+            cuts.frames += stack.frames.len() - fewer;
+            stack.frames.truncate(fewer);
+            stack.incomplete.get_or_insert_with(|| "the record was too long".to_owned());
+        }
     }
 
     fn texts(&self) -> [&String; 20] {
@@ -188,9 +211,14 @@ impl Record {
             self.arguments = ArgumentList::default();
         }
         let failure = self.failure.iter_mut().map(|failure| &mut failure.thread_name);
+        let interpreter = self.interpreter.iter_mut().flat_map(|stack| {
+            let own = [&mut stack.runtime, &mut stack.version].into_iter().chain(&mut stack.incomplete);
+            own.chain(stack.frames.iter_mut().flat_map(|frame| [&mut frame.function, &mut frame.file]))
+        });
         let all = texts
             .into_iter()
             .chain(failure)
+            .chain(interpreter)
             .chain(names.into_iter().flatten())
             .chain(modules)
             .chain(&mut self.warnings);
@@ -302,7 +330,7 @@ fn json_length(value: &impl Serialize) -> usize {
 mod tests {
     use super::*;
     use crate::crash::fixtures::record;
-    use crate::crash::{Access, Failure, FrameTrust, Mapping, Neighbour, Place};
+    use crate::crash::{Access, Failure, FrameTrust, InterpreterStack, Mapping, Neighbour, Place};
     use proptest::prelude::*;
 
     fn frame(module: u32) -> Frame {
@@ -461,6 +489,7 @@ mod tests {
             stack in prop::collection::vec(0..256_u32, 0..256),
             (others, frames, warnings) in (0..300_u32, 0..64_usize, 0..60_usize),
             handler in prop::option::of(prop::collection::vec(0..256_u32, 0..16)),
+            interpreted in prop::option::of(prop::collection::vec(0..3000_usize, 0..200)),
         ) {
             const CHARACTERS: [&str; 5] = ["a", "\u{1}", "\"", "\u{202e}", "é"];
             let mut bounded = record(1);
@@ -483,8 +512,19 @@ mod tests {
             bounded.failure = handler.map(|handler| failure(name, handler.into_iter().map(frame).collect()));
             bounded.warnings = vec!["\u{1}".repeat(256); warnings];
             bounded.fault = (warnings % 2 == 0).then(longest_fault);
+            let of_length = |length: usize| {
+                let (function, file) = ("\u{1}".repeat(length), "é".repeat(length));
+                InterpreterFrame { function, file, line: Some(u32::MAX), entry: false }
+            };
+            bounded.interpreter = interpreted.map(|lengths| InterpreterStack {
+                runtime: "python".to_owned(),
+                version: "\u{1}".repeat(lengths.len()),
+                frames: lengths.into_iter().map(of_length).collect(),
+                loops: (0..64).collect(),
+                incomplete: None,
+            });
             prop_assert!(json_length(&bounded) <= bounded.upper_length());
-            let number_of_modules = bounded.modules.len();
+            let (number_of_modules, frames_of_stack) = (bounded.modules.len(), bounded.stack.len());
             bounded.bound();
             prop_assert!(json_length(&bounded) <= MAX_RECORD - ROOM);
             let is_there = |frame: &Frame| {
@@ -492,6 +532,9 @@ mod tests {
             };
             let handler = bounded.failure.iter().flat_map(|failure| &failure.handler);
             prop_assert!(bounded.stack.iter().chain(handler).all(is_there));
+            let loops = bounded.interpreter.iter().flat_map(|stack| &stack.loops);
+            let is_whole = bounded.stack.len() == frames_of_stack;
+            prop_assert!(is_whole || loops.copied().all(|number| (number as usize) < bounded.stack.len()));
             prop_assert!(bounded.clone().bound().is_empty());
         }
 

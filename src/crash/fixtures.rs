@@ -53,6 +53,7 @@ pub(crate) fn record(pid: u32) -> Record {
         signature: None,
         stack: Vec::new(),
         other_threads: Vec::new(),
+        interpreter: None,
         modules: Vec::new(),
         siginfo: None,
         failure: None,

@@ -11,6 +11,7 @@ mod fault;
 #[cfg(test)]
 pub(crate) mod fixtures;
 pub mod ids;
+mod interpreter;
 mod key;
 mod plumbing;
 mod principal;
@@ -27,6 +28,7 @@ pub use decision::{Decision, Keep, Reason};
 pub use demangle::demangle;
 pub use failure::Failure;
 pub use fault::{Access, Audience, Fault, Mapping, Neighbour, Place};
+pub use interpreter::{InterpreterFrame, InterpreterStack};
 pub use key::{CrashId, CrashKey};
 pub use principal::{AccountFacts, Party, Principal};
 pub use record::{CoreOutcome, CoreReport, NoCore, Origin, PidPin, Record, Truncation, program_of};

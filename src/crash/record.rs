@@ -4,8 +4,8 @@ use super::cgroup::CgroupInfo;
 use super::ids;
 use super::principal::{AccountFacts, Party, Principal};
 use super::{
-    ArgumentList, CrashId, CrashKey, Decision, Failure, Fault, Frame, Module, SigInfo, Signature, SignatureKey,
-    ThreadStacks,
+    ArgumentList, CrashId, CrashKey, Decision, Failure, Fault, Frame, InterpreterStack, Module, SigInfo, Signature,
+    SignatureKey, ThreadStacks,
 };
 use nix::unistd::{Gid, Pid, Uid};
 use serde::{Deserialize, Serialize};
@@ -132,6 +132,9 @@ pub struct Record {
     /// Stacks of the other threads, the most frequent first; only if a core is kept.
     #[serde(default)]
     pub other_threads: Vec<ThreadStacks>,
+    /// The stack of the interpreted program, of the same thread as `stack`. `None` if no interpreter was found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interpreter: Option<InterpreterStack>,
     /// The mapped ELF files; empty in records of duplicates.
     #[serde(default)]
     pub modules: Vec<Module>,
@@ -348,6 +351,7 @@ impl Record {
         self.omit_tables();
         self.stack.clear();
         self.other_threads.clear();
+        self.interpreter = None;
         self.modules.clear();
         self.fault = None;
         if let Some(failure) = &mut self.failure {

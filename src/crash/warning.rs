@@ -19,6 +19,8 @@ pub enum Warning {
     OtherThreadsTimedOut,
     /// The names of functions could not be looked up in time.
     NamesTimedOut,
+    /// The stack of the interpreted program could not be read in time.
+    InterpreterTimedOut,
     /// The variables of `Environment=` could not be read in time.
     EnvironmentTimedOut,
     /// Some of the other threads' stacks are missing.
@@ -63,6 +65,7 @@ impl fmt::Display for Warning {
             Self::StackTimedOut => f.write_str("unwinding the stack timed out"),
             Self::OtherThreadsTimedOut => f.write_str("unwinding the stacks of the other threads timed out"),
             Self::NamesTimedOut => f.write_str("looking up the names of functions timed out"),
+            Self::InterpreterTimedOut => f.write_str("reading the stack of the interpreted program timed out"),
             Self::EnvironmentTimedOut => f.write_str("reading the environment of the process timed out"),
             Self::OtherThreadsOmitted { omitted, total } => {
                 write!(

@@ -46,6 +46,7 @@ pub(super) async fn complete(
             Err(errno) => builder.warn(Warning::ExecutableNotOpened(errno)),
         }
     }
+    add_interpreter(shared, builder, handles, stream).await;
     if let Some(headers) = stream.and_then(|stream| stream.headers.clone()) {
         let recorded: Vec<u64> = builder.modules().iter().map(|module| module.start).collect();
         let failed = builder.failed_thread();
@@ -80,6 +81,24 @@ pub(super) async fn add_names(
         handles.modules = source.request_modules(wanted).await?;
     }
     Ok(())
+}
+
+/// Adds the stack of the interpreted program, if the process runs one.
+pub(super) async fn add_interpreter(
+    shared: &Arc<Shared>,
+    builder: &mut RecordBuilder,
+    handles: &mut ProcessHandles,
+    stream: Option<&CoreInput>,
+) {
+    let Some(headers) = stream.and_then(|stream| stream.headers.clone()).filter(|_| handles.memory.has_stacks()) else {
+        return;
+    };
+    let (failed, code) = (builder.failed_thread(), builder.code_addresses());
+    let ask = move |reader: &mut Reader| reader.interpreter(&headers, failed, code, Instant::now() + READ_TIMEOUT);
+    match ask_reader(shared, handles, ask).await {
+        Some(stack) => builder.set_interpreter(stack),
+        None => builder.warn(Warning::InterpreterTimedOut),
+    }
 }
 
 /// Adds what only the shim can still look up, with the holes of a core that is going to be copied. What the spool has is complete.

@@ -5,8 +5,8 @@ use super::subordinate_ids::SubordinateIds;
 use crate::crash::auxv::Auxv;
 use crate::crash::text::{from_bytes, to_hexadecimal};
 use crate::crash::{
-    AccountFacts, ArgumentList, CoreReport, CrashId, CrashKey, Decision, NoCore, Origin, PidPin, Principal, Record,
-    Signature, Symbol, Warning, cgroup, signal,
+    AccountFacts, ArgumentList, CoreReport, CrashId, CrashKey, Decision, InterpreterStack, NoCore, Origin, PidPin,
+    Principal, Record, Signature, Symbol, Warning, cgroup, signal,
 };
 use crate::elf::ProcessNotes;
 use crate::policy::access::{self, AccessFacts};
@@ -165,6 +165,7 @@ impl RecordBuilder {
             signature: None,
             stack: Vec::new(),
             other_threads: Vec::new(),
+            interpreter: None,
             modules: Vec::new(),
             siginfo: None,
             failure: None,
@@ -322,6 +323,22 @@ impl RecordBuilder {
             }
         }
         self.bound();
+    }
+
+    /// Adds the stack of the interpreted program; `None`: there is none.
+    pub(super) fn set_interpreter(&mut self, stack: Option<InterpreterStack>) {
+        self.record.interpreter = stack;
+        self.bound();
+    }
+
+    /// Addresses in the functions of the frames: a return address may already be in the next one.
+    pub(super) fn code_addresses(&self) -> Vec<u64> {
+        let Record { stack, modules, .. } = &*self.record;
+        let address = |frame: &crate::crash::Frame| {
+            let module = frame.module.and_then(|number| modules.get(number as usize));
+            module.map_or(frame.address, |module| module.bias.wrapping_add(frame.offset))
+        };
+        stack.iter().map(address).collect()
     }
 
     /// Adds how long the process was held.

@@ -53,6 +53,8 @@ pub struct ThreadNote {
     pub registers: Registers,
     /// The number of the system call that it was in or had returned from; another number if it was in none.
     pub system_call: u64,
+    /// Where its own data begins, which is pthread_self(3) with glibc and musl: `fs_base`. `None` where no register of this note has it.
+    pub thread_pointer: Option<u64>,
     /// The signals that it blocked: bit N - 1 for signal N (`pr_sighold`).
     pub blocked: u64,
 }
@@ -337,7 +339,9 @@ fn thread(data: &[u8], class: ElfClass, machine: u16) -> Option<ThreadNote> {
         EM_AARCH64 => (Registers::Aarch64 { pc: long(32)?, sp: long(31)?, fp: long(29)?, lr: long(30)? }, long(8)?),
         _ => return None,
     };
-    Some(ThreadNote { tid: u32_at(data, ids)?, registers, system_call, blocked: blocked? })
+    // struct user_regs_struct, arch/x86/include/asm/user_64.h
+    let thread_pointer = if machine == EM_X86_64 { long(21).filter(|pointer| *pointer != 0) } else { None };
+    Some(ThreadNote { tid: u32_at(data, ids)?, registers, system_call, thread_pointer, blocked: blocked? })
 }
 
 fn siginfo(data: &[u8], class: ElfClass) -> Option<SigInfoNote> {
@@ -413,7 +417,10 @@ mod tests {
         .concat();
         let found = CrashNotes::read(&bytes, ElfClass::Elf64, EM_X86_64);
         let x86 = Registers::X86_64 { ip: 116, sp: 119, bp: 104 };
-        assert_eq!(found.threads, [ThreadNote { tid: 77, registers: x86, system_call: 115, blocked: 0x400 }]);
+        assert_eq!(
+            found.threads,
+            [ThreadNote { tid: 77, registers: x86, system_call: 115, thread_pointer: None, blocked: 0x400 }]
+        );
         assert_eq!(found.pid, Some(70));
         assert_eq!(found.siginfo, Some(SigInfoNote { code: -6, address: 0x7_0000_dead, sender: (0xdead, 7) }));
         assert_eq!((found.vdso, found.program_headers), (Some(0x7fff), Some((0x1040, 9))));
@@ -450,7 +457,10 @@ mod tests {
         // i386: 17 registers of 4 bytes; x32: 27 of 8.
         let found = read(&short_words(&(100..117).collect::<Vec<_>>()), EM_386);
         let registers = Registers::I386(I386Registers { eip: 112, esp: 115, ebp: 105, ebx: 100, esi: 103, edi: 104 });
-        assert_eq!(found.threads, [ThreadNote { tid: 77, registers, system_call: 111, blocked: 0x400 }]);
+        assert_eq!(
+            found.threads,
+            [ThreadNote { tid: 77, registers, system_call: 111, thread_pointer: None, blocked: 0x400 }]
+        );
         assert_eq!(found.siginfo, Some(SigInfoNote { code: 1, address: 0xdead, sender: (0xdead, 7) }));
         assert_eq!((found.vdso, found.program_headers), (Some(0xf7ff), Some((0x1040, 9))));
         let file = |start, end, offset, path: &str| MappedFile { start, end, offset, path: path.to_owned() };

@@ -6,7 +6,7 @@ use super::image_server::ImageServer;
 use super::names;
 use super::protocol::{Answer, ProcessFile, Request};
 use super::saved_core::SavedCore;
-use super::stack::{unwind_crashed_thread, unwind_other_threads};
+use super::stack::{interpreter_stack, unwind_crashed_thread, unwind_other_threads};
 use crate::capture::{CapturePlan, Holes, LiveFiles, LiveMemory, MountLists, StagingFiles};
 use crate::elf::{self, CoreLayout, LoadSegment, MappedFile};
 use crate::unwind::ReadMemory;
@@ -87,6 +87,12 @@ impl MemoryServer {
             Request::FileNames(modules) => {
                 let files: Vec<File> = fds.into_iter().map(File::from).collect();
                 Answer::Names(names::find_in_files(&modules, &files, self.saved.as_ref()))
+            }
+            Request::Interpreter { failed, code } => {
+                let stack = self.layout.as_deref().and_then(|layout| {
+                    self.with_memory(layout, |memory| interpreter_stack(layout, memory, failed, &code))
+                });
+                Answer::Interpreter(stack)
             }
             Request::Answers => Answer::Answers(self.memory.as_ref().is_none_or(|memory| memory.answers_everywhere())),
             Request::BuildId => {

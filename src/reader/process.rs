@@ -7,6 +7,7 @@ use super::protocol::{Answer, ProcessFile, Request};
 use super::saved_core::SavedCoreFile;
 use super::stack::{CrashedStack, OtherThreads, SignatureContext};
 use crate::capture::{CapturePlan, Headers, StagingFiles};
+use crate::crash::InterpreterStack;
 use crate::elf::CoreLayout;
 use coreward_sys::{pidfd, sparse_io};
 use std::fs::File;
@@ -225,6 +226,22 @@ impl Reader {
     ) -> io::Result<Names> {
         let fds: Vec<BorrowedFd<'_>> = files.iter().map(AsFd::as_fd).collect();
         self.ask(&Request::FileNames(modules), &fds, deadline, Answer::into_names)
+    }
+
+    /// Reads the stack of an interpreted program, of the thread with the id `failed`, which is the one that was dumped unless it is said. `code` are
+    /// addresses in the functions of that thread's native frames.
+    ///
+    /// # Errors
+    /// The reader has ended, or is late.
+    pub fn interpreter(
+        &mut self,
+        headers: &Headers,
+        failed: Option<u32>,
+        code: Vec<u64>,
+        deadline: Instant,
+    ) -> io::Result<Option<InterpreterStack>> {
+        self.send_headers(headers)?;
+        self.ask(&Request::Interpreter { failed, code }, &[], deadline, Answer::into_interpreter)
     }
 
     /// Reads the build-id in the file of the executable.

@@ -4,7 +4,7 @@ use super::names::{self, ModuleFrames, Names};
 use super::saved_core::FirstPage;
 use super::stack::{CrashedStack, OtherThreads, SignatureContext};
 use crate::capture::{MissingPages, PlanSummary, SourceError, StoredChunk};
-use crate::crash::ArgumentList;
+use crate::crash::{ArgumentList, InterpreterStack};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::ops::Range;
@@ -56,6 +56,8 @@ pub(super) enum Request {
     MemoryNames(Vec<ModuleFrames>),
     /// Answered with [`Answer::Names`], as far as the modules' files have them, which come with it; a reader of a saved core has them.
     FileNames(Vec<ModuleFrames>),
+    /// Answered with [`Answer::Interpreter`]; the thread with this id failed, and these are addresses in the functions of its native frames.
+    Interpreter { failed: Option<u32>, code: Vec<u64> },
     /// Answered with [`Answer::Plan`]; with it comes the list of holes, if there is one.
     Plan,
     /// Answered with [`Answer::Answers`].
@@ -88,6 +90,8 @@ pub(super) enum Answer {
     Stack(Option<Box<CrashedStack>>),
     OtherThreads(Option<OtherThreads>),
     Names(Names),
+    /// `None`: there is no interpreter, or the thread is none of its.
+    Interpreter(Option<InterpreterStack>),
     BuildId(Option<String>),
     /// A line for each variable that there is.
     Environment(String),
@@ -134,6 +138,17 @@ impl Answer {
     pub(super) fn into_other_threads(self) -> io::Result<Option<OtherThreads>> {
         match self {
             Self::OtherThreads(threads) if threads.as_ref().is_none_or(OtherThreads::is_well_formed) => Ok(threads),
+            _ => Err(Self::mismatch()),
+        }
+    }
+
+    /// The stack of the interpreted program.
+    ///
+    /// # Errors
+    /// This is no answer to [`Request::Interpreter`], or not one that this program gives.
+    pub(super) fn into_interpreter(self) -> io::Result<Option<InterpreterStack>> {
+        match self {
+            Self::Interpreter(stack) if stack.as_ref().is_none_or(InterpreterStack::is_well_formed) => Ok(stack),
             _ => Err(Self::mismatch()),
         }
     }

@@ -1,8 +1,9 @@
 //! Stacks out of a process' memory, before it is copied. All of this blocks where memory does: readers do it, and the daemon only for
 //! cores that are files.
 
-use crate::crash::{Failure, Fault, Frame, Module, SigInfo, Signature, ThreadStacks, signal};
+use crate::crash::{Failure, Fault, Frame, InterpreterStack, Module, SigInfo, Signature, ThreadStacks, signal};
 use crate::elf::{self, CoreLayout, ElfClass, Registers};
+use crate::runtime;
 use crate::unwind::{self, Anonymous, Cause, CrashedThread, FailedThread, ProcessUnwinder, ReadMemory, SignatureInput};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -17,6 +18,8 @@ const MODULES_TIMEOUT: Duration = Duration::from_millis(100);
 const SEARCH_TIMEOUT: Duration = Duration::from_millis(1500);
 /// The process waits while other threads are unwound; a thread takes some ten microseconds.
 const OTHER_THREADS_TIMEOUT: Duration = Duration::from_millis(100);
+/// The process waits while an interpreter's stack is read. That takes less than a millisecond of processor time, and no more than 1,024 reads.
+const INTERPRETER_TIMEOUT: Duration = Duration::from_millis(50);
 /// Frames of all other threads together that go into the record: a frame takes some 70 bytes there, and a shim keeps 128 KiB.
 const MAX_OTHER_FRAMES: usize = 512;
 /// Thread ids that are listed of threads with the same frames.
@@ -179,6 +182,17 @@ pub fn unwind_other_threads(
     let total = layout.notes.thread_count.saturating_sub(1);
     let listed: usize = stacks.iter().map(|stacks| stacks.count as usize).sum();
     OtherThreads { stacks, omitted: total.saturating_sub(listed), total }
+}
+
+/// The stack of an interpreted program, of the thread with the id `failed` or, if `None`, of the one that was dumped. `code` are addresses in the
+/// functions of that thread's native frames.
+pub(super) fn interpreter_stack(
+    layout: &CoreLayout,
+    memory: &dyn ReadMemory,
+    failed: Option<u32>,
+    code: &[u64],
+) -> Option<InterpreterStack> {
+    runtime::interpreter_stack(layout, memory, failed, code, &until(INTERPRETER_TIMEOUT))
 }
 
 /// Says whether there is still time.

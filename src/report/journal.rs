@@ -4,7 +4,9 @@
 //! coredumpctl finds entries of any sender.
 
 use crate::crash::text::{cut, from_hexadecimal, printable, to_bytes};
-use crate::crash::{Audience, CoreOutcome, Frame, Module, PidPin, Record, Symbol, ThreadStacks, Truncation, signal};
+use crate::crash::{
+    Audience, CoreOutcome, Frame, InterpreterStack, Module, PidPin, Record, Symbol, ThreadStacks, Truncation, signal,
+};
 use coreward_wire::journal::{IDENTIFIER, MAX_ENTRY, MESSAGE_ID, PRIORITY, push_field};
 use serde_json::{Map, Value};
 use std::fmt::Write;
@@ -218,11 +220,18 @@ fn message(record: &Record) -> String {
     if !record.stack.is_empty() {
         let tid = record.tid.unwrap_or(record.key.pid).to_string();
         let failed = record.failure.as_ref().map(|failure| format!("{}, which failed", failure.tid));
-        push_stack(&mut text, &format!("thread {}", failed.unwrap_or(tid)), &record.stack, &record.modules);
+        let which = format!("thread {}", failed.unwrap_or(tid));
+        push_stack(&mut text, &which, &record.stack, &record.modules, record.interpreter.as_ref());
+        for line in record.interpreter.iter().flat_map(InterpreterStack::lines_apart) {
+            if text.len() > MAX_MESSAGE - LEAST_CUT {
+                break;
+            }
+            let _ = write!(text, "\n{line}");
+        }
     }
     if let Some(failure) = record.failure.as_ref().filter(|failure| !failure.handler.is_empty()) {
         let which = format!("the handler of the signal, in thread {}", failure.tid);
-        push_stack(&mut text, &which, &failure.handler, &record.modules);
+        push_stack(&mut text, &which, &failure.handler, &record.modules, None);
     }
     for threads in &record.other_threads {
         let ThreadStacks { count, tids, frames } = threads;
@@ -236,14 +245,23 @@ fn message(record: &Record) -> String {
             text.push_str("\n\nThere are more threads: coreward info shows them.");
             break;
         }
-        push_stack(&mut text, &which, frames, &record.modules);
+        push_stack(&mut text, &which, frames, &record.modules, None);
     }
     text
 }
 
-fn push_stack(text: &mut String, which: &str, frames: &[Frame], modules: &[Module]) {
+fn push_stack(
+    text: &mut String,
+    which: &str,
+    frames: &[Frame],
+    modules: &[Module],
+    interpreter: Option<&InterpreterStack>,
+) {
     let _ = write!(text, "\n\nStack trace of {which}:");
     for (number, frame) in frames.iter().take(MAX_FRAMES).enumerate() {
+        for line in interpreter.into_iter().flat_map(|stack| stack.lines_at(number)) {
+            let _ = write!(text, "\n{line}");
+        }
         let module = frame.module.and_then(|number| modules.get(number as usize));
         let path = module.map_or_else(|| "n/a".to_owned(), |module| printable(&module.path));
         let name = frame.symbol.as_ref().map_or_else(|| "n/a".to_owned(), Symbol::shown);

@@ -21,18 +21,23 @@ mod walk;
 pub use failure::{CrashedThread, FailedThread};
 pub use fault::Cause;
 pub use no_file::Anonymous;
-pub use page_cache::ReadMemory;
+pub use page_cache::{MAX_PAGES, PageCache, ReadMemory};
 pub use signature::{SignatureInput, VERSION, compute_signature};
 pub use symbols::find_symbols;
 
 use crate::crash::{Frame, Module};
-use crate::elf::CoreLayout;
+use crate::elf::{CoreLayout, ElfClass};
 use modules::ModuleTable;
-use page_cache::PageCache;
+use std::ops::Range;
 use walk::StackWalker;
 
 /// Frames of the crashed thread that are unwound: enough to recognize a recursion.
 const MAX_DEPTH: usize = 256;
+
+/// The code of the function that `address` is in, by the unwind tables of its module, whose index is in the range `index` (PT_GNU_EH_FRAME).
+pub fn function_at(pages: &mut PageCache<'_>, class: ElfClass, index: Range<u64>, address: u64) -> Option<Range<u64>> {
+    cfi::find_table(pages, class, index, address).map(|table| table.code)
+}
 
 /// Unwinds the threads of one process.
 pub struct ProcessUnwinder<'a> {

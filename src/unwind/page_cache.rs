@@ -23,18 +23,26 @@ impl<M: ReadMemory> ReadMemory for Option<M> {
 }
 
 /// The pages that were read, and those that cannot be.
-pub(super) struct PageCache<'a> {
+pub struct PageCache<'a> {
     memory: &'a dyn ReadMemory,
     pages: HashMap<u64, Option<Box<[u8; PAGE]>>>,
 }
 
 const PAGE: usize = 4096;
 /// Pages that are read at most: no ordinary stack needs as many.
-const MAX_PAGES: usize = 1024;
+pub const MAX_PAGES: usize = 1024;
 
 impl<'a> PageCache<'a> {
-    pub(super) fn new(memory: &'a dyn ReadMemory) -> Self {
+    /// A cache of this memory.
+    #[must_use]
+    pub fn new(memory: &'a dyn ReadMemory) -> Self {
         Self { memory, pages: HashMap::new() }
+    }
+
+    /// How many pages may still be read.
+    #[must_use]
+    pub fn left(&self) -> usize {
+        MAX_PAGES.saturating_sub(self.pages.len())
     }
 
     /// Forgets all pages once half of the limit is used up.
@@ -45,7 +53,7 @@ impl<'a> PageCache<'a> {
     }
 
     /// The `length` bytes at `address`; `None` if any of them cannot be read.
-    pub(super) fn read(&mut self, address: u64, length: usize) -> Option<Vec<u8>> {
+    pub fn read(&mut self, address: u64, length: usize) -> Option<Vec<u8>> {
         let end = address.checked_add(length as u64)?;
         if length > MAX_PAGES * PAGE {
             return None;

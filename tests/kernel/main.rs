@@ -22,6 +22,7 @@ mod file_systems;
 mod handled;
 mod hostile_files;
 mod hostile_text;
+mod interpreters;
 mod interrupted;
 mod misuse;
 mod names;

@@ -60,7 +60,7 @@ impl Process {
         let length = self.stacks.len() + usize::try_from(STACK_LEN).unwrap();
         self.stacks.resize(length, 0);
         let registers = Registers::X86_64 { ip: HANDLER, sp: stack, bp: 0 };
-        self.notes.threads.push(ThreadNote { tid, registers, system_call, blocked: 0 });
+        self.notes.threads.push(ThreadNote { tid, registers, system_call, thread_pointer: None, blocked: 0 });
         self.notes.thread_count += 1;
         stack
     }

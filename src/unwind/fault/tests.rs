@@ -46,7 +46,7 @@ impl Process {
         ];
         let mut layout = CoreLayout::read(&test_headers(&[], &[])).unwrap().with_mappings(loads);
         let registers = Registers::X86_64 { ip: pc, sp: self.sp, bp: 0 };
-        let thread = |tid, registers| ThreadNote { tid, registers, system_call: 101, blocked: 0 };
+        let thread = |tid, registers| ThreadNote { tid, registers, system_call: 101, thread_pointer: None, blocked: 0 };
         let main = Registers::X86_64 { ip: CODE, sp: MAIN_STACK + 0x1800, bp: 0 };
         let file = |start, path: &str| MappedFile { start, end: start + 0x1000, offset: 0, path: path.to_owned() };
         layout.notes = CrashNotes {

@@ -34,7 +34,7 @@ impl ReadMemory for Process {
 impl Process {
     /// With code that no file has, followed by data.
     fn new(registers: Registers, code: &[u8]) -> Self {
-        let thread = ThreadNote { tid: PID, registers, system_call: u64::MAX, blocked: 0 };
+        let thread = ThreadNote { tid: PID, registers, system_call: u64::MAX, thread_pointer: None, blocked: 0 };
         let notes = CrashNotes { pid: Some(PID), threads: vec![thread], ..CrashNotes::default() };
         let mut page = vec![0x90; PAGE];
         page[..code.len()].copy_from_slice(code);

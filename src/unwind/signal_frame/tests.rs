@@ -41,7 +41,7 @@ impl FrameMemory {
 
     fn interruption_of(&self, notes: &CrashNotes, trampoline: Registers, blocked: u64) -> Option<Interruption> {
         let frame = SignalReturn { handler_frames: 0, is_scanned: false, trampoline, interrupted: trampoline };
-        let thread = ThreadNote { tid: TID, registers: trampoline, system_call: 0, blocked };
+        let thread = ThreadNote { tid: TID, registers: trampoline, system_call: 0, thread_pointer: None, blocked };
         interruption(&frame, &thread, notes, &mut PageCache::new(self))
     }
 

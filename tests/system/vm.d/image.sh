@@ -7,7 +7,7 @@
 # shellcheck shell=bash disable=SC2154 # here and cache are set in ../vm
 
 image_key() { # SUITE
-    { echo "$1"; cat "$here/vm.d/recipe.sh" "$here/vm.d/init"; } | sha256sum | cut -c1-16
+    { echo "$1"; cat "$here/vm.d/recipe.sh" "$here/vm.d/apt.sh" "$here/vm.d/init"; } | sha256sum | cut -c1-16
 }
 
 image_main() {

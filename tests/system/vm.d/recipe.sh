@@ -3,6 +3,8 @@
 # initrd to DIR. Run by image.sh, whose cache key is a hash of this file and INIT.
 set -euo pipefail
 export PATH=$PATH:/usr/sbin:/sbin
+# shellcheck source=tests/system/vm.d/apt.sh
+source "$(dirname "$0")/apt.sh"
 
 # The tools that the scenarios call, busybox for the initrd and for containers, and
 # libcap2-bin for programs with file capabilities. Not systemd-coredump, whose
@@ -35,22 +37,6 @@ main() { # SUITE DIR INIT
     truncate -s 6G "$dir/root.img"
     mkfs.ext4 -q -O ^has_journal -m 0 -d "$root" "$dir/root.img"
     rm -rf --one-file-system "$root" "$dir/apt.conf"
-}
-
-# Prints the mirror that this machine's apt uses for Debian. Prints nothing if
-# there is none; mmdebstrap then uses its default.
-mirror() {
-    command -v apt-get >/dev/null || return 0
-    # shellcheck disable=SC2016 # the variables are apt's
-    apt-get indextargets --format '$(LABEL)|$(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
-        awk -F'|' '$1 == "Debian" && !n++ { print $2 }'
-}
-
-# Prints the settings of this machine's apt that downloads need, such as proxies.
-apt_options() {
-    command -v apt-config >/dev/null || return 0
-    apt-config dump --format '%F "%v";%n' Acquire |
-        { grep -E '^Acquire::(https?::|Check-|Retries)' || true; } | { grep -v '""' || true; }
 }
 
 # Hook, run before apt reads its sources: adds the backports to the base suite.
