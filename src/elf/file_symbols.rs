@@ -195,3 +195,42 @@ fn decompress(data: &Section, read: &mut ReadFile<'_>) -> Option<Vec<u8>> {
     let _ = decompressed.take(MAX_DECOMPRESSED).read_to_end(&mut file);
     (!file.is_empty()).then_some(file)
 }
+
+#[cfg(test)]
+#[expect(clippy::indexing_slicing, reason = "a test may panic")]
+mod tests {
+    use super::*;
+
+    /// The name at the address that the seed of the fuzz target begins with.
+    fn find(name: &str, length: usize) -> Option<Symbol> {
+        let seed = std::fs::read(format!("{}/fuzz/corpus/file_symbols/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+        let (address, file) = seed.split_first_chunk().unwrap();
+        let file = &file[..file.len().min(length)];
+        let read = |offset: u64, length: usize| {
+            let from = usize::try_from(offset).ok()?;
+            file.get(from..from.checked_add(length)?).map(<[u8]>::to_vec)
+        };
+        let address = u64::from_le_bytes(*address);
+        let mut found = find_in_file(&[address, 0, address], read);
+        assert_eq!((found.len(), &found[1], &found[0]), (3, &None, &found[2]));
+        found.swap_remove(0)
+    }
+
+    #[test]
+    fn static_functions_are_found_in_both_classes_and_in_compressed_tables() {
+        for name in ["static", "static-i386", "library", "debugdata"] {
+            assert_eq!(find(name, usize::MAX), Some(Symbol::new(b"inner", 1)), "{name}");
+        }
+        assert_eq!(find("stripped", usize::MAX), None);
+    }
+
+    #[test]
+    fn files_that_are_cut_off_have_no_names() {
+        for length in (0..5600).step_by(64) {
+            for name in ["static", "library", "debugdata"] {
+                let found = find(name, length);
+                assert!(found.is_none_or(|symbol| symbol.name.len() <= "inner".len()));
+            }
+        }
+    }
+}
