@@ -6,7 +6,7 @@ use coreward::crash::Frame;
 use std::fs;
 use std::path::Path;
 
-#[expect(unreachable_pub, reason = "the fuzz targets use it as a crate")]
+#[expect(unreachable_pub, dead_code, reason = "the fuzz targets use it as a crate, and more of it")]
 #[path = "../../fuzz/src/lib.rs"]
 mod fuzz;
 
