@@ -5,6 +5,7 @@ pub mod auxv;
 mod bounds;
 pub mod cgroup;
 mod decision;
+mod demangle;
 mod failure;
 #[cfg(test)]
 pub(crate) mod fixtures;
@@ -20,6 +21,7 @@ mod warning;
 pub use arguments::ArgumentList;
 pub use bounds::{Cuts, MAX_RECORD};
 pub use decision::{Decision, Keep, Reason};
+pub use demangle::demangle;
 pub use failure::Failure;
 pub use key::{CrashId, CrashKey};
 pub use principal::{AccountFacts, Party, Principal};
