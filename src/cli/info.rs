@@ -2,9 +2,10 @@
 
 use super::crash_context::{self, CrashContext};
 use super::crash_selector::CrashSelector;
+use super::debuginfod::{self, Debuginfod};
 use super::elf_symbols::Function;
 use super::error::CliError;
-use super::symbols::{self, Symbols};
+use super::symbols::{self, Sources, Symbols};
 use super::{explanations, human, json, time};
 use crate::crash::text::printable;
 use crate::crash::{
@@ -32,6 +33,12 @@ pub(super) struct InfoOptions {
     /// crash. A process without privileges reads them in any case.
     #[arg(long)]
     all_symbols: bool,
+    /// Fetch missing debug symbols from the debuginfod servers of the environment (DEBUGINFOD_URLS)
+    ///
+    /// They tell source lines and inlined functions. They are kept in the cache that other debuginfod clients use, and used from there from
+    /// then on. The servers learn the build-ids of the programs that crashed.
+    #[arg(long, conflicts_with = "json")]
+    debuginfod: bool,
 }
 
 pub(super) fn run(root: &Root, caller: Uid, options: &InfoOptions, out: &mut dyn Write) -> Result<ExitCode, CliError> {
@@ -41,7 +48,11 @@ pub(super) fn run(root: &Root, caller: Uid, options: &InfoOptions, out: &mut dyn
     } else {
         // The symbols last: reading them may need a process of its own.
         let context = CrashContext::look_up(root, &listed);
-        show(&listed, &context, &Symbols::look_up(&listed.record, caller, options.all_symbols), out)?;
+        let cache = debuginfod::cache_dir(root, caller);
+        let mut debuginfod = if options.debuginfod { Some(Debuginfod::from_environment(cache.clone())?) } else { None };
+        let sources = Sources { root, caller, all_owners: options.all_symbols, cache };
+        let symbols = Symbols::look_up(&listed.record, &sources, debuginfod.as_mut());
+        show(&listed, &context, &symbols, out)?;
     }
     Ok(ExitCode::SUCCESS)
 }
