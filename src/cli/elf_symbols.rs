@@ -1,11 +1,12 @@
 //! Function names from ELF files: DWARF (addr2line), else the symbol table. Nothing is opened here: split DWARF, whose files are
 //! found by names in the DWARF, is not followed.
 
+use super::dwarf_names::{self, CodeFunction, qualified_name};
 use super::symbol_table::CodeSymbols;
 use crate::crash::demangle;
 use crate::crash::text::cut;
 use addr2line::{Context, LookupContinuation, LookupResult};
-use gimli::{AbbreviationsCacheStrategy, DwarfSections, EndianSlice, RunTimeEndian, SectionId};
+use gimli::{AbbreviationsCacheStrategy, DwLang, DwarfSections, EndianSlice, RunTimeEndian, SectionId};
 use object::{CompressionFormat, Object, ObjectSection, ReadCache};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -19,6 +20,18 @@ pub(super) struct Function {
     pub(super) name: String,
     /// Source file without its directory, and line.
     pub(super) source: Option<String>,
+    /// Whether it is not on the stack any more: it jumped to the function of the frame before (a tail call).
+    #[serde(default)]
+    pub(super) is_tail: bool,
+}
+
+/// A call within a module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub(super) struct Call {
+    /// An address in the call.
+    pub(super) caller: u64,
+    /// An address in the function of the frame before.
+    pub(super) callee: u64,
 }
 
 /// The longest name that is shown, in bytes. C++ templates can make a name several KiB long.
@@ -91,6 +104,8 @@ pub(super) struct Supplement {
 pub(super) struct Found {
     /// The functions that contain each of the addresses, the innermost first; none where no file names them.
     pub(super) functions: Vec<Vec<Function>>,
+    /// The functions that are not on the stack between caller and callee of each call, the innermost first.
+    pub(super) tail_calls: Vec<Vec<Function>>,
     /// The name of a file with the DWARF, if no file has any.
     pub(super) debug_link: Option<String>,
     /// Whether no file has any DWARF.
@@ -112,9 +127,14 @@ struct Image<'a> {
     symbols: OnceCell<CodeSymbols>,
 }
 
-/// Looks up the functions at `offsets`. The `files` are those of one build: the program, and its debug symbols. The build-id of
+/// Looks up the functions at `offsets`, and between those of `calls`. The `files` are those of one build: the program, and its debug symbols. The build-id of
 /// `supplement` was not yet compared with what the DWARF asks for.
-pub(super) fn find_functions(files: &[ElfBytes], supplement: Option<&ElfBytes>, offsets: &[u64]) -> Found {
+pub(super) fn find_functions(
+    files: &[ElfBytes],
+    supplement: Option<&ElfBytes>,
+    offsets: &[u64],
+    calls: &[Call],
+) -> Found {
     let objects: Vec<ElfObject<'_>> = files.iter().filter_map(|file| object::File::parse(&file.0).ok()).collect();
     let has_dwarf = |object: &ElfObject<'_>| object.section_by_name(".debug_info").is_some();
     let lacks_dwarf = !objects.iter().any(has_dwarf);
@@ -158,7 +178,15 @@ pub(super) fn find_functions(files: &[ElfBytes], supplement: Option<&ElfBytes>, 
         })
         .collect();
     found.functions = offsets.iter().map(|offset| functions_at(&images, *offset)).collect();
+    found.tail_calls = calls.iter().map(|call| tail_calls(&images, *call)).collect();
     found
+}
+
+fn tail_calls(images: &[Image<'_>], call: Call) -> Vec<Function> {
+    let address_of = |name: &str| images.iter().find_map(|image| image.symbols().address_of(image.object, name));
+    let addresses = images.iter().map(|image| image.tail_calls(call, &address_of)).find(|calls| !calls.is_empty());
+    let functions = addresses.unwrap_or_default().into_iter().flat_map(|behind| functions_at(images, behind - 1));
+    functions.map(|function| Function { is_tail: true, ..function }).collect()
 }
 
 fn functions_at(images: &[Image<'_>], offset: u64) -> Vec<Function> {
@@ -173,7 +201,7 @@ fn functions_at(images: &[Image<'_>], offset: u64) -> Vec<Function> {
     // The closest symbol of all files, of the first file if they have the same.
     let symbols = images.iter().filter_map(|image| image.symbol(offset)).rev();
     let closest = symbols.max_by_key(|(address, _)| *address);
-    closest.map(|(_, name)| Function { name, source }).into_iter().collect()
+    closest.map(|(_, name)| Function { name, source, is_tail: false }).into_iter().collect()
 }
 
 fn context<'a>(
@@ -190,21 +218,23 @@ fn context<'a>(
     Context::from_dwarf(dwarf).ok()
 }
 
-impl Image<'_> {
+/// The result of a lookup. The file with the rest of a unit, where DWARF is split, is treated as missing.
+fn complete<L: LookupContinuation>(mut lookup: LookupResult<L>) -> L::Output {
+    loop {
+        match lookup {
+            LookupResult::Output(output) => return output,
+            LookupResult::Load { continuation, .. } => lookup = continuation.resume(None),
+        }
+    }
+}
+
+impl<'a> Image<'a> {
     /// The functions as DWARF has them, and the line of the address, which may be known without any function.
     fn inlined_functions(&self, offset: u64) -> (Vec<Function>, Option<String>) {
         let mut functions = Vec::new();
         let mut line = None;
         let Some(dwarf) = &self.dwarf else { return (functions, line) };
-        let mut lookup = dwarf.find_frames(offset);
-        let frames = loop {
-            match lookup {
-                LookupResult::Output(frames) => break frames,
-                // The file with the rest of this unit is treated as missing.
-                LookupResult::Load { continuation, .. } => lookup = continuation.resume(None),
-            }
-        };
-        let Ok(mut frames) = frames else { return (functions, line) };
+        let Ok(mut frames) = complete(dwarf.find_frames(offset)) else { return (functions, line) };
         while let Ok(Some(frame)) = frames.next()
             && functions.len() < MAX_INLINED
         {
@@ -212,19 +242,65 @@ impl Image<'_> {
                 let file = cut(place.file?.rsplit('/').next()?, MAX_NAME);
                 Some(place.line.map_or_else(|| file.to_owned(), |line| format!("{file}:{line}")))
             });
-            match frame.function.as_ref().and_then(|name| name.raw_name().ok()) {
-                Some(name) => functions.push(Function { name: demangle(&name, MAX_NAME), source }),
-                None => line = line.or(source),
-            }
+            let Some(name) = frame.function else {
+                line = line.or(source);
+                continue;
+            };
+            let Ok(raw) = name.raw_name() else { continue };
+            // A function that is known in its file only may have no mangled name, and so no namespace.
+            let qualified = match (name.language, frame.dw_die_offset) {
+                (Some(language), Some(die)) if is_cpp(language) && !raw.starts_with("_Z") => {
+                    complete(dwarf.find_dwarf_and_unit(offset)).and_then(|unit| qualified_name(unit, die, MAX_NAME))
+                }
+                _ => None,
+            };
+            let name = qualified.unwrap_or_else(|| demangle(&raw, MAX_NAME));
+            functions.push(Function { name, source, is_tail: false });
         }
         (functions, line)
     }
 
+    fn symbols(&self) -> &CodeSymbols {
+        self.symbols.get_or_init(|| CodeSymbols::read(self.object))
+    }
+
+    fn function_at(&self, address: u64) -> Option<CodeFunction<'_, 'a>> {
+        let dwarf = self.dwarf.as_ref()?;
+        let mut frames = complete(dwarf.find_frames(address)).ok()?;
+        let mut die = None;
+        while let Ok(Some(frame)) = frames.next() {
+            // The last is the function itself.
+            die = frame.dw_die_offset;
+        }
+        CodeFunction::new(complete(dwarf.find_dwarf_and_unit(address))?, die?)
+    }
+
+    /// The addresses behind the calls of [`tail_calls`], the innermost first.
+    fn tail_calls(&self, call: Call, address_of: &dyn Fn(&str) -> Option<u64>) -> Vec<u64> {
+        let (Some(caller), Some(callee)) = (self.function_at(call.caller), self.function_at(call.callee)) else {
+            return Vec::new();
+        };
+        let function_at = |address| self.function_at(address);
+        dwarf_names::tail_calls(&caller, call.caller.wrapping_add(1), &callee, &function_at, address_of)
+    }
+
     /// The symbol that contains the address, and its address.
     fn symbol(&self, offset: u64) -> Option<(u64, String)> {
-        let symbol = self.symbols.get_or_init(|| CodeSymbols::read(self.object)).containing(offset)?;
+        let symbol = self.symbols().containing(offset)?;
         Some((symbol.address, demangle(symbol.name(self.object)?, MAX_NAME)))
     }
+}
+
+fn is_cpp(language: DwLang) -> bool {
+    matches!(
+        language,
+        gimli::DW_LANG_C_plus_plus
+            | gimli::DW_LANG_C_plus_plus_03
+            | gimli::DW_LANG_C_plus_plus_11
+            | gimli::DW_LANG_C_plus_plus_14
+            | gimli::DW_LANG_C_plus_plus_17
+            | gimli::DW_LANG_C_plus_plus_20
+    )
 }
 
 /// The sections with DWARF that are needed for names and lines, decompressed.
@@ -293,7 +369,7 @@ mod tests {
     use super::*;
 
     fn find(file: &[u8], address: u64) -> Vec<Vec<Function>> {
-        find_functions(&[ElfBytes::of_memory(file.to_vec())], None, &[address]).functions
+        find_functions(&[ElfBytes::of_memory(file.to_vec())], None, &[address], &[]).functions
     }
 
     #[test]
@@ -303,7 +379,7 @@ mod tests {
         let first = maps.lines().find(|line| line.ends_with(exe.to_str().unwrap())).unwrap();
         // A position-independent program is linked at 0.
         let bias = u64::from_str_radix(first.split('-').next().unwrap(), 16).unwrap();
-        let find_functions = find_functions as fn(&[ElfBytes], Option<&ElfBytes>, &[u64]) -> Found;
+        let find_functions = find_functions as fn(&[ElfBytes], Option<&ElfBytes>, &[u64], &[Call]) -> Found;
         let address = find_functions as usize as u64 - bias;
         let mut file = std::fs::read(&exe).unwrap();
         let found = find(&file, address);
@@ -311,7 +387,7 @@ mod tests {
         assert!(function.name.ends_with("find_functions"), "{found:?}");
         assert!(function.source.as_ref().unwrap().starts_with("elf_symbols.rs:"), "{found:?}");
         let on_disk = ElfBytes::of_file(File::open(&exe).unwrap());
-        assert_eq!(find_functions(&[on_disk], None, &[address]).functions, found);
+        assert_eq!(find_functions(&[on_disk], None, &[address], &[]).functions, found);
         file.truncate(1 << 20);
         assert_eq!(find(&file, address), [[]; 1]);
     }

@@ -114,12 +114,14 @@ fn write_frames(record: &Record, frames: &[Frame], symbols: &Symbols, out: &mut 
     for (number, frame) in frames.iter().enumerate() {
         let module = frame.module.and_then(|number| record.modules.get(number as usize));
         let place = module.map_or_else(|| "?".to_owned(), |module| symbols::place(module, frame));
-        write_frame(number, frame, &place, symbols.functions(frame), out)?;
+        let tail_calls = symbols.tail_calls(number.checked_sub(1).map(|number| &frames[number]), frame);
+        write_frame(number, frame, &place, &[tail_calls, symbols.functions(frame)].concat(), out)?;
     }
     Ok(())
 }
 
-/// One line per function: the functions that were inlined into each other first, the innermost at the top.
+/// One line per function, the innermost at the top: first those that jumped to the function of the frame before, then those that were
+/// inlined into each other.
 fn write_frame(
     number: usize,
     frame: &Frame,
@@ -133,7 +135,11 @@ fn write_frame(
     }
     for (depth, function) in functions.iter().enumerate() {
         let source = function.source.as_ref().map(|source| format!(" ({source})")).unwrap_or_default();
-        let inlined = if depth + 1 < functions.len() { " inlined" } else { "" };
+        let inlined = match function.is_tail {
+            true => " tail call",
+            false if depth + 1 < functions.len() => " inlined",
+            false => "",
+        };
         writeln!(out, "#{number:<2} {:#018x} {}{source}{inlined} in {place}{trust}", frame.address, function.name)?;
     }
     Ok(())
@@ -415,8 +421,11 @@ mod tests {
 
     #[test]
     fn functions_of_a_frame_have_a_line_each() {
-        let function =
-            |name: &str, source: Option<&str>| Function { name: name.to_owned(), source: source.map(str::to_owned) };
+        let function = |name: &str, source: Option<&str>| Function {
+            name: name.to_owned(),
+            source: source.map(str::to_owned),
+            is_tail: false,
+        };
         let mut out = Vec::new();
         for (number, trust, functions) in [
             (0, FrameTrust::Context, vec![function("cache_get", Some("cache.c:210"))]),

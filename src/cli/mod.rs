@@ -8,6 +8,7 @@ mod crash_table;
 mod debug;
 mod debug_files;
 mod debuginfod;
+mod dwarf_names;
 mod elf_symbols;
 mod error;
 mod executable;

@@ -1,7 +1,7 @@
 //! The process that reads symbols. Symbol tables and DWARF are large formats, and whoever ran the crashed program may have
 //! written them, so a process of its own parses them: it has no privileges, can open nothing, and may be killed.
 
-use super::elf_symbols::{ElfBytes, Found, Function, Supplement, find_functions};
+use super::elf_symbols::{Call, ElfBytes, Found, Function, Supplement, find_functions};
 use super::foreign_file::{Owners, Refusal, open_foreign};
 use super::privileges::Account;
 use super::{debug_files, debuginfod};
@@ -44,6 +44,7 @@ pub(super) struct ModuleRequest {
     pub(super) path: String,
     pub(super) build_id: String,
     pub(super) offsets: Vec<u64>,
+    pub(super) calls: Vec<Call>,
     /// The name of its debug file, as an earlier answer told.
     pub(super) debug_link: Option<String>,
     /// The file that its DWARF refers to, as an earlier answer told.
@@ -65,7 +66,8 @@ pub(super) struct Answer {
     pub(super) module: usize,
     /// The functions of each offset, or why its own file was not read.
     pub(super) functions: Result<Vec<Vec<Function>>, NotRead>,
-    /// The files that would tell more: [`Found`].
+    /// The rest is that of [`Found`].
+    pub(super) tail_calls: Vec<Vec<Function>>,
     pub(super) debug_link: Option<String>,
     pub(super) lacks_dwarf: bool,
     pub(super) lacks_supplement: Option<Supplement>,
@@ -170,8 +172,8 @@ fn run() -> io::Result<()> {
             Ok(mut found) => (Ok(std::mem::take(&mut found.functions)), found),
             Err(why) => (Err(why), Found { lacks_dwarf: true, ..Found::default() }),
         };
-        let Found { debug_link, lacks_dwarf, lacks_supplement, is_damaged, .. } = found;
-        let answer = Answer { module, functions, debug_link, lacks_dwarf, lacks_supplement, is_damaged };
+        let Found { tail_calls, debug_link, lacks_dwarf, lacks_supplement, is_damaged, .. } = found;
+        let answer = Answer { module, functions, tail_calls, debug_link, lacks_dwarf, lacks_supplement, is_damaged };
         write_message(&mut out, &Message::Answer(answer))?;
     }
     Ok(())
@@ -216,7 +218,7 @@ fn read_module(module: &ModuleRequest, candidates: Candidates) -> Result<Found, 
             let wanted = module.supplement.as_ref();
             let is_wanted = |file: &ElfBytes| file.build_id().as_ref() == wanted.map(|wanted| &wanted.build_id);
             let supplement = supplement.into_iter().map(ElfBytes::of_file).find(is_wanted);
-            Ok(find_functions(&files, supplement.as_ref(), &module.offsets))
+            Ok(find_functions(&files, supplement.as_ref(), &module.offsets, &module.calls))
         }
     }
 }

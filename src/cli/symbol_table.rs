@@ -3,6 +3,8 @@
 use object::elf::{STT_FUNC, STT_GNU_IFUNC, STT_NOTYPE};
 use object::read::elf::{ElfFile, FileHeader, SectionHeader, Sym, SymbolTable};
 use object::{Endianness, File, ReadRef, SectionIndex};
+use std::cell::OnceCell;
+use std::collections::HashMap;
 use std::ops::Range;
 
 /// The functions and labels in the code of one file, by address.
@@ -12,6 +14,7 @@ pub(super) struct CodeSymbols {
     symbols: Vec<CodeSymbol>,
     /// Where the sections with code are.
     code: Vec<(SectionIndex, Range<u64>)>,
+    by_name: OnceCell<HashMap<Vec<u8>, Option<u64>>>,
 }
 
 struct CodeSymbol {
@@ -30,6 +33,27 @@ impl CodeSymbols {
             File::Elf32(file) => read_symbols(file),
             _ => Self::default(),
         }
+    }
+
+    /// The address of the function `name`, if there is one of this name.
+    pub(super) fn address_of<'data, R: ReadRef<'data>>(&self, file: &File<'data, R>, name: &str) -> Option<u64> {
+        let strings = match file {
+            File::Elf64(file) => strings(file),
+            File::Elf32(file) => strings(file),
+            _ => None,
+        }?;
+        let by_name = self.by_name.get_or_init(|| {
+            let mut by_name = HashMap::new();
+            for symbol in &self.symbols {
+                let Some(rest) = strings.get(symbol.name as usize..) else { continue };
+                let name = rest.split(|byte| *byte == 0 || *byte == b'@').next().unwrap_or_default();
+                // Several functions of one name: nobody knows which.
+                let known = by_name.entry(name.to_vec()).or_insert(Some(symbol.address));
+                *known = known.filter(|address| *address == symbol.address);
+            }
+            by_name
+        });
+        by_name.get(name.as_bytes()).copied().flatten()
     }
 
     /// The index of the symbol that contains `address` in the string table, and its own address. These are the rules of gdb
@@ -92,6 +116,14 @@ fn table<'data, 'file, Elf: FileHeader<Endian = Endianness>, R: ReadRef<'data>>(
     if regular.is_empty() { (file.elf_dynamic_symbol_table(), false) } else { (regular, true) }
 }
 
+/// The string table of the symbols.
+fn strings<'data, Elf: FileHeader<Endian = Endianness>, R: ReadRef<'data>>(
+    file: &ElfFile<'data, Elf, R>,
+) -> Option<&'data [u8]> {
+    let section = file.elf_section_table().section(table(file).0.string_section()).ok()?;
+    section.data(file.endian(), file.data()).ok()
+}
+
 fn name_at<'data, Elf: FileHeader<Endian = Endianness>, R: ReadRef<'data>>(
     file: &ElfFile<'data, Elf, R>,
     name: u32,
@@ -131,5 +163,5 @@ fn read_symbols<'data, Elf: FileHeader<Endian = Endianness>, R: ReadRef<'data>>(
         // In the order of the table.
         symbols.sort_by_key(|symbol| symbol.address);
     }
-    CodeSymbols { symbols, code }
+    CodeSymbols { symbols, code, by_name: OnceCell::new() }
 }

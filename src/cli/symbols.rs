@@ -3,18 +3,19 @@
 
 use super::debug_files;
 use super::debuginfod::Debuginfod;
-use super::elf_symbols::{Function, MAX_INLINED, MAX_NAME, Supplement};
+use super::elf_symbols::{Call, Function, MAX_INLINED, MAX_NAME, Supplement};
 use super::foreign_file::Refusal;
 use super::human;
 use super::symbol_reader::{ARGUMENT, Answer, Message, ModuleRequest, NotRead, Request};
 use crate::crash::text::{cut, printable, to_path};
-use crate::crash::{Frame, Module, Record};
+use crate::crash::{Frame, FrameTrust, Module, Record};
 use coreward_wire::paths::Root;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Uid;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{self, ErrorKind, Read, Write};
+use std::iter;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -59,6 +60,8 @@ pub(super) struct Sources<'a> {
 pub(super) struct Symbols {
     /// By index of the module, and offset in it.
     functions: HashMap<(u32, u64), Vec<Function>>,
+    /// By index of the module, and call.
+    tail_calls: HashMap<(u32, Call), Vec<Function>>,
     /// Why names are missing.
     pub(super) notes: Vec<String>,
 }
@@ -91,6 +94,10 @@ impl Symbols {
                         ((number, *offset), functions.iter().take(MAX_INLINED).map(shown).collect())
                     });
                     symbols.functions.extend(named);
+                    let tail_calls = module.calls.iter().zip(answer.tail_calls).map(|(call, functions)| {
+                        ((number, *call), functions.iter().take(MAX_INLINED).map(shown).collect())
+                    });
+                    symbols.tail_calls.extend(tail_calls);
                     if answer.is_damaged {
                         let path = printable(&module.path);
                         symbols.notes.push(format!("the debug information of {path} is damaged, or too large"));
@@ -107,11 +114,23 @@ impl Symbols {
         symbols
     }
 
+    /// The functions that are not on the stack any more between two frames, the innermost first.
+    pub(super) fn tail_calls(&self, callee: Option<&Frame>, caller: &Frame) -> &[Function] {
+        let found = callee.and_then(|callee| self.tail_calls.get(&call(callee, caller)?));
+        found.map_or(&[], Vec::as_slice)
+    }
+
     /// The functions that contain a frame, the innermost first; none if no file names them.
     pub(super) fn functions(&self, frame: &Frame) -> &[Function] {
         let found = frame.module.and_then(|number| self.functions.get(&(number, frame.offset)));
         found.map_or(&[], Vec::as_slice)
     }
+}
+
+/// The call that two frames are of, if it is within a module and certain.
+fn call(callee: &Frame, caller: &Frame) -> Option<(u32, Call)> {
+    let is_certain = caller.trust != FrameTrust::Scan && callee.module == caller.module;
+    is_certain.then_some((caller.module?, Call { caller: caller.offset, callee: callee.offset }))
 }
 
 /// A frame as file name and offset.
@@ -122,7 +141,7 @@ pub(super) fn place(module: &Module, frame: &Frame) -> String {
 
 fn shown(function: &Function) -> Function {
     let text = |text: &str| printable(cut(text, MAX_NAME));
-    Function { name: text(&function.name), source: function.source.as_deref().map(text) }
+    Function { name: text(&function.name), source: function.source.as_deref().map(text), is_tail: function.is_tail }
 }
 
 /// Why a module has no names; `None` if a user would not ask, as for a file that was replaced or is gone. Without a reason, the
@@ -145,19 +164,34 @@ fn note(module: &ModuleRequest, why: Option<NotRead>) -> Option<String> {
 
 /// The modules of the frames of all stacks, by their number in the record.
 fn requests(record: &Record) -> (Vec<u32>, Vec<ModuleRequest>) {
-    let mut wanted: BTreeMap<u32, BTreeSet<u64>> = BTreeMap::new();
-    let others = record.other_threads.iter().flat_map(|threads| &threads.frames);
-    let handler = record.failure.iter().flat_map(|failure| &failure.handler);
-    for frame in record.stack.iter().chain(handler).chain(others) {
-        if let Some(number) = frame.module {
-            wanted.entry(number).or_default().insert(frame.offset);
+    let mut wanted: BTreeMap<u32, (BTreeSet<u64>, BTreeSet<Call>)> = BTreeMap::new();
+    let others = record.other_threads.iter().map(|threads| &threads.frames);
+    let handler = record.failure.iter().map(|failure| &failure.handler);
+    for stack in iter::once(&record.stack).chain(handler).chain(others) {
+        for frame in stack {
+            if let Some(number) = frame.module {
+                wanted.entry(number).or_default().0.insert(frame.offset);
+            }
+        }
+        for (callee, caller) in stack.iter().zip(stack.iter().skip(1)) {
+            if let Some((number, call)) = call(callee, caller) {
+                wanted.entry(number).or_default().1.insert(call);
+            }
         }
     }
-    let request = |(number, offsets): (u32, BTreeSet<u64>)| {
+    let request = |(number, (offsets, calls)): (u32, (BTreeSet<u64>, BTreeSet<Call>))| {
         let module = record.modules.get(number as usize)?;
-        let (path, build_id) = (module.path.clone(), module.build_id.clone()?);
-        let offsets = offsets.into_iter().collect();
-        Some((number, ModuleRequest { path, build_id, offsets, debug_link: None, supplement: None }))
+        Some((
+            number,
+            ModuleRequest {
+                path: module.path.clone(),
+                build_id: module.build_id.clone()?,
+                offsets: offsets.into_iter().collect(),
+                calls: calls.into_iter().collect(),
+                debug_link: None,
+                supplement: None,
+            },
+        ))
     };
     wanted.into_iter().filter_map(request).take(MAX_MODULES).unzip()
 }
