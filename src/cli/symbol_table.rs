@@ -10,7 +10,7 @@ use std::ops::Range;
 /// The functions and labels in the code of one file, by address.
 #[derive(Default)]
 pub(super) struct CodeSymbols {
-    /// Sorted by address. Of several symbols at one address the last one is the name that gdb shows.
+    /// Sorted by address. Of several symbols at one address gdb shows the one that is the last of them in the file's table.
     symbols: Vec<CodeSymbol>,
     /// Where the sections with code are.
     code: Vec<(SectionIndex, Range<u64>)>,
@@ -20,7 +20,7 @@ pub(super) struct CodeSymbols {
 struct CodeSymbol {
     address: u64,
     size: u64,
-    /// Symbols at one address are in the order of their names in the string table.
+    /// Offset of its name in the string table.
     name: u32,
     section: SectionIndex,
 }
@@ -111,16 +111,16 @@ impl FoundSymbol {
 
 fn table<'data, 'file, Elf: FileHeader<Endian = Endianness>, R: ReadRef<'data>>(
     file: &'file ElfFile<'data, Elf, R>,
-) -> (&'file SymbolTable<'data, Elf, R>, bool) {
+) -> &'file SymbolTable<'data, Elf, R> {
     let regular = file.elf_symbol_table();
-    if regular.is_empty() { (file.elf_dynamic_symbol_table(), false) } else { (regular, true) }
+    if regular.is_empty() { file.elf_dynamic_symbol_table() } else { regular }
 }
 
 /// The string table of the symbols.
 fn strings<'data, Elf: FileHeader<Endian = Endianness>, R: ReadRef<'data>>(
     file: &ElfFile<'data, Elf, R>,
 ) -> Option<&'data [u8]> {
-    let section = file.elf_section_table().section(table(file).0.string_section()).ok()?;
+    let section = file.elf_section_table().section(table(file).string_section()).ok()?;
     section.data(file.endian(), file.data()).ok()
 }
 
@@ -128,7 +128,7 @@ fn name_at<'data, Elf: FileHeader<Endian = Endianness>, R: ReadRef<'data>>(
     file: &ElfFile<'data, Elf, R>,
     name: u32,
 ) -> Option<&'data [u8]> {
-    table(file).0.strings().get(name).ok().filter(|name| !name.is_empty())
+    table(file).strings().get(name).ok().filter(|name| !name.is_empty())
 }
 
 fn read_symbols<'data, Elf: FileHeader<Endian = Endianness>, R: ReadRef<'data>>(
@@ -137,7 +137,7 @@ fn read_symbols<'data, Elf: FileHeader<Endian = Endianness>, R: ReadRef<'data>>(
     /// Flag of a section with code (SHF_EXECINSTR).
     const EXECUTABLE: u64 = 4;
     let endian = file.endian();
-    let (table, is_regular) = table(file);
+    let table = table(file);
     let code = file.elf_section_table().enumerate().filter_map(|(index, section)| {
         let start = section.sh_addr(endian).into();
         let is_code = section.sh_flags(endian).into() & EXECUTABLE != 0;
@@ -157,11 +157,7 @@ fn read_symbols<'data, Elf: FileHeader<Endian = Endianness>, R: ReadRef<'data>>(
             symbols.push(CodeSymbol { address, size, name, section });
         }
     }
-    if is_regular {
-        symbols.sort_unstable_by_key(|symbol| (symbol.address, symbol.name));
-    } else {
-        // In the order of the table.
-        symbols.sort_by_key(|symbol| symbol.address);
-    }
+    // Those at one address stay in the order of the table.
+    symbols.sort_by_key(|symbol| symbol.address);
     CodeSymbols { symbols, code, by_name: OnceCell::new() }
 }

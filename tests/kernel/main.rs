@@ -14,6 +14,7 @@ mod cli;
 mod config;
 mod confinement;
 mod daemon_failure;
+mod debug_symbols;
 mod disk;
 mod fidelity;
 mod file_systems;

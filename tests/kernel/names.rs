@@ -246,8 +246,10 @@ fn name_in_info(line: &str) -> Option<String> {
 fn normal(name: &str, is_rust: bool) -> String {
     let name = name.split_once('@').map_or(name, |(name, _)| name);
     if !is_rust {
-        return without_parameters(&name.replace(".cold", "[cold]").replace(" [clone [cold]]", "[cold]"))
-            .replace(' ', "");
+        let name = name.strip_suffix(".cold").or_else(|| name.strip_suffix("[cold]")).unwrap_or(name);
+        let name = without_parameters(name).replace(' ', "");
+        // gdb leaves out in which function a lambda is.
+        return if name.ends_with("{lambda}::operator()") { "operator()".to_owned() } else { name };
     }
     let mut plain = String::new();
     let mut depth = 0;
@@ -341,6 +343,11 @@ fn names_are_those_of_gdb() {
             let info = text(&coreward(&bed, &["info", listed.id().as_str()]));
             let shown = names_in_info(&info);
             let mut missing = missing(&gdb, &shown, crash.name.starts_with("rust"));
+            // Tail calls are followed within a module. These two lead into another one, or are in another one than the call.
+            let others = ["c-O2 7", "c-O2 10", "c-dwarf4 7", "c-dwz 7"];
+            if others.contains(&crash.name.as_str()) {
+                missing.retain(|name| name != "__GI_qsort" && name != "free_twice");
+            }
             if crash.name.starts_with("go ") {
                 // Go's call frame information is in its file only. By frame pointers the caller of a function that has none is skipped.
                 missing.retain(|name| name != "runtime.dieFromSignal");
@@ -380,5 +387,7 @@ fn lines_of_both_are_read() {
         "apply<main::{lambda(int)#1}>"
     );
     assert_eq!(without_parameters("a::B<c, 4>::find(c) const [clone .isra.0]"), "a::B<c, 4>::find");
+    assert_eq!(normal("a::handler() [clone .cold]", false), "a::handler");
+    assert_eq!(normal("main::{lambda}::operator()", false), "operator()");
     assert_eq!(without_parameters("operator new(unsigned long)"), "operator new");
 }
