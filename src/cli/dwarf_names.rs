@@ -161,6 +161,11 @@ impl<'d, 'a> CodeFunction<'d, 'a> {
         Some(Self { place, start })
     }
 
+    /// Its first address.
+    pub(super) fn start(&self) -> u64 {
+        self.start
+    }
+
     /// The calls in its code. `address_of` finds functions that the unit only declares.
     fn calls(&self, address_of: &dyn Fn(&str) -> Option<u64>) -> Option<Vec<CallSite>> {
         let unit = self.place.unit();
@@ -219,20 +224,20 @@ fn target_of(place: &Place<'_, '_>, address_of: &dyn Fn(&str) -> Option<u64>) ->
     None
 }
 
-/// The calls by which `callee` was reached from the call in `caller` that returns to `return_address`, other than that call itself: the
+/// The calls by which the function that starts at `callee` was reached from the call in `caller` that returns to `return_address`, other than that call itself: the
 /// functions that have them are not on the stack any more. The innermost is the first, by the address behind the call. This is gdb's way
 /// (`call_site_find_chain`): where several ways are possible, only what they have in common at their ends is returned.
 pub(super) fn tail_calls<'d, 'a>(
     caller: &CodeFunction<'d, 'a>,
     return_address: u64,
-    callee: &CodeFunction<'d, 'a>,
+    callee: u64,
     function_at: &dyn Fn(u64) -> Option<CodeFunction<'d, 'a>>,
     address_of: &dyn Fn(&str) -> Option<u64>,
 ) -> Vec<u64> {
     let calls = caller.calls(address_of).unwrap_or_default();
     eprintln!("{calls:x?} {return_address:x} {:x}", callee.start);
     let Some(first) = calls.iter().find(|call| call.return_address == return_address) else { return Vec::new() };
-    let Some(target) = first.target.filter(|target| *target != callee.start) else { return Vec::new() };
+    let Some(target) = first.target.filter(|target| *target != callee) else { return Vec::new() };
     let tail_calls_of = |start: u64| {
         let calls = function_at(start).filter(|function| function.start == start)?.calls(address_of)?;
         Some(calls.into_iter().filter(|call| call.is_tail).collect::<Vec<_>>())
@@ -258,7 +263,7 @@ pub(super) fn tail_calls<'d, 'a>(
         }
         let Some(target) = call.target else { continue };
         chain.push(call.return_address);
-        if target == callee.start {
+        if target == callee {
             match &mut common {
                 Some(common) => common.add(&chain),
                 none => *none = Some(Common { chain: chain.clone(), prefix: chain.len(), suffix: chain.len() }),

@@ -184,7 +184,11 @@ pub(super) fn find_functions(
 
 fn tail_calls(images: &[Image<'_>], call: Call) -> Vec<Function> {
     let address_of = |name: &str| images.iter().find_map(|image| image.symbols().address_of(image.object, name));
-    let addresses = images.iter().map(|image| image.tail_calls(call, &address_of)).find(|calls| !calls.is_empty());
+    let described = images.iter().find_map(|image| Some(image.function_at(call.callee)?.start()));
+    let symbol = || images.iter().filter_map(|image| image.symbol(call.callee)).map(|(address, _)| address).max();
+    let Some(callee) = described.or_else(symbol) else { return Vec::new() };
+    let addresses =
+        images.iter().map(|image| image.tail_calls(call, callee, &address_of)).find(|calls| !calls.is_empty());
     let functions = addresses.unwrap_or_default().into_iter().flat_map(|behind| functions_at(images, behind - 1));
     functions.map(|function| Function { is_tail: true, ..function }).collect()
 }
@@ -275,13 +279,11 @@ impl<'a> Image<'a> {
         CodeFunction::new(complete(dwarf.find_dwarf_and_unit(address))?, die?)
     }
 
-    /// The addresses behind the calls of [`tail_calls`], the innermost first.
-    fn tail_calls(&self, call: Call, address_of: &dyn Fn(&str) -> Option<u64>) -> Vec<u64> {
-        let (Some(caller), Some(callee)) = (self.function_at(call.caller), self.function_at(call.callee)) else {
-            return Vec::new();
-        };
+    /// The addresses behind the calls of [`tail_calls`], the innermost first. The function of the callee starts at `callee`.
+    fn tail_calls(&self, call: Call, callee: u64, address_of: &dyn Fn(&str) -> Option<u64>) -> Vec<u64> {
+        let Some(caller) = self.function_at(call.caller) else { return Vec::new() };
         let function_at = |address| self.function_at(address);
-        dwarf_names::tail_calls(&caller, call.caller.wrapping_add(1), &callee, &function_at, address_of)
+        dwarf_names::tail_calls(&caller, call.caller.wrapping_add(1), callee, &function_at, address_of)
     }
 
     /// The symbol that contains the address, and its address.
