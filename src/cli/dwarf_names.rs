@@ -5,8 +5,7 @@ use crate::crash::demangle;
 use gimli::{
     AttributeValue, DW_AT_GNU_tail_call, DW_AT_abstract_origin, DW_AT_call_origin, DW_AT_call_return_pc,
     DW_AT_call_tail_call, DW_AT_linkage_name, DW_AT_low_pc, DW_AT_name, DW_AT_specification, DW_TAG_GNU_call_site,
-    DW_TAG_call_site, DW_TAG_structure_type, DebugInfoOffset, DwTag, Dwarf, EndianSlice, RunTimeEndian, Unit,
-    UnitOffset, UnitRef,
+    DW_TAG_call_site, DebugInfoOffset, DwTag, Dwarf, EndianSlice, RunTimeEndian, Unit, UnitOffset, UnitRef,
 };
 use std::rc::Rc;
 
@@ -235,7 +234,6 @@ pub(super) fn tail_calls<'d, 'a>(
     address_of: &dyn Fn(&str) -> Option<u64>,
 ) -> Vec<u64> {
     let calls = caller.calls(address_of).unwrap_or_default();
-    eprintln!("{calls:x?} {return_address:x} {:x}", callee.start);
     let Some(first) = calls.iter().find(|call| call.return_address == return_address) else { return Vec::new() };
     let Some(target) = first.target.filter(|target| *target != callee) else { return Vec::new() };
     let tail_calls_of = |start: u64| {

@@ -115,7 +115,11 @@ fn write_frames(record: &Record, frames: &[Frame], symbols: &Symbols, out: &mut 
         let module = frame.module.and_then(|number| record.modules.get(number as usize));
         let place = module.map_or_else(|| "?".to_owned(), |module| symbols::place(module, frame));
         let tail_calls = symbols.tail_calls(number.checked_sub(1).map(|number| &frames[number]), frame);
-        write_frame(number, frame, &place, &[tail_calls, symbols.functions(frame)].concat(), out)?;
+        // Where no file names the frame, memory may have done so at the time.
+        let from_record: Vec<Function> = frame.symbol.iter().map(symbols::of_record).collect();
+        let functions =
+            Some(symbols.functions(frame)).filter(|functions| !functions.is_empty()).unwrap_or(&from_record);
+        write_frame(number, frame, &place, &[tail_calls, functions].concat(), out)?;
     }
     Ok(())
 }

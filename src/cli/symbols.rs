@@ -8,7 +8,7 @@ use super::foreign_file::Refusal;
 use super::human;
 use super::symbol_reader::{ARGUMENT, Answer, Message, ModuleRequest, NotRead, Request};
 use crate::crash::text::{cut, printable, to_path};
-use crate::crash::{Frame, FrameTrust, Module, Record};
+use crate::crash::{Frame, FrameTrust, Module, Record, Symbol, demangle};
 use coreward_wire::paths::Root;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -137,6 +137,11 @@ fn call(callee: &Frame, caller: &Frame) -> Option<(u32, Call)> {
 pub(super) fn place(module: &Module, frame: &Frame) -> String {
     let name = module.path.rsplit('/').next().unwrap_or_default();
     format!("{}+{:#x}", printable(name), frame.offset)
+}
+
+/// The function of a frame as its record names it.
+pub(super) fn of_record(symbol: &Symbol) -> Function {
+    Function { name: printable(&demangle(&symbol.name, MAX_NAME)), source: None, is_tail: false }
 }
 
 fn shown(function: &Function) -> Function {
