@@ -27,7 +27,7 @@ impl StrippedCrash {
     fn new() -> Self {
         let bed = TestBed::new();
         let exe = bed.path("program");
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs/names.c");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs/traced.c");
         let mut gcc = Command::new("gcc");
         gcc.args(["-g", "-O2", "-pthread", "-o"]).arg(&exe).arg(source);
         assert!(gcc.run_to_end().success());
@@ -68,17 +68,17 @@ impl StrippedCrash {
     }
 }
 
-const LINE: &str = "innermost (names.c:22) inlined in program";
+const LINE: &str = "innermost (traced.c:22) inlined in program";
 
 #[test]
 fn a_program_that_is_gone_has_its_lines_from_the_module_store() {
     let it = StrippedCrash::new();
     fs::remove_file(&it.exe).unwrap();
     let without = text(&it.info(&[], &[]));
-    assert!(!without.contains("names.c") && without.contains("__libc_start_call_main"), "{without}");
+    assert!(!without.contains("traced.c") && without.contains("__libc_start_call_main"), "{without}");
     it.store(&it.whole);
     let with = text(&it.info(&[], &[]));
-    assert!(with.contains(LINE) && with.contains("main (names.c:"), "{with}");
+    assert!(with.contains(LINE) && with.contains("main (traced.c:"), "{with}");
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn debuginfod_is_asked_on_request_and_once() {
     let cache = it.bed.path("cache");
     let environment = [("DEBUGINFOD_URLS", server.url.as_str()), ("DEBUGINFOD_CACHE_PATH", cache.to_str().unwrap())];
     let without = text(&it.info(&[], &environment));
-    assert!(!without.contains("names.c") && server.requests().is_empty(), "{without}");
+    assert!(!without.contains("traced.c") && server.requests().is_empty(), "{without}");
     let with = text(&it.info(&["--debuginfod"], &environment));
     assert!(with.contains(LINE), "{with}");
     assert!(fs::read(cache.join(it.build_id()).join("debuginfo")).unwrap() == it.debug);
@@ -216,15 +216,15 @@ fn what_goes_wrong_with_debuginfod_names_the_url_and_the_way_out() {
     let server = Server::start(HashMap::from([(path.clone(), it.debug.clone())]));
     let urls = ("DEBUGINFOD_URLS", server.url.as_str());
     let info = text(&it.info(&["--debuginfod"], &[cache, urls, ("DEBUGINFOD_MAXSIZE", "1000")]));
-    assert!(info.contains("set DEBUGINFOD_MAXSIZE") && !info.contains("names.c"), "{info}");
+    assert!(info.contains("set DEBUGINFOD_MAXSIZE") && !info.contains("traced.c"), "{info}");
     let server = Server::start(HashMap::from([(path.clone(), b"<html>log in first</html>".to_vec())]));
     let info = text(&it.info(&["--debuginfod"], &[cache, ("DEBUGINFOD_URLS", &server.url)]));
-    assert!(info.contains("not an ELF file") && !info.contains("names.c"), "{info}");
+    assert!(info.contains("not an ELF file") && !info.contains("traced.c"), "{info}");
     // Another build: the reader compares the build-id.
     let other = fs::read("/bin/sh").unwrap();
     let server = Server::start(HashMap::from([(path, other)]));
     let info = text(&it.info(&["--debuginfod"], &[cache, ("DEBUGINFOD_URLS", &server.url)]));
-    assert!(!info.contains("names.c") && info.contains("__libc_start_call_main"), "{info}");
+    assert!(!info.contains("traced.c") && info.contains("__libc_start_call_main"), "{info}");
 }
 
 #[test]

@@ -13,62 +13,62 @@ use std::time::Duration;
 
 /// How each program is built, by a shell, in a directory of its own: `$out` from the sources in `$src`.
 const PROGRAMS: &[(&str, &str)] = &[
-    ("c-O0", "gcc -g -O0 -pthread $src/names.c -o $out"),
-    ("c-O1", "gcc -g -O1 -pthread $src/names.c -o $out"),
-    ("c-O2", "gcc -g -O2 -pthread $src/names.c -o $out"),
-    ("c-O3", "gcc -g -O3 -pthread $src/names.c -o $out"),
-    ("c-Os", "gcc -g -Os -pthread $src/names.c -o $out"),
-    ("c-dwarf4", "gcc -g -gdwarf-4 -O2 -pthread $src/names.c -o $out"),
-    ("c-dwarf5", "gcc -g -gdwarf-5 -O2 -pthread $src/names.c -o $out"),
-    ("c-g1", "gcc -g1 -O2 -pthread $src/names.c -o $out"),
+    ("c-O0", "gcc -g -O0 -pthread $src/traced.c -o $out"),
+    ("c-O1", "gcc -g -O1 -pthread $src/traced.c -o $out"),
+    ("c-O2", "gcc -g -O2 -pthread $src/traced.c -o $out"),
+    ("c-O3", "gcc -g -O3 -pthread $src/traced.c -o $out"),
+    ("c-Os", "gcc -g -Os -pthread $src/traced.c -o $out"),
+    ("c-dwarf4", "gcc -g -gdwarf-4 -O2 -pthread $src/traced.c -o $out"),
+    ("c-dwarf5", "gcc -g -gdwarf-5 -O2 -pthread $src/traced.c -o $out"),
+    ("c-g1", "gcc -g1 -O2 -pthread $src/traced.c -o $out"),
     // Without -Wl,--eh-frame-hdr a static program has no table that the unwinder finds in memory.
     // Split DWARF is not followed: nothing says that a file belongs to the build. Without its file gdb has no more than we have.
-    ("c-split", "gcc -g -gdwarf-4 -gsplit-dwarf -O1 -pthread $src/names.c -o $out && rm -f *.dwo"),
-    ("c-zlib", "gcc -g -O2 -gz=zlib -pthread $src/names.c -o $out"),
-    ("c-zstd", "gcc -g -O2 -pthread $src/names.c -o $out && objcopy --compress-debug-sections=zstd $out"),
-    ("c-lto", "gcc -g -O2 -flto -pthread $src/names.c -o $out"),
-    ("c-static", "gcc -g -O2 -static -Wl,--eh-frame-hdr -pthread $src/names.c -o $out"),
-    ("c-static-pie", "gcc -g -O1 -static-pie -pthread $src/names.c -o $out"),
-    ("c-no-pie", "gcc -g -O1 -no-pie -pthread $src/names.c -o $out"),
-    ("c-frame-pointers", "gcc -g -O2 -fno-omit-frame-pointer -pthread $src/names.c -o $out"),
-    ("c-sections", "gcc -g -O2 -ffunction-sections -Wl,--gc-sections -pthread $src/names.c -o $out"),
-    ("c-no-debug", "gcc -O2 -pthread $src/names.c -o $out"),
-    ("c-stripped", "gcc -O2 -pthread -s $src/names.c -o $out"),
-    ("c-musl", "musl-gcc -g -O1 -Wl,--eh-frame-hdr,--build-id $src/names.c -o $out"),
-    ("c-dwz", "gcc -g -O2 -pthread $src/names.c -o $out && dwz $out"),
+    ("c-split", "gcc -g -gdwarf-4 -gsplit-dwarf -O1 -pthread $src/traced.c -o $out && rm -f *.dwo"),
+    ("c-zlib", "gcc -g -O2 -gz=zlib -pthread $src/traced.c -o $out"),
+    ("c-zstd", "gcc -g -O2 -pthread $src/traced.c -o $out && objcopy --compress-debug-sections=zstd $out"),
+    ("c-lto", "gcc -g -O2 -flto -pthread $src/traced.c -o $out"),
+    ("c-static", "gcc -g -O2 -static -Wl,--eh-frame-hdr -pthread $src/traced.c -o $out"),
+    ("c-static-pie", "gcc -g -O1 -static-pie -pthread $src/traced.c -o $out"),
+    ("c-no-pie", "gcc -g -O1 -no-pie -pthread $src/traced.c -o $out"),
+    ("c-frame-pointers", "gcc -g -O2 -fno-omit-frame-pointer -pthread $src/traced.c -o $out"),
+    ("c-sections", "gcc -g -O2 -ffunction-sections -Wl,--gc-sections -pthread $src/traced.c -o $out"),
+    ("c-no-debug", "gcc -O2 -pthread $src/traced.c -o $out"),
+    ("c-stripped", "gcc -O2 -pthread -s $src/traced.c -o $out"),
+    ("c-musl", "musl-gcc -g -O1 -Wl,--eh-frame-hdr,--build-id $src/traced.c -o $out"),
+    ("c-dwz", "gcc -g -O2 -pthread $src/traced.c -o $out && dwz $out"),
     (
         "c-dwz-shared",
-        "gcc -g -O2 -pthread $src/names.c -o $out && g++ -g -O2 $src/names.cc -o other &&
-            gcc -g -O0 -pthread $src/names.c -o third && dwz -m shared.debug $out other third && readelf -SW $out | grep -q gnu_debugaltlink",
+        "gcc -g -O2 -pthread $src/traced.c -o $out && g++ -g -O2 $src/traced.cc -o other &&
+            gcc -g -O0 -pthread $src/traced.c -o third && dwz -m shared.debug $out other third && readelf -SW $out | grep -q gnu_debugaltlink",
     ),
     (
         "c-debug-link",
-        "gcc -g -O2 -pthread $src/names.c -o $out && objcopy --only-keep-debug $out $out.debug && strip $out &&
+        "gcc -g -O2 -pthread $src/traced.c -o $out && objcopy --only-keep-debug $out $out.debug && strip $out &&
             objcopy --add-gnu-debuglink=$out.debug $out",
     ),
     (
         "c-debug-link-dwz",
-        "gcc -g -O2 -pthread $src/names.c -o $out && g++ -g -O2 $src/names.cc -o other && mkdir -p .debug &&
+        "gcc -g -O2 -pthread $src/traced.c -o $out && g++ -g -O2 $src/traced.cc -o other && mkdir -p .debug &&
             for file in $out other; do objcopy --only-keep-debug $file .debug/${file##*/}.debug && strip $file &&
             objcopy --add-gnu-debuglink=.debug/${file##*/}.debug $file; done && cd .debug && dwz -m shared.debug -r *.debug",
     ),
     (
         "c-mini",
-        "gcc -g -O2 -pthread $src/names.c -o $out && nm $out --format=posix --defined-only | awk '$2 ~ /[Tt]/ { print $1 }' >keep &&
+        "gcc -g -O2 -pthread $src/traced.c -o $out && nm $out --format=posix --defined-only | awk '$2 ~ /[Tt]/ { print $1 }' >keep &&
             objcopy --only-keep-debug $out debug && objcopy -S --remove-section .comment --keep-symbols=keep debug mini && strip $out &&
             xz -f mini && objcopy --add-section .gnu_debugdata=mini.xz $out",
     ),
-    ("library.so", "gcc -g -O2 -shared -fPIC $src/names-library.c -o $out"),
-    ("c++-O0", "g++ -g -O0 -pthread $src/names.cc -o $out"),
-    ("c++-O2", "g++ -g -O2 -pthread $src/names.cc -o $out"),
-    ("c++-O3-lto", "g++ -g -O3 -flto -pthread $src/names.cc -o $out"),
-    ("c++-dwarf4-static", "g++ -g -gdwarf-4 -O2 -static -Wl,--eh-frame-hdr -pthread $src/names.cc -o $out"),
-    ("c++-no-debug", "g++ -O2 -pthread $src/names.cc -o $out"),
-    ("c++-types", "g++ -g -O1 -fdebug-types-section -pthread $src/names.cc -o $out"),
-    ("rust-debug", "rustc --edition=2024 -g -Cpanic=abort $src/names.rs -o $out"),
-    ("rust-O", "rustc --edition=2024 -g -O -Cpanic=abort $src/names.rs -o $out"),
-    ("rust-no-debug", "rustc --edition=2024 -O -Cpanic=abort -Csymbol-mangling-version=v0 $src/names.rs -o $out"),
-    ("go", "GO111MODULE=off GOCACHE=$PWD/cache GOFLAGS= go build -o $out $src/names.go"),
+    ("library.so", "gcc -g -O2 -shared -fPIC $src/traced-library.c -o $out"),
+    ("c++-O0", "g++ -g -O0 -pthread $src/traced.cc -o $out"),
+    ("c++-O2", "g++ -g -O2 -pthread $src/traced.cc -o $out"),
+    ("c++-O3-lto", "g++ -g -O3 -flto -pthread $src/traced.cc -o $out"),
+    ("c++-dwarf4-static", "g++ -g -gdwarf-4 -O2 -static -Wl,--eh-frame-hdr -pthread $src/traced.cc -o $out"),
+    ("c++-no-debug", "g++ -O2 -pthread $src/traced.cc -o $out"),
+    ("c++-types", "g++ -g -O1 -fdebug-types-section -pthread $src/traced.cc -o $out"),
+    ("rust-debug", "rustc --edition=2024 -g -Cpanic=abort $src/traced.rs -o $out"),
+    ("rust-O", "rustc --edition=2024 -g -O -Cpanic=abort $src/traced.rs -o $out"),
+    ("rust-no-debug", "rustc --edition=2024 -O -Cpanic=abort -Csymbol-mangling-version=v0 $src/traced.rs -o $out"),
+    ("go", "GO111MODULE=off GOCACHE=$PWD/cache GOFLAGS= go build -o $out $src/traced.go"),
 ];
 
 /// Which program crashes with which bugs.
