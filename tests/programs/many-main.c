@@ -24,7 +24,7 @@ int enter(int number, int depth)
 static void *wait_in(void *number)
 {
     is_waiting = 1;
-    return (void *)(long)enter(3 * (int)(long)number, 12);
+    return (void *)(long)enter(5 * (int)(long)number, 12);
 }
 
 int main(int argc, char **argv)
