@@ -30,6 +30,8 @@ pub(super) enum CliError {
     #[error(transparent)]
     Debug(#[from] DebugError),
     #[error(transparent)]
+    Debuginfod(#[from] DebuginfodError),
+    #[error(transparent)]
     Register(#[from] RegisterError),
     #[error(transparent)]
     Sysctl(#[from] SysctlError),
@@ -105,6 +107,27 @@ pub(super) enum DebugError {
     NoRoom { dir: PathBuf, bytes: u64, error: io::Error },
     #[error("--sysroot works with gdb only: give {0} its own option for this, after --")]
     Sysroot(PathBuf),
+}
+
+/// Why debug symbols are not fetched.
+#[derive(Debug, Error)]
+pub(super) enum DebuginfodError {
+    #[error(
+        "--debuginfod: DEBUGINFOD_URLS names no server: set it to the URLs of your distribution's servers; Debian's is https://debuginfod.debian.net"
+    )]
+    NoServers,
+    #[error("--debuginfod: there is no place for the cache: set DEBUGINFOD_CACHE_PATH, or HOME")]
+    NoCache,
+    #[error(
+        "{path}: {error}: debug symbols cannot be kept there; set DEBUGINFOD_CACHE_PATH to a directory that may be written to"
+    )]
+    Cache { path: PathBuf, error: io::Error },
+    #[error(
+        "{url}: {error}: no debug symbols of {path}; check DEBUGINFOD_URLS and the network, or do without --debuginfod"
+    )]
+    Server { url: String, path: String, error: io::Error },
+    #[error("{url}: the file is larger than {limit}: set DEBUGINFOD_MAXSIZE, in bytes, to fetch it")]
+    TooLarge { url: String, limit: String },
 }
 
 /// Why the kernel settings are left as they are.

@@ -2,10 +2,11 @@
 
 use super::crash_context::{self, CrashContext};
 use super::crash_selector::CrashSelector;
+use super::debuginfod::{self, Debuginfod};
 use super::elf_symbols::Function;
 use super::error::CliError;
 use super::run_time_code::compiler_of;
-use super::symbols::Symbols;
+use super::symbols::{self, Sources, Symbols};
 use super::titles::Titles;
 use super::{explanations, human, json, module_packages, time};
 use crate::crash::text::printable;
@@ -34,6 +35,12 @@ pub(super) struct InfoOptions {
     /// crash. A process without privileges reads them in any case.
     #[arg(long)]
     all_symbols: bool,
+    /// Fetch missing debug symbols from the debuginfod servers of the environment (DEBUGINFOD_URLS)
+    ///
+    /// They tell source lines and inlined functions. They are kept in the cache that other debuginfod clients use, and used from there from
+    /// then on. The servers learn the build-ids of the programs that crashed.
+    #[arg(long, conflicts_with = "json")]
+    debuginfod: bool,
 }
 
 pub(super) fn run(root: &Root, caller: Uid, options: &InfoOptions, out: &mut dyn Write) -> Result<ExitCode, CliError> {
@@ -43,7 +50,11 @@ pub(super) fn run(root: &Root, caller: Uid, options: &InfoOptions, out: &mut dyn
     } else {
         // The symbols last: reading them may need a process of its own.
         let context = CrashContext::look_up(root, &listed);
-        show(&listed, &context, &Symbols::look_up(&listed.record, caller, options.all_symbols), out)?;
+        let cache = debuginfod::cache_dir(root, caller);
+        let mut debuginfod = if options.debuginfod { Some(Debuginfod::from_environment(cache.clone())?) } else { None };
+        let sources = Sources { root, caller, all_owners: options.all_symbols, cache };
+        let symbols = Symbols::look_up(&listed.record, &sources, debuginfod.as_mut());
+        show(&listed, &context, &symbols, out)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -110,8 +121,8 @@ pub(super) fn thread_names(threads: &ThreadStacks) -> String {
 /// The functions that a frame is in: as files have them, else as it was known when the process crashed.
 pub(super) fn functions(frame: &Frame, symbols: &Symbols) -> Vec<Function> {
     let found = symbols.functions(frame).to_vec();
-    let recorded = || frame.symbol.iter().map(|symbol| Function { name: symbol.shown(), source: None }).collect();
-    if found.is_empty() { recorded() } else { found }
+    // Where no file names the frame, memory may have done so at the time.
+    if found.is_empty() { frame.symbol.iter().map(symbols::of_record).collect() } else { found }
 }
 
 fn write_frames(
@@ -133,12 +144,14 @@ fn write_frames(
                 None => "?".to_owned(),
             },
         };
-        write_frame(number, frame, &place, &functions(frame, symbols), out)?;
+        let tail_calls = symbols.tail_calls(number.checked_sub(1).map(|number| &frames[number]), frame);
+        write_frame(number, frame, &place, &[tail_calls, &functions(frame, symbols)].concat(), out)?;
     }
     Ok(())
 }
 
-/// One line per function: the functions that were inlined into each other first, the innermost at the top.
+/// One line per function, the innermost at the top: first those that jumped to the function of the frame before, then those that were
+/// inlined into each other.
 fn write_frame(
     number: usize,
     frame: &Frame,
@@ -152,7 +165,11 @@ fn write_frame(
     }
     for (depth, function) in functions.iter().enumerate() {
         let source = function.source.as_ref().map(|source| format!(" ({source})")).unwrap_or_default();
-        let inlined = if depth + 1 < functions.len() { " inlined" } else { "" };
+        let inlined = match function.is_tail {
+            true => " tail call",
+            false if depth + 1 < functions.len() => " inlined",
+            false => "",
+        };
         writeln!(out, "#{number:<2} {:#018x} {}{source}{inlined} in {place}{trust}", frame.address, function.name)?;
     }
     Ok(())
@@ -449,8 +466,11 @@ mod tests {
 
     #[test]
     fn functions_of_a_frame_have_a_line_each() {
-        let function =
-            |name: &str, source: Option<&str>| Function { name: name.to_owned(), source: source.map(str::to_owned) };
+        let function = |name: &str, source: Option<&str>| Function {
+            name: name.to_owned(),
+            source: source.map(str::to_owned),
+            is_tail: false,
+        };
         let mut out = Vec::new();
         for (number, trust, functions) in [
             (0, FrameTrust::Context, vec![function("cache_get", Some("cache.c:210"))]),

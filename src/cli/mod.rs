@@ -6,6 +6,9 @@ mod crash_context;
 mod crash_selector;
 mod crash_table;
 mod debug;
+mod debug_files;
+mod debuginfod;
+mod dwarf_names;
 mod elf_symbols;
 mod error;
 mod executable;
@@ -36,6 +39,7 @@ mod status;
 mod status_report;
 mod status_text;
 mod symbol_reader;
+mod symbol_table;
 mod symbols;
 mod sysctl_backup;
 mod table;
@@ -259,6 +263,7 @@ mod tests {
             "coreward list --since -1h -n 5 --json",
             "coreward list /usr/bin/nginx --since today --until 2026-01-02",
             "coreward --root /t info 12ab",
+            "coreward info 12ab --all-symbols --debuginfod",
             "coreward debug 77 --debugger lldb -- -batch -ex bt",
             "coreward debug -- -batch",
             "coreward export -o core --force",

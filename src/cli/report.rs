@@ -3,12 +3,13 @@
 use super::atomic_file::AtomicFile;
 use super::crash_context::CrashContext;
 use super::crash_selector::text_parser;
+use super::debuginfod;
 use super::error::{CliError, ExportError};
 use super::interrupt::Interrupts;
 use super::privileges::{become_owner, run_as_owner};
 use super::report_page::{self, Bar, Bug, Overview, Storage};
 use super::state_volume::StateVolume;
-use super::symbols::Symbols;
+use super::symbols::{Sources, Symbols};
 use super::{explanations, time};
 use crate::config;
 use crate::crash::SignatureKey;
@@ -82,7 +83,8 @@ fn page(root: &Root, caller: Uid, options: &ReportOptions) -> Result<String, Cli
     if let Some(name) = &options.name {
         let listed = store::find(root, Some(name))?;
         let context = CrashContext::look_up(root, &listed);
-        let symbols = Symbols::look_up(&listed.record, caller, false);
+        let sources = Sources { root, caller, all_owners: false, cache: debuginfod::cache_dir(root, caller) };
+        let symbols = Symbols::look_up(&listed.record, &sources, None);
         return Ok(report_page::crash(&host, &listed, &context, &symbols));
     }
     let microseconds = |time: Timestamp| u64::try_from(time.as_microsecond()).unwrap_or(0);

@@ -1,20 +1,23 @@
 //! The process that reads symbols. Symbol tables and DWARF are large formats, and whoever ran the crashed program may have
 //! written them, so a process of its own parses them: it has no privileges, can open nothing, and may be killed.
 
-use super::elf_symbols::{Function, find_functions};
+use super::elf_symbols::{Call, ElfBytes, Found, Function, Supplement, find_functions};
 use super::foreign_file::{Owners, Refusal, open_foreign};
 use super::privileges::Account;
+use super::{debug_files, debuginfod};
 use crate::crash::text::to_path;
 use crate::elf::build_id_of_file;
+use crate::store::{StoredModule, open_module};
+use coreward_wire::paths::Root;
 use nix::sys::prctl::{set_no_new_privs, set_pdeathsig};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Uid};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// The argument that makes the command this process. It is not for users.
@@ -23,29 +26,52 @@ pub(super) const ARGUMENT: &str = "--read-symbols";
 /// What to look up.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Request {
+    /// The root of the module store.
+    pub(super) root: PathBuf,
     /// The user who called the command.
     pub(super) caller: u32,
     /// Whether files of all users are read, and not only root's and the caller's.
     pub(super) all_owners: bool,
+    /// The cache of a debuginfod client.
+    pub(super) cache: Option<PathBuf>,
     pub(super) modules: Vec<ModuleRequest>,
 }
 
 /// Addresses in one module.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct ModuleRequest {
     /// As in records ([`crate::crash::text`]).
     pub(super) path: String,
     pub(super) build_id: String,
     pub(super) offsets: Vec<u64>,
+    pub(super) calls: Vec<Call>,
+    /// The name of its debug file, as an earlier answer told.
+    pub(super) debug_link: Option<String>,
+    /// The file that its DWARF refers to, as an earlier answer told.
+    pub(super) supplement: Option<Supplement>,
 }
 
-/// What was found in one module: one line of the process' output.
+/// A line of the process' output.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Message {
+    /// This module, by its index in the request, is read now.
+    Begun(usize),
+    Answer(Answer),
+}
+
+/// What was found in one module.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Answer {
     /// Its index in the request.
     pub(super) module: usize,
     /// The functions of each offset, or why its own file was not read.
     pub(super) functions: Result<Vec<Vec<Function>>, NotRead>,
+    /// The rest is that of [`Found`].
+    pub(super) tail_calls: Vec<Vec<Function>>,
+    pub(super) debug_link: Option<String>,
+    pub(super) lacks_dwarf: bool,
+    pub(super) lacks_supplement: Option<Supplement>,
+    pub(super) is_damaged: bool,
 }
 
 /// Why there are no names.
@@ -54,24 +80,57 @@ pub(super) enum NotRead {
     Refused(Refusal),
     /// The file is of another build.
     OtherBuild,
-    TooLarge,
 }
 
-/// Longest file that is read, in bytes.
-const MAX_FILE: u64 = 512 << 20;
-/// Most memory of the process, in bytes: two files, and what is made of them.
+/// The longest module of the store that is read, in bytes of the ELF file.
+const MAX_STORED: u64 = 512 << 20;
+/// Most memory of the process, in bytes: the sections with DWARF of two files, and what is made of them.
 const MAX_MEMORY: u64 = 3 << 30;
 /// Most processor time, in seconds. The command waits no longer either.
 const MAX_TIME: u64 = 10;
 /// Bytes of a file that are read to find its build-id. The notes are near the beginning.
 const HEAD: usize = 64 * 1024;
-/// The directory in which debug packages install their files (gdb's "build-id" method).
-const DEBUG_FILES: &str = "/usr/lib/debug/.build-id";
 /// The user and group "nobody" of every Linux system (systemd.exec(5)).
 const NOBODY: u32 = 65534;
 
-/// The files that may have the names of a module: its own, and its debug symbols.
-type Candidates = [Result<File, Refusal>; 2];
+/// The files that may have the names of a module, open. None was read.
+struct Candidates {
+    stored: Option<StoredModule>,
+    /// The file at the path that the process had.
+    own: Result<File, Refusal>,
+    /// Debug symbols.
+    debug: Vec<File>,
+    supplement: Vec<File>,
+}
+
+impl Candidates {
+    fn open(request: &Request, module: &ModuleRequest, owners: Owners) -> Self {
+        let path = to_path(&module.path);
+        let own = if path.is_absolute() { open_foreign(&path, owners) } else { Err(Refusal::Missing) };
+        let cache = request.cache.as_deref();
+        let open = |paths: Vec<PathBuf>| paths.iter().filter_map(|path| open_foreign(path, owners).ok()).collect();
+        // What a debuginfod client fetched belongs to whoever ran it, by now perhaps this user.
+        let fetched = |build_id: &str| {
+            let path = debuginfod::cached(cache?, build_id)?;
+            open_foreign(&path, Owners::RootAnd(Uid::effective())).or_else(|_| open_foreign(&path, owners)).ok()
+        };
+        let mut debug: Vec<File> = open(debug_files::of_build(&module.build_id).into_iter().collect());
+        debug.extend(open(module.debug_link.iter().flat_map(|name| debug_files::linked(&path, name)).collect()));
+        debug.extend(fetched(&module.build_id));
+        let mut supplement = Vec::new();
+        if let Some(wanted) = &module.supplement {
+            supplement = open(debug_files::supplements(&path, module.debug_link.is_some(), &module.build_id, wanted));
+            supplement.extend(fetched(&wanted.build_id));
+        }
+        Self { stored: open_module(&Root::new(&request.root), &module.build_id), own, debug, supplement }
+    }
+
+    /// Whether all files are root's. What the store has was a file of the process.
+    fn are_roots(&self) -> bool {
+        let files = self.own.iter().chain(&self.debug).chain(&self.supplement);
+        self.stored.is_none() && files.into_iter().all(is_roots)
+    }
+}
 
 /// Answers the request on standard input, on standard output.
 pub(super) fn main() -> ExitCode {
@@ -89,12 +148,15 @@ fn run() -> io::Result<()> {
         (Resource::RLIMIT_CPU, MAX_TIME),
     ])?;
     set_no_new_privs()?;
+    // Each module takes a few descriptors.
+    let most = getrlimit(Resource::RLIMIT_NOFILE)?.1;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
     let request: Request = serde_json::from_reader(io::stdin().lock())?;
     let owners = if request.all_owners { Owners::All } else { Owners::RootAnd(Uid::from_raw(request.caller)) };
     let mut opened: Vec<(usize, Candidates)> =
-        request.modules.iter().map(|module| open_candidates(module, owners)).enumerate().collect();
+        request.modules.iter().map(|module| Candidates::open(&request, module, owners)).enumerate().collect();
     // Root's files first: a file that a user made to take long takes only the time that is left.
-    opened.sort_by_key(|(_, candidates)| candidates.iter().flatten().any(|file| !is_roots(file)));
+    opened.sort_by_key(|(_, candidates)| !candidates.are_roots());
     if Uid::effective().is_root() {
         let nobody = Account { uid: Uid::from_raw(NOBODY), gid: Gid::from_raw(NOBODY) };
         nobody.assume().map_err(io::Error::other)?;
@@ -105,12 +167,23 @@ fn run() -> io::Result<()> {
     limit(&[(Resource::RLIMIT_NOFILE, 0)])?;
     let mut out = io::stdout().lock();
     for (module, candidates) in opened {
-        let answer = Answer { module, functions: read_module(&request.modules[module], candidates) };
-        serde_json::to_writer(&mut out, &answer)?;
-        writeln!(out)?;
-        out.flush()?;
+        write_message(&mut out, &Message::Begun(module))?;
+        let (functions, found) = match read_module(&request.modules[module], candidates) {
+            Ok(mut found) => (Ok(std::mem::take(&mut found.functions)), found),
+            Err(why) => (Err(why), Found { lacks_dwarf: true, ..Found::default() }),
+        };
+        let Found { tail_calls, debug_link, lacks_dwarf, lacks_supplement, is_damaged, .. } = found;
+        let answer = Answer { module, functions, tail_calls, debug_link, lacks_dwarf, lacks_supplement, is_damaged };
+        write_message(&mut out, &Message::Answer(answer))?;
     }
     Ok(())
+}
+
+fn write_message(out: &mut impl Write, message: &Message) -> io::Result<()> {
+    let mut line = serde_json::to_vec(message)?;
+    line.push(b'\n');
+    out.write_all(&line)?;
+    out.flush()
 }
 
 fn limit(limits: &[(Resource, u64)]) -> io::Result<()> {
@@ -126,39 +199,36 @@ fn is_roots(file: &File) -> bool {
     file.metadata().is_ok_and(|metadata| metadata.uid() == 0)
 }
 
-fn open_candidates(module: &ModuleRequest, owners: Owners) -> Candidates {
-    let path = to_path(&module.path);
-    let own = if path.is_absolute() { open_foreign(&path, owners) } else { Err(Refusal::Missing) };
-    let debug = match module.build_id.split_at_checked(2) {
-        Some((first, rest)) if module.build_id.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
-            open_foreign(&Path::new(DEBUG_FILES).join(first).join(format!("{rest}.debug")), owners)
-        }
-        _ => Err(Refusal::Missing),
+/// Reads the first of the files that is of this build, and the first debug file.
+fn read_module(module: &ModuleRequest, candidates: Candidates) -> Result<Found, NotRead> {
+    let Candidates { stored, own, debug, supplement } = candidates;
+    let stored = stored.and_then(|stored| stored.read(MAX_STORED).ok()).filter(|bytes| {
+        let head = &bytes[..bytes.len().min(HEAD)];
+        build_id_of_file(head).as_deref() == Some(&module.build_id)
+    });
+    let own = match stored {
+        Some(bytes) => Ok(ElfBytes::of_memory(bytes)),
+        None => own.map_err(NotRead::Refused).and_then(|file| read_build(file, &module.build_id)),
     };
-    [own, debug]
-}
-
-fn read_module(module: &ModuleRequest, candidates: Candidates) -> Result<Vec<Vec<Function>>, NotRead> {
-    let [own, debug] = candidates.map(|file| read_build(file.map_err(NotRead::Refused)?, &module.build_id));
+    let debug = debug.into_iter().find_map(|file| read_build(file, &module.build_id).ok());
     match (own, debug) {
-        (Err(why), Err(_)) => Err(why),
+        (Err(why), None) => Err(why),
         (own, debug) => {
-            let files: Vec<Vec<u8>> = [own, debug].into_iter().flatten().collect();
-            Ok(find_functions(&files, &module.offsets))
+            let files: Vec<ElfBytes> = own.ok().into_iter().chain(debug).collect();
+            let wanted = module.supplement.as_ref();
+            let is_wanted = |file: &ElfBytes| file.build_id().as_ref() == wanted.map(|wanted| &wanted.build_id);
+            let supplement = supplement.into_iter().map(ElfBytes::of_file).find(is_wanted);
+            Ok(find_functions(&files, supplement.as_ref(), &module.offsets, &module.calls))
         }
     }
 }
 
-/// The content of the file, if it is this build.
-fn read_build(file: File, build_id: &str) -> Result<Vec<u8>, NotRead> {
-    let missing = |_: io::Error| NotRead::Refused(Refusal::Missing);
+/// The file, if it is this build.
+fn read_build(file: File, build_id: &str) -> Result<ElfBytes, NotRead> {
     let mut head = vec![0; HEAD];
-    let length = file.read_at(&mut head, 0).map_err(missing)?;
-    if build_id_of_file(&head[..length]).as_deref() != Some(build_id) {
-        return Err(NotRead::OtherBuild);
-    }
-    let mut content = Vec::new();
-    // Not what the file says of its length: it may grow.
-    file.take(MAX_FILE + 1).read_to_end(&mut content).map_err(missing)?;
-    if content.len() as u64 > MAX_FILE { Err(NotRead::TooLarge) } else { Ok(content) }
+    let length = file.read_at(&mut head, 0).map_err(|_| NotRead::Refused(Refusal::Missing))?;
+    let by_headers = build_id_of_file(&head[..length]);
+    let file = ElfBytes::of_file(file);
+    let found = by_headers.or_else(|| file.build_id());
+    if found.as_deref() == Some(build_id) { Ok(file) } else { Err(NotRead::OtherBuild) }
 }

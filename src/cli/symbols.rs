@@ -1,83 +1,109 @@
-//! Function names of frames, from files of this machine whose build-id is that of the module that crashed. A process without
-//! privileges reads the files (`symbol_reader.rs`); what it answers is not trusted either.
+//! Function names of frames, from files whose build-id is that of the module that crashed: the module store, files of this machine, and
+//! what debuginfod has. Processes without privileges read the files (`symbol_reader.rs`); what they answer is not trusted either.
 
-use super::elf_symbols::{Function, MAX_INLINED, MAX_NAME};
+use super::debug_files;
+use super::debuginfod::Debuginfod;
+use super::elf_symbols::{Call, Function, MAX_INLINED, MAX_NAME, Supplement};
 use super::foreign_file::Refusal;
 use super::human;
-use super::symbol_reader::{ARGUMENT, Answer, ModuleRequest, NotRead, Request};
-use crate::crash::text::{cut, printable};
-use crate::crash::{Frame, Record};
+use super::symbol_reader::{ARGUMENT, Answer, Message, ModuleRequest, NotRead, Request};
+use crate::crash::text::{cut, printable, to_path};
+use crate::crash::{Frame, FrameTrust, Record, Symbol};
+use coreward_wire::paths::Root;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Uid;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{self, ErrorKind, Read, Write};
+use std::iter;
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Longest time that is spent on symbols.
+/// Longest time that is spent on symbols, without downloads.
 const DEADLINE: Duration = Duration::from_secs(8);
+/// Longest time that is spent on the files of one module, so that those of the others have their turn.
+const MODULE_DEADLINE: Duration = Duration::from_secs(4);
 /// How long a killed process may take to end. One that is stuck in the kernel, as on a dead mount, is left behind.
 const GRACE: Duration = Duration::from_millis(500);
 /// Most bytes that are read of the answers.
 const MAX_ANSWERS: usize = 8 << 20;
 /// Modules beyond this number have no names.
 const MAX_MODULES: usize = 256;
+/// Processes that read symbols at the same time.
+const MAX_READERS: usize = 2;
+/// A process of its own is worth its start for this many modules.
+const MODULES_PER_READER: usize = 8;
+/// How often the files of a module are read: its own, those that they name, and those that these name.
+const MAX_ROUNDS: usize = 3;
+/// How often a process that failed is followed by another, which reads the files that the first did not come to.
+const MAX_RESTARTS: usize = 8;
 /// Files beyond this number are not named in the notes.
 const MAX_NOTES: usize = 4;
+
+/// What may be read.
+#[derive(Debug)]
+pub(super) struct Sources<'a> {
+    /// The root of the module store.
+    pub(super) root: &'a Root,
+    /// The user who called the command.
+    pub(super) caller: Uid,
+    /// Whether files of all users are read, and not only root's and the caller's.
+    pub(super) all_owners: bool,
+    /// The cache of a debuginfod client.
+    pub(super) cache: Option<PathBuf>,
+}
 
 /// The function names of one crash.
 #[derive(Debug, Default)]
 pub(super) struct Symbols {
     /// By index of the module, and offset in it.
     functions: HashMap<(u32, u64), Vec<Function>>,
+    /// By index of the module, and call.
+    tail_calls: HashMap<(u32, Call), Vec<Function>>,
     /// Why names are missing.
     pub(super) notes: Vec<String>,
 }
 
 impl Symbols {
-    /// Looks up the frames of all stacks of `record`. Files that belong neither to root nor to `caller` are read only with
-    /// `all_owners`.
-    pub(super) fn look_up(record: &Record, caller: Uid, all_owners: bool) -> Self {
-        let mut wanted: BTreeMap<u32, BTreeSet<u64>> = BTreeMap::new();
-        let others = record.other_threads.iter().flat_map(|threads| &threads.frames);
-        let handler = record.failure.iter().flat_map(|failure| &failure.handler);
-        for frame in record.stack.iter().chain(handler).chain(others) {
-            if let Some(number) = frame.module {
-                wanted.entry(number).or_default().insert(frame.offset);
-            }
-        }
-        let mut numbers = Vec::new();
-        let mut modules = Vec::new();
-        for (number, offsets) in wanted.into_iter().take(MAX_MODULES) {
-            let module = record.modules.get(number as usize);
-            if let Some((module, build_id)) = module.and_then(|module| Some((module, module.build_id.clone()?))) {
-                numbers.push(number);
-                modules.push(ModuleRequest {
-                    path: module.path.clone(),
-                    build_id,
-                    offsets: offsets.into_iter().collect(),
-                });
-            }
-        }
-        let request = Request { caller: caller.as_raw(), all_owners, modules };
-        if request.modules.is_empty() {
-            return Self::default();
-        }
-        let mut answers: HashMap<usize, Result<Vec<Vec<Function>>, NotRead>> =
-            ask(&request).unwrap_or_default().into_iter().map(|answer| (answer.module, answer.functions)).collect();
+    /// Looks up the frames of all stacks of `record`. With `debuginfod`, debug symbols that this machine lacks are fetched.
+    pub(super) fn look_up(record: &Record, sources: &Sources<'_>, mut debuginfod: Option<&mut Debuginfod>) -> Self {
+        let (numbers, mut modules) = requests(record);
+        let mut answers: HashMap<usize, Answer> = HashMap::new();
         let mut symbols = Self::default();
-        for (index, (number, module)) in numbers.into_iter().zip(&request.modules).enumerate() {
-            match answers.remove(&index) {
-                Some(Ok(functions)) => {
+        let mut pending: Vec<usize> = (0..modules.len()).collect();
+        for _ in 0..MAX_ROUNDS {
+            let mut again = Vec::new();
+            for (index, answer) in read_modules(sources, &modules, &pending) {
+                if find_more(&mut modules[index], &answer, debuginfod.as_deref_mut(), &mut symbols.notes) {
+                    again.push(index);
+                }
+                answers.insert(index, answer);
+            }
+            pending = again;
+        }
+        for (index, (number, module)) in numbers.into_iter().zip(&modules).enumerate() {
+            let Some(answer) = answers.remove(&index) else {
+                symbols.notes.extend(note(module, None));
+                continue;
+            };
+            match answer.functions {
+                Ok(functions) => {
                     let named = module.offsets.iter().zip(functions).map(|(offset, functions)| {
                         ((number, *offset), functions.iter().take(MAX_INLINED).map(shown).collect())
                     });
                     symbols.functions.extend(named);
+                    let tail_calls = module.calls.iter().zip(answer.tail_calls).map(|(call, functions)| {
+                        ((number, *call), functions.iter().take(MAX_INLINED).map(shown).collect())
+                    });
+                    symbols.tail_calls.extend(tail_calls);
+                    if answer.is_damaged {
+                        let path = printable(&module.path);
+                        symbols.notes.push(format!("the debug information of {path} is damaged, or too large"));
+                    }
                 }
-                Some(Err(why)) => symbols.notes.extend(note(module, Some(why))),
-                None => symbols.notes.extend(note(module, None)),
+                Err(why) => symbols.notes.extend(note(module, Some(why))),
             }
         }
         if symbols.notes.len() > MAX_NOTES {
@@ -88,6 +114,12 @@ impl Symbols {
         symbols
     }
 
+    /// The functions that are not on the stack any more between two frames, the innermost first.
+    pub(super) fn tail_calls(&self, callee: Option<&Frame>, caller: &Frame) -> &[Function] {
+        let found = callee.and_then(|callee| self.tail_calls.get(&call(callee, caller)?));
+        found.map_or(&[], Vec::as_slice)
+    }
+
     /// The functions that contain a frame, the innermost first; none if no file names them.
     pub(super) fn functions(&self, frame: &Frame) -> &[Function] {
         let found = frame.module.and_then(|number| self.functions.get(&(number, frame.offset)));
@@ -95,9 +127,20 @@ impl Symbols {
     }
 }
 
+/// The call that two frames are of, if it is within a module and certain.
+fn call(callee: &Frame, caller: &Frame) -> Option<(u32, Call)> {
+    let is_certain = caller.trust != FrameTrust::Scan && callee.module == caller.module;
+    is_certain.then_some((caller.module?, Call { caller: caller.offset, callee: callee.offset }))
+}
+
+/// The function of a frame as its record names it.
+pub(super) fn of_record(symbol: &Symbol) -> Function {
+    Function { name: symbol.shown(), source: None, is_tail: false }
+}
+
 fn shown(function: &Function) -> Function {
     let text = |text: &str| printable(cut(text, MAX_NAME));
-    Function { name: text(&function.name), source: function.source.as_deref().map(text) }
+    Function { name: text(&function.name), source: function.source.as_deref().map(text), is_tail: function.is_tail }
 }
 
 /// Why a module has no names; `None` if a user would not ask, as for a file that was replaced or is gone. Without a reason, the
@@ -114,14 +157,136 @@ fn note(module: &ModuleRequest, why: Option<NotRead>) -> Option<String> {
             format!("{path} is writable by everybody: no function names are read from it unless --all-symbols is given")
         }
         Some(NotRead::Refused(Refusal::NotAFile)) => format!("{path} is not a regular file: it was not opened"),
-        Some(NotRead::TooLarge) => format!("{path} is too large to read function names from it"),
         None => format!("reading function names from {path} failed, or took too long"),
     })
 }
 
-/// Starts the process that reads symbols, and returns its answers as far as they come in time.
-fn ask(request: &Request) -> io::Result<Vec<Answer>> {
+/// The modules of the frames of all stacks, by their number in the record.
+fn requests(record: &Record) -> (Vec<u32>, Vec<ModuleRequest>) {
+    let mut wanted: BTreeMap<u32, (BTreeSet<u64>, BTreeSet<Call>)> = BTreeMap::new();
+    let others = record.other_threads.iter().map(|threads| &threads.frames);
+    let handler = record.failure.iter().map(|failure| &failure.handler);
+    for stack in iter::once(&record.stack).chain(handler).chain(others) {
+        for frame in stack {
+            if let Some(number) = frame.module {
+                wanted.entry(number).or_default().0.insert(frame.offset);
+            }
+        }
+        for (callee, caller) in stack.iter().zip(stack.iter().skip(1)) {
+            if let Some((number, call)) = call(callee, caller) {
+                wanted.entry(number).or_default().1.insert(call);
+            }
+        }
+    }
+    let request = |(number, (offsets, calls)): (u32, (BTreeSet<u64>, BTreeSet<Call>))| {
+        let module = record.modules.get(number as usize)?;
+        Some((
+            number,
+            ModuleRequest {
+                path: module.path.clone(),
+                build_id: module.build_id.clone()?,
+                offsets: offsets.into_iter().collect(),
+                calls: calls.into_iter().collect(),
+                debug_link: None,
+                supplement: None,
+            },
+        ))
+    };
+    wanted.into_iter().filter_map(request).take(MAX_MODULES).unzip()
+}
+
+/// Adds the files to `module` that its files named and that are there by now. Whether any was added.
+fn find_more(
+    module: &mut ModuleRequest,
+    answer: &Answer,
+    debuginfod: Option<&mut Debuginfod>,
+    notes: &mut Vec<String>,
+) -> bool {
+    let path = to_path(&module.path);
+    let exists = |paths: Vec<PathBuf>| paths.iter().any(|path| path.symlink_metadata().is_ok());
+    let mut is_more = false;
+    if let Some(name) = answer.debug_link.as_ref().filter(|_| module.debug_link.is_none())
+        && exists(debug_files::linked(&path, name))
+    {
+        module.debug_link = Some(name.clone());
+        is_more = true;
+    }
+    let is_installed = |module: &ModuleRequest, wanted: &Supplement| {
+        exists(debug_files::supplements(&path, module.debug_link.is_some(), &module.build_id, wanted))
+    };
+    let supplement = answer.lacks_supplement.as_ref().filter(|_| module.supplement.is_none());
+    if let Some(wanted) = supplement {
+        // The cache of an earlier download is looked at as well.
+        module.supplement = Some(wanted.clone());
+        is_more = true;
+    }
+    let Some(debuginfod) = debuginfod else { return is_more };
+    let missing = match supplement {
+        Some(wanted) => Some(&wanted.build_id).filter(|_| !is_installed(module, wanted)),
+        None => Some(&module.build_id).filter(|_| answer.lacks_dwarf && !is_more),
+    };
+    if let Some(build_id) = missing {
+        is_more |= debuginfod.fetch(build_id, &module.path, notes);
+    }
+    is_more
+}
+
+/// Reads the files of those `modules` whose indices are `pending`. What is not read in time is missing.
+fn read_modules(sources: &Sources<'_>, modules: &[ModuleRequest], pending: &[usize]) -> Vec<(usize, Answer)> {
     let end = Instant::now() + DEADLINE;
+    let readers = pending.len().div_ceil(MODULES_PER_READER).min(MAX_READERS);
+    let shares: Vec<Vec<usize>> =
+        (0..readers).map(|reader| pending.iter().copied().skip(reader).step_by(readers).collect()).collect();
+    std::thread::scope(|scope| {
+        let threads: Vec<_> =
+            shares.into_iter().map(|share| scope.spawn(move || read_share(sources, modules, share, end))).collect();
+        threads.into_iter().flat_map(|thread| thread.join().unwrap_or_default()).collect()
+    })
+}
+
+/// Reads the files of the modules in `share`, in processes one after the other: a file that ends a process, or takes it too long, costs
+/// the names of its own module only.
+fn read_share(
+    sources: &Sources<'_>,
+    modules: &[ModuleRequest],
+    mut share: Vec<usize>,
+    end: Instant,
+) -> Vec<(usize, Answer)> {
+    let mut answers = Vec::new();
+    for _ in 0..=MAX_RESTARTS {
+        if share.is_empty() || Instant::now() >= end {
+            break;
+        }
+        let request = Request {
+            root: sources.root.path().to_owned(),
+            caller: sources.caller.as_raw(),
+            all_owners: sources.all_owners,
+            cache: sources.cache.clone(),
+            modules: share.iter().map(|index| modules[*index].clone()).collect(),
+        };
+        let mut begun = None;
+        let mut answered = BTreeSet::new();
+        let read = ask(&request, end, |message| match message {
+            Message::Begun(module) => begun = Some(module),
+            Message::Answer(answer) => {
+                begun = None;
+                if let Some(index) = share.get(answer.module)
+                    && answered.insert(answer.module)
+                {
+                    answers.push((*index, answer));
+                }
+            }
+        });
+        let Some(failed) = begun.filter(|_| read.is_ok()) else { break };
+        answered.insert(failed);
+        let left = share.iter().enumerate().filter(|(module, _)| !answered.contains(module));
+        share = left.map(|(_, index)| *index).collect();
+    }
+    answers
+}
+
+/// Starts the process that reads symbols, and passes its answers to `take` as far as they come in time.
+fn ask(request: &Request, end: Instant, take: impl FnMut(Message)) -> io::Result<()> {
     let mut reader = Command::new("/proc/self/exe")
         .arg(ARGUMENT)
         .env_clear()
@@ -130,46 +295,58 @@ fn ask(request: &Request) -> io::Result<Vec<Answer>> {
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()?;
-    let answers = exchange(&mut reader, request, end);
+    let read = exchange(&mut reader, request, end, take);
     let _ = reader.kill();
     let end = Instant::now() + GRACE;
     while matches!(reader.try_wait(), Ok(None)) && Instant::now() < end {
-        std::thread::sleep(Duration::from_millis(5));
+        std::thread::sleep(Duration::from_millis(1));
     }
-    let text = answers?;
-    // An incomplete last line is dropped.
-    Ok(text.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect())
+    read
 }
 
-fn exchange(reader: &mut Child, request: &Request, end: Instant) -> io::Result<Vec<u8>> {
+fn exchange(reader: &mut Child, request: &Request, end: Instant, take: impl FnMut(Message)) -> io::Result<()> {
     // The process reads its whole request before it opens a file, so this does not wait for long. Dropping the pipe ends it.
     if let Some(mut to) = reader.stdin.take() {
         to.write_all(&serde_json::to_vec(request)?)?;
     }
     match reader.stdout.take() {
-        Some(mut from) => read_until(&mut from, end),
-        None => Ok(Vec::new()),
+        Some(mut from) => read_messages(&mut from, end, take),
+        None => Ok(()),
     }
 }
 
-/// Reads up to the end of `from`, or as much as arrives before `end`.
-fn read_until(from: &mut ChildStdout, end: Instant) -> io::Result<Vec<u8>> {
-    let mut read = Vec::new();
+/// Reads messages up to the end of `from`, or those that arrive in time.
+fn read_messages(from: &mut ChildStdout, end: Instant, mut take: impl FnMut(Message)) -> io::Result<()> {
+    let mut line = Vec::new();
+    let mut total = 0;
     let mut chunk = vec![0; 64 << 10];
-    while read.len() < MAX_ANSWERS {
-        let left = end.saturating_duration_since(Instant::now());
+    // The time for one module; the first has to wait until all files are open.
+    let mut latest = Instant::now() + MODULE_DEADLINE;
+    while total < MAX_ANSWERS {
+        let left = end.min(latest).saturating_duration_since(Instant::now());
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
         match poll(&mut [PollFd::new(from.as_fd(), PollFlags::POLLIN)], timeout) {
             Ok(0) => break,
             Err(Errno::EINTR) => continue,
             ready => ready?,
         };
-        match from.read(&mut chunk) {
+        let count = match from.read(&mut chunk) {
             Ok(0) => break,
-            Ok(count) => read.extend(&chunk[..count]),
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Ok(count) => count,
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             Err(error) => return Err(error),
+        };
+        total += count;
+        latest = Instant::now() + MODULE_DEADLINE;
+        for part in chunk[..count].split_inclusive(|byte| *byte == b'\n') {
+            line.extend(part);
+            if line.ends_with(b"\n") {
+                if let Ok(message) = serde_json::from_slice(&line) {
+                    take(message);
+                }
+                line.clear();
+            }
         }
     }
-    Ok(read)
+    Ok(())
 }

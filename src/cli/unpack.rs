@@ -117,9 +117,9 @@ impl CoreReader {
     }
 }
 
-/// A progress bar on standard error, drawn only on a terminal.
-fn progress(total: u64) -> ProgressBar {
-    let style = ProgressStyle::with_template("{bar:30} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left");
+/// A progress bar on standard error, drawn only on a terminal. Its message stands before it.
+pub(super) fn progress(total: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template("{msg}{bar:30} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left");
     ProgressBar::new(total).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 

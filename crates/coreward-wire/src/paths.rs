@@ -86,6 +86,12 @@ impl Root {
         self.join("/etc/coreward/event.d")
     }
 
+    /// The cache of debug symbols that a command of root's fetches.
+    #[must_use]
+    pub fn cache_dir(&self) -> PathBuf {
+        self.join("/var/cache/coreward")
+    }
+
     /// The journal's native socket.
     #[must_use]
     pub fn journal_socket(&self) -> PathBuf {
