@@ -4,6 +4,7 @@
 use super::settings::{Config, CrashConfig};
 use super::value::{parse_bool, parse_duration, parse_size};
 use crate::policy::admission::Storage;
+use crate::policy::modules::ModulePolicy;
 use std::ops::RangeInclusive;
 
 /// zstd levels. Higher ones need more memory than the unit may use.
@@ -38,6 +39,7 @@ const TIME: &str = "a time such as 10min or infinity";
 const LIMIT: &str = "a number or infinity";
 const BURST: &str = "a number; 0 is no limit";
 const YES: &str = "yes or no";
+const MODULES: &str = "\"containers\", \"all\" or \"none\"";
 const STORAGE: &str = "\"external\", \"stacks\" or \"none\"";
 
 macro_rules! key {
@@ -52,7 +54,7 @@ macro_rules! key {
 }
 
 /// Keys that concern a single crash.
-static CRASH_KEYS: [KeyOf<CrashConfig>; 12] = [
+static CRASH_KEYS: [KeyOf<CrashConfig>; 13] = [
     key!("Storage", storage, parse_storage, STORAGE),
     key!("ProcessSizeMax", process_size_max, parse_size, SIZE),
     key!("ExternalSizeMax", external_size_max, parse_size, SIZE),
@@ -63,18 +65,20 @@ static CRASH_KEYS: [KeyOf<CrashConfig>; 12] = [
     key!("UnitIntervalSec", rules.unit.interval, parse_duration, TIME),
     key!("Compress", compress, parse_bool, YES),
     key!("CompressLevel", compress_level, parse_level, "a level of zstd from -7 to 19"),
+    key!("Modules", modules, parse_modules, MODULES),
     key!("MaxHold", max_hold, parse_duration, TIME),
     key!("EnforceCoreLimit", enforce_core_limit, parse_bool, YES),
 ];
 
 /// Keys that concern the whole machine.
-static MACHINE_KEYS: [KeyOf<Config>; 17] = [
+static MACHINE_KEYS: [KeyOf<Config>; 18] = [
     key!("MaxUse", quotas.max_use, parse_quota, SIZE),
     key!("KeepFree", quotas.keep_free, parse_quota, SIZE),
     key!("MaxUsePerUnit", quotas.per_unit, parse_quota, SIZE),
     key!("MaxUsePerUser", quotas.per_user, parse_quota, SIZE),
     key!("MaxUsePerExecutable", quotas.per_executable, parse_quota, SIZE),
     key!("MaxUsePerSignature", quotas.per_signature, parse_quota, SIZE),
+    key!("MaxModulesUse", quotas.modules, parse_quota, SIZE),
     key!("MaxCores", quotas.cores, parse_count, LIMIT),
     key!("MaxAge", quotas.age, parse_duration, TIME),
     key!("MaxRecords", max_records, parse_count, LIMIT),
@@ -137,6 +141,15 @@ fn parse_storage(text: &str) -> Option<Storage> {
         "external" => Some(Storage::External),
         "stacks" => Some(Storage::Stacks),
         "none" => Some(Storage::None),
+        _ => None,
+    }
+}
+
+fn parse_modules(text: &str) -> Option<ModulePolicy> {
+    match text {
+        "containers" => Some(ModulePolicy::Containers),
+        "all" => Some(ModulePolicy::All),
+        "none" => Some(ModulePolicy::None),
         _ => None,
     }
 }

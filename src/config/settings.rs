@@ -1,6 +1,7 @@
 //! The settings in force, and their defaults.
 
 use crate::policy::admission::{AdmissionConfig, Storage};
+use crate::policy::modules::ModulePolicy;
 use crate::policy::quota::Quotas;
 use crate::policy::rate::Rate;
 use crate::policy::storm::{StormRule, StormRules};
@@ -13,7 +14,7 @@ use std::time::Duration;
 pub struct Config {
     /// Those of a crash to which no section of its unit or executable applies.
     pub crash: CrashConfig,
-    /// `MaxUse=`, `KeepFree=`, `MaxUsePer*=`, `MaxCores=` and `MaxAge=`.
+    /// `MaxUse=`, `KeepFree=`, `MaxUsePer*=`, `MaxModulesUse=`, `MaxCores=` and `MaxAge=`.
     pub quotas: Quotas,
     /// `MaxRecords=`: the most rows of crashes in the catalog.
     pub max_records: u64,
@@ -44,6 +45,8 @@ pub struct CrashConfig {
     pub compress_level: i32,
     /// `MaxHold=`: the longest time that a crashed process is held.
     pub max_hold: Duration,
+    /// `Modules=`: which mapped files are stored with the core.
+    pub modules: ModulePolicy,
     /// `EnforceCoreLimit=`: whether the process's own RLIMIT_CORE limits its core.
     pub enforce_core_limit: bool,
 }
@@ -94,6 +97,7 @@ impl Default for CrashConfig {
             compress: true,
             compress_level: 1,
             max_hold: Duration::from_secs(30),
+            modules: ModulePolicy::Containers,
             enforce_core_limit: false,
         }
     }

@@ -3,6 +3,7 @@
 use super::keys::Key;
 use super::{Config, CrashConfig};
 use crate::policy::admission::Storage;
+use crate::policy::modules::ModulePolicy;
 use crate::policy::quota::Quotas;
 use crate::policy::rate::Rate;
 use crate::policy::storm::{StormRule, StormRules};
@@ -46,6 +47,7 @@ fn the_shipped_file_and_the_manual_say_what_is_in_force() {
                 compress: false,
                 compress_level: 7,
                 max_hold: Duration::ZERO,
+                modules: ModulePolicy::None,
                 enforce_core_limit: true,
             },
             quotas: Quotas {
@@ -55,6 +57,7 @@ fn the_shipped_file_and_the_manual_say_what_is_in_force() {
                 per_user: Some(1),
                 per_executable: Some(1),
                 per_signature: Some(1),
+                modules: Some(1),
                 cores: 1,
                 age: Duration::ZERO,
             },

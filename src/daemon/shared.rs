@@ -18,6 +18,7 @@ use coreward_wire::paths::Root;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
@@ -67,7 +68,7 @@ impl Shared {
     /// # Errors
     /// The directory of the cores cannot be opened, or no thread can be started.
     pub(super) fn open(root: Root, layout: &Layout, metrics: Metrics, readers: ReaderPool) -> io::Result<Arc<Self>> {
-        let ledger = Arc::new(Ledger::new(open_cores(layout)?));
+        let ledger = Arc::new(Ledger::new(open_directory(&layout.cores, || layout.open_cores())?));
         for limitation in ledger.volume().limitations() {
             tracing::warn!("{}: {limitation}", layout.cores.display());
         }
@@ -251,16 +252,17 @@ fn log_opening(report: &OpenReport, metrics: &Metrics) {
     }
 }
 
-fn open_cores(layout: &Layout) -> io::Result<OwnedFd> {
+/// Opens a directory of the store, and makes it first where no package did.
+fn open_directory(path: &Path, open: impl FnOnce() -> io::Result<OwnedFd>) -> io::Result<OwnedFd> {
     use std::os::unix::fs::DirBuilderExt;
-    let with_path = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", layout.cores.display()));
-    match std::fs::DirBuilder::new().mode(0o755).create(&layout.cores) {
+    let with_path = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+    match std::fs::DirBuilder::new().mode(0o755).create(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         // Read-only: there may still be a directory.
         Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {}
         created => created.map_err(with_path)?,
     }
-    layout.open_cores().map_err(with_path)
+    open().map_err(with_path)
 }
 
 /// Locks a mutex whose contents no panic can leave half changed.

@@ -3,6 +3,7 @@
 pub mod access;
 pub mod admission;
 pub mod evict;
+pub mod modules;
 pub mod quota;
 pub mod rate;
 pub mod storm;

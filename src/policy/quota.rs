@@ -1,5 +1,6 @@
 //! Disk quotas: whether a number of bytes may be written.
 
+use super::modules::default_max_modules_use;
 use std::time::Duration;
 
 /// The limits as configured, in bytes; `None` stands for the default, which depends on the size of the volume.
@@ -17,6 +18,8 @@ pub struct Quotas {
     pub per_executable: Option<u64>,
     /// `MaxUsePerSignature=`.
     pub per_signature: Option<u64>,
+    /// `MaxModulesUse=`.
+    pub modules: Option<u64>,
     /// `MaxCores=`: the number of cores.
     pub cores: u64,
     /// `MaxAge=`: the age at which a core is deleted.
@@ -32,6 +35,7 @@ impl Default for Quotas {
             per_user: None,
             per_executable: None,
             per_signature: None,
+            modules: None,
             cores: 10_000,
             age: Duration::MAX,
         }
@@ -53,6 +57,8 @@ pub struct QuotaLimits {
     pub per_executable: u64,
     /// `MaxUsePerSignature=`: all cores of one signature.
     pub per_signature: u64,
+    /// `MaxModulesUse=`: all modules together.
+    pub modules: u64,
     /// `MaxCores=`.
     pub cores: u64,
     /// `MaxAge=`.
@@ -72,6 +78,7 @@ impl Quotas {
             per_user: self.per_user.unwrap_or(max_use / 2),
             per_executable: self.per_executable.unwrap_or(max_use / 2),
             per_signature: self.per_signature.unwrap_or(max_use / 2),
+            modules: self.modules.unwrap_or_else(|| default_max_modules_use(volume)),
             cores: self.cores,
             age: self.age,
         }
@@ -79,7 +86,7 @@ impl Quotas {
 }
 
 impl QuotaLimits {
-    /// These limits where all cores together may take no more than `bytes`.
+    /// These limits where all cores together may take no more than `bytes`, and all modules no more than a quarter of that.
     #[must_use]
     pub fn within(self, bytes: u64) -> Self {
         Self {
@@ -88,6 +95,7 @@ impl QuotaLimits {
             per_user: self.per_user.min(bytes),
             per_executable: self.per_executable.min(bytes),
             per_signature: self.per_signature.min(bytes),
+            modules: self.modules.min(bytes / 4),
             ..self
         }
     }

@@ -13,6 +13,8 @@ pub struct Layout {
     pub catalog: PathBuf,
     /// `cores/`.
     pub cores: PathBuf,
+    /// `modules/`.
+    pub modules: PathBuf,
 }
 
 impl Layout {
@@ -20,7 +22,7 @@ impl Layout {
     #[must_use]
     pub fn new(root: &Root) -> Self {
         let state = root.state_dir();
-        Self { catalog: state.join("catalog.db"), cores: state.join("cores") }
+        Self { catalog: state.join("catalog.db"), cores: state.join("cores"), modules: state.join("modules") }
     }
 
     /// Opens the directory of the core files. A symbolic link in its place is refused, because the daemon's user could have
@@ -29,7 +31,19 @@ impl Layout {
     /// # Errors
     /// The error of openat(2).
     pub fn open_cores(&self) -> io::Result<OwnedFd> {
-        let parent = std::fs::File::open(self.cores.parent().unwrap_or(&self.cores))?;
-        openat::open_dir_below(parent.as_fd(), Path::new("cores"))
+        open_below(&self.cores)
     }
+
+    /// Opens the directory of the modules, in the same way.
+    ///
+    /// # Errors
+    /// The error of openat(2).
+    pub fn open_modules(&self) -> io::Result<OwnedFd> {
+        open_below(&self.modules)
+    }
+}
+
+fn open_below(dir: &Path) -> io::Result<OwnedFd> {
+    let parent = std::fs::File::open(dir.parent().unwrap_or(dir))?;
+    openat::open_dir_below(parent.as_fd(), Path::new(dir.file_name().unwrap_or_default()))
 }

@@ -8,6 +8,7 @@ pub(crate) mod fixtures;
 pub mod format;
 mod layout;
 mod memory;
+mod module_dir;
 mod pin;
 mod read;
 #[cfg(test)]
@@ -18,6 +19,7 @@ mod write;
 pub use core_dir::{core_file_name, delete_core};
 pub use layout::Layout;
 pub use memory::{memory_of_the_unit, memory_of_this_process};
+pub use module_dir::{MAX_MODULE, StoredModule, build_id_of_name, module_file_name, open_module, unpack_module};
 pub use pin::{is_pinned, lock_for_reading, set_pinned};
 pub use read::{
     CoreState, CrashRow, Filter, Group, Listed, Meaning, Occurrence, QueryError, StoredCore, count_crashes, find,
