@@ -9,6 +9,8 @@ mod death_watch;
 mod facts;
 mod image_server;
 mod memory_server;
+mod module_reader;
+mod module_server;
 mod places;
 mod pool;
 mod process;
@@ -21,6 +23,8 @@ mod server;
 mod stack;
 
 pub use facts::{RawFacts, read_auxv};
+pub use module_reader::ModuleReader;
+pub use module_server::{ModuleError, ModuleFile};
 pub use places::{Place, Places, TooManyHanging};
 pub use pool::ReaderPool;
 pub use process::{ProcessFiles, Reader};

@@ -42,6 +42,14 @@ pub struct Metrics {
     pub quota_keep_free: IntGauge,
     /// Cores deleted to make room or because of their age.
     pub evicted: IntCounter,
+    /// Bytes on disk that stored modules take.
+    pub modules_bytes: IntGauge,
+    /// Stored modules.
+    pub modules: IntGauge,
+    /// `MaxModulesUse=` in force, in bytes.
+    pub quota_max_modules_use: IntGauge,
+    /// Modules deleted to make room.
+    pub modules_evicted: IntCounter,
     /// Lines of the configuration that are wrong and ignored.
     pub config_problems: IntGauge,
     /// 1 if the catalog can be written, else 0.
@@ -171,6 +179,12 @@ impl Metrics {
             quota_keep_free: factory.gauge("coreward_quota_keep_free_bytes", "KeepFree= in force, in bytes.")?,
             evicted: factory
                 .counter("coreward_evicted_total", "Cores deleted to make room or because of their age.")?,
+            modules_bytes: factory.gauge("coreward_modules_bytes", "Bytes on disk that stored modules take.")?,
+            modules: factory.gauge("coreward_modules", "Stored modules.")?,
+            quota_max_modules_use: factory
+                .gauge("coreward_quota_max_modules_use_bytes", "MaxModulesUse= in force, in bytes.")?,
+            modules_evicted: factory
+                .counter("coreward_modules_evicted_total", "Modules deleted to make room for others.")?,
             config_problems: factory
                 .gauge("coreward_config_problems", "Lines of the configuration that are wrong and ignored.")?,
             catalog_up: factory.gauge("coreward_catalog_up", "1 if the catalog can be written, else 0.")?,

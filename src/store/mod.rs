@@ -27,6 +27,6 @@ pub use read::{
 };
 pub use volume::{SHARE_OF_MEMORY, Volume};
 pub use write::{
-    Catalog, CatalogError, CatalogEvent, CoreFile, Counted, CrashCount, Grant, Inserted, Ledger, OpenReport,
-    QuotaHandle, RecentCore,
+    Catalog, CatalogError, CatalogEvent, CoreFile, Counted, CrashCount, Grant, Inserted, Ledger, ModuleStore,
+    ModuleUser, OpenReport, QuotaHandle, RecentCore,
 };
