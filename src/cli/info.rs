@@ -385,7 +385,8 @@ mod tests {
     #[test]
     fn the_other_threads_stand_behind_the_crashed_one() {
         let mut listed = listed(7);
-        let frame = |address| Frame { address, module: None, offset: 0, trust: FrameTrust::CallFrameInfo };
+        let frame =
+            |address| Frame { address, module: None, offset: 0, trust: FrameTrust::CallFrameInfo, symbol: None };
         listed.record.stack = vec![frame(0x1000)];
         let threads = |tids: Vec<u32>, count| ThreadStacks { count, tids, frames: vec![frame(0x2000), frame(0x3000)] };
         listed.record.other_threads =
@@ -415,7 +416,7 @@ mod tests {
             ),
             (12, FrameTrust::Scan, vec![function("app::run", None)]),
         ] {
-            let frame = Frame { address: 0x55d0_0001_2345, module: None, offset: 0x2345, trust };
+            let frame = Frame { address: 0x55d0_0001_2345, module: None, offset: 0x2345, trust, symbol: None };
             write_frame(number, &frame, "server+0x2345", &functions, &mut out).unwrap();
         }
         assert_eq!(

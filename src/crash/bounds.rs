@@ -1,7 +1,7 @@
 //! The bound on the size of a record. A crashed process chooses most of what is in it, so the length is bounded here, once, before
 //! the record goes anywhere: to the shim, into a core file, the catalog or the journal.
 
-use super::{ArgumentList, Module, Record, ThreadStacks};
+use super::{ArgumentList, Frame, Module, Record, Symbol, ThreadStacks};
 use serde::Serialize;
 use std::fmt;
 use std::io::{self, Write};
@@ -27,6 +27,8 @@ pub struct Cuts {
     pub modules: usize,
     /// Frames of the crashed thread.
     pub frames: usize,
+    /// Names of functions, of frames that are there.
+    pub names: usize,
 }
 
 impl Cuts {
@@ -39,18 +41,18 @@ impl Cuts {
 
 impl fmt::Display for Cuts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { texts, threads, modules, frames } = self;
+        let Self { texts, threads, modules, frames, names } = self;
         write!(
             f,
-            "the record was too long: {texts} texts were cut, the stacks of {threads} other threads, {modules} modules and \
-             {frames} frames left out"
+            "the record was too long: {texts} texts were cut, the stacks of {threads} other threads, {modules} modules, \
+             {frames} frames and {names} function names left out"
         )
     }
 }
 
 impl Record {
-    /// Shortens the record to [`MAX_RECORD`]: the longest texts first, then other threads, then modules that no frame of the
-    /// crashed thread is in, and texts and frames again if that is not enough.
+    /// Shortens the record to [`MAX_RECORD`]: the longest texts first, then the names in other threads' stacks, then these
+    /// threads, then modules that no frame of the crashed thread is in, and texts, names and frames again if that is not enough.
     pub fn bound(&mut self) -> Cuts {
         let mut cuts = Cuts::default();
         drop_long_build_ids(self);
@@ -64,6 +66,10 @@ impl Record {
             if json_length(self) <= limit {
                 return cuts;
             }
+        }
+        cuts.names += drop_names(self.other_threads.iter_mut().flat_map(|thread| &mut thread.frames));
+        if cuts.names > 0 && json_length(self) <= limit {
+            return cuts;
         }
         while !self.other_threads.is_empty() {
             let fewer = self.other_threads.len() / 2;
@@ -85,6 +91,12 @@ impl Record {
             cuts.frames += failure.handler.len();
             failure.handler.clear();
             cuts.modules += self.drop_other_modules();
+        }
+        // The innermost frames say most.
+        let mut named = self.stack.len();
+        while named > 0 && json_length(self) > limit {
+            named /= 2;
+            cuts.names += drop_names(self.stack.iter_mut().skip(named));
         }
         while json_length(self) > limit && !self.stack.is_empty() {
             let fewer = self.stack.len() / 2;
@@ -109,7 +121,15 @@ impl Record {
         let modules: usize = self.modules.iter().map(|module| 256 + texts_of(module) * ESCAPED).sum();
         let threads: usize = self.other_threads.iter().map(|thread| thread.frames.len() + thread.tids.len() + 1).sum();
         let failure = self.failure.as_ref().map_or(0, |failure| 2 + failure.handler.len());
-        FIELDS + (texts + warnings) * ESCAPED + modules + (self.stack.len() + threads + failure) * FRAME
+        let symbols: usize = self.frames().filter_map(|frame| frame.symbol.as_ref()).map(symbol_length).sum();
+        FIELDS + (texts + warnings) * ESCAPED + modules + (self.stack.len() + threads + failure) * FRAME + symbols
+    }
+
+    /// The frames of all threads.
+    fn frames(&self) -> impl Iterator<Item = &Frame> {
+        let handler = self.failure.iter().flat_map(|failure| &failure.handler);
+        let others = self.other_threads.iter().flat_map(|thread| &thread.frames);
+        self.stack.iter().chain(handler).chain(others)
     }
 
     fn texts(&self) -> [&String; 20] {
@@ -208,6 +228,17 @@ fn texts_of(module: &Module) -> usize {
     module.path.len() + optional(&module.package) + optional(&module.build_id)
 }
 
+/// The most bytes of a symbol's JSON. Names are many, and few of their characters need an escape.
+fn symbol_length(symbol: &Symbol) -> usize {
+    const FIELDS: usize = 64;
+    FIELDS + symbol.name.chars().map(escaped_length).sum::<usize>()
+}
+
+/// Drops the names of the functions that these frames are in; returns how many.
+fn drop_names<'a>(frames: impl Iterator<Item = &'a mut Frame>) -> usize {
+    frames.filter_map(|frame| frame.symbol.take()).count()
+}
+
 fn drop_long_build_ids(record: &mut Record) {
     let modules = record.modules.iter_mut().map(|module| &mut module.build_id);
     for build_id in modules.chain([&mut record.exe_build_id]) {
@@ -267,11 +298,17 @@ fn json_length(value: &impl Serialize) -> usize {
 mod tests {
     use super::*;
     use crate::crash::fixtures::record;
-    use crate::crash::{Failure, Frame, FrameTrust};
+    use crate::crash::{Failure, FrameTrust};
     use proptest::prelude::*;
 
     fn frame(module: u32) -> Frame {
-        Frame { address: u64::MAX, module: Some(module), offset: u64::MAX, trust: FrameTrust::CallFrameInfo }
+        Frame {
+            address: u64::MAX,
+            module: Some(module),
+            offset: u64::MAX,
+            trust: FrameTrust::CallFrameInfo,
+            symbol: None,
+        }
     }
 
     fn module(path: &str) -> Module {
@@ -346,6 +383,29 @@ mod tests {
     }
 
     #[test]
+    fn names_of_other_threads_go_before_their_stacks_and_those_of_the_innermost_frames_stay() {
+        let named = |number: u32, length: usize| Frame {
+            symbol: Some(Symbol::new("f".repeat(length).as_bytes(), u64::from(number))),
+            ..frame(0)
+        };
+        let mut bounded = record(1);
+        bounded.modules = vec![module("/a")];
+        bounded.stack = (0..64).map(|number| named(number, 40)).collect();
+        bounded.other_threads = threads(40, 0);
+        for thread in &mut bounded.other_threads {
+            thread.frames = (0..8).map(|number| named(number, 200)).collect();
+        }
+        let cuts = bounded.bound();
+        assert_eq!((cuts, bounded.other_threads.len()), (Cuts { names: 320, ..Cuts::default() }, 40));
+        assert!(bounded.stack.iter().all(|frame| frame.symbol.is_some()));
+        bounded.stack = (0..128).map(|number| named(number, Symbol::MAX_NAME)).collect();
+        let cuts = bounded.bound();
+        let named = bounded.stack.iter().take_while(|frame| frame.symbol.is_some()).count();
+        assert_eq!((bounded.stack.len(), cuts.names, cuts.frames), (128, 128 - named, 0), "{cuts}");
+        assert!(named >= 16, "{named}");
+    }
+
+    #[test]
     fn the_record_that_ended_every_start_is_bounded() {
         let mut bounded = record(1);
         let hostile = "\u{1}".repeat(4096);
@@ -367,6 +427,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
         fn no_record_is_longer_and_no_frame_points_nowhere(
+            names in prop::collection::vec((0..5_usize, 0..2000_usize), 0..64),
             texts in prop::collection::vec((0..5_usize, 0..40_000_usize), 10),
             modules in prop::collection::vec(0..5000_usize, 0..256),
             stack in prop::collection::vec(0..256_u32, 0..256),
@@ -386,6 +447,10 @@ mod tests {
             bounded.modules = modules.iter().map(|length| module(&"\u{1}".repeat(*length))).collect();
             bounded.stack = stack.into_iter().map(frame).collect();
             bounded.other_threads = threads(others, frames);
+            let all = bounded.other_threads.iter_mut().flat_map(|thread| &mut thread.frames).chain(&mut bounded.stack);
+            for (frame, (character, length)) in all.zip(names) {
+                frame.symbol = Some(Symbol::new(CHARACTERS[character].repeat(length).as_bytes(), u64::MAX));
+            }
             let name = "\u{1}".repeat(modules.len());
             bounded.failure = handler.map(|handler| failure(name, handler.into_iter().map(frame).collect()));
             bounded.warnings = vec!["\u{1}".repeat(256); warnings];

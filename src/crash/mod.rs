@@ -24,5 +24,5 @@ pub use failure::Failure;
 pub use key::{CrashId, CrashKey};
 pub use principal::{AccountFacts, Party, Principal};
 pub use record::{CoreOutcome, CoreReport, NoCore, Origin, PidPin, Record, Truncation, program_of};
-pub use signature::{Frame, FrameTrust, Level, Module, SigInfo, Signature, SignatureKey, ThreadStacks};
+pub use signature::{Frame, FrameTrust, Level, Module, SigInfo, Signature, SignatureKey, Symbol, ThreadStacks};
 pub use warning::Warning;

@@ -1,6 +1,7 @@
 //! The signature, which identifies the bug behind a crash, and the stacks it is made from. docs/signature.md describes how it is
 //! computed.
 
+use super::text;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -87,6 +88,19 @@ pub struct Frame {
     /// How it was found.
     #[serde(rename = "found")]
     pub trust: FrameTrust,
+    /// The function that it is in, as far as symbols in the memory of the process or in its mapped files told. `None` in records of
+    /// duplicates and of earlier versions. The signature does not depend on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub symbol: Option<Symbol>,
+}
+
+/// A function, and where in it an address is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Symbol {
+    /// Name in the symbol table, as it is there: of C++ and Rust a mangled one.
+    pub name: String,
+    /// Distance from the beginning of the function, in bytes: of an address that a call returns to, that of the byte before it.
+    pub offset: u64,
 }
 
 /// Threads that did not crash and have the same stack.
@@ -151,6 +165,21 @@ impl FrameTrust {
             Self::FramePointer => "frame-pointer",
             Self::Scan => "scanned",
         }
+    }
+}
+
+impl Symbol {
+    /// The most bytes of a name. Those of C++ templates have some hundred, and what is left of a mangled one says little.
+    pub const MAX_NAME: usize = 1024;
+
+    /// The function with this name. What is longer than [`Self::MAX_NAME`] is cut, and ends with an ellipsis.
+    #[must_use]
+    pub fn new(name: &[u8], offset: u64) -> Self {
+        let name = match name.get(..Self::MAX_NAME) {
+            Some(beginning) if name.len() > Self::MAX_NAME => text::from_bytes(beginning) + "…",
+            _ => text::from_bytes(name),
+        };
+        Self { name, offset }
     }
 }
 

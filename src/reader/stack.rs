@@ -221,8 +221,13 @@ mod tests {
     }
 
     fn frames(address: u64, module: Option<u32>, count: usize) -> Vec<Frame> {
-        let frame =
-            |number: u64| Frame { address: address + number, module, offset: number, trust: FrameTrust::CallFrameInfo };
+        let frame = |number: u64| Frame {
+            address: address + number,
+            module,
+            offset: number,
+            trust: FrameTrust::CallFrameInfo,
+            symbol: None,
+        };
         (0..count as u64).map(frame).collect()
     }
 
