@@ -3,7 +3,8 @@
 use super::class::ElfClass;
 use super::notes::notes;
 use object::elf::{
-    FileHeader32, FileHeader64, PT_GNU_EH_FRAME, PT_LOAD, PT_NOTE, PT_PHDR, ProgramHeader32, ProgramHeader64,
+    FileHeader32, FileHeader64, PT_DYNAMIC, PT_GNU_EH_FRAME, PT_LOAD, PT_NOTE, PT_PHDR, ProgramHeader32,
+    ProgramHeader64,
 };
 use object::read::elf::{FileHeader, ProgramHeader};
 use object::{Endianness, LittleEndian, ReadRef};
@@ -61,6 +62,10 @@ pub struct MappedImage {
     pub notes: Vec<NoteRange>,
     /// Where the index of its unwind tables is in memory (PT_GNU_EH_FRAME).
     pub eh_frame_hdr: Option<Range<u64>>,
+    /// Where its dynamic section is in memory (PT_DYNAMIC).
+    pub dynamic: Option<Range<u64>>,
+    /// From its first address in memory to its last (PT_LOAD).
+    pub extent: Range<u64>,
 }
 
 /// Longest table of program headers that is read, in bytes; linkers write less than a page.
@@ -104,9 +109,14 @@ fn read_image_as<Elf: FileHeader<Endian = LittleEndian>>(
     let is_note = |header: &&Elf::ProgramHeader| header.p_type(endian) == PT_NOTE;
     let notes = table.iter().filter(is_note).map(place);
     let notes = notes.map(|(address, length)| NoteRange { address, length: length.min(MAX_NOTES) }).collect();
-    let index = table.iter().find(|header| header.p_type(endian) == PT_GNU_EH_FRAME).map(place);
-    let eh_frame_hdr = index.and_then(|(begin, length)| Some(begin..begin.checked_add(length)?));
-    Some(MappedImage { bias, notes, eh_frame_hdr })
+    let range = |header: &Elf::ProgramHeader| {
+        let (begin, length) = place(header);
+        Some(begin..begin.checked_add(length)?)
+    };
+    let find = |kind| table.iter().find(|header| header.p_type(endian) == kind).and_then(range);
+    let loads = table.iter().filter(|header| header.p_type(endian) == PT_LOAD).filter_map(range);
+    let extent = loads.fold(start..start, |extent, load| extent.start..extent.end.max(load.end));
+    Some(MappedImage { bias, notes, eh_frame_hdr: find(PT_GNU_EH_FRAME), dynamic: find(PT_DYNAMIC), extent })
 }
 
 /// The package metadata among the notes in `bytes`, which is JSON ("Package Metadata for Executable Files", UAPI group: type

@@ -6,6 +6,7 @@
 
 mod class;
 mod crash_notes;
+mod dynamic;
 mod image;
 mod layout;
 mod link_map;
@@ -13,9 +14,11 @@ mod notes;
 mod partial;
 mod process_notes;
 mod summary;
+mod symbol_table;
 
 pub use class::ElfClass;
 pub use crash_notes::{CrashNotes, I386Registers, MappedFile, Registers, SigInfoNote, ThreadNote};
+pub use dynamic::DynamicSymbols;
 pub use image::{MappedImage, NoteRange, build_id, build_id_of_file, note_ranges, package_metadata, read_image};
 #[cfg(test)]
 pub(crate) use layout::tests::headers as test_headers;
