@@ -61,9 +61,10 @@ fn main() {
         DaemonMessage::Request(Request::Head(1 << 20)),
         DaemonMessage::Request(Request::Details { holes: true, thread: 77 }),
         DaemonMessage::Request(Request::Exe),
+        DaemonMessage::Request(Request::Modules(vec![0x5555_0000_0000, 0x7fff_f000_0000])),
         DaemonMessage::Busy,
         release.clone(),
-        DaemonMessage::Done { journal: entry.clone() },
+        DaemonMessage::Done { journal: entry.clone(), user: Some(nix::unistd::Uid::from_raw(1000)) },
     ];
     let reply = Reply {
         data: details.encode(&["cannot read limits: ESRCH: No such process".to_owned()]),
@@ -77,6 +78,7 @@ fn main() {
         ("offer-minimal", minimal.encode(&[])),
         ("details", details.encode(&offer.warnings)),
         ("reply", reply.encode(2)),
+        ("reply-modules", Reply::of_modules(&[0x5555_0000_0000]).encode(1)),
         ("reply-errno", Reply { errno: 3, ..Reply::default() }.encode(0)),
         ("released", released_message()),
         ("release", release.encode()),

@@ -2,7 +2,7 @@
 
 use super::connection::{Connection, ConnectionError};
 use crate::crash::Origin;
-use coreward_wire::{DaemonMessage, Details, FdKind, Offer, Request, WireError};
+use coreward_wire::{DaemonMessage, Details, FdKind, MAX_MODULES, Offer, Request, WireError};
 use nix::errno::Errno;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -63,6 +63,21 @@ impl CrashSource {
     pub(super) async fn request_executable(&mut self) -> Result<Result<Option<OwnedFd>, Errno>, ConnectionError> {
         let Self::Shim(connection) = self else { return Ok(Ok(None)) };
         Ok(connection.request(Request::Exe).await?.map(|(_, fds)| fds.into_iter().next()))
+    }
+
+    /// Requests the mapped files in which mappings with these first addresses are: those that the shim can open, with their addresses.
+    pub(super) async fn request_modules(
+        &mut self,
+        mut addresses: Vec<u64>,
+    ) -> Result<Vec<(u64, OwnedFd)>, ConnectionError> {
+        let Self::Shim(connection) = self else { return Ok(Vec::new()) };
+        addresses.truncate(MAX_MODULES);
+        let Ok((reply, fds)) = connection.request(Request::Modules(addresses)).await? else { return Ok(Vec::new()) };
+        let opened = reply.addresses();
+        if opened.len() != fds.len() {
+            return Err(WireError::Descriptors { announced: opened.len(), arrived: fds.len() }.into());
+        }
+        Ok(opened.into_iter().zip(fds).collect())
     }
 
     async fn request_fd(&mut self, request: Request) -> Result<Option<OwnedFd>, ConnectionError> {

@@ -5,14 +5,12 @@
 //! is first opened with `O_PATH`, of which FUSE learns nothing (open(2)), and only then for reading, if the mount that it is on
 //! depends on no server.
 
-use super::mounts::{MAX_MOUNTINFO, OF_HOST};
-use super::proc_dir::{ProcDir, read_beginning_at};
-use super::warning::{ShimWarning, errno_of};
-use coreward_sys::mounts::{self, Mounts};
-use nix::fcntl::{AT_FDCWD, OFlag, open, openat};
-use nix::sys::memfd::{MFdFlags, memfd_create};
+use super::mounts::LocalMounts;
+use super::proc_dir::ProcDir;
+use super::warning::ShimWarning;
+use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::{Mode, fstat};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
 /// How long opening the executable may take. A network file system may be asked whether the file is still the same.
@@ -40,12 +38,8 @@ fn on_local<T: Send + 'static>(
     in_user_namespace: bool,
     access: impl FnOnce(&OwnedFd) -> nix::Result<T> + Send + 'static,
 ) -> Result<T, ShimWarning> {
-    let accessed = dir.in_thread(limit, move |dir| {
-        // What is mounted outside of the process' root directory is in the second list only, which is read if the first does not do.
-        let lists = [(dir.as_fd(), "mountinfo", in_user_namespace), (AT_FDCWD, OF_HOST, false)].into_iter();
-        let lists = lists.map(|(dir, name, of_user)| (read_beginning_at(dir, name, MAX_MOUNTINFO).0, of_user));
-        access_if_local(dir, lists, access)
-    });
+    let accessed =
+        dir.in_thread(limit, move |dir| access_if_local(dir, LocalMounts::new(dir, in_user_namespace), access));
     match accessed {
         Ok(Some(value)) => Ok(value),
         Ok(None) => Err(ShimWarning::ExecutableNotLocal),
@@ -53,34 +47,21 @@ fn on_local<T: Send + 'static>(
     }
 }
 
-/// `None` if the executable is on a file system that may not answer. `lists` are texts of mounts, and whether a user namespace sees them.
+/// `None` if the executable is on a file system that may not answer.
 fn access_if_local<T>(
     dir: &OwnedFd,
-    lists: impl Iterator<Item = (Vec<u8>, bool)>,
+    mut mounts: LocalMounts<'_>,
     access: impl FnOnce(&OwnedFd) -> nix::Result<T>,
 ) -> nix::Result<Option<T>> {
     let file = openat(dir, "exe", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
-    if is_on_local(&file, lists)? { access(&file).map(Some) } else { Ok(None) }
-}
-
-/// Whether `file` is on a mount that is known, and whose files are this machine's. The number of the device would not do: files of a
-/// btrfs subvolume or an overlay may report another one than their mount has. The file system would also have to be asked for it.
-fn is_on_local(file: &OwnedFd, mut lists: impl Iterator<Item = (Vec<u8>, bool)>) -> nix::Result<bool> {
-    let mount = mount_id(file)?;
-    if lists.any(|(mountinfo, in_user_namespace)| Mounts::new(&mountinfo, in_user_namespace).has_local(mount)) {
-        return Ok(true);
-    }
-    // A program may be executed from a memfd. The kernel has one mount for all of them, which is in no list.
-    Ok(mount == mount_id(&memfd_create("coreward-mount", MFdFlags::MFD_CLOEXEC)?)?)
-}
-
-fn mount_id(file: &OwnedFd) -> nix::Result<u32> {
-    mounts::mount_id(file.as_fd()).map_err(|error| errno_of(&error))
+    if mounts.backing(&file)?.is_some() { access(&file).map(Some) } else { Ok(None) }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::mounts::mount_id;
     use super::*;
+    use nix::sys::memfd::{MFdFlags, memfd_create};
     use std::fs::{self, File};
     use std::io::{Read, Write};
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -156,7 +137,8 @@ mod tests {
         std::os::unix::fs::symlink(program.path(), dir.path().join("exe")).unwrap();
         let dir = OwnedFd::from(File::open(dir.path()).unwrap());
         let access = |mountinfo: &str| {
-            access_if_local(&dir, [(mountinfo.into(), false), (Vec::new(), false)].into_iter(), |_| Ok(()))
+            let lists = [(mountinfo.into(), false), (Vec::new(), false)].into_iter();
+            access_if_local(&dir, LocalMounts::of_lists(lists), |_| Ok(()))
         };
         for (kind, expected) in [
             ("tmpfs", Some(())),

@@ -6,21 +6,19 @@
 //! with zeros where there is no page. That needs the mapped files, which only root can open (`/proc/PID/map_files`, proc_pid_map_files(5)).
 //! The daemon gets a list of addresses and no file: whoever has a memfd open for reading may open it again for writing.
 
+use super::mappings::{self, FileMappings};
 use super::proc_dir::ProcDir;
-use super::warning::errno_of;
-use coreward_sys::openat::{self, read_link_at};
-use coreward_sys::procmap::{self, Mapping};
+use coreward_sys::procmap::Mapping;
 use coreward_sys::sparse_io;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open, openat};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::stat::{Mode, SFlag, fstat, makedev};
+use nix::sys::stat::{SFlag, fstat, makedev};
 use nix::sys::statfs::{HUGETLBFS_MAGIC, TMPFS_MAGIC, fstatfs};
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::ops::Range;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
@@ -29,8 +27,6 @@ use std::time::{Duration, Instant};
 const TIMEOUT: Duration = Duration::from_secs(1);
 /// Holes that are listed at most. What is left out is read.
 const MAX_HOLES: usize = 1 << 18;
-/// Bytes of `maps` that are read at most, on kernels without `PROCMAP_QUERY` (before Linux 6.11).
-const MAX_MAPS: u64 = 16 << 20;
 
 /// The holes of the process as a file: pairs of addresses, first and last but one, as little-endian 64-bit numbers in order.
 /// `local` is as from [`super::mounts::local_minors`].
@@ -39,11 +35,7 @@ pub(super) fn find(dir: &ProcDir, local: &[u32]) -> nix::Result<OwnedFd> {
     let trusted: BTreeSet<(u32, u32)> = local.chain(sparse_io::memfd_devices()).collect();
     let thread = dir.thread_with_memory();
     let holes = dir.in_thread(TIMEOUT, move |dir| {
-        // Directories below `task` have no `map_files` (`tid_base_stuff`, fs/proc/base.c), but those of threads have, which are not listed.
-        let of_thread = thread.map(|tid| openat::open_dir(format!("/proc/{tid}").as_ref())).transpose();
-        let of_thread = of_thread.map_err(|error| errno_of(&error))?;
-        // As long as the thread is there, nobody else has its number.
-        read_link_at(dir.as_fd(), "exe")?;
+        let of_thread = mappings::open_thread_dir(dir, thread)?;
         Search::new(of_thread.as_ref().unwrap_or(dir), &trusted)?.run()
     })?;
     let mut file = File::from(memfd_create("coreward-holes", MFdFlags::MFD_CLOEXEC)?);
@@ -58,9 +50,7 @@ struct Search<'a> {
     dir: &'a OwnedFd,
     /// Devices of file systems that answer.
     trusted: &'a BTreeSet<(u32, u32)>,
-    maps: File,
-    /// The mappings of files, where the kernel cannot be asked for the next one.
-    parsed: Option<Vec<Mapping>>,
+    mappings: FileMappings,
     /// Files without holes of this kind. Others are opened for each of their mappings: a memfd and a segment of System V memory may have
     /// the same device and number.
     without: BTreeSet<(u32, u32, u64)>,
@@ -70,17 +60,17 @@ struct Search<'a> {
 
 impl<'a> Search<'a> {
     fn new(dir: &'a OwnedFd, trusted: &'a BTreeSet<(u32, u32)>) -> nix::Result<Self> {
-        let maps = File::from(openat(dir, "maps", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?);
+        let mappings = FileMappings::open(dir)?;
         let deadline = Instant::now() + TIMEOUT;
-        Ok(Self { dir, trusted, maps, parsed: None, without: BTreeSet::new(), deadline, holes: Vec::new() })
+        Ok(Self { dir, trusted, mappings, without: BTreeSet::new(), deadline, holes: Vec::new() })
     }
 
     fn run(mut self) -> nix::Result<Vec<Range<u64>>> {
-        let mut next = self.next_after(0)?;
+        let mut next = self.mappings.next_after(0)?;
         while let Some(mapping) = next.filter(|_| self.goes_on()) {
             // What cannot be opened is read as if it had no holes.
             let _ = self.add_holes_of(&mapping);
-            next = self.next_after(mapping.range.end)?;
+            next = self.mappings.next_after(mapping.range.end)?;
         }
         Ok(self.holes)
     }
@@ -89,28 +79,13 @@ impl<'a> Search<'a> {
         self.holes.len() < MAX_HOLES && Instant::now() < self.deadline
     }
 
-    fn next_after(&mut self, address: u64) -> nix::Result<Option<Mapping>> {
-        if self.parsed.is_none() {
-            match procmap::next_file_mapping(&self.maps, address) {
-                Err(Errno::ENOTTY) => {}
-                next => return next,
-            }
-        }
-        let maps = &self.maps;
-        let mappings = self.parsed.get_or_insert_with(|| parse(maps));
-        let next = mappings.partition_point(|mapping| mapping.range.end <= address);
-        Ok(mappings.get(next).cloned())
-    }
-
     fn add_holes_of(&mut self, mapping: &Mapping) -> nix::Result<()> {
         let file = (mapping.major, mapping.minor, mapping.inode);
         let answers = mapping.major != 0 || self.trusted.contains(&(mapping.major, mapping.minor));
         if mapping.has_no_file() || !answers || self.without.contains(&file) {
             return Ok(());
         }
-        let link = format!("map_files/{:x}-{:x}", mapping.range.start, mapping.range.end);
-        // Devices do things when they are opened.
-        let path = openat(self.dir, link.as_str(), OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
+        let path = mappings::open_path(self.dir, mapping)?;
         let stat = fstat(&path)?;
         let kind = SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits());
         if kind == SFlag::S_IFCHR && stat.st_rdev == makedev(1, 5) {
@@ -122,9 +97,7 @@ impl<'a> Search<'a> {
             self.without.insert(file);
             return Ok(());
         }
-        // Somebody may have a lease on it (fcntl(2)).
-        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-        let opened = File::from(open(format!("/proc/self/fd/{}", path.as_raw_fd()).as_str(), flags, Mode::empty())?);
+        let opened = File::from(mappings::open_to_read(&path)?);
         if file_system == TMPFS_MAGIC {
             self.add_holes_of_tmpfs(mapping, &opened)
         } else {
@@ -176,16 +149,6 @@ impl<'a> Search<'a> {
             _ => {}
         }
     }
-}
-
-/// The mappings of files in the text of `maps`, in order.
-fn parse(maps: &File) -> Vec<Mapping> {
-    let mut text = Vec::new();
-    // As far as it can be read.
-    let _ = maps.take(MAX_MAPS).read_to_end(&mut text);
-    let lines = text.split_inclusive(|byte| *byte == b'\n').filter_map(|line| line.strip_suffix(b"\n"));
-    let mappings = lines.filter_map(|line| procmap::parse(&String::from_utf8_lossy(line)));
-    mappings.filter(|mapping| !mapping.has_no_file()).collect()
 }
 
 /// Whether there is anything but zeros in `range` of the file, or that cannot be found out in time.

@@ -37,6 +37,8 @@ mod details;
 mod executable;
 mod holes;
 mod kernel_log;
+mod mappings;
+mod modules;
 mod mounts;
 mod proc_dir;
 mod process;

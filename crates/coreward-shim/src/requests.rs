@@ -3,6 +3,7 @@
 use super::crash::Crash;
 use super::details;
 use super::executable;
+use super::modules;
 use super::warning::ShimWarning;
 use coreward_sys::pipe;
 use coreward_wire::{FdKind, Reply, Request};
@@ -27,6 +28,7 @@ pub(super) fn reply_to(request: Request, crash: &mut Crash) -> (Reply, Vec<Owned
         (_, Request::Exe) => open_exe(crash),
         (None, _) => Err(Errno::ESRCH),
         (Some(dir), Request::Details { holes, thread }) => return details::reply(dir, &mut crash.offer, holes, thread),
+        (Some(dir), Request::Modules(addresses)) => return modules::reply(dir, &crash.offer, addresses),
     };
     match opened {
         Ok(fd) => (Reply::default(), vec![fd]),

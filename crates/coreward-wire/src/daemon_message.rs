@@ -1,7 +1,7 @@
 //! The daemon's messages and the shim's replies: everything but the offer.
 
 use super::field::{FieldReader, PayloadWriter, truncated, truncated_text};
-use super::{FdKind, Kind, MAX_CHECKPOINT, MAX_TEXT, WireError};
+use super::{FdKind, Kind, MAX_CHECKPOINT, MAX_FDS, MAX_TEXT, WireError};
 use nix::unistd::Uid;
 
 const WHAT: u16 = 1;
@@ -16,10 +16,14 @@ const FDS: u16 = 8;
 const QUIET: u16 = 9;
 const HOLES: u16 = 10;
 const THREAD: u16 = 11;
+const ADDRESSES: u16 = 12;
 const USER: u16 = 20;
 
+/// Most modules that are asked for at a time.
+pub const MAX_MODULES: usize = MAX_FDS;
+
 /// What the daemon may ask the shim to open or look up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
     /// The read end of the core pipe. A daemon asks for it only when it is about to read it: as long as anybody holds the
     /// pipe, even in an offer that nobody has received, the kernel keeps the crashed process.
@@ -36,21 +40,26 @@ pub enum Request {
     /// The first bytes of the core (this many) in a file, for headers and notes that are longer than a pipe can be made. The
     /// shim keeps the file; the pipe then continues after these bytes.
     Head(u64),
+    /// The mapped files in which mappings with these first addresses are, open for reading, if nobody serves them who may not answer. The
+    /// reply has descriptors of those that could be opened, and their addresses in the same order ([`Reply::addresses`]). At most
+    /// [`MAX_MODULES`].
+    Modules(Vec<u64>),
 }
 
 impl Request {
     /// The number on the wire. 2 was in use before the first release; do not use it again.
-    fn number(self) -> u64 {
+    fn number(&self) -> u64 {
         match self {
             Self::Exe => 1,
             Self::Core => 3,
             Self::Head(_) => 4,
             Self::Details { .. } => 5,
+            Self::Modules(_) => 6,
         }
     }
 
-    fn from_number(number: u64, bytes: u64, holes: bool, thread: u32) -> Option<Self> {
-        let all = [Self::Exe, Self::Core, Self::Head(bytes), Self::Details { holes, thread }];
+    fn from_number(number: u64, bytes: u64, holes: bool, thread: u32, addresses: Vec<u64>) -> Option<Self> {
+        let all = [Self::Exe, Self::Core, Self::Head(bytes), Self::Details { holes, thread }, Self::Modules(addresses)];
         all.into_iter().find(|request| request.number() == number)
     }
 }
@@ -111,6 +120,7 @@ impl DaemonMessage {
                     Request::Details { holes, thread } => {
                         writer.number(HOLES, u64::from(*holes)).number(THREAD, u64::from(*thread))
                     }
+                    Request::Modules(addresses) => writer.bytes(ADDRESSES, &encode_addresses(addresses)),
                     Request::Core | Request::Exe => writer,
                 };
                 writer.into_message(Kind::Request, 0)
@@ -135,7 +145,7 @@ impl DaemonMessage {
     pub fn decode(kind: Kind, payload: &[u8]) -> Result<Self, WireError> {
         let (mut what, mut bytes, mut journal, mut reason) = (None, 0, Vec::new(), String::new());
         let (mut checkpoint, mut fds, mut needs_ack, mut holes) = (Vec::new(), Vec::new(), true, false);
-        let (mut user, mut thread) = (None, 0);
+        let (mut user, mut thread, mut addresses) = (None, 0, Vec::new());
         for field in FieldReader::new(payload) {
             let field = field?;
             match field.tag {
@@ -149,6 +159,7 @@ impl DaemonMessage {
                 QUIET => needs_ack = !field.flag()?,
                 HOLES => holes = field.flag()?,
                 THREAD => thread = field.number32()?,
+                ADDRESSES => addresses = decode_addresses(field.value),
                 _ => {}
             }
         }
@@ -157,7 +168,7 @@ impl DaemonMessage {
             Kind::Busy => Ok(Self::Busy),
             Kind::Request => {
                 let (number, invalid) = what.ok_or(WireError::Missing(WHAT))?;
-                Request::from_number(number, bytes, holes, thread).map(Self::Request).ok_or(invalid)
+                Request::from_number(number, bytes, holes, thread, addresses).map(Self::Request).ok_or(invalid)
             }
             Kind::Release => Ok(Self::Release { checkpoint, fds, needs_ack }),
             Kind::Done => Ok(Self::Done { journal, user }),
@@ -179,7 +190,29 @@ pub struct Reply {
     pub fds: Vec<FdKind>,
 }
 
+/// Addresses as eight bytes each.
+fn encode_addresses(addresses: &[u64]) -> Vec<u8> {
+    addresses.iter().take(MAX_MODULES).flat_map(|address| address.to_le_bytes()).collect()
+}
+
+fn decode_addresses(bytes: &[u8]) -> Vec<u64> {
+    let addresses = bytes.chunks_exact(8).filter_map(|bytes| bytes.first_chunk()).copied().map(u64::from_le_bytes);
+    addresses.take(MAX_MODULES).collect()
+}
+
 impl Reply {
+    /// The reply to [`Request::Modules`]: the files of these are opened.
+    #[must_use]
+    pub fn of_modules(addresses: &[u64]) -> Self {
+        Self { data: encode_addresses(addresses), ..Self::default() }
+    }
+
+    /// The addresses in a reply to [`Request::Modules`].
+    #[must_use]
+    pub fn addresses(&self) -> Vec<u64> {
+        decode_addresses(&self.data)
+    }
+
     /// Encodes the message with its header, for a message that carries `fds` descriptors.
     #[must_use]
     pub fn encode(&self, fds: usize) -> Vec<u8> {

@@ -39,7 +39,7 @@ mod tests;
 mod wire_error;
 
 pub use credentials::Credentials;
-pub use daemon_message::{DaemonMessage, Reply, Request, released_message};
+pub use daemon_message::{DaemonMessage, MAX_MODULES, Reply, Request, released_message};
 pub use details::{Details, MAX_OPEN_FDS, MAX_TABLE};
 pub use header::{HEADER_LEN, Header, Kind, take_message};
 pub use offer::{FdKind, MAX_TEXT, Namespaces, Offer, PidPin};
@@ -51,5 +51,5 @@ pub const VERSION: u16 = 1;
 pub const MAX_PAYLOAD: usize = MAX_CHECKPOINT + 112 * 1024;
 /// Longest checkpoint that the shim saves for the daemon, in bytes.
 pub const MAX_CHECKPOINT: usize = 128 * 1024;
-/// Most descriptors in one message; far below the kernel's limit of 253 (`SCM_MAX_FD`, include/net/scm.h).
-pub const MAX_FDS: usize = 32;
+/// Most descriptors in one message: those of modules. The kernel's limit is 253 (`SCM_MAX_FD`, include/net/scm.h).
+pub const MAX_FDS: usize = 200;

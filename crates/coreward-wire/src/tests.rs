@@ -144,6 +144,8 @@ fn daemon_messages_and_replies_arrive_as_they_were_sent() {
         DaemonMessage::Request(Request::Details { holes: false, thread: 0 }),
         DaemonMessage::Request(Request::Details { holes: true, thread: 77 }),
         DaemonMessage::Request(Request::Head(123_456)),
+        DaemonMessage::Request(Request::Modules(vec![0x5555_0000_0000, 0x7fff_f000_0000])),
+        DaemonMessage::Request(Request::Modules(Vec::new())),
         DaemonMessage::Release { checkpoint: Vec::new(), fds: Vec::new(), needs_ack: false },
         DaemonMessage::Release {
             checkpoint: vec![7; MAX_CHECKPOINT],
