@@ -46,6 +46,14 @@ pub(super) fn run(root: &Root, caller: Uid, options: &InfoOptions, out: &mut dyn
     Ok(ExitCode::SUCCESS)
 }
 
+/// What `info` shows of a crash, for a bundle of it.
+pub(super) fn report(root: &Root, caller: Uid, listed: &Listed) -> io::Result<Vec<u8>> {
+    let mut report = Vec::new();
+    let context = CrashContext::look_up(root, listed);
+    show(listed, &context, &Symbols::look_up(&listed.record, caller, false), &mut report)?;
+    Ok(report)
+}
+
 fn show(listed: &Listed, context: &CrashContext, symbols: &Symbols, out: &mut dyn Write) -> io::Result<()> {
     let lines = lines(listed, context);
     let width = lines.iter().map(|(label, _)| label.len()).max().unwrap_or(0);
@@ -306,6 +314,7 @@ fn origin(record: &Record) -> &'static str {
     match record.origin {
         Origin::Live => "live, while the process was held",
         Origin::Spool => "spool: no daemon accepted it at the time",
+        Origin::Import => "import: it was recorded on another machine, or at another time",
     }
 }
 

@@ -2,6 +2,7 @@
 //! runs the verbs.
 
 mod atomic_file;
+mod bundle;
 mod crash_context;
 mod crash_selector;
 mod crash_table;
@@ -15,12 +16,14 @@ mod foreign_file;
 mod generate;
 mod groups;
 mod human;
+mod import;
 mod info;
 mod interrupt;
 mod json;
 mod list;
 mod man;
 mod message;
+mod module_source;
 mod privileges;
 mod register;
 mod remove;
@@ -80,6 +83,8 @@ enum Verb {
     Export(export::ExportOptions),
     /// Open a crash in a debugger
     Debug(debug::DebugOptions),
+    /// Put the crash of another machine into the catalog
+    Import(import::ImportOptions),
     /// List crashes by signature: one line per bug, with the number of crashes
     ///
     /// `coreward info` shows the functions of one of them.
@@ -111,7 +116,7 @@ enum Verb {
 
 impl Verb {
     /// Whether the verb needs the rights of the state directory's owner and no others. Root's rights are needed for the settings
-    /// of the kernel, and those of the caller for the files that `export`, `debug` and `generate` write; those verbs, and
+    /// of the kernel, and those of the caller for the files that `export`, `debug` and `generate` write and `import` reads; those verbs, and
     /// `status`, which asks systemd first, become the owner when they come to the store.
     fn needs_only_the_store(&self) -> bool {
         match self {
@@ -125,6 +130,7 @@ impl Verb {
             | Self::Vacuum(_) => true,
             Self::Export(_)
             | Self::Debug(_)
+            | Self::Import(_)
             | Self::Status(_)
             | Self::Register(_)
             | Self::Unregister(_)
@@ -182,7 +188,8 @@ fn run(arguments: CommandLine, out: &mut dyn Write) -> Result<ExitCode, CliError
         }
         Verb::Info(options) => info::run(&root, caller, &options, out)
             .or_else(|error| show_none(&root, error, options.json.then_some("null"), out)),
-        Verb::Export(options) => export::run(&root, &options, out),
+        Verb::Export(options) => export::run(&root, caller, &options, out),
+        Verb::Import(options) => import::run(&root, &options, out),
         Verb::Debug(options) => debug::run(&root, caller, &options),
         Verb::Groups(options) => groups::run(&root, &options, out)
             .or_else(|error| show_none(&root, error, options.json.then_some("[]"), out)),

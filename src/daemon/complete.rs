@@ -4,10 +4,12 @@ use super::connection::ConnectionError;
 use super::crash_source::{CrashSource, ProcessDetails};
 use super::evidence::CoreInput;
 use super::inspect::ask_reader;
+use super::modules::missing_modules;
 use super::process_handles::ProcessHandles;
 use super::record_builder::RecordBuilder;
 use super::shared::Shared;
 use crate::crash::Warning;
+use crate::policy::modules::ModulePolicy;
 use crate::reader::Reader;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,6 +27,7 @@ pub(super) async fn complete(
     builder: &mut RecordBuilder,
     handles: &mut ProcessHandles,
     stream: Option<&CoreInput>,
+    modules: ModulePolicy,
 ) -> Result<(), ConnectionError> {
     add_details(source, builder, handles, stream.is_some()).await?;
     let variables = shared.environment();
@@ -56,6 +59,11 @@ pub(super) async fn complete(
             Some(None)
         };
         builder.set_other_threads(threads.map(Option::unwrap_or_default));
+    }
+    // They are read when the process has gone.
+    let missing = missing_modules(shared, modules, builder);
+    if !missing.is_empty() {
+        handles.modules = source.request_modules(missing).await?;
     }
     Ok(())
 }

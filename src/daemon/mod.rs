@@ -9,6 +9,7 @@ mod crash_source;
 mod error;
 mod evidence;
 mod host_packages;
+mod import;
 mod inspect;
 mod listener;
 mod local_users;

@@ -97,8 +97,8 @@ pub(super) fn principal_of(offer: &Offer, host: &Host) -> Principal {
 pub(super) fn crash_time(offer: &Offer, origin: Origin, now: Duration, uptime: Duration) -> Duration {
     match origin {
         Origin::Live => now.saturating_sub(uptime.saturating_sub(offer.started)),
-        Origin::Spool if offer.time > 0 => Duration::from_secs(offer.time),
-        Origin::Spool => now,
+        Origin::Spool | Origin::Import if offer.time > 0 => Duration::from_secs(offer.time),
+        Origin::Spool | Origin::Import => now,
     }
 }
 

@@ -123,7 +123,7 @@ impl Session {
             Admission::RecordOnly(_, reason) => self.release_without_core(builder, reason, core, handles).await?,
             Admission::Core(decision) => {
                 let stream = if let CoreEvidence::Ready(stream) = &core { Some(stream) } else { None };
-                complete(shared, source, &mut builder, &mut handles, stream).await?;
+                complete(shared, source, &mut builder, &mut handles, stream, config.modules).await?;
                 let files = std::mem::take(&mut handles.modules);
                 modules = Some(ModuleFiles { policy: config.modules, files });
                 let stacks_only = decision.keep == Keep::Stacks;

@@ -259,6 +259,7 @@ impl Metrics {
         let origin = match record.origin {
             crate::crash::Origin::Live => "live",
             crate::crash::Origin::Spool => "spool",
+            crate::crash::Origin::Import => "import",
         };
         self.crashes.with_label_values(&[origin, core, reason]).inc();
         let decision = record.decision;

@@ -22,6 +22,7 @@ mod hostile_files;
 mod hostile_text;
 mod interrupted;
 mod misuse;
+mod modules;
 mod no_file;
 mod pid_reuse;
 mod registration;

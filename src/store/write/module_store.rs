@@ -15,7 +15,7 @@ use coreward_sys::file_system::Space;
 use coreward_sys::{tmpfile, xattr};
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
+use nix::fcntl::{OFlag, RenameFlags, renameat2};
 use nix::sys::stat::Mode;
 use nix::unistd::{Uid, UnlinkatFlags, unlinkat};
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -235,6 +235,25 @@ impl ModuleStore {
         }
         let entry = ModuleEntry { bytes, last_use_us: micros(SystemTime::now()), trusted };
         self.state().modules.insert(build_id.to_owned(), entry);
+        Ok(())
+    }
+
+    /// Moves a module that somebody else wrote into the store.
+    ///
+    /// # Errors
+    /// There is no room (`StorageFull`), it is stored already (`AlreadyExists`), or the error of renameat2(2).
+    pub fn adopt(&self, from: &OwnedFd, build_id: &str, user: ModuleUser<'_>) -> io::Result<()> {
+        let name = module_file_name(build_id).ok_or(Errno::EINVAL)?;
+        let bytes = open_module_in(from.as_fd(), build_id)?.metadata()?.len();
+        if !self.reserve(user, bytes) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let moved = renameat2(from, &name, &self.dir, &name, RenameFlags::RENAME_NOREPLACE);
+        let mut state = self.state();
+        state.reserved = state.reserved.saturating_sub(bytes);
+        moved?;
+        let entry = ModuleEntry { bytes, last_use_us: micros(SystemTime::now()), trusted: false };
+        state.modules.insert(build_id.to_owned(), entry);
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 use super::counters::{self, Counted};
 use super::error::CatalogError;
 use super::{charges, rollup};
-use crate::crash::{CoreOutcome, CrashId, Record};
+use crate::crash::{CoreOutcome, CrashId, Origin, Record};
 use crate::store::columns::{RecordedCore, to_signed};
 use nix::unistd::Uid;
 use rusqlite::{Connection, Transaction, named_params, params};
@@ -13,6 +13,8 @@ use rusqlite::{Connection, Transaction, named_params, params};
 pub enum Inserted {
     /// It is new, and was counted.
     Counted(Counted),
+    /// It is new, and was not counted: it happened on another machine.
+    Imported,
     /// It is in the catalog already.
     Known,
 }
@@ -22,6 +24,9 @@ pub(super) fn insert(db: &Transaction<'_>, record: &Record) -> Result<Inserted, 
     let core = if record.core.is_stored() { RecordedCore::Stored } else { RecordedCore::None };
     if rollup::was_rolled_up(db, &record.id)? || !add_row(db, record, core)? {
         return Ok(Inserted::Known);
+    }
+    if record.origin == Origin::Import {
+        return Ok(Inserted::Imported);
     }
     counters::count(db, record).map(Inserted::Counted)
 }
