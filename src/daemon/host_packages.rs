@@ -47,6 +47,13 @@ impl HostPackages {
         move |path: &str| files.contains(&hash(path))
     }
 
+    /// The same as it was last found out; `None`: it was not yet.
+    pub(super) fn known_files(&self) -> Option<impl Fn(&str) -> bool + use<>> {
+        let known = lock(&self.known);
+        let files = known.changed.map(|_| Arc::clone(&known.files))?;
+        Some(move |path: &str| files.contains(&hash(path)))
+    }
+
     fn read(&self) -> HashSet<u64> {
         let mut files = HashSet::new();
         for entry in std::fs::read_dir(&self.lists).into_iter().flatten().flatten() {
@@ -89,7 +96,9 @@ mod tests {
         fs::create_dir_all(&lists).unwrap();
         fs::write(lists.join("a.list"), "/.\n/usr/bin/a\n/lib/x86_64-linux-gnu/liba.so.1\n").unwrap();
         fs::write(lists.join("a.md5sums"), "0 usr/bin/other\n/usr/bin/other\n").unwrap();
+        assert!(packages.known_files().is_none());
         let has = packages.files();
+        assert!(packages.known_files().unwrap()("/usr/bin/a"));
         assert!(
             has("/usr/bin/a") && has("/usr/lib/x86_64-linux-gnu/liba.so.1") && has("/lib/x86_64-linux-gnu/liba.so.1")
         );

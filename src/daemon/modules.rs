@@ -2,6 +2,7 @@
 //! recorded. Nobody waits for it, and what is missing in the store costs names only.
 
 use super::blocking::run_blocking;
+use super::local_users;
 use super::record_builder::RecordBuilder;
 use super::shared::{Shared, lock};
 use crate::crash::{Module, Record};
@@ -49,13 +50,15 @@ pub(super) fn missing_modules(shared: &Shared, policy: ModulePolicy, builder: &R
     if policy == ModulePolicy::None {
         return Vec::new();
     }
-    let missing = builder.modules().iter().filter(|module| {
-        let build_id = module.build_id.as_deref();
-        build_id.is_some_and(|build_id| {
-            !module.path.starts_with('[') && !shared.modules.has_for(build_id, builder.reader())
-        })
-    });
-    missing.map(|module| module.start).collect()
+    let reader = builder.reader().filter(|uid| local_users::may_be_person(&shared.root, *uid));
+    // Where the process saw the mounts of the host, a file that was not replaced is the host's. What packages have is known after the
+    // first crash.
+    let spared = builder.sees_host_files(policy).then(|| shared.host_packages.known_files()).flatten();
+    let is_wanted = |module: &&Module| {
+        let Some(build_id) = module.build_id.as_deref().filter(|_| !module.path.starts_with('[')) else { return false };
+        !spared.as_ref().is_some_and(|has| has(&module.path)) && !shared.modules.has_for(build_id, reader)
+    };
+    builder.modules().iter().filter(is_wanted).map(|module| module.start).collect()
 }
 
 /// Stores the modules of a crash, in a task of its own. `user` may read its core.

@@ -11,6 +11,7 @@ use crate::crash::{
 use crate::elf::ProcessNotes;
 use crate::policy::access::{self, AccessFacts};
 use crate::policy::evict::Attribution;
+use crate::policy::modules::ModulePolicy;
 use crate::reader::{CrashedStack, OtherThreads};
 use crate::unwind::{self, Anonymous, SignatureInput};
 use coreward_wire::paths::Root;
@@ -370,6 +371,12 @@ impl RecordBuilder {
     /// The id of the thread that failed, if it was in a handler of the fault, in the PID namespace of the process.
     pub(super) fn failed_thread(&self) -> Option<u32> {
         self.record.failure.as_ref().map(|failure| failure.tid)
+    }
+
+    /// Whether files of this host's packages are left out of the module store, and the process saw the host's mounts.
+    pub(super) fn sees_host_files(&self, policy: ModulePolicy) -> bool {
+        let has_own_mounts = self.record.namespaces.iter().any(|name| name == "mnt" || name == "unknown");
+        policy.spares_packages(&self.record) && !has_own_mounts
     }
 
     /// The mapped ELF files.
