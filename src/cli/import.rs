@@ -130,10 +130,11 @@ fn add_modules(dir: &ImportDir, bundle: &Bundle) -> io::Result<()> {
         let limit = length.saturating_mul(MAX_EXPANSION).saturating_add(1 << 20).min(MAX_MODULE);
         let mut beginning = Beginning(Vec::new());
         let is_whole = unpack_module(module, &mut beginning, limit).is_ok();
-        if is_whole && build_id_of_file(&beginning.0).as_deref() == Some(build_id) {
-            if let Some((mut module, length)) = bundle.module(build_id) {
-                dir.add_module(&mut module, length, build_id)?;
-            }
+        if is_whole
+            && build_id_of_file(&beginning.0).as_deref() == Some(build_id)
+            && let Some((mut module, length)) = bundle.module(build_id)
+        {
+            dir.add_module(&mut module, length, build_id)?;
         }
     }
     Ok(())

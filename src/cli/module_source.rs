@@ -52,12 +52,11 @@ impl ModuleSource<'_> {
             for (number, (build_id, to)) in modules.iter().enumerate() {
                 match self.unpack_one(build_id, to) {
                     Ok(true) => {}
-                    Ok(false) => damaged.push(number),
                     // Of the temporary directory, whatever the module has.
                     Err(error) if is_out_of_space(&error) => {
                         return Err(CliError::File { path: place.to_owned(), error });
                     }
-                    Err(_) => damaged.push(number),
+                    Ok(false) | Err(_) => damaged.push(number),
                 }
                 bar.inc(1);
             }

@@ -65,7 +65,7 @@ async fn import(shared: &Arc<Shared>, dir: &Arc<ImportDir>, id: &CrashId) -> Res
         let _ = from.remove(&core_file_name(&of));
         taken
     };
-    let taken = run_blocking(take).await.map_err(io::Error::from).and_then(|taken| taken);
+    let taken = run_blocking(take).await.and_then(|taken| taken);
     let record = match taken {
         Ok(Some(record)) => Arc::new(record),
         Ok(None) => return Ok(()),

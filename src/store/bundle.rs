@@ -55,7 +55,7 @@ pub enum BundleError {
 #[derive(Debug)]
 pub struct Bundle {
     file: File,
-    record: Record,
+    record: Box<Record>,
     core: Option<Range<u64>>,
     modules: HashMap<String, Range<u64>>,
 }
@@ -104,7 +104,7 @@ impl Bundle {
         }
         let mut json = Vec::new();
         FileRange::new(&file, record.clone()).read_to_end(&mut json)?;
-        let mut record: Record = serde_json::from_slice(&json)?;
+        let mut record: Box<Record> = serde_json::from_slice(&json)?;
         record.bound();
         if record.id != record.key.id() {
             return Err(BundleError::Damaged("its record has the id of another crash"));

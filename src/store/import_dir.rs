@@ -186,7 +186,7 @@ mod tests {
         assert_eq!(import.crashes().unwrap(), [] as [CrashId; 0], "nothing is left of what failed");
         import.add_core(&core[..], length, Some(&record.id)).unwrap();
         import.add_core(&core[..], length, None).unwrap();
-        assert_eq!(import.crashes().unwrap(), [record.id.clone()]);
+        assert_eq!(import.crashes().unwrap(), std::slice::from_ref(&record.id));
         let (imported, bytes) = import.open_core(&record.id).unwrap();
         assert_eq!((imported.origin, imported.core.stored, bytes), (Origin::Import, length, length));
         let expected = Record { origin: Origin::Import, core: imported.core.clone(), ..record.clone() };

@@ -93,7 +93,10 @@ impl StoredModule {
     }
 }
 
-/// Decompresses the module in `file` from its current position on.
+/// Decompresses the module in `file` from its current position on, and returns its length in bytes.
+///
+/// # Errors
+/// As [`StoredModule::unpack_to`].
 pub fn unpack_module(file: impl Read, out: &mut dyn Write, limit: u64) -> io::Result<u64> {
     let mut content = zstd::stream::read::Decoder::new(file)?;
     let mut chunk = vec![0; CHUNK];
