@@ -1,11 +1,10 @@
 //! The files that packages of this host have: the lists of dpkg(1).
 
-use super::shared::lock;
 use coreward_wire::paths::Root;
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 /// A list that is longer is not one of dpkg's.
@@ -38,7 +37,7 @@ impl HostPackages {
     /// A function that says whether a package has the file with this absolute path. Blocks.
     pub(super) fn files(&self) -> impl Fn(&str) -> bool + use<> {
         let changed = std::fs::metadata(&self.lists).and_then(|dir| dir.modified()).ok();
-        let mut known = lock(&self.known);
+        let mut known = self.known();
         if known.changed != changed {
             let files = changed.map(|_| self.read()).unwrap_or_default();
             *known = Known { changed, files: Arc::new(files) };
@@ -49,9 +48,14 @@ impl HostPackages {
 
     /// The same as it was last found out; `None`: it was not yet.
     pub(super) fn known_files(&self) -> Option<impl Fn(&str) -> bool + use<>> {
-        let known = lock(&self.known);
+        let known = self.known();
         let files = known.changed.map(|_| Arc::clone(&known.files))?;
         Some(move |path: &str| files.contains(&hash(path)))
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        // A panic cannot leave it half changed.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn read(&self) -> HashSet<u64> {

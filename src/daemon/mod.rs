@@ -14,6 +14,7 @@ mod inspect;
 mod listener;
 mod local_users;
 mod maintenance;
+mod module_queue;
 mod modules;
 mod notify;
 mod process_handles;

@@ -3,6 +3,7 @@
 
 use super::blocking::run_blocking;
 use super::local_users;
+use super::module_queue::MAX_WAITING;
 use super::record_builder::RecordBuilder;
 use super::shared::{Shared, lock};
 use crate::crash::{Module, Record};
@@ -16,27 +17,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Mutex};
-use tokio::sync::Semaphore;
-
-/// Crashes whose modules wait or are copied. Each has a descriptor for every file. Those of others are not stored.
-const QUEUE: usize = 16;
-
-/// The work that goes on beside the sessions.
-#[derive(Debug)]
-pub(super) struct ModuleQueue {
-    places: Arc<Semaphore>,
-    /// One crash at a time: the second of two like it finds the modules of the first.
-    turn: tokio::sync::Mutex<()>,
-    /// A reader that was killed and may still hang. While it does, no other one is made.
-    lost: Mutex<Option<Arc<OwnedFd>>>,
-}
-
-impl Default for ModuleQueue {
-    fn default() -> Self {
-        Self { places: Arc::new(Semaphore::new(QUEUE)), turn: tokio::sync::Mutex::default(), lost: Mutex::default() }
-    }
-}
+use std::sync::Arc;
 
 /// The mapped files of a crash.
 pub(super) struct ModuleFiles {
@@ -67,7 +48,7 @@ pub(super) fn store_modules(shared: &Arc<Shared>, record: &Arc<Record>, user: Op
         return;
     }
     let Ok(place) = Arc::clone(&shared.module_queue.places).try_acquire_owned() else {
-        tracing::warn!("the modules of crash {} are not stored: those of {QUEUE} others are not yet", record.id);
+        tracing::warn!("the modules of crash {} are not stored: those of {MAX_WAITING} others are not yet", record.id);
         return;
     };
     let (with, record) = (Arc::clone(shared), Arc::clone(record));

@@ -2,7 +2,7 @@
 
 use super::host_packages::HostPackages;
 use super::local_users::OwnProcesses;
-use super::modules::ModuleQueue;
+use super::module_queue::ModuleQueue;
 use super::record_builder::{Host, RecordBuilder};
 use super::shutdown::Shutdown;
 use crate::capture::{CaptureResources, CompressorPool, HealthMonitor, LargeCoreLimiter, MemoryBudget};
