@@ -1,6 +1,6 @@
 //! A reader of mapped files, seen from the daemon.
 
-use super::module_server::{ModuleError, ModuleFile};
+use super::module_file::{ModuleError, ModuleFile};
 use super::process::Reader;
 use super::protocol::{Answer, Request};
 use std::fs::File;

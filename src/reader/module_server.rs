@@ -1,16 +1,16 @@
 //! The side of a reader that copies mapped files to the module store. Any of them may be on a file system that does not answer, and what
 //! is in it is hostile.
 
+use super::answer_requests::AnswerRequests;
 use super::channel::Received;
+use super::module_file::{ModuleError, ModuleFile};
 use super::protocol::{Answer, Request};
 use super::saved_core::find_local;
-use super::server::AnswerRequests;
 use crate::crash::text::to_path;
 use crate::elf::build_id_of_file;
 use crate::store::MAX_MODULE;
 use coreward_sys::mounts::Mounts;
 use nix::sys::stat::{SFlag, fstat};
-use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -24,28 +24,6 @@ const MAX_MOUNTINFO: u64 = 1 << 20;
 const CHUNK: usize = 256 << 10;
 /// zstd's default level. Modules are compressed once and kept long.
 const LEVEL: i32 = 3;
-
-/// What a reader found out about a mapped file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ModuleFile {
-    /// Its length in bytes.
-    pub length: u64,
-    /// Its build-id.
-    pub build_id: Option<String>,
-    /// The host's file at this path, which was to be compared with it, has the same build-id.
-    pub is_hosts: bool,
-    /// Nobody but root could have written it.
-    pub only_root: bool,
-}
-
-/// Why a module was not copied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ModuleError {
-    /// Compressed, it is longer than it may be.
-    TooLong,
-    /// The error number (errno(3)) of what failed.
-    Io(i32),
-}
 
 /// Copies modules.
 #[derive(Default)]

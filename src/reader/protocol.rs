@@ -1,6 +1,6 @@
 //! The messages between the daemon and a reader. Both run the same program, so the format may change at any time.
 
-use super::module_server::{ModuleError, ModuleFile};
+use super::module_file::{ModuleError, ModuleFile};
 use super::saved_core::FirstPage;
 use super::stack::{CrashedStack, OtherThreads, SignatureContext};
 use crate::capture::{MissingPages, PlanSummary, SourceError, StoredChunk};

@@ -1,5 +1,6 @@
 //! A reader process, and the process that forks readers.
 
+use super::answer_requests::AnswerRequests;
 use super::channel::{Channel, Outgoing, Received};
 use super::memory_server::MemoryServer;
 use super::module_server::ModuleServer;
@@ -108,15 +109,6 @@ fn read_for_daemon(socket: OwnedFd, purpose: Purpose, maker: Pid) -> u8 {
         Ok(()) => ENDED,
         Err(_) => FAILED,
     }
-}
-
-/// What a reader serves.
-pub(super) trait AnswerRequests {
-    /// Answers one request, if it has an answer.
-    ///
-    /// # Errors
-    /// The daemon broke the protocol.
-    fn answer_request(&mut self, received: Received<Request>) -> io::Result<Option<Answer>>;
 }
 
 impl AnswerRequests for MemoryServer {
