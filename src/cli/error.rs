@@ -3,7 +3,7 @@
 use super::atomic_file::AtomicFileError;
 use crate::crash::CrashId;
 use crate::registration::SysctlError;
-use crate::store::QueryError;
+use crate::store::{BundleError, QueryError};
 use coreward_wire::paths::PatternTooLong;
 use nix::sys::signal::Signal;
 use nix::unistd::Uid;
@@ -41,6 +41,8 @@ pub(super) enum CliError {
     Privilege(#[from] PrivilegeError),
     #[error(transparent)]
     Hook(#[from] HookError),
+    #[error(transparent)]
+    Import(#[from] ImportFileError),
     #[error("interrupted")]
     Interrupted(Signal),
 }
@@ -105,6 +107,8 @@ pub(super) enum DebugError {
     Temporary { dir: PathBuf, error: io::Error },
     #[error("{dir}: {error}: the core has {bytes} bytes; set TMPDIR to a directory with room for it")]
     NoRoom { dir: PathBuf, bytes: u64, error: io::Error },
+    #[error("{path}: {error}")]
+    Bundle { path: PathBuf, error: BundleError },
     #[error("--sysroot works with gdb only: give {0} its own option for this, after --")]
     Sysroot(PathBuf),
 }
@@ -128,6 +132,28 @@ pub(super) enum DebuginfodError {
     Server { url: String, path: String, error: io::Error },
     #[error("{url}: the file is larger than {limit}: set DEBUGINFOD_MAXSIZE, in bytes, to fetch it")]
     TooLarge { url: String, limit: String },
+}
+
+/// Why a crash is not imported.
+#[derive(Debug, Error)]
+pub(super) enum ImportFileError {
+    #[error("{path}: {error}; only bundles (coreward export --bundle) and stored cores are imported")]
+    File { path: PathBuf, error: io::Error },
+    #[error("{0}: permission denied: crashes are imported by root (sudo coreward import ...)")]
+    NotAllowed(PathBuf),
+    #[error("{0} does not exist: Coreward has not run on this machine; coreward debug FILE opens a bundle without it")]
+    NoState(PathBuf),
+    #[error("no daemon has taken crash {id} yet: {path} waits for it (systemctl start coreward.service)")]
+    NoDaemon { id: CrashId, path: PathBuf },
+    #[error("the daemon refused crash {0}: journalctl -u coreward.service says why")]
+    Refused(CrashId),
+}
+
+impl ImportFileError {
+    /// The error for a file.
+    pub(super) fn new(path: &std::path::Path, error: io::Error) -> Self {
+        Self::File { path: path.to_owned(), error }
+    }
 }
 
 /// Why the kernel settings are left as they are.

@@ -1,14 +1,16 @@
 //! `coreward export`.
 
 use super::atomic_file::AtomicFile;
+use super::bundle;
 use super::crash_selector::CrashSelector;
 use super::error::{CliError, ExportError, UnpackError};
 use super::interrupt::Interrupts;
 use super::privileges::{become_owner, run_as_owner};
 use super::unpack::CoreReader;
 use crate::store;
-use clap::Args;
+use clap::{ArgGroup, Args};
 use coreward_wire::paths::Root;
+use nix::unistd::Uid;
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -16,6 +18,8 @@ use std::process::ExitCode;
 
 /// Options of `export`.
 #[derive(Args, Debug)]
+#[group(skip)]
+#[command(group = ArgGroup::new("file").args(["output", "bundle"]))]
 pub(super) struct ExportOptions {
     #[command(flatten)]
     crash: CrashSelector,
@@ -27,12 +31,31 @@ pub(super) struct ExportOptions {
     /// Write the core as it is stored: in zstd format, preceded by the record
     #[arg(long)]
     compressed: bool,
+    /// Write a bundle: a tar file with the record, the core, the program and its libraries, and what `info` shows
+    ///
+    /// `coreward debug FILE` opens it on any machine, and `coreward import FILE` puts it into the catalog there. The README in it says
+    /// how gdb opens it without Coreward.
+    #[arg(long, value_name = "FILE", conflicts_with = "compressed")]
+    bundle: Option<PathBuf>,
     /// Replace FILE if it exists
-    #[arg(long, short = 'f', requires = "output")]
+    #[arg(long, short = 'f', requires = "file")]
     force: bool,
 }
 
-pub(super) fn run(root: &Root, options: &ExportOptions, out: &mut dyn Write) -> Result<ExitCode, CliError> {
+pub(super) fn run(
+    root: &Root,
+    caller: Uid,
+    options: &ExportOptions,
+    out: &mut dyn Write,
+) -> Result<ExitCode, CliError> {
+    if let Some(path) = &options.bundle {
+        let interrupts = Interrupts::block().map_err(ExportError::Interrupts)?;
+        let new = AtomicFile::create(path, options.force)?;
+        let name = options.crash.name.as_deref();
+        run_as_owner(root, Some(&interrupts), || bundle::write(root, caller, name, new.file(), path, &interrupts))?;
+        new.finish()?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let output = options.output.as_deref().filter(|path| *path != Path::new("-"));
     if output.is_none() && io::stdout().is_terminal() {
         return Err(ExportError::Terminal.into());

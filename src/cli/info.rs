@@ -59,6 +59,15 @@ pub(super) fn run(root: &Root, caller: Uid, options: &InfoOptions, out: &mut dyn
     Ok(ExitCode::SUCCESS)
 }
 
+/// What `info` shows of a crash, for a bundle of it.
+pub(super) fn report(root: &Root, caller: Uid, listed: &Listed) -> io::Result<Vec<u8>> {
+    let mut report = Vec::new();
+    let context = CrashContext::look_up(root, listed);
+    let sources = Sources { root, caller, all_owners: false, cache: debuginfod::cache_dir(root, caller) };
+    show(listed, &context, &Symbols::look_up(&listed.record, &sources, None), &mut report)?;
+    Ok(report)
+}
+
 fn show(listed: &Listed, context: &CrashContext, symbols: &Symbols, out: &mut dyn Write) -> io::Result<()> {
     if !context.title.is_empty() {
         writeln!(out, "{}\n", context.title)?;
@@ -368,6 +377,7 @@ fn origin(record: &Record) -> &'static str {
     match record.origin {
         Origin::Live => "live, while the process was held",
         Origin::Spool => "spool: no daemon accepted it at the time",
+        Origin::Import => "import: it was recorded on another machine, or at another time",
     }
 }
 

@@ -1,8 +1,10 @@
 //! Ctrl-C and other signals that end the program, without signal handlers: they are blocked and polled (signalfd(2)).
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, raise};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use std::io;
+use std::os::fd::AsFd;
 use std::process::ExitCode;
 
 const TERMINATING: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
@@ -17,6 +19,12 @@ impl Interrupts {
         let signals = SigSet::from_iter(TERMINATING);
         signals.thread_block()?;
         Ok(Self(SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?))
+    }
+
+    /// Whether a signal has arrived. It stays for [`Self::pending`].
+    pub(super) fn is_pending(&self) -> bool {
+        let ready = poll(&mut [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO);
+        ready.is_ok_and(|count| count > 0)
     }
 
     /// The signal that has arrived, if any.

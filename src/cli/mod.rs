@@ -2,6 +2,7 @@
 //! runs the verbs.
 
 mod atomic_file;
+mod bundle;
 mod crash_context;
 mod crash_selector;
 mod crash_table;
@@ -19,6 +20,7 @@ mod generate;
 mod groups;
 mod hooks;
 mod human;
+mod import;
 mod info;
 mod interrupt;
 mod json;
@@ -26,6 +28,7 @@ mod list;
 mod man;
 mod message;
 mod module_packages;
+mod module_source;
 mod privileges;
 mod register;
 mod remove;
@@ -90,6 +93,8 @@ enum Verb {
     Export(export::ExportOptions),
     /// Open a crash in a debugger
     Debug(debug::DebugOptions),
+    /// Put the crash of another machine into the catalog
+    Import(import::ImportOptions),
     /// List crashes by signature: one line per bug, with the number of crashes
     ///
     /// `coreward info` shows the functions of one of them.
@@ -131,7 +136,7 @@ enum Verb {
 
 impl Verb {
     /// Whether the verb needs the rights of the state directory's owner and no others. Root's rights are needed for the settings
-    /// of the kernel, and those of the caller for the files that `export`, `debug` and `generate` write; those verbs, and
+    /// of the kernel, and those of the caller for the files that `export`, `debug` and `generate` write and `import` reads; those verbs, and
     /// `status`, which asks systemd first, become the owner when they come to the store.
     fn needs_only_the_store(&self) -> bool {
         match self {
@@ -146,6 +151,7 @@ impl Verb {
             Self::Export(_)
             | Self::Debug(_)
             | Self::Report(_)
+            | Self::Import(_)
             | Self::Status(_)
             | Self::Register(_)
             | Self::Unregister(_)
@@ -205,7 +211,8 @@ fn run(arguments: CommandLine, out: &mut dyn Write) -> Result<ExitCode, CliError
         }
         Verb::Info(options) => info::run(&root, caller, &options, out)
             .or_else(|error| show_none(&root, error, options.json.then_some("null"), out)),
-        Verb::Export(options) => export::run(&root, &options, out),
+        Verb::Export(options) => export::run(&root, caller, &options, out),
+        Verb::Import(options) => import::run(&root, &options, out),
         Verb::Debug(options) => debug::run(&root, caller, &options),
         Verb::Groups(options) => groups::run(&root, &options, out)
             .or_else(|error| show_none(&root, error, options.json.then_some("[]"), out)),

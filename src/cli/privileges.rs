@@ -22,6 +22,8 @@ use std::os::unix::fs::MetadataExt;
 
 /// The most that a copy of the command may answer, in bytes. A record is far smaller.
 const MAX_ANSWER: usize = 16 << 20;
+/// The user and group "nobody" of every Linux system (systemd.exec(5)).
+const NOBODY: u32 = 65534;
 /// How often a command that waits for its copy looks for signals, in milliseconds.
 const INTERVAL_MS: u16 = 100;
 
@@ -49,6 +51,11 @@ impl Account {
         let user = User::from_uid(uid).ok().flatten();
         let gid = user.map_or_else(|| Gid::from_raw(metadata.gid()), |user| user.gid);
         Ok((!uid.is_root()).then_some(Self { uid, gid }))
+    }
+
+    /// Nobody, for what root opens on a machine where Coreward has no user; `None` if the command is not run by root.
+    pub(super) fn nobody_for_root() -> Option<Self> {
+        Uid::effective().is_root().then_some(Self { uid: Uid::from_raw(NOBODY), gid: Gid::from_raw(NOBODY) })
     }
 
     /// Becomes this user, for good.

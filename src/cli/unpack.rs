@@ -3,12 +3,13 @@
 use super::error::{CliError, UnpackError};
 use super::explanations;
 use super::interrupt::Interrupts;
-use crate::store::{Layout, Listed, core_file_name};
+use crate::store::{Bundle, FileRange, Layout, Listed, core_file_name};
 use coreward_sys::openat;
 use coreward_wire::paths::Root;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::fs::File;
-use std::io::{self, ErrorKind, Read, Seek, Write};
+use std::io::{self, ErrorKind, Read, Write};
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -21,6 +22,8 @@ const BLOCK: usize = 4096;
 /// A stored core, open for reading.
 pub(super) struct CoreReader {
     pub(super) file: File,
+    /// Where in the file it is.
+    range: Range<u64>,
     path: PathBuf,
     /// Bytes of core in it.
     bytes: u64,
@@ -38,18 +41,34 @@ impl CoreReader {
             return Err(UnpackError::NoCore { id: id.to_string(), why });
         }
         let opened = layout.open_cores().and_then(|dir| openat::open_file_below(dir.as_fd(), &core_file_name(id)));
-        match opened.map(File::from).and_then(|file| Ok((file.metadata()?.is_file(), file))) {
-            Ok((true, file)) => {
+        match opened.map(File::from).and_then(|file| Ok((file.metadata()?, file))) {
+            Ok((metadata, file)) if metadata.is_file() => {
                 let lock = file.try_clone().ok().and_then(|file| crate::store::lock_for_reading(file).ok());
-                Ok(Self { file, path, bytes: listed.record.core.bytes, _lock: lock })
+                Ok(Self { file, range: 0..metadata.len(), path, bytes: listed.record.core.bytes, _lock: lock })
             }
-            Ok((false, _)) => Err(UnpackError::Open { path, error: io::Error::other("not a regular file") }),
+            Ok(_) => Err(UnpackError::Open { path, error: io::Error::other("not a regular file") }),
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 Err(UnpackError::NoCore { id: id.to_string(), why: "its file was deleted a moment ago" })
             }
             Err(error) if error.kind() == ErrorKind::PermissionDenied => Err(UnpackError::Denied { path }),
             Err(error) => Err(UnpackError::Open { path, error }),
         }
+    }
+
+    /// The core in a bundle, which messages call `path`.
+    pub(super) fn of_bundle(bundle: &Bundle, path: &Path) -> Result<Self, UnpackError> {
+        let record = bundle.record();
+        let path = path.to_owned();
+        let Some((file, range)) = bundle.core() else {
+            return Err(UnpackError::NoCore { id: record.id.to_string(), why: "the bundle has none" });
+        };
+        let file = file.try_clone().map_err(|error| UnpackError::Open { path: path.clone(), error })?;
+        Ok(Self { file, range, path, bytes: record.core.bytes, _lock: None })
+    }
+
+    /// The stored core, compressed, and its length in bytes.
+    pub(super) fn compressed(&self) -> (FileRange<'_>, u64) {
+        (FileRange::new(&self.file, self.range.clone()), self.range.end - self.range.start)
     }
 
     /// Decompresses the core into `to`, which messages call `name`. Blocks of zeros become holes.
@@ -67,6 +86,11 @@ impl CoreReader {
         Ok(to.set_len(at).map_err(failed)?)
     }
 
+    /// Decompresses the core into nothing, to see whether it is whole.
+    pub(super) fn verify(&self) -> Result<(), CliError> {
+        self.unpack(|_| Ok(()))
+    }
+
     /// Decompresses the core into a stream.
     pub(super) fn stream_to(&self, out: &mut dyn Write) -> Result<(), CliError> {
         self.unpack(|chunk| Ok(out.write_all(chunk)?))
@@ -77,8 +101,7 @@ impl CoreReader {
         let damaged = |error| UnpackError::Damaged { path: self.path.clone(), error };
         let wrong_length = |found| UnpackError::Length { path: self.path.clone(), found, expected: self.bytes };
         // Decoders skip the frames of record and seek table (RFC 8878, 3.1.2) and concatenate the others (3.1).
-        (&self.file).rewind().map_err(damaged)?;
-        let mut core = zstd::stream::read::Decoder::new(&self.file).map_err(damaged)?;
+        let mut core = zstd::stream::read::Decoder::new(self.compressed().0).map_err(damaged)?;
         let bar = progress(self.bytes);
         let mut chunk = vec![0; CHUNK];
         let mut found = 0;
@@ -102,11 +125,11 @@ impl CoreReader {
     /// Copies the file as it is, chunk by chunk.
     pub(super) fn copy(&self, mut write: impl FnMut(&[u8]) -> Result<(), CliError>) -> Result<(), CliError> {
         let failed = |error| UnpackError::Open { path: self.path.clone(), error };
-        (&self.file).rewind().map_err(failed)?;
-        let bar = progress(self.file.metadata().map_err(failed)?.len());
+        let (mut compressed, length) = self.compressed();
+        let bar = progress(length);
         let mut chunk = vec![0; CHUNK];
         loop {
-            let count = fill(&mut &self.file, &mut chunk).map_err(failed)?;
+            let count = fill(&mut compressed, &mut chunk).map_err(failed)?;
             write(&chunk[..count])?;
             bar.inc(count as u64);
             if count < chunk.len() {

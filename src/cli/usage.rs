@@ -57,6 +57,9 @@ struct UsageReport {
     keep_free: u64,
     free_bytes: u64,
     max_per_holder: u64,
+    modules_bytes: u64,
+    modules: u64,
+    max_modules_use: u64,
     holders: Vec<Holder>,
 }
 
@@ -85,13 +88,20 @@ pub(super) fn run(root: &Root, options: &UsageOptions, out: &mut dyn Write) -> R
     let limit = |bytes: u64| if bytes == u64::MAX { no_limit() } else { human::size(bytes) };
     writeln!(
         out,
-        "{} in {} (MaxUse={}), {} of it pinned; {} free on the volume (KeepFree={})\n",
+        "{} in {} (MaxUse={}), {} of it pinned; {} free on the volume (KeepFree={})",
         human::size(usage.bytes),
         human::count(usage.cores, "core"),
         limit(usage.max_use),
         human::size(usage.pinned_bytes),
         human::size(usage.free_bytes),
         limit(usage.keep_free),
+    )?;
+    writeln!(
+        out,
+        "{} in {} (MaxModulesUse={})\n",
+        human::size(usage.modules_bytes),
+        human::count(usage.modules, "module"),
+        limit(usage.max_modules_use),
     )?;
     if usage.holders.is_empty() {
         print_message("No core.");
@@ -128,7 +138,11 @@ fn usage_report(root: &Root, by: By, cores: &[StoredCore]) -> UsageReport {
     }
     let mut holders: Vec<Holder> = holders.into_values().collect();
     holders.sort_by_key(|holder| std::cmp::Reverse(holder.share.bytes));
+    let (modules, modules_bytes) = store::stored_modules(root);
     UsageReport {
+        modules,
+        modules_bytes,
+        max_modules_use: limits.modules,
         bytes: cores.iter().map(|core| core.bytes).sum(),
         cores: cores.len() as u64,
         pinned_bytes: cores.iter().filter(|core| core.pinned).map(|core| core.bytes).sum(),

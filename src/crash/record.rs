@@ -176,6 +176,8 @@ pub enum Origin {
     Live,
     /// Imported from the spool, where the shim saved it because no daemon recorded it.
     Spool,
+    /// Imported by an administrator, from another machine or from a bundle that was kept. It is not counted.
+    Import,
 }
 
 /// The outcome for a core.
@@ -400,6 +402,10 @@ impl Record {
     /// The principal that the crash is charged to, and the party whose crashes of the same signature are its duplicates.
     #[must_use]
     pub fn answering(&self) -> (Principal, Party) {
+        if self.origin == Origin::Import {
+            // Units and users of another machine are none of this one.
+            return (Principal::Unknown, Party::Unknown);
+        }
         Principal::answering(&AccountFacts {
             cgroup: &self.cgroup.path,
             unit: self.cgroup.unit.as_deref(),

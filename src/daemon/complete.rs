@@ -4,12 +4,14 @@ use super::connection::ConnectionError;
 use super::crash_source::{CrashSource, ProcessDetails};
 use super::evidence::CoreInput;
 use super::inspect::ask_reader;
+use super::modules::missing_modules;
 use super::naming::{files_with_names, name_from_hosts_files, name_from_memory};
 use super::process_handles::ProcessHandles;
 use super::record_builder::RecordBuilder;
 use super::shared::Shared;
 use crate::capture::Headers;
 use crate::crash::Warning;
+use crate::policy::modules::ModulePolicy;
 use crate::reader::Reader;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,6 +29,7 @@ pub(super) async fn complete(
     builder: &mut RecordBuilder,
     handles: &mut ProcessHandles,
     stream: Option<&CoreInput>,
+    modules: ModulePolicy,
 ) -> Result<(), ConnectionError> {
     add_details(source, builder, handles, stream.is_some()).await?;
     let variables = shared.environment();
@@ -60,10 +63,12 @@ pub(super) async fn complete(
         };
         builder.set_other_threads(threads.map(Option::unwrap_or_default));
     }
-    add_names(shared, source, builder, handles, stream.and_then(|stream| stream.headers.clone())).await
+    let missing = missing_modules(shared, modules, builder);
+    add_names(shared, source, builder, handles, stream.and_then(|stream| stream.headers.clone()), missing).await
 }
 
-/// Adds the names of functions that memory has, and opens the files that may have the others.
+/// Adds the names of functions that memory has, and opens the files that may have the others, together with those that are `missing` in the
+/// module store. They are read when the process has gone.
 ///
 /// # Errors
 /// The connection to the shim broke.
@@ -73,10 +78,13 @@ pub(super) async fn add_names(
     builder: &mut RecordBuilder,
     handles: &mut ProcessHandles,
     headers: Option<Headers>,
+    missing: Vec<u64>,
 ) -> Result<(), ConnectionError> {
     name_from_memory(shared, builder, handles, headers.filter(|_| handles.memory.is_saved())).await;
     name_from_hosts_files(shared, builder, handles).await;
-    let wanted = files_with_names(builder);
+    let mut wanted = files_with_names(builder);
+    let also: Vec<u64> = missing.into_iter().filter(|address| !wanted.contains(address)).collect();
+    wanted.extend(also);
     if !wanted.is_empty() {
         handles.modules = source.request_modules(wanted).await?;
     }

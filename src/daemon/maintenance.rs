@@ -1,4 +1,4 @@
-//! Background work: cores that are too old are deleted, and cores that somebody else deleted are no longer
+//! Background work: cores that are too old are deleted, and modules that no core refers to, and cores that somebody else deleted are no longer
 //! accounted for.
 
 use super::blocking::run_blocking;
@@ -21,7 +21,8 @@ const EXPIRY_INTERVAL: Duration = Duration::from_secs(60);
 fn remove_unfinished(shared: &Shared) {
     let spools = [shared.root.state_dir(), shared.root.run_dir()].map(|dir| dir.join(SPOOL));
     let dirs = spools.iter().filter_map(|spool| openat::open_dir(spool).ok());
-    for dir in dirs.chain(shared.ledger.dir().try_clone().ok()) {
+    let stored = [shared.ledger.dir(), shared.modules.dir()].into_iter().filter_map(|dir| dir.try_clone().ok());
+    for dir in dirs.chain(stored) {
         match tmpfile::sweep(dir.as_fd()) {
             Ok(0) => {}
             Ok(count) => tracing::info!("{count} files that nobody finished were removed"),
@@ -44,6 +45,12 @@ pub(super) async fn expire(shared: Arc<Shared>) {
             remove_unfinished(&sweeping);
             let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
             let expired = sweeping.ledger.evict_expired(u64::try_from(now.as_micros()).unwrap_or(u64::MAX));
+            // Somebody may have deleted modules, and cores that referred to others.
+            sweeping.modules.refresh();
+            let orphans = sweeping.modules.remove_orphans();
+            if orphans > 0 {
+                tracing::info!("{orphans} modules were deleted: no stored core has referred to them for a day");
+            }
             if expired > 0 {
                 sweeping.refresh_metrics();
                 tracing::info!("{expired} cores were older than MaxAge= and were deleted");

@@ -3,7 +3,7 @@
 use super::notify::Notifier;
 use super::shared::Shared;
 use super::sockets::{SocketError, Sockets};
-use super::{events, listener, maintenance, registration_watch, spool};
+use super::{events, import, listener, maintenance, registration_watch, spool};
 use crate::confine::confine_daemon;
 use crate::reader::ReaderPool;
 use crate::report::{LogGuard, Metrics, serve, start_log};
@@ -116,6 +116,7 @@ async fn serve_until_stopped(sockets: Sockets, shared: &Arc<Shared>, notifier: &
     });
     essential.spawn(shared.shutdown.track(listener::listen(intake, Arc::clone(shared))));
     essential.spawn(shared.shutdown.track(spool::import_spool(Arc::clone(shared))));
+    essential.spawn(shared.shutdown.track(import::import_crashes(Arc::clone(shared))));
     essential.spawn(shared.shutdown.track(maintenance::expire(Arc::clone(shared))));
     essential.spawn(shared.shutdown.track(events::announce(Arc::clone(shared))));
     essential.spawn(shared.shutdown.track(registration_watch::watch(Arc::clone(shared))));

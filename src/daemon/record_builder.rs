@@ -11,6 +11,7 @@ use crate::crash::{
 use crate::elf::ProcessNotes;
 use crate::policy::access::{self, AccessFacts};
 use crate::policy::evict::Attribution;
+use crate::policy::modules::ModulePolicy;
 use crate::reader::{CrashedStack, ModuleFrames, Names, OtherThreads};
 use crate::unwind::{self, Anonymous, SignatureInput};
 use coreward_wire::paths::Root;
@@ -98,8 +99,8 @@ pub(super) fn principal_of(offer: &Offer, host: &Host) -> Principal {
 pub(super) fn crash_time(offer: &Offer, origin: Origin, now: Duration, uptime: Duration) -> Duration {
     match origin {
         Origin::Live => now.saturating_sub(uptime.saturating_sub(offer.started)),
-        Origin::Spool if offer.time > 0 => Duration::from_secs(offer.time),
-        Origin::Spool => now,
+        Origin::Spool | Origin::Import if offer.time > 0 => Duration::from_secs(offer.time),
+        Origin::Spool | Origin::Import => now,
     }
 }
 
@@ -435,6 +436,12 @@ impl RecordBuilder {
     /// The id of the thread that failed, if it was in a handler of the fault, in the PID namespace of the process.
     pub(super) fn failed_thread(&self) -> Option<u32> {
         self.record.failure.as_ref().map(|failure| failure.tid)
+    }
+
+    /// Whether files of this host's packages are left out of the module store, and the process saw the host's mounts.
+    pub(super) fn sees_host_files(&self, policy: ModulePolicy) -> bool {
+        let has_own_mounts = self.record.namespaces.iter().any(|name| name == "mnt" || name == "unknown");
+        policy.spares_packages(&self.record) && !has_own_mounts
     }
 
     /// The mapped ELF files.

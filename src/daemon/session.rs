@@ -10,6 +10,7 @@ use super::error::SessionError;
 use super::evidence::CoreEvidence;
 use super::inspect::inspect;
 use super::local_users;
+use super::modules::{ModuleFiles, store_modules};
 use super::naming::{UnnamedFrames, name_from_files, unnamed_frames};
 use super::process_handles::ProcessHandles;
 use super::record_builder::{CrashIdentity, RecordBuilder, crash_time, identify};
@@ -108,7 +109,7 @@ impl Session {
         if let Some(checkpoint) = Checkpoint::decode(&offer.checkpoint) {
             drop(core);
             let record = capture::resume(shared, source, offer, checkpoint, handles.checkpoint).await?;
-            return self.commit(record).await;
+            return self.commit(record, None).await;
         }
         handles.set_place(capture::take_place(shared, source, offer).await?);
         let (evidence, core) = inspect(shared, source, offer, &mut handles, core).await?;
@@ -118,18 +119,21 @@ impl Session {
         let config = shared.config_for(builder.unit(), &builder.program());
         let admission = shared.admit(&config.admission(), &builder, core.exists());
         builder.set_decision(admission.decision());
+        let mut modules = None;
         let record = match admission {
             Admission::RecordOnly(_, reason) => self.release_without_core(builder, reason, core, handles).await?,
             Admission::Core(decision) => {
                 let stream = if let CoreEvidence::Ready(stream) = &core { Some(stream) } else { None };
-                complete(shared, source, &mut builder, &mut handles, stream).await?;
-                let stacks_only = decision.keep == Keep::Stacks;
+                complete(shared, source, &mut builder, &mut handles, stream, config.modules).await?;
                 let unnamed = unnamed_frames(&builder, &handles.modules);
+                let files = std::mem::take(&mut handles.modules);
+                modules = Some(ModuleFiles { policy: config.modules, files });
+                let stacks_only = decision.keep == Keep::Stacks;
                 let admitted = AdmittedCrash { builder, config, stacks_only, core, handles, unnamed };
                 capture::capture(shared, source, offer, admitted).await?
             }
         };
-        self.commit(record).await
+        self.commit(record, modules).await
     }
 
     /// Releases the process of a crash of which only the record is kept.
@@ -151,7 +155,7 @@ impl Session {
                 add_interpreter(&self.shared, &mut builder, &mut handles, stream).await;
                 builder.omit_tables();
                 let headers = if let CoreEvidence::Ready(stream) = &core { stream.headers.clone() } else { None };
-                add_names(&self.shared, &mut self.source, &mut builder, &mut handles, headers).await?;
+                add_names(&self.shared, &mut self.source, &mut builder, &mut handles, headers, Vec::new()).await?;
                 unnamed = unnamed_frames(&builder, &handles.modules);
             }
         }
@@ -170,8 +174,8 @@ impl Session {
         Ok(builder.finish(CoreReport::none(reason)))
     }
 
-    /// Writes the record to the catalog and counts the crash.
-    async fn commit(&mut self, record: Record) -> Result<Recorded, SessionError> {
+    /// Writes the record to the catalog and counts the crash. Its modules are stored after that.
+    async fn commit(&mut self, record: Record, modules: Option<ModuleFiles>) -> Result<Recorded, SessionError> {
         let Self { shared, source, .. } = self;
         let recorded = recorded(shared, &record).await;
         let record = Arc::new(record);
@@ -188,6 +192,9 @@ impl Session {
             if source.holds_process() {
                 shared.metrics.held.observe(Duration::from_micros(record.held_us).as_secs_f64());
             }
+        }
+        if let Some(modules) = modules {
+            store_modules(shared, &record, recorded.user, modules);
         }
         Ok(recorded)
     }

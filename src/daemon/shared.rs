@@ -1,6 +1,8 @@
 //! What all sessions share: the store, the limiter, the capture's resources, the configuration in force.
 
+use super::host_packages::HostPackages;
 use super::local_users::OwnProcesses;
+use super::module_queue::ModuleQueue;
 use super::record_builder::{Host, RecordBuilder};
 use super::shutdown::Shutdown;
 use crate::capture::{CaptureResources, CompressorPool, HealthMonitor, LargeCoreLimiter, MemoryBudget};
@@ -12,7 +14,8 @@ use crate::policy::storm::{StormEvent, StormPolicy};
 use crate::reader::{Places, ReaderPool};
 use crate::report::{ErrorKind, Metrics};
 use crate::store::{
-    Catalog, CatalogEvent, Layout, Ledger, OpenReport, RecentCore, SHARE_OF_MEMORY, Volume, memory_of_this_process,
+    Catalog, CatalogEvent, Layout, Ledger, ModuleStore, OpenReport, RecentCore, SHARE_OF_MEMORY, Volume,
+    memory_of_this_process,
 };
 use coreward_sys::clock;
 use coreward_wire::paths::Root;
@@ -40,6 +43,9 @@ pub(super) struct Shared {
     pub(super) host: Host,
     pub(super) metrics: Metrics,
     pub(super) ledger: Arc<Ledger>,
+    pub(super) modules: ModuleStore,
+    pub(super) module_queue: ModuleQueue,
+    pub(super) host_packages: HostPackages,
     pub(super) catalog: Catalog,
     pub(super) health: HealthMonitor,
     pub(super) shutdown: Shutdown,
@@ -62,6 +68,8 @@ pub(super) struct Shared {
     recorded: AtomicU64,
     /// Evictions that the metrics have counted.
     evictions: AtomicU64,
+    /// The same of modules.
+    module_evictions: AtomicU64,
 }
 
 impl Shared {
@@ -75,6 +83,8 @@ impl Shared {
         for limitation in ledger.volume().limitations() {
             tracing::warn!("{}: {limitation}", layout.cores.display());
         }
+        let module_dir = open_directory(&layout.modules, || layout.open_modules())?;
+        let modules = ModuleStore::new(module_dir, Arc::clone(&ledger));
         let staged = staged_bytes(ledger.volume());
         let health = HealthMonitor::default();
         let heartbeat = health.register("the catalog's writer");
@@ -97,9 +107,12 @@ impl Shared {
         }
         let shared = Self {
             host: Host::read(&root),
+            host_packages: HostPackages::new(&root),
             root,
             metrics,
             ledger,
+            modules,
+            module_queue: ModuleQueue::default(),
             catalog,
             health,
             shutdown: Shutdown::default(),
@@ -121,6 +134,7 @@ impl Shared {
             crash_locks: Mutex::default(),
             recorded: AtomicU64::new(0),
             evictions: AtomicU64::new(0),
+            module_evictions: AtomicU64::new(0),
         };
         shared.readers.refill();
         shared.reload();
@@ -216,12 +230,19 @@ impl Shared {
         let limits = self.ledger.limits();
         self.metrics.stored_bytes.set(gauge(bytes));
         self.metrics.stored_cores.set(gauge(cores as u64));
+        let (bytes, modules) = self.modules.usage();
+        self.metrics.modules_bytes.set(gauge(bytes));
+        self.metrics.modules.set(gauge(modules as u64));
+        self.metrics.quota_max_modules_use.set(gauge(limits.modules));
         self.metrics.quota_max_use.set(gauge(limits.max_use));
         self.metrics.quota_keep_free.set(gauge(limits.keep_free));
         self.metrics.catalog_up.set(i64::from(self.catalog.is_open()));
         let evictions = self.ledger.evictions();
         let counted = self.evictions.swap(evictions, Ordering::Relaxed);
         self.metrics.evicted.inc_by(evictions.saturating_sub(counted));
+        let evictions = self.modules.evictions();
+        let counted = self.module_evictions.swap(evictions, Ordering::Relaxed);
+        self.metrics.modules_evicted.inc_by(evictions.saturating_sub(counted));
     }
 
     /// The line for `systemctl status`.

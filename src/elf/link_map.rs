@@ -13,6 +13,9 @@ const MAX_LIBRARIES: usize = 4096;
 const MAX_TABLE: u64 = 4096;
 /// How much is taken of a library's name, in bytes.
 const NAME_LEN: u64 = 256;
+/// The longest name of a library (PATH_MAX), and how much of it is read at once, in bytes.
+const MAX_NAME: usize = 4096;
+const PIECE: usize = 16;
 
 /// The ranges of memory that hold the list and the names in it. `address` and `count` are those of the executable's program
 /// headers (AT_PHDR, AT_PHNUM), which has this class. `read` returns the bytes at an address, or `None` if any of them cannot be read. The list ends
@@ -23,12 +26,56 @@ pub fn link_map_ranges(
     count: u64,
     mut read: impl FnMut(u64, usize) -> Option<Vec<u8>>,
 ) -> Vec<Range<u64>> {
-    let mut found = Vec::new();
+    walk(class, address, count, &mut read).ranges
+}
+
+/// A library in the dynamic linker's list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoadedLibrary {
+    /// The address of its dynamic section.
+    pub dynamic: u64,
+    /// The path under which the linker opened it: mostly that of a link to the file. Its bytes are the process' own.
+    pub name: Vec<u8>,
+}
+
+/// The libraries in the list; arguments and limits are those of [`link_map_ranges`].
+pub fn loaded_libraries(
+    class: ElfClass,
+    address: u64,
+    count: u64,
+    mut read: impl FnMut(u64, usize) -> Option<Vec<u8>>,
+) -> Vec<LoadedLibrary> {
+    let mut libraries = Vec::new();
+    for (dynamic, name_at) in walk(class, address, count, &mut read).libraries {
+        let mut name = Vec::new();
+        // Piece by piece: what follows a short name need not be in the core.
+        while name.len() < MAX_NAME && !name.contains(&0) {
+            let Some(piece) = name_at.checked_add(name.len() as u64).and_then(|at| read(at, PIECE)) else { break };
+            name.extend(piece);
+        }
+        if let Some(end) = name.iter().position(|byte| *byte == 0).filter(|end| *end > 0) {
+            name.truncate(end);
+            libraries.push(LoadedLibrary { dynamic, name });
+        }
+    }
+    libraries
+}
+
+/// What was found on the way through the list.
+#[derive(Default)]
+struct LinkMap {
+    ranges: Vec<Range<u64>>,
+    /// Addresses of dynamic sections and of names.
+    libraries: Vec<(u64, u64)>,
+}
+
+fn walk(class: ElfClass, address: u64, count: u64, read: &mut dyn FnMut(u64, usize) -> Option<Vec<u8>>) -> LinkMap {
+    let mut found = LinkMap::default();
     let read_table = match class {
         ElfClass::Elf32 => find_dynamic::<ProgramHeader32<LittleEndian>>,
         ElfClass::Elf64 => find_dynamic::<ProgramHeader64<LittleEndian>>,
     };
-    read_table(address, count, &mut read).and_then(|dynamic| follow_list(class, dynamic, &mut read, &mut found));
+    read_table(address, count, read).and_then(|dynamic| follow_list(class, dynamic, read, &mut found));
     found
 }
 
@@ -55,28 +102,29 @@ fn follow_list(
     class: ElfClass,
     dynamic: Range<u64>,
     read: &mut dyn FnMut(u64, usize) -> Option<Vec<u8>>,
-    found: &mut Vec<Range<u64>>,
+    found: &mut LinkMap,
 ) -> Option<()> {
     let word_len = class.word_len();
     let word = |bytes: &[u8], index: usize| class.word_at(bytes, index * word_len);
     // Both structures have five words.
     let structure = |at: u64| Some(at..at.checked_add(5 * word_len as u64)?);
     let entries = read(dynamic.start, usize::try_from(dynamic.end - dynamic.start).ok()?)?;
-    found.push(dynamic);
+    found.ranges.push(dynamic);
     let is_debug = |entry: &&[u8]| word(entry, 0) == Some(DT_DEBUG.cast_unsigned());
     let debug = word(entries.chunks_exact(2 * word_len).find(is_debug)?, 1)?;
     // struct r_debug: int r_version, struct link_map *r_map, ...
     let mut next = word(&read(debug, 5 * word_len)?, 1)?;
-    found.push(structure(debug)?);
+    found.ranges.push(structure(debug)?);
     for _ in 0..MAX_LIBRARIES {
         if next == 0 {
             break;
         }
         // struct link_map: l_addr, l_name, l_ld, l_next, l_prev
         let entry = read(next, 5 * word_len)?;
-        found.push(structure(next)?);
+        found.ranges.push(structure(next)?);
         let name = word(&entry, 1)?;
-        found.extend(name.checked_add(NAME_LEN).filter(|_| name != 0).map(|end| name..end));
+        found.ranges.extend(name.checked_add(NAME_LEN).filter(|_| name != 0).map(|end| name..end));
+        found.libraries.extend(word(&entry, 2).filter(|_| name != 0).map(|dynamic| (dynamic, name)));
         next = word(&entry, 3)?;
     }
     Some(())
@@ -101,6 +149,15 @@ mod tests {
                 .is_some_and(|name| name.split(|byte| *byte == 0).next().unwrap().ends_with(b"/libc.so.6"))
         };
         assert!(found.iter().any(is_libc), "{found:x?}");
+        let libraries = loaded_libraries(ElfClass::Elf64, auxv.phdr.unwrap(), auxv.phnum.unwrap(), read);
+        let libc = libraries.iter().find(|library| library.name.ends_with(b"/libc.so.6")).unwrap();
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let is_in = |line: &&str| {
+            let (start, end) = line.split(' ').next().unwrap().split_once('-').unwrap();
+            let hex = |text| u64::from_str_radix(text, 16).unwrap();
+            (hex(start)..hex(end)).contains(&libc.dynamic)
+        };
+        assert!(maps.lines().find(is_in).unwrap().ends_with("/libc.so.6"), "{libc:x?}");
     }
 
     /// The executable's one program header, of type PT_DYNAMIC, for a section of this length at 0x2000; its section, with where the
@@ -151,6 +208,11 @@ mod tests {
             });
             assert!(found.len() <= 2 * MAX_LIBRARIES + 2 && read_count <= MAX_LIBRARIES + 3);
             assert!(link_map_ranges(class, 0, u64::MAX, |_, _| None).is_empty());
+            let libraries = loaded_libraries(class, 0x1000, 2, |at, length| Some(memory(at, length)));
+            assert!(
+                libraries.len() <= MAX_LIBRARIES
+                    && libraries.iter().all(|library| library.name.len() < MAX_NAME + PIECE)
+            );
         }
     }
 }

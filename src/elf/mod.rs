@@ -28,7 +28,7 @@ pub(crate) use layout::tests::headers as test_headers;
 pub use layout::{
     CoreLayout, HEADER_LEN, LoadSegment, beginning_of_headers, headers_len, notes_range, unknown_machine,
 };
-pub use link_map::link_map_ranges;
+pub use link_map::{LoadedLibrary, link_map_ranges, loaded_libraries};
 pub use partial::{PartialHeaders, StoredRange, partial_headers};
 pub use pclntab::GoFunctions;
 pub use process_notes::{ProcessNotes, process_notes};

@@ -2,7 +2,7 @@
 //! into a process (`__ptrace_may_access`, kernel/ptrace.c), or a stricter one.
 
 use super::subordinate::SubordinateRanges;
-use crate::crash::Record;
+use crate::crash::{Origin, Record};
 use nix::unistd::{Gid, Uid};
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -60,7 +60,9 @@ pub fn reader(facts: &AccessFacts) -> Option<Uid> {
 pub fn reader_of(record: &Record) -> Option<Uid> {
     let uid = record.uid?;
     let is_nobodys = NOBODYS.iter().any(|range| range.contains(&uid.as_raw()));
-    let is_elsewhere = record.in_namespace || record.namespaces.iter().any(|name| name == "unknown");
+    let is_elsewhere = record.origin == Origin::Import
+        || record.in_namespace
+        || record.namespaces.iter().any(|name| name == "unknown");
     (!is_nobodys && !is_elsewhere && !record.privileged).then_some(uid)
 }
 

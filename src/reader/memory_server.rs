@@ -59,7 +59,11 @@ impl MemoryServer {
                 return self.open(&files, fds, arguments, in_user_namespace).map(|()| None);
             }
             // Files are opened by path no more.
-            Request::OpenSaved { .. } => return Err(ErrorKind::InvalidData.into()),
+            Request::OpenSaved { .. }
+            | Request::OpenHostFiles(_)
+            | Request::ModuleFile { .. }
+            | Request::CopyModule { .. }
+            | Request::CompareModule => return Err(ErrorKind::InvalidData.into()),
             Request::Headers => {
                 let is_complete = elf::headers_len(&bytes).is_ok_and(|length| length <= bytes.len() as u64);
                 let layout = CoreLayout::read_beginning(&bytes).ok();

@@ -4,11 +4,15 @@
 //! reader has the descriptors of one crash and no others: when it is late, the daemon kills it and forgets it. Readers are copies of a
 //! small process that the daemon forks before it starts a thread ([`ReaderPool::start`]).
 
+mod answer_requests;
 mod channel;
 mod death_watch;
 mod facts;
 mod image_server;
 mod memory_server;
+mod module_file;
+mod module_reader;
+mod module_server;
 mod names;
 mod places;
 mod pool;
@@ -22,6 +26,8 @@ mod server;
 mod stack;
 
 pub use facts::{RawFacts, read_auxv};
+pub use module_file::{ModuleError, ModuleFile};
+pub use module_reader::ModuleReader;
 pub use names::{ModuleFrames, Names};
 pub use places::{Place, Places, TooManyHanging};
 pub use pool::ReaderPool;

@@ -1,5 +1,6 @@
 //! The daemon's readers that wait for a crash.
 
+use super::module_reader::ModuleReader;
 use super::process::Reader;
 use super::protocol::Purpose;
 use super::saved_core::SavedCoreFile;
@@ -73,6 +74,14 @@ impl ReaderPool {
         let reader = self.make(Purpose::SavedCore)?;
         reader.open_saved(saved)?;
         Ok(reader)
+    }
+
+    /// A reader of the mapped files of one crash, and of the host's files with these paths.
+    ///
+    /// # Errors
+    /// No process can be made.
+    pub fn open_modules(&self, host_paths: Vec<Option<String>>) -> io::Result<ModuleReader> {
+        ModuleReader::new(self.make(Purpose::Modules)?, host_paths)
     }
 
     /// Makes sure that the next crash finds a reader.

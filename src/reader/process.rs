@@ -277,8 +277,13 @@ impl Reader {
         })
     }
 
+    /// Sends a request that has no answer.
+    pub(super) fn send(&mut self, request: &Request) -> io::Result<()> {
+        self.channel.send_one(request, &[], &[])
+    }
+
     /// Sends a request, and receives what `take` finds in its answer.
-    fn ask<T>(
+    pub(super) fn ask<T>(
         &mut self,
         request: &Request,
         fds: &[BorrowedFd<'_>],

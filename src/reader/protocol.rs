@@ -1,5 +1,6 @@
 //! The messages between the daemon and a reader. Both run the same program, so the format may change at any time.
 
+use super::module_file::{ModuleError, ModuleFile};
 use super::names::{self, ModuleFrames, Names};
 use super::saved_core::FirstPage;
 use super::stack::{CrashedStack, OtherThreads, SignatureContext};
@@ -28,12 +29,15 @@ pub(super) enum Purpose {
     Processes = 0,
     /// One core that a shim saved, and files of this machine.
     SavedCore = 1,
+    /// The mapped files of one process, and files of this machine.
+    Modules = 2,
 }
 
 impl Purpose {
     /// The purpose that this byte stands for.
     pub(super) fn from_byte(byte: u8) -> Self {
-        if byte == Self::SavedCore as u8 { Self::SavedCore } else { Self::Processes }
+        let all = [Self::Processes, Self::SavedCore, Self::Modules];
+        all.into_iter().find(|purpose| *purpose as u8 == byte).unwrap_or(Self::Processes)
     }
 }
 
@@ -44,6 +48,15 @@ pub(super) enum Request {
     Open { files: Vec<ProcessFile>, arguments: Range<u64>, in_user_namespace: bool },
     /// The first request to a reader of a saved core, with its file. The core begins at byte `at`. No answer.
     OpenSaved { at: u64, first_pages: Vec<FirstPage> },
+    /// The first request to a reader of modules: the paths of files of this machine that modules are compared with, each at the number
+    /// of its module. No answer.
+    OpenHostFiles(Vec<Option<String>>),
+    /// Answered with [`Answer::ModuleFile`] of the mapped file, compared with the host's file with this number.
+    ModuleFile { host: usize },
+    /// Answered with [`Answer::CopiedModule`]: the last file, compressed into this one, at most this many bytes.
+    CopyModule { limit: u64 },
+    /// Answered with [`Answer::SameModule`]: whether this stored module has the bytes of the last file.
+    CompareModule,
     /// Answered with [`Answer::Facts`].
     Facts,
     /// The message's bytes are the headers of the core. No answer.
@@ -92,6 +105,11 @@ pub(super) enum Answer {
     Names(Names),
     /// `None`: there is no interpreter, or the thread is none of its.
     Interpreter(Option<InterpreterStack>),
+    /// `None`: it cannot be read.
+    ModuleFile(Option<ModuleFile>),
+    /// The bytes that were written.
+    CopiedModule(Result<u64, ModuleError>),
+    SameModule(bool),
     BuildId(Option<String>),
     /// A line for each variable that there is.
     Environment(String),

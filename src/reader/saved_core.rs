@@ -159,7 +159,7 @@ fn open_if_unchanged(path: &Path, mounts: &Mounts<'_>, expected: &[u8; PAGE_LEN]
 /// The file with this path, without asking a file system about it that may not answer: each directory is on one of this machine before a
 /// name is looked up in it. With `O_PATH` a file system is not even asked when its root directory is found (open(2)). Links are not
 /// followed: the kernel wrote the path when there were none in it.
-fn find_local(path: &Path, mounts: &Mounts<'_>) -> io::Result<OwnedFd> {
+pub(super) fn find_local(path: &Path, mounts: &Mounts<'_>) -> io::Result<OwnedFd> {
     const FLAGS: OFlag = OFlag::O_PATH.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
     let check = |file: &OwnedFd| {
         let is_local = mounts.has_local(mount_id(file.as_fd())?);

@@ -1,7 +1,9 @@
 //! A reader process, and the process that forks readers.
 
-use super::channel::{Channel, Outgoing};
+use super::answer_requests::AnswerRequests;
+use super::channel::{Channel, Outgoing, Received};
 use super::memory_server::MemoryServer;
+use super::module_server::ModuleServer;
 use super::protocol::{Answer, Purpose, Request};
 use crate::capture::kernel_internal;
 use crate::confine::{Missing, ReaderLimits, confine_reader, prepared_filters};
@@ -88,6 +90,12 @@ fn read_for_daemon(socket: OwnedFd, purpose: Purpose, maker: Pid) -> u8 {
                 be_ready(&channel, own, missing)?;
                 serve(channel, MemoryServer::default())
             }
+            Purpose::Modules => {
+                be_ready(&channel, own, Vec::new())?;
+                let modules = ModuleServer::open(channel.receive(None)?)?;
+                confine_reader(&LIMITS)?;
+                serve(channel, modules)
+            }
             Purpose::SavedCore => {
                 // First of all, so that it can be killed. What the kernel lacks, the other readers say.
                 be_ready(&channel, own, Vec::new())?;
@@ -103,18 +111,24 @@ fn read_for_daemon(socket: OwnedFd, purpose: Purpose, maker: Pid) -> u8 {
     }
 }
 
+impl AnswerRequests for MemoryServer {
+    fn answer_request(&mut self, received: Received<Request>) -> io::Result<Option<Answer>> {
+        self.answer(received)
+    }
+}
+
 /// Answers requests until the other side closes the connection.
 ///
 /// # Errors
 /// The connection broke.
-pub(super) fn serve(mut channel: Channel, mut memory: MemoryServer) -> io::Result<()> {
+pub(super) fn serve(mut channel: Channel, mut server: impl AnswerRequests) -> io::Result<()> {
     let mut answers = Vec::new();
     loop {
         let received = match channel.receive::<Request>(None) {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
             received => received?,
         };
-        answers.extend(memory.answer(received)?);
+        answers.extend(server.answer_request(received)?);
         // To requests that came together the answers go together, and wake the daemon once.
         if !channel.has_message() {
             let mut outgoing = Outgoing::default();

@@ -46,6 +46,14 @@ pub struct Metrics {
     pub quota_keep_free: IntGauge,
     /// Cores deleted to make room or because of their age.
     pub evicted: IntCounter,
+    /// Bytes on disk that stored modules take.
+    pub modules_bytes: IntGauge,
+    /// Stored modules.
+    pub modules: IntGauge,
+    /// `MaxModulesUse=` in force, in bytes.
+    pub quota_max_modules_use: IntGauge,
+    /// Modules deleted to make room.
+    pub modules_evicted: IntCounter,
     /// Lines of the configuration that are wrong and ignored.
     pub config_problems: IntGauge,
     /// 1 if the catalog can be written, else 0.
@@ -183,6 +191,12 @@ impl Metrics {
             quota_keep_free: factory.gauge("coreward_quota_keep_free_bytes", "KeepFree= in force, in bytes.")?,
             evicted: factory
                 .counter("coreward_evicted_total", "Cores deleted to make room or because of their age.")?,
+            modules_bytes: factory.gauge("coreward_modules_bytes", "Bytes on disk that stored modules take.")?,
+            modules: factory.gauge("coreward_modules", "Stored modules.")?,
+            quota_max_modules_use: factory
+                .gauge("coreward_quota_max_modules_use_bytes", "MaxModulesUse= in force, in bytes.")?,
+            modules_evicted: factory
+                .counter("coreward_modules_evicted_total", "Modules deleted to make room for others.")?,
             config_problems: factory
                 .gauge("coreward_config_problems", "Lines of the configuration that are wrong and ignored.")?,
             catalog_up: factory.gauge("coreward_catalog_up", "1 if the catalog can be written, else 0.")?,
@@ -257,6 +271,7 @@ impl Metrics {
         let origin = match record.origin {
             crate::crash::Origin::Live => "live",
             crate::crash::Origin::Spool => "spool",
+            crate::crash::Origin::Import => "import",
         };
         self.crashes.with_label_values(&[origin, core, reason]).inc();
         let decision = record.decision;
@@ -358,7 +373,7 @@ impl MetricFactory<'_> {
 mod tests {
     use super::*;
     use crate::crash::fixtures::record;
-    use crate::crash::{CoreReport, Decision};
+    use crate::crash::{CoreReport, Decision, Origin};
     use std::collections::{BTreeMap, BTreeSet};
 
     const REFERENCE: &str = include_str!("../../docs/metrics.md");
@@ -422,7 +437,9 @@ mod tests {
     fn count_every_kind_of_crash(metrics: &Metrics) {
         let mut records = Vec::new();
         let whole = record(1);
-        records.extend(variants().into_iter().map(|origin| Record { origin, ..whole.clone() }));
+        // Imported crashes are not counted.
+        let origins = variants().into_iter().filter(|origin| *origin != Origin::Import);
+        records.extend(origins.map(|origin| Record { origin, ..whole.clone() }));
         for reason in variants() {
             records.push(Record { core: CoreReport::none(reason), ..whole.clone() });
         }

@@ -47,6 +47,12 @@ pub(super) fn grant_read(file: BorrowedFd<'_>, uid: Uid) -> io::Result<()> {
     xattr::set(file, NAME, &encode(&entries))
 }
 
+/// Whether the list of `file` grants `uid` read access by its name.
+pub(super) fn grants_read(file: BorrowedFd<'_>, uid: Uid) -> bool {
+    let entries = xattr::get(file, NAME).ok().flatten().and_then(|bytes| decode(&bytes)).unwrap_or_default();
+    entries.iter().any(|entry| (entry.tag, entry.id) == (USER, uid.as_raw()) && entry.permissions & READ != 0)
+}
+
 fn encode(entries: &[AclEntry]) -> Vec<u8> {
     let mut bytes = VERSION.to_le_bytes().to_vec();
     for entry in entries {

@@ -15,6 +15,8 @@
 //! zstd sources); it lists the record as a frame without content, so that offsets count from the start of the file.
 
 use crate::crash::Record;
+use serde::Deserialize;
+use std::collections::HashSet;
 use std::io::{self, Read, Seek, SeekFrom};
 use thiserror::Error;
 
@@ -145,6 +147,29 @@ pub(super) fn field(number: usize) -> u32 {
 /// # Errors
 /// The file cannot be read, or does not begin with a record.
 pub fn read_record(file: &mut (impl Read + Seek)) -> Result<Record, FormatError> {
+    Ok(serde_json::from_slice(&read_json(file)?)?)
+}
+
+/// The build-ids of the modules in the record of a core file.
+///
+/// # Errors
+/// As [`read_record`].
+pub(super) fn read_build_ids(file: &mut (impl Read + Seek)) -> Result<HashSet<String>, FormatError> {
+    /// All that is read of a record.
+    #[derive(Deserialize)]
+    struct Modules {
+        #[serde(default)]
+        modules: Vec<BuildId>,
+    }
+    #[derive(Deserialize)]
+    struct BuildId {
+        build_id: Option<String>,
+    }
+    let Modules { modules } = serde_json::from_slice(&read_json(file)?)?;
+    Ok(modules.into_iter().filter_map(|module| module.build_id).collect())
+}
+
+fn read_json(file: &mut (impl Read + Seek)) -> Result<Vec<u8>, FormatError> {
     let mut head = [0; 16];
     file.seek(SeekFrom::Start(0))?;
     file.read_exact(&mut head).map_err(|_| FormatError::NoRecord)?;
@@ -156,7 +181,7 @@ pub fn read_record(file: &mut (impl Read + Seek)) -> Result<Record, FormatError>
     }
     let mut json = vec![0; length - 8];
     file.read_exact(&mut json)?;
-    Ok(serde_json::from_slice(&json)?)
+    Ok(json)
 }
 
 #[cfg(test)]

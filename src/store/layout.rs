@@ -15,6 +15,8 @@ pub struct Layout {
     pub cores: PathBuf,
     /// `modules/`.
     pub modules: PathBuf,
+    /// `import/`.
+    pub import: PathBuf,
 }
 
 impl Layout {
@@ -22,7 +24,12 @@ impl Layout {
     #[must_use]
     pub fn new(root: &Root) -> Self {
         let state = root.state_dir();
-        Self { catalog: state.join("catalog.db"), cores: state.join("cores"), modules: state.join("modules") }
+        Self {
+            catalog: state.join("catalog.db"),
+            cores: state.join("cores"),
+            modules: state.join("modules"),
+            import: state.join("import"),
+        }
     }
 
     /// Opens the directory of the core files. A symbolic link in its place is refused, because the daemon's user could have
@@ -40,6 +47,14 @@ impl Layout {
     /// The error of openat(2).
     pub fn open_modules(&self) -> io::Result<OwnedFd> {
         open_below(&self.modules)
+    }
+
+    /// Opens the directory of what is imported, in the same way.
+    ///
+    /// # Errors
+    /// The error of openat(2).
+    pub fn open_import(&self) -> io::Result<OwnedFd> {
+        open_below(&self.import)
     }
 }
 

@@ -1,11 +1,14 @@
 //! Core files and the catalog: `write` is the daemon's side, `read` the commands' side, and neither uses the other.
 
 mod access_list;
+mod bundle;
 mod columns;
 mod core_dir;
+mod file_range;
 #[cfg(test)]
 pub(crate) mod fixtures;
 pub mod format;
+mod import_dir;
 mod layout;
 mod memory;
 mod module_dir;
@@ -16,10 +19,15 @@ mod tests;
 mod volume;
 mod write;
 
+pub use bundle::{Bundle, BundleError, BundleWriter};
 pub use core_dir::{core_file_name, delete_core};
+pub use file_range::FileRange;
+pub use import_dir::{ImportDir, ImportError};
 pub use layout::Layout;
 pub use memory::{memory_of_the_unit, memory_of_this_process};
-pub use module_dir::{MAX_MODULE, StoredModule, build_id_of_name, module_file_name, open_module, unpack_module};
+pub use module_dir::{
+    MAX_MODULE, StoredModule, build_id_of_name, module_file_name, open_module, stored_modules, unpack_module,
+};
 pub use pin::{is_pinned, lock_for_reading, set_pinned};
 pub use read::{
     CoreState, CrashRow, Filter, Group, Listed, Meaning, Occurrence, QueryError, StoredCore, count_crashes, example,
@@ -28,6 +36,6 @@ pub use read::{
 };
 pub use volume::{SHARE_OF_MEMORY, Volume};
 pub use write::{
-    Catalog, CatalogError, CatalogEvent, CoreFile, Counted, CrashCount, Grant, Inserted, Ledger, NewBug, OpenReport,
-    QuotaHandle, RecentCore,
+    Catalog, CatalogError, CatalogEvent, CoreFile, Counted, CrashCount, Grant, Inserted, Ledger, ModuleStore,
+    ModuleUser, NewBug, OpenReport, QuotaHandle, RecentCore,
 };

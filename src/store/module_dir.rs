@@ -50,6 +50,16 @@ pub fn open_module(root: &Root, build_id: &str) -> Option<StoredModule> {
     open_module_in(dir.as_fd(), build_id).ok().map(|file| StoredModule { file })
 }
 
+/// The number of stored modules, and their bytes.
+#[must_use]
+pub fn stored_modules(root: &Root) -> (u64, u64) {
+    let entries = std::fs::read_dir(Layout::new(root).modules).into_iter().flatten().flatten();
+    let modules = entries.filter(|entry| build_id_of_name(Path::new(&entry.file_name())).is_some());
+    modules
+        .filter_map(|module| module.metadata().ok())
+        .fold((0, 0), |(count, bytes), file| (count + 1, bytes + file.len()))
+}
+
 /// Opens the compressed file of a module. Links, which the daemon's user could create, are not followed.
 pub(super) fn open_module_in(dir: BorrowedFd<'_>, build_id: &str) -> io::Result<File> {
     let name = module_file_name(build_id).ok_or(ErrorKind::InvalidInput)?;
@@ -83,7 +93,10 @@ impl StoredModule {
     }
 }
 
-/// Decompresses the module in `file` from its current position on.
+/// Decompresses the module in `file` from its current position on, and returns its length in bytes.
+///
+/// # Errors
+/// As [`StoredModule::unpack_to`].
 pub fn unpack_module(file: impl Read, out: &mut dyn Write, limit: u64) -> io::Result<u64> {
     let mut content = zstd::stream::read::Decoder::new(file)?;
     let mut chunk = vec![0; CHUNK];

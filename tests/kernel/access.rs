@@ -1,10 +1,12 @@
 //! Who can read a stored core: root, members of adm, and the user whose process crashed and who could have looked into it.
 
-use crate::testbed::{RunToEnd, TestBed, program};
+use crate::testbed::{RunToEnd, TestBed, eventually, program};
+use coreward::store::module_file_name;
 use nix::unistd::Uid;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 /// A command that runs as the user and group of this number.
 fn as_user(uid: u32, command: &Path) -> Command {
@@ -47,6 +49,30 @@ fn only_the_crashing_user_can_read_the_core() {
     assert!(can_read(1234, &core));
     assert!(!can_read(1235, &core));
     assert!(!bed.crashes()[0].record.privileged);
+}
+
+#[test]
+fn a_module_is_for_those_whose_own_process_had_the_same_bytes() {
+    let bed = bed_with_users();
+    let _daemon = bed.daemon();
+    let alices = copy(&bed, "alices", 0o700, 1234);
+    as_user(1234, &alices).run_to_end();
+    let crash = bed.wait_for(1).remove(0);
+    let build_id = crash.record.exe_build_id.as_deref().unwrap();
+    let module = bed.path("var/lib/coreward/modules").join(module_file_name(build_id).unwrap());
+    eventually(Duration::from_secs(20), || can_read(1234, &module));
+    assert!(!can_read(1235, &module));
+    // Anybody can write this build-id into a file.
+    let forged = copy(&bed, "forged", 0o700, 1235);
+    let mut bytes = std::fs::read(&forged).unwrap();
+    bytes.push(0);
+    std::fs::write(&forged, bytes).unwrap();
+    as_user(1235, &forged).run_to_end();
+    assert_eq!(bed.wait_for(2)[1].record.exe_build_id.as_deref(), Some(build_id));
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(!can_read(1235, &module));
+    as_user(1235, &copy(&bed, "bobs", 0o700, 1235)).run_to_end();
+    eventually(Duration::from_secs(20), || can_read(1235, &module));
 }
 
 /// The journal puts an entry into the journal of the user under whose name it was sent.

@@ -27,6 +27,7 @@ mod hostile_text;
 mod interpreters;
 mod interrupted;
 mod misuse;
+mod modules;
 mod names;
 mod no_file;
 mod pid_reuse;

@@ -5,11 +5,12 @@ use crate::{assert_output, run, transcript};
 const COREWARD: &str = env!("CARGO_BIN_EXE_coreward");
 const COREWARDD: &str = env!("CARGO_BIN_EXE_corewardd");
 /// In the order of `coreward --help`; the help of the last three is for units and packages.
-const VERBS: [&str; 18] = [
+const VERBS: [&str; 19] = [
     "list",
     "info",
     "export",
     "debug",
+    "import",
     "groups",
     "report",
     "usage",

@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::sync::Arc;
 
 const RECORDS: &str = include_str!("records.json");
-const CONFIGURATION: &str = "[Coreward]\nMaxUse=1G\nKeepFree=100M\n";
+const CONFIGURATION: &str = "[Coreward]\nMaxUse=1G\nKeepFree=100M\nMaxModulesUse=256M\n";
 
 /// The crashes of `records.json`, oldest first.
 pub(crate) fn records() -> Vec<Record> {

@@ -1,7 +1,7 @@
 //! The disk space of all cores: reserved before it is written, committed once a core is stored, freed by eviction.
 
 use super::usage_table::{LimitScope, UsageEntry, UsageTable};
-use crate::crash::CrashId;
+use crate::crash::{CrashId, Principal};
 use crate::policy::evict::{Attribution, BugKey};
 use crate::policy::quota::{QuotaLimits, Quotas};
 use crate::store::core_dir::delete_core;
@@ -74,6 +74,11 @@ impl Ledger {
     pub fn usage(&self) -> (u64, usize) {
         let state = self.state();
         (state.usage.used(&LimitScope::All), state.usage.len())
+    }
+
+    /// The stored cores, and who each is charged to.
+    pub(super) fn holders(&self) -> Vec<(CrashId, Principal)> {
+        self.state().usage.holders()
     }
 
     /// Whether a core of this bug is stored.

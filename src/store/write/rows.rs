@@ -3,7 +3,7 @@
 use super::counters::{self, Counted};
 use super::error::CatalogError;
 use super::{charges, new_bugs, rollup};
-use crate::crash::{CoreOutcome, CrashId, NoCore, Record};
+use crate::crash::{CoreOutcome, CrashId, NoCore, Origin, Record};
 use crate::store::columns::{RecordedCore, to_signed};
 use nix::unistd::Uid;
 use rusqlite::{Connection, Transaction, named_params, params};
@@ -13,6 +13,8 @@ use rusqlite::{Connection, Transaction, named_params, params};
 pub enum Inserted {
     /// It is new, and was counted.
     Counted(Counted),
+    /// It is new, and was not counted: it happened on another machine.
+    Imported,
     /// It is in the catalog already.
     Known,
 }
@@ -24,6 +26,9 @@ pub(super) fn insert(db: &Transaction<'_>, record: &Record) -> Result<Inserted, 
         return Ok(Inserted::Known);
     }
     let Some(seq) = add_row(db, record, core)? else { return Ok(Inserted::Known) };
+    if record.origin == Origin::Import {
+        return Ok(Inserted::Imported);
+    }
     let mut counted = counters::count(db, record)?;
     counted.new_bug = is_new_bug(db, record, seq)?;
     if counted.new_bug {

@@ -59,6 +59,11 @@ impl UsageTable {
         self.used.get(scope).copied().unwrap_or(0)
     }
 
+    /// The stored cores, and who each is charged to.
+    pub(super) fn holders(&self) -> Vec<(CrashId, Principal)> {
+        self.cores.iter().map(|(id, entry)| (id.clone(), entry.attribution.principal.clone())).collect()
+    }
+
     pub(super) fn has_bug(&self, bug: &BugKey) -> bool {
         self.cores_by_bug.contains_key(bug)
     }
