@@ -12,6 +12,7 @@ pub mod crash;
 pub mod daemon;
 pub mod elf;
 pub mod policy;
+pub mod query;
 pub mod reader;
 pub mod registration;
 pub mod report;

@@ -51,6 +51,12 @@ pub(super) fn meaning_of(db: &Connection, filter: &Filter) -> rusqlite::Result<O
     })
 }
 
+/// Whether this user may read the catalog; also if there is none, or if it cannot be read for another reason.
+#[must_use]
+pub fn may_read_catalog(root: &Root) -> bool {
+    !matches!(open_if_allowed(&Layout::new(root)), Ok(None))
+}
+
 /// The number of crashes in the catalog.
 ///
 /// # Errors
@@ -101,15 +107,22 @@ pub fn find(root: &Root, name: Option<&str>) -> Result<Listed, QueryError> {
 pub fn find_all(root: &Root, name: &str) -> Result<(Vec<Listed>, Meaning), QueryError> {
     let (found, meaning) = select(root, &Filter { matches: Some(name.to_owned()), ..Filter::default() })?;
     match meaning {
-        Some(Meaning::Prefix) if found.len() > 1 => {
-            Err(QueryError::Ambiguous { prefix: name.to_owned(), count: found.len() })
+        Some(Meaning::Prefix) => {
+            too_many_begin_with(name, found.len())?;
+            Ok((found, Meaning::Prefix))
         }
         Some(meaning) if !found.is_empty() => Ok((found, meaning)),
         _ => Err(QueryError::NoMatch(name.to_owned())),
     }
 }
 
-fn list_catalog(
+/// Fails where `prefix` is that of several ids.
+pub(super) fn too_many_begin_with(prefix: &str, count: usize) -> Result<(), QueryError> {
+    if count > 1 { Err(QueryError::Ambiguous { prefix: prefix.to_owned(), count }) } else { Ok(()) }
+}
+
+/// The crashes under `conditions`, the oldest first; of more than `limit`, the newest. A negative limit is none.
+pub(super) fn list_catalog(
     db: &Connection,
     layout: &Layout,
     limit: i64,
