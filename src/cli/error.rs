@@ -2,6 +2,7 @@
 
 use super::atomic_file::AtomicFileError;
 use crate::crash::CrashId;
+use crate::query::ClientError;
 use crate::registration::SysctlError;
 use crate::store::QueryError;
 use coreward_wire::paths::PatternTooLong;
@@ -36,8 +37,21 @@ pub(super) enum CliError {
     Change(#[from] ChangeError),
     #[error(transparent)]
     Privilege(#[from] PrivilegeError),
+    #[error(transparent)]
+    Service(ClientError),
+    #[error("only root and group adm may read the catalog, and coreward-query.socket, which shows users their own crashes, is not active")]
+    NoService,
     #[error("interrupted")]
     Interrupted(Signal),
+}
+
+impl From<ClientError> for CliError {
+    fn from(error: ClientError) -> Self {
+        match error {
+            ClientError::Query(error) => Self::Query(error),
+            error => Self::Service(error),
+        }
+    }
 }
 
 /// Why a core is not exported.
@@ -150,6 +164,8 @@ impl ShimError {
 pub(super) enum ChangeError {
     #[error("{path}: {error}; all cores belong to user coreward, also those that you may read: run this as root")]
     Denied { path: PathBuf, error: io::Error },
+    #[error("{path}: {error}; owners delete their cores through coreward-query.socket, which is not active: start it, or run this as root")]
+    NoService { path: PathBuf, error: io::Error },
     #[error("{path}: {error}")]
     Io { path: PathBuf, error: io::Error },
     #[error("{path}: this file system has no extended attributes for users, which pins need")]

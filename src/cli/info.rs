@@ -5,13 +5,13 @@ use super::crash_selector::CrashSelector;
 use super::elf_symbols::Function;
 use super::error::CliError;
 use super::symbols::{self, Symbols};
-use super::{explanations, human, json, time};
+use super::{explanations, human, json, lookup, time};
 use crate::crash::text::printable;
 use crate::crash::{
     CoreOutcome, Frame, FrameTrust, Keep, Level, Origin, PidPin, Record, SigInfo, Signature, ThreadStacks, Truncation,
     signal,
 };
-use crate::store::{self, Listed};
+use crate::store::Listed;
 use clap::Args;
 use coreward_wire::paths::Root;
 use nix::unistd::Uid;
@@ -35,7 +35,7 @@ pub(super) struct InfoOptions {
 }
 
 pub(super) fn run(root: &Root, caller: Uid, options: &InfoOptions, out: &mut dyn Write) -> Result<ExitCode, CliError> {
-    let listed = store::find(root, options.crash.name.as_deref())?;
+    let listed = lookup::find(root, options.crash.name.as_deref())?;
     if options.json {
         json::write(out, &listed)?;
     } else {

@@ -4,8 +4,8 @@ use super::crash_selector::text_parser;
 use super::crash_table::CrashTable;
 use super::error::CliError;
 use super::message::print_message;
-use super::{human, json, time};
-use crate::store::{self, Filter};
+use super::{human, json, lookup, time};
+use crate::store::Filter;
 use clap::Args;
 use clap::builder::TypedValueParser;
 use coreward_wire::paths::Root;
@@ -83,8 +83,13 @@ pub(super) fn run(root: &Root, caller: Uid, options: ListOptions, out: &mut dyn 
         signature: options.signature,
     };
     if options.json {
-        json::write(out, &store::list(root, &filter)?)?;
+        json::write(out, &lookup::list(root, &filter)?)?;
         return Ok(ExitCode::SUCCESS);
+    }
+    if lookup::is_incomplete(root) {
+        print_message(
+            "Only crashes whose cores you can read are shown: coreward-query.socket, which knows the others, is not active.",
+        );
     }
     let here = uname().map(|names| names.nodename().to_string_lossy().into_owned()).unwrap_or_default();
     let table = CrashTable::read(root, &filter, &here)?;

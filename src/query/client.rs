@@ -61,11 +61,13 @@ struct Reply {
 }
 
 /// The parameters of all replies that the command asks for.
-#[derive(Default, Deserialize)]
-#[serde(default)]
+#[derive(Deserialize)]
 struct Replied<T> {
+    #[serde(default = "Vec::new")]
     crashes: Vec<T>,
+    #[serde(default = "Vec::new")]
     groups: Vec<T>,
+    #[serde(default = "Vec::new")]
     occurrences: Vec<T>,
 }
 

@@ -7,8 +7,6 @@ use serde::{Deserialize, Serialize};
 pub const INTERFACE: &str = "io.coreward.Crashes";
 /// The interface about the service itself, which every Varlink service has.
 pub(super) const SERVICE: &str = "org.varlink.service";
-/// The error that a call of an unknown crash gets.
-pub(super) const NO_SUCH_CRASH: &str = "io.coreward.Crashes.NoSuchCrash";
 
 /// <https://varlink.org/Service>
 const SERVICE_DESCRIPTION: &str = "# The Varlink service itself

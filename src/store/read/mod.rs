@@ -17,7 +17,7 @@ pub use error::QueryError;
 pub use filter::{Filter, Meaning};
 pub use groups::{Group, Occurrence, groups, occurrences};
 pub use listed::{CoreState, Listed};
-pub use query::{count_crashes, find, find_all, list, may_read_catalog, median_time};
+pub use query::{all_named, count_crashes, find, find_all, list, may_read_catalog, meaning_among, median_time};
 pub use removal::mark_removed;
 pub use stored_cores::{StoredCore, least_valuable, stored_cores};
 pub use view::{CatalogView, CrashSummary, MAX_GROUPS, Page, Position, Selection, UsageBy, UsageShare, Viewer};
