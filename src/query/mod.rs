@@ -22,5 +22,6 @@ pub use client::{Client, ClientError};
 pub use deletion::{Deletion, DeletionError, DeletionRequest};
 pub use interface::{GroupReply, INTERFACE, description};
 pub use message::{Call, MAX_CALL, MessageError};
+pub use parameters::filter_of;
 pub use peer::Peer;
 pub use program::main;

@@ -1,6 +1,7 @@
 //! Parameters of a call. One that a method does not know is an error: a filter that is silently ignored would show the wrong crashes.
 
 use super::error::MethodError;
+use super::message::Call;
 use crate::store::Filter;
 use nix::unistd::Uid;
 use serde::de::DeserializeOwned;
@@ -53,6 +54,12 @@ impl Parameters {
     pub(super) fn finish(self) -> Result<(), MethodError> {
         self.0.into_iter().next().map_or(Ok(()), |(name, _)| Err(MethodError::InvalidParameter(name)))
     }
+}
+
+/// The filter in the parameters of a call; `None` if it is not understood.
+#[must_use]
+pub fn filter_of(call: &Call) -> Option<Filter> {
+    Parameters::new(call.parameters.clone()).filter().ok()
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ mod interrupted;
 mod misuse;
 mod no_file;
 mod pid_reuse;
+mod query;
 mod registration;
 mod session;
 mod signature;
