@@ -33,7 +33,7 @@ pub enum CoreState {
     Evicted,
     /// Deleted by somebody else while the daemon was not running.
     Missing,
-    /// Deleted by an administrator, with `coreward rm` or otherwise.
+    /// Deleted by its owner or an administrator, with `coreward rm` or otherwise.
     Removed,
 }
 
