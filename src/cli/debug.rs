@@ -10,9 +10,8 @@ use super::message::print_message;
 use super::privileges::{Account, run_as_owner};
 use super::unpack::CoreReader;
 use super::vetted_sysroot::VettedSysroot;
-use super::{executable, human};
+use super::{executable, human, lookup};
 use crate::crash::Record;
-use crate::store;
 use clap::Args;
 use coreward_sys::tmpfile;
 use coreward_wire::paths::Root;
@@ -130,7 +129,7 @@ pub(super) fn run(root: &Root, caller: Uid, options: &DebugOptions) -> Result<Ex
 
 /// Unpacks the core into `core`, a file in `dir`, and returns its record.
 fn unpack_newest(root: &Root, options: &DebugOptions, core: &File, dir: &Path) -> Result<Record, CliError> {
-    let listed = store::find(root, options.crash.name.as_deref())?;
+    let listed = lookup::find_core(root, options.crash.name.as_deref())?;
     CoreReader::open(root, &listed)?.unpack_to(core, dir, None).map_err(|error| match error {
         CliError::Unpack(UnpackError::Write { error, .. }) => {
             DebugError::NoRoom { dir: dir.to_owned(), bytes: listed.record.core.bytes, error }.into()

@@ -39,7 +39,9 @@ pub(super) enum CliError {
     Privilege(#[from] PrivilegeError),
     #[error(transparent)]
     Service(ClientError),
-    #[error("only root and group adm may read the catalog, and coreward-query.socket, which shows users their own crashes, is not active")]
+    #[error(
+        "only root and group adm may read the catalog, and coreward-query.socket, which shows users their own crashes, is not active"
+    )]
     NoService,
     #[error("interrupted")]
     Interrupted(Signal),
@@ -164,7 +166,9 @@ impl ShimError {
 pub(super) enum ChangeError {
     #[error("{path}: {error}; all cores belong to user coreward, also those that you may read: run this as root")]
     Denied { path: PathBuf, error: io::Error },
-    #[error("{path}: {error}; owners delete their cores through coreward-query.socket, which is not active: start it, or run this as root")]
+    #[error(
+        "{path}: {error}; owners delete their cores through coreward-query.socket, which is not active: start it, or run this as root"
+    )]
     NoService { path: PathBuf, error: io::Error },
     #[error("{path}: {error}")]
     Io { path: PathBuf, error: io::Error },

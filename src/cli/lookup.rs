@@ -18,11 +18,7 @@ pub(super) fn list(root: &Root, filter: &Filter) -> Result<Vec<Listed>, CliError
 }
 
 /// Calls `visit` for each crash that `filter` selects, the oldest first.
-pub(super) fn for_each_row(
-    root: &Root,
-    filter: &Filter,
-    visit: &mut dyn FnMut(&CrashRow<'_>),
-) -> Result<(), CliError> {
+pub(super) fn for_each_row(root: &Root, filter: &Filter, visit: &mut dyn FnMut(&CrashRow<'_>)) -> Result<(), CliError> {
     let Some(mut service) = service(root)? else { return Ok(store::for_each_row(root, filter, visit)?) };
     Ok(service.list(filter, false, &mut |crash| visit(&row_of(&crash)))?)
 }
@@ -32,6 +28,14 @@ pub(super) fn find(root: &Root, name: Option<&str>) -> Result<Listed, CliError> 
     match service(root)? {
         Some(mut service) => Ok(service.get(name)?),
         None => Ok(store::find(root, name)?),
+    }
+}
+
+/// The same for whoever opens the core: where the service fails, a core that this user can read is there all the same.
+pub(super) fn find_core(root: &Root, name: Option<&str>) -> Result<Listed, CliError> {
+    match find(root, name) {
+        Err(CliError::Service(_)) => Ok(store::find(root, name)?),
+        found => found,
     }
 }
 

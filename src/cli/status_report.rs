@@ -178,9 +178,11 @@ fn inspect_catalog(root: &Root, status: &mut StatusReport) {
             let denied = File::open(Layout::new(root).catalog)
                 .is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied);
             status.catalog_problem = Some(match (denied, lookup::is_incomplete(root)) {
-                (true, true) => "only root and group adm may count them, and coreward-query.socket, which shows users their \
+                (true, true) => {
+                    "only root and group adm may count them, and coreward-query.socket, which shows users their \
                     own, is not active"
-                    .to_owned(),
+                        .to_owned()
+                }
                 (true, false) => "only root and group adm may count them; `coreward list` shows yours".to_owned(),
                 (false, _) => error.to_string(),
             });

@@ -111,9 +111,13 @@ mod tests {
     fn nobody_takes_the_connections_of_others() {
         let users = LocalUsers { passwd: "a:x:1000:1000::/:\n".to_owned(), ..LocalUsers::default() };
         let holder = |uid| Holder::of(Uid::from_raw(uid), false, &users);
-        assert_eq!((holder(1000), holder(100_000), holder(100_001)), (Holder::User(Uid::from_raw(1000)), Holder::Others, Holder::Others));
+        assert_eq!(
+            (holder(1000), holder(100_000), holder(100_001)),
+            (Holder::User(Uid::from_raw(1000)), Holder::Others, Holder::Others)
+        );
         let accounts = Arc::new(Accounts::default());
-        let admit = |holder, most: usize| -> Vec<Seat> { (0..most).map_while(|_| accounts.admit(holder).ok()).collect() };
+        let admit =
+            |holder, most: usize| -> Vec<Seat> { (0..most).map_while(|_| accounts.admit(holder).ok()).collect() };
         let of_one = admit(holder(1000), 1000);
         assert_eq!(of_one.len(), OF_USER);
         let others = admit(Holder::Others, 1000);

@@ -86,7 +86,8 @@ impl DeletionRequest {
             daemon.take(MAX_ANSWER).read_to_string(&mut answer)?;
             Ok(answer)
         };
-        let answer = exchange().map_err(|error| DeletionError::Failed(format!("the daemon does not answer: {error}")))?;
+        let answer =
+            exchange().map_err(|error| DeletionError::Failed(format!("the daemon does not answer: {error}")))?;
         Deletion::decode(&answer, &self.id)
     }
 }
@@ -139,7 +140,9 @@ mod tests {
             assert_eq!(request.encode().len(), DeletionRequest::LENGTH);
             assert_eq!(DeletionRequest::decode(&request.encode()), Some(request));
         }
-        for bytes in [&b""[..], b"0123456789abcdef", b"0123456789abcdef?", b"0123456789abcde-", b"../../../../etc/-", b"\xff-"] {
+        for bytes in
+            [&b""[..], b"0123456789abcdef", b"0123456789abcdef?", b"0123456789abcde-", b"../../../../etc/-", b"\xff-"]
+        {
             assert_eq!(DeletionRequest::decode(bytes), None);
         }
         for ended in [

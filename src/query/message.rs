@@ -102,7 +102,9 @@ mod tests {
         assert_eq!((call.split(), call.accepts_more()), (("", "C"), false));
         let deep = format!("{{\"method\":\"a\",\"parameters\":{}", "[".repeat(20_000));
         let long = format!("{{\"method\":\"{}\"}}", "a".repeat(MAX_CALL));
-        for bytes in ["", "{}", "[]", "1", "{\"method\":1}", "{\"method\":\"a\",\"parameters\":[]}", "\u{1}", &deep, &long] {
+        for bytes in
+            ["", "{}", "[]", "1", "{\"method\":1}", "{\"method\":\"a\",\"parameters\":[]}", "\u{1}", &deep, &long]
+        {
             assert!(Call::parse(bytes.as_bytes()).is_err(), "{bytes:.40}");
         }
         assert!(Call::parse(b"{\"method\":\"\xff\"}").is_err());
@@ -110,7 +112,10 @@ mod tests {
 
     #[test]
     fn replies_end_with_a_nul_and_have_no_other() {
-        assert_eq!(reply(serde_json::json!({ "a": "\0" }), true), b"{\"parameters\":{\"a\":\"\\u0000\"},\"continues\":true}\0");
+        assert_eq!(
+            reply(serde_json::json!({ "a": "\0" }), true),
+            b"{\"parameters\":{\"a\":\"\\u0000\"},\"continues\":true}\0"
+        );
         assert_eq!(error("a.B", serde_json::json!({})), b"{\"error\":\"a.B\",\"parameters\":{}}\0");
     }
 }

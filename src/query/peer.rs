@@ -59,7 +59,10 @@ mod tests {
         assert_eq!(own.uid, nix::unistd::geteuid());
         assert!(own.groups.contains(&nix::unistd::getegid()));
         let users = LocalUsers { group: "adm:x:4:alice\n".to_owned(), ..LocalUsers::default() };
-        let of = |uid, groups: &[u32]| Peer { uid: Uid::from_raw(uid), groups: groups.iter().copied().map(Gid::from_raw).collect() };
+        let of = |uid, groups: &[u32]| Peer {
+            uid: Uid::from_raw(uid),
+            groups: groups.iter().copied().map(Gid::from_raw).collect(),
+        };
         assert!(of(0, &[]).is_administrator(&users) && of(1000, &[1000, 4]).is_administrator(&users));
         assert!(!of(1000, &[1000]).is_administrator(&users), "the kernel knows her groups, and this is not one");
         assert!(!of(1000, &[4]).is_administrator(&LocalUsers::default()), "there is no group adm");

@@ -62,7 +62,8 @@ fn run(arguments: Arguments) -> io::Result<()> {
 
 /// The socket that systemd hands over.
 fn inherit() -> io::Result<UnixListener> {
-    let missing = "no socket was handed over: start the service through systemd (systemctl start coreward-query.socket)";
+    let missing =
+        "no socket was handed over: start the service through systemd (systemctl start coreward-query.socket)";
     let listener = ListenFd::from_env().take_unix_listener(0)?.ok_or_else(|| io::Error::other(missing))?;
     listener.set_nonblocking(true)?;
     Ok(listener)

@@ -31,7 +31,12 @@ pub(super) struct Service {
 
 impl Service {
     pub(super) fn new(root: Root) -> Self {
-        Self { root, queries: Arc::new(Semaphore::new(QUERIES)), users: Mutex::default(), last_row: watch::Sender::new(0) }
+        Self {
+            root,
+            queries: Arc::new(Semaphore::new(QUERIES)),
+            users: Mutex::default(),
+            last_row: watch::Sender::new(0),
+        }
     }
 
     /// The users of the machine. Where they cannot be read, there are none: nobody has a crash of their own.

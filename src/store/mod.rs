@@ -20,9 +20,10 @@ pub use layout::Layout;
 pub use memory::{memory_of_the_unit, memory_of_this_process};
 pub use pin::{is_pinned, lock_for_reading, set_pinned};
 pub use read::{
-    CatalogView, CoreState, CrashRow, CrashSummary, Filter, Group, Listed, MAX_GROUPS, Meaning, Occurrence, Page, Position, QueryError,
-    Selection, StoredCore, UsageBy, UsageShare, Viewer, all_named, count_crashes, find, find_all, for_each_row, groups, least_valuable, list,
-    mark_removed, may_read_catalog, meaning_among, median_time, occurrences, stored_cores,
+    CatalogView, CoreState, CrashRow, CrashSummary, Filter, Group, Listed, MAX_GROUPS, Meaning, Occurrence, Page,
+    Position, QueryError, Selection, StoredCore, UsageBy, UsageShare, Viewer, all_named, count_crashes, find, find_all,
+    for_each_row, groups, least_valuable, list, mark_removed, may_read_catalog, meaning_among, median_time,
+    occurrences, stored_cores,
 };
 pub use volume::{SHARE_OF_MEMORY, Volume};
 pub use write::{

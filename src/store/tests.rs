@@ -1,8 +1,8 @@
 //! The two sides together: crashes inserted by the daemon's side are read by the commands' side.
 
 use super::{
-    Catalog, CatalogView, CoreState, CrashSummary, Filter, Ledger, Listed, Meaning, QueryError, Selection, UsageBy, UsageShare, Viewer, find, find_all, for_each_row, groups, list,
-    median_time, occurrences, stored_cores,
+    Catalog, CatalogView, CoreState, CrashSummary, Filter, Ledger, Listed, Meaning, QueryError, Selection, UsageBy,
+    UsageShare, Viewer, find, find_all, for_each_row, groups, list, median_time, occurrences, stored_cores,
 };
 use crate::crash::{CoreReport, NoCore, Origin, Record, SignatureKey};
 use crate::policy::access::LocalUsers;
@@ -243,10 +243,8 @@ const BOB: u32 = 1001;
 
 /// What a user of a machine with two users sees.
 fn view_of(root: &Root, uid: u32) -> CatalogView {
-    let users = LocalUsers {
-        passwd: "alice:x:1000:1000::/:\nbob:x:1001:1001::/:\n".to_owned(),
-        ..LocalUsers::default()
-    };
+    let users =
+        LocalUsers { passwd: "alice:x:1000:1000::/:\nbob:x:1001:1001::/:\n".to_owned(), ..LocalUsers::default() };
     let viewer = if uid == 0 { Viewer::Administrator } else { Viewer::User(Uid::from_raw(uid), Arc::new(users)) };
     CatalogView::open(root, &viewer, Duration::from_secs(60)).unwrap()
 }
@@ -339,7 +337,8 @@ fn a_user_sees_own_crashes_and_nothing_that_depends_on_others() {
     assert_eq!(groups.iter().map(|group| (group.count, group.cores)).collect::<Vec<_>>(), [(11, 1)]);
     assert_eq!(groups[0].last_us, crash_of(ALICE, 36).time_us);
     let signature = SignatureKey::new("SEGV:/usr/bin/segv");
-    let sum = |view: &CatalogView| -> u64 { view.occurrences(&signature).unwrap().iter().map(|found| found.count).sum() };
+    let sum =
+        |view: &CatalogView| -> u64 { view.occurrences(&signature).unwrap().iter().map(|found| found.count).sum() };
     assert_eq!((sum(&alice), sum(&root_view), sum(&nobody)), (11, records.len() as u64, 0));
     assert!(alice.example(&signature).unwrap().is_none_or(|example| own.contains(&example.record.key.pid.as_raw())));
     let share = |name: &str| UsageShare { name: name.to_owned(), cores: 1, bytes: 2048 };

@@ -20,7 +20,8 @@ pub(crate) fn bed_with_users() -> TestBed {
         dynamic:x:61200:61200::/:/bin/sh\nsub:x:100005:100005::/:/bin/sh\ncontainer:x:524289:524289::/:/bin/sh\n";
     std::fs::create_dir_all(bed.path("etc")).unwrap();
     std::fs::write(bed.path("etc/passwd"), passwd).unwrap();
-    std::fs::write(bed.path("etc/group"), "adm:x:4:\nalice:x:1234:\nsecrets:x:7777:bob\nshared:x:7778:bob,alice\n").unwrap();
+    std::fs::write(bed.path("etc/group"), "adm:x:4:\nalice:x:1234:\nsecrets:x:7777:bob\nshared:x:7778:bob,alice\n")
+        .unwrap();
     std::fs::write(bed.path("etc/subuid"), "alice:100000:65536\n").unwrap();
     bed
 }

@@ -129,10 +129,10 @@ pub fn all_named(
 /// The meaning of `name` if these are all crashes.
 #[must_use]
 pub fn meaning_among(crashes: &[Listed], name: &str) -> Option<Meaning> {
-    resolve_among(crashes.iter().map(|listed| &listed.record), name)
+    resolve_among(&crashes.iter().map(|listed| &listed.record), name)
 }
 
-fn resolve_among<'a>(records: impl Iterator<Item = &'a Record> + Clone, name: &str) -> Option<Meaning> {
+fn resolve_among<'a>(records: &(impl Iterator<Item = &'a Record> + Clone), name: &str) -> Option<Meaning> {
     let fits = |meaning: Meaning| records.clone().any(|record| meaning.fits(name, record));
     let Ok(meaning) = Meaning::resolve(name, |meaning| Ok::<_, Infallible>(fits(meaning)));
     meaning
@@ -180,7 +180,7 @@ pub(super) fn list_readable_cores(layout: &Layout, filter: &Filter) -> (Vec<List
         .filter(|file| file.metadata().is_ok_and(|found| found.is_file()))
         .filter_map(|mut file| format::read_record(&mut file).ok())
         .collect();
-    let meaning = filter.matches.as_deref().and_then(|text| resolve_among(readable.iter(), text));
+    let meaning = filter.matches.as_deref().and_then(|text| resolve_among(&readable.iter(), text));
     let mut found: Vec<Listed> = readable
         .into_iter()
         .filter(|record| filter.accepts(meaning, record))

@@ -225,7 +225,10 @@ impl CatalogView {
         if let Some(name) = name.filter(|_| meaning == Some(Meaning::Prefix)) {
             let query = format!("SELECT count(*) FROM crashes {}", conditions.sql);
             let count = self.db.query_one(&query, conditions.values().as_slice(), |row| get_unsigned(row, 0));
-            too_many_begin_with(name, usize::try_from(count.map_err(|error| self.failed(error))?).unwrap_or(usize::MAX))?;
+            too_many_begin_with(
+                name,
+                usize::try_from(count.map_err(|error| self.failed(error))?).unwrap_or(usize::MAX),
+            )?;
         }
         let found = list_catalog(&self.db, &self.layout, 1, &conditions)?.pop();
         found.ok_or_else(|| name.map_or(QueryError::Nothing, |name| QueryError::NoMatch(name.to_owned())))
@@ -297,7 +300,8 @@ impl CatalogView {
             PAGE_ROWS + 1
         );
         let mut query = self.db.prepare(&query).map_err(|error| self.failed(error))?;
-        let mut record = self.db.prepare("SELECT record FROM main.records WHERE seq = ?1").map_err(|error| self.failed(error))?;
+        let mut record =
+            self.db.prepare("SELECT record FROM main.records WHERE seq = ?1").map_err(|error| self.failed(error))?;
         let mut page = Vec::new();
         let mut bytes = 0;
         let mut rows = query.query(conditions.values().as_slice()).map_err(|error| self.failed(error))?;

@@ -24,7 +24,9 @@ impl QueryService {
         fs::copy(env!("CARGO_BIN_EXE_coreward-query"), &exe).expect("the service");
         eventually(Duration::from_secs(10), || bed.path("var/lib/coreward/catalog.db-shm").exists());
         let owner = (Some(Uid::from_raw(USER)), Some(Gid::from_raw(USER)));
-        for file in ["catalog.db", "catalog.db-wal", "catalog.db-shm"].map(|name| bed.path("var/lib/coreward").join(name)) {
+        for file in
+            ["catalog.db", "catalog.db-wal", "catalog.db-shm"].map(|name| bed.path("var/lib/coreward").join(name))
+        {
             chown(&file, owner.0, owner.1).expect("chown");
             fs::set_permissions(&file, Permissions::from_mode(0o600)).expect("chmod");
         }
