@@ -20,8 +20,8 @@ use tokio::time::{sleep, timeout};
 
 /// The service sends its request at once and reads the answer. One request is served at a time.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Pause after accept(2) failed.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Pause after a request that deleted nothing, or after accept(2) failed: whoever asks again and again, the catalog has little to do.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves requests until the daemon stops.
 pub(super) async fn listen(listener: UnixListener, shared: Arc<Shared>) {
@@ -31,20 +31,23 @@ pub(super) async fn listen(listener: UnixListener, shared: Arc<Shared>) {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
                     let ended = timeout(TIMEOUT, serve(stream, &shared)).await;
-                    if let Err(error) = ended.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into())) {
-                        tracing::warn!("a request to delete a core: {error}");
+                    match ended.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into())) {
+                        Ok(true) => continue,
+                        Ok(false) => {}
+                        Err(error) => tracing::warn!("a request to delete a core: {error}"),
                     }
                 }
                 Err(error) => {
                     tracing::error!("requests to delete cores: accept: {error}");
-                    sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
+        sleep(PAUSE).await;
     }
 }
 
-async fn serve(mut stream: UnixStream, shared: &Arc<Shared>) -> io::Result<()> {
+/// Answers a request; whether a core was deleted.
+async fn serve(mut stream: UnixStream, shared: &Arc<Shared>) -> io::Result<bool> {
     let mut bytes = Vec::new();
     let mut clients: Vec<OwnedFd> = Vec::new();
     while bytes.len() < DeletionRequest::LENGTH {
@@ -64,7 +67,8 @@ async fn serve(mut stream: UnixStream, shared: &Arc<Shared>) -> io::Result<()> {
     let [client] = clients.as_slice() else { return Err(ErrorKind::InvalidData.into()) };
     let peer = Peer::of(client.as_fd())?;
     let ended = delete(shared, request, peer).await;
-    stream.write_all(Deletion::encode(&ended).as_bytes()).await
+    stream.write_all(Deletion::encode(&ended).as_bytes()).await?;
+    Ok(ended.is_ok())
 }
 
 /// Deletes the core if `peer` may do that. Whoever may not see a crash is told that there is none.

@@ -286,8 +286,10 @@ impl Session {
         let unknown = || MethodError::NoSuchCrash(Some(id.clone()));
         let request = DeletionRequest { id: CrashId::parse(&id).ok_or_else(unknown)?, force: force == Some(true) };
         let wanted = id.clone();
-        let found = self.read(move |view| find_exactly(view, &wanted)).await?;
-        found.ok_or_else(unknown)?;
+        let found = self.read(move |view| has_core(view, &wanted)).await?;
+        if !found.ok_or_else(unknown)? {
+            return Err(MethodError::NoCore(id).into());
+        }
         let client = self.calls.get_ref().as_ref().as_fd().try_clone_to_owned().map_err(Failure::Connection)?;
         let socket = self.service.root.deletion_socket();
         let turn = Arc::clone(&self.seat.turn).acquire_owned().await;
@@ -318,10 +320,14 @@ impl Session {
     }
 }
 
-/// A crash whose whole id this is.
-fn find_exactly(view: &CatalogView, id: &str) -> Result<(), QueryError> {
+/// Whether the crash whose whole id this is has a core.
+fn has_core(view: &CatalogView, id: &str) -> Result<bool, QueryError> {
     let listed = view.find(Some(id))?;
-    if listed.record.id.as_str() == id { Ok(()) } else { Err(QueryError::NoMatch(id.to_owned())) }
+    if listed.record.id.as_str() == id {
+        Ok(listed.core_state.is_present())
+    } else {
+        Err(QueryError::NoMatch(id.to_owned()))
+    }
 }
 
 fn with_examples(view: &CatalogView, groups: Vec<Group>, examples: bool) -> Result<Vec<GroupReply>, QueryError> {

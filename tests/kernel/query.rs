@@ -354,7 +354,7 @@ fn subscribers_hear_of_new_crashes_within_a_second() {
         let crashes = bed.wait_for(count + 1);
         let recorded = Instant::now();
         let newest = crashes.last().unwrap().id().to_string();
-        assert_eq!(hers.next(), [newest.clone()], "hers alone");
+        assert_eq!(hers.next(), std::slice::from_ref(&newest), "hers alone");
         let mut ids = all.next();
         while ids.len() < 2 {
             ids.extend(all.next());

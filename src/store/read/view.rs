@@ -168,8 +168,9 @@ impl CatalogView {
             let meaning = meaning_of(&self.db, &filter)?;
             let Some(limit) = filter.limit else { return Ok((meaning, None)) };
             let conditions = WhereClause::new(&filter, meaning);
+            // With a plus, seq does not tempt SQLite away from the index of times, which ends the search early.
             let query = format!(
-                "SELECT time_us, seq FROM crashes {} AND seq <= {last} ORDER BY time_us DESC, seq DESC LIMIT 1 OFFSET {}",
+                "SELECT time_us, seq FROM crashes {} AND +seq <= {last} ORDER BY time_us DESC, seq DESC LIMIT 1 OFFSET {}",
                 conditions.sql,
                 i64::try_from(limit.saturating_sub(1)).unwrap_or(i64::MAX)
             );
@@ -193,7 +194,7 @@ impl CatalogView {
             // The first condition is for the index.
             conditions.sql.push_str(&format!(" AND time_us >= {time_us} AND (time_us > {time_us} OR seq >= {seq})"));
         }
-        conditions.sql.push_str(&format!(" AND seq <= {}", selection.last));
+        conditions.sql.push_str(&format!(" AND +seq <= {}", selection.last));
         let (crashes, next) = self.read_rows(&conditions, "time_us, seq", selection.with_records)?;
         Ok(Page { crashes, next })
     }

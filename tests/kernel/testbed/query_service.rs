@@ -12,26 +12,33 @@ use std::time::Duration;
 /// The service's user.
 const USER: u32 = 1299;
 
+/// Gives a user, and nobody else, the right to read files (`struct posix_acl_xattr_header`, include/uapi/linux/posix_acl_xattr.h).
+const GRANT: &str = r#"
+import os, struct, sys
+own, user, group, mask, other = 1, 2, 4, 16, 32
+nobody = 0xffffffff
+entries = [(own, 6, nobody), (user, 4, int(sys.argv[1])), (group, 0, nobody), (mask, 4, nobody), (other, 0, nobody)]
+for path in sys.argv[2:]:
+    os.setxattr(path, "system.posix_acl_access", struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries))
+"#;
+
 /// A running service; dropping it ends it.
 pub(crate) struct QueryService {
     child: Child,
 }
 
 impl QueryService {
-    /// Starts the service. Its user becomes the owner of the catalog, which nobody else may read then, but root.
+    /// Starts the service. Its user may read the catalog by an access list, as tmpfiles.d grants it, and nobody else but root may.
     pub(crate) fn start(bed: &TestBed) -> Self {
         let exe = bed.path("usr/libexec/coreward/coreward-query");
         fs::copy(env!("CARGO_BIN_EXE_coreward-query"), &exe).expect("the service");
         eventually(Duration::from_secs(10), || bed.path("var/lib/coreward/catalog.db-shm").exists());
-        let owner = (Some(Uid::from_raw(USER)), Some(Gid::from_raw(USER)));
-        for file in
-            ["catalog.db", "catalog.db-wal", "catalog.db-shm"].map(|name| bed.path("var/lib/coreward").join(name))
-        {
-            chown(&file, owner.0, owner.1).expect("chown");
-            fs::set_permissions(&file, Permissions::from_mode(0o600)).expect("chmod");
-        }
+        let files =
+            ["catalog.db", "catalog.db-wal", "catalog.db-shm"].map(|name| bed.path("var/lib/coreward").join(name));
+        let granted = Command::new("/usr/bin/python3").args(["-c", GRANT, &USER.to_string()]).args(files).status();
+        assert!(granted.expect("python3").success());
         let deletion = bed.root.deletion_socket();
-        chown(&deletion, owner.0, owner.1).expect("chown");
+        chown(&deletion, Some(Uid::from_raw(USER)), Some(Gid::from_raw(USER))).expect("chown");
         fs::set_permissions(&deletion, Permissions::from_mode(0o600)).expect("chmod");
         let listener = UnixListener::bind(bed.root.query_socket()).expect("the socket of the service");
         fs::set_permissions(bed.root.query_socket(), Permissions::from_mode(0o666)).expect("chmod");
