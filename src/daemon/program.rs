@@ -61,7 +61,7 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     // Before anything that readers must not have.
     let readers = ReaderPool::start();
-    let log = start_log();
+    let log = start_log("corewardd");
     let ended = readers.map_err(DaemonError::from).and_then(|readers| run(arguments, readers));
     exit(ended, log)
 }

@@ -62,11 +62,10 @@ impl From<QueryError> for MethodError {
             QueryError::Sqlite { error, .. } if error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) => {
                 Self::Unavailable("the query took too long: ask for less of the time, or of one unit".to_owned())
             }
-            error @ (QueryError::NoCatalog(_)
+            QueryError::NoCatalog(_)
             | QueryError::NotAFile(_)
             | QueryError::Sqlite { .. }
-            | QueryError::Record { .. }) => {
-                tracing::warn!("{error}");
+            | QueryError::Record { .. } => {
                 Self::Unavailable("the catalog cannot be read; the log of coreward-query.service says why".to_owned())
             }
         }

@@ -33,7 +33,7 @@ const THREADS_TIMEOUT: Duration = Duration::from_millis(200);
 #[must_use]
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let log = start_log();
+    let log = start_log("coreward-query");
     match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

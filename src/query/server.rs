@@ -56,7 +56,6 @@ fn admit(stream: UnixStream, service: &Arc<Service>, accounts: &Arc<Accounts>) {
             tokio::spawn(Session::new(Arc::clone(service), peer, seat, stream).run());
         }
         Err(limit) => {
-            tracing::debug!("uid {}: more than {limit} connections", peer.uid);
             // It fits into the empty socket.
             let _ = stream.try_write(&MethodError::TooManyConnections(limit).encode());
         }

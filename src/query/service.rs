@@ -18,6 +18,8 @@ const QUERIES: usize = 2;
 const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long what is known of the users of the machine is not looked up again.
 const USERS_KNOWN_FOR: Duration = Duration::from_secs(5);
+/// The least time between two complaints about the catalog: whoever asks again and again must not fill the journal.
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(60);
 /// How often subscribers are told of new crashes.
 const WATCH_INTERVAL: Duration = Duration::from_millis(200);
 
@@ -25,6 +27,7 @@ pub(super) struct Service {
     pub(super) root: Root,
     queries: Arc<Semaphore>,
     users: Mutex<Option<(Instant, Arc<LocalUsers>)>>,
+    complained: Mutex<Option<Instant>>,
     /// The newest row of the catalog.
     last_row: watch::Sender<i64>,
 }
@@ -35,6 +38,7 @@ impl Service {
             root,
             queries: Arc::new(Semaphore::new(QUERIES)),
             users: Mutex::default(),
+            complained: Mutex::default(),
             last_row: watch::Sender::new(0),
         }
     }
@@ -72,7 +76,18 @@ impl Service {
             read(&root, &viewer, query)
         });
         let ended = reading.await.map_err(|error| MethodError::Unavailable(format!("the query failed: {error}")))?;
+        if let Err(error @ (QueryError::NotAFile(_) | QueryError::Sqlite { .. } | QueryError::Record { .. })) = &ended {
+            self.complain(error);
+        }
         Ok(ended?)
+    }
+
+    fn complain(&self, error: &QueryError) {
+        let mut complained = self.complained.lock().unwrap_or_else(PoisonError::into_inner);
+        if complained.is_none_or(|last| last.elapsed() >= COMPLAINT_INTERVAL) {
+            *complained = Some(Instant::now());
+            tracing::warn!("{error}");
+        }
     }
 
     /// Changes whenever crashes were inserted, or the catalog is another one.
