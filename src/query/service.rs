@@ -46,8 +46,7 @@ impl Service {
     /// The users of the machine. Where they cannot be read, there are none: nobody has a crash of their own.
     pub(super) fn users(&self) -> Arc<LocalUsers> {
         let mut known = self.users.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((since, users)) = known.as_ref().filter(|(since, _)| since.elapsed() < USERS_KNOWN_FOR) {
-            let _ = since;
+        if let Some((_, users)) = known.as_ref().filter(|(since, _)| since.elapsed() < USERS_KNOWN_FOR) {
             return Arc::clone(users);
         }
         let users = Arc::new(read_local_users(&self.root).unwrap_or_else(|error| {
