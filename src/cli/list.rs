@@ -82,14 +82,14 @@ pub(super) fn run(root: &Root, caller: Uid, options: ListOptions, out: &mut dyn 
         signal: options.signal,
         signature: options.signature,
     };
-    if options.json {
-        json::write(out, &lookup::list(root, &filter)?)?;
-        return Ok(ExitCode::SUCCESS);
-    }
     if lookup::is_incomplete(root) {
         print_message(
             "Only crashes whose cores you can read are shown: coreward-query.socket, which knows the others, is not active.",
         );
+    }
+    if options.json {
+        json::write(out, &lookup::list(root, &filter)?)?;
+        return Ok(ExitCode::SUCCESS);
     }
     let here = uname().map(|names| names.nodename().to_string_lossy().into_owned()).unwrap_or_default();
     let table = CrashTable::read(root, &filter, &here)?;
