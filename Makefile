@@ -28,8 +28,8 @@ check: ## Run every check that must pass, within 45 minutes (root)
 check-full: ## The same with long fuzzing, larger storms, more kills, and Debian 12 (root)
 	scripts/check --full
 
-release: shim ## Build the three programs, optimised
-	$(CARGO) build --release --locked --bin coreward --bin corewardd
+release: shim ## Build the four programs, optimised
+	$(CARGO) build --release --locked --bin coreward --bin corewardd --bin coreward-query
 
 # Static: a static program starts faster, and does not depend on libraries of a system that may be broken.
 shim: ## Build the shim, the program that the kernel runs as root
@@ -42,7 +42,7 @@ deb: ## Build the Debian package, in ..
 
 install: ## Install what `make release` built, below DESTDIR
 	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin $(TARGET_DIR)/release/coreward
-	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/libexec/coreward $(TARGET_DIR)/release/corewardd $(SHIM)
+	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/libexec/coreward $(TARGET_DIR)/release/corewardd $(TARGET_DIR)/release/coreward-query $(SHIM)
 	install -D -m 0644 -t $(DESTDIR)$(UNITDIR) systemd/*.service systemd/*.socket systemd/*.path
 	for dir in service.d coreward-register.service.d systemd-coredump-register.service.d; do install -D -m 0644 -t $(DESTDIR)$(UNITDIR)/$$dir systemd/$$dir/*.conf; done
 	install -D -m 0644 systemd/sysusers.d/coreward.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/coreward.conf
@@ -52,6 +52,7 @@ install: ## Install what `make release` built, below DESTDIR
 	install -d $(DESTDIR)/etc/coreward/event.d
 	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/share/doc/coreward/examples/event.d examples/event.d/*
 	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/doc/coreward docs/signature.md
+	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/varlink src/query/io.coreward.Crashes.varlink
 	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/man/man8 man/*.8
 	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/man/man5 man/*.5
 	install -d $(DESTDIR)$(PREFIX)/share/man/man1

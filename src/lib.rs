@@ -13,6 +13,7 @@ pub mod daemon;
 pub mod elf;
 pub mod packages;
 pub mod policy;
+pub mod query;
 pub mod reader;
 pub mod registration;
 pub mod report;

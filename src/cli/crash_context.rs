@@ -1,8 +1,8 @@
 //! What `coreward info` adds to a record: the values of settings that decided, and other crashes that explain this one.
 
-use super::human;
 use super::module_packages::{self, ModulePackage};
 use super::titles::Titles;
+use super::{human, lookup};
 use crate::config;
 use crate::crash::{CrashId, Keep, Reason, Record};
 use crate::store::{self, Filter, Listed};
@@ -69,7 +69,7 @@ fn newest_with_core(root: &Root, record: &Record) -> Option<String> {
             newest = Some(row.id.to_owned());
         }
     };
-    store::for_each_row(root, &Filter { signature, ..Filter::default() }, &mut visit).ok()?;
+    lookup::for_each_row(root, &Filter { signature, ..Filter::default() }, &mut visit).ok()?;
     newest
 }
 
@@ -84,7 +84,7 @@ fn repeated_child(root: &Root, record: &Record) -> Option<(Pid, CrashId)> {
         until_us: Some(record.time_us),
         ..Filter::default()
     };
-    let before = store::list(root, &filter).ok()?;
+    let before = lookup::list(root, &filter).ok()?;
     let is_child = |child: &Record| {
         child.key.boot_id == record.key.boot_id && child.id != record.id && child.parent_pid() == Some(record.key.pid)
     };

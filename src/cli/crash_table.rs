@@ -1,9 +1,10 @@
 //! The table that `coreward list` prints.
 
+use super::error::CliError;
 use super::table::Table;
-use super::{explanations, human, time};
+use super::{explanations, human, lookup, time};
 use crate::crash::text::push_printable;
-use crate::store::{self, CrashRow, Filter, QueryError};
+use crate::store::{self, CrashRow, Filter};
 use coreward_wire::paths::Root;
 use std::io::{self, Write};
 use std::panic::resume_unwind;
@@ -21,10 +22,10 @@ pub(super) struct CrashTable<'a>(Vec<TablePart<'a>>);
 
 impl<'a> CrashTable<'a> {
     /// Reads the crashes. `here` is the name of this host.
-    pub(super) fn read(root: &Root, filter: &Filter, here: &'a str) -> Result<Self, QueryError> {
-        let read = |filter: &Filter| -> Result<TablePart<'a>, QueryError> {
+    pub(super) fn read(root: &Root, filter: &Filter, here: &'a str) -> Result<Self, CliError> {
+        let read = |filter: &Filter| -> Result<TablePart<'a>, CliError> {
             let mut part = TablePart::new(here);
-            store::for_each_row(root, filter, &mut |row| part.push(row))?;
+            lookup::for_each_row(root, filter, &mut |row| part.push(row))?;
             Ok(part)
         };
         let middle = if filter.limit.is_none() { store::median_time(root, LONG)? } else { None };

@@ -16,11 +16,11 @@ use super::module_source::ModuleSource;
 use super::privileges::{Account, run_as_owner};
 use super::unpack::CoreReader;
 use super::vetted_sysroot::{DEBUG_FILES, LibraryName, SysrootPlan, SysrootRequest, VettedSysroot};
-use super::{executable, human};
+use super::{executable, human, lookup};
 use crate::crash::Record;
 use crate::crash::text::{from_bytes, printable, to_path};
 use crate::elf::{self, CoreLayout};
-use crate::store::{self, Bundle};
+use crate::store::Bundle;
 use clap::Args;
 use coreward_sys::tmpfile;
 use coreward_wire::paths::Root;
@@ -191,7 +191,7 @@ fn unpack_core(
 ) -> Result<Unpacked, CliError> {
     let (record, reader) = match subject {
         Subject::Recorded => {
-            let listed = store::find(root, options.crash.name.as_deref())?;
+            let listed = lookup::find_core(root, options.crash.name.as_deref())?;
             let reader = CoreReader::open(root, &listed)?;
             (listed.record, reader)
         }

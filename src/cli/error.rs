@@ -2,6 +2,7 @@
 
 use super::atomic_file::AtomicFileError;
 use crate::crash::CrashId;
+use crate::query::ClientError;
 use crate::registration::SysctlError;
 use crate::store::{BundleError, QueryError};
 use coreward_wire::paths::PatternTooLong;
@@ -43,6 +44,12 @@ pub(super) enum CliError {
     Hook(#[from] HookError),
     #[error(transparent)]
     Import(#[from] ImportFileError),
+    #[error(transparent)]
+    Service(ClientError),
+    #[error(
+        "only root and group adm may read the catalog, and coreward-query.socket, which shows users their own crashes, is not active"
+    )]
+    NoService,
     #[error("interrupted")]
     Interrupted(Signal),
 }
@@ -66,6 +73,15 @@ pub(super) enum HookError {
     Exit(i32),
     #[error("it was killed by signal {0}")]
     Signal(i32),
+}
+
+impl From<ClientError> for CliError {
+    fn from(error: ClientError) -> Self {
+        match error {
+            ClientError::Query(error) => Self::Query(error),
+            error => Self::Service(error),
+        }
+    }
 }
 
 /// Why a core is not exported.
@@ -225,6 +241,10 @@ impl ShimError {
 pub(super) enum ChangeError {
     #[error("{path}: {error}; all cores belong to user coreward, also those that you may read: run this as root")]
     Denied { path: PathBuf, error: io::Error },
+    #[error(
+        "{path}: {error}; owners delete their cores through coreward-query.socket, which is not active: start it, or run this as root"
+    )]
+    NoService { path: PathBuf, error: io::Error },
     #[error("{path}: {error}")]
     Io { path: PathBuf, error: io::Error },
     #[error("{path}: this file system has no extended attributes for users, which pins need")]

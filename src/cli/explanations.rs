@@ -41,7 +41,7 @@ pub(super) fn why_no_core(listed: &Listed) -> Option<&'static str> {
         }
         (CoreState::Missing, _) => Some("its file is gone, and Coreward did not delete it"),
         (CoreState::Removed, _) => {
-            Some("it was deleted by an administrator (coreward rm, coreward vacuum, or by hand)")
+            Some("it was deleted by its owner or an administrator (coreward rm, coreward vacuum, or by hand)")
         }
         (CoreState::None, CoreOutcome::None(reason)) => Some(not_stored(reason)),
         (CoreState::None, CoreOutcome::Stored) => Some("it was not stored"),

@@ -5,9 +5,9 @@ use super::bundle;
 use super::crash_selector::CrashSelector;
 use super::error::{CliError, ExportError, UnpackError};
 use super::interrupt::Interrupts;
+use super::lookup;
 use super::privileges::{become_owner, run_as_owner};
 use super::unpack::CoreReader;
-use crate::store;
 use clap::{ArgGroup, Args};
 use coreward_wire::paths::Root;
 use nix::unistd::Uid;
@@ -82,7 +82,7 @@ pub(super) fn run(
 }
 
 fn open_core(root: &Root, options: &ExportOptions) -> Result<CoreReader, CliError> {
-    Ok(CoreReader::open(root, &store::find(root, options.crash.name.as_deref())?)?)
+    Ok(CoreReader::open(root, &lookup::find_core(root, options.crash.name.as_deref())?)?)
 }
 
 /// Writes the core to `file`, which messages call `path`.

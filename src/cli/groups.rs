@@ -4,7 +4,7 @@ use super::crash_table::short_container;
 use super::error::CliError;
 use super::message::print_message;
 use super::table::Table;
-use super::{human, json, time};
+use super::{human, json, lookup, time};
 use crate::crash::text::printable;
 use crate::store::{self, Group, Occurrence};
 use clap::Args;
@@ -40,7 +40,7 @@ struct TitledGroup {
 }
 
 pub(super) fn run(root: &Root, options: &GroupsOptions, out: &mut dyn Write) -> Result<ExitCode, CliError> {
-    let groups = store::groups(root)?;
+    let groups = lookup::groups(root)?;
     match &options.signature {
         Some(prefix) => list_occurrences(root, options, &groups, prefix, out),
         None => list_groups(options, groups, out),
@@ -101,7 +101,7 @@ fn list_occurrences(
             return Err(store::QueryError::Ambiguous { prefix: prefix.to_owned(), count }.into());
         }
     };
-    let mut occurrences = store::occurrences(root, &group.signature)?;
+    let mut occurrences = lookup::occurrences(root, &group.signature)?;
     occurrences.truncate(options.limit.unwrap_or(usize::MAX));
     if options.json {
         json::write(out, &occurrences)?;

@@ -8,13 +8,13 @@ use super::error::CliError;
 use super::run_time_code::compiler_of;
 use super::symbols::{self, Sources, Symbols};
 use super::titles::Titles;
-use super::{explanations, human, json, module_packages, time};
+use super::{explanations, human, json, lookup, module_packages, time};
 use crate::crash::text::printable;
 use crate::crash::{
     Audience, CoreOutcome, Fault, Frame, FrameTrust, InterpreterStack, Keep, Level, Origin, PidPin, Record, SigInfo,
     Signature, ThreadStacks, Truncation, signal,
 };
-use crate::store::{self, Listed};
+use crate::store::Listed;
 use clap::Args;
 use coreward_wire::paths::Root;
 use nix::unistd::Uid;
@@ -44,7 +44,7 @@ pub(super) struct InfoOptions {
 }
 
 pub(super) fn run(root: &Root, caller: Uid, options: &InfoOptions, out: &mut dyn Write) -> Result<ExitCode, CliError> {
-    let listed = store::find(root, options.crash.name.as_deref())?;
+    let listed = lookup::find(root, options.crash.name.as_deref())?;
     if options.json {
         json::write(out, &Titles::new(root).with_packages(&listed))?;
     } else {

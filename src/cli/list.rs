@@ -5,8 +5,8 @@ use super::crash_table::CrashTable;
 use super::error::CliError;
 use super::message::print_message;
 use super::titles::{TitledCrash, Titles};
-use super::{human, json, time};
-use crate::store::{self, Filter};
+use super::{human, json, lookup, time};
+use crate::store::Filter;
 use clap::Args;
 use clap::builder::TypedValueParser;
 use coreward_wire::paths::Root;
@@ -83,8 +83,13 @@ pub(super) fn run(root: &Root, caller: Uid, options: ListOptions, out: &mut dyn 
         signal: options.signal,
         signature: options.signature,
     };
+    if lookup::is_incomplete(root) {
+        print_message(
+            "Only crashes whose cores you can read are shown: coreward-query.socket, which knows the others, is not active.",
+        );
+    }
     if options.json {
-        let crashes = store::list(root, &filter)?;
+        let crashes = lookup::list(root, &filter)?;
         let mut titles = Titles::new(root);
         let titled: Vec<TitledCrash<'_>> = crashes.iter().map(|listed| titles.with_title(listed)).collect();
         json::write(out, &titled)?;

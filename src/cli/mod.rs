@@ -25,6 +25,7 @@ mod info;
 mod interrupt;
 mod json;
 mod list;
+mod lookup;
 mod man;
 mod message;
 mod module_packages;
@@ -55,7 +56,7 @@ mod usage;
 mod vacuum;
 mod vetted_sysroot;
 
-use crate::store::{QueryError, count_crashes};
+use crate::store::{self, QueryError, count_crashes};
 use clap::{CommandFactory, Parser, Subcommand};
 use coreward_wire::paths::Root;
 use error::CliError;
@@ -250,7 +251,11 @@ fn show_none(
     if let Some(empty) = empty {
         writeln!(out, "{empty}")?;
     }
-    print_message("No crash has been recorded yet; `coreward status` shows whether crashes are being collected.");
+    print_message(if store::may_read_catalog(root) {
+        "No crash has been recorded yet; `coreward status` shows whether crashes are being collected."
+    } else {
+        "No crash of yours has been recorded; root and group adm see the crashes of all users."
+    });
     Ok(ExitCode::SUCCESS)
 }
 

@@ -3,12 +3,12 @@
 use super::crash_selector::text_parser;
 use super::error::{ChangeError, CliError};
 use super::message::print_message;
-use super::{explanations, human};
+use super::{explanations, human, lookup};
 use crate::crash::CrashId;
 use crate::store::{self, Layout, Listed, Meaning, QueryError};
 use clap::Args;
 use coreward_wire::paths::Root;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
@@ -47,12 +47,28 @@ pub(super) fn run(root: &Root, options: &RemoveOptions, out: &mut dyn Write) -> 
             writeln!(out, "Would delete the core of crash {id}, {freed}.")?;
             continue;
         }
-        let path = layout.cores.join(store::core_file_name(id));
-        store::delete_core(&dir, id).map_err(|error| ChangeError::new(path, error))?;
-        write_down_removal(root, std::slice::from_ref(id));
+        delete(root, &layout, &dir, id, options.force)?;
         writeln!(out, "Deleted the core of crash {id}, {freed}; its record stays.")?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Deletes the core of a crash. Whoever may not do that has it deleted, if it is theirs.
+fn delete(root: &Root, layout: &Layout, dir: &OwnedFd, id: &CrashId, force: bool) -> Result<(), CliError> {
+    let error = match store::delete_core(dir, id) {
+        Ok(()) => {
+            write_down_removal(root, std::slice::from_ref(id));
+            return Ok(());
+        }
+        Err(error) => error,
+    };
+    let path = layout.cores.join(store::core_file_name(id));
+    if error.kind() != ErrorKind::PermissionDenied {
+        return Err(ChangeError::new(path, error).into());
+    }
+    let mut service = lookup::connect(root)?.ok_or(ChangeError::NoService { path, error })?;
+    service.delete(id, force)?;
+    Ok(())
 }
 
 pub(super) fn pin(root: &Root, options: &PinOptions, pinned: bool, out: &mut dyn Write) -> Result<ExitCode, CliError> {
@@ -84,7 +100,7 @@ pub(super) fn open_cores(root: &Root) -> Result<(Layout, OwnedFd), CliError> {
 
 /// The newest crash that `name` refers to and whose core is present.
 fn find_with_core(root: &Root, name: &str) -> Result<Listed, CliError> {
-    let (found, meaning) = store::find_all(root, name)?;
+    let (found, meaning) = lookup::find_all(root, name)?;
     let mut newest_first = found.into_iter().rev();
     let newest = newest_first.next().ok_or_else(|| QueryError::NoMatch(name.to_owned()))?;
     if meaning == Meaning::Prefix && may_be_pid(name) {

@@ -1,6 +1,7 @@
 //! The state of the collection: what `coreward status` shows.
 
 use super::error::CliError;
+use super::lookup;
 use super::privileges::become_owner;
 use super::shim_check;
 use super::state_volume::StateVolume;
@@ -176,8 +177,15 @@ fn inspect_catalog(root: &Root, status: &mut StatusReport) {
         Err(error) => {
             let denied = File::open(Layout::new(root).catalog)
                 .is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied);
-            let problem = if denied { "only root and group adm may count them".to_owned() } else { error.to_string() };
-            status.catalog_problem = Some(problem);
+            status.catalog_problem = Some(match (denied, lookup::is_incomplete(root)) {
+                (true, true) => {
+                    "only root and group adm may count them, and coreward-query.socket, which shows users their \
+                    own, is not active"
+                        .to_owned()
+                }
+                (true, false) => "only root and group adm may count them; `coreward list` shows yours".to_owned(),
+                (false, _) => error.to_string(),
+            });
         }
     }
 }
@@ -257,6 +265,10 @@ fn advice(
     advise(daemon_fails, "see why the daemon ends: journalctl -e -u coreward.service");
     let others_failed = status.units.iter().flatten().any(|unit| unit.active == "failed" && unit.name != units::DAEMON);
     advise(others_failed, "see why the unit failed: systemctl status 'coreward*'");
+    // Whoever does not want it disables it.
+    let is_wanted = |unit: &Unit| unit.load == "loaded" && unit.enabled == "enabled" && unit.active != "active";
+    let query = format!("systemctl start {}, which shows users their own crashes", units::QUERY);
+    advise(status.unit(units::QUERY).is_some_and(is_wanted), &query);
     let is_silent = status.test_crash == "failed" && by_systemd;
     advise(
         is_silent,

@@ -31,8 +31,10 @@ pub(super) const DAEMON: &str = "coreward.service";
 pub(super) const SOCKET: &str = "coreward.socket";
 /// The unit that registers.
 pub(super) const REGISTER: &str = "coreward-register.service";
+/// The socket on which users ask.
+pub(super) const QUERY: &str = "coreward-query.socket";
 
-const NAMES: [&str; 3] = [DAEMON, SOCKET, REGISTER];
+const NAMES: [&str; 4] = [DAEMON, SOCKET, REGISTER, QUERY];
 
 /// The units; `None` if systemd does not run on this machine, or `root` is not that of the machine.
 pub(super) fn query_systemd(root: &Root) -> Option<Vec<Unit>> {

@@ -4,6 +4,7 @@
 mod ini;
 mod keys;
 mod load;
+mod local_users;
 mod overrides;
 mod settings;
 #[cfg(test)]
@@ -12,6 +13,7 @@ mod value;
 
 pub use keys::THREADS_MAX;
 pub use load::{LoadedConfig, load};
+pub use local_users::{read_local_users, read_login_defs};
 pub use overrides::Overrides;
 pub use settings::{Config, CrashConfig, Problem};
 pub use value::{parse_duration, parse_size};

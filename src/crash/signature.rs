@@ -22,7 +22,7 @@ pub struct Signature {
 }
 
 /// The key that crashes of one bug share: their signature, or program and signal if there is no signature.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct SignatureKey(String);
 

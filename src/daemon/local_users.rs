@@ -1,16 +1,16 @@
-//! Reading the files that say who the users of this machine are.
+//! Whose process it was, by the files that say who the users of this machine are.
 
-use crate::policy::access::{LocalUsers, NotTheUsers, check_person};
+use crate::config::{read_local_users, read_login_defs};
+use crate::policy::access::{NotTheUsers, check_person};
 use coreward_wire::paths::Root;
 use nix::unistd::{Gid, Uid};
 use std::collections::HashMap;
-use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 /// Whether this uid may be a person's: nobody asks why a system account may not read cores. Blocks.
 pub(super) fn may_be_person(root: &Root, uid: Uid) -> bool {
     // What cannot be read or understood is for [`check`] to report.
-    let login_defs = read(root, "/etc/login.defs");
+    let login_defs = read_login_defs(root);
     login_defs.map_or(true, |text| !matches!(check_person(&text, uid), Err(NotTheUsers::NoPerson(..))))
 }
 
@@ -19,13 +19,7 @@ pub(super) fn may_be_person(root: &Root, uid: Uid) -> bool {
 /// # Errors
 /// Why it is not, or why that is unknown.
 pub(super) fn check(root: &Root, uid: Uid, gid: Option<Gid>) -> Result<(), String> {
-    let read = |path| read(root, path);
-    let users = LocalUsers {
-        passwd: read("/etc/passwd")?,
-        group: read("/etc/group")?,
-        subuid: read("/etc/subuid")?,
-        login_defs: read("/etc/login.defs")?,
-    };
+    let users = read_local_users(root)?;
     users.check(uid, gid).map_err(|reason| reason.to_string())
 }
 
@@ -57,14 +51,5 @@ impl OwnProcesses {
             *self = Self::default();
         }
         self.answers.insert((uid, gid), is_own);
-    }
-}
-
-/// The text of a file. A machine without subordinate uids has no /etc/subuid; without /etc/login.defs its defaults apply.
-fn read(root: &Root, path: &str) -> Result<String, String> {
-    match std::fs::read(root.join(path)) {
-        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(String::new()),
-        Err(error) => Err(format!("{path}: {error}")),
     }
 }

@@ -6,6 +6,7 @@ mod checkpoint;
 mod complete;
 mod connection;
 mod crash_source;
+mod deletion;
 mod error;
 mod events;
 mod evidence;

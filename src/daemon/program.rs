@@ -3,7 +3,7 @@
 use super::notify::Notifier;
 use super::shared::Shared;
 use super::sockets::{SocketError, Sockets};
-use super::{events, import, listener, maintenance, registration_watch, spool};
+use super::{deletion, events, import, listener, maintenance, registration_watch, spool};
 use crate::confine::confine_daemon;
 use crate::reader::ReaderPool;
 use crate::report::{LogGuard, Metrics, serve, start_log};
@@ -19,7 +19,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::interval;
 
-/// The crash collector's daemon. systemd starts it with its sockets (coreward.socket, coreward-metrics.socket).
+/// The crash collector's daemon. systemd starts it with its sockets (coreward.socket, coreward-metrics.socket,
+/// coreward-delete.socket).
 #[derive(Debug, Parser)]
 #[command(name = "corewardd", version)]
 struct Arguments {
@@ -60,7 +61,7 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     // Before anything that readers must not have.
     let readers = ReaderPool::start();
-    let log = start_log();
+    let log = start_log("corewardd");
     let ended = readers.map_err(DaemonError::from).and_then(|readers| run(arguments, readers));
     exit(ended, log)
 }
@@ -102,10 +103,10 @@ async fn serve_until_stopped(sockets: Sockets, shared: &Arc<Shared>, notifier: &
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
-    let (intake, metrics) = sockets.into_tokio()?;
+    let sockets = sockets.into_tokio()?;
     // Tasks without which the daemon would seem to work and do not: when one ends, the daemon does.
     let mut essential = JoinSet::new();
-    if let Some(listener) = metrics {
+    if let Some(listener) = sockets.metrics {
         essential.spawn(serve(listener, shared.metrics.clone()));
     }
     let with_readers = Arc::clone(shared);
@@ -114,7 +115,10 @@ async fn serve_until_stopped(sockets: Sockets, shared: &Arc<Shared>, notifier: &
             tracing::error!("the process that makes readers cannot be watched: {error}");
         }
     });
-    essential.spawn(shared.shutdown.track(listener::listen(intake, Arc::clone(shared))));
+    essential.spawn(shared.shutdown.track(listener::listen(sockets.intake, Arc::clone(shared))));
+    if let Some(listener) = sockets.deletion {
+        essential.spawn(shared.shutdown.track(deletion::listen(listener, Arc::clone(shared))));
+    }
     essential.spawn(shared.shutdown.track(spool::import_spool(Arc::clone(shared))));
     essential.spawn(shared.shutdown.track(import::import_crashes(Arc::clone(shared))));
     essential.spawn(shared.shutdown.track(maintenance::expire(Arc::clone(shared))));

@@ -13,6 +13,9 @@ const INTAKE: &str = "intake";
 /// `FileDescriptorName=` of coreward-metrics.socket.
 const METRICS: &str = "metrics";
 
+/// `FileDescriptorName=` of coreward-delete.socket.
+const DELETION: &str = "delete";
+
 /// Why the inherited sockets can't be used.
 #[derive(Debug, Error)]
 pub(super) enum SocketError {
@@ -30,6 +33,14 @@ pub(super) enum SocketError {
 pub(super) struct Sockets {
     intake: UnixListener,
     metrics: Option<TcpListener>,
+    deletion: Option<UnixListener>,
+}
+
+/// The sockets for tokio.
+pub(super) struct TokioSockets {
+    pub(super) intake: tokio::net::UnixListener,
+    pub(super) metrics: Option<tokio::net::TcpListener>,
+    pub(super) deletion: Option<tokio::net::UnixListener>,
 }
 
 impl Sockets {
@@ -53,14 +64,27 @@ impl Sockets {
             }
             None => tracing::warn!("no socket named \"{METRICS}\" was inherited: there are no metrics"),
         }
-        Ok(Self { intake, metrics })
+        let deletion = match place(DELETION).map(|place| fds.take_unix_listener(place)) {
+            Some(taken) => taken.map_err(|error| SocketError::WrongKind(DELETION, error))?,
+            None => None,
+        };
+        match &deletion {
+            Some(deletion) => {
+                listening(std::os::fd::AsFd::as_fd(deletion))
+                    .map_err(|error| SocketError::WrongKind(DELETION, error))?;
+            }
+            None => tracing::info!("no socket named \"{DELETION}\" was inherited: users cannot delete their cores"),
+        }
+        Ok(Self { intake, metrics, deletion })
     }
 
     /// The same sockets for tokio; inside of its runtime.
-    pub(super) fn into_tokio(self) -> io::Result<(tokio::net::UnixListener, Option<tokio::net::TcpListener>)> {
-        let intake = tokio::net::UnixListener::from_std(self.intake)?;
-        let metrics = self.metrics.map(tokio::net::TcpListener::from_std).transpose()?;
-        Ok((intake, metrics))
+    pub(super) fn into_tokio(self) -> io::Result<TokioSockets> {
+        Ok(TokioSockets {
+            intake: tokio::net::UnixListener::from_std(self.intake)?,
+            metrics: self.metrics.map(tokio::net::TcpListener::from_std).transpose()?,
+            deletion: self.deletion.map(tokio::net::UnixListener::from_std).transpose()?,
+        })
     }
 }
 

@@ -4,6 +4,7 @@
 use super::subordinate::SubordinateRanges;
 use crate::crash::{Origin, Record};
 use nix::unistd::{Gid, Uid};
+use serde::Deserialize;
 use std::fmt;
 use std::ops::RangeInclusive;
 
@@ -58,12 +59,50 @@ pub fn reader(facts: &AccessFacts) -> Option<Uid> {
 /// Like [`reader`], for a crash that is recorded.
 #[must_use]
 pub fn reader_of(record: &Record) -> Option<Uid> {
-    let uid = record.uid?;
-    let is_nobodys = NOBODYS.iter().any(|range| range.contains(&uid.as_raw()));
-    let is_elsewhere = record.origin == Origin::Import
-        || record.in_namespace
-        || record.namespaces.iter().any(|name| name == "unknown");
-    (!is_nobodys && !is_elsewhere && !record.privileged).then_some(uid)
+    RecordedAccess::from(record).reader()
+}
+
+/// What the decision rests on for a crash that is recorded: some fields of its [`Record`], under the same names.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct RecordedAccess {
+    uid: Option<u32>,
+    gid: Option<u32>,
+    in_namespace: bool,
+    privileged: bool,
+    #[serde(default)]
+    namespaces: Vec<String>,
+    origin: Origin,
+}
+
+impl From<&Record> for RecordedAccess {
+    fn from(record: &Record) -> Self {
+        Self {
+            uid: record.uid.map(Uid::as_raw),
+            gid: record.gid.map(Gid::as_raw),
+            in_namespace: record.in_namespace,
+            privileged: record.privileged,
+            namespaces: record.namespaces.clone(),
+            origin: record.origin,
+        }
+    }
+}
+
+impl RecordedAccess {
+    /// The user whose own crash this is, if [`LocalUsers::check`] agrees.
+    #[must_use]
+    pub fn reader(&self) -> Option<Uid> {
+        let uid = self.uid?;
+        let is_nobodys = NOBODYS.iter().any(|range| range.contains(&uid));
+        let is_elsewhere =
+            self.origin == Origin::Import || self.in_namespace || self.namespaces.iter().any(|name| name == "unknown");
+        (!is_nobodys && !is_elsewhere && !self.privileged).then_some(Uid::from_raw(uid))
+    }
+
+    /// Whether it is the own crash of this user, among the users that the machine has now.
+    #[must_use]
+    pub fn is_own_of(&self, uid: Uid, users: &LocalUsers) -> bool {
+        self.reader() == Some(uid) && users.check(uid, self.gid.map(Gid::from_raw)).is_ok()
+    }
 }
 
 /// The machine's own users: passwd(5), group(5), subuid(5) and login.defs(5), as text. Other sources of users are not asked: they may be the
@@ -139,6 +178,19 @@ impl LocalUsers {
         });
         if is_member { Ok(()) } else { Err(NotTheUsers::Group(gid)) }
     }
+
+    /// Whether a local user has this uid.
+    #[must_use]
+    pub fn has_uid(&self, uid: Uid) -> bool {
+        lines(&self.passwd, [2]).any(|[user]| user.parse() == Ok(uid.as_raw()))
+    }
+
+    /// The gid of the local group of this name.
+    #[must_use]
+    pub fn gid_of(&self, name: &str) -> Option<Gid> {
+        let mut groups = lines(&self.group, [0, 2]).filter(|[group, _]| *group == name);
+        groups.find_map(|[_, gid]| gid.parse().ok()).map(Gid::from_raw)
+    }
 }
 
 /// Whether people have this uid, by the text of login.defs(5).
@@ -177,6 +229,7 @@ fn lines<const N: usize>(text: &str, fields: [usize; N]) -> impl Iterator<Item =
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::crash::fixtures::record;
 
     const USER: Uid = Uid::from_raw(1000);
     const GROUP: Gid = Gid::from_raw(1001);
@@ -263,6 +316,36 @@ mod tests {
         assert_eq!(check(1001, 1001), Err(NotTheUsers::NoSuchUser));
         assert_eq!(check(100_005, 1001), Err(NotTheUsers::SubordinateUid));
         assert_eq!(LocalUsers::default().check(USER, Some(GROUP)), Err(NotTheUsers::NoSuchUser));
+    }
+
+    #[test]
+    fn a_recorded_crash_is_that_of_the_user_whose_core_it_would_be() {
+        let users = LocalUsers {
+            passwd: "alice:x:1000:1001::/:\nbob:x:1001:1001::/:\n".to_owned(),
+            group: "adm:x:x:\nadm:x:4:alice\nadm:x:5:\n".to_owned(),
+            ..LocalUsers::default()
+        };
+        let mut own = record(7);
+        (own.uid, own.gid) = (Some(USER), Some(GROUP));
+        let is_own = |record: &Record, uid| {
+            // As the catalog has it.
+            let access: RecordedAccess = serde_json::from_str(&serde_json::to_string(record).unwrap()).unwrap();
+            assert_eq!(access, RecordedAccess::from(record));
+            access.is_own_of(Uid::from_raw(uid), &users)
+        };
+        assert!(is_own(&own, 1000) && !is_own(&own, 1001) && !is_own(&own, 0));
+        for (doubt, record) in [
+            ("privileged", Record { privileged: true, ..own.clone() }),
+            ("in a namespace", Record { in_namespace: true, ..own.clone() }),
+            ("in an unknown namespace", Record { namespaces: vec!["unknown".to_owned()], ..own.clone() }),
+            ("no uid", Record { uid: None, ..own.clone() }),
+            ("no gid", Record { gid: None, ..own.clone() }),
+            ("another group", Record { gid: Some(Gid::from_raw(4000)), ..own.clone() }),
+        ] {
+            assert!(!is_own(&record, 1000), "{doubt}");
+        }
+        assert!(users.has_uid(USER) && !users.has_uid(ROOT));
+        assert_eq!((users.gid_of("adm"), users.gid_of("wheel")), (Some(Gid::from_raw(4)), None));
     }
 
     #[test]

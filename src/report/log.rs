@@ -1,11 +1,11 @@
-//! The daemon's own log: to the journal with its fields, elsewhere as lines on standard error. It never blocks its caller.
+//! The log of daemon and query service: to the journal with its fields, elsewhere as lines on standard error. It never blocks its caller.
 
 use crate::crash::text::printable;
 use libsystemd::logging::{Priority, connected_to_journal, journal_send};
 use std::fmt::{self, Write as _};
 use std::io::Write as _;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, channel, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id};
@@ -15,8 +15,8 @@ use tracing_subscriber::registry::{LookupSpan, Registry};
 
 /// Messages that wait for a journal or a terminal that does not read; further ones are dropped and counted.
 const QUEUE: usize = 4096;
-/// The name under which the journal lists the daemon's messages.
-const IDENTIFIER: &str = "corewardd";
+/// The name under which the journal lists the messages of this program.
+static IDENTIFIER: OnceLock<&str> = OnceLock::new();
 
 /// How long the end of the process waits for a journal or a terminal that does not read.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -28,9 +28,14 @@ pub struct LogGuard {
     written: Receiver<()>,
 }
 
-/// Starts to log.
+fn identifier() -> &'static str {
+    IDENTIFIER.get().copied().unwrap_or("coreward")
+}
+
+/// Starts to log, under the name of the program.
 #[must_use]
-pub fn start() -> LogGuard {
+pub fn start(program: &'static str) -> LogGuard {
+    let _ = IDENTIFIER.set(program);
     let to_journal = connected_to_journal();
     let log = start_writer(move |message| write(message, to_journal));
     let layer = LogLayer { queue: Arc::clone(&log.queue) };
@@ -49,7 +54,7 @@ fn start_writer(write: impl Fn(&LogLine) + Send + 'static) -> LogGuard {
         drop(writing);
     };
     if let Err(error) = std::thread::Builder::new().name("log".to_owned()).spawn(work) {
-        let _ = writeln!(std::io::stderr(), "{IDENTIFIER}: no log: {error}");
+        let _ = writeln!(std::io::stderr(), "{}: no log: {error}", identifier());
     }
     LogGuard { queue, written }
 }
@@ -162,7 +167,7 @@ fn write_line(message: &LogLine, to_journal: bool) {
         // systemd reads the priority from the line's beginning (sd-daemon(3)).
         format!("<{}>", u8::from(priority(message.level)))
     } else {
-        format!("{IDENTIFIER}: ")
+        format!("{}: ", identifier())
     };
     line.push_str(&line_of(message));
     line.push('\n');
@@ -186,7 +191,7 @@ fn send_to_journal(message: &LogLine) -> bool {
     for (name, value) in others {
         let _ = write!(text, " {name}={}", printable(value));
     }
-    let identifier = ("SYSLOG_IDENTIFIER", IDENTIFIER.to_owned());
+    let identifier = ("SYSLOG_IDENTIFIER", identifier().to_owned());
     let fields = fields.into_iter().cloned().chain([identifier]);
     journal_send(priority(message.level), &text, fields).is_ok()
 }

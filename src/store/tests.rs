@@ -1,13 +1,16 @@
 //! The two sides together: crashes inserted by the daemon's side are read by the commands' side.
 
 use super::{
-    Catalog, CoreState, Filter, Ledger, Listed, Meaning, QueryError, find, find_all, for_each_row, groups, list,
-    median_time, occurrences, signatures_named_before, stored_cores,
+    Catalog, CatalogView, CoreState, CrashSummary, Filter, Ledger, Listed, Meaning, QueryError, Selection, UsageBy,
+    UsageShare, Viewer, find, find_all, for_each_row, groups, list, median_time, occurrences, signatures_named_before,
+    stored_cores,
 };
-use crate::crash::{CoreReport, Level, NoCore, Origin, Record, Signature};
+use crate::crash::{CoreReport, Level, NoCore, Origin, Record, Signature, SignatureKey};
+use crate::policy::access::LocalUsers;
 use coreward_wire::paths::Root;
-use nix::unistd::Uid;
+use nix::unistd::{Gid, Uid};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Inserts crashes into a new catalog, in this order.
 fn store(records: Vec<Record>) -> (tempfile::TempDir, Root) {
@@ -260,9 +263,130 @@ fn rows_and_cores_of_an_earlier_version_are_charged_and_their_records_cut() {
     assert_eq!(failure, None);
     assert_eq!(ledger.usage(), (4, 1));
     let party = crate::crash::Party::User(Uid::from_raw(0));
-    let signature = crate::crash::SignatureKey::new("s1-a");
+    let signature = SignatureKey::new("s1-a");
     assert!(ledger.has_bug(&crate::policy::evict::BugKey { party, signature }));
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let found = runtime.block_on(catalog.find(long.id.clone())).unwrap().unwrap();
     assert!(serde_json::to_vec(&found).unwrap().len() <= crate::crash::MAX_RECORD);
+}
+
+const ALICE: u32 = 1000;
+const BOB: u32 = 1001;
+
+/// What a user of a machine with two users sees.
+fn view_of(root: &Root, uid: u32) -> CatalogView {
+    let users =
+        LocalUsers { passwd: "alice:x:1000:1000::/:\nbob:x:1001:1001::/:\n".to_owned(), ..LocalUsers::default() };
+    let viewer = if uid == 0 { Viewer::Administrator } else { Viewer::User(Uid::from_raw(uid), Arc::new(users)) };
+    CatalogView::open(root, &viewer, Duration::from_secs(60)).unwrap()
+}
+
+/// A crash of a user's own process.
+fn crash_of(uid: u32, pid: i32) -> Record {
+    let ids = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(uid)));
+    Record { uid: ids.0, gid: ids.1, ..crash(pid, u64::from(pid.unsigned_abs())) }
+}
+
+fn all_pages(view: &CatalogView, selection: &Selection) -> Vec<CrashSummary> {
+    let (mut all, mut from) = (Vec::new(), None);
+    loop {
+        let page = view.page(selection, from).unwrap();
+        all.extend(page.crashes);
+        match page.next {
+            Some(next) => from = Some(next),
+            None => return all,
+        }
+    }
+}
+
+fn pids_seen(view: &CatalogView, filter: Filter) -> Vec<i32> {
+    all_pages(view, &view.select(filter, false).unwrap()).iter().map(|crash| crash.pid).collect()
+}
+
+#[test]
+fn pages_have_every_crash_once_and_in_order() {
+    // Many at the same time, and some that come late.
+    let records = (1..=700).map(|pid| crash(pid, u64::from(pid.unsigned_abs() / 100 * 7 % 5)));
+    let (_dir, root) = store(records.collect());
+    let view = view_of(&root, 0);
+    let all = Filter::default;
+    for filter in [
+        all(),
+        Filter { limit: Some(0), ..all() },
+        Filter { limit: Some(1), ..all() },
+        Filter { limit: Some(450), ..all() },
+        Filter { limit: Some(usize::MAX), ..all() },
+        Filter { matches: Some("77".to_owned()), ..all() },
+        Filter { matches: Some("nothing".to_owned()), ..all() },
+        Filter { since_us: Some(crash(1, 2).time_us), limit: Some(300), ..all() },
+    ] {
+        assert_eq!(pids_seen(&view, filter.clone()), pids_of_rows(&root, &filter), "{filter:?}");
+    }
+    let selection = view.select(Filter { limit: Some(250), ..all() }, true).unwrap();
+    let listed = list(&root, &Filter { limit: Some(250), ..all() }).unwrap();
+    for (ours, theirs) in all_pages(&view, &selection).iter().zip(&listed) {
+        assert_eq!(ours.record.as_ref().unwrap().record, theirs.record);
+        assert_eq!((ours.core_state, ours.no_core.as_deref()), (theirs.core_state, Some("storm")));
+    }
+    assert!(matches!(
+        CatalogView::open(&root, &Viewer::Administrator, Duration::ZERO).and_then(|view| view.groups(10)),
+        Ok(_) | Err(QueryError::Sqlite { .. })
+    ));
+}
+
+#[test]
+fn a_user_sees_own_crashes_and_nothing_that_depends_on_others() {
+    let mut records: Vec<Record> =
+        (1..=30).map(|pid: i32| crash_of([ALICE, BOB, 0][pid.unsigned_abs() as usize % 3], pid)).collect();
+    records.push(Record { privileged: true, ..crash_of(ALICE, 31) });
+    records.push(Record { in_namespace: true, ..crash_of(ALICE, 32) });
+    records.push(Record { gid: Some(Gid::from_raw(4000)), ..crash_of(ALICE, 33) });
+    records.push(Record { uid: None, ..crash_of(ALICE, 34) });
+    let mut with_core = crash_of(ALICE, 36);
+    with_core.core = crate::crash::fixtures::record(1).core;
+    records.push(with_core.clone());
+    let (_dir, root) = store(records.clone());
+    let (alice, nobody, root_view) = (view_of(&root, ALICE), view_of(&root, 1002), view_of(&root, 0));
+    let all = Filter::default;
+    let own: Vec<i32> = (1..=10).map(|n| n * 3).chain([36]).collect();
+    assert_eq!(pids_seen(&alice, all()), own);
+    assert_eq!(pids_seen(&alice, Filter { limit: Some(3), ..all() }), [27, 30, 36], "the newest of hers");
+    assert_eq!(pids_seen(&alice, Filter { uid: Some(Uid::from_raw(BOB)), ..all() }), [] as [i32; 0]);
+    assert_eq!(pids_seen(&nobody, all()), [] as [i32; 0]);
+    assert_eq!(pids_seen(&root_view, all()).len(), records.len());
+
+    // A name means what it means among her own crashes.
+    let id_of = |pid: i32| records.iter().find(|record| record.key.pid.as_raw() == pid).unwrap().id.to_string();
+    assert_eq!(alice.find(Some("3")).unwrap().record.key.pid.as_raw(), 3);
+    assert_eq!(alice.find(None).unwrap().record.key.pid.as_raw(), 36);
+    for others in [id_of(1), id_of(31), id_of(32), id_of(33), id_of(34), "0000000000000000".to_owned()] {
+        assert!(matches!(alice.find(Some(&others)), Err(QueryError::NoMatch(name)) if name == others));
+        assert!(root_view.find(Some(&others)).is_ok() || others.starts_with("0000"));
+    }
+    assert!(matches!(nobody.find(None), Err(QueryError::Nothing)));
+
+    let groups = alice.groups(10).unwrap();
+    assert_eq!(groups.iter().map(|group| (group.count, group.cores)).collect::<Vec<_>>(), [(11, 1)]);
+    assert_eq!(groups[0].last_us, crash_of(ALICE, 36).time_us);
+    let signature = SignatureKey::new("SEGV:/usr/bin/segv");
+    let sum =
+        |view: &CatalogView| -> u64 { view.occurrences(&signature).unwrap().iter().map(|found| found.count).sum() };
+    assert_eq!((sum(&alice), sum(&root_view), sum(&nobody)), (11, records.len() as u64, 0));
+    assert!(alice.example(&signature).unwrap().is_none_or(|example| own.contains(&example.record.key.pid.as_raw())));
+    let share = |name: &str| UsageShare { name: name.to_owned(), cores: 1, bytes: 2048 };
+    assert_eq!(alice.usage(UsageBy::User).unwrap(), [share("1000")]);
+    assert_eq!(alice.usage(UsageBy::Executable).unwrap(), [share("/usr/bin/segv")]);
+    assert_eq!(nobody.usage(UsageBy::Unit).unwrap(), []);
+
+    // New crashes: hers, and no others.
+    let inserted = |view: &CatalogView, after| -> (Vec<i32>, i64) {
+        let (crashes, last) = view.inserted_after(after, &all()).unwrap();
+        (crashes.iter().map(|crash| crash.pid).collect(), last)
+    };
+    let last = alice.last_row().unwrap();
+    assert_eq!(inserted(&alice, 25), (vec![27, 30, 36], last));
+    assert_eq!(inserted(&alice, last), (Vec::new(), last));
+    assert_eq!(inserted(&nobody, 0), (Vec::new(), last));
+    let by_pid = Filter { matches: Some("30".to_owned()), ..all() };
+    assert_eq!(alice.inserted_after(0, &by_pid).unwrap().0.len(), 1);
 }

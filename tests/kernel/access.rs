@@ -9,20 +9,21 @@ use std::process::Command;
 use std::time::Duration;
 
 /// A command that runs as the user and group of this number.
-fn as_user(uid: u32, command: &Path) -> Command {
+pub(crate) fn as_user(uid: u32, command: &Path) -> Command {
     let mut setpriv = Command::new("setpriv");
     setpriv.args([format!("--reuid={uid}"), format!("--regid={uid}"), "--clear-groups".to_owned()]).arg(command);
     setpriv
 }
 
 /// A test bed whose machine has these users. `setuid` programs of this file belong to user 1235.
-fn bed_with_users() -> TestBed {
+pub(crate) fn bed_with_users() -> TestBed {
     let bed = TestBed::new();
     let passwd = "root:x:0:0::/:/bin/sh\nalice:x:1234:1234::/:/bin/sh\nbob:x:1235:1235::/:/bin/sh\n\
         dynamic:x:61200:61200::/:/bin/sh\nsub:x:100005:100005::/:/bin/sh\ncontainer:x:524289:524289::/:/bin/sh\n";
     std::fs::create_dir_all(bed.path("etc")).unwrap();
     std::fs::write(bed.path("etc/passwd"), passwd).unwrap();
-    std::fs::write(bed.path("etc/group"), "alice:x:1234:\nsecrets:x:7777:bob\nshared:x:7778:bob,alice\n").unwrap();
+    std::fs::write(bed.path("etc/group"), "adm:x:4:\nalice:x:1234:\nsecrets:x:7777:bob\nshared:x:7778:bob,alice\n")
+        .unwrap();
     std::fs::write(bed.path("etc/subuid"), "alice:100000:65536\n").unwrap();
     bed
 }
@@ -32,7 +33,7 @@ fn can_read(uid: u32, file: &Path) -> bool {
 }
 
 /// A copy of the crashing program that everybody can reach, with this mode and owner.
-fn copy(bed: &TestBed, name: &str, mode: u32, owner: u32) -> std::path::PathBuf {
+pub(crate) fn copy(bed: &TestBed, name: &str, mode: u32, owner: u32) -> std::path::PathBuf {
     let to = bed.path(name);
     std::fs::copy(program("segv"), &to).unwrap();
     std::os::unix::fs::chown(&to, Some(owner), Some(owner)).unwrap();

@@ -31,6 +31,7 @@ mod modules;
 mod names;
 mod no_file;
 mod pid_reuse;
+mod query;
 mod registration;
 mod session;
 mod signature;

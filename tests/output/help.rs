@@ -1,9 +1,10 @@
-//! `--help` of both programs and of each verb.
+//! `--help` of the programs and of each verb.
 
 use crate::{assert_output, run, transcript};
 
 const COREWARD: &str = env!("CARGO_BIN_EXE_coreward");
 const COREWARDD: &str = env!("CARGO_BIN_EXE_corewardd");
+const QUERY: &str = env!("CARGO_BIN_EXE_coreward-query");
 /// In the order of `coreward --help`; the help of the last three is for units and packages.
 const VERBS: [&str; 19] = [
     "list",
@@ -44,7 +45,8 @@ fn assert_help(name: &str, program: &str, verb: Option<&str>) {
 fn programs() {
     assert_help("coreward", COREWARD, None);
     assert_help("corewardd", COREWARDD, None);
-    for program in [COREWARD, COREWARDD] {
+    assert_help("coreward-query", QUERY, None);
+    for program in [COREWARD, COREWARDD, QUERY] {
         let version = transcript(&run(program, &["--version"]));
         assert!(version.ends_with(&format!(" {}\n", env!("CARGO_PKG_VERSION"))), "{version}");
     }

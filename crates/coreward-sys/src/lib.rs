@@ -17,6 +17,7 @@ pub mod mounts;
 pub mod no_space;
 pub mod openat;
 pub mod pagemap;
+pub mod peer;
 pub mod pidfd;
 pub mod pipe;
 pub mod procmap;

@@ -68,6 +68,18 @@ impl Root {
         self.join("/run/coreward/intake.sock")
     }
 
+    /// The socket on which users and programs ask for crashes (Varlink, interface `io.coreward.Crashes`).
+    #[must_use]
+    pub fn query_socket(&self) -> PathBuf {
+        self.join("/run/coreward/io.coreward.Crashes")
+    }
+
+    /// The socket on which the daemon is told who asks for the deletion of a core.
+    #[must_use]
+    pub fn deletion_socket(&self) -> PathBuf {
+        self.join("/run/coreward/delete.sock")
+    }
+
     /// The runtime directory: the intake socket, and the kernel settings that `coreward register` saved.
     #[must_use]
     pub fn run_dir(&self) -> PathBuf {

@@ -109,6 +109,11 @@ impl Meaning {
         Ok(None)
     }
 
+    /// The condition in SQL that holds where any meaning does, with a question mark for each use of the text.
+    pub(super) fn any_condition() -> String {
+        format!("({})", Self::ALL.map(Self::condition).join(" OR "))
+    }
+
     /// Whether `text` in this meaning names the crash of a record.
     pub(in crate::store) fn fits(self, text: &str, record: &Record) -> bool {
         match self {

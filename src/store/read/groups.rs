@@ -2,18 +2,18 @@
 
 use super::connection::{open, open_if_allowed};
 use super::error::QueryError;
-use super::filter::{Filter, NAMED_BEFORE};
+use super::filter::{Filter, Meaning, NAMED_BEFORE, WhereClause};
 use super::listed::Listed;
-use super::query::list;
+use super::query::list_catalog;
 use crate::crash::{Keep, SignatureKey};
 use crate::store::Layout;
 use crate::store::columns::{RecordedCore, get_unsigned};
 use coreward_wire::paths::Root;
 use rusqlite::{Connection, OptionalExtension, params};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The crashes of one signature.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Group {
     /// The signature.
     pub signature: SignatureKey,
@@ -35,7 +35,7 @@ pub struct Group {
 }
 
 /// The crashes of one signature on one host, in one unit and one container, within one hour.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Occurrence {
     /// Host name of the crashed processes. In this and the next two fields `*` stands for several that have been merged.
     pub hostname: String,
@@ -58,9 +58,10 @@ pub struct Occurrence {
 pub fn groups(root: &Root) -> Result<Vec<Group>, QueryError> {
     let layout = Layout::new(root);
     let db = open(&layout.catalog)?;
-    let mut groups = count_by_signature(&db).map_err(|error| QueryError::sqlite(&layout.catalog, error))?;
+    let counted = count_by_signature(&db, usize::MAX);
+    let mut groups = counted.map_err(|error| QueryError::sqlite(&layout.catalog, error))?;
     for group in &mut groups {
-        group.example = example_in(root, &db, &layout, &group.signature)?;
+        group.example = example_in(&db, &layout, &group.signature)?;
     }
     Ok(groups)
 }
@@ -72,20 +73,7 @@ pub fn groups(root: &Root) -> Result<Vec<Group>, QueryError> {
 pub fn example(root: &Root, signature: &SignatureKey) -> Result<Option<Listed>, QueryError> {
     let layout = Layout::new(root);
     let Some(db) = open_if_allowed(&layout)? else { return Ok(None) };
-    example_in(root, &db, &layout, signature)
-}
-
-fn example_in(
-    root: &Root,
-    db: &Connection,
-    layout: &Layout,
-    signature: &SignatureKey,
-) -> Result<Option<Listed>, QueryError> {
-    let id = example_id(db, signature).map_err(|error| QueryError::sqlite(&layout.catalog, error))?;
-    let Some(id) = id else { return Ok(None) };
-    let signature = Some(signature.as_str().to_owned());
-    let filter = Filter { matches: Some(id), signature, limit: Some(1), ..Filter::default() };
-    Ok(list(root, &filter)?.pop())
+    example_in(&db, &layout, signature)
 }
 
 /// The signatures of crashes that had a name which begins with `prefix` by the rules of the version before. Those that have been rolled up are not
@@ -105,16 +93,18 @@ pub fn signatures_named_before(root: &Root, prefix: &str) -> Result<Vec<Signatur
     read().map_err(|error| QueryError::sqlite(&layout.catalog, error))
 }
 
-fn count_by_signature(db: &Connection) -> rusqlite::Result<Vec<Group>> {
-    let mut query = db.prepare(
+/// The signatures without examples, the `limit` most frequent.
+pub(super) fn count_by_signature(db: &Connection, limit: usize) -> rusqlite::Result<Vec<Group>> {
+    let mut query = db.prepare(&format!(
         "SELECT signature, sum(count) AS crashes, sum(has_core) AS cores, min(first_us) AS first_us, max(last_us) AS last_us,
              max(signal_name) AS signal_name, max(program) AS program
          FROM (
              SELECT signature, 1 AS count, core = ?1 AS has_core, time_us AS first_us, time_us AS last_us, signal_name, program
              FROM crashes
              UNION ALL SELECT signature, count, 0, first_us, last_us, signal_name, program FROM folded
-         ) GROUP BY signature ORDER BY 2 DESC, 5 DESC",
-    )?;
+         ) GROUP BY signature ORDER BY 2 DESC, 5 DESC LIMIT {}",
+        i64::try_from(limit).unwrap_or(i64::MAX)
+    ))?;
     let rows = query.query_map([RecordedCore::Stored], |row| {
         Ok(Group {
             signature: row.get("signature")?,
@@ -130,6 +120,18 @@ fn count_by_signature(db: &Connection) -> rusqlite::Result<Vec<Group>> {
     rows.collect()
 }
 
+/// The most informative crash of a signature: [`Group::example`].
+pub(super) fn example_in(
+    db: &Connection,
+    layout: &Layout,
+    signature: &SignatureKey,
+) -> Result<Option<Listed>, QueryError> {
+    let id = example_id(db, signature).map_err(|error| QueryError::sqlite(&layout.catalog, error))?;
+    let Some(id) = id else { return Ok(None) };
+    let filter = Filter { matches: Some(id), ..Filter::default() };
+    Ok(list_catalog(db, layout, 1, &WhereClause::new(&filter, Some(Meaning::Id)))?.pop())
+}
+
 /// The id of the newest crash of a signature that has a stack, and if possible a core.
 fn example_id(db: &Connection, signature: &SignatureKey) -> rusqlite::Result<Option<String>> {
     let mut query = db.prepare_cached(
@@ -143,30 +145,37 @@ fn example_id(db: &Connection, signature: &SignatureKey) -> rusqlite::Result<Opt
 /// # Errors
 /// There is no catalog, or it cannot be read.
 pub fn occurrences(root: &Root, signature: &SignatureKey) -> Result<Vec<Occurrence>, QueryError> {
-    const HOUR_US: i64 = 3_600_000_000;
     let layout = Layout::new(root);
     let db = open(&layout.catalog)?;
-    let read = || -> rusqlite::Result<Vec<Occurrence>> {
-        let mut query = db.prepare(
-            "SELECT hostname, unit, container, min(first_us) AS first_us, max(last_us) AS last_us, sum(count) AS crashes FROM (
-                 SELECT hostname, coalesce(unit, '') AS unit, coalesce(container, '') AS container, time_us - time_us % ?2 AS from_us,
-                        ?2 AS span_us, time_us AS first_us, time_us AS last_us, 1 AS count FROM crashes WHERE signature = ?1
-                 UNION ALL SELECT hostname, unit, container, from_us, span_us, first_us, last_us, count FROM folded WHERE signature = ?1
-             ) GROUP BY hostname, unit, container, from_us, span_us ORDER BY 5 DESC",
-        )?;
-        let rows = query.query_map(params![signature, HOUR_US], |row| {
-            Ok(Occurrence {
-                hostname: row.get("hostname")?,
-                unit: row.get("unit")?,
-                container: row.get("container")?,
-                first_us: get_unsigned(row, "first_us")?,
-                last_us: get_unsigned(row, "last_us")?,
-                count: get_unsigned(row, "crashes")?,
-            })
-        })?;
-        rows.collect()
-    };
-    read().map_err(|error| QueryError::sqlite(&layout.catalog, error))
+    count_occurrences(&db, signature, usize::MAX).map_err(|error| QueryError::sqlite(&layout.catalog, error))
+}
+
+/// The `limit` newest of them.
+pub(super) fn count_occurrences(
+    db: &Connection,
+    signature: &SignatureKey,
+    limit: usize,
+) -> rusqlite::Result<Vec<Occurrence>> {
+    const HOUR_US: i64 = 3_600_000_000;
+    let mut query = db.prepare(&format!(
+        "SELECT hostname, unit, container, min(first_us) AS first_us, max(last_us) AS last_us, sum(count) AS crashes FROM (
+             SELECT hostname, coalesce(unit, '') AS unit, coalesce(container, '') AS container, time_us - time_us % ?2 AS from_us,
+                    ?2 AS span_us, time_us AS first_us, time_us AS last_us, 1 AS count FROM crashes WHERE signature = ?1
+             UNION ALL SELECT hostname, unit, container, from_us, span_us, first_us, last_us, count FROM folded WHERE signature = ?1
+         ) GROUP BY hostname, unit, container, from_us, span_us ORDER BY 5 DESC LIMIT {}",
+        i64::try_from(limit).unwrap_or(i64::MAX)
+    ))?;
+    let rows = query.query_map(params![signature, HOUR_US], |row| {
+        Ok(Occurrence {
+            hostname: row.get("hostname")?,
+            unit: row.get("unit")?,
+            container: row.get("container")?,
+            first_us: get_unsigned(row, "first_us")?,
+            last_us: get_unsigned(row, "last_us")?,
+            count: get_unsigned(row, "crashes")?,
+        })
+    })?;
+    rows.collect()
 }
 
 impl Group {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// A crash, and its core if that is present.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Listed {
     /// The record.
     #[serde(flatten)]
@@ -33,7 +33,7 @@ pub enum CoreState {
     Evicted,
     /// Deleted by somebody else while the daemon was not running.
     Missing,
-    /// Deleted by an administrator, with `coreward rm` or otherwise.
+    /// Deleted by its owner or an administrator, with `coreward rm` or otherwise.
     Removed,
 }
 

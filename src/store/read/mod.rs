@@ -1,4 +1,4 @@
-//! The commands' side: it reads the catalog, or the core files where the user may not read the catalog, and writes down which
+//! The side of the command and of the query service: it reads the catalog, or the core files where the user may not read the catalog, and writes down which
 //! cores it deleted.
 
 mod connection;
@@ -10,12 +10,14 @@ mod listed;
 mod query;
 mod removal;
 mod stored_cores;
+mod view;
 
 pub use crash_row::{CrashRow, for_each_row};
 pub use error::QueryError;
 pub use filter::{Filter, Meaning};
 pub use groups::{Group, Occurrence, example, groups, occurrences, signatures_named_before};
 pub use listed::{CoreState, Listed};
-pub use query::{count_crashes, find, find_all, list, median_time};
+pub use query::{all_named, count_crashes, find, find_all, list, may_read_catalog, meaning_among, median_time};
 pub use removal::mark_removed;
 pub use stored_cores::{StoredCore, least_valuable, stored_cores};
+pub use view::{CatalogView, CrashSummary, MAX_GROUPS, Page, Position, Selection, UsageBy, UsageShare, Viewer};

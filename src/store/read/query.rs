@@ -51,6 +51,12 @@ pub(super) fn meaning_of(db: &Connection, filter: &Filter) -> rusqlite::Result<O
     })
 }
 
+/// Whether this user may read the catalog; also if there is none, or if it cannot be read for another reason.
+#[must_use]
+pub fn may_read_catalog(root: &Root) -> bool {
+    !matches!(open_if_allowed(&Layout::new(root)), Ok(None))
+}
+
 /// The number of crashes in the catalog.
 ///
 /// # Errors
@@ -100,16 +106,45 @@ pub fn find(root: &Root, name: Option<&str>) -> Result<Listed, QueryError> {
 /// No crash matches, or `name` is a prefix of several ids.
 pub fn find_all(root: &Root, name: &str) -> Result<(Vec<Listed>, Meaning), QueryError> {
     let (found, meaning) = select(root, &Filter { matches: Some(name.to_owned()), ..Filter::default() })?;
-    match meaning {
-        Some(Meaning::Prefix) if found.len() > 1 => {
-            Err(QueryError::Ambiguous { prefix: name.to_owned(), count: found.len() })
-        }
-        Some(meaning) if !found.is_empty() => Ok((found, meaning)),
-        _ => Err(QueryError::NoMatch(name.to_owned())),
-    }
+    all_named(name, found, meaning)
 }
 
-fn list_catalog(
+/// The crashes that `name` in this meaning refers to.
+///
+/// # Errors
+/// There are none, or `name` is a prefix of several ids.
+pub fn all_named(
+    name: &str,
+    found: Vec<Listed>,
+    meaning: Option<Meaning>,
+) -> Result<(Vec<Listed>, Meaning), QueryError> {
+    let found = Some(found).filter(|found| !found.is_empty());
+    let (found, meaning) = found.zip(meaning).ok_or_else(|| QueryError::NoMatch(name.to_owned()))?;
+    if meaning == Meaning::Prefix {
+        too_many_begin_with(name, found.len())?;
+    }
+    Ok((found, meaning))
+}
+
+/// The meaning of `name` if these are all crashes.
+#[must_use]
+pub fn meaning_among(crashes: &[Listed], name: &str) -> Option<Meaning> {
+    resolve_among(&crashes.iter().map(|listed| &listed.record), name)
+}
+
+fn resolve_among<'a>(records: &(impl Iterator<Item = &'a Record> + Clone), name: &str) -> Option<Meaning> {
+    let fits = |meaning: Meaning| records.clone().any(|record| meaning.fits(name, record));
+    let Ok(meaning) = Meaning::resolve(name, |meaning| Ok::<_, Infallible>(fits(meaning)));
+    meaning
+}
+
+/// Fails where `prefix` is that of several ids.
+pub(super) fn too_many_begin_with(prefix: &str, count: usize) -> Result<(), QueryError> {
+    if count > 1 { Err(QueryError::Ambiguous { prefix: prefix.to_owned(), count }) } else { Ok(()) }
+}
+
+/// The crashes under `conditions`, the oldest first; of more than `limit`, the newest. A negative limit is none.
+pub(super) fn list_catalog(
     db: &Connection,
     layout: &Layout,
     limit: i64,
@@ -145,11 +180,7 @@ pub(super) fn list_readable_cores(layout: &Layout, filter: &Filter) -> (Vec<List
         .filter(|file| file.metadata().is_ok_and(|found| found.is_file()))
         .filter_map(|mut file| format::read_record(&mut file).ok())
         .collect();
-    let fits = |meaning: Meaning, text: &str| readable.iter().any(|record| meaning.fits(text, record));
-    let meaning = filter.matches.as_deref().and_then(|text| {
-        let Ok(meaning) = Meaning::resolve(text, |meaning| Ok::<_, Infallible>(fits(meaning, text)));
-        meaning
-    });
+    let meaning = filter.matches.as_deref().and_then(|text| resolve_among(&readable.iter(), text));
     let mut found: Vec<Listed> = readable
         .into_iter()
         .filter(|record| filter.accepts(meaning, record))

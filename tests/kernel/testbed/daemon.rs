@@ -30,26 +30,27 @@ struct Starter {
     root: Root,
     intake: UnixListener,
     metrics: TcpListener,
+    deletion: UnixListener,
 }
 
 impl Starter {
     fn start(&self) -> Child {
-        let log = std::fs::File::options().create(true).append(true).open(self.root.join("log")).expect("a log");
         // LISTEN_PID must be the daemon's own PID: the shell knows it, and keeps it when it executes the daemon. The sockets
-        // are passed as the shell's standard input and output and moved to descriptors 3 and 4, where sd_listen_fds(3) expects
-        // them.
+        // are passed as the shell's standard input, output and error and moved to descriptors 3 to 5, where sd_listen_fds(3)
+        // expects them.
         Command::new("sh")
-            .args(["-c", "LISTEN_PID=$$ exec \"$@\" 3<&0 4>&1 </dev/null >/dev/null", "sh"])
+            .args(["-c", "LISTEN_PID=$$ exec \"$@\" 3<&0 4>&1 5>&2 </dev/null >/dev/null 2>>\"$0\""])
+            .arg(self.root.join("log"))
             .arg(self.root.daemon_exe())
             .arg("--root")
             .arg(self.root.path())
-            .env("LISTEN_FDS", "2")
-            .env("LISTEN_FDNAMES", "intake:metrics")
+            .env("LISTEN_FDS", "3")
+            .env("LISTEN_FDNAMES", "intake:metrics:delete")
             .env("NOTIFY_SOCKET", self.root.join("notify"))
             .env("WATCHDOG_USEC", "2000000")
             .stdin(OwnedFd::from(self.intake.try_clone().expect("a socket")))
             .stdout(OwnedFd::from(self.metrics.try_clone().expect("a socket")))
-            .stderr(log)
+            .stderr(OwnedFd::from(self.deletion.try_clone().expect("a socket")))
             .spawn()
             .expect("the daemon")
     }
@@ -71,7 +72,8 @@ impl Daemon {
         let intake = UnixListener::bind(root.intake_socket()).expect("the intake socket");
         let metrics = TcpListener::bind("127.0.0.1:0").expect("the metrics socket");
         let address = metrics.local_addr().expect("an address");
-        let starter = Starter { root: root.clone(), intake, metrics };
+        let deletion = UnixListener::bind(root.deletion_socket()).expect("the socket for deletions");
+        let starter = Starter { root: root.clone(), intake, metrics, deletion };
         let shared = Arc::new(Shared { child: Mutex::new(starter.start()), stopping: AtomicBool::new(false) });
         let supervised = Arc::clone(&shared);
         let supervisor = std::thread::spawn(move || {

@@ -6,6 +6,7 @@ mod core_pattern;
 mod daemon;
 mod memory_limit;
 mod programs;
+mod query_service;
 mod volume;
 
 pub(crate) use cgroup::{Cgroup, MemoryCgroup};
@@ -13,6 +14,7 @@ pub(crate) use command::{RunToEnd, coreward, run_tool, text};
 pub(crate) use daemon::{Daemon, unsupervised};
 pub(crate) use memory_limit::MemoryLimit;
 pub(crate) use programs::{program, shim};
+pub(crate) use query_service::QueryService;
 pub(crate) use volume::Volume;
 
 use core_pattern::CorePattern;
@@ -110,7 +112,7 @@ impl TestBed {
 
     /// Removes the sockets of a daemon that was stopped, so that [`Self::daemon`] can be called again.
     pub(crate) fn clear_sockets(&self) {
-        for socket in ["notify", "run/coreward/intake.sock"] {
+        for socket in ["notify", "run/coreward/intake.sock", "run/coreward/delete.sock"] {
             fs::remove_file(self.path(socket)).expect("a socket of the previous daemon");
         }
     }

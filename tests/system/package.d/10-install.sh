@@ -27,7 +27,7 @@ if (($(cat /proc/sys/kernel/core_pipe_limit) == limit_before)); then
 else
     ok "core_pipe_limit is set"
 fi
-for unit in coreward.socket coreward-metrics.socket coreward-register.service; do
+for unit in coreward.socket coreward-metrics.socket coreward-query.socket coreward-delete.socket coreward-register.service; do
     check "$unit is active" systemctl is-active "$unit"
     check "$unit is enabled" systemctl is-enabled "$unit"
 done
@@ -40,7 +40,7 @@ assert_eq coreward "$(systemctl show -P User coreward.service)" "the daemon is n
 assert_eq coreward "$(stat -c %U "/proc/$(systemctl show -P MainPID coreward.service)")" "its process runs as user coreward"
 check "no unit has failed" no_failed_unit
 # It also reports on units of other packages. The image has no man(1).
-faults=$(systemd-analyze verify --man=no coreward.service coreward.socket coreward-metrics.socket coreward-register.service 2>&1 | grep -i coreward)
+faults=$(systemd-analyze verify --man=no coreward.service coreward.socket coreward-metrics.socket coreward-register.service coreward-query.service coreward-query.socket coreward-delete.socket 2>&1 | grep -i coreward)
 assert_eq "" "$faults" "systemd-analyze verify accepts the units"
 
 step "exposure"
@@ -49,6 +49,7 @@ exposure() { # UNIT
 }
 assert_eq 0.4 "$(exposure coreward.service)" "systemd-analyze security of coreward.service"
 assert_eq 0.7 "$(exposure coreward-register.service)" "systemd-analyze security of coreward-register.service"
+assert_eq 0.4 "$(exposure coreward-query.service)" "systemd-analyze security of coreward-query.service"
 unfiltered=$(grep -L '^Seccomp:[[:space:]]*2$' /proc/"$(systemctl show -P MainPID coreward.service)"/task/*/status)
 assert_eq "" "$unfiltered" "all threads of the daemon are filtered"
 assert_eq "" "$(journalctl -u coreward.service --grep 'system calls are restricted by its unit only' -q --no-pager)" "the daemon could restrict itself"

@@ -78,3 +78,57 @@ check "alice cannot read its core" cannot_read alice "$(field /tmp/userbox/usr/b
 step "what users cannot reach"
 check "alice cannot connect to the intake socket" not as alice python3 -c 'import socket; socket.socket(socket.AF_UNIX).connect("/run/coreward/intake.sock")'
 check "alice cannot write to the state directory" not as alice touch /var/lib/coreward/cores/x
+
+step "users ask for their crashes"
+program segv access-nocore
+printf '%s\n' "[Executable $exe]" Storage=none >/etc/coreward/coreward.conf.d/81-nocore.conf
+must systemctl reload coreward.service
+crash as alice "$exe"
+assert_counted 1 "alice has crashed without leaving a core" "program=$exe" core_exists=false
+coreless=$(field "$exe" .id)
+check "alice lists it" prints "$coreless" as alice coreward list
+check "alice sees its record" prints "$exe" as alice coreward info "$coreless"
+check "alice sees it by signature" prints access-nocore as alice coreward groups
+assert_lacks "$(as bob coreward list 2>&1)" "$coreless" "bob does not list it"
+check "bob cannot see its record" prints "no crash matches" as bob coreward info "$coreless"
+check "a member of adm can" prints "$exe" as_adm coreward info "$coreless"
+assert_eq coreward-query "$(stat -c %U "/proc/$(systemctl show -P MainPID coreward-query.service)")" "the service runs as user coreward-query"
+check "it cannot read a core" cannot_read coreward-query "$her_core"
+check "it cannot see the spool" not as coreward-query ls /var/lib/coreward/spool
+assert_eq "" "$(journalctl -u coreward-query.service -p warning -q --no-pager)" "it has nothing to complain of"
+
+if command -v varlinkctl >/dev/null; then
+    step "varlinkctl"
+    socket=/run/coreward/io.coreward.Crashes
+    check "info" prints io.coreward.Crashes as alice varlinkctl info "$socket"
+    check "introspect" prints "method Subscribe" as alice varlinkctl introspect "$socket" io.coreward.Crashes
+    ask() { # USER METHOD PARAMETERS [OPTION...]
+        as "$1" varlinkctl call --json=short "${@:4}" "$socket" "io.coreward.Crashes.$2" "$3"
+    }
+    check "alice lists her crash" prints "$coreless" ask alice List '{}' --more
+    check "alice gets its record" prints "$exe" ask alice Get "{\"match\":\"$coreless\"}"
+    assert_lacks "$(ask alice List '{}' --more 2>&1)" "$roots" "alice does not list root's"
+    check "root's crash does not exist for alice" prints NoSuchCrash ask alice Get "{\"match\":\"$roots\"}"
+    check "for root it does" prints "$roots" ask root Get "{\"match\":\"$roots\"}"
+    ask alice Subscribe '{}' --more >/tmp/subscribed 2>&1 &
+    subscriber=$!
+    check "a subscription begins" eventually 10 grep -q crashes /tmp/subscribed
+    program segv access-subscribed
+    crash as alice "$exe"
+    assert_counted 1 "a crash that alice waits for" "program=$exe"
+    check "she hears of it" eventually 2 grep -q "$exe" /tmp/subscribed
+    kill "$subscriber"
+fi
+
+step "owners delete their cores"
+check "bob cannot delete alice's" not as bob coreward rm "$hers"
+check "alice cannot delete root's" not as alice coreward rm "$roots"
+check "alice cannot delete that of a set-uid program" not as alice coreward rm "$(field "$work/access-suid" .id)"
+check "alice deletes hers" as alice coreward rm "$hers"
+check "it is gone" not test -e "$her_core"
+assert_eq removed "$(field "$hers" .core_state)" "the record says so"
+check "its record stays for alice" prints "$hers" as alice coreward list
+check "the other cores are there" test -s "$root_core" -a -s "$suid_core"
+check "a member of adm deletes another's" as_adm coreward rm "$(field "$work/access-suid" .id)"
+check "that is gone" not test -e "$suid_core"
+check "the deleting socket is for the service only" not as alice python3 -c 'import socket; socket.socket(socket.AF_UNIX).connect("/run/coreward/delete.sock")'

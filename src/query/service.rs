@@ -1,0 +1,127 @@
+//! What all connections share: the catalog, which few may read at once, and the users of the machine.
+
+use super::error::MethodError;
+use super::peer::Peer;
+use crate::config::read_local_users;
+use crate::policy::access::LocalUsers;
+use crate::store::{CatalogView, QueryError, Viewer};
+use coreward_wire::paths::Root;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::spawn_blocking;
+use tokio::time::{MissedTickBehavior, interval};
+
+/// Queries at once, of as many users.
+const QUERIES: usize = 2;
+/// How long one query may take. One without an index looks at every row, which takes half a second with 500,000.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long what is known of the users of the machine is not looked up again.
+const USERS_KNOWN_FOR: Duration = Duration::from_secs(5);
+/// The least time between two complaints about the catalog: whoever asks again and again must not fill the journal.
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(60);
+/// How often subscribers are told of new crashes.
+const WATCH_INTERVAL: Duration = Duration::from_millis(200);
+
+pub(super) struct Service {
+    pub(super) root: Root,
+    queries: Arc<Semaphore>,
+    users: Mutex<Option<(Instant, Arc<LocalUsers>)>>,
+    complained: Mutex<Option<Instant>>,
+    /// The newest row of the catalog.
+    last_row: watch::Sender<i64>,
+}
+
+impl Service {
+    pub(super) fn new(root: Root) -> Self {
+        Self {
+            root,
+            queries: Arc::new(Semaphore::new(QUERIES)),
+            users: Mutex::default(),
+            complained: Mutex::default(),
+            last_row: watch::Sender::new(0),
+        }
+    }
+
+    /// The users of the machine. Where they cannot be read, there are none: nobody has a crash of their own.
+    pub(super) fn users(&self) -> Arc<LocalUsers> {
+        let mut known = self.users.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, users)) = known.as_ref().filter(|(since, _)| since.elapsed() < USERS_KNOWN_FOR) {
+            return Arc::clone(users);
+        }
+        let users = Arc::new(read_local_users(&self.root).unwrap_or_else(|error| {
+            tracing::warn!("{error}: only root sees crashes");
+            LocalUsers::default()
+        }));
+        *known = Some((Instant::now(), Arc::clone(&users)));
+        users
+    }
+
+    /// Runs a query on what `peer` may see, when it is the turn of its user. `None`: there is no catalog, so there was no crash.
+    pub(super) async fn read<T: Send + 'static>(
+        &self,
+        peer: &Peer,
+        turn: &Arc<Semaphore>,
+        query: impl FnOnce(&CatalogView) -> Result<T, QueryError> + Send + 'static,
+    ) -> Result<Option<T>, MethodError> {
+        let stopped = |_| MethodError::Unavailable("the service stops".to_owned());
+        let turn = Arc::clone(turn).acquire_owned().await.map_err(stopped)?;
+        let place = Arc::clone(&self.queries).acquire_owned().await.map_err(stopped)?;
+        let viewer = peer.viewer(self.users());
+        let root = self.root.clone();
+        let reading = spawn_blocking(move || {
+            // Also if the client is gone: its next query has to wait until this one has ended.
+            let _held = (turn, place);
+            read(&root, &viewer, query)
+        });
+        let ended = reading.await.map_err(|error| MethodError::Unavailable(format!("the query failed: {error}")))?;
+        if let Err(error @ (QueryError::NotAFile(_) | QueryError::Sqlite { .. } | QueryError::Record { .. })) = &ended {
+            self.complain(error);
+        }
+        Ok(ended?)
+    }
+
+    fn complain(&self, error: &QueryError) {
+        let mut complained = self.complained.lock().unwrap_or_else(PoisonError::into_inner);
+        if complained.is_none_or(|last| last.elapsed() >= COMPLAINT_INTERVAL) {
+            *complained = Some(Instant::now());
+            tracing::warn!("{error}");
+        }
+    }
+
+    /// Changes whenever crashes were inserted, or the catalog is another one.
+    pub(super) fn subscribe(&self) -> watch::Receiver<i64> {
+        self.last_row.subscribe()
+    }
+
+    /// Looks for new crashes while somebody has subscribed. By reading: where the catalog has no shared memory, as on some network
+    /// file systems, nothing else tells.
+    pub(super) async fn watch(self: Arc<Self>) {
+        let mut tick = interval(WATCH_INTERVAL);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            if self.last_row.receiver_count() == 0 {
+                continue;
+            }
+            let root = self.root.clone();
+            let reading = spawn_blocking(move || read(&root, &Viewer::Administrator, CatalogView::last_row));
+            if let Ok(Ok(row)) = reading.await {
+                let row = row.unwrap_or(0);
+                self.last_row.send_if_modified(|last| std::mem::replace(last, row) != row);
+            }
+        }
+    }
+}
+
+/// Runs a query; `None` if there is no catalog.
+fn read<T>(
+    root: &Root,
+    viewer: &Viewer,
+    query: impl FnOnce(&CatalogView) -> Result<T, QueryError>,
+) -> Result<Option<T>, QueryError> {
+    match CatalogView::open(root, viewer, QUERY_TIMEOUT).and_then(|view| query(&view)) {
+        Err(QueryError::NoCatalog(_)) => Ok(None),
+        ended => ended.map(Some),
+    }
+}
