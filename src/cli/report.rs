@@ -10,7 +10,7 @@ use super::privileges::{become_owner, run_as_owner};
 use super::report_page::{self, Bar, Bug, Overview, Storage};
 use super::state_volume::StateVolume;
 use super::symbols::{Sources, Symbols};
-use super::{explanations, time};
+use super::{explanations, lookup, time};
 use crate::config;
 use crate::crash::SignatureKey;
 use crate::store::{self, Filter, Group, Layout, Occurrence, QueryError};
@@ -81,7 +81,7 @@ pub(super) fn run(
 fn page(root: &Root, caller: Uid, options: &ReportOptions) -> Result<String, CliError> {
     let host = uname().map(|names| names.nodename().to_string_lossy().into_owned()).unwrap_or_default();
     if let Some(name) = &options.name {
-        let listed = store::find(root, Some(name))?;
+        let listed = lookup::find(root, Some(name))?;
         let context = CrashContext::look_up(root, &listed);
         let sources = Sources { root, caller, all_owners: false, cache: debuginfod::cache_dir(root, caller) };
         let symbols = Symbols::look_up(&listed.record, &sources, None);
@@ -95,9 +95,9 @@ fn page(root: &Root, caller: Uid, options: &ReportOptions) -> Result<String, Cli
 
 /// Everything on the page about the crashes from `since_us` to `until_us`.
 fn overview(root: &Root, host: String, since_us: u64, until_us: u64) -> Result<Overview, CliError> {
-    let groups = match store::groups(root) {
+    let groups = match lookup::groups(root) {
         // Before the first crash.
-        Err(QueryError::NoCatalog(_)) => Vec::new(),
+        Err(CliError::Query(QueryError::NoCatalog(_))) => Vec::new(),
         groups => groups?,
     };
     let mut kept = kept(root, since_us, until_us)?;
@@ -108,7 +108,7 @@ fn overview(root: &Root, host: String, since_us: u64, until_us: u64) -> Result<O
             continue;
         }
         let mut bug = BugBuilder::default();
-        for occurrence in store::occurrences(root, &group.signature)? {
+        for occurrence in lookup::occurrences(root, &group.signature)? {
             if occurrence.last_us >= since_us && occurrence.first_us <= until_us {
                 time_line.add(&group, &occurrence);
                 bug.add(&occurrence);
@@ -140,14 +140,14 @@ fn overview(root: &Root, host: String, since_us: u64, until_us: u64) -> Result<O
 fn kept(root: &Root, since_us: u64, until_us: u64) -> Result<HashMap<SignatureKey, BTreeMap<String, u64>>, CliError> {
     let filter = Filter { since_us: Some(since_us), until_us: Some(until_us), ..Filter::default() };
     let mut kept: HashMap<SignatureKey, BTreeMap<String, u64>> = HashMap::new();
-    let counted = store::for_each_row(root, &filter, &mut |row| {
+    let counted = lookup::for_each_row(root, &filter, &mut |row| {
         let mut outcome = String::new();
         explanations::push_core_state(&mut outcome, row.core_state, row.stacks_only, row.no_core);
         *kept.entry(SignatureKey::new(row.signature)).or_default().entry(outcome).or_default() += 1;
     });
     match counted {
-        Err(QueryError::NoCatalog(_)) => Ok(HashMap::new()),
-        counted => Ok(counted.map(|()| kept)?),
+        Err(CliError::Query(QueryError::NoCatalog(_))) => Ok(HashMap::new()),
+        counted => counted.map(|()| kept),
     }
 }
 
