@@ -419,7 +419,7 @@ mod tests {
         let x86 = Registers::X86_64 { ip: 116, sp: 119, bp: 104 };
         assert_eq!(
             found.threads,
-            [ThreadNote { tid: 77, registers: x86, system_call: 115, thread_pointer: None, blocked: 0x400 }]
+            [ThreadNote { tid: 77, registers: x86, system_call: 115, thread_pointer: Some(121), blocked: 0x400 }]
         );
         assert_eq!(found.pid, Some(70));
         assert_eq!(found.siginfo, Some(SigInfoNote { code: -6, address: 0x7_0000_dead, sender: (0xdead, 7) }));

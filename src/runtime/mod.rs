@@ -247,9 +247,10 @@ mod tests {
         Thread { tid: 1, pointer: Some(pointer), is_main: true, tid_offset: 0 }
     }
 
-    fn walk_repeated(words: &[u64], pointer: u64, data: &[Range<u64>]) -> Vec<Option<InterpreterStack>> {
+    fn walk_repeated(words: &[u64], pointer: u64, data: &Range<u64>) -> Vec<Option<InterpreterStack>> {
         let walk = |interpreter| {
             let memory = Repeated { words, reads: Cell::new(0) };
+            let data = std::slice::from_ref(data);
             let process = Process { symbols: &AllSymbols, thread: thread(pointer), data };
             let stack = walk(interpreter, &process, &memory, &|| true);
             assert!(memory.reads.get() <= MAX_PAGES && stack.as_ref().is_none_or(InterpreterStack::is_well_formed));
@@ -262,7 +263,7 @@ mod tests {
     fn lists_that_never_end_are_left() {
         for word in [0, 0x4000, 0x4008, u64::MAX, u64::from_le_bytes(*b"xdebugpy"), u64::from_le_bytes(*b"3.3.1\0\0\0")]
         {
-            walk_repeated(&[word], word, &[0x1000..0x20_0000]);
+            walk_repeated(&[word], word, &(0x1000..0x20_0000));
         }
     }
 
@@ -289,7 +290,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_memory_is_walked_to_an_end(words in prop::collection::vec(prop_oneof![any::<u64>(), 0..0x40_0000_u64], 1..64), pointer: u64) {
-            walk_repeated(&words, pointer, &[0x1000..0x10_0000]);
+            walk_repeated(&words, pointer, &(0x1000..0x10_0000));
         }
     }
 }
