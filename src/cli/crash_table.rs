@@ -113,7 +113,7 @@ mod tests {
     fn lines(crashes: &[Listed]) -> Vec<Vec<String>> {
         let mut part = TablePart::new("here");
         for listed in crashes {
-            part.push(&CrashRow::of_listed(listed, &listed.record.program()));
+            part.push(&CrashRow::of_listed(listed, &listed.record.program(), "s2-1"));
         }
         let mut out = Vec::new();
         CrashTable(vec![part]).write(&mut out, true).unwrap();
@@ -170,8 +170,8 @@ mod tests {
         let mut other = listed(8);
         other.record.cgroup.container = Some("web".to_owned());
         other.record.exe = "/usr/bin/with-a-longer-name".to_owned();
-        first.push(&CrashRow::of_listed(&listed(7), "/bin/a"));
-        second.push(&CrashRow::of_listed(&other, &other.record.program()));
+        first.push(&CrashRow::of_listed(&listed(7), "/bin/a", "s2-1"));
+        second.push(&CrashRow::of_listed(&other, &other.record.program(), "s2-1"));
         let mut out = Vec::new();
         CrashTable(vec![first, second]).write(&mut out, true).unwrap();
         let out = String::from_utf8(out).unwrap();

@@ -1,5 +1,6 @@
 //! The settings in force, and their defaults.
 
+use crate::crash::CrashLabel;
 use crate::policy::admission::{AdmissionConfig, Storage};
 use crate::policy::quota::Quotas;
 use crate::policy::rate::Rate;
@@ -27,6 +28,8 @@ pub struct Config {
     pub events: Rate,
     /// `Environment=`: the variables of a crashed process' environment that its record has.
     pub environment: Vec<String>,
+    /// `MetricLabels=`: what crashes are also counted by.
+    pub metric_labels: Vec<CrashLabel>,
 }
 
 /// The settings of one crash: its unit and its executable may have values of their own. Copied for each crash.
@@ -78,6 +81,7 @@ impl Default for Config {
             keep_registered: false,
             events: Rate { burst: 20, interval: Duration::from_secs(3600) },
             environment: Vec::new(),
+            metric_labels: Vec::new(),
         }
     }
 }

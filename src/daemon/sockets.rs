@@ -56,11 +56,14 @@ impl Sockets {
         Ok(Self { intake, metrics })
     }
 
-    /// The same sockets for tokio; inside of its runtime.
-    pub(super) fn into_tokio(self) -> io::Result<(tokio::net::UnixListener, Option<tokio::net::TcpListener>)> {
-        let intake = tokio::net::UnixListener::from_std(self.intake)?;
-        let metrics = self.metrics.map(tokio::net::TcpListener::from_std).transpose()?;
-        Ok((intake, metrics))
+    /// The socket that scrapers connect to, for a runtime of its own.
+    pub(super) fn take_metrics(&mut self) -> Option<TcpListener> {
+        self.metrics.take()
+    }
+
+    /// The intake for tokio; inside of its runtime.
+    pub(super) fn into_intake(self) -> io::Result<tokio::net::UnixListener> {
+        tokio::net::UnixListener::from_std(self.intake)
     }
 }
 

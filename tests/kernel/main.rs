@@ -26,6 +26,7 @@ mod misuse;
 mod no_file;
 mod pid_reuse;
 mod registration;
+mod scrapers;
 mod session;
 mod signature;
 mod spool;

@@ -25,4 +25,5 @@ pub use ledger::{Grant, Ledger};
 pub use new_bugs::NewBug;
 pub use quota_handle::QuotaHandle;
 pub use rows::Inserted;
+pub use usage_table::ClassUsage;
 pub use writer::{CatalogEvent, OpenReport, RecentCore};
