@@ -2,7 +2,7 @@
 //!
 //! Crashed processes choose most values, and each combination is a time series in Prometheus. So the values of each label and the
 //! combinations are bounded, and each principal has a share of both. What does not fit is counted as `other`. A combination that was
-//! not counted for an hour makes way for a new one, and its crashes are added to those of `other`.
+//! not counted for an hour makes way for a new one.
 
 use crate::crash::text::{cut, printable};
 use crate::crash::{CrashLabel, Principal, Record};
@@ -226,7 +226,8 @@ impl LabelledCrashes {
         self.series.insert(key, Series { principal, counted: now });
     }
 
-    /// Makes room: the combinations that were not counted for long become `other`.
+    /// Makes room: the combinations that were not counted for long end. Their crashes do not become `other`, which would look like new
+    /// crashes; a combination that comes back starts at zero, as after a restart of the daemon.
     fn drop_idle(&mut self, counter: &IntCounterVec, now: Instant) {
         if self.next_look.is_some_and(|next| now < next) {
             return;
@@ -237,17 +238,13 @@ impl LabelledCrashes {
         };
         let idle: Vec<Vec<String>> = self.series.iter().filter(is_idle).map(|(key, _)| key.clone()).collect();
         for key in idle {
-            let Some(Series { principal, counted }) = self.series.remove(&key) else { continue };
+            let Some(Series { principal, .. }) = self.series.remove(&key) else { continue };
             self.owners.remove(&principal);
             for (values, value) in self.values.iter_mut().zip(&key) {
                 values.remove(value);
             }
-            let count = counter.with_label_values(&key).get();
             // An error means that there is no such combination.
             let _ = counter.remove_label_values(&key);
-            let other = other(&key);
-            counter.with_label_values(&other).inc_by(count);
-            self.series.entry(other).or_insert(Series { principal, counted });
         }
     }
 }

@@ -117,7 +117,7 @@ fn combinations_are_bounded_as_well_and_the_rest_is_other() {
 }
 
 #[test]
-fn what_was_not_counted_for_an_hour_makes_way_and_no_crash_is_lost() {
+fn what_was_not_counted_for_an_hour_makes_way() {
     let mut labelled = labelled(&[CrashLabel::Container]);
     let begun = Instant::now();
     let mut host = |name: String, at: Duration| {
@@ -131,7 +131,7 @@ fn what_was_not_counted_for_an_hour_makes_way_and_no_crash_is_lost() {
     assert_eq!(host("late".to_owned(), IDLE / 2), ["hostname"]);
     host("h0".to_owned(), IDLE / 2);
     assert_eq!(host("later".to_owned(), IDLE + NEXT_LOOK), [""; 0]);
-    assert_eq!(sum(&labelled), 133.0);
+    assert_eq!(sum(&labelled), 4.0, "h0 twice, what was other, and the new one");
     let hosts: Vec<String> = counts(&labelled).into_keys().map(|labels| labels[1].clone()).collect();
     assert!(hosts.contains(&"hostname=h0".to_owned()) && !hosts.contains(&"hostname=h1".to_owned()), "{hosts:?}");
 }
