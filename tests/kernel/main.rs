@@ -23,6 +23,7 @@ mod hostile_files;
 mod hostile_text;
 mod interrupted;
 mod misuse;
+mod monitoring;
 mod no_file;
 mod pid_reuse;
 mod registration;
