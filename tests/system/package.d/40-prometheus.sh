@@ -120,7 +120,7 @@ check "the crash was told of as long as it is news" not is_told ProcessCrashed r
 
 step "somebody takes core_pattern away"
 old_pattern=$(cat /proc/sys/kernel/core_pattern)
-echo core >/proc/sys/kernel/core_pattern
+echo "|/bin/true %P" >/proc/sys/kernel/core_pattern
 is_lost() { ask query --data-urlencode 'query=coreward_registered{setting="core_pattern"} == 0 and on (setting) time() - coreward_registered_changed_timestamp_seconds < 60' | jq -e '.data.result | length == 1'; }
 check "Prometheus knows, and since when" eventually 30 is_lost
 echo "$old_pattern" >/proc/sys/kernel/core_pattern
