@@ -118,7 +118,7 @@ mod tests {
         other[18..20].copy_from_slice(&[0xf7, 0]);
         fs::write(&shim, other).unwrap();
         assert!(matches!(execute(&shim), Err(ShimError::Format(_))));
-        fs::write(&shim, "#!/bin/sh\nsleep 600\n").unwrap();
+        fs::write(&shim, "#!/bin/sh\nexec sleep 600\n").unwrap();
         assert!(matches!(execute(&shim), Err(ShimError::Hangs(_))));
     }
 
