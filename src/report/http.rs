@@ -195,7 +195,7 @@ fn accepts_gzip(headers: &HeaderMap) -> bool {
         let is_accepted = weight.is_none_or(|weight| weight.parse::<f32>().is_ok_and(|weight| weight > 0.0));
         match name {
             name if name.eq_ignore_ascii_case("gzip") || name.eq_ignore_ascii_case("x-gzip") => {
-                named = Some(is_accepted)
+                named = Some(is_accepted);
             }
             "*" => any = Some(is_accepted),
             _ => {}

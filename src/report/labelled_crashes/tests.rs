@@ -21,7 +21,7 @@ fn crash(uid: u32, container: &str) -> Record {
 /// The counters, by the values of their labels in the order of the labels' names.
 fn counts(labelled: &LabelledCrashes) -> BTreeMap<Vec<String>, f64> {
     let families = labelled.collect();
-    let metrics = families.iter().flat_map(|family| family.get_metric());
+    let metrics = families.iter().flat_map(MetricFamily::get_metric);
     metrics
         .map(|metric| {
             let labels = metric.get_label().iter().map(|label| format!("{}={}", label.name(), label.value()));
