@@ -24,6 +24,12 @@ use tokio::time::{interval, sleep, timeout};
 
 /// The most connections at the same time. Further ones push out others, first those that have not sent a whole request.
 const CONNECTIONS: usize = 64;
+/// How long a connection may be without a request before another may push it out.
+const REQUEST_GRACE: Duration = Duration::from_millis(50);
+/// The same for an answer that has not been read.
+const ANSWER_GRACE: Duration = Duration::from_secs(1);
+/// When to look again if there is none.
+const NEXT_LOOK: Duration = Duration::from_millis(10);
 /// The time in which request line and headers must arrive.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// The most bytes of request line and headers.
@@ -51,28 +57,43 @@ pub async fn serve(listener: TcpListener, metrics: Metrics) {
                 continue;
             }
         };
-        connections.make_room();
+        connections.make_room().await;
         let answers = Answers::default();
-        let task = tokio::spawn(serve_connection(stream, Arc::clone(&snapshots), answers.clone()));
-        connections.0.push_back((task.abort_handle(), answers));
+        let task = tokio::spawn(serve_connection(stream, Arc::clone(&snapshots), answers.clone())).abort_handle();
+        connections.0.push_back(Connection { opened: Instant::now(), answers, task });
     }
 }
 
 /// The open connections, the oldest first.
 #[derive(Default)]
-struct Connections(VecDeque<(AbortHandle, Answers)>);
+struct Connections(VecDeque<Connection>);
+
+struct Connection {
+    opened: Instant,
+    answers: Answers,
+    task: AbortHandle,
+}
 
 impl Connections {
-    /// Closes one if there are too many. Whoever connects and sends nothing cannot keep a scraper out.
-    fn make_room(&mut self) {
-        self.0.retain(|(task, _)| !task.is_finished());
-        if self.0.len() < CONNECTIONS {
-            return;
+    /// Closes one if there are too many, or waits until one ends or may be closed. Whoever connects and sends nothing, or reads nothing, cannot
+    /// keep a scraper out.
+    async fn make_room(&mut self) {
+        loop {
+            self.0.retain(|connection| !connection.task.is_finished());
+            if self.0.len() < CONNECTIONS {
+                return;
+            }
+            if let Some(victim) = self.victim().and_then(|at| self.0.remove(at)) {
+                return victim.task.abort();
+            }
+            sleep(NEXT_LOOK).await;
         }
-        let idle = self.0.iter().position(|(_, answers)| answers.age().is_none());
-        if let Some((task, _)) = self.0.remove(idle.unwrap_or(0)) {
-            task.abort();
-        }
+    }
+
+    fn victim(&self) -> Option<usize> {
+        let is_idle = |one: &Connection| one.answers.age().is_none() && one.opened.elapsed() >= REQUEST_GRACE;
+        let is_slow = |one: &Connection| one.answers.age().is_some_and(|age| age >= ANSWER_GRACE);
+        self.0.iter().position(is_idle).or_else(|| self.0.iter().position(is_slow))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::testbed::{Daemon, RunToEnd, TestBed, program};
 use flate2::read::GzDecoder;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
@@ -133,6 +134,8 @@ fn worst_during(daemon: &Daemon, attack: impl Fn(&AtomicBool) + Sync) -> (f64, f
 
 #[test]
 fn no_crash_waits_for_hostile_scrapers_and_an_honest_one_is_answered() {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
     let bed = TestBed::new();
     let daemon = bed.daemon();
     let address = daemon.metrics_address();
