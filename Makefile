@@ -51,7 +51,7 @@ install: ## Install what `make release` built, below DESTDIR
 	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/doc/coreward/monitoring monitoring/*
 	install -d $(DESTDIR)/etc/coreward/event.d
 	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/share/doc/coreward/examples/event.d examples/event.d/*
-	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/doc/coreward docs/signature.md
+	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/doc/coreward docs/signature.md docs/metrics.md
 	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/varlink src/query/io.coreward.Crashes.varlink
 	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/man/man8 man/*.8
 	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/man/man5 man/*.5

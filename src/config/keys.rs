@@ -3,6 +3,7 @@
 
 use super::settings::{Config, CrashConfig};
 use super::value::{parse_bool, parse_duration, parse_size};
+use crate::crash::CrashLabel;
 use crate::policy::admission::Storage;
 use crate::policy::modules::ModulePolicy;
 use std::ops::RangeInclusive;
@@ -40,6 +41,7 @@ const LIMIT: &str = "a number or infinity";
 const BURST: &str = "a number; 0 is no limit";
 const YES: &str = "yes or no";
 const MODULES: &str = "\"containers\", \"all\" or \"none\"";
+const LABELS: &str = "some of unit, container, signature and package, with spaces between them";
 const STORAGE: &str = "\"external\", \"stacks\" or \"none\"";
 
 macro_rules! key {
@@ -71,7 +73,7 @@ static CRASH_KEYS: [KeyOf<CrashConfig>; 13] = [
 ];
 
 /// Keys that concern the whole machine.
-static MACHINE_KEYS: [KeyOf<Config>; 20] = [
+static MACHINE_KEYS: [KeyOf<Config>; 21] = [
     key!("MaxUse", quotas.max_use, parse_quota, SIZE),
     key!("KeepFree", quotas.keep_free, parse_quota, SIZE),
     key!("MaxUsePerUnit", quotas.per_unit, parse_quota, SIZE),
@@ -92,6 +94,7 @@ static MACHINE_KEYS: [KeyOf<Config>; 20] = [
     key!("CompressThreads", compress_threads, parse_threads, "a number up to 8; 0: one per processor"),
     key!("KeepRegistered", keep_registered, parse_bool, YES),
     key!("Environment", environment, parse_variables, "names of variables, with spaces between them"),
+    key!("MetricLabels", metric_labels, parse_labels, LABELS),
 ];
 
 impl Key {
@@ -178,6 +181,15 @@ fn parse_variables(text: &str) -> Option<Vec<String>> {
     let names: Vec<&str> = text.split_ascii_whitespace().collect();
     let is_list = names.len() <= 64 && names.iter().all(is_name);
     is_list.then(|| names.into_iter().map(str::to_owned).collect())
+}
+
+/// Labels of a metric, each once, in the order in which they are exported.
+fn parse_labels(text: &str) -> Option<Vec<CrashLabel>> {
+    let mut labels: Vec<CrashLabel> =
+        text.split_ascii_whitespace().map(CrashLabel::parse).collect::<Option<Vec<CrashLabel>>>()?;
+    labels.sort_unstable();
+    labels.dedup();
+    Some(labels)
 }
 
 fn parse_level(text: &str) -> Option<i32> {

@@ -1,5 +1,6 @@
 //! The settings in force, and their defaults.
 
+use crate::crash::CrashLabel;
 use crate::policy::admission::{AdmissionConfig, Storage};
 use crate::policy::modules::ModulePolicy;
 use crate::policy::quota::Quotas;
@@ -28,6 +29,8 @@ pub struct Config {
     pub events: Rate,
     /// `Environment=`: the variables of a crashed process' environment that its record has.
     pub environment: Vec<String>,
+    /// `MetricLabels=`: what crashes are also counted by.
+    pub metric_labels: Vec<CrashLabel>,
 }
 
 /// The settings of one crash: its unit and its executable may have values of their own. Copied for each crash.
@@ -81,6 +84,7 @@ impl Default for Config {
             keep_registered: false,
             events: Rate { burst: 20, interval: Duration::from_secs(3600) },
             environment: Vec::new(),
+            metric_labels: Vec::new(),
         }
     }
 }

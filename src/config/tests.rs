@@ -2,6 +2,7 @@
 
 use super::keys::Key;
 use super::{Config, CrashConfig};
+use crate::crash::CrashLabel;
 use crate::policy::admission::Storage;
 use crate::policy::modules::ModulePolicy;
 use crate::policy::quota::Quotas;
@@ -67,6 +68,7 @@ fn the_shipped_file_and_the_manual_say_what_is_in_force() {
             events: Rate { burst: 1, interval: Duration::ZERO },
             keep_registered: true,
             environment: vec!["LANG".to_owned()],
+            metric_labels: vec![CrashLabel::Unit],
         };
         for (key, value) in &said {
             Key::find(key).unwrap().assign(&mut config, value).unwrap();

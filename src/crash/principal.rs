@@ -31,6 +31,21 @@ pub enum Party {
     Unknown,
 }
 
+/// A coarse kind of principal, for metrics: there are as many of these on every machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum PrincipalClass {
+    /// Root's processes, services included.
+    Root,
+    /// Other system accounts, and services with users of their own.
+    System,
+    /// Users.
+    User,
+    /// Containers whose uids are their own.
+    Container,
+    /// The user is unknown.
+    Unknown,
+}
+
 /// What the accounts of a crash depend on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AccountFacts<'a> {
@@ -125,6 +140,36 @@ impl Party {
         match self {
             Self::User(uid) => Some(*uid),
             Self::Containers(_) | Self::Unknown => None,
+        }
+    }
+}
+
+impl PrincipalClass {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Root, Self::System, Self::User, Self::Container, Self::Unknown];
+
+    /// The class of what this principal and this party answer for.
+    #[must_use]
+    pub fn of(principal: &Principal, party: &Party) -> Self {
+        match (party, principal) {
+            (Party::Containers(_), _) => Self::Container,
+            (Party::Unknown, _) => Self::Unknown,
+            (Party::User(uid), _) if uid.is_root() => Self::Root,
+            (Party::User(_), Principal::Unit(_)) => Self::System,
+            (Party::User(_), _) if party.is_system() => Self::System,
+            (Party::User(_), _) => Self::User,
+        }
+    }
+
+    /// The name that metrics use.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Root => "root",
+            Self::System => "system",
+            Self::User => "user",
+            Self::Container => "container",
+            Self::Unknown => "unknown",
         }
     }
 }

@@ -134,6 +134,17 @@ pub struct Module {
     pub end: u64,
 }
 
+impl Module {
+    /// What the module says of its package. `None` where it says nothing, or not as a JSON object.
+    #[must_use]
+    pub fn package_metadata(&self) -> Option<serde_json::Map<String, serde_json::Value>> {
+        match serde_json::from_str(self.package.as_deref()?) {
+            Ok(serde_json::Value::Object(package)) => Some(package),
+            _ => None,
+        }
+    }
+}
+
 /// Why the crashed thread got its signal (sigaction(2)).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SigInfo {

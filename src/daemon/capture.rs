@@ -159,6 +159,7 @@ pub(super) async fn capture(
     offer: &Offer,
     admitted: AdmittedCrash,
 ) -> Result<Record, SessionError> {
+    let begun = Instant::now();
     let context = CaptureContext::new(shared, source, offer, &admitted);
     let AdmittedCrash { mut builder, core, mut handles, unnamed, .. } = admitted;
     let readers = handles.memory.readers().cloned();
@@ -201,7 +202,7 @@ pub(super) async fn capture(
     };
     let (captured, names) = tokio::join!(captured, names);
     names.add_to(&mut builder);
-    publish_or_explain(shared, offer, builder, captured).await
+    publish_or_explain(shared, offer, builder, captured, begun).await
 }
 
 /// Goes on where an earlier daemon ended after it had released the process.
@@ -215,6 +216,7 @@ pub(super) async fn resume(
     checkpoint: Checkpoint,
     files: CheckpointHandles,
 ) -> Result<Record, SessionError> {
+    let begun = Instant::now();
     let Checkpoint { record, reader, core } = checkpoint;
     let report = record.core.clone();
     let builder = RecordBuilder::resume(record, reader, offer.attempt);
@@ -231,7 +233,7 @@ pub(super) async fn resume(
         Ok(snapshot) => finalize(shared, source, &builder.attribution().principal, snapshot).await,
         Err(failure) => Err(failure),
     };
-    publish_or_explain(shared, offer, builder, captured).await
+    publish_or_explain(shared, offer, builder, captured, begun).await
 }
 
 fn limits(config: &CrashConfig, builder: &RecordBuilder) -> CoreLimits {
@@ -375,9 +377,16 @@ async fn publish_or_explain(
     offer: &Offer,
     builder: RecordBuilder,
     captured: Result<CapturedCore, CaptureError>,
+    begun: Instant,
 ) -> Result<Record, SessionError> {
     match captured {
-        Ok(core) => Ok(publish(shared, offer, builder, core).await),
+        Ok(core) => {
+            let record = publish(shared, offer, builder, core).await;
+            if record.core.is_stored() {
+                shared.metrics.capture.observe(begun.elapsed().as_secs_f64());
+            }
+            Ok(record)
+        }
         Err(CaptureError::Cancelled) => Err(SessionError::Stopping),
         Err(failure) => Ok(finish_without_core(shared, builder, &failure)),
     }

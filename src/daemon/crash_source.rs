@@ -2,6 +2,7 @@
 
 use super::connection::{Connection, ConnectionError};
 use crate::crash::Origin;
+use crate::report::InFlight;
 use coreward_wire::{DaemonMessage, Details, FdKind, MAX_MODULES, Offer, Request, WireError};
 use nix::errno::Errno;
 use std::os::fd::OwnedFd;
@@ -13,8 +14,8 @@ const BUSY: Duration = Duration::from_secs(2);
 
 /// The source of a crash. The spool answers every request with "there is none": what it has came with the offer.
 pub(super) enum CrashSource {
-    /// A shim that holds the process.
-    Shim(Connection),
+    /// A shim that holds the process. A test crash is not counted in flight.
+    Shim(Connection, Option<InFlight>),
     /// A file of the spool, at the first byte of its core, if it has one.
     Spool(Option<OwnedFd>),
 }
@@ -23,24 +24,24 @@ impl CrashSource {
     /// How the record says that the crash arrived.
     pub(super) fn origin(&self) -> Origin {
         match self {
-            Self::Shim(_) => Origin::Live,
+            Self::Shim(..) => Origin::Live,
             Self::Spool(_) => Origin::Spool,
         }
     }
 
     /// Whether a process waits for this daemon.
     pub(super) fn holds_process(&self) -> bool {
-        matches!(self, Self::Shim(_))
+        matches!(self, Self::Shim(..))
     }
 
     /// Tells the shim that its offer was read. For a crash that nobody had before, also requests its core: both go out
     /// together, so that the shim wakes up once.
     pub(super) async fn accept(&mut self, offer: &Offer) -> Result<Option<OwnedFd>, ConnectionError> {
         match self {
-            Self::Shim(connection) if offer.attempt > 1 || offer.released => {
+            Self::Shim(connection, _) if offer.attempt > 1 || offer.released => {
                 connection.send(&DaemonMessage::Taken).await.map(|()| None)
             }
-            Self::Shim(connection) => connection.request_fd_after(&[DaemonMessage::Taken], Request::Core).await,
+            Self::Shim(connection, _) => connection.request_fd_after(&[DaemonMessage::Taken], Request::Core).await,
             Self::Spool(_) => Ok(None),
         }
     }
@@ -48,8 +49,8 @@ impl CrashSource {
     /// Requests the core of a crash. A spooled core is handed over once.
     pub(super) async fn request_core(&mut self, offer: &Offer) -> Result<Option<OwnedFd>, ConnectionError> {
         match self {
-            Self::Shim(_) if offer.released => Ok(None),
-            Self::Shim(connection) => connection.request_fd(Request::Core).await,
+            Self::Shim(..) if offer.released => Ok(None),
+            Self::Shim(connection, _) => connection.request_fd(Request::Core).await,
             Self::Spool(core) => Ok(core.take()),
         }
     }
@@ -61,7 +62,7 @@ impl CrashSource {
 
     /// Requests the executable, open for reading. What the spool does not have, its warnings explain.
     pub(super) async fn request_executable(&mut self) -> Result<Result<Option<OwnedFd>, Errno>, ConnectionError> {
-        let Self::Shim(connection) = self else { return Ok(Ok(None)) };
+        let Self::Shim(connection, _) = self else { return Ok(Ok(None)) };
         Ok(connection.request(Request::Exe).await?.map(|(_, fds)| fds.into_iter().next()))
     }
 
@@ -70,7 +71,7 @@ impl CrashSource {
         &mut self,
         mut addresses: Vec<u64>,
     ) -> Result<Vec<(u64, OwnedFd)>, ConnectionError> {
-        let Self::Shim(connection) = self else { return Ok(Vec::new()) };
+        let Self::Shim(connection, _) = self else { return Ok(Vec::new()) };
         addresses.truncate(MAX_MODULES);
         let Ok((reply, fds)) = connection.request(Request::Modules(addresses)).await? else { return Ok(Vec::new()) };
         let opened = reply.addresses();
@@ -82,7 +83,7 @@ impl CrashSource {
 
     async fn request_fd(&mut self, request: Request) -> Result<Option<OwnedFd>, ConnectionError> {
         match self {
-            Self::Shim(connection) => connection.request_fd(request).await,
+            Self::Shim(connection, _) => connection.request_fd(request).await,
             Self::Spool(_) => Ok(None),
         }
     }
@@ -96,7 +97,7 @@ impl CrashSource {
         holes: bool,
         thread: Option<u32>,
     ) -> Result<Option<ProcessDetails>, ConnectionError> {
-        let Self::Shim(connection) = self else { return Ok(None) };
+        let Self::Shim(connection, _) = self else { return Ok(None) };
         let Ok((reply, fds)) = connection.request(Request::Details { holes, thread: thread.unwrap_or(0) }).await?
         else {
             return Ok(None);
@@ -112,8 +113,9 @@ impl CrashSource {
     /// Lets the process go where nothing will be published: the shim need not confirm it. It keeps `checkpoint` for the next
     /// daemon.
     pub(super) async fn release(&mut self, checkpoint: Vec<u8>) -> Result<(), ConnectionError> {
+        self.note_release();
         match self {
-            Self::Shim(connection) => {
+            Self::Shim(connection, _) => {
                 connection.send(&DaemonMessage::Release { checkpoint, fds: Vec::new(), needs_ack: false }).await
             }
             Self::Spool(_) => Ok(()),
@@ -127,23 +129,31 @@ impl CrashSource {
         checkpoint: Vec<u8>,
         files: Vec<(FdKind, OwnedFd)>,
     ) -> Result<(), ConnectionError> {
+        self.note_release();
         match self {
-            Self::Shim(connection) => connection.release(checkpoint, files).await,
+            Self::Shim(connection, _) => connection.release(checkpoint, files).await,
             Self::Spool(_) => Ok(()),
+        }
+    }
+
+    /// From here on the process is not held by this daemon.
+    pub(super) fn note_release(&self) {
+        if let Self::Shim(_, Some(in_flight)) = self {
+            in_flight.release();
         }
     }
 
     /// Sends a message that needs no reply.
     pub(super) async fn send(&mut self, message: &DaemonMessage) -> Result<(), ConnectionError> {
         match self {
-            Self::Shim(connection) => connection.send(message).await,
+            Self::Shim(connection, _) => connection.send(message).await,
             Self::Spool(_) => Ok(()),
         }
     }
 
     /// Sends "busy" every two seconds; returns when the shim is gone. Never returns for the spool.
     pub(super) async fn keep_alive(&mut self) {
-        let Self::Shim(connection) = self else { return std::future::pending().await };
+        let Self::Shim(connection, _) = self else { return std::future::pending().await };
         let mut busy = interval(BUSY);
         loop {
             tokio::select! {

@@ -81,6 +81,7 @@ fn write_all(shared: &Shared, found: &[NewBug], limiter: &mut EventLimiter, rate
             tracing::info!("{id}: event.d is not told about this new signature: EventBurst= was reached");
         } else {
             write(dir.as_fd(), bug)?;
+            shared.metrics.events_announced.inc();
             waiting += 1;
         }
     }

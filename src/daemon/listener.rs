@@ -7,6 +7,7 @@ use super::shared::Shared;
 use super::test_crash;
 use crate::registration::is_test_crash;
 use crate::report::ErrorKind;
+use coreward_sys::clock;
 use coreward_wire::DaemonMessage;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::sync::Arc;
@@ -87,8 +88,12 @@ async fn serve_connection(stream: UnixStream, shared: &Arc<Shared>) {
             }
         }
         Ok(ShimMessage::Offer(offer, descriptors)) => {
-            let _in_flight = shared.metrics.count_in_flight();
-            Session::new(shared, CrashSource::Shim(connection), *offer).serve(descriptors).await;
+            let age = clock::since_boot().saturating_sub(offer.started);
+            let source = CrashSource::Shim(connection, Some(shared.metrics.count_in_flight(age)));
+            if offer.released {
+                source.note_release();
+            }
+            Session::new(shared, source, *offer).serve(descriptors).await;
         }
         Ok(ShimMessage::Reply(..) | ShimMessage::Released) => {
             reject(connection, shared, "the first message is not an offer").await;

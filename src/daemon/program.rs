@@ -9,8 +9,10 @@ use crate::reader::ReaderPool;
 use crate::report::{LogGuard, Metrics, serve, start_log};
 use crate::store::Layout;
 use clap::Parser;
+use coreward_sys::essential;
 use coreward_wire::paths::Root;
 use std::fs::{File, TryLockError};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -82,12 +84,15 @@ fn run(arguments: Arguments, readers: ReaderPool) -> Result<(), DaemonError> {
         tracing::warn!("the daemon's system calls are restricted by its unit only: {error}");
     }
     // The order matters: the names of sockets before listenfd removes the variables, both before any thread.
-    let sockets = Sockets::inherit()?;
+    let mut sockets = Sockets::inherit()?;
     let watchdog = sd_notify::watchdog_enabled();
     let root = Root::new(arguments.root);
     let layout = Layout::new(&root);
     let _lock = lock_state(&root.state_dir())?;
     let shared = Shared::open(root, &layout, Metrics::new()?, readers)?;
+    if let Some(listener) = sockets.take_metrics() {
+        serve_metrics(listener, shared.metrics.clone())?;
+    }
     let notifier = Notifier::start(watchdog, shared.health.clone())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -99,31 +104,39 @@ fn run(arguments: Arguments, readers: ReaderPool) -> Result<(), DaemonError> {
     ended
 }
 
+/// Starts the thread that answers scrapers. It is the only one: whatever they do, those that work on crashes have nothing to do with it.
+fn serve_metrics(listener: TcpListener, metrics: Metrics) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+    let listener = {
+        let _inside = runtime.enter();
+        tokio::net::TcpListener::from_std(listener)?
+    };
+    essential::spawn("metrics", move || runtime.block_on(serve(listener, metrics)))?;
+    Ok(())
+}
+
 async fn serve_until_stopped(sockets: Sockets, shared: &Arc<Shared>, notifier: &Notifier) -> Result<(), DaemonError> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
     let sockets = sockets.into_tokio()?;
     // Tasks without which the daemon would seem to work and do not: when one ends, the daemon does.
-    let mut essential = JoinSet::new();
-    if let Some(listener) = sockets.metrics {
-        essential.spawn(serve(listener, shared.metrics.clone()));
-    }
+    let mut tasks = JoinSet::new();
     let with_readers = Arc::clone(shared);
-    essential.spawn(async move {
+    tasks.spawn(async move {
         if let Err(error) = with_readers.readers.maker_ended().await {
             tracing::error!("the process that makes readers cannot be watched: {error}");
         }
     });
-    essential.spawn(shared.shutdown.track(listener::listen(sockets.intake, Arc::clone(shared))));
+    tasks.spawn(shared.shutdown.track(listener::listen(sockets.intake, Arc::clone(shared))));
     if let Some(listener) = sockets.deletion {
-        essential.spawn(shared.shutdown.track(deletion::listen(listener, Arc::clone(shared))));
+        tasks.spawn(shared.shutdown.track(deletion::listen(listener, Arc::clone(shared))));
     }
-    essential.spawn(shared.shutdown.track(spool::import_spool(Arc::clone(shared))));
-    essential.spawn(shared.shutdown.track(import::import_crashes(Arc::clone(shared))));
-    essential.spawn(shared.shutdown.track(maintenance::expire(Arc::clone(shared))));
-    essential.spawn(shared.shutdown.track(events::announce(Arc::clone(shared))));
-    essential.spawn(shared.shutdown.track(registration_watch::watch(Arc::clone(shared))));
+    tasks.spawn(shared.shutdown.track(spool::import_spool(Arc::clone(shared))));
+    tasks.spawn(shared.shutdown.track(import::import_crashes(Arc::clone(shared))));
+    tasks.spawn(shared.shutdown.track(maintenance::expire(Arc::clone(shared))));
+    tasks.spawn(shared.shutdown.track(events::announce(Arc::clone(shared))));
+    tasks.spawn(shared.shutdown.track(registration_watch::watch(Arc::clone(shared))));
     if let Err(error) = maintenance::watch_deletions(shared) {
         tracing::warn!("deleted cores are noticed only at the next start: {error}");
     }
@@ -133,7 +146,7 @@ async fn serve_until_stopped(sockets: Sockets, shared: &Arc<Shared>, notifier: &
         tokio::select! {
             _ = terminate.recv() => break Ok(()),
             _ = interrupt.recv() => break Ok(()),
-            Some(ended) = essential.join_next() => break Err(DaemonError::TaskEnded(ended.err())),
+            Some(ended) = tasks.join_next() => break Err(DaemonError::TaskEnded(ended.err())),
             _ = hangup.recv() => {
                 notifier.reloading();
                 shared.reload();
@@ -150,7 +163,7 @@ async fn serve_until_stopped(sockets: Sockets, shared: &Arc<Shared>, notifier: &
     let begun = Instant::now();
     shared.shutdown.stop().await;
     // Whatever a task was in the middle of, the spool keeps.
-    essential.shutdown().await;
+    tasks.shutdown().await;
     shared.catalog.flush().await;
     tracing::info!("stopped after {} ms", begun.elapsed().as_millis());
     ended

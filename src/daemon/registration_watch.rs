@@ -12,7 +12,7 @@ use std::io::Write;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::time::{MissedTickBehavior, interval};
 
 /// How often the settings are read: a few microseconds each.
@@ -49,6 +49,8 @@ struct RegistrationWatch {
     foreign: BTreeMap<&'static str, String>,
     /// The settings could not be read.
     is_blind: bool,
+    /// The settings have been read before.
+    has_looked: bool,
     /// The file that each registration writes anew.
     registration: Option<(u64, i64)>,
     /// Until then the settings are only read after a new registration.
@@ -58,6 +60,7 @@ struct RegistrationWatch {
 impl RegistrationWatch {
     fn look(&mut self, shared: &Shared) {
         let file = std::fs::metadata(sysctl_file(&shared.root));
+        let registered_at = file.as_ref().ok().and_then(|metadata| metadata.modified().ok());
         let registration = file.ok().map(|metadata| (metadata.ino(), metadata.mtime_nsec()));
         let is_quiet = self.quiet_until.is_some_and(|until| Instant::now() < until);
         if std::mem::replace(&mut self.registration, registration) == registration && is_quiet {
@@ -78,10 +81,32 @@ impl RegistrationWatch {
         for key in SysctlKey::ALL {
             let is_ours = settings.is_ours(key, &shared.root);
             shared.metrics.set_registered(key.name(), is_ours);
+            if let Some(at) = self.changed_at(key, is_ours, settings.get(key), registered_at) {
+                shared.metrics.set_registered_changed(key.name(), at);
+            }
             has_changed |= self.note(key, is_ours, settings.get(key));
         }
+        self.has_looked = true;
         if has_changed && !self.foreign.is_empty() && shared.takes_registration_back() {
             request_registration(shared);
+        }
+    }
+
+    /// When the setting got this value, if that is news: at the registration, for all that is known at the start, and now for all that
+    /// changes later.
+    fn changed_at(
+        &self,
+        key: SysctlKey,
+        is_ours: bool,
+        value: &str,
+        registered_at: Option<SystemTime>,
+    ) -> Option<SystemTime> {
+        let known = self.foreign.get(key.name()).map(String::as_str);
+        let has_changed = known != Some(value).filter(|_| !is_ours);
+        match (self.has_looked, is_ours) {
+            (false, true) => Some(registered_at.unwrap_or_else(SystemTime::now)),
+            (false, false) => Some(SystemTime::now()),
+            (true, _) => has_changed.then(SystemTime::now),
         }
     }
 
@@ -129,6 +154,23 @@ fn request_registration(shared: &Shared) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_time_of_a_change_is_that_of_the_registration_until_there_is_one() {
+        let mut watch = RegistrationWatch::default();
+        let registered = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
+        let mut look = |is_ours, value| {
+            let at = watch.changed_at(SysctlKey::CorePattern, is_ours, value, Some(registered));
+            watch.note(SysctlKey::CorePattern, is_ours, value);
+            watch.has_looked = true;
+            at.map(|at| at == registered)
+        };
+        assert_eq!(look(true, "|ours"), Some(true));
+        assert_eq!(look(true, "|ours"), None);
+        assert_eq!((look(false, "core"), look(false, "core")), (Some(false), None));
+        assert_eq!(look(false, "|/bin/other"), Some(false));
+        assert_eq!(look(true, "|ours"), Some(false));
+    }
 
     #[test]
     fn a_change_is_noted_once_and_again_after_another_one() {

@@ -181,7 +181,7 @@ impl Session {
         let record = Arc::new(record);
         if let Inserted::Counted(counted) = shared.catalog.insert(Arc::clone(&record)).await? {
             if counted.new_bug {
-                shared.metrics.new_signatures.inc();
+                shared.metrics.new_signature(record.time_us);
                 shared.new_bugs.notify_one();
             }
             shared.metrics.crash(&record);

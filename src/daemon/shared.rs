@@ -150,6 +150,7 @@ impl Shared {
         }
         self.metrics.config_problems.set(i64::try_from(loaded.problems.len()).unwrap_or(i64::MAX));
         self.ledger.set_limits(loaded.config.quotas);
+        self.metrics.set_labels(&loaded.config.metric_labels);
         self.catalog.set_retention(loaded.config.max_records, loaded.config.record_max_age);
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = if loaded.config.compress_threads == 0 { processors } else { loaded.config.compress_threads };
@@ -234,6 +235,7 @@ impl Shared {
         self.metrics.modules_bytes.set(gauge(bytes));
         self.metrics.modules.set(gauge(modules as u64));
         self.metrics.quota_max_modules_use.set(gauge(limits.modules));
+        self.metrics.set_usage_by_class(&self.ledger.usage_by_class());
         self.metrics.quota_max_use.set(gauge(limits.max_use));
         self.metrics.quota_keep_free.set(gauge(limits.keep_free));
         self.metrics.catalog_up.set(i64::from(self.catalog.is_open()));

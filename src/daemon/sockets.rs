@@ -39,7 +39,6 @@ pub(super) struct Sockets {
 /// The sockets for tokio.
 pub(super) struct TokioSockets {
     pub(super) intake: tokio::net::UnixListener,
-    pub(super) metrics: Option<tokio::net::TcpListener>,
     pub(super) deletion: Option<tokio::net::UnixListener>,
 }
 
@@ -78,11 +77,15 @@ impl Sockets {
         Ok(Self { intake, metrics, deletion })
     }
 
-    /// The same sockets for tokio; inside of its runtime.
+    /// The socket that scrapers connect to, for a runtime of its own.
+    pub(super) fn take_metrics(&mut self) -> Option<TcpListener> {
+        self.metrics.take()
+    }
+
+    /// The other sockets for tokio; inside of its runtime.
     pub(super) fn into_tokio(self) -> io::Result<TokioSockets> {
         Ok(TokioSockets {
             intake: tokio::net::UnixListener::from_std(self.intake)?,
-            metrics: self.metrics.map(tokio::net::TcpListener::from_std).transpose()?,
             deletion: self.deletion.map(tokio::net::UnixListener::from_std).transpose()?,
         })
     }

@@ -23,7 +23,7 @@ const ELF_MAGIC: [u8; 4] = *b"\x7fELF";
 /// # Errors
 /// The shim is gone: the command notices that nothing was reported.
 pub(super) async fn answer(shared: &Arc<Shared>, connection: Connection, offer: &Offer) -> Result<(), ConnectionError> {
-    let mut source = CrashSource::Shim(connection);
+    let mut source = CrashSource::Shim(connection, None);
     let core = source.accept(offer).await?;
     let begins_as_core = match core.map(File::from) {
         Some(mut core) => {

@@ -146,7 +146,7 @@ fn add_own(entry: &mut Entry, record: &Record) {
 fn add_packages(entry: &mut Entry, record: &Record) {
     let is_exe = |module: &&Module| module.path == record.exe_path();
     let (exe, others): (Vec<&Module>, Vec<&Module>) = record.modules.iter().partition(is_exe);
-    if let Some(package) = exe.first().and_then(|module| package(module)) {
+    if let Some(package) = exe.first().and_then(|module| module.package_metadata()) {
         for (name, key) in [("COREDUMP_PACKAGE_NAME", "name"), ("COREDUMP_PACKAGE_VERSION", "version")] {
             entry.add(name, package.get(key).and_then(Value::as_str).unwrap_or_default());
         }
@@ -154,7 +154,7 @@ fn add_packages(entry: &mut Entry, record: &Record) {
     let mut all = Map::from_iter([("elfType".to_owned(), Value::from("coredump"))]);
     let mut length = 64;
     for module in exe.into_iter().chain(others) {
-        let mut described = package(module).unwrap_or_default();
+        let mut described = module.package_metadata().unwrap_or_default();
         described.extend(module.build_id.as_deref().map(|id| ("buildId".to_owned(), Value::from(id))));
         if described.is_empty() {
             continue;
@@ -169,14 +169,6 @@ fn add_packages(entry: &mut Entry, record: &Record) {
     }
     if all.len() > 1 {
         entry.add_bytes("COREDUMP_PACKAGE_JSON", Value::from(all).to_string().as_bytes());
-    }
-}
-
-/// The package of a module, as the module says. `None` where it does not, or not in JSON.
-fn package(module: &Module) -> Option<Map<String, Value>> {
-    match serde_json::from_str(module.package.as_deref()?) {
-        Ok(Value::Object(package)) => Some(package),
-        _ => None,
     }
 }
 

@@ -1,13 +1,15 @@
 //! The metrics that Prometheus scrapes. Names and labels are an interface that alerts depend on. docs/metrics.md lists them.
 
+use super::in_flight::{InFlight, InFlightTable};
+use super::labelled_crashes::LabelledCrashes;
+use super::metric_factory::MetricFactory;
 use crate::crash::text::printable;
-use crate::crash::{CoreOutcome, Record};
-use crate::store::{Counted, CrashCount};
-use prometheus::{
-    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
-};
+use crate::crash::{CoreOutcome, CrashLabel, PrincipalClass, Record};
+use crate::store::{ClassUsage, Counted, CrashCount};
+use prometheus::proto::MetricFamily;
+use prometheus::{Encoder, Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 /// All metrics, with their registry.
 #[derive(Clone, Debug)]
@@ -15,23 +17,34 @@ pub struct Metrics {
     registry: Registry,
     processes: IntCounterVec,
     last_crash: IntGaugeVec,
-    /// Held while label sets of `processes` and `last_crash` move to `other`, and while it is read: no scrape sees a crash twice, or not at all.
+    /// Held while label sets of `processes` and `last_crash` move to `other`, and while they are read: no scrape sees a crash twice, or not at
+    /// all.
     moving: Arc<Mutex<()>>,
+    labelled: Arc<Mutex<LabelledCrashes>>,
+    labelled_overflow: IntCounterVec,
     crashes: IntCounterVec,
     decisions: IntCounterVec,
     truncated: IntCounterVec,
     errors: IntCounterVec,
-    in_flight: IntGauge,
+    in_flight: InFlightTable,
+    in_flight_crashes: IntGauge,
+    in_flight_oldest: Gauge,
+    held_oldest: Gauge,
     /// Offers of crashes that had been offered before.
     pub repeated_offers: IntCounter,
     /// Crashes without a core because of the storm rule or a rate limit.
     pub storm_suppressed: IntCounter,
-    /// Crashes that were the first of their signature.
-    pub new_signatures: IntCounter,
+    new_signatures: IntCounter,
+    /// No sample until there was one.
+    last_new_signature: IntGaugeVec,
+    /// New signatures that event.d programs are told about.
+    pub events_announced: IntCounter,
     /// New signatures that no event.d program was told about.
     pub events_dropped: IntCounter,
     /// Seconds from the start of the shim to the release of the process.
     pub held: Histogram,
+    /// Seconds from the decision to keep a core to its publication.
+    pub capture: Histogram,
     /// Bytes of core read, before compression.
     pub captured_bytes: IntCounter,
     /// Bytes of core files written.
@@ -40,6 +53,8 @@ pub struct Metrics {
     pub stored_bytes: IntGauge,
     /// Stored cores.
     pub stored_cores: IntGauge,
+    stored_bytes_by_class: IntGaugeVec,
+    stored_cores_by_class: IntGaugeVec,
     /// `MaxUse=` in force, in bytes.
     pub quota_max_use: IntGauge,
     /// `KeepFree=` in force, in bytes.
@@ -61,6 +76,7 @@ pub struct Metrics {
     /// Crashes in the spool that could not be imported yet.
     pub spooled: IntGauge,
     registered: IntGaugeVec,
+    registered_changed: IntGaugeVec,
     /// Crashes that the command caused to see whether they arrive.
     pub test_crashes: IntCounter,
 }
@@ -93,7 +109,7 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
-    const ALL: [Self; 11] = [
+    pub(super) const ALL: [Self; 11] = [
         Self::Message,
         Self::Peer,
         Self::Connection,
@@ -107,7 +123,7 @@ impl ErrorKind {
         Self::Journal,
     ];
 
-    fn label(self) -> &'static str {
+    pub(super) fn label(self) -> &'static str {
         match self {
             Self::Message => "message",
             Self::Peer => "peer",
@@ -159,8 +175,23 @@ impl Metrics {
                 &["reason"],
             )?,
             errors: factory.counters("coreward_errors_total", "Errors, by kind.", &["kind"])?,
-            in_flight: factory
+            labelled: Arc::default(),
+            labelled_overflow: factory.counters(
+                "coreward_crashes_by_overflow_total",
+                "Crashes counted as `other` in coreward_crashes_by_total, by the label that had no room; `all`: for all labels.",
+                &["label"],
+            )?,
+            in_flight: InFlightTable::default(),
+            in_flight_crashes: factory
                 .gauge("coreward_inflight_crashes", "Crashes that were offered and are not yet answered.")?,
+            in_flight_oldest: factory.float_gauge(
+                "coreward_inflight_oldest_seconds",
+                "Time since the start of the shim of the oldest crash in flight; 0 if there is none.",
+            )?,
+            held_oldest: factory.float_gauge(
+                "coreward_held_oldest_seconds",
+                "Time for which the process that waits longest has been held; 0 if none is held.",
+            )?,
             repeated_offers: factory.counter(
                 "coreward_repeated_offers_total",
                 "Offers of crashes that an earlier daemon or connection had accepted but not completed.",
@@ -173,6 +204,15 @@ impl Metrics {
                 "coreward_new_signatures_total",
                 "Crashes that were the first of their signature and of the user or container that answers for them.",
             )?,
+            last_new_signature: factory.gauges(
+                "coreward_last_new_signature_timestamp_seconds",
+                "Time of the newest crash that is counted in coreward_new_signatures_total.",
+                &[],
+            )?,
+            events_announced: factory.counter(
+                "coreward_events_announced_total",
+                "New signatures that the programs in event.d are told about.",
+            )?,
             events_dropped: factory.counter(
                 "coreward_events_dropped_total",
                 "New signatures that no program in event.d was told about: EventBurst= was reached, or the earlier ones wait.",
@@ -182,11 +222,27 @@ impl Metrics {
                 "Time from the start of the shim to the release of the crashed process.",
                 &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0],
             )?,
+            capture: factory.histogram(
+                "coreward_capture_seconds",
+                "Time from the decision to keep a core to its publication, for stored cores.",
+                &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0],
+            )?,
             captured_bytes: factory
                 .counter("coreward_captured_bytes_total", "Bytes of core read, before compression.")?,
             written_bytes: factory.counter("coreward_written_bytes_total", "Bytes of core files written.")?,
-            stored_bytes: factory.gauge("coreward_stored_bytes", "Bytes on disk that stored cores take.")?,
+            stored_bytes: factory
+                .gauge("coreward_stored_bytes", "Bytes on disk that stored cores take, with those reserved for captures.")?,
             stored_cores: factory.gauge("coreward_stored_cores", "Stored cores.")?,
+            stored_bytes_by_class: factory.gauges(
+                "coreward_stored_class_bytes",
+                "Bytes on disk that stored cores take, by who answers for the crash.",
+                &["class"],
+            )?,
+            stored_cores_by_class: factory.gauges(
+                "coreward_stored_class_cores",
+                "Stored cores, by who answers for the crash.",
+                &["class"],
+            )?,
             quota_max_use: factory.gauge("coreward_quota_max_use_bytes", "MaxUse= in force, in bytes.")?,
             quota_keep_free: factory.gauge("coreward_quota_keep_free_bytes", "KeepFree= in force, in bytes.")?,
             evicted: factory
@@ -207,6 +263,11 @@ impl Metrics {
                 "1 if this setting of the kernel lets crashes reach Coreward, 0 if somebody else has changed it.",
                 &["setting"],
             )?,
+            registered_changed: factory.gauges(
+                "coreward_registered_changed_timestamp_seconds",
+                "Time at which the daemon noticed the last change of this setting; of the registration if there was none since the start.",
+                &["setting"],
+            )?,
             test_crashes: factory.counter(
                 "coreward_test_crashes_total",
                 "Crashes that `coreward status` or `coreward register` caused and that arrived; they are counted nowhere else.",
@@ -215,23 +276,49 @@ impl Metrics {
             moving: Arc::default(),
         };
         factory.build_info()?;
-        factory.start_time()?;
+        factory.start_time(seconds_since_epoch(SystemTime::now()))?;
         for kind in ErrorKind::ALL {
             metrics.errors.with_label_values(&[kind.label()]);
         }
+        metrics.set_usage_by_class(&PrincipalClass::ALL.map(|class| (class, ClassUsage::default())));
         Ok(metrics)
     }
 
-    /// Counts a crash as offered and not yet answered, until the guard is dropped.
+    /// Counts a crash as offered and not yet answered, until the guard is dropped. Its shim started `age` ago.
     #[must_use]
-    pub fn count_in_flight(&self) -> InFlight {
-        self.in_flight.inc();
-        InFlight(self.in_flight.clone())
+    pub fn count_in_flight(&self, age: Duration) -> InFlight {
+        self.in_flight.add(age)
     }
 
     /// Says whether a setting of the kernel is ours.
     pub fn set_registered(&self, setting: &str, is_ours: bool) {
         self.registered.with_label_values(&[setting]).set(i64::from(is_ours));
+    }
+
+    /// Says when a setting of the kernel changed.
+    pub fn set_registered_changed(&self, setting: &str, at: SystemTime) {
+        self.registered_changed.with_label_values(&[setting]).set(seconds_since_epoch(at));
+    }
+
+    /// Says what the cores of each class of principals take.
+    pub fn set_usage_by_class(&self, usage: &[(PrincipalClass, ClassUsage)]) {
+        let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        for (class, ClassUsage { bytes, cores }) in usage {
+            self.stored_bytes_by_class.with_label_values(&[class.name()]).set(gauge(*bytes));
+            self.stored_cores_by_class.with_label_values(&[class.name()]).set(gauge(*cores));
+        }
+    }
+
+    /// `MetricLabels=`. Labels other than before start the counters at zero.
+    pub fn set_labels(&self, labels: &[CrashLabel]) {
+        self.labelled().set_labels(labels);
+    }
+
+    /// Counts a crash at `time_us` (microseconds since 1970) that is the first of its signature.
+    pub fn new_signature(&self, time_us: u64) {
+        self.new_signatures.inc();
+        let last = self.last_new_signature.with_label_values::<&str>(&[]);
+        last.set(last.get().max(i64::try_from(time_us / 1_000_000).unwrap_or(i64::MAX)));
     }
 
     /// Counts an error.
@@ -279,6 +366,17 @@ impl Metrics {
         if let Some(truncation) = record.core.truncated {
             self.truncated.with_label_values(&[truncation.name()]).inc();
         }
+        for label in self.labelled().count(record, Instant::now()) {
+            self.count_overflow(label);
+        }
+    }
+
+    pub(super) fn count_overflow(&self, label: &str) {
+        self.labelled_overflow.with_label_values(&[label]).inc();
+    }
+
+    fn labelled(&self) -> std::sync::MutexGuard<'_, LabelledCrashes> {
+        self.labelled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn add(&self, count: &CrashCount) {
@@ -295,21 +393,33 @@ impl Metrics {
     /// # Errors
     /// The encoder fails.
     pub fn render(&self) -> Result<Vec<u8>, prometheus::Error> {
-        let _moving = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
+        let families = self.families();
         let mut text = Vec::new();
-        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        TextEncoder::new().encode(&families, &mut text)?;
         Ok(text)
+    }
+
+    /// All metrics, sorted by name. What is counted waits while they are copied, and not while they are written as text.
+    pub(super) fn families(&self) -> Vec<MetricFamily> {
+        let state = self.in_flight.state();
+        self.in_flight_crashes.set(i64::try_from(state.crashes).unwrap_or(i64::MAX));
+        self.in_flight_oldest.set(state.oldest.as_secs_f64());
+        self.held_oldest.set(state.held_oldest.as_secs_f64());
+        let labelled = self.labelled().collect();
+        let mut families = {
+            let _moving = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
+            self.registry.gather()
+        };
+        families.extend(labelled);
+        families.sort_by(|a, b| a.name().cmp(b.name()));
+        families
     }
 }
 
-/// Keeps a crash counted in `coreward_inflight_crashes` until it is dropped.
-#[derive(Debug)]
-pub struct InFlight(IntGauge);
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
+/// Time as a gauge has it.
+fn seconds_since_epoch(at: SystemTime) -> i64 {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
 /// The values of the labels of `coredump_process_count`.
@@ -318,215 +428,5 @@ fn labels(count: &CrashCount) -> [String; 4] {
     [printable(&count.hostname), printable(&count.program), count.signal.clone(), core_exists.to_owned()]
 }
 
-/// Creates metrics and registers them.
-struct MetricFactory<'a> {
-    registry: &'a Registry,
-}
-
-impl MetricFactory<'_> {
-    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
-        let metric = IntCounterVec::new(Opts::new(name, help), labels)?;
-        self.registry.register(Box::new(metric.clone()))?;
-        Ok(metric)
-    }
-
-    fn counter(&self, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
-        let metric = IntCounter::new(name, help)?;
-        self.registry.register(Box::new(metric.clone()))?;
-        Ok(metric)
-    }
-
-    fn gauge(&self, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
-        let metric = IntGauge::new(name, help)?;
-        self.registry.register(Box::new(metric.clone()))?;
-        Ok(metric)
-    }
-
-    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {
-        let metric = IntGaugeVec::new(Opts::new(name, help), labels)?;
-        self.registry.register(Box::new(metric.clone()))?;
-        Ok(metric)
-    }
-
-    fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Result<Histogram, prometheus::Error> {
-        let metric = Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))?;
-        self.registry.register(Box::new(metric.clone()))?;
-        Ok(metric)
-    }
-
-    fn build_info(&self) -> Result<(), prometheus::Error> {
-        let help = "Always 1; the label is the version of the running daemon.";
-        let metric = self.gauges("coreward_build_info", help, &["version"])?;
-        metric.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        Ok(())
-    }
-
-    fn start_time(&self) -> Result<(), prometheus::Error> {
-        let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
-        let metric = self.gauge("coreward_start_time_seconds", "Time at which the daemon started.")?;
-        metric.set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
-        Ok(())
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::crash::fixtures::record;
-    use crate::crash::{CoreReport, Decision, Origin};
-    use std::collections::{BTreeMap, BTreeSet};
-
-    const REFERENCE: &str = include_str!("../../docs/metrics.md");
-
-    fn count(program: &str, count: u64) -> CrashCount {
-        CrashCount {
-            hostname: "h".into(),
-            program: program.into(),
-            signal: "SEGV".into(),
-            core_exists: true,
-            count,
-            last_us: 1_700_000_000_999_999,
-        }
-    }
-
-    #[test]
-    fn the_contract_that_alerts_are_written_against() {
-        let metrics = Metrics::new().unwrap();
-        metrics.restore(&[count("/usr/bin/a", 7)]);
-        let text = String::from_utf8(metrics.render().unwrap()).unwrap();
-        let line =
-            "coredump_process_count{core_exists=\"true\",hostname=\"h\",program=\"/usr/bin/a\",signal=\"SEGV\"} 7";
-        assert!(text.lines().any(|found| found == line), "{text}");
-        assert!(text.contains("# TYPE coredump_process_count counter"));
-        assert!(text.contains("coreward_errors_total{kind=\"disk_full\"} 0"), "every kind is there from the start");
-    }
-
-    #[test]
-    fn hostile_names_stay_inside_their_label() {
-        let metrics = Metrics::new().unwrap();
-        metrics.restore(&[count("/tmp/a\"} 1\nevil_metric 5\u{1b}", 1)]);
-        let text = String::from_utf8(metrics.render().unwrap()).unwrap();
-        assert!(!text.lines().any(|line| line.starts_with("evil")), "{text}");
-        assert!(!text.contains('\u{1b}'));
-    }
-
-    #[test]
-    fn a_label_set_that_leaves_is_counted_as_other() {
-        let metrics = Metrics::new().unwrap();
-        metrics.restore(&[count("/usr/bin/a", 7), count("/usr/bin/b", 2)]);
-        metrics.count(&Counted { raised: count("/usr/bin/c", 1), left: Some(count("/usr/bin/a", 7)), new_bug: false });
-        let text = String::from_utf8(metrics.render().unwrap()).unwrap();
-        let mut samples: Vec<&str> = text.lines().filter(|line| line.starts_with("coredump_process_count{")).collect();
-        samples.sort_unstable_by_key(|line| line.len());
-        let programs: Vec<&str> = samples.iter().map(|line| line.split("program=\"").nth(1).unwrap()).collect();
-        assert_eq!(
-            programs,
-            ["other\",signal=\"SEGV\"} 7", "/usr/bin/b\",signal=\"SEGV\"} 2", "/usr/bin/c\",signal=\"SEGV\"} 1"]
-        );
-    }
-
-    /// Every value that serde accepts for the enum `T`, taken from the error for a value that it rejects.
-    fn variants<T: serde::de::DeserializeOwned + std::fmt::Debug>() -> Vec<T> {
-        let error = serde_json::from_str::<T>("\"?\"").unwrap_err().to_string();
-        let (_, expected) = error.split_once("expected ").unwrap();
-        let names = expected.split('`').skip(1).step_by(2);
-        names.map(|name| serde_json::from_value(name.into()).unwrap()).collect()
-    }
-
-    /// Counts a crash for every origin, outcome, decision and truncation that there is.
-    fn count_every_kind_of_crash(metrics: &Metrics) {
-        let mut records = Vec::new();
-        let whole = record(1);
-        // Imported crashes are not counted.
-        let origins = variants().into_iter().filter(|origin| *origin != Origin::Import);
-        records.extend(origins.map(|origin| Record { origin, ..whole.clone() }));
-        for reason in variants() {
-            records.push(Record { core: CoreReport::none(reason), ..whole.clone() });
-        }
-        for truncation in variants() {
-            let core = CoreReport { truncated: Some(truncation), ..whole.core.clone() };
-            records.push(Record { core, ..whole.clone() });
-        }
-        for keep in variants() {
-            for reason in variants() {
-                records.push(Record { decision: Decision { keep, reason }, ..whole.clone() });
-            }
-        }
-        for setting in ["core_pattern", "core_pipe_limit", "suid_dumpable"] {
-            metrics.set_registered(setting, true);
-        }
-        for record in records {
-            let core_exists = record.core.is_stored();
-            metrics.count(&Counted {
-                raised: CrashCount { core_exists, ..count("/usr/bin/a", 1) },
-                left: None,
-                new_bug: false,
-            });
-            metrics.crash(&record);
-        }
-    }
-
-    /// The cells of every table row in `document` that has this number of cells.
-    fn rows(document: &str, cells: usize) -> Vec<Vec<&str>> {
-        let rows = document.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"));
-        rows.map(|row| row.split(" | ").collect::<Vec<_>>()).filter(|row| row.len() == cells).collect()
-    }
-
-    fn backticked(cell: &str) -> BTreeSet<String> {
-        cell.split('`').skip(1).step_by(2).map(str::to_owned).collect()
-    }
-
-    #[test]
-    fn the_reference_lists_the_metrics_of_the_registry() {
-        let metrics = Metrics::new().unwrap();
-        count_every_kind_of_crash(&metrics);
-        let exported: BTreeSet<_> = metrics
-            .registry
-            .gather()
-            .iter()
-            .map(|family| {
-                let labels = family.get_metric()[0].get_label();
-                let labels: BTreeSet<String> = labels.iter().map(|label| label.name().to_owned()).collect();
-                let kind = format!("{:?}", family.get_field_type()).to_lowercase();
-                (family.name().to_owned(), kind, labels, family.help().to_owned())
-            })
-            .collect();
-        let listed: Vec<_> = rows(REFERENCE, 4)
-            .into_iter()
-            .filter(|row| row[0].starts_with('`'))
-            .map(|row| (row[0].replace('`', ""), row[1].to_owned(), backticked(row[2]), row[3].to_owned()))
-            .collect();
-        assert_eq!(listed.iter().cloned().collect::<BTreeSet<_>>(), exported);
-        assert_eq!(listed.len(), exported.len(), "no metric is listed twice");
-        let used: BTreeSet<String> = exported.into_iter().flat_map(|(_, _, labels, _)| labels).collect();
-        let section = REFERENCE.split("## ").find(|section| section.starts_with("Labels\n")).unwrap();
-        let explained = rows(section, 2).into_iter().flat_map(|row| backticked(row[0])).collect::<BTreeSet<_>>();
-        assert_eq!(explained, used, "each label is explained");
-    }
-
-    #[test]
-    fn the_reference_lists_the_values_of_labels() {
-        const OPEN: [&str; 4] = ["hostname", "program", "signal", "version"];
-        let metrics = Metrics::new().unwrap();
-        count_every_kind_of_crash(&metrics);
-        let mut exported: BTreeMap<(String, String), BTreeSet<String>> = BTreeMap::new();
-        for family in metrics.registry.gather() {
-            for label in family.get_metric().iter().flat_map(prometheus::proto::Metric::get_label) {
-                if !OPEN.contains(&label.name()) {
-                    let values = exported.entry((family.name().to_owned(), label.name().to_owned())).or_default();
-                    // The reason of a crash with a stored core is empty.
-                    values.extend(Some(label.value().to_owned()).filter(|value| !value.is_empty()));
-                }
-            }
-        }
-        let section = REFERENCE.split("## ").find(|section| section.starts_with("Values of labels\n")).unwrap();
-        let mut listed: BTreeMap<(String, String), BTreeSet<String>> = rows(section, 3)
-            .into_iter()
-            .filter(|row| row[0].starts_with('`'))
-            .map(|row| ((row[0].replace('`', ""), row[1].replace('`', "")), backticked(row[2])))
-            .collect();
-        let kinds = rows(section, 2).into_iter().map(|row| row[0].replace('`', "")).filter(|kind| kind != "kind");
-        listed.insert(("coreward_errors_total".to_owned(), "kind".to_owned()), kinds.collect());
-        assert_eq!(listed, exported);
-    }
-}
+mod tests;

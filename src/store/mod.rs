@@ -37,6 +37,6 @@ pub use read::{
 };
 pub use volume::{SHARE_OF_MEMORY, Volume};
 pub use write::{
-    Catalog, CatalogError, CatalogEvent, CoreFile, Counted, CrashCount, Grant, Inserted, Ledger, ModuleStore,
-    ModuleUser, NewBug, OpenReport, QuotaHandle, RecentCore,
+    Catalog, CatalogError, CatalogEvent, ClassUsage, CoreFile, Counted, CrashCount, Grant, Inserted, Ledger,
+    ModuleStore, ModuleUser, NewBug, OpenReport, QuotaHandle, RecentCore,
 };

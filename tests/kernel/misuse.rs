@@ -4,7 +4,7 @@
 use crate::testbed::{Daemon, RunToEnd, TestBed, eventually, program, shim, unsupervised};
 use coreward::crash::{CoreOutcome, NoCore, Truncation};
 use coreward_sys::fdpass;
-use coreward_wire::{DaemonMessage, HEADER_LEN, Header, Kind, Offer, Reply, Request};
+use coreward_wire::{DaemonMessage, HEADER_LEN, Header, Offer, Reply, Request};
 use nix::errno::Errno;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
@@ -216,32 +216,4 @@ fn a_second_daemon_and_one_without_sockets_explain_why_they_exit() {
     let output = Command::new(bed.root.daemon_exe()).arg("--root").arg(bed.root.path()).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("systemctl start coreward.socket"));
-}
-
-#[test]
-fn a_misbehaving_scraper_does_not_disturb_others() {
-    let bed = TestBed::new();
-    let daemon = bed.daemon();
-    assert!(daemon.http("GET /nothing HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").starts_with("HTTP/1.1 404"));
-    assert!(
-        daemon
-            .http("POST /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
-            .starts_with("HTTP/1.1 405")
-    );
-    assert!(
-        daemon
-            .http("GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-            .contains("text/plain; version=0.0.4")
-    );
-    // A client that sends half a request is answered or disconnected within seconds, and others are served meanwhile.
-    let begun = std::time::Instant::now();
-    let slow = std::thread::scope(|scope| {
-        let slow = scope.spawn(|| daemon.http("GET /metrics HTTP/1.1\r\nHo"));
-        assert!(daemon.scrape().contains("coreward_build_info"));
-        slow.join().unwrap()
-    });
-    assert!(begun.elapsed() < Duration::from_secs(9), "{slow}");
-    let unexpected = Header { kind: Kind::Done, payload_len: 0, fds: 0 }.encode();
-    daemon.http(&String::from_utf8_lossy(&unexpected));
-    assert!(daemon.scrape().contains("coreward_build_info"));
 }

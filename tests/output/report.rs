@@ -2,10 +2,11 @@
 
 use crate::assert_output;
 use crate::machine::records;
+use coreward::crash::{CrashLabel, PrincipalClass};
 use coreward::report::{Metrics, entry};
-use coreward::store::{Counted, CrashCount, core_file_name};
+use coreward::store::{ClassUsage, Counted, CrashCount, core_file_name};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// The fields of an entry in the journal's native protocol, one a line: `NAME=value`, or a name, a length and bytes.
 fn fields(mut entry: &[u8]) -> String {
@@ -48,6 +49,7 @@ fn exposition() {
         count,
         last_us: 1_780_000_000_000_000,
     };
+    metrics.set_labels(&CrashLabel::ALL);
     metrics.restore(&[count("build-7", "/usr/sbin/nginx", "SEGV", true, 41)]);
     for record in records() {
         let exists = record.core.is_stored();
@@ -57,10 +59,16 @@ fn exposition() {
         metrics.held.observe(Duration::from_micros(record.held_us).as_secs_f64());
     }
     metrics.error(coreward::report::ErrorKind::DiskFull);
-    let _in_flight = metrics.count_in_flight();
+    // Its age depends on when the test looks.
+    drop(metrics.count_in_flight(Duration::from_secs(3)));
     metrics.repeated_offers.inc();
     metrics.storm_suppressed.inc();
-    metrics.new_signatures.inc();
+    metrics.new_signature(1_780_000_000_000_000);
+    metrics.events_announced.inc();
+    metrics.capture.observe(0.7);
+    metrics.set_registered("core_pattern", true);
+    metrics.set_registered_changed("core_pattern", SystemTime::UNIX_EPOCH + Duration::from_secs(1_780_000_000));
+    metrics.set_usage_by_class(&[(PrincipalClass::System, ClassUsage { bytes: 1 << 20, cores: 3 })]);
     metrics.events_dropped.inc();
     metrics.captured_bytes.inc_by(3 << 20);
     metrics.written_bytes.inc_by(1 << 20);

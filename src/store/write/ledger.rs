@@ -1,7 +1,7 @@
 //! The disk space of all cores: reserved before it is written, committed once a core is stored, freed by eviction.
 
-use super::usage_table::{LimitScope, UsageEntry, UsageTable};
-use crate::crash::{CrashId, Principal};
+use super::usage_table::{ClassUsage, LimitScope, UsageEntry, UsageTable};
+use crate::crash::{CrashId, Principal, PrincipalClass};
 use crate::policy::evict::{Attribution, BugKey};
 use crate::policy::quota::{QuotaLimits, Quotas};
 use crate::store::core_dir::delete_core;
@@ -79,6 +79,12 @@ impl Ledger {
     /// The stored cores, and who each is charged to.
     pub(super) fn holders(&self) -> Vec<(CrashId, Principal)> {
         self.state().usage.holders()
+    }
+
+    /// What is stored of each class of principals, without what is reserved.
+    pub fn usage_by_class(&self) -> [(PrincipalClass, ClassUsage); PrincipalClass::ALL.len()] {
+        let state = self.state();
+        PrincipalClass::ALL.map(|class| (class, state.usage.class(class)))
     }
 
     /// Whether a core of this bug is stored.

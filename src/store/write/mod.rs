@@ -27,4 +27,5 @@ pub use module_store::{ModuleStore, ModuleUser};
 pub use new_bugs::NewBug;
 pub use quota_handle::QuotaHandle;
 pub use rows::Inserted;
+pub use usage_table::ClassUsage;
 pub use writer::{CatalogEvent, OpenReport, RecentCore};

@@ -1,6 +1,6 @@
 //! Disk usage by principal, user, program and signature, and the limits on it.
 
-use crate::crash::{CrashId, Party, Principal, SignatureKey};
+use crate::crash::{CrashId, Party, Principal, PrincipalClass, SignatureKey};
 use crate::policy::evict::{self, Attribution, Beneficiary, BugKey, Candidate};
 use crate::policy::quota::{self, QuotaLimits, Room, VolumeUsage};
 use nix::unistd::Uid;
@@ -38,12 +38,22 @@ pub(super) struct Exceeded {
     pub(super) name: &'static str,
 }
 
+/// What the stored cores of a class of principals take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClassUsage {
+    /// Bytes of the files.
+    pub bytes: u64,
+    /// The number of files.
+    pub cores: u64,
+}
+
 /// All stored cores, and the bytes stored and reserved in each scope.
 #[derive(Debug, Default)]
 pub(super) struct UsageTable {
     cores: HashMap<CrashId, UsageEntry>,
     used: HashMap<LimitScope, u64>,
     cores_by_bug: HashMap<BugKey, usize>,
+    by_class: HashMap<PrincipalClass, ClassUsage>,
     /// Bytes of the catalog, which count towards `MaxUse=` as well.
     catalog: u64,
 }
@@ -66,6 +76,11 @@ impl UsageTable {
 
     pub(super) fn has_bug(&self, bug: &BugKey) -> bool {
         self.cores_by_bug.contains_key(bug)
+    }
+
+    /// What is stored of a class, without what is reserved.
+    pub(super) fn class(&self, class: PrincipalClass) -> ClassUsage {
+        self.by_class.get(&class).copied().unwrap_or_default()
     }
 
     pub(super) fn set_catalog(&mut self, bytes: u64) {
@@ -120,12 +135,19 @@ impl UsageTable {
         self.remove(&id);
         self.reserve(&entry.attribution, entry.bytes);
         *self.cores_by_bug.entry(entry.attribution.bug()).or_default() += 1;
+        let class = self.by_class.entry(class_of(&entry.attribution)).or_default();
+        class.bytes = class.bytes.saturating_add(entry.bytes);
+        class.cores += 1;
         self.cores.insert(id, entry);
     }
 
     pub(super) fn remove(&mut self, id: &CrashId) -> Option<UsageEntry> {
         let entry = self.cores.remove(id)?;
         self.release(&entry.attribution, entry.bytes);
+        if let Some(class) = self.by_class.get_mut(&class_of(&entry.attribution)) {
+            class.bytes = class.bytes.saturating_sub(entry.bytes);
+            class.cores = class.cores.saturating_sub(1);
+        }
         let bug = entry.attribution.bug();
         if let Some(count) = self.cores_by_bug.get_mut(&bug) {
             *count -= 1;
@@ -191,6 +213,10 @@ impl UsageTable {
             })
             .collect()
     }
+}
+
+fn class_of(attribution: &Attribution) -> PrincipalClass {
+    PrincipalClass::of(&attribution.principal, &attribution.party)
 }
 
 fn is_evictable(id: &CrashId, entry: &UsageEntry, scope: &LimitScope, busy: &HashSet<CrashId>) -> bool {

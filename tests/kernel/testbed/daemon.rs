@@ -136,6 +136,11 @@ impl Daemon {
         child.wait().expect("the child").code()
     }
 
+    /// The address of the metrics socket.
+    pub(crate) fn metrics_address(&self) -> SocketAddr {
+        self.metrics
+    }
+
     /// Sends a request to the metrics socket and returns the response.
     pub(crate) fn http(&self, request: &str) -> String {
         let mut stream = TcpStream::connect(self.metrics).expect("the metrics socket");

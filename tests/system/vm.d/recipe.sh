@@ -11,7 +11,7 @@ source "$(dirname "$0")/apt.sh"
 # package conflicts with coreward. The kernel is installed later.
 packages=(
     systemd-sysv udev dbus systemd-container procps curl jq zstd acl attr libcap2-bin
-    gcc libc6-dev gdb python3 busybox-static prometheus
+    gcc libc6-dev gdb python3 busybox-static prometheus prometheus-alertmanager
 )
 
 main() { # SUITE DIR INIT
