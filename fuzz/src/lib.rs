@@ -16,16 +16,17 @@ const PAGE: usize = 4096;
 pub struct SparseMemory(pub BTreeMap<u64, Vec<u8>>);
 
 impl ReadMemory for SparseMemory {
-    fn read_exact_at(&self, address: u64, buffer: &mut [u8]) -> bool {
-        let Some((start, page)) = self.0.range(..=address).next_back() else { return false };
-        let from = usize::try_from(address - start).unwrap_or(usize::MAX);
-        match page.get(from..from.saturating_add(buffer.len())) {
-            Some(bytes) => {
-                buffer.copy_from_slice(bytes);
-                true
-            }
-            None => false,
+    fn read_exact_at(&self, mut address: u64, mut buffer: &mut [u8]) -> bool {
+        while !buffer.is_empty() {
+            let Some((start, page)) = self.0.range(..=address).next_back() else { return false };
+            let from = usize::try_from(address - start).unwrap_or(usize::MAX);
+            let Some(bytes) = page.get(from..).filter(|bytes| !bytes.is_empty()) else { return false };
+            let (part, rest) = buffer.split_at_mut(buffer.len().min(bytes.len()));
+            part.copy_from_slice(&bytes[..part.len()]);
+            address = address.wrapping_add(part.len() as u64);
+            buffer = rest;
         }
+        true
     }
 }
 
