@@ -4,7 +4,7 @@
 use crate::testbed::{Daemon, RunToEnd, TestBed, eventually, program, shim, unsupervised};
 use coreward::crash::{CoreOutcome, NoCore, Truncation};
 use coreward_sys::fdpass;
-use coreward_wire::{DaemonMessage, HEADER_LEN, Header, Kind, Offer, Reply, Request};
+use coreward_wire::{DaemonMessage, HEADER_LEN, Header, Offer, Reply, Request};
 use nix::errno::Errno;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
