@@ -6,9 +6,8 @@
 
 use crate::crash::text::{cut, printable};
 use crate::crash::{CrashLabel, Principal, Record};
-use prometheus::core::Collector;
 use prometheus::proto::MetricFamily;
-use prometheus::{IntCounterVec, Opts};
+use prometheus::{IntCounterVec, Opts, Registry};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -41,6 +40,8 @@ pub(super) struct LabelledCrashes {
     labels: Vec<CrashLabel>,
     /// `None` where there are no labels.
     counter: Option<IntCounterVec>,
+    /// Has the counter alone: its labels change with the configuration.
+    registry: Registry,
     series: HashMap<Vec<String>, Series>,
     owners: Shares,
     /// The values in use, by the label's position.
@@ -139,10 +140,12 @@ impl LabelledCrashes {
             return;
         }
         let names: Vec<&str> = FIXED.into_iter().chain(labels.iter().map(|label| label.name())).collect();
+        let registry = Registry::new();
         // It fails for invalid names, and these are constant.
-        let counter = if labels.is_empty() { None } else { IntCounterVec::new(Opts::new(NAME, HELP), &names).ok() };
+        let counter = IntCounterVec::new(Opts::new(NAME, HELP), &names).ok().filter(|_| !labels.is_empty());
+        let counter = counter.filter(|counter| registry.register(Box::new(counter.clone())).is_ok());
         let values = names.iter().map(|_| Values::default()).collect();
-        *self = Self { labels: labels.to_vec(), counter, values, ..Self::default() };
+        *self = Self { labels: labels.to_vec(), counter, registry, values, ..Self::default() };
     }
 
     /// Counts a crash. Returns the labels whose value is counted as `other` since there is no room.
@@ -187,8 +190,7 @@ impl LabelledCrashes {
 
     /// The counters, if there are labels.
     pub(super) fn collect(&self) -> Vec<MetricFamily> {
-        let families = self.counter.as_ref().map(Collector::collect).unwrap_or_default();
-        families.into_iter().filter(|family| !family.get_metric().is_empty()).collect()
+        self.registry.gather()
     }
 
     fn key(&mut self, record: &Record) -> Vec<String> {

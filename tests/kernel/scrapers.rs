@@ -34,8 +34,9 @@ fn the_page_compression_and_head() {
     let daemon = bed.daemon();
     Command::new(program("segv")).run_to_end();
     bed.wait_for(1);
-    let request =
-        |method, path, more| format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{more}\r\n");
+    let request = |method: &str, path: &str, more: &str| {
+        format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{more}\r\n")
+    };
 
     let (head, plain) = answer(&daemon, &request("GET", "/metrics", ""));
     assert!(head.contains("content-type: text/plain; version=0.0.4") && !head.contains("content-encoding"), "{head}");

@@ -131,7 +131,7 @@ fn what_was_not_counted_for_an_hour_makes_way() {
     assert_eq!(host("late".to_owned(), IDLE / 2), ["hostname"]);
     host("h0".to_owned(), IDLE / 2);
     assert_eq!(host("later".to_owned(), IDLE + NEXT_LOOK), [""; 0]);
-    assert_eq!(sum(&labelled), 4.0, "h0 twice, what was other, and the new one");
+    assert_eq!(sum(&labelled), 9.0, "h0 twice, six that were other, and the new one");
     let hosts: Vec<String> = counts(&labelled).into_keys().map(|labels| labels[1].clone()).collect();
     assert!(hosts.contains(&"hostname=h0".to_owned()) && !hosts.contains(&"hostname=h1".to_owned()), "{hosts:?}");
 }
