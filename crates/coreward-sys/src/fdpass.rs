@@ -115,7 +115,7 @@ mod tests {
         let (count, fds) = recv_with_fds(other.as_fd(), &mut buffer).unwrap();
         assert_eq!((count, fds.len(), open_as("coreward-test-rights")), (5, 3, 4));
         for fd in fds {
-            let flags = nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_GETFD).unwrap();
+            let flags = fcntl(&fd, FcntlArg::F_GETFD).unwrap();
             assert_eq!(flags, libc::FD_CLOEXEC);
         }
         // Room for two, or rather for what fits into whole words.
