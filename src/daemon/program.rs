@@ -10,9 +10,11 @@ use crate::report::{LogGuard, Metrics, serve, start_log};
 use crate::store::Layout;
 use clap::Parser;
 use coreward_sys::essential;
+use coreward_sys::fdpass::reserve_descriptors;
 use coreward_wire::paths::Root;
 use std::fs::{File, TryLockError};
 use std::net::TcpListener;
+use std::os::fd::{AsFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -57,12 +59,16 @@ enum DaemonError {
     TaskEnded(Option<JoinError>),
 }
 
+/// Descriptors for which there is room from the start: some crashes' with their mapped files.
+const DESCRIPTORS: RawFd = 1024;
+
 /// Runs the daemon until systemd stops it.
 #[must_use]
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     // Before anything that readers must not have.
     let readers = ReaderPool::start();
+    reserve_descriptors(std::io::stdin().as_fd(), DESCRIPTORS);
     let log = start_log("corewardd");
     let ended = readers.map_err(DaemonError::from).and_then(|readers| run(arguments, readers));
     exit(ended, log)

@@ -153,7 +153,7 @@ impl DynamicSymbols {
     /// The numbers of the symbols that may be defined. Nothing says how many there are but the hash tables.
     fn numbers(&self, read: &mut dyn FnMut(u64, usize) -> Option<Vec<u8>>) -> Option<Range<u64>> {
         if let Some(table) = self.gnu_table(read) {
-            let end = self.end_of_chains(&table, read)?;
+            let end = table.end_of_chains(read)?;
             let first = u64::from(table.first);
             return Some(first..end.min(first + MAX_SYMBOLS));
         }
@@ -175,32 +175,6 @@ impl DynamicSymbols {
         Some(GnuHash { bucket_count, first, buckets, chains })
     }
 
-    /// The number after that of the last symbol in a table: the last of the chain that begins last.
-    fn end_of_chains(&self, table: &GnuHash, read: &mut dyn FnMut(u64, usize) -> Option<Vec<u8>>) -> Option<u64> {
-        let mut words = |address: u64, index: u64, count: u64| {
-            let bytes = read(address.checked_add(index.checked_mul(4)?)?, usize::try_from(count * 4).ok()?)?;
-            Some(bytes.chunks_exact(4).filter_map(|word| u32_at(word, 0)).collect::<Vec<u32>>())
-        };
-        let bucket_count = u64::from(table.bucket_count).min(MAX_SYMBOLS);
-        let mut last = 0;
-        for begin in (0..bucket_count).step_by(CHUNK as usize) {
-            let buckets = words(table.buckets, begin, CHUNK.min(bucket_count - begin))?;
-            last = buckets.into_iter().fold(last, u32::max);
-        }
-        // No symbol is in the table.
-        let Some(mut index) = last.checked_sub(table.first).map(u64::from) else { return Some(table.first.into()) };
-        const AT_ONCE: u64 = 16;
-        for _ in 0..u64::from(MAX_CHAIN) / AT_ONCE {
-            // The table may end before as many.
-            let chain = words(table.chains, index, AT_ONCE).or_else(|| words(table.chains, index, 1))?;
-            match chain.iter().position(|hash| hash & 1 != 0) {
-                Some(end) => return Some(u64::from(table.first) + index + end as u64 + 1),
-                None => index += chain.len() as u64,
-            }
-        }
-        None
-    }
-
     fn entry(&self, number: u32, read: &mut dyn FnMut(u64, usize) -> Option<Vec<u8>>) -> Option<SymbolEntry> {
         let length = SymbolEntry::length(self.class);
         let address = self.symbols.checked_add(u64::from(number) * length as u64)?;
@@ -211,6 +185,36 @@ impl DynamicSymbols {
         let address = self.strings.start.checked_add(entry.name.into());
         let found = address.filter(|address| self.strings.contains(address)).and_then(|at| read(at, name.len() + 1));
         found.is_some_and(|found| found.split_last() == Some((&0, name.as_bytes())))
+    }
+}
+
+impl GnuHash {
+    /// The number after that of the last symbol in it: the last of the chain that begins last.
+    fn end_of_chains(&self, read: &mut dyn FnMut(u64, usize) -> Option<Vec<u8>>) -> Option<u64> {
+        let mut words = |address: u64, index: u64, count: u64| {
+            let bytes = read(address.checked_add(index.checked_mul(4)?)?, usize::try_from(count * 4).ok()?)?;
+            Some(bytes.chunks_exact(4).filter_map(|word| u32_at(word, 0)).collect::<Vec<u32>>())
+        };
+        let bucket_count = u64::from(self.bucket_count).min(MAX_SYMBOLS);
+        let mut last = 0;
+        let mut begin = 0;
+        while begin < bucket_count {
+            let buckets = words(self.buckets, begin, CHUNK.min(bucket_count - begin))?;
+            last = buckets.into_iter().fold(last, u32::max);
+            begin += CHUNK;
+        }
+        // No symbol is in the self.
+        let Some(mut index) = last.checked_sub(self.first).map(u64::from) else { return Some(self.first.into()) };
+        const AT_ONCE: u64 = 16;
+        for _ in 0..u64::from(MAX_CHAIN) / AT_ONCE {
+            // The table may end before as many.
+            let chain = words(self.chains, index, AT_ONCE).or_else(|| words(self.chains, index, 1))?;
+            match chain.iter().position(|hash| hash & 1 != 0) {
+                Some(end) => return Some(u64::from(self.first) + index + end as u64 + 1),
+                None => index += chain.len() as u64,
+            }
+        }
+        None
     }
 }
 
@@ -229,7 +233,7 @@ fn sysv_hash(name: &str) -> u32 {
 }
 
 #[cfg(test)]
-#[expect(clippy::cast_possible_truncation, reason = "a test may panic")]
+#[expect(clippy::cast_possible_truncation, clippy::indexing_slicing, reason = "a test may panic")]
 mod tests {
     use super::*;
     use crate::elf::read_image;

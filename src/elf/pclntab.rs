@@ -188,7 +188,7 @@ fn is_module_data(class: ElfClass, address: u64, words: &[u8]) -> bool {
 }
 
 #[cfg(test)]
-#[expect(clippy::cast_possible_truncation, reason = "a test may panic")]
+#[expect(clippy::cast_possible_truncation, clippy::indexing_slicing, reason = "a test may panic")]
 mod tests {
     use super::*;
 
@@ -208,7 +208,7 @@ mod tests {
         fn new(class: ElfClass, magic: u32, has_text: bool) -> Self {
             let word_len = class.word_len();
             let word = |value: u64| value.to_le_bytes()[..word_len].to_vec();
-            let is_relative = magic >= 0xffff_fff0 && magic < 0xffff_fffa;
+            let is_relative = (0xffff_fff0..0xffff_fffa).contains(&magic);
             let part = |value: u64| if is_relative { (value as u32).to_le_bytes().to_vec() } else { word(value) };
             let first = if is_relative { 0 } else { TEXT };
             let table = BASE + 0x1000;
@@ -261,7 +261,7 @@ mod tests {
             put(0x4000, BUILD_INFO);
             put(0x4040, &[word(table), word(table), word(7), word(7)].concat());
             put(0x4400, &module_data.into_iter().flat_map(word).collect::<Vec<u8>>());
-            let (extent, data) = (BASE..BASE + 0x6000, vec![BASE + 0x4000..BASE + 0x5000]);
+            let (extent, data) = (BASE..BASE + 0x6000, std::iter::once(BASE + 0x4000..BASE + 0x5000).collect());
             Self { class, bytes, image: MappedImage { bias: BASE, extent, data, ..MappedImage::default() } }
         }
 
@@ -321,7 +321,8 @@ mod tests {
             });
             assert!(count < 64, "{count}");
         }
-        let image = MappedImage { extent: 0..u64::MAX, data: vec![0..u64::MAX - 1], ..program.image };
+        let image =
+            MappedImage { extent: 0..u64::MAX, data: std::iter::once(0..u64::MAX - 1).collect(), ..program.image };
         let mut bytes_read = 0;
         let everywhere = |_, length| {
             bytes_read += length;

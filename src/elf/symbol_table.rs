@@ -225,6 +225,7 @@ mod tests {
         found.into_iter().map(|symbol| symbol.map(|symbol| (symbol.name, symbol.offset))).collect()
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "as it is compared")]
     fn found(name: &str, offset: u64) -> Option<(String, u64)> {
         Some((name.to_owned(), offset))
     }

@@ -93,7 +93,7 @@ impl<'a> LocalMounts<'a> {
         if self.read.iter().any(has) {
             return true;
         }
-        while let Some(list) = self.unread.next() {
+        for list in self.unread.by_ref() {
             let is_there = has(&list);
             self.read.push(list);
             if is_there {

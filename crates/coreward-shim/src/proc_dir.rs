@@ -2,6 +2,7 @@
 //! for as long as it is open, whoever gets the PID later.
 
 use super::warning::{ShimWarning, errno_of};
+use coreward_sys::fdpass;
 use coreward_sys::openat::{self, read_link_at};
 use coreward_wire::{FdKind, MAX_TABLE, MAX_TEXT};
 use nix::errno::Errno;
@@ -12,7 +13,7 @@ use std::cell::Cell;
 use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::mpsc;
 use std::thread;
@@ -28,6 +29,9 @@ pub(super) struct ProcDir {
     /// Jobs for the thread in which it is accessed where that may block, once there is one. After one that blocks the next has another.
     worker: Cell<Option<mpsc::Sender<Job>>>,
 }
+
+/// Descriptors of a shim that opens as many mapped files as a message can have ([`coreward_wire::MAX_MODULES`]).
+const DESCRIPTORS: RawFd = 256;
 
 /// Some work with the directory.
 type Job = Box<dyn FnOnce(&OwnedFd) + Send>;
@@ -154,6 +158,8 @@ impl ProcDir {
 
     fn start_worker(&self) -> nix::Result<mpsc::Sender<Job>> {
         let dir = self.files().try_clone().map_err(|_| Errno::EMFILE)?;
+        // Those of modules, and some more.
+        fdpass::reserve_descriptors(dir.as_fd(), DESCRIPTORS);
         let (sender, jobs) = mpsc::channel::<Job>();
         let work = move || jobs.into_iter().for_each(|job| job(&dir));
         thread::Builder::new().spawn(work).map_err(|_| Errno::EAGAIN)?;

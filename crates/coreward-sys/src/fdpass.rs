@@ -1,13 +1,24 @@
 //! Bytes and descriptors over a Unix stream socket (`SCM_RIGHTS`, unix(7)).
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use nix::unistd::close;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 /// Most descriptors in one message (`SCM_MAX_FD`, include/net/scm.h).
 pub const SCM_MAX_FD: usize = 253;
+
+/// Makes room for so many descriptors. The kernel enlarges the table of a process that has threads only after all processors have passed
+/// a quiescent state (`expand_fdtable`, fs/file.c), which may take more than ten milliseconds: to be called before there are threads. `open` is any
+/// open file. Where it fails, room is made when it is needed.
+pub fn reserve_descriptors(open: BorrowedFd<'_>, count: RawFd) {
+    if let Ok(last) = fcntl(open, FcntlArg::F_DUPFD_CLOEXEC(count.saturating_sub(1))) {
+        let _ = close(last);
+    }
+}
 
 /// Sends as many of `bytes` as the socket takes, and all of `fds` with the first of them. Returns how many bytes were sent.
 ///
@@ -104,7 +115,7 @@ mod tests {
         let (count, fds) = recv_with_fds(other.as_fd(), &mut buffer).unwrap();
         assert_eq!((count, fds.len(), open_as("coreward-test-rights")), (5, 3, 4));
         for fd in fds {
-            let flags = nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_GETFD).unwrap();
+            let flags = fcntl(&fd, FcntlArg::F_GETFD).unwrap();
             assert_eq!(flags, libc::FD_CLOEXEC);
         }
         // Room for two, or rather for what fits into whole words.
