@@ -202,7 +202,7 @@ impl Metrics {
             )?,
             new_signatures: factory.counter(
                 "coreward_new_signatures_total",
-                "Crashes that were the first of their signature and of the user or container that answers for them.",
+                "Crashes that were the first of their signature from their user or container.",
             )?,
             last_new_signature: factory.gauges(
                 "coreward_last_new_signature_timestamp_seconds",
@@ -215,7 +215,7 @@ impl Metrics {
             )?,
             events_dropped: factory.counter(
                 "coreward_events_dropped_total",
-                "New signatures that no program in event.d was told about: EventBurst= was reached, or the earlier ones wait.",
+                "New signatures that no program in event.d was told about: EventBurst= was reached, or too many earlier ones were still waiting.",
             )?,
             held: factory.histogram(
                 "coreward_held_seconds",

@@ -15,7 +15,7 @@ check "dpkg reports it as installed" prints "install ok installed" dpkg --status
 
 # The many crashes of these checks must not reach the rate limits, or one check would affect the next.
 mkdir -p /etc/coreward/coreward.conf.d
-printf '%s\n' '[Coreward]' UnitBurst=0 UserBurst=0 TotalBurst=0 >/etc/coreward/coreward.conf.d/80-checks.conf
+printf '%s\n' '[Coreward]' UnitBurst=0 UserBurst=0 TotalBurst=0 EventBurst=0 >/etc/coreward/coreward.conf.d/80-checks.conf
 
 step "after the install"
 pattern=$(cat /proc/sys/kernel/core_pattern)

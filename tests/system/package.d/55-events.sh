@@ -39,7 +39,14 @@ check "coreward-event.path still waits" systemctl is-active --quiet coreward-eve
 rm -r /etc/coreward/event.d/* /etc/systemd/system/coreward-event@.service.d
 systemctl daemon-reload
 program segv events-none
+new_signatures=$(metric coreward_new_signatures_total)
+announced=$(metric coreward_events_announced_total)
+has_risen() { [[ $(metric "$1") -gt $2 ]]; }
 crash "$exe"
-assert_counted 1 "without a program in event.d nothing is started" "program=$exe"
-check "and nothing accumulates" eventually 10 no_events
+assert_counted 1 "a crash without a program in event.d" "program=$exe"
+id=$(field "$exe" .id)
+check "its signature is new" eventually 30 has_risen coreward_new_signatures_total "$new_signatures"
+check "the daemon has announced it" eventually 30 has_risen coreward_events_announced_total "$announced"
+check "nothing accumulates" eventually 10 no_events
+assert_eq "" "$(journalctl -q -o cat -u "coreward-event@$id.service")" "no program's unit was started"
 systemctl reset-failed 'coreward-event@*' 2>/dev/null || true
