@@ -69,7 +69,9 @@ fn guests_of_an_emulator_are_told_apart_and_each_of_two_bugs_of_one_has_a_core()
     }
     for (name, first) in names.iter().zip(&first) {
         let again = guest(name, "1");
-        assert_eq!(signature(&again), signature(first), "{name}");
+        // The name of version 1 hung on where the host had put the guest.
+        let without_previous = |record| Signature { previous: None, ..signature(record).clone() };
+        assert_eq!(without_previous(&again), without_previous(first), "{name}");
         assert_eq!(decided(&again), (Keep::Record, Reason::Storm, false), "{name}");
         let second = guest(name, "2");
         assert_eq!(signature(&second).id, signature(first).id, "{name}: the emulator's own frames are the same");

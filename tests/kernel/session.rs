@@ -49,7 +49,7 @@ fn a_record_says_what_only_the_held_process_tells() {
     assert_eq!(field("COREDUMP_PROC_AUXV")[..8], 33_u64.to_le_bytes());
     let message = String::from_utf8(field("MESSAGE")).unwrap();
     let stack = format!("\n\nStack trace of thread {}:\n#0  0x0000", record.tid.unwrap());
-    assert!(message.contains(&stack) && message.contains(&format!(" n/a ({} + 0x", named.display())), "{message}");
+    assert!(message.contains(&stack) && message.contains(&format!(" run ({} + 0x", named.display())), "{message}");
 
     let shown = text(&coreward(&bed, &["info"]));
     for line in [format!("TID: {} (crasher <1>)", record.tid.unwrap()), "Package: named 1.2-3".to_owned()] {

@@ -240,7 +240,7 @@ fn info_shows_a_stack_trace_with_function_names() {
         #[cfg(target_arch = "x86_64")]
         ("bugs-i386", 1, &c[..]),
         ("bugs-rust", 1, &["bugs::index_here", "bugs::main"]),
-        ("bugs-c++", 3, &["out_of_range() in bugs-c+++0x", "main in"]),
+        ("bugs-c++", 3, &["out_of_range in bugs-c+++0x", "main in"]),
         ("bugs-go", 3, &["main.panicHere (bugs.go:", "main.main (bugs.go:"]),
     ] {
         let id = crash(&bed, name, &[number], 1)[0][0].id.clone();

@@ -169,7 +169,7 @@ fn descriptors(pid: i32) -> Vec<String> {
 #[test]
 fn a_reader_that_does_not_answer_costs_its_crash_the_stack_and_nothing_else() {
     let bed = TestBed::new();
-    bed.configure("[Coreward]\nStormBurst=0\n");
+    bed.configure("[Coreward]\nStormBurst=0\nModules=none\n");
     let daemon = bed.daemon();
     Command::new(program("segv")).run_to_end();
     bed.wait_for(1);
