@@ -20,8 +20,9 @@ pub use layout::Layout;
 pub use memory::{memory_of_the_unit, memory_of_this_process};
 pub use pin::{is_pinned, lock_for_reading, set_pinned};
 pub use read::{
-    CoreState, CrashRow, Filter, Group, Listed, Meaning, Occurrence, QueryError, StoredCore, count_crashes, find,
-    find_all, for_each_row, groups, least_valuable, list, mark_removed, median_time, occurrences, stored_cores,
+    CoreState, CrashRow, Filter, Follower, Group, Listed, MATCH_FIELDS, Meaning, Occurrence, QueryError, StoredCore,
+    Tally, TallyBy, count_crashes, field_of_match, find, find_all, for_each_row, groups, least_valuable, list,
+    mark_removed, median_time, occurrences, stored_cores, tally,
 };
 pub use volume::{SHARE_OF_MEMORY, Volume};
 pub use write::{

@@ -109,7 +109,7 @@ pub fn find_all(root: &Root, name: &str) -> Result<(Vec<Listed>, Meaning), Query
     }
 }
 
-fn list_catalog(
+pub(super) fn list_catalog(
     db: &Connection,
     layout: &Layout,
     limit: i64,

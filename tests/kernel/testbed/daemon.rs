@@ -134,6 +134,11 @@ impl Daemon {
         child.wait().expect("the child").code()
     }
 
+    /// Where the metrics are served, as HOST:PORT.
+    pub(crate) fn metrics_address(&self) -> String {
+        self.metrics.to_string()
+    }
+
     /// Sends a request to the metrics socket and returns the response.
     pub(crate) fn http(&self, request: &str) -> String {
         let mut stream = TcpStream::connect(self.metrics).expect("the metrics socket");
