@@ -1,6 +1,7 @@
 //! The argument MATCH of the verbs that work on one crash.
 
 use crate::crash::text::from_bytes;
+use crate::store::{MATCH_FIELDS, field_of_match};
 use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use std::os::unix::ffi::OsStrExt;
@@ -13,8 +14,23 @@ pub(super) struct CrashSelector {
     /// The first of these that any crash has is meant: an id, then a PID, then a name, then a prefix, which must be that of one id
     /// only. If several crashes match, the newest is meant. A unit may be one of a user's service manager; ".service" may be
     /// omitted.
-    #[arg(value_name = "MATCH", value_parser = text_parser())]
+    #[arg(value_name = "MATCH", value_parser = match_parser())]
     pub(super) name: Option<String>,
+    /// The newest crash is meant anyway; coredumpctl(1) has this option
+    #[arg(short = '1', hide = true)]
+    newest: bool,
+    /// Nothing is said of crashes that do not match; coredumpctl(1) has this option
+    #[arg(long, short, hide = true)]
+    quiet: bool,
+}
+
+/// Parses a MATCH, in which a field must be one that crashes can be selected by.
+pub(super) fn match_parser() -> impl TypedValueParser<Value = String> {
+    text_parser().try_map(|text| match field_of_match(&text) {
+        Some(Err(field)) => Err(format!("no crash is selected by {field}: {}", MATCH_FIELDS.join(", "))),
+        _ if text.contains('\n') => Err("no crash has a name with a newline".to_owned()),
+        _ => Ok(text),
+    })
 }
 
 /// Parses an argument into text as records have it: it need not be UTF-8.

@@ -2,9 +2,10 @@
 
 use super::error::CliError;
 use super::table::Table;
+use super::terminal::Style;
 use super::{explanations, human, lookup, time};
 use crate::crash::text::push_printable;
-use crate::store::{self, CrashRow, Filter};
+use crate::store::{self, CrashRow, Filter, Listed};
 use coreward_wire::paths::Root;
 use std::io::{self, Write};
 use std::panic::resume_unwind;
@@ -14,6 +15,8 @@ use std::thread;
 const LONG: u64 = 10_000;
 
 const HEADER: [&str; 11] = ["TIME", "PID", "UID", "SIG", "CORE", "SIZE", "ID", "EXE", "UNIT", "CONTAINER", "HOST"];
+/// What most values fit into.
+const STREAM_WIDTHS: [usize; 11] = [19, 7, 5, 4, 9, 6, 16, 28, 24, 12, 0];
 const CONTAINER: usize = 9;
 const HOST: usize = 10;
 
@@ -37,6 +40,27 @@ impl<'a> CrashTable<'a> {
             let earlier = read(&earlier)?;
             Ok(Self(vec![earlier, later.join().unwrap_or_else(|panic| resume_unwind(panic))?]))
         })
+    }
+
+    /// The rows of crashes that are shown as they are recorded: of the columns nothing is known in advance.
+    pub(super) fn stream(crashes: &[Listed], here: &'a str) -> Self {
+        let mut part = TablePart::new(here);
+        for listed in crashes {
+            part.push(&CrashRow::of_listed(listed, &listed.record.program()));
+        }
+        part.table.widen(&STREAM_WIDTHS);
+        Self(vec![part])
+    }
+
+    /// Writes the rows of [`Self::stream`] with all columns.
+    pub(super) fn write_stream(self, out: &mut dyn Write, with_header: bool) -> io::Result<()> {
+        self.0.iter().try_for_each(|part| part.table.write(out, with_header))
+    }
+
+    /// Turns the order of the rows round: the newest first.
+    pub(super) fn reverse(&mut self) {
+        self.0.reverse();
+        self.0.iter_mut().for_each(|part| part.table.reverse());
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -68,13 +92,9 @@ struct TablePart<'a> {
 
 impl<'a> TablePart<'a> {
     fn new(here: &'a str) -> Self {
-        Self {
-            table: Table::new(&HEADER),
-            here,
-            times: time::Short::default(),
-            any_container: false,
-            any_other_host: false,
-        }
+        let mut table = Table::new(&HEADER);
+        table.set_style(style);
+        Self { table, here, times: time::Short::default(), any_container: false, any_other_host: false }
     }
 
     fn push(&mut self, row: &CrashRow<'_>) {
@@ -97,6 +117,17 @@ impl<'a> TablePart<'a> {
     }
 }
 
+/// What became of the core is seen at a glance.
+fn style(column: &str, cell: &str) -> Style {
+    match (column, cell) {
+        ("CORE", "stored") => Style::Green,
+        ("CORE", "truncated" | "missing") => Style::Red,
+        ("CORE", cell) if cell == "stacks" || cell.starts_with("none") => Style::Yellow,
+        ("CORE" | "TIME", _) => Style::Dim,
+        _ => Style::Plain,
+    }
+}
+
 /// A container's name, or the first twelve digits of its id, as `docker ps` shows it.
 pub(super) fn short_container(name: &str) -> &str {
     let is_id = name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -107,8 +138,8 @@ pub(super) fn short_container(name: &str) -> &str {
 mod tests {
     use super::*;
     use crate::crash::{CoreReport, NoCore};
+    use crate::store::CoreState;
     use crate::store::fixtures::listed;
-    use crate::store::{CoreState, Listed};
 
     /// The cells of these crashes, line by line, the header first.
     fn lines(crashes: &[Listed]) -> Vec<Vec<String>> {

@@ -71,6 +71,9 @@ pub(super) struct DebugOptions {
     /// Let gdb ask the debuginfod servers of the environment also about the crash of another user or container
     #[arg(long)]
     debuginfod: bool,
+    /// Arguments for the debugger in one text, in which quotation marks and backslashes work as in a shell
+    #[arg(long, short = 'A', value_name = "ARGS", allow_hyphen_values = true)]
+    debugger_arguments: Option<String>,
     /// Arguments for the debugger; they precede EXECUTABLE and -c CORE
     #[arg(value_name = "DEBUGGER-ARGS", last = true)]
     arguments: Vec<OsString>,
@@ -167,6 +170,7 @@ pub(super) fn run(root: &Root, caller: Uid, options: &DebugOptions) -> Result<Ex
     fcntl(&core, FcntlArg::F_SETFD(FdFlag::empty()))
         .map_err(|error| DebugError::Temporary { dir, error: error.into() })?;
     let path = format!("/proc/{}/fd/{}", std::process::id(), core.as_raw_fd());
+    debugger.args(options.debugger_arguments.iter().flat_map(|text| split_words(text)));
     debugger.args(&options.arguments).args(chosen.path).arg("-c").arg(path);
     let error = debugger.exec();
     Err(match error.kind() {
@@ -342,6 +346,28 @@ fn lldb_arguments(tree: &FileTree) -> Vec<OsString> {
     append.collect()
 }
 
+/// The words of a text as a shell would split it, without expansions.
+fn split_words(text: &str) -> Vec<String> {
+    let mut words: Vec<String> = Vec::new();
+    let mut word: Option<String> = None;
+    let mut quote = None;
+    let mut characters = text.chars();
+    while let Some(character) = characters.next() {
+        match (character, quote) {
+            (_, Some(mark)) if character == mark => quote = None,
+            ('\\', None | Some('"')) => word.get_or_insert_default().extend(characters.next()),
+            ('\'' | '"', None) => {
+                quote = Some(character);
+                word.get_or_insert_default();
+            }
+            (_, None) if character.is_whitespace() => words.extend(word.take()),
+            _ => word.get_or_insert_default().push(character),
+        }
+    }
+    words.extend(word);
+    words
+}
+
 /// The directory for large files. `/tmp` may be a tmpfs.
 fn temporary_dir() -> PathBuf {
     std::env::var_os("TMPDIR").filter(|dir| !dir.is_empty()).map_or_else(|| "/var/tmp".into(), PathBuf::from)
@@ -375,6 +401,18 @@ mod tests {
             executable: None,
             library_dirs: vec!["/t/lib".into(), "/t/opt".into()],
             missing: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn words_are_split_as_a_shell_does() {
+        for (text, expected) in [
+            ("-batch -ex 'thread apply all bt'", &["-batch", "-ex", "thread apply all bt"][..]),
+            (r#"  a\ b "c \" d" '' "#, &["a b", "c \" d", ""]),
+            ("'open", &["open"]),
+            ("", &[]),
+        ] {
+            assert_eq!(split_words(text), expected, "{text}");
         }
     }
 

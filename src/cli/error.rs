@@ -1,6 +1,7 @@
 //! Why a verb fails. A message names the path or the value, and what to do where something can be done.
 
 use super::atomic_file::AtomicFileError;
+use super::remedy::{Remedy, shell_word};
 use crate::crash::CrashId;
 use crate::query::ClientError;
 use crate::registration::SysctlError;
@@ -50,8 +51,19 @@ pub(super) enum CliError {
         "only root and group adm may read the catalog, and coreward-query.socket, which shows users their own crashes, is not active"
     )]
     NoService,
+    #[error(transparent)]
+    Selftest(#[from] SelftestError),
     #[error("interrupted")]
     Interrupted(Signal),
+}
+
+/// Why no canary is let crash.
+#[derive(Debug, Error)]
+pub(super) enum SelftestError {
+    #[error("only root can let processes of other users crash (sudo coreward selftest)")]
+    NotRoot,
+    #[error("{0}: no such user on this machine, or root: name an ordinary user with --user")]
+    User(String),
 }
 
 /// Why a program in event.d was not told about a crash.
@@ -220,18 +232,18 @@ pub(super) enum ShimError {
 
 impl ShimError {
     /// The command that helps, or what to look at.
-    pub(super) fn remedy(&self) -> String {
+    pub(super) fn remedy(&self) -> Remedy {
         match self {
-            Self::Mode(path) => format!("chmod 755 {}", path.display()),
-            Self::NoExec { mount, .. } => format!("mount -o remount,exec {}", mount.display()),
-            Self::Forbidden(..) => "see what refused it: journalctl -k -g denied".to_owned(),
-            Self::Busy(path) => format!("end what is writing to it: fuser -v {}", path.display()),
+            Self::Mode(path) => Remedy::new(format!("chmod 755 {}", shell_word(path))),
+            Self::NoExec { mount, .. } => Remedy::new(format!("mount -o remount,exec {}", shell_word(mount))),
+            Self::Forbidden(..) => Remedy::to("see what refused it", "journalctl -k -g denied"),
+            Self::Busy(path) => Remedy::to("end what is writing to it", format!("fuser -v {}", shell_word(path))),
             Self::Missing(_)
             | Self::NotAFile(_)
             | Self::Format(_)
             | Self::NoLoader(_)
             | Self::Hangs(_)
-            | Self::Other(..) => "apt install --reinstall coreward".to_owned(),
+            | Self::Other(..) => Remedy::new("apt install --reinstall coreward"),
         }
     }
 }

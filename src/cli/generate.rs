@@ -1,7 +1,7 @@
 //! `coreward completions` and `coreward generate`: files that are generated from the definition of the command line.
 
 use super::error::CliError;
-use super::man;
+use super::{complete, man};
 use clap::{Args, Command, ValueEnum};
 use clap_complete::Shell;
 use std::fs;
@@ -72,7 +72,13 @@ fn script(shell: Shell, mut command: Command) -> Vec<u8> {
     // Into memory, because clap_complete panics if its output cannot be written.
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut command, "coreward", &mut script);
-    script
+    let text = String::from_utf8_lossy(&script);
+    match shell {
+        Shell::Bash => complete::for_bash(&text).into_bytes(),
+        Shell::Zsh => complete::for_zsh(&text).into_bytes(),
+        Shell::Fish => complete::for_fish(&text).into_bytes(),
+        _ => script,
+    }
 }
 
 fn file_name(shell: Shell) -> &'static str {

@@ -132,7 +132,7 @@ fn id_of(event: &[u8]) -> Option<CrashId> {
 }
 
 /// The programs, by name. As run-parts(8) does, it leaves out what editors and dpkg leave behind.
-fn hooks(root: &Root) -> Result<Vec<PathBuf>, CliError> {
+pub(super) fn hooks(root: &Root) -> Result<Vec<PathBuf>, CliError> {
     let dir = root.hooks_dir();
     let failed = |error| CliError::File { path: dir.clone(), error };
     let entries = match fs::read_dir(&dir) {

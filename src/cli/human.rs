@@ -18,9 +18,13 @@ pub(super) fn size(bytes: u64) -> String {
     }
 }
 
-/// `1 core`, `3 cores`.
+/// `1 core`, `3 cores`, `3 crashes`.
 pub(super) fn count(number: u64, noun: &str) -> String {
-    let plural = if number == 1 { "" } else { "s" };
+    let plural = match number {
+        1 => "",
+        _ if noun.ends_with("sh") => "es",
+        _ => "s",
+    };
     format!("{number} {noun}{plural}")
 }
 
@@ -101,6 +105,7 @@ mod tests {
     #[test]
     fn one_is_not_many() {
         assert_eq!([0, 1, 2].map(|number| count(number, "core")), ["0 cores", "1 core", "2 cores"]);
+        assert_eq!([1, 2].map(|number| count(number, "crash")), ["1 crash", "2 crashes"]);
     }
 
     #[test]

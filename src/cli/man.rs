@@ -7,7 +7,7 @@ use std::io;
 
 const TAIL: &str = include_str!("../../man/coreward.1.tail");
 /// Verbs that only units and packages use. `--help` hides them; the manual describes them.
-const HIDDEN_IN_HELP: [&str; 5] = ["register", "unregister", "dispatch-events", "run-hooks", "generate"];
+const HIDDEN_IN_HELP: [&str; 6] = ["register", "unregister", "dispatch-events", "run-hooks", "complete", "generate"];
 
 /// The manual page of `command`, in man(7) macros.
 pub(super) fn page(command: &Command) -> io::Result<Vec<u8>> {

@@ -3,18 +3,22 @@
 
 mod atomic_file;
 mod bundle;
+mod complete;
 mod crash_context;
+mod crash_filter;
 mod crash_selector;
 mod crash_table;
 mod debug;
 mod debug_files;
 mod debuginfod;
+mod doctor;
 mod dwarf_names;
 mod elf_symbols;
 mod error;
 mod executable;
 mod explanations;
 mod export;
+mod finding;
 mod foreign_file;
 mod generate;
 mod groups;
@@ -26,17 +30,24 @@ mod interrupt;
 mod json;
 mod list;
 mod lookup;
+mod machine_checks;
 mod man;
 mod message;
+mod metrics_client;
 mod module_packages;
 mod module_source;
+mod pager;
 mod privileges;
+mod record_field;
 mod register;
+mod remedy;
 mod remove;
 mod report;
 mod report_page;
 mod root_file;
 mod run_time_code;
+mod selftest;
+mod selftest_canary;
 mod shim_check;
 mod state_volume;
 mod status;
@@ -47,14 +58,17 @@ mod symbol_table;
 mod symbols;
 mod sysctl_backup;
 mod table;
+mod terminal;
 mod test_crash;
 mod time;
 mod titles;
+mod top;
 mod units;
 mod unpack;
 mod usage;
 mod vacuum;
 mod vetted_sysroot;
+mod watch;
 
 use crate::store::{self, QueryError, count_crashes};
 use clap::{CommandFactory, Parser, Subcommand};
@@ -62,6 +76,7 @@ use coreward_wire::paths::Root;
 use error::CliError;
 use message::print_message;
 use nix::unistd::Uid;
+use pager::Pager;
 use privileges::become_owner;
 use std::ffi::OsString;
 use std::io::{self, BufWriter, Write};
@@ -74,9 +89,24 @@ use std::process::ExitCode;
 #[derive(Debug, Parser)]
 #[command(name = "coreward", version, disable_help_subcommand = true, max_term_width = 100, after_long_help = SERVICE_VERBS)]
 struct CommandLine {
-    /// Use DIR as the root of all paths; for tests
-    #[arg(long, global = true, value_name = "DIR", env = "COREWARD_ROOT", default_value = "/", hide_env_values = true)]
+    /// Use DIR as the root of all paths: the tree of another machine, or of a test
+    #[arg(
+        long,
+        short = 'D',
+        global = true,
+        display_order = 900,
+        value_name = "DIR",
+        env = "COREWARD_ROOT",
+        default_value = "/",
+        hide_env_values = true
+    )]
     root: PathBuf,
+    /// Do not pipe output into a pager
+    #[arg(long, global = true, display_order = 901)]
+    no_pager: bool,
+    /// Do not cut tables to the width of the terminal
+    #[arg(long, short = 'l', global = true, display_order = 902)]
+    full: bool,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -88,11 +118,17 @@ const SERVICE_VERBS: &str = "coreward-register.service runs `coreward register`,
 enum Verb {
     /// List crashes, the newest last
     List(list::ListOptions),
+    /// Show crashes as they are recorded
+    ///
+    /// Ends with Ctrl-C, or when nobody reads its output any more.
+    Watch(watch::WatchOptions),
     /// Show all details of a crash
     Info(info::InfoOptions),
     /// Write the core of a crash to a file
+    #[command(visible_alias = "dump")]
     Export(export::ExportOptions),
     /// Open a crash in a debugger
+    #[command(visible_alias = "gdb")]
     Debug(debug::DebugOptions),
     /// Put the crash of another machine into the catalog
     Import(import::ImportOptions),
@@ -100,6 +136,8 @@ enum Verb {
     ///
     /// `coreward info` shows the functions of one of them.
     Groups(groups::GroupsOptions),
+    /// Show what crashes most: units, executables, users and signatures
+    Top(top::TopOptions),
     /// Write a page about the crashes of some time, or about one crash, to read in a browser
     ///
     /// The page is one HTML file that loads nothing else: it can be mailed, printed and attached.
@@ -116,6 +154,14 @@ enum Verb {
     Vacuum(vacuum::VacuumOptions),
     /// Show whether crashes are being collected
     Status(status::StatusOptions),
+    /// Look for all that keeps crashes from being collected or shown, and name the remedies
+    ///
+    /// Exits with status 1 if a check has failed; warnings alone are a success.
+    Doctor(doctor::DoctorOptions),
+    /// Let processes crash, and follow each crash to the journal and the metrics
+    ///
+    /// These are real crashes, in different places: they are recorded and counted. Their cores are deleted at once. Says before what it does.
+    Selftest(selftest::SelftestOptions),
     /// Make the kernel send crashes to Coreward
     #[command(hide = true)]
     Register(register::RegisterOptions),
@@ -130,6 +176,9 @@ enum Verb {
     RunHooks(hooks::HookOptions),
     /// Print a completion script for a shell
     Completions(generate::CompletionsOptions),
+    /// Print ids, units and executables of crashes, for completion scripts
+    #[command(hide = true)]
+    Complete(complete::CompleteOptions),
     /// Write manual pages and completion scripts, for packages
     #[command(hide = true)]
     Generate(generate::GenerateOptions),
@@ -142,8 +191,11 @@ impl Verb {
     fn needs_only_the_store(&self) -> bool {
         match self {
             Self::List(_)
+            | Self::Watch(_)
             | Self::Info(_)
             | Self::Groups(_)
+            | Self::Top(_)
+            | Self::Complete(_)
             | Self::Usage(_)
             | Self::Pin(_)
             | Self::Unpin(_)
@@ -154,6 +206,8 @@ impl Verb {
             | Self::Report(_)
             | Self::Import(_)
             | Self::Status(_)
+            | Self::Doctor(_)
+            | Self::Selftest(_)
             | Self::Register(_)
             | Self::Unregister(_)
             | Self::DispatchEvents(_)
@@ -161,6 +215,13 @@ impl Verb {
             | Self::Completions(_)
             | Self::Generate(_) => false,
         }
+    }
+}
+
+impl Verb {
+    /// Whether the output may be longer than a screen.
+    fn is_long(&self) -> bool {
+        matches!(self, Self::List(_) | Self::Info(_) | Self::Groups(_) | Self::Top(_) | Self::Usage(_))
     }
 }
 
@@ -172,6 +233,11 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
     if arguments.get(1).is_some_and(|argument| argument == test_crash::ARGUMENT) {
         return test_crash::main();
+    }
+    if arguments.get(1).is_some_and(|argument| argument == selftest_canary::ARGUMENT) {
+        let rest: Vec<String> =
+            arguments.iter().skip(2).map(|argument| argument.to_string_lossy().into_owned()).collect();
+        return selftest_canary::main(&rest);
     }
     let arguments = CommandLine::parse_from(arguments);
     let mut out = BufWriter::new(io::stdout().lock());
@@ -202,33 +268,52 @@ fn run(arguments: CommandLine, out: &mut dyn Write) -> Result<ExitCode, CliError
     let dir = std::path::absolute(&arguments.root);
     let root = Root::new(dir.map_err(|error| CliError::File { path: arguments.root, error })?);
     let caller = Uid::current();
+    terminal::inspect(arguments.full);
     if arguments.verb.needs_only_the_store() {
         become_owner(&root)?;
     }
-    match arguments.verb {
+    let pager = if arguments.verb.is_long() && !arguments.no_pager { Pager::start(caller) } else { None };
+    let Some(pager) = pager else { return run_verb(&root, caller, arguments.verb, out) };
+    let mut paged = BufWriter::new(pager);
+    let ended =
+        run_verb(&root, caller, arguments.verb, &mut paged).and_then(|code| Ok(paged.flush().map(|()| code)?));
+    // A user who has seen enough ends the pager, and what is left in the buffer is not wanted.
+    let (pager, _) = paged.into_parts();
+    pager.finish();
+    ended
+}
+
+fn run_verb(root: &Root, caller: Uid, verb: Verb, out: &mut dyn Write) -> Result<ExitCode, CliError> {
+    match verb {
         Verb::List(options) => {
             let empty = options.json.then_some("[]");
-            list::run(&root, caller, options, out).or_else(|error| show_none(&root, error, empty, out))
+            list::run(root, caller, options, out).or_else(|error| show_none(root, error, empty, out))
         }
-        Verb::Info(options) => info::run(&root, caller, &options, out)
-            .or_else(|error| show_none(&root, error, options.json.then_some("null"), out)),
-        Verb::Export(options) => export::run(&root, caller, &options, out),
-        Verb::Import(options) => import::run(&root, &options, out),
-        Verb::Debug(options) => debug::run(&root, caller, &options),
-        Verb::Groups(options) => groups::run(&root, &options, out)
-            .or_else(|error| show_none(&root, error, options.json.then_some("[]"), out)),
-        Verb::Report(options) => report::run(&root, caller, &options, out),
-        Verb::Usage(options) => usage::run(&root, &options, out),
-        Verb::Pin(options) => remove::pin(&root, &options, true, out),
-        Verb::Unpin(options) => remove::pin(&root, &options, false, out),
-        Verb::Rm(options) => remove::run(&root, &options, out),
-        Verb::Vacuum(options) => vacuum::run(&root, &options, out),
-        Verb::Status(options) => status::run(&root, &options, out),
-        Verb::Register(options) => register::register(&root, &options, out),
-        Verb::Unregister(options) => register::unregister(&root, &options, out),
-        Verb::DispatchEvents(options) => hooks::dispatch(&root, &options),
-        Verb::RunHooks(options) => hooks::run(&root, &options),
+        Verb::Watch(options) => watch::run(root, options, out),
+        Verb::Info(options) => info::run(root, caller, &options, out)
+            .or_else(|error| show_none(root, error, options.json.then_some("null"), out)),
+        Verb::Export(options) => export::run(root, caller, &options, out),
+        Verb::Import(options) => import::run(root, &options, out),
+        Verb::Debug(options) => debug::run(root, caller, &options),
+        Verb::Groups(options) => {
+            groups::run(root, &options, out).or_else(|error| show_none(root, error, options.json.then_some("[]"), out))
+        }
+        Verb::Top(options) => top::run(root, &options, out),
+        Verb::Report(options) => report::run(root, caller, &options, out),
+        Verb::Usage(options) => usage::run(root, &options, out),
+        Verb::Pin(options) => remove::pin(root, &options, true, out),
+        Verb::Unpin(options) => remove::pin(root, &options, false, out),
+        Verb::Rm(options) => remove::run(root, &options, out),
+        Verb::Vacuum(options) => vacuum::run(root, &options, out),
+        Verb::Status(options) => status::run(root, &options, out),
+        Verb::Doctor(options) => doctor::run(root, &options, out),
+        Verb::Selftest(options) => selftest::run(root, &options, out),
+        Verb::Register(options) => register::register(root, &options, out),
+        Verb::Unregister(options) => register::unregister(root, &options, out),
+        Verb::DispatchEvents(options) => hooks::dispatch(root, &options),
+        Verb::RunHooks(options) => hooks::run(root, &options),
         Verb::Completions(options) => generate::completions(&options, CommandLine::command(), out),
+        Verb::Complete(options) => complete::run(root, &options, out),
         Verb::Generate(options) => generate::run(options, &CommandLine::command()),
     }
 }
@@ -278,9 +363,19 @@ mod tests {
             "coreward info 12ab --all-symbols --debuginfod",
             "coreward debug 77 --debugger lldb -- -batch -ex bt",
             "coreward debug -- -batch",
+            "coreward gdb -1 -q 77 -A -batch",
+            "coreward dump -1 77 -o core",
+            "coreward -D /t list --no-pager -l",
             "coreward export -o core --force",
             "coreward list --unit nginx --container 4f5c --signal SIGSEGV --user root --signature s2-12",
             "coreward groups s2-12 --json",
+            "coreward list COREDUMP_UNIT=nginx.service COREDUMP_SIGNAL=11 nginx -1 -r -q",
+            "coreward list -F COREDUMP_EXE,pid",
+            "coreward info COREDUMP_PID=7",
+            "coreward watch nginx --json -n 3",
+            "coreward top --by user --since -7d -n 3",
+            "coreward doctor --json --no-test",
+            "coreward selftest --dry-run --signal abrt",
             "coreward usage --by signature",
             "coreward report --since -7d -o report.html",
             "coreward report 12ab --force -o -",
@@ -294,6 +389,8 @@ mod tests {
             "coreward",
             "coreward list --since soon",
             "coreward list -n many",
+            "coreward list COREDUMP_NONE=1",
+            "coreward selftest --signal TERM",
             "coreward frobnicate",
             "coreward vacuum",
             "coreward report 12ab --since -1d",

@@ -87,9 +87,8 @@ fn page(root: &Root, caller: Uid, options: &ReportOptions) -> Result<String, Cli
         let symbols = Symbols::look_up(&listed.record, &sources, None);
         return Ok(report_page::crash(&host, &listed, &context, &symbols));
     }
-    let microseconds = |time: Timestamp| u64::try_from(time.as_microsecond()).unwrap_or(0);
-    let until_us = microseconds(options.until.unwrap_or_else(Timestamp::now));
-    let since_us = options.since.map_or(until_us.saturating_sub(WEEK_US), microseconds);
+    let until_us = time::microseconds(options.until.unwrap_or_else(Timestamp::now));
+    let since_us = options.since.map_or(until_us.saturating_sub(WEEK_US), time::microseconds);
     Ok(report_page::overview(&overview(root, host, since_us, until_us)?))
 }
 

@@ -71,7 +71,7 @@ fn is(error: &io::Error, errno: Errno) -> bool {
 
 /// The directory on which the file system of `path` is mounted. A bind mount has the device of another mount, so the table of
 /// mounts decides (proc_pid_mountinfo(5)).
-fn mount_point(path: &Path) -> PathBuf {
+pub(super) fn mount_point(path: &Path) -> PathBuf {
     let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     mount_point_in(&table, &path)
@@ -96,7 +96,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     fn remedy(result: Result<(), ShimError>) -> String {
-        result.unwrap_err().remedy()
+        result.unwrap_err().remedy().to_string()
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use super::error::CliError;
 use super::lookup;
 use super::privileges::become_owner;
+use super::remedy::Remedy;
 use super::shim_check;
 use super::state_volume::StateVolume;
 use super::test_crash::{self, TestCrash};
@@ -32,6 +33,9 @@ pub(super) struct StatusReport {
     pub(super) collecting: bool,
     /// What to do if something is wrong.
     pub(super) advice: Vec<String>,
+    /// The same, by what is wrong.
+    #[serde(skip)]
+    pub(super) remedies: Remedies,
     pub(super) core_pattern: String,
     pub(super) core_pattern_is_ours: bool,
     pub(super) core_pipe_limit: String,
@@ -113,7 +117,8 @@ pub(super) fn inspect(root: &Root, sysctl: &Sysctl, test: bool) -> Result<Status
         let count = |ending: &str| names.iter().filter(|name| name.ends_with(ending)).count() as u64;
         (status.spooled, status.quarantined) = (Some(count(SPOOL_SUFFIX)), Some(count(QUARANTINED)));
     }
-    status.advice = advice(root, &status, &settings, shim_remedy, is_listening);
+    status.remedies = Remedies::find(root, &status, &settings, shim_remedy, is_listening);
+    status.advice = status.remedies.advice();
     Ok(status)
 }
 
@@ -127,7 +132,7 @@ fn inspect_kernel(root: &Root, sysctl: &Sysctl, status: &mut StatusReport) -> Re
 }
 
 /// Executes the shim that the kernel starts. Returns the remedy if that does not work.
-fn inspect_shim(status: &mut StatusReport) -> Option<String> {
+fn inspect_shim(status: &mut StatusReport) -> Option<Remedy> {
     let shim = words_of(&status.core_pattern).next().filter(|_| status.core_pattern_is_ours).map(PathBuf::from)?;
     status.shim_exists = shim.is_file();
     let executed = shim_check::execute(&shim);
@@ -225,57 +230,87 @@ fn spooled_files(root: &Root) -> io::Result<Vec<String>> {
 }
 
 impl StatusReport {
-    fn unit(&self, name: &str) -> Option<&Unit> {
+    pub(super) fn unit(&self, name: &str) -> Option<&Unit> {
         self.units.iter().flatten().find(|unit| unit.name == name)
     }
 }
 
 /// The commands that help, in the order in which to run them.
-fn advice(
-    root: &Root,
-    status: &StatusReport,
-    settings: &KernelSettings,
-    shim_remedy: Option<String>,
-    is_listening: bool,
-) -> Vec<String> {
-    let mut advice: Vec<String> = shim_remedy.into_iter().collect();
-    let mut advise = |when: bool, command: &str| advice.extend(when.then(|| command.to_owned()));
-    // systemctl is no way out where systemd is not the init system.
-    let by_systemd = status.units.is_some() || (root.is_system() && libsystemd::daemon::booted());
-    let start = |name: &str| match status.unit(name) {
-        Some(unit) if unit.load == "masked" => format!("systemctl unmask {name} && systemctl enable --now {name}"),
-        _ => format!("systemctl enable --now {name}"),
-    };
-    let socket = if by_systemd { start(units::SOCKET) } else { "start corewardd on its socket".to_owned() };
-    advise(!is_listening, &socket);
-    let register = match status.unit(units::REGISTER) {
-        // Starting an active unit does nothing.
-        Some(unit) if unit.active == "active" => format!("systemctl reload {}", units::REGISTER),
-        _ if by_systemd => start(units::REGISTER),
-        _ => "coreward register".to_owned(),
-    };
-    // Without its unit the registration lasts until the next boot.
-    let lasts = status.unit(units::REGISTER).is_none_or(|unit| unit.active == "active");
-    advise(!lasts || SysctlKey::ALL.iter().any(|key| !settings.is_ours(*key, root)), &register);
-    // It starts the socket and the daemon as well.
-    let is_off_at_boot = |unit: &Unit| unit.active == "active" && unit.enabled == "disabled";
-    let enable = format!("systemctl enable {}, which is not started at the next boot", units::REGISTER);
-    advise(status.unit(units::REGISTER).is_some_and(is_off_at_boot), &enable);
-    let daemon_fails = status.daemon_restarts || status.unit(units::DAEMON).is_some_and(|unit| unit.active == "failed");
-    advise(daemon_fails, "see why the daemon ends: journalctl -e -u coreward.service");
-    let others_failed = status.units.iter().flatten().any(|unit| unit.active == "failed" && unit.name != units::DAEMON);
-    advise(others_failed, "see why the unit failed: systemctl status 'coreward*'");
-    // Whoever does not want it disables it.
-    let is_wanted = |unit: &Unit| unit.load == "loaded" && unit.enabled == "enabled" && unit.active != "active";
-    let query = format!("systemctl start {}, which shows users their own crashes", units::QUERY);
-    advise(status.unit(units::QUERY).is_some_and(is_wanted), &query);
-    let is_silent = status.test_crash == "failed" && by_systemd;
-    advise(
-        is_silent,
-        "see what the daemon does (journalctl -e -u coreward.service), or systemctl restart coreward.service",
-    );
-    advise(status.test_crash == "failed" && !by_systemd, "see the log of corewardd");
-    advice
+#[derive(Clone, Debug, Default)]
+pub(super) struct Remedies {
+    /// The shim cannot be executed.
+    pub(super) shim: Option<Remedy>,
+    /// Nobody listens on the intake.
+    pub(super) socket: Option<Remedy>,
+    /// A setting of the kernel is not ours, or not for long.
+    pub(super) register: Option<Remedy>,
+    /// Crashes will not be collected after the next boot.
+    pub(super) next_boot: Option<Remedy>,
+    /// The daemon fails.
+    pub(super) daemon: Option<Remedy>,
+    /// Another unit has failed.
+    pub(super) other_unit: Option<Remedy>,
+    /// The test crash got lost.
+    pub(super) test_crash: Option<Remedy>,
+}
+
+impl Remedies {
+    fn find(
+        root: &Root,
+        status: &StatusReport,
+        settings: &KernelSettings,
+        shim: Option<Remedy>,
+        is_listening: bool,
+    ) -> Self {
+        // systemctl is no way out where systemd is not the init system.
+        let by_systemd = status.units.is_some() || (root.is_system() && libsystemd::daemon::booted());
+        let start = |name: &str| match status.unit(name) {
+            Some(unit) => unit.start(),
+            None => Remedy::new(format!("systemctl enable --now {name}")),
+        };
+        let socket = || if by_systemd { start(units::SOCKET) } else { Remedy::new("start corewardd on its socket") };
+        let registration = status.unit(units::REGISTER);
+        let register = || match registration {
+            // Starting an active unit does nothing.
+            Some(unit) if unit.active == "active" => Remedy::new(format!("systemctl reload {}", units::REGISTER)),
+            _ if by_systemd => start(units::REGISTER),
+            _ => Remedy::new("coreward register"),
+        };
+        // Without its unit the registration lasts until the next boot.
+        let lasts = registration.is_none_or(|unit| unit.active == "active");
+        let is_off_at_boot = |unit: &Unit| unit.active == "active" && unit.enabled == "disabled";
+        let daemon_fails =
+            status.daemon_restarts || status.unit(units::DAEMON).is_some_and(|unit| unit.active == "failed");
+        let other_failed =
+            status.units.iter().flatten().any(|unit| unit.active == "failed" && unit.name != units::DAEMON);
+        let test_crash = || {
+            if by_systemd {
+                let purpose = "see what the daemon does (journalctl -e -u coreward.service), or restart it";
+                Remedy::to(purpose, "systemctl restart coreward.service")
+            } else {
+                Remedy::new("see the log of corewardd")
+            }
+        };
+        Self {
+            shim,
+            socket: (!is_listening).then(socket),
+            register: (!lasts || SysctlKey::ALL.iter().any(|key| !settings.is_ours(*key, root))).then(register),
+            // It starts the socket and the daemon as well.
+            next_boot: registration.is_some_and(is_off_at_boot).then(|| {
+                let purpose = "crashes will not be collected after the next boot otherwise";
+                Remedy::to(purpose, format!("systemctl enable {}", units::REGISTER))
+            }),
+            daemon: daemon_fails.then(|| Remedy::to("see why the daemon ends", "journalctl -e -u coreward.service")),
+            other_unit: other_failed.then(|| Remedy::to("see why the unit failed", "systemctl status 'coreward*'")),
+            test_crash: (status.test_crash == "failed").then(test_crash),
+        }
+    }
+
+    fn advice(&self) -> Vec<String> {
+        let Self { shim, socket, register, next_boot, daemon, other_unit, test_crash } = self;
+        let all = [shim, socket, register, next_boot, daemon, other_unit, test_crash];
+        all.into_iter().flatten().map(ToString::to_string).collect()
+    }
 }
 
 #[cfg(test)]
@@ -343,15 +378,18 @@ mod tests {
         ] {
             let status =
                 StatusReport { units: Some(vec![unit(units::REGISTER, load, active)]), ..StatusReport::default() };
-            assert_eq!(advice(&root, &status, &lost, None, true), [expected]);
+            assert_eq!(Remedies::find(&root, &status, &lost, None, true).advice(), [expected]);
             let ours = KernelSettings::ours(root.core_pattern(&root.shim_exe()).unwrap());
-            let said = advice(&root, &status, &ours, None, true);
+            let said = Remedies::find(&root, &status, &ours, None, true).advice();
             assert_eq!(said, if active == "active" { Vec::new() } else { vec![expected] }, "only until the next boot");
         }
         let disabled = Unit { enabled: "disabled".to_owned(), ..unit(units::REGISTER, "loaded", "active") };
         let status = StatusReport { units: Some(vec![disabled]), ..StatusReport::default() };
         let ours = KernelSettings::ours(root.core_pattern(&root.shim_exe()).unwrap());
-        let said = advice(&root, &status, &ours, None, true);
-        assert_eq!(said, ["systemctl enable coreward-register.service, which is not started at the next boot"]);
+        let said = Remedies::find(&root, &status, &ours, None, true).advice();
+        assert_eq!(
+            said,
+            ["crashes will not be collected after the next boot otherwise: systemctl enable coreward-register.service"]
+        );
     }
 }

@@ -65,7 +65,7 @@ fn lines(status: &StatusReport) -> Vec<(String, String)> {
 }
 
 /// The program that receives the crashes.
-fn receiver(status: &StatusReport) -> String {
+pub(super) fn receiver(status: &StatusReport) -> String {
     let pattern = &status.core_pattern;
     let program = pattern.strip_prefix('|').map(|command| command.split(' ').next().unwrap_or_default());
     let name = program.and_then(|program| program.rsplit('/').next());
@@ -82,7 +82,7 @@ fn receiver(status: &StatusReport) -> String {
     }
 }
 
-fn pipe_limit(status: &StatusReport) -> String {
+pub(super) fn pipe_limit(status: &StatusReport) -> String {
     let limit = printable(&status.core_pipe_limit);
     match status.core_pipe_limit.parse::<u32>() {
         _ if !status.core_pattern_is_ours => limit,
@@ -97,7 +97,7 @@ fn pipe_limit(status: &StatusReport) -> String {
 }
 
 /// Programs that changed their privileges.
-fn privileged(status: &StatusReport) -> String {
+pub(super) fn privileged(status: &StatusReport) -> String {
     let value = printable(&status.suid_dumpable);
     match value.as_str() {
         _ if !status.core_pattern_is_ours => format!("fs.suid_dumpable={value}"),
@@ -124,7 +124,7 @@ fn daemon(status: &StatusReport) -> &'static str {
     }
 }
 
-fn crashes(status: &StatusReport) -> String {
+pub(super) fn crashes(status: &StatusReport) -> String {
     if let Some(problem) = &status.catalog_problem {
         return printable(problem);
     }
@@ -138,7 +138,7 @@ fn crashes(status: &StatusReport) -> String {
     }
 }
 
-fn spool(status: &StatusReport) -> String {
+pub(super) fn spool(status: &StatusReport) -> String {
     match (status.spooled, status.quarantined) {
         (None, _) | (_, None) => "only root and group coreward may read it".to_owned(),
         (Some(0), Some(0)) => "empty".to_owned(),
@@ -151,7 +151,7 @@ fn spool(status: &StatusReport) -> String {
     }
 }
 
-fn limit(bytes: u64) -> String {
+pub(super) fn limit(bytes: u64) -> String {
     if bytes == u64::MAX { "infinity".to_owned() } else { human::size(bytes) }
 }
 

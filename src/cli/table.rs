@@ -1,13 +1,18 @@
-//! Tables without borders. A row is one line that is never wrapped or shortened, so that grep(1) and awk(1) can find what is
-//! in it.
+//! Tables without borders. A row is one line that is never wrapped, and not shortened where a program reads it, so that grep(1) and awk(1)
+//! can find what is in it. On a terminal wide columns are cut to its width, unless `--full` is given.
 
+use super::terminal::{Style, terminal};
 use std::io::{self, Write};
-use unicode_width::UnicodeWidthStr;
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 /// Spaces between two columns.
 const GAP: usize = 2;
 /// Shown in an empty cell.
 const EMPTY_CELL: &str = "-";
+/// Columns up to this width are not cut: those of times, numbers and ids.
+const UNCUT: usize = 20;
+/// Stands for what was cut from the middle of a cell: paths differ at their ends.
+const CUT: char = '…';
 /// Bytes of lines that are written at once.
 const WRITE_SIZE: usize = 64 << 10;
 
@@ -23,6 +28,10 @@ pub(super) struct Table {
     text: String,
     /// Where each cell ends in `text`.
     ends: Vec<usize>,
+    /// The last row is written first.
+    backwards: bool,
+    /// How a cell looks on a terminal, by the name of its column and its text.
+    style: fn(&str, &str) -> Style,
 }
 
 impl Table {
@@ -33,7 +42,26 @@ impl Table {
             hidden: Vec::new(),
             text: String::new(),
             ends: Vec::new(),
+            backwards: false,
+            style: |_, _| Style::Plain,
         }
+    }
+
+    /// Sets how cells look on a terminal.
+    pub(super) fn set_style(&mut self, style: fn(&str, &str) -> Style) {
+        self.style = style;
+    }
+
+    /// Makes columns at least this wide, so that tables that are written one after the other look like one.
+    pub(super) fn widen(&mut self, widths: &[usize]) {
+        for (width, least) in self.widths.iter_mut().zip(widths) {
+            *width = (*width).max(*least);
+        }
+    }
+
+    /// Turns the order of the rows round.
+    pub(super) fn reverse(&mut self) {
+        self.backwards = !self.backwards;
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -76,20 +104,34 @@ impl Table {
     /// Writes tables with the same columns as one.
     pub(super) fn write_joined(tables: &[Self], out: &mut dyn Write, with_header: bool) -> io::Result<()> {
         let Some(first) = tables.first() else { return Ok(()) };
-        let shown: Vec<(usize, usize)> = (0..first.header.len())
+        let mut shown: Vec<(usize, usize)> = (0..first.header.len())
             .filter(|column| !first.hidden.contains(column))
             .map(|column| {
                 let name = if with_header { width(first.header[column]) } else { 0 };
-                (column, tables.iter().fold(name, |widest, table| widest.max(table.widths[column])) + GAP)
+                (column, tables.iter().fold(name, |widest, table| widest.max(table.widths[column])))
             })
             .collect();
+        if let Some(width) = terminal().width {
+            fit(&mut shown, width);
+        }
         let mut lines = String::with_capacity(2 * WRITE_SIZE);
         if with_header {
-            push_line(&mut lines, shown.iter().map(|(column, width)| (first.header[*column], *width)));
+            let (begin, end) = Style::Underlined.sequences();
+            lines.push_str(begin);
+            push_line(&mut lines, shown.iter().map(|(column, width)| (first.header[*column], *width, Style::Plain)));
+            lines.insert_str(lines.len() - 1, end);
         }
+        let has_colours = terminal().colours;
         for table in tables {
-            for row in (0..table.ends.len()).step_by(table.header.len()) {
-                push_line(&mut lines, shown.iter().map(|(column, width)| (table.cell(row + column), *width)));
+            let rows = table.ends.len() / table.header.len();
+            for number in 0..rows {
+                let row = table.header.len() * if table.backwards { rows - 1 - number } else { number };
+                let cells = shown.iter().map(|(column, width)| {
+                    let cell = table.cell(row + column);
+                    let style = if has_colours { (table.style)(table.header[*column], cell) } else { Style::Plain };
+                    (cell, *width, style)
+                });
+                push_line(&mut lines, cells);
                 if lines.len() >= WRITE_SIZE {
                     out.write_all(lines.as_bytes())?;
                     lines.clear();
@@ -105,15 +147,54 @@ impl Table {
     }
 }
 
-/// Appends a line of cells, each padded to the width of its column unless it is the last.
-fn push_line<'a>(lines: &mut String, cells: impl Iterator<Item = (&'a str, usize)>) {
+/// Cuts the widest columns until a line fits into `width`, or only narrow ones are left.
+fn fit(columns: &mut [(usize, usize)], width: usize) {
+    loop {
+        let line: usize = columns.iter().map(|(_, width)| width + GAP).sum();
+        let excess = line.saturating_sub(GAP + width);
+        let widest = columns.iter_mut().map(|(_, width)| width).max().filter(|widest| excess > 0 && **widest > UNCUT);
+        let Some(widest) = widest else { return };
+        // One column at a time, so that all wide ones end up with the same width.
+        *widest -= 1;
+    }
+}
+
+/// Appends a line of cells, each with the width of its column, padded to that unless it is the last.
+fn push_line<'a>(lines: &mut String, cells: impl Iterator<Item = (&'a str, usize, Style)>) {
     let mut padding = 0;
-    for (cell, column_width) in cells {
+    for (cell, column_width, style) in cells {
         push_spaces(lines, padding);
-        lines.push_str(cell);
-        padding = column_width - width(cell);
+        let (begin, end) = style.sequences();
+        lines.push_str(begin);
+        let cell_width = width(cell);
+        if cell_width > column_width {
+            push_cut(lines, cell, column_width);
+        } else {
+            lines.push_str(cell);
+        }
+        lines.push_str(end);
+        padding = column_width.saturating_sub(cell_width) + GAP;
     }
     lines.push('\n');
+}
+
+/// Appends the beginning and the end of a text that is wider than `columns`.
+fn push_cut(line: &mut String, text: &str, columns: usize) {
+    let room = columns.saturating_sub(1);
+    let fitting = |characters: &mut dyn Iterator<Item = char>, room: usize| -> String {
+        let mut left = room;
+        let fits = |character: &char| {
+            let taken = character.width().unwrap_or(0);
+            let fits = taken <= left;
+            left -= if fits { taken } else { 0 };
+            fits
+        };
+        characters.take_while(fits).collect()
+    };
+    let end = fitting(&mut text.chars().rev(), room.div_ceil(2));
+    line.push_str(&fitting(&mut text.chars(), room - room.div_ceil(2)));
+    line.push(CUT);
+    line.extend(end.chars().rev());
 }
 
 fn push_spaces(lines: &mut String, mut count: usize) {
@@ -148,6 +229,37 @@ mod tests {
         let rows = format!("1   -  é\n22  é  {long}\n");
         assert_eq!(shown(true), format!("A   B  C\n{rows}"));
         assert_eq!(shown(false), rows);
+    }
+
+    #[test]
+    fn wide_columns_are_cut_in_the_middle_until_a_line_fits() {
+        let mut columns = [(0, 19), (1, 50), (2, 40)];
+        fit(&mut columns, 80);
+        assert_eq!(columns.map(|(_, width)| width).iter().sum::<usize>() + 2 * GAP, 80);
+        assert_eq!(columns[0].1, 19);
+        assert!(columns[1].1.abs_diff(columns[2].1) <= 1, "{columns:?}");
+        fit(&mut columns, 10);
+        assert_eq!(columns.map(|(_, width)| width), [19, UNCUT, UNCUT], "times, numbers and ids stay");
+        let cut = |text: &str, width: usize| {
+            let mut line = String::new();
+            push_cut(&mut line, text, width);
+            line
+        };
+        assert_eq!(cut("/usr/lib/postgresql/15/bin/postgres", 20), "/usr/lib/…n/postgres");
+        assert_eq!(cut("ééééé", 3), "é…é");
+        assert_eq!(width(&cut("漢字漢字漢字", 6)), 5, "a wide character is left out rather than halved");
+    }
+
+    #[test]
+    fn rows_are_turned_round_and_columns_widened() {
+        let mut table = Table::new(&["A", "B"]);
+        table.push_row(&["1", "2"]);
+        table.push_row(&["3", "4"]);
+        table.reverse();
+        table.widen(&[3, 3]);
+        let mut out = Vec::new();
+        table.write(&mut out, true).unwrap();
+        assert_eq!(out, b"A    B\n3    4\n1    2\n");
     }
 
     #[test]

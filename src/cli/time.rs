@@ -71,6 +71,16 @@ fn in_zone(text: &str, zone: &TimeZone, now: &Zoned) -> Option<Zoned> {
     moment.to_zoned(zone.clone()).ok()
 }
 
+/// A timestamp as records have it, in microseconds since 1970.
+pub(super) fn microseconds(time: Timestamp) -> u64 {
+    u64::try_from(time.as_microsecond()).unwrap_or(0)
+}
+
+/// The present time, as records have it.
+pub(super) fn now_us() -> u64 {
+    microseconds(Timestamp::now())
+}
+
 /// A timestamp of a record in the time zone of this machine; `None` if it is out of the calendar's range.
 fn local(time_us: u64) -> Option<Zoned> {
     let moment = Timestamp::from_microsecond(i64::try_from(time_us).ok()?).ok()?;

@@ -1,5 +1,6 @@
 //! The state of Coreward's units, as systemd reports it.
 
+use super::remedy::Remedy;
 use crate::crash::text::printable;
 use coreward_wire::paths::Root;
 use serde::Serialize;
@@ -36,17 +37,40 @@ pub(super) const QUERY: &str = "coreward-query.socket";
 
 const NAMES: [&str; 4] = [DAEMON, SOCKET, REGISTER, QUERY];
 
+impl Unit {
+    /// The command that starts it now and at each boot.
+    pub(super) fn start(&self) -> Remedy {
+        let name = &self.name;
+        let masked = if self.load == "masked" { format!("systemctl unmask {name} && ") } else { String::new() };
+        Remedy::new(format!("{masked}systemctl enable --now {name}"))
+    }
+}
+
 /// The units; `None` if systemd does not run on this machine, or `root` is not that of the machine.
 pub(super) fn query_systemd(root: &Root) -> Option<Vec<Unit>> {
+    query(root, &NAMES)
+}
+
+/// The same for other units.
+pub(super) fn query(root: &Root, names: &[&str]) -> Option<Vec<Unit>> {
+    let properties = ["show", "-p", "Id,LoadState,ActiveState,SubState,UnitFileState,StatusText,NRestarts"];
+    let units = parse(&systemctl(root, &[properties.as_slice(), names].concat())?);
+    (!units.is_empty()).then_some(units)
+}
+
+/// A property of a unit; `None` as for [`query_systemd`].
+pub(super) fn property(root: &Root, unit: &str, name: &str) -> Option<String> {
+    Some(systemctl(root, &["show", "--value", "-p", name, unit])?.trim().to_owned())
+}
+
+/// What systemctl(1) prints; `None` as for [`query_systemd`].
+pub(super) fn systemctl(root: &Root, arguments: &[&str]) -> Option<String> {
     // sd_booted(3)
     if !root.is_system() || !Path::new("/run/systemd/system").is_dir() {
         return None;
     }
-    let mut systemctl = Command::new("systemctl");
-    systemctl.args(["show", "-p", "Id,LoadState,ActiveState,SubState,UnitFileState,StatusText,NRestarts"]).args(NAMES);
-    let output = systemctl.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
-    let units = parse(&String::from_utf8_lossy(&output.stdout));
-    (!units.is_empty()).then_some(units)
+    let output = Command::new("systemctl").args(arguments).stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
+    Some(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Parses the output of `systemctl show`: the properties of the units, separated by empty lines.

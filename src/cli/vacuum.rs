@@ -1,8 +1,8 @@
 //! `coreward vacuum`: deletes cores in the daemon's order of eviction until the given limits are met.
 
 use super::error::{ChangeError, CliError};
-use super::human;
 use super::remove::{open_cores, write_down_removal};
+use super::{human, time};
 use crate::config::{parse_duration, parse_size};
 use crate::crash::CrashId;
 use crate::store::{self, StoredCore, core_file_name};
@@ -12,7 +12,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use nix::sys::statvfs::fstatvfs;
 use std::io::Write;
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 /// Options of `vacuum`.
 #[derive(Args, Debug)]
@@ -47,8 +47,7 @@ fn age(text: &str) -> Result<Duration, String> {
 pub(super) fn run(root: &Root, options: &VacuumOptions, out: &mut dyn Write) -> Result<ExitCode, CliError> {
     let (layout, dir) = open_cores(root)?;
     let free = fstatvfs(&dir).map_or(0, |volume| volume.blocks_available() * volume.fragment_size());
-    let now_us = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |now| u64::try_from(now.as_micros()).unwrap_or(u64::MAX));
-    let doomed = choose(store::stored_cores(root)?, options, free, now_us);
+    let doomed = choose(store::stored_cores(root)?, options, free, time::now_us());
     let bytes: u64 = doomed.iter().map(|core| core.bytes).sum();
     if options.dry_run {
         for core in &doomed {

@@ -1,9 +1,9 @@
 //! The two sides together: crashes inserted by the daemon's side are read by the commands' side.
 
 use super::{
-    Catalog, CatalogView, CoreState, CrashSummary, Filter, Ledger, Listed, Meaning, QueryError, Selection, UsageBy,
-    UsageShare, Viewer, find, find_all, for_each_row, groups, list, median_time, occurrences, signatures_named_before,
-    stored_cores,
+    Catalog, CatalogView, CoreState, CrashSummary, Filter, Follower, Ledger, Listed, Meaning, QueryError, Selection,
+    TallyBy, UsageBy, UsageShare, Viewer, find, find_all, for_each_row, groups, list, median_time, occurrences,
+    signatures_named_before, stored_cores, tally,
 };
 use crate::crash::{CoreReport, Level, NoCore, Origin, Record, Signature, SignatureKey};
 use crate::policy::access::LocalUsers;
@@ -389,4 +389,82 @@ fn a_user_sees_own_crashes_and_nothing_that_depends_on_others() {
     assert_eq!(inserted(&nobody, 0), (Vec::new(), last));
     let by_pid = Filter { matches: Some("30".to_owned()), ..all() };
     assert_eq!(alice.inserted_after(0, &by_pid).unwrap().0.len(), 1);
+}
+
+#[test]
+fn what_crashes_most_is_counted_with_what_was_rolled_up() {
+    let mut other = crash(2, 2);
+    other.exe = "/usr/bin/other".to_owned();
+    other.uid = Some(Uid::from_raw(7));
+    other.cgroup.unit = None;
+    other.cgroup.container = Some("web".to_owned());
+    let (program, uid, time_us) = (crash(1, 0).program(), crash(1, 0).uid.unwrap(), crash(1, 0).time_us);
+    let unit = crash(1, 0).cgroup.unit.unwrap();
+    let signature = crash(1, 0).signature_key();
+    let (_dir, root) = store(vec![crash(1, 1), other, crash(3, 3)]);
+    let db = rusqlite::Connection::open(super::Layout::new(&root).catalog).unwrap();
+    let fold = "INSERT INTO folded (signature, hostname, unit, container, from_us, span_us, program, signal_name, count, first_us, last_us)
+        VALUES (?1, 'h', ?2, '', 0, 1, ?3, 'SEGV', ?4, ?5, ?5)";
+    for (signature, unit, program, count) in
+        [(signature.as_str(), unit.as_str(), program.as_str(), 10), ("*", "*", "x", 100)]
+    {
+        db.execute(fold, rusqlite::params![signature, unit, program, count, time_us.cast_signed()]).unwrap();
+    }
+    let counts = |by, since_us, until_us| -> Vec<(Option<String>, u64)> {
+        tally(&root, by, since_us, until_us).unwrap().into_iter().map(|tally| (tally.name, tally.count)).collect()
+    };
+    let name = |name: &str| Some(name.to_owned());
+    let all = |by| counts(by, 0, u64::MAX >> 1);
+    assert_eq!(all(TallyBy::Unit), [(None, 100), (Some(unit), 12), (name("container web"), 1)]);
+    assert_eq!(all(TallyBy::Executable), [(None, 100), (Some(program.clone()), 12), (name("/usr/bin/other"), 1)]);
+    assert_eq!(all(TallyBy::User), [(None, 110), (Some(uid.to_string()), 2), (name("7"), 1)]);
+    assert_eq!(all(TallyBy::Signature).iter().map(|(_, count)| count).sum::<u64>(), 113);
+    assert_eq!(counts(TallyBy::Executable, time_us + 3, time_us + 9), [(Some(program), 1)]);
+}
+
+#[test]
+fn a_follower_finds_each_crash_once_and_only_what_is_selected() {
+    let (_dir, root) = store(vec![crash(1, 1)]);
+    let layout = super::Layout::new(&root);
+    let filter = |text: &str| Filter { matches: Some(text.to_owned()), ..Filter::default() };
+    let mut all = Follower::start(&root, Filter::default()).unwrap();
+    let mut some = Follower::start(&root, filter("COREDUMP_PID=3\nCOREDUMP_PID=4")).unwrap();
+    let ledger = Arc::new(Ledger::new(layout.open_cores().unwrap()));
+    let (catalog, _) = Catalog::start(layout.catalog.clone(), ledger, Box::new(|_| ()), Box::new(|| ())).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let insert = |pid| runtime.block_on(catalog.insert(Arc::new(crash(pid, 0)))).unwrap();
+    let pids = |follower: &mut Follower| -> Vec<i32> {
+        follower.poll().unwrap().iter().map(|listed| listed.record.key.pid.as_raw()).collect()
+    };
+    assert_eq!(pids(&mut all), [0; 0]);
+    insert(2);
+    insert(3);
+    assert_eq!((pids(&mut all), pids(&mut some)), (vec![2, 3], vec![3]));
+    insert(4);
+    assert_eq!((pids(&mut all), pids(&mut some)), (vec![4], vec![4]));
+    assert_eq!(pids(&mut all), [0; 0]);
+}
+
+#[test]
+fn matches_of_coredumpctl_select_rows_and_records_alike() {
+    let mut abrt = crash(2, 2);
+    (abrt.signal, abrt.signal_name) = (Some(6), "ABRT".to_owned());
+    abrt.cgroup.unit = Some("b.service".to_owned());
+    let (_dir, root) = store(vec![crash(1, 1), abrt, crash(3, 3)]);
+    for (text, expected) in [
+        ("COREDUMP_UNIT=b.service", &[2][..]),
+        ("COREDUMP_UNIT=b", &[]),
+        ("b\nCOREDUMP_SIGNAL=6", &[2]),
+        ("COREDUMP_SIGNAL=6\nCOREDUMP_SIGNAL=SIGSEGV", &[1, 2, 3]),
+        ("COREDUMP_SIGNAL=11\nCOREDUMP_PID=3", &[3]),
+        ("3\n1", &[1, 3]),
+    ] {
+        let filter = Filter { matches: Some(text.to_owned()), ..Filter::default() };
+        assert_eq!(pids_of_rows(&root, &filter), expected, "{text:?}");
+        let found = list(&root, &filter).unwrap();
+        let listed: Vec<i32> = found.iter().map(|listed| listed.record.key.pid.as_raw()).collect();
+        assert_eq!(listed, expected, "{text:?}");
+    }
+    assert_eq!(find(&root, Some("COREDUMP_PID=2")).unwrap().record.key.pid.as_raw(), 2);
+    assert!(matches!(find(&root, Some("COREDUMP_PID=9")), Err(QueryError::NoMatch(_))));
 }

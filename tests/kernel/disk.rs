@@ -110,7 +110,10 @@ fn pinned_cores_are_not_evicted_and_removed_cores_are_noticed() {
     eventually(Duration::from_secs(5), || bed.crashes()[0].core_state == CoreState::Removed);
     let (_, groups) = coreward(&["groups"]);
     let row = groups.lines().nth(1).unwrap_or_default();
-    assert!(row.starts_with("6      1      ") && row.contains("s2-") && row.contains("SIGSEGV in innermost <- middle"), "{groups}");
+    assert!(
+        row.starts_with("6      1      ") && row.contains("s2-") && row.contains("SIGSEGV in innermost <- middle"),
+        "{groups}"
+    );
 }
 
 #[test]

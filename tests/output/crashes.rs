@@ -16,6 +16,11 @@ fn list() {
         ("list_of_a_user_unit", &["list", "editor"]),
         ("list_of_a_signal", &["list", "--signal", "sigabrt"]),
         ("list_without_match", &["list", "no-such-program"]),
+        ("list_of_fields", &["list", "COREDUMP_SIGNAL=11", "COREDUMP_SIGNAL=ABRT", "COREDUMP_UID=0"]),
+        ("list_reverse", &["list", "--reverse", "-n", "3", "--no-legend"]),
+        ("list_field", &["list", "-F", "COREDUMP_EXE"]),
+        ("list_several_fields", &["list", "-F", "id,COREDUMP_SIGNAL_NAME,COREDUMP_UNIT,core.stored"]),
+        ("list_quiet", &["list", "-q", "no-such-program"]),
     ] {
         assert_output(name, &machine.coreward(arguments));
     }
@@ -46,6 +51,15 @@ fn groups() {
     assert_output("groups_of_one", &machine.coreward(&["groups", "s1-4d5e"]));
     assert_output("groups_json", &one_field_a_line(&machine.coreward(&["groups", "--json"])));
     assert_output("groups_of_one_json", &one_field_a_line(&machine.coreward(&["groups", "s1-4d5e", "--json"])));
+}
+
+#[test]
+fn top() {
+    let machine = Machine::with_crashes();
+    let time = ["--since", "2026-01-01", "--until", "2027-01-01"];
+    assert_output("top", &machine.coreward(&[["top", "-n", "3"].as_slice(), &time].concat()));
+    assert_output("top_by_user", &machine.coreward(&[["top", "--by", "user"].as_slice(), &time].concat()));
+    assert_output("top_json", &one_field_a_line(&machine.coreward(&[["top", "--json"].as_slice(), &time].concat())));
 }
 
 #[test]

@@ -1,18 +1,20 @@
 //! `--help` of the programs and of each verb.
 
-use crate::{assert_output, run, transcript};
+use crate::{Machine, assert_output, run, transcript};
 
 const COREWARD: &str = env!("CARGO_BIN_EXE_coreward");
 const COREWARDD: &str = env!("CARGO_BIN_EXE_corewardd");
 const QUERY: &str = env!("CARGO_BIN_EXE_coreward-query");
-/// In the order of `coreward --help`; the help of the last three is for units and packages.
-const VERBS: [&str; 19] = [
+/// In the order of `coreward --help`; the help of the last six is for units and packages.
+const VERBS: [&str; 24] = [
     "list",
+    "watch",
     "info",
     "export",
     "debug",
     "import",
     "groups",
+    "top",
     "report",
     "usage",
     "pin",
@@ -20,11 +22,14 @@ const VERBS: [&str; 19] = [
     "rm",
     "vacuum",
     "status",
+    "doctor",
+    "selftest",
     "completions",
     "register",
     "unregister",
     "dispatch-events",
     "run-hooks",
+    "complete",
     "generate",
 ];
 
@@ -61,7 +66,33 @@ fn verbs() {
     let (_, verbs) = help.split_once("Commands:\n").unwrap();
     let listed: Vec<&str> = verbs.lines().map_while(|line| line.strip_prefix("  ")?.split(' ').next()).collect();
     assert_eq!(listed, VERBS[..listed.len()], "a verb without a snapshot");
-    assert_eq!(listed.len(), VERBS.len() - 5, "a verb without a snapshot");
+    assert_eq!(listed.len(), VERBS.len() - 6, "a verb without a snapshot");
+}
+
+#[test]
+fn bash_completes_crashes_and_units_but_nothing_that_a_shell_would_expand() {
+    let machine = Machine::with_crashes();
+    let dir = tempfile::tempdir().unwrap();
+    let command = dir.path().join("coreward");
+    let text = format!("#!/bin/sh\nexec {COREWARD} --root {} \"$@\"\n", machine.root().path().display());
+    std::fs::write(&command, text).unwrap();
+    std::fs::set_permissions(&command, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let complete = |words: &str| {
+        let script = format!(
+            "PATH={}:/usr/bin:/bin; source <(coreward completions bash); COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
+             _coreward_with_crashes coreward \"${{COMP_WORDS[COMP_CWORD]}}\" \"${{COMP_WORDS[COMP_CWORD - 1]}}\"
+             printf '%s\\n' \"${{COMPREPLY[@]}}\"",
+            dir.path().display()
+        );
+        let output = run("bash", &["-c", &script]);
+        String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(complete("coreward info 1f00c0de00000002"), ["1f00c0de00000002"]);
+    let all = complete("coreward info ''");
+    assert!(all.contains(&"nginx.service".to_owned()) && all.contains(&"/usr/sbin/nginx".to_owned()), "{all:?}");
+    assert!(!all.iter().any(|word| word.contains(['\\', ' ', '('])), "{all:?}");
+    assert_eq!(complete("coreward list --unit ngi"), ["nginx.service"]);
+    assert_eq!(complete("coreward selft"), ["selftest"]);
 }
 
 #[test]
@@ -73,6 +104,8 @@ fn wrong_command_lines() {
         ("user", &["list", "--user", "no-such-user"]),
         ("signal", &["list", "--signal=foo"]),
         ("executable", &["list", "--executable", "nginx"]),
+        ("field", &["list", "COREDUMP_NONE=1"]),
+        ("selftest_signal", &["selftest", "--signal", "TERM"]),
         ("vacuum", &["vacuum"]),
         ("size", &["vacuum", "--max-use", "lots"]),
         ("age", &["vacuum", "--max-age", "old"]),

@@ -12,6 +12,7 @@ mod help;
 mod machine;
 mod report;
 mod stacks;
+mod terminal;
 
 use machine::Machine;
 use std::process::{Command, Output, Stdio};

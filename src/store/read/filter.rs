@@ -1,5 +1,6 @@
 //! Selecting crashes, by SQL in the catalog or by their records.
 
+use super::journal_match;
 use crate::crash::Record;
 use crate::store::columns::to_signed;
 use nix::unistd::Uid;
@@ -91,6 +92,8 @@ pub enum Meaning {
     Name,
     /// The beginning of an id.
     Prefix,
+    /// Fields, or several matches ([`journal_match`]).
+    Fields,
 }
 
 impl Meaning {
@@ -100,6 +103,9 @@ impl Meaning {
     pub(super) fn resolve<E>(text: &str, has_any: impl Fn(Self) -> Result<bool, E>) -> Result<Option<Self>, E> {
         if text.is_empty() {
             return Ok(None);
+        }
+        if journal_match::has_fields(text) {
+            return Ok(Some(Self::Fields));
         }
         for meaning in Self::ALL {
             if has_any(meaning)? {
@@ -127,6 +133,9 @@ impl Meaning {
                     || in_unit(record, text)
             }
             Self::Prefix => record.id.as_str().starts_with(text),
+            Self::Fields => journal_match::fits(text, record, |name| {
+                [Self::Id, Self::Pid, Self::Name].into_iter().any(|meaning| meaning.fits(name, record))
+            }),
         }
     }
 
@@ -140,6 +149,8 @@ impl Meaning {
                 "SELECT 1 FROM records AS kept WHERE kept.seq = crashes.seq AND instr(kept.record, '\"previous\":\"' || ? || '\"'))))"
             ),
             Self::Prefix => "substr(id, 1, length(?)) = ?",
+            // Of those each has its own.
+            Self::Fields => "? NOTNULL",
         }
     }
 }
@@ -191,6 +202,11 @@ impl WhereClause {
                 clause.and(condition, text.clone());
             }
         }
+        if let (Some(Meaning::Fields), Some(text)) = (meaning, &filter.matches) {
+            for (condition, values) in journal_match::conditions(text) {
+                clause.and_each(&condition, values);
+            }
+        }
         let numbers = [
             ("uid = ?", filter.uid.map(|uid| u64::from(uid.as_raw()))),
             ("time_us >= ?", filter.since_us),
@@ -209,6 +225,13 @@ impl WhereClause {
         self.sql.push_str(" AND ");
         self.sql.push_str(condition);
         self.values.extend(condition.matches('?').map(|_| Box::new(value.clone()) as Box<dyn ToSql>));
+    }
+
+    /// Adds a condition with a value for each of its question marks.
+    fn and_each(&mut self, condition: &str, values: Vec<String>) {
+        self.sql.push_str(" AND ");
+        self.sql.push_str(condition);
+        self.values.extend(values.into_iter().map(|value| Box::new(value) as Box<dyn ToSql>));
     }
 
     /// The values of the question marks in `sql`.
