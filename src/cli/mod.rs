@@ -38,6 +38,7 @@ mod report_page;
 mod root_file;
 mod run_time_code;
 mod shim_check;
+mod stack_lines;
 mod state_volume;
 mod status;
 mod status_report;
