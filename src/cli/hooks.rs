@@ -2,9 +2,10 @@
 //! coreward-event@ID.service for each new signature; that runs `coreward run-hooks`, as a user of its own.
 
 use super::error::{CliError, HookError};
+use super::json;
 use super::message::print_message;
-use crate::crash::CrashId;
 use crate::crash::text::printable;
+use crate::crash::{CrashId, Record};
 use clap::Args;
 use coreward_sys::openat;
 use coreward_wire::paths::{EVENT_SUFFIX, EVENTS, Root};
@@ -112,7 +113,7 @@ fn read_event(dir: BorrowedFd<'_>, name: &Path) -> io::Result<Vec<u8>> {
 pub(super) fn run(root: &Root, options: &HookOptions) -> Result<ExitCode, CliError> {
     let mut event = Vec::new();
     io::stdin().lock().take(MAX_EVENT).read_to_end(&mut event).map_err(HookError::Event)?;
-    let id = id_of(&event).ok_or_else(|| HookError::Event(ErrorKind::InvalidData.into()))?;
+    let (event, id) = with_title(&event).map_err(HookError::Event)?;
     let mut code = ExitCode::SUCCESS;
     for hook in hooks(root)? {
         if let Err(why) = run_one(&hook, &event, &id, Duration::from_secs(options.timeout)) {
@@ -123,12 +124,21 @@ pub(super) fn run(root: &Root, options: &HookOptions) -> Result<ExitCode, CliErr
     Ok(code)
 }
 
-fn id_of(event: &[u8]) -> Option<CrashId> {
-    #[derive(serde::Deserialize)]
-    struct Event {
-        id: CrashId,
+/// The record with its title (`SIGSEGV in cache_get`), as `coreward info --json` has it, and the ID.
+///
+/// # Errors
+/// The event is no record.
+fn with_title(event: &[u8]) -> io::Result<(Vec<u8>, CrashId)> {
+    #[derive(serde::Serialize)]
+    struct Event<'a> {
+        #[serde(flatten)]
+        record: &'a Record,
+        title: String,
     }
-    serde_json::from_slice::<Event>(event).ok().map(|event| event.id)
+    let record: Record = serde_json::from_slice(event)?;
+    let mut titled = Vec::new();
+    json::write(&mut titled, &Event { title: record.title(), record: &record })?;
+    Ok((titled, record.id))
 }
 
 /// The programs, by name. As run-parts(8) does, it leaves out what editors and dpkg leave behind.
@@ -225,6 +235,20 @@ mod tests {
         assert!(matches!(run_script("exit 3", b""), Err(HookError::Exit(3))));
         assert!(matches!(run_script("kill -9 $$", b""), Err(HookError::Signal(9))));
         assert!(matches!(run_script("exec sleep 5", &event), Err(HookError::Hangs(_))));
+    }
+
+    #[test]
+    fn an_event_is_the_record_with_its_title() {
+        let record = crate::crash::fixtures::record(7);
+        let (event, id) = with_title(&serde_json::to_vec(&record).unwrap()).unwrap();
+        assert_eq!(id, record.id);
+        let mut event: serde_json::Value = serde_json::from_slice(&event).unwrap();
+        let title = event.as_object_mut().unwrap().remove("title").unwrap();
+        assert_eq!(title, serde_json::json!(record.title()));
+        assert_eq!(event, serde_json::to_value(&record).unwrap());
+        for event in [b"".as_slice(), b"{}", b"{\"id\": \"0123456789abcdef\"}", b"[]"] {
+            assert!(with_title(event).is_err());
+        }
     }
 
     #[test]

@@ -3,16 +3,15 @@
 use super::crash_context::{self, CrashContext};
 use super::crash_selector::CrashSelector;
 use super::debuginfod::{self, Debuginfod};
-use super::elf_symbols::Function;
 use super::error::CliError;
-use super::run_time_code::compiler_of;
-use super::symbols::{self, Sources, Symbols};
+use super::stack_lines::{FrameLines, frame_lines};
+use super::symbols::{Sources, Symbols};
 use super::titles::Titles;
 use super::{explanations, human, json, lookup, module_packages, time};
 use crate::crash::text::printable;
 use crate::crash::{
-    Audience, CoreOutcome, Fault, Frame, FrameTrust, InterpreterStack, Keep, Level, Origin, PidPin, Record, SigInfo,
-    Signature, ThreadStacks, Truncation, signal,
+    Audience, CoreOutcome, Fault, InterpreterStack, Keep, Level, Origin, PidPin, Record, SigInfo, Signature,
+    Truncation, signal,
 };
 use crate::store::Listed;
 use clap::Args;
@@ -89,97 +88,34 @@ fn show(listed: &Listed, context: &CrashContext, symbols: &Symbols, out: &mut dy
     Ok(())
 }
 
-/// The thread that failed first, then its handler of the signal, then the other threads. Threads with the same stack are shown together.
+/// All stacks. Threads with the same stack are shown together.
 fn write_stacks(record: &Record, symbols: &Symbols, out: &mut dyn Write) -> io::Result<()> {
-    if !record.stack.is_empty() {
-        match &record.failure {
-            Some(failure) => writeln!(out, "\nStack trace of thread {}, which failed:", failure.tid)?,
-            None => writeln!(out, "\nStack trace of thread {}, which crashed:", record.tid.unwrap_or(record.key.pid))?,
+    for stack in record.stack_traces() {
+        if !stack.frames.is_empty() {
+            writeln!(out, "\n{}:", stack.owner)?;
         }
-        write_frames(record, &record.stack, record.interpreter.as_ref(), symbols, out)?;
-    }
-    for line in record.interpreter.iter().flat_map(InterpreterStack::lines_apart) {
-        writeln!(out, "{line}")?;
-    }
-    if let Some(failure) = record.failure.as_ref().filter(|failure| !failure.handler.is_empty()) {
-        writeln!(out, "\nThe handler of the signal, in thread {}:", failure.tid)?;
-        write_frames(record, &failure.handler, None, symbols, out)?;
-    }
-    for threads in &record.other_threads {
-        let dumped = record.failure.as_ref().map(|failure| failure.dumped_among(threads)).unwrap_or_default();
-        writeln!(out, "\nStack trace of {}{dumped}:", thread_names(threads))?;
-        write_frames(record, &threads.frames, None, symbols, out)?;
-    }
-    Ok(())
-}
-
-/// The threads that share a stack.
-pub(super) fn thread_names(threads: &ThreadStacks) -> String {
-    /// The most thread ids that are shown.
-    const SHOWN: usize = 8;
-    let mut tids: Vec<String> = threads.tids.iter().take(SHOWN).map(u32::to_string).collect();
-    if threads.count == 1 {
-        return format!("thread {}", tids.concat());
-    }
-    if threads.count as usize > tids.len() {
-        tids.push("...".to_owned());
-    }
-    format!("{} threads ({})", threads.count, tids.join(", "))
-}
-
-/// The functions that a frame is in: as files have them, else as it was known when the process crashed.
-pub(super) fn functions(frame: &Frame, symbols: &Symbols) -> Vec<Function> {
-    let found = symbols.functions(frame).to_vec();
-    // Where no file names the frame, memory may have done so at the time.
-    if found.is_empty() { frame.symbol.iter().map(symbols::of_record).collect() } else { found }
-}
-
-fn write_frames(
-    record: &Record,
-    frames: &[Frame],
-    interpreter: Option<&InterpreterStack>,
-    symbols: &Symbols,
-    out: &mut dyn Write,
-) -> io::Result<()> {
-    for (number, frame) in frames.iter().enumerate() {
-        for line in interpreter.into_iter().flat_map(|stack| stack.lines_at(number)) {
+        for frame in frame_lines(record, &stack, symbols) {
+            for line in stack.interpreter.into_iter().flat_map(|interpreter| interpreter.lines_at(frame.number)) {
+                writeln!(out, "{line}")?;
+            }
+            write_frame(&frame, out)?;
+        }
+        for line in stack.interpreter.into_iter().flat_map(InterpreterStack::lines_apart) {
             writeln!(out, "{line}")?;
         }
-        let module = frame.module.and_then(|number| record.modules.get(number as usize));
-        let place = match module {
-            Some(module) => module.place(frame),
-            None => match compiler_of(record, frame.address) {
-                Some(compiler) => format!("? (compiled at run time: {})", printable(&compiler)),
-                None => "?".to_owned(),
-            },
-        };
-        let tail_calls = symbols.tail_calls(number.checked_sub(1).map(|number| &frames[number]), frame);
-        write_frame(number, frame, &place, &[tail_calls, &functions(frame, symbols)].concat(), out)?;
     }
     Ok(())
 }
 
-/// One line per function, the innermost at the top: first those that jumped to the function of the frame before, then those that were
-/// inlined into each other.
-fn write_frame(
-    number: usize,
-    frame: &Frame,
-    place: &str,
-    functions: &[Function],
-    out: &mut dyn Write,
-) -> io::Result<()> {
-    let trust = if frame.trust == FrameTrust::Scan { " (a guess)" } else { "" };
-    if functions.is_empty() {
-        writeln!(out, "#{number:<2} {:#018x} {place}{trust}", frame.address)?;
+/// One line per function.
+fn write_frame(lines: &FrameLines<'_>, out: &mut dyn Write) -> io::Result<()> {
+    let (number, address, place) = (lines.number, lines.frame.address, lines.place());
+    if lines.functions.is_empty() {
+        writeln!(out, "#{number:<2} {address:#018x} {place}")?;
     }
-    for (depth, function) in functions.iter().enumerate() {
+    for (function, mark) in lines.marked_functions() {
         let source = function.source.as_ref().map(|source| format!(" ({source})")).unwrap_or_default();
-        let inlined = match function.is_tail {
-            true => " tail call",
-            false if depth + 1 < functions.len() => " inlined",
-            false => "",
-        };
-        writeln!(out, "#{number:<2} {:#018x} {}{source}{inlined} in {place}{trust}", frame.address, function.name)?;
+        writeln!(out, "#{number:<2} {address:#018x} {}{source}{mark} in {place}", function.name)?;
     }
     Ok(())
 }
@@ -408,7 +344,8 @@ fn sizes(record: &Record) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crash::{CoreReport, NoCore};
+    use crate::cli::elf_symbols::Function;
+    use crate::crash::{CoreReport, Frame, FrameTrust, NoCore, ThreadStacks};
     use crate::store::CoreState;
     use crate::store::fixtures::listed;
 
@@ -492,7 +429,9 @@ mod tests {
             (12, FrameTrust::Scan, vec![function("app::run", None)]),
         ] {
             let frame = Frame { address: 0x55d0_0001_2345, module: None, offset: 0x2345, trust, symbol: None };
-            write_frame(number, &frame, "server+0x2345", &functions, &mut out).unwrap();
+            let (interpreted, place) = (&[] as &[_], Some("server+0x2345".to_owned()));
+            let lines = FrameLines { number, frame: &frame, interpreted, functions, place, compiler: None };
+            write_frame(&lines, &mut out).unwrap();
         }
         assert_eq!(
             String::from_utf8(out).unwrap(),

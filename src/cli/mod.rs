@@ -49,6 +49,7 @@ mod run_time_code;
 mod selftest;
 mod selftest_canary;
 mod shim_check;
+mod stack_lines;
 mod state_volume;
 mod status;
 mod status_report;

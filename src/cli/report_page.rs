@@ -2,10 +2,11 @@
 //! also demands of the browser (Content-Security-Policy). Colours and sizes that mail programs must not lose are attributes.
 
 use super::crash_context::CrashContext;
+use super::stack_lines::{FrameLines, frame_lines};
 use super::symbols::Symbols;
 use super::{human, info, module_packages, time};
 use crate::crash::text::printable;
-use crate::crash::{Frame, FrameTrust, Record};
+use crate::crash::{InterpreterFrame, InterpreterStack, Record, StackTrace};
 use crate::store::Listed;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use std::time::Duration;
@@ -67,7 +68,7 @@ pub(super) struct Storage {
 const STYLE: &str = include_str!("report.css");
 /// Height of the time line in pixels.
 const HEIGHT: u64 = 120;
-/// The most frames of a stack.
+/// The most frames of a stack on the page about many crashes.
 const MAX_FRAMES: usize = 24;
 /// The most names in a list.
 const MAX_NAMES: usize = 12;
@@ -113,9 +114,9 @@ pub(super) fn crash(host: &str, listed: &Listed, context: &CrashContext, symbols
     let body = html! {
         h1 { (title) }
         p.when { "Crash " (record.id.to_string()) " on " (printable(host)) ", " (time::short(record.time_us)) }
-        @for (heading, frames) in stacks(record) {
-            h2 { (heading) }
-            (stack(record, &frames, symbols))
+        @for trace in record.stack_traces() {
+            @if !trace.frames.is_empty() { h2 { (trace.owner) } }
+            (stack(record, &trace, symbols, usize::MAX))
         }
         h2 { "Details" }
         table.details {
@@ -223,10 +224,9 @@ fn bug_section(index: usize, bug: &Bug) -> Markup {
                 tr { th { "Cores" } td { (outcomes(bug)) } }
             }
             @if let Some(listed) = &bug.example {
-                @if listed.record.stack.is_empty() {
-                    p.note { "No stack is known." }
-                } @else {
-                    (stack(&listed.record, &listed.record.stack, &Symbols::default()))
+                @match listed.record.stack_traces().next() {
+                    Some(trace) => (stack(&listed.record, &trace, &Symbols::default(), MAX_FRAMES)),
+                    None => p.note { "No stack is known." },
                 }
                 p.note {
                     code { "coreward info " (listed.id().to_string()) }
@@ -270,44 +270,50 @@ fn outcomes(bug: &Bug) -> String {
     parts.join(", ")
 }
 
-fn stack(record: &Record, frames: &[Frame], symbols: &Symbols) -> Markup {
-    let more = frames.len().saturating_sub(MAX_FRAMES);
+/// A stack with at most this many frames.
+fn stack(record: &Record, stack: &StackTrace<'_>, symbols: &Symbols, limit: usize) -> Markup {
+    let more = stack.frames.len().saturating_sub(limit);
     html! {
-        ol.stack start="0" {
-            @for frame in frames.iter().take(MAX_FRAMES) { (frame_item(record, frame, symbols)) }
+        @if !stack.frames.is_empty() {
+            ol.stack start="0" {
+                @for lines in frame_lines(record, stack, symbols).take(limit) { li { (frame(&lines, stack.interpreter)) } }
+            }
         }
         @if more > 0 { p.note { "and " (human::count(more as u64, "more frame")) } }
-    }
-}
-
-fn frame_item(record: &Record, frame: &Frame, symbols: &Symbols) -> Markup {
-    let module = frame.module.and_then(|number| record.modules.get(number as usize));
-    let place = module.map_or_else(|| format!("{:#x}", frame.address), |module| module.place(frame));
-    let functions = info::functions(frame, symbols);
-    html! {
-        li {
-            @for function in functions {
-                b { (function.name) }
-                @if let Some(source) = &function.source { " " span.source { (source) } }
-                br;
-            }
-            span.place { (place) @if frame.trust == FrameTrust::Scan { " (a guess)" } }
+        @if let Some((heading, frames)) = stack.interpreter.and_then(InterpreterStack::frames_apart) {
+            (frames_apart(&heading, frames.take(limit)))
         }
     }
 }
 
-/// The stacks of a crash with their headings.
-fn stacks(record: &Record) -> Vec<(String, Vec<Frame>)> {
-    let mut stacks = Vec::new();
-    let tid = record
-        .failure
-        .as_ref()
-        .map_or_else(|| record.tid.unwrap_or(record.key.pid).to_string(), |failed| failed.tid.to_string());
-    stacks.extend((!record.stack.is_empty()).then(|| (format!("Thread {tid}, which failed"), record.stack.clone())));
-    for threads in &record.other_threads {
-        stacks.push((info::thread_names(threads), threads.frames.clone()));
+fn frame(lines: &FrameLines<'_>, interpreter: Option<&InterpreterStack>) -> Markup {
+    html! {
+        @for interpreted in lines.interpreted {
+            b { (interpreted.shown()) }
+            @if let Some(interpreter) = interpreter { " " span.place { (printable(interpreter.title())) } }
+            br;
+        }
+        @for (function, mark) in lines.marked_functions() {
+            b { (function.name) }
+            @if let Some(source) = &function.source { " " span.source { (source) } }
+            @if !mark.is_empty() { span.place { (mark) } }
+            br;
+        }
+        span.place {
+            @if lines.place.is_none() { (format!("{:#x} ", lines.frame.address)) }
+            (lines.place())
+        }
     }
-    stacks
+}
+
+/// Frames of an interpreted program that belong to no native frame.
+fn frames_apart<'a>(heading: &str, frames: impl Iterator<Item = (usize, &'a InterpreterFrame)>) -> Markup {
+    html! {
+        h3 { (heading) }
+        ol.stack {
+            @for (number, frame) in frames { li value=(number) { b { (frame.shown()) } } }
+        }
+    }
 }
 
 fn storage_section(storage: &Storage) -> Markup {

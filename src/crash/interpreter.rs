@@ -45,8 +45,9 @@ impl InterpreterFrame {
         }
     }
 
-    /// The same, escaped. Only backslashes are as they are, which separate the parts of PHP's names.
-    fn shown(&self) -> String {
+    /// `function (file:line)`, as far as it is known, escaped. Only backslashes are as they are, which separate the parts of PHP's names.
+    #[must_use]
+    pub fn shown(&self) -> String {
         printable(&self.description()).replace(r"\\", r"\")
     }
 }
@@ -85,19 +86,24 @@ impl InterpreterStack {
     /// there are no such frames.
     #[must_use]
     pub fn lines_apart(&self) -> Vec<String> {
-        let apart = self.apart();
-        if apart.is_empty() {
-            return Vec::new();
-        }
-        let which = if self.loops.is_empty() { "stack of the same thread" } else { "frames below these" };
-        let mut lines = vec![String::new(), format!("{} {which}:", printable(self.title()))];
-        let numbered = (self.frames.len() - apart.len()..).zip(apart);
-        lines.extend(numbered.map(|(number, frame)| format!("#{number:<2} {}", frame.shown())));
+        let Some((heading, frames)) = self.frames_apart() else { return Vec::new() };
+        let mut lines = vec![String::new(), format!("{heading}:")];
+        lines.extend(frames.map(|(number, frame)| format!("#{number:<2} {}", frame.shown())));
         lines
     }
 
+    /// The frames that no native frame is known to have executed, with their numbers, and an escaped heading. `None` if there are no such frames.
+    #[must_use]
+    pub fn frames_apart(&self) -> Option<(String, impl Iterator<Item = (usize, &InterpreterFrame)>)> {
+        let apart = self.apart();
+        let which = if self.loops.is_empty() { "stack of the same thread" } else { "frames below these" };
+        let heading = format!("{} {which}", printable(self.title()));
+        (!apart.is_empty()).then(|| (heading, (self.frames.len() - apart.len()..).zip(apart)))
+    }
+
     /// The frames that the record's native frame with this number executed, the innermost first; none if it is not the interpreter's loop.
-    fn executed_by(&self, number: usize) -> &[InterpreterFrame] {
+    #[must_use]
+    pub fn executed_by(&self, number: usize) -> &[InterpreterFrame] {
         let run = self.loops.iter().position(|at| usize::try_from(*at) == Ok(number));
         run.and_then(|run| self.runs().nth(run)).unwrap_or_default()
     }

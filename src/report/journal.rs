@@ -5,7 +5,8 @@
 
 use crate::crash::text::{cut, from_hexadecimal, printable, to_bytes};
 use crate::crash::{
-    Audience, CoreOutcome, Frame, InterpreterStack, Module, PidPin, Record, Symbol, ThreadStacks, Truncation, signal,
+    Audience, CoreOutcome, InterpreterStack, Module, PidPin, Record, StackOwner, StackTrace, Symbol, ThreadStacks,
+    Truncation, signal,
 };
 use coreward_wire::journal::{IDENTIFIER, MAX_ENTRY, MESSAGE_ID, PRIORITY, push_field};
 use serde_json::{Map, Value};
@@ -209,49 +210,39 @@ fn message(record: &Record) -> String {
         printable(&record.program()),
         record.id,
     );
-    if !record.stack.is_empty() {
-        let tid = record.tid.unwrap_or(record.key.pid).to_string();
-        let failed = record.failure.as_ref().map(|failure| format!("{}, which failed", failure.tid));
-        let which = format!("thread {}", failed.unwrap_or(tid));
-        push_stack(&mut text, &which, &record.stack, &record.modules, record.interpreter.as_ref());
-        for line in record.interpreter.iter().flat_map(InterpreterStack::lines_apart) {
+    for stack in record.stack_traces() {
+        if matches!(stack.owner, StackOwner::Others(..)) && text.len() > MAX_MESSAGE / 2 {
+            text.push_str("\n\nThere are more threads: coreward info shows them.");
+            break;
+        }
+        push_stack(&mut text, &stack, &record.modules);
+        for line in stack.interpreter.into_iter().flat_map(InterpreterStack::lines_apart) {
             if text.len() > MAX_MESSAGE - LEAST_CUT {
                 break;
             }
             let _ = write!(text, "\n{line}");
         }
     }
-    if let Some(failure) = record.failure.as_ref().filter(|failure| !failure.handler.is_empty()) {
-        let which = format!("the handler of the signal, in thread {}", failure.tid);
-        push_stack(&mut text, &which, &failure.handler, &record.modules, None);
-    }
-    for threads in &record.other_threads {
-        let ThreadStacks { count, tids, frames } = threads;
-        let dumped = record.failure.as_ref().map(|failure| failure.dumped_among(threads)).unwrap_or_default();
-        let which = match tids.first() {
-            Some(tid) if *count == 1 => format!("thread {tid}{dumped}"),
-            Some(tid) => format!("{count} threads, {tid} for one{dumped}"),
-            None => format!("{count} threads"),
-        };
-        if text.len() > MAX_MESSAGE / 2 {
-            text.push_str("\n\nThere are more threads: coreward info shows them.");
-            break;
-        }
-        push_stack(&mut text, &which, frames, &record.modules, None);
-    }
     text
 }
 
-fn push_stack(
-    text: &mut String,
-    which: &str,
-    frames: &[Frame],
-    modules: &[Module],
-    interpreter: Option<&InterpreterStack>,
-) {
+fn push_stack(text: &mut String, stack: &StackTrace<'_>, modules: &[Module]) {
+    if stack.frames.is_empty() {
+        return;
+    }
+    let which = match &stack.owner {
+        StackOwner::Crashed(tid) => format!("thread {tid}"),
+        StackOwner::Failed(tid) => format!("thread {tid}, which failed"),
+        StackOwner::Handler(tid) => format!("the handler of the signal, in thread {tid}"),
+        StackOwner::Others(ThreadStacks { count, tids, .. }, dumped) => match tids.first() {
+            Some(tid) if *count == 1 => format!("thread {tid}{dumped}"),
+            Some(tid) => format!("{count} threads, {tid} for one{dumped}"),
+            None => format!("{count} threads"),
+        },
+    };
     let _ = write!(text, "\n\nStack trace of {which}:");
-    for (number, frame) in frames.iter().take(MAX_FRAMES).enumerate() {
-        for line in interpreter.into_iter().flat_map(|stack| stack.lines_at(number)) {
+    for (number, frame) in stack.frames.iter().take(MAX_FRAMES).enumerate() {
+        for line in stack.interpreter.into_iter().flat_map(|interpreter| interpreter.lines_at(number)) {
             let _ = write!(text, "\n{line}");
         }
         let module = frame.module.and_then(|number| modules.get(number as usize));

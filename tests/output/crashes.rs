@@ -2,6 +2,7 @@
 
 use crate::machine::records;
 use crate::{Machine, assert_output, one_field_a_line};
+use coreward::crash::{Frame, FrameTrust, InterpreterFrame, InterpreterStack, Record, Symbol, ThreadStacks};
 
 #[test]
 fn list() {
@@ -42,6 +43,55 @@ fn info() {
         assert_output(&format!("info_{name}"), &machine.coreward(&["info", record.id.as_str()]));
     }
     assert_output("info_json", &one_field_a_line(&machine.coreward(&["info", "1f00c0de00000001", "--json"])));
+}
+
+/// The page of a crash as text: its elements on lines of their own, without its style and what differs from machine to machine.
+fn page_of(record: &Record) -> String {
+    let page = Machine::with_crash(record).coreward(&["report", record.id.as_str()]);
+    let (_, body) = page.split_once("<main>").unwrap();
+    let (heading, rest) = body.split_once(" on ").unwrap();
+    let (_, rest) = rest.split_once(", ").unwrap();
+    let (rest, _) = rest.split_once("<footer>").unwrap();
+    format!("{heading} on HOST, {rest}").replace("</", "\n</").replace("><", ">\n<").replace("\n</", "</")
+}
+
+/// All that a record can have about its stacks is on the page of the crash and in `info`, and hostile names add no element to the one and no line to
+/// the other.
+#[test]
+fn the_page_of_a_crash_has_what_info_has() {
+    const HOSTILE: &str = "</b><script>alert(1)</script>\n\u{1b}[31m\u{202e}\"'&";
+    let mut record = records().into_iter().find(|record| record.failure.is_some()).unwrap();
+    let symbol = |name: &str| Some(Symbol { name: name.to_owned(), offset: 4 });
+    let frame = |address, symbol| Frame { address, module: None, offset: 0, trust: FrameTrust::CallFrameInfo, symbol };
+    record.maps = format!("7000-8000 r-xp 00000000 00:00 0 [anon:v8 {HOSTILE}]\n").replace("\n\u{1b}", "\u{1b}");
+    record.stack = vec![
+        Frame { trust: FrameTrust::Context, ..frame(0x1000, symbol("vm_exec")) },
+        frame(0x7010, None),
+        frame(0x1200, symbol(HOSTILE)),
+        Frame { trust: FrameTrust::Scan, ..frame(0x1300, None) },
+    ];
+    // Deeper than the page about many crashes shows.
+    record.stack.extend((0..30).map(|depth| frame(0x2000 + depth, symbol("recurse"))));
+    record.failure.as_mut().unwrap().handler = vec![frame(0x3000, symbol("on_fault")), frame(0x3001, symbol(HOSTILE))];
+    record.other_threads =
+        vec![ThreadStacks { count: 2, tids: vec![71, 72], frames: vec![frame(0x4000, symbol("poll"))] }];
+    let function = |name: &str, entry| InterpreterFrame {
+        function: name.to_owned(),
+        file: format!("app/{HOSTILE}.rb"),
+        line: Some(7),
+        entry,
+    };
+    record.interpreter = Some(InterpreterStack {
+        runtime: "ruby".to_owned(),
+        version: "3.1.2".to_owned(),
+        frames: vec![function("save", false), function(HOSTILE, true), function("main", true)],
+        loops: vec![0],
+        incomplete: None,
+    });
+    let page = page_of(&record);
+    assert!(!page.contains("<script>") && !page.contains(['\u{1b}', '\u{202e}']), "{page}");
+    assert_output("page_all_stacks", &page);
+    assert_output("info_all_stacks", &Machine::with_crash(&record).coreward(&["info", record.id.as_str()]));
 }
 
 #[test]

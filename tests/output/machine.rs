@@ -47,6 +47,14 @@ impl Machine {
         machine
     }
 
+    /// A machine on which only this process crashed.
+    pub(crate) fn with_crash(record: &Record) -> Self {
+        let machine = Self::new();
+        fs::create_dir_all(Layout::new(&machine.root()).cores).unwrap();
+        machine.insert(std::slice::from_ref(record));
+        machine
+    }
+
     fn insert(&self, records: &[Record]) {
         let layout = Layout::new(&self.root());
         let ledger = Arc::new(Ledger::new(layout.open_cores().unwrap()));
