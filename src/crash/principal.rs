@@ -307,6 +307,28 @@ mod tests {
     }
 
     #[test]
+    fn every_crash_is_in_one_of_five_classes() {
+        let class = |facts: &AccountFacts<'_>| {
+            let (principal, party) = Principal::answering(facts);
+            PrincipalClass::of(&principal, &party)
+        };
+        let service = "/system.slice/nginx.service";
+        let container = AccountFacts { in_container: true, ..facts("/system.slice/docker-1.scope", 0) };
+        for (facts, expected) in [
+            (facts(service, 0), PrincipalClass::Root),
+            (facts(service, 33), PrincipalClass::System),
+            (facts(service, 1000), PrincipalClass::System),
+            (facts(service, 61_184), PrincipalClass::System),
+            (facts("/init.scope", 33), PrincipalClass::System),
+            (facts("/user.slice/user-1000.slice/session-2.scope", 1000), PrincipalClass::User),
+            (container, PrincipalClass::Container),
+            (AccountFacts::default(), PrincipalClass::Unknown),
+        ] {
+            assert_eq!(class(&facts), expected, "{facts:?}");
+        }
+    }
+
+    #[test]
     fn whoever_a_slice_belongs_to_answers_under_every_uid() {
         for path in [
             "/user.slice/user-1000.slice/session-2.scope",

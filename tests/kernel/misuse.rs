@@ -169,6 +169,7 @@ fn a_process_killed_during_the_dump_is_counted_and_its_core_marked() {
     eventually(Duration::from_secs(30), || daemon.metric("coreward_inflight_crashes", "") == 1.0);
     // 1.5 GiB cannot be stored in this time.
     std::thread::sleep(Duration::from_millis(50));
+    assert!(daemon.metric("coreward_held_oldest_seconds", "") > 0.04, "it is being held");
     child.kill().unwrap();
     child.wait().unwrap();
     let record = bed.wait_for(1)[0].record.clone();

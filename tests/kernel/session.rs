@@ -92,7 +92,11 @@ fn a_segfault_is_counted_stored_and_logged() {
         format!("core_exists=\"true\",hostname=\"{}\",program=\"{}\",signal=\"SEGV\"", record.hostname, record.exe);
     assert_eq!(daemon.metric("coredump_process_count", &labels), 1.0);
     assert_eq!(daemon.metric("coreward_stored_cores", ""), 1.0);
+    assert_eq!(daemon.metric("coreward_stored_class_cores", "class=\"root\""), 1.0);
+    assert!(daemon.metric("coreward_stored_class_bytes", "class=\"root\"") > 0.0);
     assert_eq!(daemon.metric("coreward_held_seconds_count", ""), 1.0);
+    assert_eq!(daemon.metric("coreward_capture_seconds_count", ""), 1.0);
+    assert_eq!(daemon.metric("coreward_inflight_oldest_seconds", ""), 0.0);
 
     let entries: Vec<String> = bed.journal().iter().map(|entry| String::from_utf8_lossy(entry).into_owned()).collect();
     assert_eq!(entries.len(), 1, "{entries:?}");

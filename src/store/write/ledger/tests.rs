@@ -53,6 +53,30 @@ fn left(dir: &Path, numbers: std::ops::Range<u32>) -> Vec<u32> {
 }
 
 #[test]
+fn what_is_stored_of_a_class_follows_commits_and_evictions() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = ledger(dir.path(), total(1000));
+    let user = Attribution {
+        principal: Principal::User(Uid::from_raw(1000)),
+        party: Party::User(Uid::from_raw(1000)),
+        ..attribution("", "b")
+    };
+    store(dir.path(), &ledger, 0, &attribution("u", "a"), 300);
+    store(dir.path(), &ledger, 1, &user, 200);
+    assert_eq!(ledger.reserve(&user, 100), Grant::Granted);
+    let usage = || {
+        let stored = ledger.usage_by_class().into_iter().filter(|(_, usage)| usage.cores > 0 || usage.bytes > 0);
+        stored.map(|(class, usage)| (class, usage.bytes, usage.cores)).collect::<Vec<_>>()
+    };
+    let root = (PrincipalClass::Root, 280, 1);
+    assert_eq!(usage(), [root, (PrincipalClass::User, 180, 1)], "what is reserved is not stored");
+    ledger.commit(user.clone(), 100, id(1), 1, 90);
+    assert_eq!(usage(), [root, (PrincipalClass::User, 90, 1)], "the same core anew");
+    assert!(ledger.forget(&id(1)));
+    assert_eq!(usage(), [root]);
+}
+
+#[test]
 fn what_is_redundant_goes_first_and_the_total_is_never_over_the_limit() {
     let dir = tempfile::tempdir().unwrap();
     let ledger = ledger(dir.path(), total(1000));
