@@ -65,7 +65,7 @@ async fn serve(mut stream: UnixStream, shared: &Arc<Shared>) -> io::Result<bool>
     }
     let request = DeletionRequest::decode(&bytes).ok_or(ErrorKind::InvalidData)?;
     let [client] = clients.as_slice() else { return Err(ErrorKind::InvalidData.into()) };
-    let peer = Peer::of(client.as_fd())?;
+    let peer = Peer::of_accepted(client.as_fd(), &shared.root.query_socket())?;
     let ended = delete(shared, request, peer).await;
     stream.write_all(Deletion::encode(&ended).as_bytes()).await?;
     Ok(ended.is_ok())

@@ -1,7 +1,8 @@
 //! How the query service has the daemon delete a core, which only the daemon's user can do.
 //!
-//! The service passes on the connection of whoever asks. The daemon asks the kernel who that is (SO_PEERCRED), and decides by itself: a
-//! service that was taken over can delete nothing but what those who are connected to it may delete.
+//! The service passes on the connection of whoever asks. The daemon makes sure that it was accepted on the service's socket, asks the kernel
+//! who connected (SO_PEERCRED), and decides by itself: a service that was taken over can delete nothing but what those who are connected to
+//! it may delete.
 
 use super::connect::connect_within;
 use crate::crash::CrashId;

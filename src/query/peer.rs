@@ -3,16 +3,18 @@
 use crate::policy::access::LocalUsers;
 use crate::store::Viewer;
 use coreward_sys::peer;
-use nix::sys::socket::{getsockopt, sockopt};
+use nix::sys::socket::{UnixAddr, getsockname, getsockopt, sockopt};
 use nix::unistd::{Gid, Uid};
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::path::Path;
 use std::sync::Arc;
 
 /// The group whose members see all crashes.
 const ADMINISTRATORS: &str = "adm";
 
-/// The credentials of a peer, as of the moment when it connected (SO_PEERCRED, SO_PEERGROUPS).
+/// The credentials of a peer, as of the moment when it connected (SO_PEERCRED, SO_PEERGROUPS). They are those of whoever connected only at
+/// the end that was accepted: at the other end they are those of whoever called listen(2) (unix(7)), for systemd's sockets root.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
     /// The effective uid.
@@ -22,11 +24,27 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Asks the kernel.
+    /// Asks the kernel who connected to the socket with the name `listening`. An accepted connection has that name, and only whoever may
+    /// create files in its directory can give it to another one.
+    ///
+    /// # Errors
+    /// `InvalidInput`: the connection was not accepted there. Otherwise as [`Self::of`].
+    pub fn of_accepted(socket: BorrowedFd<'_>, listening: &Path) -> io::Result<Self> {
+        let name: UnixAddr = getsockname(socket.as_raw_fd())?;
+        if !listening.is_absolute() || name.path() != Some(listening) {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "the connection was not accepted by the query service",
+            ));
+        }
+        Self::of(socket)
+    }
+
+    /// Asks the kernel. `socket` must have been accepted by this process.
     ///
     /// # Errors
     /// It is not a connected Unix socket.
-    pub fn of(socket: BorrowedFd<'_>) -> io::Result<Self> {
+    pub(super) fn of(socket: BorrowedFd<'_>) -> io::Result<Self> {
         let credentials = getsockopt(&socket, sockopt::PeerCredentials)?;
         let mut groups: Vec<Gid> = peer::groups(socket)?.into_iter().map(Gid::from_raw).collect();
         groups.push(Gid::from_raw(credentials.gid()));
@@ -50,7 +68,25 @@ impl Peer {
 mod tests {
     use super::*;
     use std::os::fd::AsFd;
-    use std::os::unix::net::UnixStream;
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    #[test]
+    fn only_the_accepted_end_of_a_connection_says_who_connected() {
+        let dir = tempfile::tempdir().unwrap();
+        let [name, other] = ["socket", "other"].map(|name| dir.path().join(name));
+        let listener = UnixListener::bind(&name).unwrap();
+        let connected = UnixStream::connect(&name).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        assert_eq!(Peer::of_accepted(accepted.as_fd(), &name).unwrap().uid, nix::unistd::geteuid());
+        let (pair, _pair) = UnixStream::pair().unwrap();
+        for stream in [&connected, &pair] {
+            let refused = Peer::of_accepted(stream.as_fd(), &name).unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::InvalidInput);
+        }
+        assert!(Peer::of_accepted(listener.as_fd(), &name).is_err(), "nobody is connected");
+        assert!(Peer::of_accepted(accepted.as_fd(), &other).is_err());
+        assert!(Peer::of_accepted(accepted.as_fd(), Path::new("socket")).is_err());
+    }
 
     #[test]
     fn root_and_members_of_adm_are_administrators() {

@@ -442,44 +442,72 @@ fn a_hostile_client_costs_neither_other_users_nor_the_intake() {
     assert_eq!(seen(&bed, (ALICE, None)).len(), 20);
 }
 
+/// Passes a connection to the daemon as a service would that is not ours, and prints the answer. Bob connects to a socket with the service's
+/// name. What is passed on is one of: the accepted connection, the end that connected, a pair of sockets, an accepted connection of another
+/// socket, and the very connection to the daemon.
+const LIE: &str = r#"
+import array, os, socket, sys
+deletion, query, request, count, what = sys.argv[1:]
+def listen(path):
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen()
+    return listener
+if what == "other":
+    query += ".other"
+listener = listen(query)
+os.chmod(query, 0o666)
+os.setresuid(0, 1235, 0)
+os.setgroups([])
+connected = socket.socket(socket.AF_UNIX)
+connected.connect(query)
+pair = socket.socketpair(socket.AF_UNIX)
+os.setresuid(0, 0, 0)
+accepted, _ = listener.accept()
+s = socket.socket(socket.AF_UNIX)
+s.settimeout(10)
+s.connect(deletion)
+passed = {"accepted": accepted, "connected": connected, "pair": pair[0], "other": accepted, "deletion": s}[what]
+s.sendmsg([request.encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [passed.fileno()] * int(count)))])
+answer = s.recv(4096).decode()
+os.unlink(query)
+print(answer)
+"#;
+
 /// The daemon decides by the connection that it is given, not by who gives it.
 #[test]
 fn the_daemon_deletes_nothing_for_a_service_that_lies() {
     let bed = bed_with_users();
     let _daemon = bed.daemon();
-    as_user(ALICE, &copy(&bed, "plain", 0o755, 0)).run_to_end();
-    let listed = bed.wait_for(1).remove(0);
-    let ask = |bytes: &[u8], descriptors: usize| -> String {
-        let script = r#"
-import array, os, socket, sys
-s = socket.socket(socket.AF_UNIX)
-s.settimeout(10)
-s.connect(sys.argv[1])
-one, other = socket.socketpair(socket.AF_UNIX)
-os.setresuid(1234, 1234, 1234)
-s.sendmsg([sys.argv[2].encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [one.fileno()] * int(sys.argv[3])))])
-print(s.recv(4096).decode())
-"#;
-        let text = std::str::from_utf8(bytes).unwrap();
-        let mut command = Command::new("setpriv");
-        // Bob's pair of sockets: as if he was connected.
-        command.args(["--groups=4711", "/usr/bin/python3", "-c"]);
-        let as_bob = script
-            .replace("one, other", "os.setresuid(1235, 1235, 0); one, other")
-            .replace("\nos.setresuid(1234, 1234, 1234)", "");
-        command.arg(as_bob).arg(bed.root.deletion_socket()).args([text, &descriptors.to_string()]);
-        let output = command.output().unwrap();
+    let plain = copy(&bed, "plain", 0o755, 0);
+    as_user(ALICE, &plain).run_to_end();
+    as_user(BOB, &plain).run_to_end();
+    let crashes = bed.wait_for(2);
+    let [hers, his] = crashes.as_slice() else { panic!("{crashes:?}") };
+    let ask = |request: &str, descriptors: usize, what: &str| -> String {
+        let mut command = Command::new("/usr/bin/python3");
+        command.args(["-c", LIE]).arg(bed.root.deletion_socket()).arg(bed.root.query_socket());
+        let output = command.args([request, &descriptors.to_string(), what]).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     };
-    let request = format!("{}!", listed.id());
-    assert_eq!(ask(request.as_bytes(), 1), "no-such-crash");
+    let request = format!("{}!", hers.id());
+    assert_eq!(ask(&request, 1, "accepted"), "no-such-crash");
     for (request, descriptors) in [(request.as_str(), 2), ("0123456789abcdef?", 1), ("../../../../etc/x", 1)] {
-        assert_eq!(ask(request.as_bytes(), descriptors), "", "no answer");
+        assert_eq!(ask(request, descriptors, "accepted"), "", "no answer");
+    }
+    // The kernel names root at the end that connected to a socket of root's: whoever passes that on is not root for it.
+    for what in ["connected", "pair", "other", "deletion"] {
+        assert_eq!(ask(&request, 1, what), "", "{what}");
+        assert_eq!(ask(&format!("{}!", his.id()), 1, what), "", "{what}");
     }
     // No connection at all.
     let mut stream = UnixStream::connect(bed.root.deletion_socket()).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     stream.write_all(request.as_bytes()).unwrap();
     assert_eq!(std::io::read_to_string(stream).unwrap(), "");
-    assert!(listed.core_file.unwrap().exists());
+    let exists = |listed: &Listed| listed.core_file.as_ref().unwrap().exists();
+    assert!(exists(hers) && exists(his));
+    assert!(ask(&format!("{}!", his.id()), 1, "accepted").starts_with("deleted "), "his own, and he is connected");
+    assert!(exists(hers) && !exists(his));
 }
