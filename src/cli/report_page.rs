@@ -317,8 +317,7 @@ fn frames_apart<'a>(heading: &str, frames: impl Iterator<Item = (usize, &'a Inte
 }
 
 fn storage_section(storage: &Storage) -> Markup {
-    let percent =
-        if storage.max_use == 0 { 100 } else { (storage.bytes.saturating_mul(100) / storage.max_use).min(100) };
+    let percent = storage.bytes.saturating_mul(100).checked_div(storage.max_use).unwrap_or(100).min(100);
     html! {
         h2 { "Storage" }
         p {

@@ -28,11 +28,8 @@ const RETRY: Duration = Duration::from_secs(30);
 pub(super) async fn announce(shared: Arc<Shared>) {
     let mut limiter = EventLimiter::default();
     loop {
-        let found = match shared.catalog.new_bugs(BATCH).await {
-            Ok(found) => found,
-            // The catalog cannot be read. Its writer says so.
-            Err(_) => Vec::new(),
-        };
+        // Its writer says so if the catalog cannot be read.
+        let found = shared.catalog.new_bugs(BATCH).await.unwrap_or_default();
         let is_last = found.len() < BATCH;
         if !found.is_empty() {
             let (rate, sharing) = (shared.event_rate(), Arc::clone(&shared));

@@ -45,7 +45,7 @@ pub(super) async fn listen(listener: UnixListener, shared: Arc<Shared>) {
                 Ok((stream, _)) => {
                     let (sharing, permit) = (Arc::clone(&shared), permit.take());
                     shared.shutdown.spawn(async move {
-                        serve_connection(stream, &sharing).await;
+                        Box::pin(serve_connection(stream, &sharing)).await;
                         drop(permit);
                     });
                 }
@@ -93,7 +93,7 @@ async fn serve_connection(stream: UnixStream, shared: &Arc<Shared>) {
             if offer.released {
                 source.note_release();
             }
-            Session::new(shared, source, *offer).serve(descriptors).await;
+            Box::pin(Session::new(shared, source, *offer).serve(descriptors)).await;
         }
         Ok(ShimMessage::Reply(..) | ShimMessage::Released) => {
             reject(connection, shared, "the first message is not an offer").await;
