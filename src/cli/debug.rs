@@ -8,6 +8,7 @@
 //! are the debugger's own, nobody else can open the file, and the file vanishes when the debugger ends, for whatever reason.
 
 use super::crash_selector::CrashSelector;
+use super::debug_files::DEBUG_DIR;
 use super::error::{CliError, DebugError, UnpackError};
 use super::executable::ExecutableChoice;
 use super::foreign_file::{Owners, open_foreign};
@@ -15,7 +16,7 @@ use super::message::print_message;
 use super::module_source::ModuleSource;
 use super::privileges::{Account, run_as_owner};
 use super::unpack::CoreReader;
-use super::vetted_sysroot::{DEBUG_FILES, LibraryName, SysrootPlan, SysrootRequest, VettedSysroot};
+use super::vetted_sysroot::{LibraryName, SysrootPlan, SysrootRequest, VettedSysroot};
 use super::{executable, human, lookup};
 use crate::crash::Record;
 use crate::crash::text::{from_bytes, printable, to_path};
@@ -316,7 +317,7 @@ fn gdb_arguments(options: &DebugOptions, tree: Option<&FileTree>, foreign: bool)
         (Some(sysroot), _) => arguments.extend(set("sysroot", sysroot)),
         (None, Some(tree)) => {
             arguments.extend(set("sysroot", &tree.path));
-            let debug_files = [tree.path.join(DEBUG_FILES.trim_start_matches('/')), DEBUG_FILES.into()];
+            let debug_files = [tree.path.join(DEBUG_DIR.trim_start_matches('/')), DEBUG_DIR.into()];
             for (setting, dirs) in
                 [("debug-file-directory", &debug_files[..]), ("solib-search-path", &tree.library_dirs)]
             {
@@ -332,7 +333,7 @@ fn gdb_arguments(options: &DebugOptions, tree: Option<&FileTree>, foreign: bool)
 
 /// The same for lldb, which looks for a library by its name in directories, and compares its build-id.
 fn lldb_arguments(tree: &FileTree) -> Vec<OsString> {
-    let debug_files = [tree.path.join(DEBUG_FILES.trim_start_matches('/')), DEBUG_FILES.into()];
+    let debug_files = [tree.path.join(DEBUG_DIR.trim_start_matches('/')), DEBUG_DIR.into()];
     let settings =
         [("target.exec-search-paths", &tree.library_dirs[..]), ("target.debug-file-search-paths", &debug_files)];
     let append = settings.into_iter().flat_map(|(setting, dirs)| {

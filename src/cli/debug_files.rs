@@ -4,8 +4,8 @@ use super::elf_symbols::Supplement;
 use crate::crash::text::to_path;
 use std::path::{Component, Path, PathBuf};
 
-/// The directory of debug packages (gdb's debug-file-directory).
-const DEBUG_DIR: &str = "/usr/lib/debug";
+/// Where debuggers look for debug files, with links by build-id below it (gdb's manual, "Debugging Information in Separate Files").
+pub(super) const DEBUG_DIR: &str = "/usr/lib/debug";
 
 /// The debug file of a build.
 pub(super) fn of_build(build_id: &str) -> Option<PathBuf> {

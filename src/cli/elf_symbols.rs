@@ -5,6 +5,7 @@ use super::dwarf_names::{self, CodeFunction, qualified_name};
 use super::symbol_table::CodeSymbols;
 use crate::crash::demangle;
 use crate::crash::text::cut;
+use crate::elf::decompress_debugdata;
 use addr2line::{Context, LookupContinuation, LookupResult};
 use gimli::{AbbreviationsCacheStrategy, DwLang, DwarfSections, EndianSlice, RunTimeEndian, SectionId};
 use object::{CompressionFormat, Object, ObjectSection, ReadCache};
@@ -40,8 +41,6 @@ pub(super) const MAX_NAME: usize = 500;
 pub(super) const MAX_INLINED: usize = 32;
 /// Most bytes that are read of one file, or made of one section of it.
 const MAX_READ: u64 = 1 << 30;
-/// The longest symbol table that `.gnu_debugdata` may hold, in bytes.
-const MAX_MINI: u64 = 64 << 20;
 
 /// An ELF file of which only those parts are read that are needed.
 pub(super) struct ElfBytes(ReadCache<Source>);
@@ -347,8 +346,7 @@ fn read_up_to(from: impl Read, limit: u64) -> Option<Vec<u8>> {
 
 /// The symbol table that a stripped program has in `.gnu_debugdata`, compressed with xz (gdb's MiniDebugInfo).
 fn mini_debug_info(object: &ElfObject<'_>) -> Option<ElfBytes> {
-    let section = Cursor::new(object.section_by_name(".gnu_debugdata")?.data().ok()?.to_vec());
-    read_up_to(xz4rust::XzReader::new(section), MAX_MINI).map(ElfBytes::of_memory)
+    decompress_debugdata(object.section_by_name(".gnu_debugdata")?.data().ok()?.to_vec()).map(ElfBytes::of_memory)
 }
 
 /// The name of the file with the debug symbols, without a directory.

@@ -4,14 +4,11 @@ use super::foreign_file::{Owners, Refusal, open_foreign};
 use super::human;
 use crate::crash::Record;
 use crate::crash::text::{from_bytes, printable, to_path};
-use crate::elf::build_id_of_file;
+use crate::elf::read_build_id;
 use nix::unistd::Uid;
-use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-
-/// Bytes of an executable that are read to find its build-id. The notes are near the beginning of the file.
-const HEAD: u64 = 64 * 1024;
 
 /// The chosen executable, and what the user should know about the choice.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -97,12 +94,10 @@ enum BuildMatch {
 }
 
 fn compare_builds(record: &Record, path: &Path, owners: Owners) -> BuildMatch {
-    let head = open_foreign(path, owners).and_then(|file| {
-        let mut head = Vec::new();
-        file.take(HEAD).read_to_end(&mut head).map_err(|_| Refusal::Missing).map(|_| head)
-    });
-    let found = match head {
-        Ok(head) => build_id_of_file(&head),
+    let found = open_foreign(path, owners)
+        .and_then(|file| read_build_id(|buffer, at| file.read_at(buffer, at)).map_err(|_| Refusal::Missing));
+    let found = match found {
+        Ok(found) => found,
         Err(Refusal::Missing) => return BuildMatch::Missing,
         Err(Refusal::NotAFile) => return BuildMatch::Refused("is not a regular file".to_owned()),
         Err(Refusal::WritableByAll) => return BuildMatch::Refused("is writable by everybody".to_owned()),
@@ -137,7 +132,7 @@ mod tests {
     fn this_program() -> (PathBuf, Option<String>) {
         let path = std::env::current_exe().unwrap();
         let head = std::fs::read(&path).unwrap();
-        (path, build_id_of_file(&head[..65536]))
+        (path, crate::elf::build_id_of_file(&head[..65536]))
     }
 
     fn crash_of(exe: &Path, build_id: Option<String>) -> Record {

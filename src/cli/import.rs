@@ -6,7 +6,7 @@ use super::foreign_file::{Owners, open_foreign};
 use super::privileges::become_owner;
 use super::unpack::{CoreReader, progress};
 use crate::crash::{CrashId, Record};
-use crate::elf::build_id_of_file;
+use crate::elf::{BEGINNING, build_id_of_file};
 use crate::store::{self, Bundle, FileRange, ImportDir, Layout, MAX_MODULE, core_file_name, format, unpack_module};
 use clap::Args;
 use coreward_wire::paths::Root;
@@ -20,8 +20,6 @@ use std::time::{Duration, Instant};
 const TIMEOUT: Duration = Duration::from_secs(20);
 /// How often the command looks whether it has.
 const INTERVAL: Duration = Duration::from_millis(100);
-/// Bytes of a module that are kept to find its build-id.
-const BEGINNING: usize = 64 << 10;
 /// What a module may expand to for each of its compressed bytes, as in `module_source.rs`.
 const MAX_EXPANSION: u64 = 100;
 

@@ -3,7 +3,7 @@
 use super::foreign_file::{Owners, open_foreign};
 use crate::crash::text::{printable, to_path};
 use crate::crash::{Module, Record};
-use crate::elf::build_id_of_file;
+use crate::elf::read_build_id;
 use crate::packages;
 use coreward_wire::paths::Root;
 use nix::unistd::Uid;
@@ -13,8 +13,6 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 
 /// Modules that are looked at.
 const MAX_MODULES: usize = 16;
-/// Bytes of a file that are read to find its build-id. The notes are near the beginning.
-const HEAD: usize = 64 * 1024;
 
 /// The package of a module.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -72,7 +70,7 @@ pub(super) fn of_executable(record: &Record) -> Option<String> {
 
 /// What the module says of its package (systemd's ELF package metadata).
 fn noted(module: &Module) -> Option<(String, String)> {
-    let package: serde_json::Value = serde_json::from_str(module.package.as_deref()?).ok()?;
+    let package = module.package_metadata()?;
     let text = |key: &str| package.get(key).and_then(serde_json::Value::as_str).map(str::to_owned);
     Some((text("name")?, text("version").unwrap_or_default()))
 }
@@ -81,10 +79,8 @@ fn noted(module: &Module) -> Option<(String, String)> {
 fn is_file_of_host(module: &Module) -> bool {
     let Some(build_id) = &module.build_id else { return false };
     let Ok(file) = open_foreign(&to_path(&module.path), Owners::RootAnd(Uid::from_raw(0))) else { return false };
-    let mut head = vec![0; HEAD];
     let is_roots = file.metadata().is_ok_and(|metadata| metadata.uid() == 0);
-    let length = file.read_at(&mut head, 0).unwrap_or(0);
-    is_roots && build_id_of_file(&head[..length]).as_ref() == Some(build_id)
+    is_roots && read_build_id(|buffer, at| file.read_at(buffer, at)).is_ok_and(|found| found.as_ref() == Some(build_id))
 }
 
 /// `nginx 1.26.0-1; libc6 2.36-9 (libc.so.6)`: that of the executable first, others with their files.
@@ -121,7 +117,7 @@ mod tests {
         std::fs::write(database.join("info/libc6:amd64.list"), format!("{library}\n/usr/bin/segv\n")).unwrap();
         let status = "Package: libc6\nStatus: install ok installed\nArchitecture: amd64\nVersion: 2.36-9\n";
         std::fs::write(database.join("status"), status).unwrap();
-        let build_id = build_id_of_file(&std::fs::read(&library).unwrap()).unwrap();
+        let build_id = crate::elf::build_id_of_file(&std::fs::read(&library).unwrap()).unwrap();
         let module = |path: &str, start, build_id: &str, package: Option<&str>| Module {
             path: path.to_owned(),
             build_id: Some(build_id.to_owned()),

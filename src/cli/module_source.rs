@@ -2,7 +2,7 @@
 
 use super::error::CliError;
 use super::privileges::run_as_owner;
-use crate::elf::build_id_of_file;
+use crate::elf::read_build_id;
 use crate::store::{Bundle, MAX_MODULE, open_module, unpack_module};
 use coreward_wire::paths::Root;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -12,8 +12,6 @@ use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-/// Bytes of a module that are read to find its build-id. Linkers put the notes near the beginning.
-const BEGINNING: usize = 64 << 10;
 /// What a module of a bundle may expand to for each of its compressed bytes. Programs shrink to a third, and seldom to a twentieth.
 const MAX_EXPANSION: u64 = 100;
 
@@ -84,9 +82,7 @@ impl ModuleSource<'_> {
             }
         }
         out.flush()?;
-        let mut beginning = vec![0; BEGINNING];
-        let count = to.read_at(&mut beginning, 0)?;
-        Ok(build_id_of_file(&beginning[..count]).as_deref() == Some(build_id))
+        Ok(read_build_id(|buffer, at| to.read_at(buffer, at))?.as_deref() == Some(build_id))
     }
 }
 

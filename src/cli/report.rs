@@ -202,7 +202,6 @@ impl TimeLine {
 #[derive(Default)]
 struct BugBuilder {
     count: u64,
-    first_us: Option<u64>,
     last_us: u64,
     hosts: BTreeSet<String>,
     units: BTreeSet<String>,
@@ -212,7 +211,6 @@ struct BugBuilder {
 impl BugBuilder {
     fn add(&mut self, occurrence: &Occurrence) {
         self.count += occurrence.count;
-        self.first_us = Some(self.first_us.map_or(occurrence.first_us, |first| first.min(occurrence.first_us)));
         self.last_us = self.last_us.max(occurrence.last_us);
         let places = [
             (&mut self.hosts, &occurrence.hostname),

@@ -1,6 +1,6 @@
 //! Whose code a frame is in that no file has: that of a compiler at run time.
 
-use crate::crash::Record;
+use crate::crash::{MapsLine, Record};
 
 /// Files that have a compiler of this kind, by the beginning of their name, and what it is called.
 const COMPILERS: [(&str, &str); 10] = [
@@ -19,9 +19,9 @@ const COMPILERS: [(&str, &str); 10] = [
 /// Who compiled the code at an address that is in no module: the name that the process gave to the mapping (PR_SET_VMA_ANON_NAME, prctl(2)), else
 /// the only compiler among its modules. `None` if there is no such code there.
 pub(super) fn compiler_of(record: &Record, address: u64) -> Option<String> {
-    let mapping =
-        record.maps.lines().find_map(|line| Mapping::parse(line).filter(|mapping| mapping.contains(address)))?;
-    if !mapping.is_executable || mapping.name.starts_with('/') {
+    let mut mappings = record.maps.lines().filter_map(MapsLine::parse);
+    let mapping = mappings.find(|mapping| (mapping.start..mapping.end).contains(&address))?;
+    if !mapping.permissions.contains('x') || mapping.name.starts_with('/') {
         return None;
     }
     if let Some(name) = mapping.name.strip_prefix("[anon:").and_then(|name| name.strip_suffix(']')) {
@@ -37,29 +37,6 @@ pub(super) fn compiler_of(record: &Record, address: u64) -> Option<String> {
     match compilers.as_slice() {
         [compiler] => Some((*compiler).to_owned()),
         _ => None,
-    }
-}
-
-/// A line of `/proc/PID/maps` (proc_pid_maps(5)).
-struct Mapping<'a> {
-    start: u64,
-    end: u64,
-    is_executable: bool,
-    name: &'a str,
-}
-
-impl<'a> Mapping<'a> {
-    fn parse(line: &'a str) -> Option<Self> {
-        let hex = |text: &str| u64::from_str_radix(text, 16).ok();
-        let mut fields = line.splitn(6, ' ');
-        let (start, end) = fields.next()?.split_once('-')?;
-        let is_executable = fields.next()?.contains('x');
-        let name = fields.nth(3).unwrap_or_default().trim();
-        Some(Self { start: hex(start)?, end: hex(end)?, is_executable, name })
-    }
-
-    fn contains(&self, address: u64) -> bool {
-        (self.start..self.end).contains(&address)
     }
 }
 

@@ -6,13 +6,13 @@ use super::foreign_file::{Owners, Refusal, open_foreign};
 use super::privileges::Account;
 use super::{debug_files, debuginfod};
 use crate::crash::text::to_path;
-use crate::elf::build_id_of_file;
+use crate::elf::{BEGINNING, build_id_of_file, read_build_id};
 use crate::store::{StoredModule, open_module};
 use coreward_wire::paths::Root;
 use nix::sys::prctl::{set_no_new_privs, set_pdeathsig};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
-use nix::unistd::{Gid, Uid};
+use nix::unistd::Uid;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{self, Write};
@@ -88,10 +88,6 @@ const MAX_STORED: u64 = 512 << 20;
 const MAX_MEMORY: u64 = 3 << 30;
 /// Most processor time, in seconds. The command waits no longer either.
 const MAX_TIME: u64 = 10;
-/// Bytes of a file that are read to find its build-id. The notes are near the beginning.
-const HEAD: usize = 64 * 1024;
-/// The user and group "nobody" of every Linux system (systemd.exec(5)).
-const NOBODY: u32 = 65534;
 
 /// The files that may have the names of a module, open. None was read.
 struct Candidates {
@@ -157,8 +153,7 @@ fn run() -> io::Result<()> {
         request.modules.iter().map(|module| Candidates::open(&request, module, owners)).enumerate().collect();
     // Root's files first: a file that a user made to take long takes only the time that is left.
     opened.sort_by_key(|(_, candidates)| !candidates.are_roots());
-    if Uid::effective().is_root() {
-        let nobody = Account { uid: Uid::from_raw(NOBODY), gid: Gid::from_raw(NOBODY) };
+    if let Some(nobody) = Account::nobody_for_root() {
         nobody.assume().map_err(io::Error::other)?;
     }
     // The parent may have ended before; changing the user clears this (prctl(2)).
@@ -202,10 +197,9 @@ fn is_roots(file: &File) -> bool {
 /// Reads the first of the files that is of this build, and the first debug file.
 fn read_module(module: &ModuleRequest, candidates: Candidates) -> Result<Found, NotRead> {
     let Candidates { stored, own, debug, supplement } = candidates;
-    let stored = stored.and_then(|stored| stored.read(MAX_STORED).ok()).filter(|bytes| {
-        let head = &bytes[..bytes.len().min(HEAD)];
-        build_id_of_file(head).as_deref() == Some(&module.build_id)
-    });
+    let stored = stored
+        .and_then(|stored| stored.read(MAX_STORED).ok())
+        .filter(|bytes| build_id_of_file(&bytes[..bytes.len().min(BEGINNING)]).as_deref() == Some(&module.build_id));
     let own = match stored {
         Some(bytes) => Ok(ElfBytes::of_memory(bytes)),
         None => own.map_err(NotRead::Refused).and_then(|file| read_build(file, &module.build_id)),
@@ -225,9 +219,8 @@ fn read_module(module: &ModuleRequest, candidates: Candidates) -> Result<Found, 
 
 /// The file, if it is this build.
 fn read_build(file: File, build_id: &str) -> Result<ElfBytes, NotRead> {
-    let mut head = vec![0; HEAD];
-    let length = file.read_at(&mut head, 0).map_err(|_| NotRead::Refused(Refusal::Missing))?;
-    let by_headers = build_id_of_file(&head[..length]);
+    let by_headers = read_build_id(|buffer, at| file.read_at(buffer, at));
+    let by_headers = by_headers.map_err(|_| NotRead::Refused(Refusal::Missing))?;
     let file = ElfBytes::of_file(file);
     let found = by_headers.or_else(|| file.build_id());
     if found.as_deref() == Some(build_id) { Ok(file) } else { Err(NotRead::OtherBuild) }

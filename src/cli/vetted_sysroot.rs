@@ -4,13 +4,14 @@
 //! may say anything. gdb opens them all, also a FIFO, where it waits for ever, or a device. In this directory there are only modules, and
 //! links to files of this machine that are root's or the caller's own and have the build-id of the file that was mapped.
 
+use super::debug_files::DEBUG_DIR;
 use super::error::CliError;
 use super::executable::foreign_place;
 use super::foreign_file::{Owners, open_foreign};
 use super::module_source::ModuleSource;
 use crate::crash::text::to_path;
 use crate::crash::{Module, Record};
-use crate::elf::build_id_of_file;
+use crate::elf::read_build_id;
 use coreward_sys::{fork, pidfd};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -19,19 +20,15 @@ use nix::unistd::{Uid, getpid, mkdtemp, setsid};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
 
 /// Directories that are links into /usr on a merged system (file-hierarchy(7)), where the dynamic linker is found.
 const MERGED: [&str; 6] = ["bin", "sbin", "lib", "lib32", "lib64", "libx32"];
 /// Where the link to the dynamic linker is.
 const LINKER_DIR: &str = "/usr/lib64";
-/// Where debuggers look for debug files, with links by build-id below it (gdb's manual, "Debugging Information in Separate Files").
-pub(super) const DEBUG_FILES: &str = "/usr/lib/debug";
-/// Bytes of a file that are read to find its build-id. Linkers put the notes near the beginning.
-const BEGINNING: u64 = 64 << 10;
 /// The longest path that is created.
 const MAX_PATH: usize = 4000;
 
@@ -102,7 +99,7 @@ impl<'a> SysrootPlan<'a> {
         let on_host = candidates.into_iter().flatten().find(|path| {
             let Ok(file) = open_foreign(path, Owners::RootAnd(*caller)) else { return false };
             match &module.build_id {
-                Some(_) => build_id(file) == module.build_id,
+                Some(_) => build_id(&file) == module.build_id,
                 // It cannot be compared: where the process saw the files of this machine, the name is all there is.
                 None => !is_elsewhere && !is_deleted(module),
             }
@@ -216,10 +213,8 @@ fn path_of(module: &Module) -> &str {
     module.path.strip_suffix(" (deleted)").unwrap_or(&module.path)
 }
 
-fn build_id(file: File) -> Option<String> {
-    let mut beginning = Vec::new();
-    file.take(BEGINNING).read_to_end(&mut beginning).ok()?;
-    build_id_of_file(&beginning)
+fn build_id(file: &File) -> Option<String> {
+    read_build_id(|buffer, at| file.read_at(buffer, at)).ok()?
 }
 
 /// Creates the files and links of `plan`, and links with the names that the dynamic linker has for them.
@@ -310,7 +305,7 @@ impl Tree<'_> {
         for (path, (_, module)) in &plan.files {
             let split = module.build_id.as_deref().and_then(|build_id| build_id.split_at_checked(2));
             if let Some((first, rest)) = split.filter(|_| module.build_id.as_deref().is_some_and(is_hexadecimal)) {
-                self.link(&Path::new(DEBUG_FILES).join(".build-id").join(first).join(rest), path);
+                self.link(&Path::new(DEBUG_DIR).join(".build-id").join(first).join(rest), path);
             }
         }
         Ok(())
@@ -362,7 +357,7 @@ mod tests {
     /// A program with a build-id, and the build-id.
     fn program() -> (PathBuf, String) {
         let path = std::env::current_exe().unwrap().canonicalize().unwrap();
-        let id = build_id(File::open(&path).unwrap()).unwrap();
+        let id = build_id(&File::open(&path).unwrap()).unwrap();
         (path, id)
     }
 
@@ -434,7 +429,7 @@ mod tests {
             "/usr/lib/libx.so.1.2",
             "/lib/libx.so.1",
             "/usr/lib/x/y/libx.so",
-            &format!("{DEBUG_FILES}/.build-id/{first}/{rest}"),
+            &format!("{DEBUG_DIR}/.build-id/{first}/{rest}"),
         ] {
             assert!(fs::read(found(&sysroot, Path::new(path))).unwrap() == content, "{path}");
         }

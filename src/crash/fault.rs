@@ -1,7 +1,7 @@
 //! What a fault was: the instruction, and the address in relation to what is mapped. As far as it is certain, and no further.
 
-use super::Record;
 use super::text::printable;
+use super::{MapsLine, Record};
 use nix::sys::signal::Signal::{SIGBUS, SIGILL, SIGSEGV, SIGSYS, SIGTRAP};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -171,11 +171,8 @@ impl Fault {
             _ => return,
         };
         for mapping in mappings.into_iter().filter(|mapping| mapping.name.is_none()) {
-            let line = maps.lines().find(|line| {
-                let start = line.split('-').next().and_then(|start| u64::from_str_radix(start, 16).ok());
-                start == Some(mapping.start)
-            });
-            let name = line.and_then(|line| line.splitn(6, ' ').nth(5)).map(str::trim_start);
+            let line = maps.lines().filter_map(MapsLine::parse).find(|line| line.start == mapping.start);
+            let name = line.map(|line| line.name);
             mapping.name = name.filter(|name| name.starts_with('[') && name.len() <= Self::MAX_NAME).map(str::to_owned);
         }
     }

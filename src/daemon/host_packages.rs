@@ -1,14 +1,13 @@
 //! The files that packages of this host have: the lists of dpkg(1).
 
+use crate::packages;
 use coreward_wire::paths::Root;
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::path::PathBuf;
+use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-/// A list that is longer is not one of dpkg's.
-const MAX_LIST: u64 = 64 << 20;
 /// Most files of all packages. Each takes 16 bytes of memory.
 const MAX_FILES: usize = 1 << 20;
 /// Where no programs and libraries are, but most of all files.
@@ -18,7 +17,7 @@ const NO_PROGRAMS: &str = "/share/";
 /// installed or removed.
 #[derive(Debug)]
 pub(super) struct HostPackages {
-    lists: PathBuf,
+    root: Root,
     known: Mutex<Known>,
 }
 
@@ -31,12 +30,12 @@ struct Known {
 
 impl HostPackages {
     pub(super) fn new(root: &Root) -> Self {
-        Self { lists: root.join("/var/lib/dpkg/info"), known: Mutex::default() }
+        Self { root: root.clone(), known: Mutex::default() }
     }
 
     /// A function that says whether a package has the file with this absolute path. Blocks.
     pub(super) fn files(&self) -> impl Fn(&str) -> bool + use<> {
-        let changed = std::fs::metadata(&self.lists).and_then(|dir| dir.modified()).ok();
+        let changed = std::fs::metadata(packages::lists_dir(&self.root)).and_then(|dir| dir.modified()).ok();
         let mut known = self.known();
         if known.changed != changed {
             let files = changed.map(|_| self.read()).unwrap_or_default();
@@ -60,28 +59,20 @@ impl HostPackages {
 
     fn read(&self) -> HashSet<u64> {
         let mut files = HashSet::new();
-        for entry in std::fs::read_dir(&self.lists).into_iter().flatten().flatten() {
-            let is_list = entry.path().extension().is_some_and(|extension| extension == "list");
-            if !is_list || entry.metadata().map_or(u64::MAX, |metadata| metadata.len()) > MAX_LIST {
-                continue;
-            }
-            let Ok(list) = std::fs::read(entry.path()) else { continue };
-            let list = String::from_utf8_lossy(&list);
-            for path in list.lines().filter(|path| !path.contains(NO_PROGRAMS)) {
-                if files.len() >= MAX_FILES {
-                    return files;
-                }
+        packages::for_each_listed_file(&self.root, |_, path| {
+            if !path.contains(NO_PROGRAMS) {
                 files.insert(hash(path));
             }
-        }
+            if files.len() < MAX_FILES { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        });
         files
     }
 }
 
-/// The hash of a path. /lib and /usr/lib are one directory on a merged system, and lists have the one or the other.
+/// The hash of a path, the same for both names that it has on a merged system.
 fn hash(path: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
-    path.strip_prefix("/usr").filter(|rest| rest.starts_with('/')).unwrap_or(path).hash(&mut hasher);
+    packages::merged(path).hash(&mut hasher);
     hasher.finish()
 }
 

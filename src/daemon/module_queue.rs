@@ -12,7 +12,7 @@ pub(super) const MAX_WAITING: usize = 16;
 pub(super) struct ModuleQueue {
     pub(super) places: Arc<Semaphore>,
     /// One crash at a time: the second of two like it finds the modules of the first.
-    pub(super) turn: tokio::sync::Mutex<()>,
+    pub(super) copy_lock: tokio::sync::Mutex<()>,
     /// A reader that was killed and may still hang. While it does, no other one is made.
     pub(super) lost: Mutex<Option<Arc<OwnedFd>>>,
 }
@@ -21,7 +21,7 @@ impl Default for ModuleQueue {
     fn default() -> Self {
         Self {
             places: Arc::new(Semaphore::new(MAX_WAITING)),
-            turn: tokio::sync::Mutex::default(),
+            copy_lock: tokio::sync::Mutex::default(),
             lost: Mutex::default(),
         }
     }

@@ -56,8 +56,8 @@ pub(super) fn store_modules(shared: &Arc<Shared>, record: &Arc<Record>, user: Op
     let user = user.filter(|uid| access::reader_of(&record) == Some(*uid));
     shared.shutdown.spawn(async move {
         let _place = place;
-        let _turn = tokio::select! {
-            turn = with.module_queue.turn.lock() => turn,
+        let _copying = tokio::select! {
+            lock = with.module_queue.copy_lock.lock() => lock,
             () = with.shutdown.stopped() => return,
         };
         let shared = Arc::clone(&with);

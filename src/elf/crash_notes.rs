@@ -2,6 +2,7 @@
 
 use super::class::ElfClass;
 use super::notes::{notes, u32_at, u64_at};
+use crate::crash::MapsLine;
 use crate::crash::text::from_bytes;
 use object::elf::{EM_386, EM_AARCH64, EM_X86_64};
 
@@ -231,14 +232,10 @@ impl MappedFile {
     /// if it describes something else.
     #[must_use]
     pub fn parse(line: &str) -> Option<Self> {
-        let hex = |text: &str| u64::from_str_radix(text, 16).ok();
-        let mut fields = line.splitn(6, ' ');
-        let (start, end) = fields.next()?.split_once('-')?;
-        let offset = fields.nth(1)?;
-        let path = fields.nth(2)?.trim_start();
+        let MapsLine { start, end, offset, name, .. } = MapsLine::parse(line)?;
         // Newlines in names are escaped, and other names are the kernel's.
-        path.starts_with('/').then_some(())?;
-        Some(Self { start: hex(start)?, end: hex(end)?, offset: hex(offset)?, path: path.to_owned() })
+        name.starts_with('/').then_some(())?;
+        Some(Self { start, end, offset: offset?, path: name.to_owned() })
     }
 }
 

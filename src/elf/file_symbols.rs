@@ -188,7 +188,15 @@ fn decompress(data: &Section, read: &mut ReadFile<'_>) -> Option<Vec<u8>> {
     if length > MAX_COMPRESSED || data.kind == SHT_NOBITS || data.is_loaded {
         return None;
     }
-    let compressed = read(data.file.start, usize::try_from(length).ok()?)?;
+    decompress_debugdata(read(data.file.start, usize::try_from(length).ok()?)?)
+}
+
+/// The file that the content of a section `.gnu_debugdata` is, decompressed as far as it can be read. `None` if there is nothing, or if it is
+/// longer than any linker makes.
+pub fn decompress_debugdata(compressed: Vec<u8>) -> Option<Vec<u8>> {
+    if compressed.len() as u64 > MAX_COMPRESSED {
+        return None;
+    }
     let buffer = NonZeroUsize::new(BUFFER)?;
     let decoder = XzDecoder::in_heap_with_alloc_dict_size(DICT_SIZE_MIN, MAX_DICTIONARY);
     let decompressed = XzReader::new_with_buffer_size_and_decoder(Cursor::new(compressed), buffer, decoder);
@@ -203,9 +211,13 @@ fn decompress(data: &Section, read: &mut ReadFile<'_>) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
 
+    fn seed(name: &str) -> Vec<u8> {
+        std::fs::read(format!("{}/fuzz/corpus/file_symbols/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+    }
+
     /// The name at the address that the seed of the fuzz target begins with.
     fn find(name: &str, length: usize) -> Vec<Option<Symbol>> {
-        let seed = std::fs::read(format!("{}/fuzz/corpus/file_symbols/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+        let seed = seed(name);
         let (address, file) = seed.split_first_chunk().unwrap();
         let file = &file[..file.len().min(length)];
         let read = |offset: u64, length: usize| {
@@ -228,11 +240,19 @@ mod tests {
 
     #[test]
     fn files_that_are_cut_off_have_no_names() {
-        for length in (0..5600).step_by(64) {
-            for name in ["static", "library", "debugdata"] {
+        let whole = Symbol::new(b"inner", 1);
+        for name in ["static", "library", "debugdata"] {
+            let seed = seed(name);
+            // e_shoff of ELFCLASS64: where the table of sections is, without which there are no names.
+            let table = usize::try_from(u64::from_le_bytes(*seed[8 + 0x28..].first_chunk().unwrap())).unwrap();
+            assert!(table > 64 && table < seed.len() - 8);
+            for length in (0..seed.len() - 8).step_by(16) {
                 let found = find(name, length);
-                assert!(found.iter().flatten().all(|symbol| symbol.name.len() <= "inner".len()));
+                let found: Vec<Symbol> = found.into_iter().flatten().collect();
+                let are_right = found.iter().all(|symbol| *symbol == whole);
+                assert!(found.is_empty() || (are_right && length > table), "{name} {length}: {found:?}");
             }
+            assert_eq!(find(name, usize::MAX), [Some(whole.clone())], "{name}");
         }
     }
 }

@@ -8,6 +8,7 @@ use object::elf::{
 };
 use object::read::elf::{FileHeader, ProgramHeader};
 use object::{Endianness, LittleEndian, ReadRef};
+use std::io;
 use std::ops::Range;
 
 /// A range of notes in memory.
@@ -136,6 +137,37 @@ pub fn package_metadata(bytes: &[u8]) -> Option<String> {
     (!text.is_empty() && text.len() <= MAX_PACKAGE).then(|| text.to_owned())
 }
 
+/// Bytes of a file that are read to find its build-id. Linkers put the notes near the beginning.
+pub const BEGINNING: usize = 64 << 10;
+
+/// The beginning of a file, as far as its build-id needs it. `read` reads at an offset into a buffer, as pread(2) does, so that it leaves the
+/// position of the file alone: that may be somebody else's as well.
+///
+/// # Errors
+/// Those of `read`, but for interruptions.
+pub fn read_beginning(mut read: impl FnMut(&mut [u8], u64) -> io::Result<usize>) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; BEGINNING];
+    let mut count = 0;
+    while let Some(rest) = bytes.get_mut(count..).filter(|rest| !rest.is_empty()) {
+        match read(rest, count as u64) {
+            Ok(0) => break,
+            Ok(more) => count += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    bytes.truncate(count);
+    Ok(bytes)
+}
+
+/// The build-id of an ELF file, whose beginning is read as by [`read_beginning`]. `None` if it has none, or is something else.
+///
+/// # Errors
+/// Those of `read`, but for interruptions.
+pub fn read_build_id(read: impl FnMut(&mut [u8], u64) -> io::Result<usize>) -> io::Result<Option<String>> {
+    Ok(build_id_of_file(&read_beginning(read)?))
+}
+
 /// The build-id of an ELF file, read from its first bytes.
 #[must_use]
 pub fn build_id_of_file(start: &[u8]) -> Option<String> {
@@ -177,6 +209,8 @@ pub fn build_id(bytes: &[u8]) -> Option<String> {
 #[expect(clippy::indexing_slicing, clippy::cast_possible_truncation, reason = "a test may panic")]
 mod tests {
     use super::*;
+    use std::io::Seek;
+    use std::os::unix::fs::FileExt;
 
     #[test]
     fn the_build_id_of_this_program_is_found_in_its_memory() {
@@ -184,7 +218,7 @@ mod tests {
         let memory = std::fs::File::open("/proc/self/mem").unwrap();
         let read = |address: u64, length: u64| {
             let mut bytes = vec![0; usize::try_from(length).unwrap()];
-            std::os::unix::fs::FileExt::read_exact_at(&memory, &mut bytes, address).unwrap();
+            FileExt::read_exact_at(&memory, &mut bytes, address).unwrap();
             bytes
         };
         let table = read(auxv.phdr.unwrap(), auxv.phnum.unwrap() * 56);
@@ -209,7 +243,7 @@ mod tests {
         let memory = std::fs::File::open("/proc/self/mem").unwrap();
         let read = |address: u64, length: usize| {
             let mut bytes = vec![0; length];
-            std::os::unix::fs::FileExt::read_exact_at(&memory, &mut bytes, address).ok().map(|()| bytes)
+            FileExt::read_exact_at(&memory, &mut bytes, address).ok().map(|()| bytes)
         };
         let image = read_image(start, read).unwrap();
         assert_eq!(image.bias, start, "a position-independent program is linked at 0");
@@ -265,5 +299,22 @@ mod tests {
         assert_eq!(build_id(b"\x04\0\0\0\x04\0\0\0\x03\0\0\0GNX\0abcd"), None);
         assert_eq!(build_id(b"\x04\0\0\0\xff\xff\xff\xff\x03\0\0\0GNU\0abcd"), None);
         assert_eq!(build_id(b"\x04\0\0\0\x04\0\0\0\x03\0\0\0GNU\0abcd").unwrap(), "61626364");
+    }
+
+    #[test]
+    fn a_build_id_is_read_in_pieces_and_through_interruptions() {
+        let file = std::fs::File::open("/proc/self/exe").unwrap();
+        let mut calls = 0;
+        let in_pieces = |buffer: &mut [u8], at: u64| {
+            calls += 1;
+            let end = buffer.len().min(1000);
+            if calls % 3 == 0 { Err(io::ErrorKind::Interrupted.into()) } else { file.read_at(&mut buffer[..end], at) }
+        };
+        let found = read_build_id(in_pieces).unwrap();
+        assert!(found.is_some());
+        assert_eq!(found, read_build_id(|buffer, at| file.read_at(buffer, at)).unwrap());
+        assert_eq!((&file).stream_position().unwrap(), 0);
+        assert_eq!(read_build_id(|_, _| Ok(0)).unwrap(), None);
+        assert_eq!(read_build_id(|_, _| Err(io::ErrorKind::Other.into())).unwrap_err().kind(), io::ErrorKind::Other);
     }
 }

@@ -4,6 +4,7 @@
 use super::ElfError;
 use super::class::ElfClass;
 use super::crash_notes::{CrashNotes, is_known};
+use crate::crash::MapsLine;
 use object::elf::{
     ET_CORE, FileHeader32, FileHeader64, PF_R, PF_W, PF_X, PN_XNUM, PT_LOAD, PT_NOTE, ProgramHeader32, ProgramHeader64,
     SectionHeader32, SectionHeader64,
@@ -33,13 +34,10 @@ impl LoadSegment {
     /// A mapping that a line of `/proc/PID/maps` describes (proc_pid_maps(5)): `begin-end perms ...`. None of it is in a core.
     #[must_use]
     pub fn parse(line: &str) -> Option<Self> {
-        let hex = |text: &str| u64::from_str_radix(text, 16).ok();
-        let mut fields = line.split(' ');
-        let (start, end) = fields.next()?.split_once('-')?;
-        let (address, perms) = (hex(start)?, fields.next()?);
-        let flag = |letter, flag| if perms.contains(letter) { flag } else { 0 };
+        let MapsLine { start: address, end, permissions, .. } = MapsLine::parse(line)?;
+        let flag = |letter, flag| if permissions.contains(letter) { flag } else { 0 };
         let flags = flag('r', PF_R) | flag('w', PF_W) | flag('x', PF_X);
-        Some(Self { offset: 0..0, address, length: hex(end)?.checked_sub(address)?, flags })
+        Some(Self { offset: 0..0, address, length: end.checked_sub(address)?, flags })
     }
 
     /// Whether the stack with this pointer may be in the mapping. After an overflow the pointer is below it.

@@ -21,8 +21,11 @@ mod symbol_table;
 pub use class::ElfClass;
 pub use crash_notes::{CrashNotes, I386Registers, MappedFile, Registers, SigInfoNote, ThreadNote};
 pub use dynamic::DynamicSymbols;
-pub use file_symbols::find_in_file;
-pub use image::{MappedImage, NoteRange, build_id, build_id_of_file, note_ranges, package_metadata, read_image};
+pub use file_symbols::{decompress_debugdata, find_in_file};
+pub use image::{
+    BEGINNING, MappedImage, NoteRange, build_id, build_id_of_file, note_ranges, package_metadata, read_beginning,
+    read_build_id, read_image,
+};
 #[cfg(test)]
 pub(crate) use layout::tests::headers as test_headers;
 pub use layout::{

@@ -4,7 +4,8 @@ use coreward_wire::paths::Root;
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader};
-use std::path::Path;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 
 /// An installed package.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,15 +27,13 @@ pub fn owners(root: &Root, paths: &HashSet<&str>) -> HashMap<String, Package> {
     let database = root.join(DATABASE);
     let wanted: HashMap<&str, &str> = paths.iter().map(|path| (merged(path), *path)).collect();
     let mut found: HashMap<String, String> = HashMap::new();
-    for entry in fs::read_dir(database.join("info")).into_iter().flatten().flatten() {
-        if found.len() == wanted.len() {
-            break;
-        }
-        let name = entry.file_name();
-        let Some(package) = name.to_str().and_then(|name| name.strip_suffix(".list")) else { continue };
-        let Ok(list) = read_list(&entry.path()) else { continue };
-        let owned = list.lines().filter_map(|line| wanted.get(merged(line)));
-        found.extend(owned.map(|path| ((*path).to_owned(), package.to_owned())));
+    if !wanted.is_empty() {
+        for_each_listed_file(root, |package, path| {
+            if let Some(path) = wanted.get(merged(path)) {
+                found.insert((*path).to_owned(), package.to_owned());
+            }
+            if found.len() == wanted.len() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
     }
     let versions =
         versions(&database.join("status"), &found.values().map(String::as_str).collect()).unwrap_or_default();
@@ -45,8 +44,29 @@ pub fn owners(root: &Root, paths: &HashSet<&str>) -> HashMap<String, Package> {
     described.collect()
 }
 
-/// `/lib` and `/usr/lib` are one directory on a merged system (and so are `bin` and `sbin`), and lists have the one or the other.
-fn merged(path: &str) -> &str {
+/// The directory with the list of each package's files. It changes when a package is installed or removed.
+#[must_use]
+pub fn lists_dir(root: &Root) -> PathBuf {
+    root.join(DATABASE).join("info")
+}
+
+/// Calls `visit` with each package, named as its list is (`libc6:amd64`, or `bash`), and each path in the list. Lists that cannot be read, and such
+/// as are none of dpkg's, are left out.
+pub fn for_each_listed_file(root: &Root, mut visit: impl FnMut(&str, &str) -> ControlFlow<()>) {
+    for entry in fs::read_dir(lists_dir(root)).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let Some(package) = name.to_str().and_then(|name| name.strip_suffix(".list")) else { continue };
+        let Ok(list) = read_list(&entry.path()) else { continue };
+        if list.lines().try_for_each(|path| visit(package, path)).is_break() {
+            return;
+        }
+    }
+}
+
+/// The path without `/usr`: `/lib` and `/usr/lib` are one directory on a merged system (and so are `bin` and `sbin`), and lists have the one or
+/// the other.
+#[must_use]
+pub fn merged(path: &str) -> &str {
     path.strip_prefix("/usr").filter(|rest| rest.starts_with('/')).unwrap_or(path)
 }
 

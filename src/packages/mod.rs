@@ -2,4 +2,4 @@
 
 mod dpkg;
 
-pub use dpkg::{Package, owners};
+pub use dpkg::{Package, for_each_listed_file, lists_dir, merged, owners};

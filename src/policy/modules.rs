@@ -40,7 +40,7 @@ pub struct ModuleCandidate<'a> {
     /// When a core that refers to it was last stored, or somebody read it, in microseconds since 1970.
     pub last_use_us: u64,
     /// Whose stored cores refer to it.
-    pub holders: BTreeSet<String>,
+    pub principals: BTreeSet<String>,
     /// A pinned core refers to it, or the crash that needs the room.
     pub pinned: bool,
 }
@@ -58,18 +58,18 @@ pub fn choose_modules<'a>(
     let own = principal.to_string();
     let mut used: HashMap<&str, u64> = HashMap::new();
     for module in modules {
-        if let Some(holder) = module.holders.first().filter(|_| module.holders.len() == 1) {
-            *used.entry(holder).or_default() += module.bytes;
+        if let Some(principal) = module.principals.first().filter(|_| module.principals.len() == 1) {
+            *used.entry(principal).or_default() += module.bytes;
         }
     }
-    let of = |holder: &str| used.get(holder).copied().unwrap_or(0);
+    let of = |principal: &str| used.get(principal).copied().unwrap_or(0);
     let own_use = of(&own).saturating_add(bytes);
     let mut order: Vec<(u8, u64, &ModuleCandidate<'a>)> = Vec::new();
     for module in modules.iter().filter(|module| !module.pinned) {
-        let rank = match module.holders.first().filter(|_| module.holders.len() == 1) {
-            None if module.holders.is_empty() => 0,
-            Some(holder) if *holder == own => 1,
-            Some(holder) if of(holder) > own_use => 2,
+        let rank = match module.principals.first().filter(|_| module.principals.len() == 1) {
+            None if module.principals.is_empty() => 0,
+            Some(principal) if *principal == own => 1,
+            Some(principal) if of(principal) > own_use => 2,
             _ => continue,
         };
         order.push((rank, module.last_use_us, module));
@@ -91,9 +91,9 @@ pub fn choose_modules<'a>(
 mod tests {
     use super::*;
 
-    fn module<'a>(build_id: &'a str, last_use_us: u64, holders: &[&str]) -> ModuleCandidate<'a> {
-        let holders = holders.iter().map(|unit| Principal::Unit((*unit).to_owned()).to_string()).collect();
-        ModuleCandidate { build_id, bytes: 10, last_use_us, holders, pinned: false }
+    fn module<'a>(build_id: &'a str, last_use_us: u64, principals: &[&str]) -> ModuleCandidate<'a> {
+        let principals = principals.iter().map(|unit| Principal::Unit((*unit).to_owned()).to_string()).collect();
+        ModuleCandidate { build_id, bytes: 10, last_use_us, principals, pinned: false }
     }
 
     #[test]

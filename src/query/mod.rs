@@ -3,9 +3,9 @@
 //! It reads the catalog and nothing of the intake. It runs as a user of its own, so whatever is done to it costs neither the daemon
 //! nor a crash. Who asks is what the kernel says of the peer of the connection.
 
-mod accounts;
 mod client;
 mod connect;
+mod connection_limits;
 mod deletion;
 mod error;
 mod frames;

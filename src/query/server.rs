@@ -1,6 +1,6 @@
 //! Accepting connections.
 
-use super::accounts::{Accounts, Holder};
+use super::connection_limits::{ClientClass, ConnectionLimits};
 use super::error::MethodError;
 use super::peer::Peer;
 use super::service::Service;
@@ -20,7 +20,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves connections until there was none for a while.
 pub(super) async fn serve(listener: UnixListener, service: Arc<Service>) {
-    let accounts = Arc::new(Accounts::default());
+    let limits = Arc::new(ConnectionLimits::default());
     let mut last_use = Instant::now();
     let mut check = interval(IDLE_CHECK);
     loop {
@@ -28,7 +28,7 @@ pub(super) async fn serve(listener: UnixListener, service: Arc<Service>) {
             accepted = listener.accept() => {
                 last_use = Instant::now();
                 match accepted {
-                    Ok((stream, _)) => admit(stream, &service, &accounts),
+                    Ok((stream, _)) => admit(stream, &service, &limits),
                     Err(error) => {
                         tracing::warn!("accept: {error}");
                         sleep(ACCEPT_PAUSE).await;
@@ -36,7 +36,7 @@ pub(super) async fn serve(listener: UnixListener, service: Arc<Service>) {
                 }
             }
             _ = check.tick() => {
-                if accounts.count() > 0 {
+                if limits.count() > 0 {
                     last_use = Instant::now();
                 } else if last_use.elapsed() >= IDLE_EXIT {
                     return;
@@ -47,13 +47,13 @@ pub(super) async fn serve(listener: UnixListener, service: Arc<Service>) {
 }
 
 /// Starts a session, if its user may have another one.
-fn admit(stream: UnixStream, service: &Arc<Service>, accounts: &Arc<Accounts>) {
+fn admit(stream: UnixStream, service: &Arc<Service>, limits: &Arc<ConnectionLimits>) {
     let Ok(peer) = Peer::of(stream.as_fd()) else { return };
     let users = service.users();
-    let holder = Holder::of(peer.uid, peer.is_administrator(&users), &users);
-    match accounts.admit(holder) {
-        Ok(seat) => {
-            tokio::spawn(Session::new(Arc::clone(service), peer, seat, stream).run());
+    let class = ClientClass::of(peer.uid, peer.is_administrator(&users), &users);
+    match limits.admit(class) {
+        Ok(permit) => {
+            tokio::spawn(Session::new(Arc::clone(service), peer, permit, stream).run());
         }
         Err(limit) => {
             // It fits into the empty socket.

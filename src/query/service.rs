@@ -57,21 +57,21 @@ impl Service {
         users
     }
 
-    /// Runs a query on what `peer` may see, when it is the turn of its user. `None`: there is no catalog, so there was no crash.
+    /// Runs a query on what `peer` may see, one at a time of its class. `None`: there is no catalog, so there was no crash.
     pub(super) async fn read<T: Send + 'static>(
         &self,
         peer: &Peer,
-        turn: &Arc<Semaphore>,
+        query_lock: &Arc<Semaphore>,
         query: impl FnOnce(&CatalogView) -> Result<T, QueryError> + Send + 'static,
     ) -> Result<Option<T>, MethodError> {
         let stopped = |_| MethodError::Unavailable("the service stops".to_owned());
-        let turn = Arc::clone(turn).acquire_owned().await.map_err(stopped)?;
+        let query_permit = Arc::clone(query_lock).acquire_owned().await.map_err(stopped)?;
         let place = Arc::clone(&self.queries).acquire_owned().await.map_err(stopped)?;
         let viewer = peer.viewer(self.users());
         let root = self.root.clone();
         let reading = spawn_blocking(move || {
             // Also if the client is gone: its next query has to wait until this one has ended.
-            let _held = (turn, place);
+            let _held = (query_permit, place);
             read(&root, &viewer, query)
         });
         let ended = reading.await.map_err(|error| MethodError::Unavailable(format!("the query failed: {error}")))?;

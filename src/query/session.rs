@@ -1,6 +1,6 @@
 //! One connection: its calls are answered in their order.
 
-use super::accounts::Seat;
+use super::connection_limits::ConnectionPermit;
 use super::deletion::DeletionRequest;
 use super::error::MethodError;
 use super::frames::{FrameError, Frames};
@@ -52,7 +52,7 @@ impl<E: Into<MethodError>> From<E> for Failure {
 pub(super) struct Session {
     service: Arc<Service>,
     peer: Peer,
-    seat: Seat,
+    permit: ConnectionPermit,
     calls: Frames<OwnedReadHalf>,
     replies: OwnedWriteHalf,
     /// The present call wants no reply.
@@ -65,9 +65,9 @@ struct Crashes<'a> {
 }
 
 impl Session {
-    pub(super) fn new(service: Arc<Service>, peer: Peer, seat: Seat, stream: UnixStream) -> Self {
+    pub(super) fn new(service: Arc<Service>, peer: Peer, permit: ConnectionPermit, stream: UnixStream) -> Self {
         let (reader, replies) = stream.into_split();
-        Self { service, peer, seat, calls: Frames::new(reader), replies, oneway: false }
+        Self { service, peer, permit, calls: Frames::new(reader), replies, oneway: false }
     }
 
     /// Answers calls until the client is gone or breaks the protocol.
@@ -290,9 +290,9 @@ impl Session {
         }
         let client = self.calls.get_ref().as_ref().as_fd().try_clone_to_owned().map_err(Failure::Connection)?;
         let socket = self.service.root.deletion_socket();
-        let turn = Arc::clone(&self.seat.turn).acquire_owned().await;
+        let permit = Arc::clone(&self.permit.query_lock).acquire_owned().await;
         let deleting = spawn_blocking(move || {
-            let _turn = turn;
+            let _permit = permit;
             request.send(&socket, client.as_fd())
         });
         let deleted = deleting.await.map_err(|error| MethodError::Unavailable(error.to_string()))??;
@@ -303,7 +303,7 @@ impl Session {
         &self,
         query: impl FnOnce(&CatalogView) -> Result<T, QueryError> + Send + 'static,
     ) -> Result<Option<T>, MethodError> {
-        self.service.read(&self.peer, &self.seat.turn, query).await
+        self.service.read(&self.peer, &self.permit.query_lock, query).await
     }
 
     async fn reply(&mut self, parameters: impl Serialize, continues: bool) -> Result<(), Failure> {

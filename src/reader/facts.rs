@@ -5,7 +5,7 @@ use crate::crash::text::from_bytes;
 use crate::crash::{ArgumentList, auxv};
 use crate::elf::{self, ElfClass};
 use std::fs::File;
-use std::io::{Read, Seek};
+use std::io::Seek;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
@@ -107,11 +107,7 @@ pub(super) fn variables(block: &[u8], names: &[String]) -> String {
 
 /// The build-id in an executable's file.
 pub(super) fn build_id_of_file(executable: &File) -> Option<String> {
-    /// Linkers put the notes into the first page.
-    const BEGINNING: u64 = 64 << 10;
-    let mut bytes = Vec::new();
-    executable.take(BEGINNING).read_to_end(&mut bytes).ok()?;
-    elf::build_id_of_file(&bytes)
+    elf::read_build_id(|buffer, at| executable.read_at(buffer, at)).ok()?
 }
 
 #[cfg(test)]

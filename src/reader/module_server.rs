@@ -7,7 +7,7 @@ use super::module_file::{ModuleError, ModuleFile};
 use super::protocol::{Answer, Request};
 use super::saved_core::find_local;
 use crate::crash::text::to_path;
-use crate::elf::build_id_of_file;
+use crate::elf::{build_id_of_file, read_beginning, read_build_id};
 use crate::store::MAX_MODULE;
 use coreward_sys::mounts::Mounts;
 use nix::sys::stat::{SFlag, fstat};
@@ -16,8 +16,6 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 
-/// Bytes of a file that are read to find its build-id. Linkers put the notes near the beginning.
-const BEGINNING: usize = 64 << 10;
 /// Longest text of mounts that is read, in bytes.
 const MAX_MOUNTINFO: u64 = 1 << 20;
 /// Bytes that are read at once.
@@ -55,7 +53,7 @@ impl ModuleServer {
 
     fn look_at(&mut self, file: File, host: usize) -> io::Result<ModuleFile> {
         let metadata = file.metadata()?;
-        let build_id = build_id_of_file(&beginning(&file)?);
+        let build_id = read_build_id(|buffer, at| file.read_at(buffer, at))?;
         let hosts = self.hosts.get(host).and_then(Option::as_deref).and_then(build_id_of_file);
         let is_hosts = hosts.is_some() && hosts == build_id;
         let only_root = metadata.uid() == 0 && metadata.mode() & 0o022 == 0;
@@ -102,28 +100,8 @@ fn read_local(path: &str, mounts: &Mounts<'_>) -> io::Result<Vec<u8>> {
     if fstat(&found)?.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFREG.bits() {
         return Err(ErrorKind::InvalidInput.into());
     }
-    beginning(&File::open(format!("/proc/self/fd/{}", found.as_raw_fd()))?)
-}
-
-fn beginning(file: &File) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0; BEGINNING];
-    let count = read_at(file, &mut bytes, 0)?;
-    bytes.truncate(count);
-    Ok(bytes)
-}
-
-/// Reads from offset `at` until `buffer` is full or the file ends. The offset of the descriptor is somebody else's as well.
-fn read_at(file: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
-    let mut count = 0;
-    while count < buffer.len() {
-        match file.read_at(&mut buffer[count..], at + count as u64) {
-            Ok(0) => break,
-            Ok(more) => count += more,
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(count)
+    let file = File::open(format!("/proc/self/fd/{}", found.as_raw_fd()))?;
+    read_beginning(|buffer, at| file.read_at(buffer, at))
 }
 
 /// Compresses the file. It may grow meanwhile.
@@ -132,7 +110,11 @@ fn compress(module: &File, out: &mut Limited<'_>) -> io::Result<()> {
     encoder.include_checksum(true)?;
     let (mut chunk, mut at) = (vec![0; CHUNK], 0);
     loop {
-        let count = read_at(module, &mut chunk, at)?;
+        // The position of the descriptor is somebody else's as well.
+        let count = match module.read_at(&mut chunk, at) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            read => read?,
+        };
         if count == 0 {
             return encoder.finish().map(drop);
         }
@@ -175,7 +157,11 @@ struct Compare<'a> {
 impl Write for Compare<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut own = vec![0; bytes.len()];
-        if read_at(self.with, &mut own, self.at)? != bytes.len() || own != bytes {
+        let is_there = match self.with.read_exact_at(&mut own, self.at) {
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => false,
+            read => read.map(|()| true)?,
+        };
+        if !is_there || own != bytes {
             return Err(ErrorKind::InvalidData.into());
         }
         self.at += bytes.len() as u64;

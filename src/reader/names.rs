@@ -14,8 +14,6 @@ use std::time::Duration;
 const MEMORY_TIMEOUT: Duration = Duration::from_millis(100);
 /// No process waits while they are looked up in files.
 const FILES_TIMEOUT: Duration = Duration::from_secs(2);
-/// Bytes of a file that have its build-id.
-const HEAD: u64 = 64 << 10;
 
 /// Places in one module whose functions are looked up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,11 +65,8 @@ pub(super) fn find_in_files(modules: &[ModuleFrames], files: &[File], saved: Opt
 
 /// Whether the file is still the build that was mapped. Who copies a new version over the old one changes what is mapped as well.
 fn is_build(file: &File, build_id: Option<&str>) -> bool {
-    let head = || {
-        let length = file.metadata().ok()?.len().min(HEAD);
-        read(file, 0, usize::try_from(length).ok()?)
-    };
-    build_id.is_none_or(|build_id| head().and_then(|head| elf::build_id_of_file(&head)).as_deref() == Some(build_id))
+    let found = || elf::read_build_id(|buffer, at| file.read_at(buffer, at)).ok().flatten();
+    build_id.is_none_or(|build_id| found().as_deref() == Some(build_id))
 }
 
 /// Bytes of a file; `None` if it does not have them.
@@ -98,7 +93,7 @@ mod tests {
         let bias = u64::from_str_radix(line.split('-').next().unwrap(), 16).unwrap();
         let own = (are_well_formed as fn(&Names) -> bool) as usize as u64 - bias;
         let file = File::open("/proc/self/exe").unwrap();
-        let build_id = elf::build_id_of_file(&read(&file, 0, 1 << 16).unwrap());
+        let build_id = elf::read_build_id(|buffer, at| file.read_at(buffer, at)).unwrap();
         assert!(build_id.is_some());
         let module = ModuleFrames { number: 0, path: String::new(), build_id, start: bias, offsets: vec![own, 1] };
         let names = find_in_files(std::slice::from_ref(&module), std::slice::from_ref(&file), None);

@@ -9,7 +9,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const MODULES: &str = "var/lib/coreward/modules";
 /// The library is opened by the first name, and is the file of the second.
@@ -222,20 +222,41 @@ fn a_daemon_that_is_killed_leaves_no_half_module_and_the_next_crash_completes_th
     let section = format!(".noise={}", noise.display());
     let library = image.join(LIBRARY);
     run_tool("objcopy", &["--add-section", &section, library.to_str().unwrap()]);
+    let mut hits = 0;
     for kill in 1..=3 {
         crash_in(&image);
         let crash = bed.wait_for(kill).pop().unwrap();
-        // Compressing the library takes longer than this.
-        std::thread::sleep(Duration::from_millis(40 * u64::try_from(kill).unwrap()));
+        let library = crash.record.modules.iter().find(|module| module.path.contains("libextension")).unwrap();
+        let library = module_file_name(library.build_id.as_deref().unwrap()).unwrap().display().to_string();
+        let is_stored = || bed.names(MODULES).contains(&library);
+        // Only the library is that long: noise does not shrink.
+        let begun = Instant::now();
+        while bytes_being_copied(&bed, daemon.pid()) < (8 << 20) * kill as u64 && !is_stored() {
+            assert!(begun.elapsed() < Duration::from_secs(20), "the library is not copied");
+            std::thread::sleep(Duration::from_millis(1));
+        }
         daemon.signal(nix::sys::signal::Signal::SIGKILL);
+        hits += u32::from(!is_stored());
         for name in bed.names(MODULES) {
             let whole = Command::new("zstd").args(["-tq"]).arg(bed.path(MODULES).join(&name)).status().unwrap();
             assert!(whole.success(), "{name}");
             assert!(build_ids(&crash.record).contains(name.strip_suffix(".zst").unwrap()), "{name}");
         }
     }
+    assert!(hits > 0, "no kill came while the library was copied");
     crash_in(&image);
     wait_for_modules(&bed, &bed.wait_for(4).pop().unwrap());
+}
+
+/// The length of the longest file that the daemon has open in the module store and that has no name yet.
+fn bytes_being_copied(bed: &TestBed, daemon: i32) -> u64 {
+    let store = fs::canonicalize(bed.path(MODULES)).unwrap();
+    let open = fs::read_dir(format!("/proc/{daemon}/fd")).into_iter().flatten().flatten().map(|entry| entry.path());
+    let is_unnamed = |path: &PathBuf| {
+        fs::read_link(path).is_ok_and(|to| to.starts_with(&store) && to.to_string_lossy().ends_with(" (deleted)"))
+    };
+    let lengths = open.filter(is_unnamed).filter_map(|path| fs::metadata(path).ok()).map(|file| file.len());
+    lengths.max().unwrap_or(0)
 }
 
 #[test]
@@ -282,11 +303,17 @@ fn modules_none_stores_none_and_a_unit_may_have_its_own_value() {
     bed.configure(&format!("[Coreward]\nModules=none\n[Executable {}/*]\nModules=all\n", image.display()));
     let _daemon = bed.daemon();
     Command::new(program("segv")).run_to_end();
-    bed.wait_for(1);
-    std::thread::sleep(Duration::from_millis(500));
-    assert_eq!(bed.names(MODULES), [""; 0]);
+    let without = bed.wait_for(1).pop().unwrap();
     crash_in(&image);
-    wait_for_modules(&bed, &bed.wait_for(2).pop().unwrap());
+    let with = bed.wait_for(2).pop().unwrap();
+    wait_for_modules(&bed, &with);
+    // One crash at a time has its modules copied: those of the first would be there by now.
+    let (without, with) = (build_ids(&without.record), build_ids(&with.record));
+    let only_without: Vec<_> = without.difference(&with).filter_map(|build_id| module_file_name(build_id)).collect();
+    assert!(!only_without.is_empty(), "its program at least");
+    let names = bed.names(MODULES);
+    assert!(only_without.iter().all(|name| !names.contains(&name.display().to_string())), "{names:?}");
+    assert_eq!(names.len(), with.len());
 }
 
 #[test]

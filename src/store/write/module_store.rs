@@ -169,7 +169,7 @@ impl ModuleStore {
                     build_id,
                     bytes: module.bytes,
                     last_use_us: module.last_use_us,
-                    holders: names,
+                    principals: names,
                     pinned: pinned || user.build_ids.contains(build_id),
                 }
             })

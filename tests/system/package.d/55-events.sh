@@ -29,6 +29,7 @@ assert_counted 2 "two crashes of one bug" "program=$exe"
 id=$(coreward list "$exe" --json | jq -r '.[0].id')
 check "a program in event.d is told about the new signature" eventually 30 test -s "$told/$id.catalog"
 assert_eq "$exe" "$(jq -r .exe "$told/$id.json")" "it gets the record"
+assert_eq "$(coreward info "$id" --json | jq -r .title)" "$(jq -r .title "$told/$id.json")" "with its title"
 assert_eq 1 "$(find "$told" -name '*.json' -exec jq -r .exe {} + | grep -cFx "$exe")" "once"
 check "it is not root" test "$(cat "$told/$id.uid")" -gt 0
 check "and reads nothing of Coreward's" prints "denied" cat "$told/$id.catalog"
