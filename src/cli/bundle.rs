@@ -133,9 +133,11 @@ fn sources<'a>(root: &Root, caller: Uid, plan: &'a SysrootPlan<'_>) -> (BTreeMap
         let stored = || open_module(root, build_id)?.compressed().try_clone().ok();
         let opened = match place {
             ModulePlace::Stored(_) => stored().map(|file| (file, true)),
-            ModulePlace::Host(host) => stored()
-                .map(|file| (file, true))
-                .or_else(|| Some((open_foreign(host, Owners::RootAnd(caller)).ok()?, false))),
+            // The file that was found to be this build, and not one that a user may have supplied to the store.
+            ModulePlace::Host(host) => open_foreign(host, Owners::RootAnd(caller))
+                .map(|file| (file, false))
+                .ok()
+                .or_else(|| Some((stored()?, true))),
         };
         let Some((file, is_stored)) = opened else { continue };
         let length = file.metadata().map_or(0, |metadata| metadata.len());

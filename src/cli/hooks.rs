@@ -9,6 +9,7 @@ use crate::crash::{CrashId, Record};
 use clap::Args;
 use coreward_sys::openat;
 use coreward_wire::paths::{EVENT_SUFFIX, EVENTS, Root};
+use nix::fcntl::renameat;
 use nix::sys::stat::fstat;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use std::ffi::OsString;
@@ -20,7 +21,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// Options of `dispatch-events`.
 #[derive(Args, Debug)]
@@ -49,6 +50,7 @@ pub(super) fn dispatch(root: &Root, _: &DispatchOptions) -> Result<ExitCode, Cli
         opened => opened.map_err(failed)?,
     };
     let has_hooks = !hooks(root)?.is_empty();
+    let mut failure = None;
     for name in waiting(&path).map_err(failed)? {
         let id = name.to_str().and_then(|name| CrashId::parse(name.strip_suffix(EVENT_SUFFIX)?));
         match id {
@@ -61,12 +63,21 @@ pub(super) fn dispatch(root: &Root, _: &DispatchOptions) -> Result<ExitCode, Cli
             Some(_) => {}
             None => print_message(&format!("coreward: {}: no event, deleted", printable(&name.to_string_lossy()))),
         }
-        // Whatever became of it: what stays would start this again at once.
+        // Whatever became of it: what stays would start this again at once. A directory that is not empty gets a name that does not.
         let removed = unlinkat(&dir, name.as_os_str(), UnlinkatFlags::NoRemoveDir)
-            .or_else(|_| unlinkat(&dir, name.as_os_str(), UnlinkatFlags::RemoveDir));
-        removed.map_err(|error| CliError::File { path: path.join(&name), error: error.into() })?;
+            .or_else(|_| unlinkat(&dir, name.as_os_str(), UnlinkatFlags::RemoveDir))
+            .or_else(|_| renameat(&dir, name.as_os_str(), &dir, hidden_name().as_str()));
+        if let Err(error) = removed {
+            failure.get_or_insert(CliError::File { path: path.join(&name), error: error.into() });
+        }
     }
-    Ok(ExitCode::SUCCESS)
+    failure.map_or(Ok(ExitCode::SUCCESS), Err)
+}
+
+/// A name that nothing has yet, and that systemd does not count among those in a directory.
+fn hidden_name() -> String {
+    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    format!(".not-an-event-{}", now.as_nanos())
 }
 
 /// The names in the directory of events, the oldest file first. Those that begin with a dot are still being written.
@@ -283,12 +294,15 @@ mod tests {
         let events = root.state_dir().join(EVENTS);
         dispatch(&root, &DispatchOptions {}).unwrap();
         fs::create_dir_all(events.join("a-directory.json")).unwrap();
+        fs::create_dir_all(events.join("0-not-empty.json/within")).unwrap();
         fs::write(events.join("0123456789abcdef.json"), "{}").unwrap();
         fs::write(events.join(".unfinished"), "").unwrap();
         std::os::unix::fs::symlink("/etc/passwd", events.join("fedcba9876543210.json")).unwrap();
         dispatch(&root, &DispatchOptions {}).unwrap();
         let left: Vec<_> = fs::read_dir(&events).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        assert_eq!(left, [".unfinished"]);
+        assert_eq!(left.len(), 2, "{left:?}");
+        assert!(left.iter().all(|name| name.as_encoded_bytes().starts_with(b".")), "{left:?}");
+        dispatch(&root, &DispatchOptions {}).unwrap();
         assert!(Path::new("/etc/passwd").exists());
     }
 

@@ -194,16 +194,24 @@ fn is_roots(file: &File) -> bool {
     file.metadata().is_ok_and(|metadata| metadata.uid() == 0)
 }
 
-/// Reads the first of the files that is of this build, and the first debug file.
+/// Reads the first of the files that is of this build, and the first debug file. Root's own file goes before the store's, which a user may
+/// have supplied, and the store's before that of anybody else.
 fn read_module(module: &ModuleRequest, candidates: Candidates) -> Result<Found, NotRead> {
     let Candidates { stored, own, debug, supplement } = candidates;
-    let stored = stored
-        .and_then(|stored| stored.read(MAX_STORED).ok())
-        .filter(|bytes| build_id_of_file(&bytes[..bytes.len().min(BEGINNING)]).as_deref() == Some(&module.build_id));
-    let own = match stored {
-        Some(bytes) => Ok(ElfBytes::of_memory(bytes)),
-        None => own.map_err(NotRead::Refused).and_then(|file| read_build(file, &module.build_id)),
-    };
+    let read_own =
+        |own: Result<File, Refusal>| own.map_err(NotRead::Refused).and_then(|file| read_build(file, &module.build_id));
+    let is_own_first = own.as_ref().is_ok_and(is_roots);
+    let (first, last) = if is_own_first { (read_own(own), None) } else { (Err(NotRead::OtherBuild), Some(own)) };
+    let own = first.or_else(|why| {
+        let stored = stored.and_then(|stored| stored.read(MAX_STORED).ok()).filter(|bytes| {
+            let head = &bytes[..bytes.len().min(BEGINNING)];
+            build_id_of_file(head).as_deref() == Some(&module.build_id)
+        });
+        match stored {
+            Some(bytes) => Ok(ElfBytes::of_memory(bytes)),
+            None => last.map_or(Err(why), read_own),
+        }
+    });
     let debug = debug.into_iter().find_map(|file| read_build(file, &module.build_id).ok());
     match (own, debug) {
         (Err(why), None) => Err(why),

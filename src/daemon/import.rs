@@ -20,6 +20,8 @@ use tokio::time::interval;
 
 /// How often the directory is looked at.
 const INTERVAL: Duration = Duration::from_secs(2);
+/// How long modules stay whose crash does not come: the command puts them there before the core, and may be at work for long.
+const MODULE_AGE: Duration = Duration::from_secs(3600);
 
 /// Imports what is in the directory, again and again, until the daemon stops.
 pub(super) async fn import_crashes(shared: Arc<Shared>) {
@@ -34,7 +36,11 @@ pub(super) async fn import_crashes(shared: Arc<Shared>) {
             let dir = ImportDir::open(&layout)?;
             // What the command was killed over.
             let _ = tmpfile::sweep(dir.dir().as_fd());
-            Ok::<_, io::Error>((dir.crashes()?, dir))
+            let crashes = dir.crashes()?;
+            if crashes.is_empty() {
+                dir.remove_old_modules(MODULE_AGE)?;
+            }
+            Ok::<_, io::Error>((crashes, dir))
         };
         // Mostly nobody has imported anything.
         let Ok(Ok((ids, dir))) = run_blocking(list).await else { continue };
@@ -101,14 +107,14 @@ fn take_core(shared: &Shared, dir: &ImportDir, id: &CrashId) -> io::Result<Recor
     Ok(record)
 }
 
-/// Moves the modules of a crash to the others, as far as there is room. Those that nobody refers to are removed. Blocks.
+/// Moves the modules of a crash to the others, as far as there is room. Those of other crashes, which may be on their way, stay. Blocks.
 fn take_modules(shared: &Shared, dir: &ImportDir, record: &Record) {
     let build_ids: HashSet<String> = record.modules.iter().filter_map(|module| module.build_id.clone()).collect();
     let (principal, _) = record.answering();
     let user = ModuleUser { principal: &principal, build_ids: &build_ids };
-    for build_id in dir.build_ids().unwrap_or_default() {
-        if build_ids.contains(&build_id)
-            && let Err(error) = shared.modules.adopt(dir.dir(), &build_id, user)
+    let found = dir.build_ids().unwrap_or_default();
+    for build_id in found.into_iter().filter(|build_id| build_ids.contains(build_id)) {
+        if let Err(error) = shared.modules.adopt(dir.dir(), &build_id, user)
             && error.raw_os_error() != Some(Errno::EEXIST as i32)
         {
             tracing::warn!("module {build_id} is not stored: {error}");

@@ -3,12 +3,11 @@
 
 use super::blocking::run_blocking;
 use super::local_users;
-use super::module_queue::MAX_WAITING;
 use super::record_builder::RecordBuilder;
 use super::shared::{Shared, lock};
 use crate::crash::{Module, Record};
 use crate::policy::access;
-use crate::policy::modules::ModulePolicy;
+use crate::policy::modules::{ModulePolicy, saw_host_files};
 use crate::reader::{ModuleError, ModuleFile, ModuleReader};
 use crate::store::{MAX_MODULE, ModuleUser};
 use coreward_sys::pidfd;
@@ -35,9 +34,10 @@ pub(super) fn missing_modules(shared: &Shared, policy: ModulePolicy, builder: &R
     // Where the process saw the mounts of the host, a file that was not replaced is the host's. What packages have is known after the
     // first crash.
     let spared = builder.sees_host_files(policy).then(|| shared.host_packages.known_files()).flatten();
+    let may_replace = builder.saw_host_files();
     let is_wanted = |module: &&Module| {
         let Some(build_id) = module.build_id.as_deref().filter(|_| !module.path.starts_with('[')) else { return false };
-        !spared.as_ref().is_some_and(|has| has(&module.path)) && !shared.modules.has_for(build_id, reader)
+        !spared.as_ref().is_some_and(|has| has(&module.path)) && !shared.modules.has_for(build_id, reader, may_replace)
     };
     builder.modules().iter().filter(is_wanted).map(|module| module.start).collect()
 }
@@ -47,9 +47,13 @@ pub(super) fn store_modules(shared: &Arc<Shared>, record: &Arc<Record>, user: Op
     if !record.core.is_stored() || modules.policy == ModulePolicy::None {
         return;
     }
-    let Ok(place) = Arc::clone(&shared.module_queue.places).try_acquire_owned() else {
-        tracing::warn!("the modules of crash {} are not stored: those of {MAX_WAITING} others are not yet", record.id);
-        return;
+    let (principal, _) = record.answering();
+    let place = match shared.module_queue.enter(principal) {
+        Ok(place) => place,
+        Err(most) => {
+            tracing::warn!("the modules of crash {} are not stored: those of {most} others are not yet", record.id);
+            return;
+        }
     };
     let (with, record) = (Arc::clone(shared), Arc::clone(record));
     // Who may read a core is decided by the record; who the user is, by the machine.
@@ -140,17 +144,30 @@ impl ModuleJob<'_> {
             if facts.is_hosts || facts.length > MAX_MODULE {
                 continue;
             }
+            let trusted = self.is_trusted(&facts);
             match self.shared.modules.open(build_id) {
-                Some((stored, trusted)) if trusted || !facts.only_root => self.grant(reader, &stored)?,
+                Some((stored, is_stored_trusted)) if is_stored_trusted || !trusted => {
+                    self.grant(reader, &facts, &stored)?;
+                }
                 _ => self.copy(reader, build_id, &facts, build_ids)?,
             }
         }
         Ok(())
     }
 
-    /// Lets the user read a stored module that has the bytes of the user's own: those the user could read.
-    fn grant(&self, reader: &mut ModuleReader, stored: &File) -> io::Result<()> {
-        let Some(uid) = self.user else { return Ok(()) };
+    /// Whether nobody but root of this host could have written the file.
+    fn is_trusted(&self, facts: &ModuleFile) -> bool {
+        facts.is_only_roots() && saw_host_files(self.record)
+    }
+
+    /// The user who may read a stored module with the bytes of this file: who could read the file.
+    fn reader_of(&self, facts: &ModuleFile) -> Option<Uid> {
+        self.user.filter(|uid| facts.is_readable_by(*uid))
+    }
+
+    /// Lets the user read a stored module that has the bytes of a file that the user could read.
+    fn grant(&self, reader: &mut ModuleReader, facts: &ModuleFile, stored: &File) -> io::Result<()> {
+        let Some(uid) = self.reader_of(facts) else { return Ok(()) };
         if reader.is_same(stored)? {
             // Root and the administrators can read it all the same.
             let _ = self.shared.modules.grant_read(stored, uid);
@@ -192,10 +209,10 @@ impl ModuleJob<'_> {
             };
             match copied {
                 Ok(length) if to.metadata()?.len() == length => {
-                    if let Some(uid) = self.user {
+                    if let Some(uid) = self.reader_of(facts) {
                         let _ = modules.grant_read(&to, uid);
                     }
-                    if let Err(error) = modules.publish(&to, build_id, reserved, facts.only_root) {
+                    if let Err(error) = modules.publish(&to, build_id, reserved, self.is_trusted(facts)) {
                         tracing::warn!("module {build_id} is not stored: {error}");
                     }
                     return Ok(());

@@ -11,7 +11,7 @@ use crate::crash::{
 use crate::elf::ProcessNotes;
 use crate::policy::access::{self, AccessFacts};
 use crate::policy::evict::Attribution;
-use crate::policy::modules::ModulePolicy;
+use crate::policy::modules::{ModulePolicy, saw_host_files};
 use crate::reader::{CrashedStack, ModuleFrames, Names, OtherThreads};
 use crate::unwind::{self, Anonymous, SignatureInput};
 use coreward_wire::paths::Root;
@@ -440,8 +440,12 @@ impl RecordBuilder {
 
     /// Whether files of this host's packages are left out of the module store, and the process saw the host's mounts.
     pub(super) fn sees_host_files(&self, policy: ModulePolicy) -> bool {
-        let has_own_mounts = self.record.namespaces.iter().any(|name| name == "mnt" || name == "unknown");
-        policy.spares_packages(&self.record) && !has_own_mounts
+        policy.spares_packages(&self.record) && self.saw_host_files()
+    }
+
+    /// Whether the process saw the files of this host.
+    pub(super) fn saw_host_files(&self) -> bool {
+        saw_host_files(&self.record)
     }
 
     /// The mapped ELF files.

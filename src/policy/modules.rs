@@ -1,7 +1,8 @@
 //! Which mapped files of a crashed process the module store keeps, and which of them go when there is no room.
 
 use crate::crash::{Principal, Record};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
+use std::sync::Arc;
 
 /// `Modules=`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,10 +25,41 @@ impl ModulePolicy {
     }
 }
 
+/// Whether the process saw the files of this host: only then is a file of root's one that root of this host wrote. Root in a container, or
+/// somebody with a root directory or mounts of their own, may call anything so.
+#[must_use]
+pub fn saw_host_files(record: &Record) -> bool {
+    let has_own_mounts = record.namespaces.iter().any(|name| name == "mnt" || name == "unknown");
+    record.cgroup.container.is_none() && !record.in_namespace && record.root == "/" && !has_own_mounts
+}
+
 /// Default of `MaxModulesUse=`: a twentieth of the volume, at most 2 GiB.
 #[must_use]
 pub fn default_max_modules_use(volume: u64) -> u64 {
     (volume / 20).min(2 << 30)
+}
+
+/// Whose stored cores refer to a module.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ModuleHolders {
+    /// No core does.
+    #[default]
+    Nobody,
+    /// Cores of this principal, by its text.
+    One(Arc<str>),
+    /// Cores of several principals.
+    Several,
+}
+
+impl ModuleHolders {
+    /// Adds a principal.
+    pub fn add(&mut self, principal: &Arc<str>) {
+        match self {
+            Self::Nobody => *self = Self::One(Arc::clone(principal)),
+            Self::One(holder) if holder == principal => {}
+            _ => *self = Self::Several,
+        }
+    }
 }
 
 /// A stored module that may be evicted.
@@ -40,14 +72,15 @@ pub struct ModuleCandidate<'a> {
     /// When a core that refers to it was last stored, or somebody read it, in microseconds since 1970.
     pub last_use_us: u64,
     /// Whose stored cores refer to it.
-    pub principals: BTreeSet<String>,
+    pub holders: ModuleHolders,
     /// A pinned core refers to it, or the crash that needs the room.
     pub pinned: bool,
 }
 
 /// The modules to evict so that `bytes` more of `principal` fit, the first to go first, until `missing` bytes are freed: those that no
-/// stored core refers to, then the principal's own, then those of a principal that takes more than it would itself, as cores are evicted;
-/// of these the ones that were used longest ago. `None` if that would not free enough: then nothing is evicted.
+/// stored core refers to, then the principal's own, then those of a principal that takes more than it would itself, as cores are evicted,
+/// and at last those that several refer to; of each of these the ones that were used longest ago. `None` if that would not free enough: then
+/// nothing is evicted.
 #[must_use]
 pub fn choose_modules<'a>(
     modules: &[ModuleCandidate<'a>],
@@ -58,19 +91,20 @@ pub fn choose_modules<'a>(
     let own = principal.to_string();
     let mut used: HashMap<&str, u64> = HashMap::new();
     for module in modules {
-        if let Some(principal) = module.principals.first().filter(|_| module.principals.len() == 1) {
-            *used.entry(principal).or_default() += module.bytes;
+        if let ModuleHolders::One(holder) = &module.holders {
+            *used.entry(holder).or_default() += module.bytes;
         }
     }
     let of = |principal: &str| used.get(principal).copied().unwrap_or(0);
     let own_use = of(&own).saturating_add(bytes);
     let mut order: Vec<(u8, u64, &ModuleCandidate<'a>)> = Vec::new();
     for module in modules.iter().filter(|module| !module.pinned) {
-        let rank = match module.principals.first().filter(|_| module.principals.len() == 1) {
-            None if module.principals.is_empty() => 0,
-            Some(principal) if *principal == own => 1,
-            Some(principal) if of(principal) > own_use => 2,
-            _ => continue,
+        let rank = match &module.holders {
+            ModuleHolders::Nobody => 0,
+            ModuleHolders::One(holder) if **holder == *own => 1,
+            ModuleHolders::One(holder) if of(holder) > own_use => 2,
+            ModuleHolders::One(_) => continue,
+            ModuleHolders::Several => 3,
         };
         order.push((rank, module.last_use_us, module));
     }
@@ -91,9 +125,12 @@ pub fn choose_modules<'a>(
 mod tests {
     use super::*;
 
-    fn module<'a>(build_id: &'a str, last_use_us: u64, principals: &[&str]) -> ModuleCandidate<'a> {
-        let principals = principals.iter().map(|unit| Principal::Unit((*unit).to_owned()).to_string()).collect();
-        ModuleCandidate { build_id, bytes: 10, last_use_us, principals, pinned: false }
+    fn module<'a>(build_id: &'a str, last_use_us: u64, holders: &[&str]) -> ModuleCandidate<'a> {
+        let mut of = ModuleHolders::Nobody;
+        for unit in holders {
+            of.add(&Principal::Unit((*unit).to_owned()).to_string().into());
+        }
+        ModuleCandidate { build_id, bytes: 10, last_use_us, holders: of, pinned: false }
     }
 
     #[test]
@@ -104,15 +141,29 @@ mod tests {
         let choose = |principal: &str, missing| choose_modules(&modules, &unit(principal), 10, missing);
         assert_eq!(choose("u", 1).unwrap(), ["b"]);
         assert_eq!(choose("u", 25).unwrap(), ["b", "a", "c"]);
-        assert_eq!(
-            choose("u", 31),
-            None,
-            "nothing goes for what does not fit all the same, and what two refer to stays"
-        );
+        assert_eq!(choose("u", 31).unwrap(), ["b", "a", "c", "d"], "what two refer to is the last to go");
+        assert_eq!(choose("u", 41), None, "nothing goes for what does not fit all the same");
         assert_eq!(choose("w", 15).unwrap(), ["b", "a"], "u has twenty bytes, and w would have ten");
         let mut pinned = modules.clone();
         pinned[1].pinned = true;
         assert_eq!(choose_modules(&pinned, &unit("u"), 10, 1).unwrap(), ["a"]);
+        let shared = [module("a", 5, &["u", "v"]), module("b", 3, &["u", "v", "w"]), module("c", 1, &["u", "u"])];
+        assert_eq!(choose_modules(&shared, &unit("x"), 10, 1).unwrap(), ["b"], "u has no more than x would have");
+    }
+
+    #[test]
+    fn a_process_of_the_host_saw_its_files_and_one_in_a_container_did_not() {
+        let on_host = Record { root: "/".to_owned(), ..crate::crash::fixtures::record(1) };
+        assert!(saw_host_files(&on_host));
+        let own_mounts = Record { namespaces: vec!["mnt".to_owned()], ..on_host.clone() };
+        let unknown = Record { namespaces: vec!["unknown".to_owned()], ..on_host.clone() };
+        let in_namespace = Record { in_namespace: true, ..on_host.clone() };
+        let in_chroot = Record { root: "/srv/chroot".to_owned(), ..on_host.clone() };
+        let mut in_container = on_host;
+        in_container.cgroup.container = Some("0123456789ab".to_owned());
+        for other in [own_mounts, unknown, in_namespace, in_chroot, in_container] {
+            assert!(!saw_host_files(&other), "{other:?}");
+        }
     }
 
     #[test]

@@ -4,16 +4,20 @@ use super::error::MethodError;
 use super::peer::Peer;
 use crate::config::read_local_users;
 use crate::policy::access::LocalUsers;
-use crate::store::{CatalogView, QueryError, Viewer};
+use crate::store::{CatalogView, Layout, QueryError, Viewer, is_journal_long};
 use coreward_wire::paths::Root;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::spawn_blocking;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 
 /// Queries at once, of as many users.
-const QUERIES: usize = 2;
+const QUERIES: u32 = 2;
+/// How often, and how many times at most, is looked whether the daemon has emptied a long journal of the catalog, while nobody reads. It
+/// tries that every half second.
+const JOURNAL_PAUSE: Duration = Duration::from_millis(50);
+const JOURNAL_PAUSES: usize = 20;
 /// How long one query may take. One without an index looks at every row, which takes half a second with 500,000.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long what is known of the users of the machine is not looked up again.
@@ -36,7 +40,7 @@ impl Service {
     pub(super) fn new(root: Root) -> Self {
         Self {
             root,
-            queries: Arc::new(Semaphore::new(QUERIES)),
+            queries: Arc::new(Semaphore::new(QUERIES as usize)),
             users: Mutex::default(),
             complained: Mutex::default(),
             last_row: watch::Sender::new(0),
@@ -66,7 +70,18 @@ impl Service {
     ) -> Result<Option<T>, MethodError> {
         let stopped = |_| MethodError::Unavailable("the service stops".to_owned());
         let query_permit = Arc::clone(query_lock).acquire_owned().await.map_err(stopped)?;
-        let place = Arc::clone(&self.queries).acquire_owned().await.map_err(stopped)?;
+        let catalog = Layout::new(&self.root).catalog;
+        // Queries that overlap keep the journal from being emptied, which takes of the space for cores.
+        let places = if is_journal_long(&catalog) { QUERIES } else { 1 };
+        let place = Arc::clone(&self.queries).acquire_many_owned(places).await.map_err(stopped)?;
+        if places == QUERIES {
+            for _ in 0..JOURNAL_PAUSES {
+                if !is_journal_long(&catalog) {
+                    break;
+                }
+                sleep(JOURNAL_PAUSE).await;
+            }
+        }
         let viewer = peer.viewer(self.users());
         let root = self.root.clone();
         let reading = spawn_blocking(move || {
@@ -123,5 +138,37 @@ fn read<T>(
     match CatalogView::open(root, viewer, QUERY_TIMEOUT).and_then(|view| query(&view)) {
         Err(QueryError::NoCatalog(_)) => Ok(None),
         ended => ended.map(Some),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
+    use tokio::time::timeout;
+
+    #[tokio::test]
+    async fn while_the_journal_is_long_nobody_else_reads() {
+        let dir = tempfile::tempdir().unwrap();
+        let service = Service::new(Root::new(dir.path()));
+        std::fs::create_dir_all(service.root.state_dir()).unwrap();
+        let journal = File::create(service.root.state_dir().join("catalog.db-wal")).unwrap();
+        let (stream, _other) = UnixStream::pair().unwrap();
+        let (peer, turn) = (Peer::of(stream.as_fd()).unwrap(), Arc::new(Semaphore::new(1)));
+        let read = || service.read(&peer, &turn, |_| Ok(()));
+        let other = Arc::clone(&service.queries).acquire_owned().await.unwrap();
+        assert_eq!(read().await.unwrap(), None, "there is no catalog");
+        journal.set_len(17 << 20).unwrap();
+        assert!(timeout(Duration::from_millis(200), read()).await.is_err(), "another query runs");
+        drop(other);
+        let begun = Instant::now();
+        let (ended, ()) = tokio::join!(read(), async {
+            sleep(Duration::from_millis(200)).await;
+            journal.set_len(0).unwrap();
+        });
+        assert_eq!(ended.unwrap(), None);
+        assert!((200..900).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
     }
 }

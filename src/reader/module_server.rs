@@ -20,6 +20,10 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 const MAX_MOUNTINFO: u64 = 1 << 20;
 /// Bytes that are read at once.
 const CHUNK: usize = 256 << 10;
+/// A file that is longer, and takes less than a tenth of its length on the disk, is no program. Reading the holes of a long one takes as
+/// long as reading data.
+const MAX_SPARSE: u64 = 1 << 20;
+const SPARSE: u64 = 10;
 /// zstd's default level. Modules are compressed once and kept long.
 const LEVEL: i32 = 3;
 
@@ -53,12 +57,17 @@ impl ModuleServer {
 
     fn look_at(&mut self, file: File, host: usize) -> io::Result<ModuleFile> {
         let metadata = file.metadata()?;
+        // In units of 512 bytes (stat(2)).
+        let on_disk = metadata.blocks().saturating_mul(512);
+        if metadata.len() > MAX_SPARSE && on_disk < metadata.len() / SPARSE {
+            return Err(ErrorKind::InvalidData.into());
+        }
         let build_id = read_build_id(|buffer, at| file.read_at(buffer, at))?;
         let hosts = self.hosts.get(host).and_then(Option::as_deref).and_then(build_id_of_file);
         let is_hosts = hosts.is_some() && hosts == build_id;
-        let only_root = metadata.uid() == 0 && metadata.mode() & 0o022 == 0;
         self.module = Some(file);
-        Ok(ModuleFile { length: metadata.len(), build_id, is_hosts, only_root })
+        let (owner, mode) = (metadata.uid(), metadata.mode());
+        Ok(ModuleFile { length: metadata.len(), build_id, is_hosts, owner, mode })
     }
 
     fn copy(&self, to: &File, limit: u64) -> Result<u64, ModuleError> {
@@ -198,6 +207,17 @@ mod tests {
         assert_eq!(crate::store::unpack_module(&copy, &mut content, MAX_MODULE).unwrap(), facts.length);
         assert!(content == std::fs::read(std::env::current_exe().unwrap()).unwrap());
         assert_eq!(server.copy(&tempfile::tempfile().unwrap(), length - 1), Err(ModuleError::TooLong));
+    }
+
+    #[test]
+    fn a_file_of_holes_is_not_read() {
+        let mut server = server(None);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sparse");
+        std::fs::copy(std::env::current_exe().unwrap(), &path).unwrap();
+        server.look_at(File::open(&path).unwrap(), 0).unwrap();
+        File::options().write(true).open(&path).unwrap().set_len(1 << 40).unwrap();
+        assert!(server.look_at(File::open(&path).unwrap(), 0).is_err());
     }
 
     #[test]

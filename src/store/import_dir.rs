@@ -9,14 +9,15 @@ use crate::crash::{CrashId, Origin, Record};
 use coreward_sys::{openat, tmpfile};
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
-use nix::sys::stat::Mode;
+use nix::fcntl::{AtFlags, OFlag};
+use nix::sys::stat::{Mode, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use std::fs::{DirBuilder, File};
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 use thiserror::Error;
 
 /// Why a core is not put there.
@@ -129,6 +130,21 @@ impl ImportDir {
         Ok(self.names()?.iter().filter_map(|name| build_id_of_name(Path::new(name))).map(str::to_owned).collect())
     }
 
+    /// Removes the modules that have been there for longer than `age`. Returns how many.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn remove_old_modules(&self, age: Duration) -> io::Result<usize> {
+        let is_old = |name: &&PathBuf| {
+            let file = fstatat(&self.dir, name.as_path(), AtFlags::AT_SYMLINK_NOFOLLOW);
+            let modified = file.map_or(0, |file| file.st_mtime.unsigned_abs());
+            let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+            now.as_secs().saturating_sub(modified) > age.as_secs()
+        };
+        let names: Vec<PathBuf> = self.build_ids()?.iter().filter_map(|build_id| module_file_name(build_id)).collect();
+        Ok(names.iter().filter(is_old).filter(|name| self.remove(name).is_ok()).count())
+    }
+
     fn names(&self) -> io::Result<Vec<String>> {
         let listing = Dir::openat(&self.dir, ".", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
         Ok(listing.into_iter().filter_map(|entry| Some(entry.ok()?.file_name().to_str().ok()?.to_owned())).collect())
@@ -196,5 +212,20 @@ mod tests {
         import.remove(&core_file_name(&record.id)).unwrap();
         import.remove(&core_file_name(&record.id)).unwrap();
         assert!(import.open_core(&record.id).is_err());
+    }
+
+    #[test]
+    fn modules_whose_crash_does_not_come_are_removed_when_they_are_old() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path());
+        std::fs::create_dir_all(root.state_dir()).unwrap();
+        let import = ImportDir::create(&Layout::new(&root)).unwrap();
+        for build_id in ["aa", "bb"] {
+            import.add_module(&mut &b"module"[..], 6, build_id).unwrap();
+        }
+        let old = File::open(root.state_dir().join("import/aa.zst")).unwrap();
+        old.set_modified(SystemTime::now() - Duration::from_secs(7200)).unwrap();
+        assert_eq!(import.remove_old_modules(Duration::from_secs(3600)).unwrap(), 1);
+        assert_eq!(import.build_ids().unwrap(), ["bb"]);
     }
 }

@@ -58,6 +58,20 @@ impl Layout {
     }
 }
 
+/// Bytes of the catalog's journal above which the daemon empties it, and queries make room for that. Crashes alone need a fraction.
+const LONG_JOURNAL: u64 = 16 << 20;
+
+/// The write-ahead log of the catalog at this path.
+pub(super) fn catalog_journal(catalog: &Path) -> PathBuf {
+    PathBuf::from(format!("{}-wal", catalog.display()))
+}
+
+/// Whether the write-ahead log of this catalog is so long that the daemon has to empty it.
+#[must_use]
+pub fn is_journal_long(catalog: &Path) -> bool {
+    catalog_journal(catalog).metadata().is_ok_and(|file| file.len() > LONG_JOURNAL)
+}
+
 fn open_below(dir: &Path) -> io::Result<OwnedFd> {
     let parent = std::fs::File::open(dir.parent().unwrap_or(dir))?;
     openat::open_dir_below(parent.as_fd(), Path::new(dir.file_name().unwrap_or_default()))

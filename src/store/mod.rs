@@ -23,7 +23,7 @@ pub use bundle::{Bundle, BundleError, BundleWriter};
 pub use core_dir::{core_file_name, delete_core};
 pub use file_range::FileRange;
 pub use import_dir::{ImportDir, ImportError};
-pub use layout::Layout;
+pub use layout::{Layout, is_journal_long};
 pub use memory::{memory_of_the_unit, memory_of_this_process};
 pub use module_dir::{
     MAX_MODULE, StoredModule, build_id_of_name, module_file_name, open_module, stored_modules, unpack_module,

@@ -76,6 +76,25 @@ fn a_module_is_for_those_whose_own_process_had_the_same_bytes() {
     eventually(Duration::from_secs(20), || can_read(1235, &module));
 }
 
+/// A program that may only be executed is mapped all the same.
+#[test]
+fn a_module_is_not_for_those_who_could_not_read_its_file() {
+    let bed = bed_with_users();
+    let _daemon = bed.daemon();
+    let module_of = |crash: &coreward::store::Listed| {
+        let build_id = crash.record.exe_build_id.as_deref().unwrap();
+        bed.path("var/lib/coreward/modules").join(module_file_name(build_id).unwrap())
+    };
+    as_user(1234, &copy(&bed, "closed", 0o711, 0)).run_to_end();
+    let module = module_of(&bed.wait_for(1).remove(0));
+    eventually(Duration::from_secs(20), || module.exists());
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(!can_read(1234, &module));
+    as_user(1234, &copy(&bed, "open", 0o755, 0)).run_to_end();
+    assert_eq!(module_of(&bed.wait_for(2)[1]), module);
+    eventually(Duration::from_secs(20), || can_read(1234, &module));
+}
+
 /// The journal puts an entry into the journal of the user under whose name it was sent.
 #[test]
 fn an_entry_is_sent_under_the_name_of_the_user_who_may_read_the_core() {

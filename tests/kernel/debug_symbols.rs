@@ -81,9 +81,33 @@ fn a_program_that_is_gone_has_its_lines_from_the_module_store() {
     assert!(with.contains(LINE) && with.contains("main (traced.c:"), "{with}");
 }
 
+/// Whoever maps a file with the build-id of another one supplies the store with it.
+#[test]
+fn roots_own_file_goes_before_that_of_the_module_store() {
+    let it = StrippedCrash::new();
+    let mut forged = it.whole.clone();
+    let name = b"innermost";
+    let places: Vec<usize> = (0..forged.len() - name.len()).filter(|at| forged[*at..].starts_with(name)).collect();
+    assert!(!places.is_empty());
+    places.iter().for_each(|at| forged[*at..at + name.len()].copy_from_slice(b"forgemost"));
+    it.store(&forged);
+    fs::write(&it.exe, &it.whole).unwrap();
+    let info = text(&it.info(&[], &[]));
+    assert!(info.contains(LINE) && !info.contains("forgemost"), "{info}");
+    let bundle = it.bed.path("crash.tar");
+    let (id, bundle) = (it.listed.id().as_str(), bundle.to_str().unwrap());
+    text(&crate::testbed::coreward(&it.bed, &["export", id, "--bundle", bundle]));
+    let unpack = format!("tar xOf {bundle} crash-{id}/modules/{}.zst | zstd -dqc", it.build_id());
+    let module = Command::new("sh").args(["-c", &unpack]).output().unwrap().stdout;
+    assert!(module == it.whole, "{} bytes", module.len());
+    fs::remove_file(&it.exe).unwrap();
+    assert!(text(&it.info(&[], &[])).contains("forgemost"), "there is no other");
+}
+
 #[test]
 fn damaged_files_cost_their_own_names_only() {
     let it = StrippedCrash::new();
+    fs::remove_file(&it.exe).unwrap();
     let check = |what: &str, elf: &[u8]| {
         it.store(elf);
         let info = text(&it.info(&[], &[]));

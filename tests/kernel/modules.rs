@@ -351,3 +351,32 @@ fn a_bundle_is_imported_once_and_counted_never() {
     text(&coreward(&bed, &["import", copy.to_str().unwrap()]));
     bed.wait_for(1);
 }
+
+/// Root in a container writes what it likes into a file with the build-id of the host's C library.
+#[test]
+fn a_library_of_this_host_replaces_one_that_root_elsewhere_wrote() {
+    let bed = TestBed::new();
+    bed.configure("[Coreward]\nModules=all\nStormBurst=0\n");
+    let _daemon = bed.daemon();
+    let maps = fs::read_to_string("/proc/self/maps").unwrap();
+    let mut paths = maps.lines().filter_map(|line| line.split_whitespace().nth(5));
+    let libc = Path::new(paths.find(|path| path.ends_with("/libc.so.6")).unwrap());
+    let image = image(&bed, 1);
+    let hosts = fs::read(libc).unwrap();
+    let forged = [&hosts[..], b"!"].concat();
+    fs::write(image.join(libc.strip_prefix("/").unwrap()), &forged).unwrap();
+    crash_in(&image);
+    let crash = bed.wait_for(1).pop().unwrap();
+    wait_for_modules(&bed, &crash);
+    let module = crash.record.modules.iter().find(|module| module.path.contains("libc.so")).unwrap();
+    let stored = bed.path(MODULES).join(module_file_name(module.build_id.as_deref().unwrap()).unwrap());
+    let content = || Command::new("zstd").arg("-dqc").arg(&stored).output().unwrap().stdout;
+    assert!(content() == forged);
+    Command::new(program("segv")).run_to_end();
+    bed.wait_for(2);
+    eventually(Duration::from_secs(20), || content() == hosts);
+    crash_in(&image);
+    bed.wait_for(3);
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(content() == hosts, "and nothing replaces it");
+}

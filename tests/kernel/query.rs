@@ -457,8 +457,8 @@ if what == "other":
     query += ".other"
 listener = listen(query)
 os.chmod(query, 0o666)
-os.setresuid(0, 1235, 0)
 os.setgroups([])
+os.setresuid(0, 1235, 0)
 connected = socket.socket(socket.AF_UNIX)
 connected.connect(query)
 pair = socket.socketpair(socket.AF_UNIX)

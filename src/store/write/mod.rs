@@ -7,6 +7,7 @@ mod core_file;
 mod counters;
 mod error;
 mod ledger;
+mod lock_holder;
 mod module_store;
 mod new_bugs;
 mod quarantine;

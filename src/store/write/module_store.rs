@@ -5,7 +5,7 @@
 
 use super::ledger::Ledger;
 use crate::crash::{CrashId, Principal};
-use crate::policy::modules::{ModuleCandidate, choose_modules};
+use crate::policy::modules::{ModuleCandidate, ModuleHolders, choose_modules};
 use crate::store::access_list;
 use crate::store::core_dir::open_core;
 use crate::store::format;
@@ -18,16 +18,17 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, RenameFlags, renameat2};
 use nix::sys::stat::Mode;
 use nix::unistd::{Uid, UnlinkatFlags, unlinkat};
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::ffi::CStr;
 use std::fs::{File, FileTimes};
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-/// The attribute of a module that only root could have written where the process saw it (xattr(7), namespace "user").
+/// The attribute of a module that only root of this host could have written (xattr(7), namespace "user").
 const TRUSTED: &CStr = c"user.coreward.trusted";
 /// How long a module stays that no stored core refers to: the next crash of the same service, or somebody who is at work, may want it.
 const ORPHAN_AGE: Duration = Duration::from_secs(24 * 3600);
@@ -38,6 +39,8 @@ pub struct ModuleStore {
     dir: OwnedFd,
     ledger: Arc<Ledger>,
     state: Mutex<ModuleState>,
+    /// For the build-ids in records: users choose them, and nobody can choose two with the same hash.
+    hasher: RandomState,
 }
 
 #[derive(Debug, Default)]
@@ -45,8 +48,9 @@ struct ModuleState {
     modules: HashMap<String, ModuleEntry>,
     /// Bytes of modules that are being written.
     reserved: u64,
-    /// The build-ids in the records of stored cores.
-    references: HashMap<CrashId, Arc<HashSet<String>>>,
+    /// Hashes of the build-ids in the records of stored cores, also of those that are not stored yet. A record may have thousands, and a
+    /// principal thousands of cores.
+    references: HashMap<CrashId, Arc<[u64]>>,
     evictions: u64,
 }
 
@@ -70,7 +74,7 @@ impl ModuleStore {
     /// The modules in `dir`, which the cores of `ledger` refer to.
     #[must_use]
     pub fn new(dir: OwnedFd, ledger: Arc<Ledger>) -> Self {
-        let store = Self { dir, ledger, state: Mutex::default() };
+        let store = Self { dir, ledger, state: Mutex::default(), hasher: RandomState::new() };
         store.refresh();
         store
     }
@@ -101,16 +105,17 @@ impl ModuleStore {
         self.state().evictions
     }
 
-    /// Whether the module is stored, and `reader`, if there is one, may read it.
-    pub fn has_for(&self, build_id: &str, reader: Option<Uid>) -> bool {
-        let is_stored = self.state().modules.get(build_id).is_some_and(|module| module.trusted);
+    /// Whether the module is stored, and `reader`, if there is one, may read it. `may_replace`: the crash may have a file that only root of
+    /// this host could have written, which replaces another one.
+    pub fn has_for(&self, build_id: &str, reader: Option<Uid>, may_replace: bool) -> bool {
+        let is_stored = self.state().modules.get(build_id).is_some_and(|module| module.trusted || !may_replace);
         is_stored
             && reader.is_none_or(|uid| {
                 open_module_in(self.dir.as_fd(), build_id).is_ok_and(|file| access_list::grants_read(file.as_fd(), uid))
             })
     }
 
-    /// Opens a stored module, and whether only root could have written its file.
+    /// Opens a stored module, and whether only root of this host could have written its file.
     pub fn open(&self, build_id: &str) -> Option<(File, bool)> {
         let trusted = self.state().modules.get(build_id)?.trusted;
         Some((open_module_in(self.dir.as_fd(), build_id).ok()?, trusted))
@@ -164,12 +169,12 @@ impl ModuleStore {
             .modules
             .iter()
             .map(|(build_id, module)| {
-                let Holders { names, pinned } = holders.get(build_id).cloned().unwrap_or_default();
+                let Held { holders, pinned } = holders.get(&self.hash(build_id)).cloned().unwrap_or_default();
                 ModuleCandidate {
                     build_id,
                     bytes: module.bytes,
                     last_use_us: module.last_use_us,
-                    principals: names,
+                    holders,
                     pinned: pinned || user.build_ids.contains(build_id),
                 }
             })
@@ -202,8 +207,8 @@ impl ModuleStore {
         Ok(tmpfile::create(self.dir.as_fd(), Mode::from_bits_truncate(0o640))?.into())
     }
 
-    /// Gives a complete file its name; `reserved` bytes were reserved for it. A stored module of this build-id that not only root could
-    /// have written is replaced by one that only root could.
+    /// Gives a complete file its name; `reserved` bytes were reserved for it. A stored module of this build-id that not only root of this host
+    /// could have written is replaced by one (`trusted`) that nobody else could.
     ///
     /// # Errors
     /// The error of fsync(2) or linkat(2). The reservation is returned all the same.
@@ -266,8 +271,9 @@ impl ModuleStore {
         }
         let holders = self.holders();
         let mut state = self.state();
-        let is_orphan =
-            |(build_id, module): &(&String, &ModuleEntry)| is_old(module) && !holders.contains_key(*build_id);
+        let is_orphan = |(build_id, module): &(&String, &ModuleEntry)| {
+            is_old(module) && !holders.contains_key(&self.hash(build_id))
+        };
         let orphans: Vec<String> =
             state.modules.iter().filter(is_orphan).map(|(build_id, _)| build_id.clone()).collect();
         orphans.iter().filter(|build_id| self.delete(&mut state, build_id)).count()
@@ -288,31 +294,42 @@ impl ModuleStore {
         }
     }
 
-    /// For each module that a stored core refers to: whose cores, and whether one of them is pinned. Reads the records of cores that are
-    /// not known yet.
-    fn holders(&self) -> HashMap<String, Holders> {
+    fn hash(&self, build_id: &str) -> u64 {
+        self.hasher.hash_one(build_id)
+    }
+
+    /// For each stored module that a stored core refers to, by its hash: whose cores, and whether one of them is pinned. Reads the records
+    /// of cores that are not known yet.
+    fn holders(&self) -> HashMap<u64, Held> {
         let cores = self.ledger.holders();
-        let known = {
+        let (known, stored) = {
             let mut state = self.state();
             let stored: HashSet<&CrashId> = cores.iter().map(|(id, _)| id).collect();
             state.references.retain(|id, _| stored.contains(id));
-            state.references.clone()
+            let modules: HashSet<u64> = state.modules.keys().map(|build_id| self.hash(build_id)).collect();
+            (state.references.clone(), modules)
         };
-        let mut found: HashMap<String, Holders> = HashMap::new();
+        let mut principals: HashMap<Principal, Arc<str>> = HashMap::new();
+        let mut found: HashMap<u64, Held> = HashMap::new();
         for (id, principal) in cores {
             let build_ids = known.get(&id).cloned().unwrap_or_else(|| {
                 let read =
                     open_core(self.ledger.dir(), &id).ok().and_then(|mut core| format::read_build_ids(&mut core).ok());
-                let build_ids = Arc::new(read.unwrap_or_default());
+                let build_ids: Arc<[u64]> =
+                    read.unwrap_or_default().iter().map(|build_id| self.hash(build_id)).collect();
                 self.state().references.insert(id.clone(), Arc::clone(&build_ids));
                 build_ids
             });
+            let mut own = build_ids.iter().filter(|build_id| stored.contains(build_id)).peekable();
+            if own.peek().is_none() {
+                continue;
+            }
             let pinned = pin::is_pinned(self.ledger.dir(), &id);
-            let name = principal.to_string();
-            for build_id in build_ids.iter() {
-                let holders = found.entry(build_id.clone()).or_default();
-                holders.names.insert(name.clone());
-                holders.pinned |= pinned;
+            let text = principals.entry(principal).or_insert_with_key(|principal| principal.to_string().into());
+            for build_id in own {
+                let held = found.entry(*build_id).or_default();
+                held.holders.add(text);
+                held.pinned |= pinned;
             }
         }
         found
@@ -330,10 +347,10 @@ impl ModuleState {
     }
 }
 
-/// Whose stored cores refer to a module.
+/// Whose stored cores refer to a module, and whether one of them is pinned.
 #[derive(Clone, Debug, Default)]
-struct Holders {
-    names: BTreeSet<String>,
+struct Held {
+    holders: ModuleHolders,
     pinned: bool,
 }
 
@@ -464,6 +481,23 @@ mod tests {
     }
 
     #[test]
+    fn what_the_store_lacks_is_remembered_in_eight_bytes_and_known_when_it_comes() {
+        let it = fixture(50);
+        let build_ids: Vec<String> = (0..200).map(|number| format!("{number:040x}")).collect();
+        let core = it.add_core(7, &build_ids.iter().map(String::as_str).collect::<Vec<_>>());
+        it.add_core(8, &["bb"]);
+        assert!(it.store.holders().is_empty(), "no module is stored");
+        let references = it.store.state().references.clone();
+        assert_eq!((references[&core.id].len(), size_of_val(&references[&core.id][0])), (200, 8));
+        // Stored only after the record was read.
+        assert!(it.add(&build_ids[3], 30, &[], true));
+        let holders = it.store.holders();
+        assert_eq!(holders.keys().copied().collect::<Vec<_>>(), [it.store.hash(&build_ids[3])]);
+        it.grow_old(&build_ids[3], ORPHAN_AGE * 2);
+        assert_eq!(it.store.remove_orphans(), 0);
+    }
+
+    #[test]
     fn what_no_core_refers_to_is_deleted_after_a_day() {
         let it = fixture(100);
         for build_id in ["aa", "bb", "cc"] {
@@ -483,9 +517,10 @@ mod tests {
     fn roots_file_replaces_that_of_a_user_and_none_replaces_roots() {
         let it = fixture(100);
         assert!(it.add("aa", 9, &[], false));
-        assert!(!it.store.has_for("aa", None), "it is asked for again");
+        assert!(!it.store.has_for("aa", None, true), "it is asked for again");
+        assert!(it.store.has_for("aa", None, false), "in a container there is none that would replace it");
         assert!(it.add("aa", 20, &[], true));
-        assert!(it.store.has_for("aa", None));
+        assert!(it.store.has_for("aa", None, true));
         assert_eq!(it.store.usage(), (20, 1));
         assert!(it.add("aa", 30, &[], false) && it.add("aa", 40, &[], true));
         assert_eq!(it.store.usage(), (20, 1));
@@ -498,8 +533,8 @@ mod tests {
         let it = fixture(100);
         it.add("aa", 9, &[], true);
         let uid = Uid::from_raw(4711);
-        assert!(it.store.has_for("aa", None) && !it.store.has_for("aa", Some(uid)));
+        assert!(it.store.has_for("aa", None, true) && !it.store.has_for("aa", Some(uid), true));
         it.store.grant_read(&it.store.open("aa").unwrap().0, uid).unwrap();
-        assert!(it.store.has_for("aa", Some(uid)) && !it.store.has_for("aa", Some(Uid::from_raw(4712))));
+        assert!(it.store.has_for("aa", Some(uid), true) && !it.store.has_for("aa", Some(Uid::from_raw(4712)), true));
     }
 }

@@ -17,6 +17,19 @@ const STATEMENTS: usize = 64;
 /// Bytes of the journal that stay when it has been written to the file.
 const MAX_JOURNAL: i64 = 8 << 20;
 
+/// How long [`shorten_journal`] waits for readers. The query service pauses for longer.
+const SHORTEN_TIMEOUT: Duration = Duration::from_millis(200);
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Writes the journal to the file and empties it, unless somebody reads for too long. SQLite begins the journal anew only when nobody
+/// reads it, so queries that overlap would let it grow for ever.
+pub(super) fn shorten_journal(db: &Connection) -> rusqlite::Result<()> {
+    db.busy_timeout(SHORTEN_TIMEOUT)?;
+    let shortened = db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+    db.busy_timeout(BUSY_TIMEOUT)?;
+    shortened
+}
+
 /// Opens the catalog for writing; a file or tables that are missing are created.
 pub(super) fn open(path: &Path) -> Result<Connection, CatalogError> {
     let mut db = match open_with_wal(path) {
@@ -49,7 +62,7 @@ fn open_to_write(path: &Path) -> Result<Connection, CatalogError> {
     if db.is_readonly("main")? {
         return Err(CatalogError::ReadOnly);
     }
-    db.busy_timeout(Duration::from_secs(5))?;
+    db.busy_timeout(BUSY_TIMEOUT)?;
     Ok(db)
 }
 

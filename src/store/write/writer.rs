@@ -3,8 +3,9 @@
 use super::charges::{self, Charge};
 use super::command::{Availability, Command, PendingRow};
 use super::counters::{self, Counted, CrashCount};
-use super::error::{CatalogError, is_damage, is_full, needs_reopening};
+use super::error::{CatalogError, is_busy, is_damage, is_full, needs_reopening};
 use super::ledger::Ledger;
+use super::lock_holder;
 use super::new_bugs;
 use super::quarantine::quarantine;
 use super::recovery::{self, Recovered};
@@ -14,6 +15,7 @@ use super::schema;
 use crate::crash::{CrashId, Origin, Principal, Record};
 use crate::policy::evict::BugKey;
 use crate::store::columns::{RecordedCore, to_signed};
+use crate::store::layout::{catalog_journal, is_journal_long};
 use rusqlite::{Connection, OptionalExtension, params};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -81,6 +83,7 @@ pub(super) struct CatalogWriter {
     retention: Retention,
     last_open_attempt: Option<Instant>,
     last_write: Option<Instant>,
+    last_shortening: Option<Instant>,
     on_event: Box<dyn Fn(CatalogEvent) + Send>,
     availability: Availability,
 }
@@ -93,7 +96,17 @@ impl CatalogWriter {
         availability: Availability,
     ) -> Self {
         let retention = Retention { rows: u64::MAX, age: Duration::MAX, bytes: u64::MAX };
-        Self { path, ledger, db: None, retention, last_open_attempt: None, last_write: None, on_event, availability }
+        Self {
+            path,
+            ledger,
+            db: None,
+            retention,
+            last_open_attempt: None,
+            last_write: None,
+            last_shortening: None,
+            on_event,
+            availability,
+        }
     }
 
     /// Carries out commands until all senders of `queue` are gone.
@@ -109,6 +122,7 @@ impl CatalogWriter {
                 }
             }
             self.mark_evicted();
+            self.shorten_journal();
         }
     }
 
@@ -192,6 +206,14 @@ impl CatalogWriter {
                 }
                 continue;
             }
+            if is_busy(&error)
+                && let Some(pid) = lock_holder::of(&self.path)
+            {
+                // Readers hold no such lock: somebody who may read the catalog keeps everybody from writing it (fcntl(2)).
+                let why = format!("process {pid} holds a lock on the catalog: {error}");
+                tracing::error!("{why}");
+                return Err(CatalogError::Refused(why));
+            }
             if is_damage(&error) || needs_reopening(&error) {
                 // Reopening finds the damage and rebuilds the catalog, or finds a volume that is writable again.
                 self.db = None;
@@ -214,9 +236,19 @@ impl CatalogWriter {
 
     /// Tells the ledger what the catalog takes of `MaxUse=`.
     fn account(&self) {
-        let journal = PathBuf::from(format!("{}-wal", self.path.display()));
         let length = |path: &Path| path.metadata().map_or(0, |file| file.len());
-        self.ledger.set_catalog(length(&self.path).saturating_add(length(&journal)));
+        self.ledger.set_catalog(length(&self.path).saturating_add(length(&catalog_journal(&self.path))));
+    }
+
+    /// Empties the journal if it is long, but does not try that more often than every [`IDLE_TURN`].
+    fn shorten_journal(&mut self) {
+        let is_due = self.last_shortening.is_none_or(|last| last.elapsed() >= IDLE_TURN);
+        let Some(db) = self.db.as_ref().filter(|_| is_due && is_journal_long(&self.path)) else { return };
+        self.last_shortening = Some(Instant::now());
+        if let Err(error) = schema::shorten_journal(db) {
+            tracing::warn!("the journal of the catalog stays long: {error}");
+        }
+        self.account();
     }
 
     /// Makes a catalog that is larger than its share smaller, as an earlier version may have left it.

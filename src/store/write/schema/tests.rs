@@ -96,3 +96,24 @@ fn a_catalog_of_the_first_layout_keeps_its_crashes_and_counts() {
     drop(db);
     assert_eq!(row_counts(&open(&path).unwrap()).0, 1, "and once is enough");
 }
+
+#[test]
+fn the_journal_is_emptied_as_soon_as_nobody_reads_it() {
+    let at = dir();
+    let path = at.path().join("catalog.db");
+    let mut db = open(&path).unwrap();
+    add_rows(&mut db, 0..5);
+    let reader = Connection::open(&path).unwrap();
+    reader.execute_batch("BEGIN; SELECT count(*) FROM crashes").unwrap();
+    let length = || std::fs::metadata(crate::store::layout::catalog_journal(&path)).unwrap().len();
+    for number in 5..40 {
+        add_rows(&mut db, number..number + 1);
+    }
+    let grown = length();
+    shorten_journal(&db).unwrap();
+    assert!(length() >= grown, "somebody reads it");
+    reader.execute_batch("COMMIT").unwrap();
+    shorten_journal(&db).unwrap();
+    assert_eq!(length(), 0);
+    assert_eq!(row_counts(&db), (40, 40, 40));
+}
