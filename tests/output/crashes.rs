@@ -2,7 +2,7 @@
 
 use crate::machine::records;
 use crate::{Machine, assert_output, one_field_a_line};
-use coreward::crash::{Frame, FrameTrust, InterpreterFrame, InterpreterStack, Symbol, ThreadStacks};
+use coreward::crash::{Frame, FrameTrust, InterpreterFrame, InterpreterStack, Record, Symbol, ThreadStacks};
 
 #[test]
 fn list() {
@@ -40,6 +40,16 @@ fn info() {
     assert_output("info_json", &one_field_a_line(&machine.coreward(&["info", "1f00c0de00000001", "--json"])));
 }
 
+/// The page of a crash as text: its elements on lines of their own, without its style and what differs from machine to machine.
+fn page_of(record: &Record) -> String {
+    let page = Machine::with_crash(record).coreward(&["report", record.id.as_str()]);
+    let (_, body) = page.split_once("<main>").unwrap();
+    let (heading, rest) = body.split_once(" on ").unwrap();
+    let (_, rest) = rest.split_once(", ").unwrap();
+    let (rest, _) = rest.split_once("<footer>").unwrap();
+    format!("{heading} on HOST, {rest}").replace("</", "\n</").replace("><", ">\n<").replace("\n</", "</")
+}
+
 /// All that a record can have about its stacks is on the page of the crash and in `info`, and hostile names add no element to the one and no line to
 /// the other.
 #[test]
@@ -73,28 +83,10 @@ fn the_page_of_a_crash_has_what_info_has() {
         loops: vec![0],
         incomplete: None,
     });
-    let machine = Machine::with_crash(&record);
-    let page = machine.coreward(&["report", record.id.as_str()]);
-    let info = machine.coreward(&["info", record.id.as_str()]);
+    let page = page_of(&record);
     assert!(!page.contains("<script>") && !page.contains(['\u{1b}', '\u{202e}']), "{page}");
-    assert!(!info.contains(['\u{1b}', '\u{202e}']), "{info}");
-    let tid = record.failure.as_ref().unwrap().tid;
-    for heading in [
-        format!("Stack trace of thread {tid}, which failed"),
-        format!("The handler of the signal, in thread {tid}"),
-        "Stack trace of 2 threads (71, 72)".to_owned(),
-    ] {
-        assert!(page.contains(&format!("<h2>{heading}</h2>")), "{heading} in {page}");
-        assert!(info.contains(&format!("\n\n{heading}:\n#0 ")), "{heading} in {info}");
-    }
-    for name in ["vm_exec", "on_fault", "poll", "recurse"] {
-        let count = page.matches(&format!("<b>{name}</b>")).count();
-        assert_eq!(count, info.matches(&format!(" {name} in ?")).count(), "{name}");
-        assert_eq!(count, if name == "recurse" { 30 } else { 1 }, "{name}");
-    }
-    for part in ["save (app/", "Ruby frames below these", "main (app/", "(compiled at run time: v8 ", "(a guess)"] {
-        assert!(page.contains(part) && info.contains(part), "{part}");
-    }
+    assert_output("page_all_stacks", &page);
+    assert_output("info_all_stacks", &Machine::with_crash(&record).coreward(&["info", record.id.as_str()]));
 }
 
 #[test]
