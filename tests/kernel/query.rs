@@ -440,8 +440,8 @@ fn a_hostile_client_costs_neither_other_users_nor_the_intake() {
 }
 
 /// Passes a connection to the daemon as a service would that is not ours, and prints the answer. Bob connects to a socket with the service's
-/// name. What is passed on is one of: the accepted connection, the listening socket, the end that connected, a pair of sockets, an accepted connection of another
-/// socket, and the very connection to the daemon.
+/// name. What is passed on is one of: the accepted connection, the listening socket, the end that connected, a pair of sockets, an accepted
+/// connection of another socket, and the very connection to the daemon.
 const LIE: &str = r#"
 import array, os, socket, sys
 deletion, query, request, count, what = sys.argv[1:]
