@@ -3,7 +3,7 @@
 use crate::policy::access::LocalUsers;
 use crate::store::Viewer;
 use coreward_sys::peer;
-use nix::sys::socket::{UnixAddr, getsockname, getsockopt, sockopt};
+use nix::sys::socket::{UnixAddr, getpeername, getsockname, getsockopt, sockopt};
 use nix::unistd::{Gid, Uid};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -28,8 +28,10 @@ impl Peer {
     /// create files in its directory can give it to another one.
     ///
     /// # Errors
-    /// `InvalidInput`: the connection was not accepted there. Otherwise as [`Self::of`].
+    /// `NotConnected`: it is the listening socket itself. `InvalidInput`: the connection was not accepted there. Otherwise as [`Self::of`].
     pub fn of_accepted(socket: BorrowedFd<'_>, listening: &Path) -> io::Result<Self> {
+        // The listening socket has the name as well, and the credentials of whoever called listen(2), but no peer.
+        let _: UnixAddr = getpeername(socket.as_raw_fd())?;
         let name: UnixAddr = getsockname(socket.as_raw_fd())?;
         if !listening.is_absolute() || name.path() != Some(listening) {
             return Err(io::Error::new(

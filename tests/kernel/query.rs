@@ -443,8 +443,8 @@ fn a_hostile_client_costs_neither_other_users_nor_the_intake() {
 }
 
 /// Passes a connection to the daemon as a service would that is not ours, and prints the answer. Bob connects to a socket with the service's
-/// name. What is passed on is one of: the accepted connection, the end that connected, a pair of sockets, an accepted connection of another
-/// socket, and the very connection to the daemon.
+/// name. What is passed on is one of: the accepted connection, the listening socket, the end that connected, a pair of sockets, an accepted
+/// connection of another socket, and the very connection to the daemon.
 const LIE: &str = r#"
 import array, os, socket, sys
 deletion, query, request, count, what = sys.argv[1:]
@@ -467,7 +467,7 @@ accepted, _ = listener.accept()
 s = socket.socket(socket.AF_UNIX)
 s.settimeout(10)
 s.connect(deletion)
-passed = {"accepted": accepted, "connected": connected, "pair": pair[0], "other": accepted, "deletion": s}[what]
+passed = {"accepted": accepted, "listening": listener, "connected": connected, "pair": pair[0], "other": accepted, "deletion": s}[what]
 s.sendmsg([request.encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [passed.fileno()] * int(count)))])
 answer = s.recv(4096).decode()
 os.unlink(query)
@@ -496,8 +496,8 @@ fn the_daemon_deletes_nothing_for_a_service_that_lies() {
     for (request, descriptors) in [(request.as_str(), 2), ("0123456789abcdef?", 1), ("../../../../etc/x", 1)] {
         assert_eq!(ask(request, descriptors, "accepted"), "", "no answer");
     }
-    // The kernel names root at the end that connected to a socket of root's: whoever passes that on is not root for it.
-    for what in ["connected", "pair", "other", "deletion"] {
+    // The kernel names root at a socket on which root listens, and at the end that connected to it: whoever passes those on is not root.
+    for what in ["listening", "connected", "pair", "other", "deletion"] {
         assert_eq!(ask(&request, 1, what), "", "{what}");
         assert_eq!(ask(&format!("{}!", his.id()), 1, what), "", "{what}");
     }
