@@ -111,8 +111,11 @@ fn a_request_that_does_not_come_and_an_answer_that_nobody_reads_end() {
     assert!(daemon.scrape().contains("coreward_build_info"));
 }
 
+/// What a hostile scraper does until the flag is set.
+type Flood = dyn Fn(&AtomicBool) + Sync;
+
 /// The seconds that a crash of the program takes, at most, while `attack` goes on, and that a scrape does.
-fn worst_during(daemon: &Daemon, attack: impl Fn(&AtomicBool) + Sync) -> (f64, f64) {
+fn worst_during(daemon: &Daemon, attack: &Flood) -> (f64, f64) {
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         for _ in 0..4 {
@@ -141,8 +144,7 @@ fn no_crash_waits_for_hostile_scrapers_and_an_honest_one_is_answered() {
     let bed = TestBed::new();
     let daemon = bed.daemon();
     let address = daemon.metrics_address();
-    type Flood<'a> = &'a (dyn Fn(&AtomicBool) + Sync);
-    let floods: [(&str, Flood<'_>); 4] = [
+    let floods: [(&str, &Flood); 4] = [
         ("a thousand connections that send nothing", &|over| {
             let mut held = std::collections::VecDeque::new();
             while !over.load(Ordering::SeqCst) {
@@ -198,8 +200,8 @@ fn no_crash_waits_for_hostile_scrapers_and_an_honest_one_is_answered() {
     bed.wait_for(crashes);
     assert_eq!(daemon.count("coredump_process_count", ""), crashes as u64);
     assert!(daemon.count("coreward_held_seconds_bucket", "le=\"2.5\"") >= crashes as u64, "none was held for long");
-    let threads = std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().count();
-    assert!(threads < 256, "{threads} descriptors are open after the floods");
+    let descriptors = std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().count();
+    assert!(descriptors < 256, "{descriptors} descriptors are open after the floods");
 }
 
 #[test]
