@@ -79,7 +79,7 @@ pub(super) fn interruption(
     }
     let saved = saved_context(frame, thread, notes, pages)?;
     // The handler runs with the signal blocked, unless it unblocked it or asked for SA_NODEFER.
-    let newly_blocked = thread.blocked & !saved.blocked;
+    let newly_blocked = blocked_before_the_end(thread.blocked) & !saved.blocked;
     let may_be = |signal: u32| newly_blocked == 0 || newly_blocked & mask(signal) != 0;
     let info = siginfo(pages, saved.siginfo).filter(|info| may_be(info.signal));
     if let Some(Sent { signal, to_itself }) = saved.sent {
@@ -102,6 +102,14 @@ pub(super) fn interruption(
         let signal = blocked.next()?;
         blocked.next().is_none().then_some(Interruption { signal, ..Interruption::default() })
     })
+}
+
+/// The signals that a thread blocked until the one came that ended the process. The kernel unblocks a signal that it forces upon a thread
+/// (`force_sig_info_to_task`, kernel/signal.c), and abort(3) of glibc 2.41 and later blocks all signals, and unblocks SIGABRT. So where one fault is
+/// not blocked of all, it was.
+fn blocked_before_the_end(blocked: u64) -> u64 {
+    let unblocked = FAULTS.iter().fold(0, |all, signal| all | mask(*signal as u32)) & !blocked;
+    if unblocked.is_power_of_two() { blocked | unblocked } else { blocked }
 }
 
 /// The bit of a signal in a mask.

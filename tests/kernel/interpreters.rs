@@ -1,7 +1,7 @@
 //! Stacks of interpreted programs: what the record has is what the interpreter itself says, for several versions of each, in roots of other
 //! releases than this machine's as well.
 
-use crate::testbed::{Daemon, TestBed, coreward, text};
+use crate::testbed::{Daemon, TestBed, compile_ruby_extension, coreward, interpreter_root, source, text};
 use coreward::crash::{InterpreterFrame, InterpreterStack, Record};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,19 +20,6 @@ fn started() -> (TestBed, Daemon) {
     bed.configure("[Coreward]\nStormBurst=0\nUnitBurst=0\nTotalBurst=0\n");
     let daemon = bed.daemon();
     (bed, daemon)
-}
-
-/// The root directory of a release. `scripts/install-deps check` makes all of them.
-fn suite_root(suite: &str) -> PathBuf {
-    let home = || PathBuf::from(std::env::var_os("HOME").expect("HOME")).join(".cache");
-    let cache = std::env::var_os("XDG_CACHE_HOME").map_or_else(home, PathBuf::from);
-    let root = cache.join("coreward/interpreters").join(suite);
-    assert!(root.join("usr").exists(), "{} is missing: run scripts/interpreter-roots", root.display());
-    root
-}
-
-fn source(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs").join(name)
 }
 
 /// A directory of the test's own below a root, which the processes there see as `/tmp/NAME`.
@@ -164,7 +151,7 @@ fn assert_shown(bed: &TestBed, record: &Record) {
 fn python_frames_are_those_of_faulthandler() {
     let (bed, _daemon) = started();
     for (suite, [version, ..]) in SUITES {
-        let place = Workplace::new(&suite_root(suite));
+        let place = Workplace::new(&interpreter_root(suite));
         for arguments in [&[][..], &["thread"]] {
             let (record, written) = crash(&bed, place.command("python3", "interpreted.py", arguments));
             let stack = stack(&record);
@@ -182,7 +169,7 @@ fn python_frames_are_those_of_faulthandler() {
 fn ruby_frames_are_those_of_rubys_own_report() {
     let (bed, _daemon) = started();
     for (suite, [_, version, _]) in SUITES {
-        let place = Workplace::new(&suite_root(suite));
+        let place = Workplace::new(&interpreter_root(suite));
         for arguments in [&[][..], &["thread"]] {
             let (record, written) = crash(&bed, place.command("ruby", "interpreted.rb", arguments));
             let stack = stack(&record);
@@ -205,7 +192,7 @@ fn ruby_frames_are_those_of_rubys_own_report() {
 fn php_frames_are_those_of_debug_backtrace() {
     let (bed, _daemon) = started();
     for (suite, [.., version]) in SUITES {
-        let place = Workplace::new(&suite_root(suite));
+        let place = Workplace::new(&interpreter_root(suite));
         let (record, written) = crash(&bed, place.command("php", "interpreted.php", &[]));
         let stack = stack(&record);
         assert!(stack.runtime == "php" && stack.version.starts_with(version), "{suite}: {}", stack.version);
@@ -222,14 +209,8 @@ fn php_frames_are_those_of_debug_backtrace() {
 #[test]
 fn a_bug_in_an_extension_is_shown_with_the_methods_that_led_to_it() {
     let (bed, _daemon) = started();
-    let root = suite_root("trixie");
-    let place = Workplace::new(&root);
-    let headers = root.join("usr/include/ruby-3.3.0");
-    let machine = root.join("usr/include/x86_64-linux-gnu/ruby-3.3.0");
-    let extension = place.outside.path().join("parser.so");
-    let mut compiler = Command::new("gcc");
-    compiler.args(["-shared", "-fPIC", "-O1", "-g", "-I"]).arg(headers).arg("-I").arg(machine).arg("-o").arg(extension);
-    assert!(compiler.arg(source("parser.c")).status().expect("gcc").success());
+    let place = Workplace::new(&interpreter_root("trixie"));
+    compile_ruby_extension(&place.outside.path().join("parser.so"));
     let mut command = place.command("ruby", "request.rb", &[]);
     command.env("RUBYLIB", &place.inside);
     let (record, _) = crash(&bed, command);
@@ -256,7 +237,7 @@ fn a_bug_in_an_extension_is_shown_with_the_methods_that_led_to_it() {
 #[test]
 fn threads_that_run_no_interpreted_code_have_no_such_stack() {
     let (bed, _daemon) = started();
-    let place = Workplace::new(&suite_root("bookworm"));
+    let place = Workplace::new(&interpreter_root("bookworm"));
     let script = place.outside.path().join("native.py");
     // A thread that Python does not know.
     let code = "import ctypes, time\nlibc = ctypes.CDLL(None)\nthread = ctypes.c_ulong()\n\

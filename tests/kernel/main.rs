@@ -40,6 +40,7 @@ mod session;
 mod signature;
 mod spool;
 mod storm;
+mod story;
 mod titles;
 mod truncation;
 mod unanswered;

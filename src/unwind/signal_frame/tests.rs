@@ -90,6 +90,11 @@ fn a_siginfo_says_what_interrupted_the_thread() {
     assert_eq!(memory.x86(bit(SIGSEGV)), found(SIGSEGV, Some(1), Some(0x1234)));
     assert_eq!(memory.x86(0), found(SIGSEGV, Some(1), Some(0x1234)), "SA_NODEFER");
     assert_eq!(memory.x86(u64::MAX), found(SIGSEGV, Some(1), Some(0x1234)), "sigfillset(3)");
+    assert_eq!(
+        memory.x86(!bit(SIGSEGV)),
+        found(SIGSEGV, Some(1), Some(0x1234)),
+        "and then a fault of the handler, which unblocks it"
+    );
     memory.siginfo(304, 10, 0, 77);
     let interruption = memory.x86(bit(Signal::SIGUSR1)).unwrap();
     assert!(interruption.signal == 10 && !is_fault(10, Some(11)), "{interruption:?}");

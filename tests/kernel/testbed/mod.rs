@@ -2,8 +2,10 @@
 
 mod cgroup;
 mod command;
+mod container;
 mod core_pattern;
 mod daemon;
+mod interpreter_roots;
 mod memory_limit;
 mod programs;
 mod query_service;
@@ -11,9 +13,11 @@ mod volume;
 
 pub(crate) use cgroup::{Cgroup, MemoryCgroup};
 pub(crate) use command::{RunToEnd, coreward, run_tool, text};
+pub(crate) use container::Container;
 pub(crate) use daemon::{Daemon, unsupervised};
+pub(crate) use interpreter_roots::{compile_ruby_extension, interpreter_root};
 pub(crate) use memory_limit::MemoryLimit;
-pub(crate) use programs::{program, shim};
+pub(crate) use programs::{program, shim, source};
 pub(crate) use query_service::QueryService;
 pub(crate) use volume::Volume;
 

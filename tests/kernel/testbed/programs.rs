@@ -26,12 +26,16 @@ pub(crate) fn program(name: &str) -> PathBuf {
     path
 }
 
+/// The source of a program.
+pub(crate) fn source(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs").join(name)
+}
+
 /// The command that compiles the program `name` to `path`. A name that ends in `-i386` is that of a 32-bit program.
 fn compiler(name: &str, path: &Path) -> Command {
-    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs");
-    let compile = |program: &str, flags: &[&str], source: &str| {
+    let compile = |program: &str, flags: &[&str], name: &str| {
         let mut compiler = Command::new(program);
-        compiler.args(flags).arg("-o").arg(path).arg(sources.join(source));
+        compiler.args(flags).arg("-o").arg(path).arg(source(name));
         compiler
     };
     match name {
@@ -41,9 +45,9 @@ fn compiler(name: &str, path: &Path) -> Command {
         "bugs-musl" => compile("musl-gcc", &["-O2", "-pthread", "-Wl,--eh-frame-hdr"], "bugs.c"),
         "bugs-c++" => compile("g++", &["-O2"], "bugs.cc"),
         "bugs-rust" => compile("rustc", &["-Cpanic=abort", "-O", "--edition=2024"], "bugs.rs"),
-        "bugs-go" => go(path, &[], &sources),
-        "bugs-go-stripped" => go(path, &["-ldflags=-s -w"], &sources),
-        "bugs-go-pie-stripped" => go(path, &["-ldflags=-s -w", "-buildmode=pie"], &sources),
+        "bugs-go" => go(path, &[]),
+        "bugs-go-stripped" => go(path, &["-ldflags=-s -w"]),
+        "bugs-go-pie-stripped" => go(path, &["-ldflags=-s -w", "-buildmode=pie"]),
         "names-unstripped" => compile("gcc", &["-O1", "-pthread", "-rdynamic"], "names.c"),
         "names-stripped" => compile("gcc", &["-s", "-O1", "-pthread", "-rdynamic"], "names.c"),
         "names-static" => compile("gcc", &["-O1", "-pthread", "-static-pie"], "names.c"),
@@ -71,9 +75,9 @@ fn compiler(name: &str, path: &Path) -> Command {
 }
 
 /// The command that compiles the Go program.
-fn go(path: &Path, flags: &[&str], sources: &Path) -> Command {
+fn go(path: &Path, flags: &[&str]) -> Command {
     let mut go = Command::new("go");
-    go.arg("build").args(flags).arg("-o").arg(path).arg(sources.join("bugs.go"));
+    go.arg("build").args(flags).arg("-o").arg(path).arg(source("bugs.go"));
     go.env("GO111MODULE", "off").env("GOCACHE", path.with_file_name("go.cache")).env("GOFLAGS", "");
     go
 }

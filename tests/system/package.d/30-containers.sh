@@ -26,6 +26,20 @@ assert_eq crate.service "$(field "$inside" .unit)" "the record has the unit of t
 check "its core can be exported" coreward export --force -o "$work/crate.core" "$(field "$inside" .id)"
 check "the core opens in gdb" prints crash_here gdb -batch -ex bt "$exe" "$work/crate.core"
 
+step "a service with RootDirectory=, gone before the core is read"
+program segv cell-segv
+make_root /tmp/cell "$exe"
+crash systemd-run --quiet --wait --unit=cell --property=RootDirectory=/tmp/cell /usr/bin/cell-segv
+rm -rf /tmp/cell "$exe"
+assert_counted 1 "counted with its path in the directory" program=/usr/bin/cell-segv signal=SEGV core_exists=true
+assert_eq cell.service "$(field /usr/bin/cell-segv .unit)" "the record has the unit"
+id=$(field /usr/bin/cell-segv .id)
+for function in innermost middle outermost main; do
+    check "info has $function" prints " $function " coreward info "$id"
+    # The files of the process are stored after it was let go.
+    check "the debugger has $function" eventually 30 prints "$function (" coreward debug "$id" -- -batch -ex bt
+done
+
 step "a rootless container"
 program segv rootless-segv
 crash as alice unshare --user --map-root-user --pid --mount --uts --fork --kill-child \
