@@ -112,10 +112,10 @@ fn a_request_that_does_not_come_and_an_answer_that_nobody_reads_end() {
 }
 
 /// What a hostile scraper does until the flag is set.
-type Flood = dyn Fn(&AtomicBool) + Sync;
+type Flood<'a> = dyn Fn(&AtomicBool) + Sync + 'a;
 
 /// The seconds that a crash of the program takes, at most, while `attack` goes on, and that a scrape does.
-fn worst_during(daemon: &Daemon, attack: &Flood) -> (f64, f64) {
+fn worst_during(daemon: &Daemon, attack: &Flood<'_>) -> (f64, f64) {
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         for _ in 0..4 {
@@ -144,7 +144,7 @@ fn no_crash_waits_for_hostile_scrapers_and_an_honest_one_is_answered() {
     let bed = TestBed::new();
     let daemon = bed.daemon();
     let address = daemon.metrics_address();
-    let floods: [(&str, &Flood); 4] = [
+    let floods: [(&str, &Flood<'_>); 4] = [
         ("a thousand connections that send nothing", &|over| {
             let mut held = std::collections::VecDeque::new();
             while !over.load(Ordering::SeqCst) {
