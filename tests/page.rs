@@ -52,10 +52,8 @@ fn records() -> Vec<Record> {
                     module: Some(u32::from(depth % 3 == 1)),
                     offset: bug * 64 + depth * 16,
                     trust: FrameTrust::CallFrameInfo,
-                    symbol: (depth % 3 == 1).then(|| Symbol {
-                        name: format!("_ZN7example6worker{}handleEv", "9requests::"),
-                        offset: depth,
-                    }),
+                    symbol: (depth % 3 == 1)
+                        .then(|| Symbol { name: "_ZN8requests6handleEv".to_owned(), offset: depth }),
                 })
                 .collect();
             record
