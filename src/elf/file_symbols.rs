@@ -193,6 +193,7 @@ fn decompress(data: &Section, read: &mut ReadFile<'_>) -> Option<Vec<u8>> {
 
 /// The file that the content of a section `.gnu_debugdata` is, decompressed as far as it can be read. `None` if there is nothing, or if it is
 /// longer than any linker makes.
+#[must_use]
 pub fn decompress_debugdata(compressed: Vec<u8>) -> Option<Vec<u8>> {
     if compressed.len() as u64 > MAX_COMPRESSED {
         return None;

@@ -106,10 +106,17 @@ pub(super) fn interruption(
 
 /// The signals that a thread blocked until the one came that ended the process. The kernel unblocks a signal that it forces upon a thread
 /// (`force_sig_info_to_task`, kernel/signal.c), and abort(3) of glibc 2.41 and later blocks all signals, and unblocks SIGABRT. So where one fault is
-/// not blocked of all, it was.
+/// not blocked of all, it was; where one is not beside SIGABRT, as where abort(3) itself faulted, that one was.
 fn blocked_before_the_end(blocked: u64) -> u64 {
     let unblocked = FAULTS.iter().fold(0, |all, signal| all | mask(*signal as u32)) & !blocked;
-    if unblocked.is_power_of_two() { blocked | unblocked } else { blocked }
+    let beside_abort = unblocked & !mask(SIGABRT as u32);
+    if unblocked.is_power_of_two() {
+        blocked | unblocked
+    } else if beside_abort.is_power_of_two() {
+        blocked | beside_abort
+    } else {
+        blocked
+    }
 }
 
 /// The bit of a signal in a mask.
