@@ -280,7 +280,7 @@ fn a_spooled_crash_has_the_same_signature_as_a_live_one() {
     for (spooled, live) in spooled.iter().zip(live) {
         assert_eq!(spooled.origin, Origin::Spool);
         // Version 1 had no frames of i386, and hung on what the spool does not tell.
-        let without_previous = |record| coreward::crash::Signature { previous: None, ..signature(record).clone() };
+        let without_previous = |record| Signature { previous: None, ..signature(record).clone() };
         let (spooled_as, live_as) = (without_previous(spooled), without_previous(&live[0]));
         assert_eq!(spooled_as, live_as, "{} {}", describe(spooled), describe(&live[0]));
     }
