@@ -31,7 +31,7 @@ pub(super) fn terminal() -> Terminal {
 }
 
 /// As systemd's tools decide it on a terminal: a boolean, or the number of colours or bits in `SYSTEMD_COLORS`; otherwise `NO_COLOR`
-/// (https://no-color.org) and `TERM=dumb`.
+/// (<https://no-color.org>) and `TERM=dumb`.
 fn wants_colours(systemd: Option<&str>, no_color: Option<&str>, term: Option<&str>) -> bool {
     match systemd.map(str::to_lowercase).as_deref() {
         Some("0" | "no" | "n" | "false" | "f" | "off") => false,

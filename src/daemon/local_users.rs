@@ -14,7 +14,7 @@ pub(super) fn may_be_person(root: &Root, uid: Uid) -> bool {
     login_defs.map_or(true, |text| !matches!(check_person(&text, uid), Err(NotTheUsers::NoPerson(..))))
 }
 
-/// Whether a process with this uid and gid is the user's own ([`LocalUsers::check`]). Blocks.
+/// Whether a process with this uid and gid is the user's own (`LocalUsers::check`). Blocks.
 ///
 /// # Errors
 /// Why it is not, or why that is unknown.

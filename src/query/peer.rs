@@ -28,7 +28,7 @@ impl Peer {
     /// create files in its directory can give it to another one.
     ///
     /// # Errors
-    /// `NotConnected`: it is the listening socket itself. `InvalidInput`: the connection was not accepted there. Otherwise as [`Self::of`].
+    /// `NotConnected`: it is the listening socket itself. `InvalidInput`: the connection was not accepted there. Otherwise as `Self::of`.
     pub fn of_accepted(socket: BorrowedFd<'_>, listening: &Path) -> io::Result<Self> {
         // The listening socket has the name as well, and the credentials of whoever called listen(2), but no peer.
         let _: UnixAddr = getpeername(socket.as_raw_fd())?;

@@ -92,7 +92,7 @@ pub enum Meaning {
     Name,
     /// The beginning of an id.
     Prefix,
-    /// Fields, or several matches ([`journal_match`]).
+    /// Fields, or several matches (`journal_match.rs`).
     Fields,
 }
 

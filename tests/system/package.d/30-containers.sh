@@ -30,6 +30,7 @@ step "a service with RootDirectory=, gone before the core is read"
 program segv cell-segv
 make_root /tmp/cell "$exe"
 crash systemd-run --quiet --wait --unit=cell --property=RootDirectory=/tmp/cell /usr/bin/cell-segv
+systemctl reset-failed cell.service
 rm -rf /tmp/cell "$exe"
 assert_counted 1 "counted with its path in the directory" program=/usr/bin/cell-segv signal=SEGV core_exists=true
 assert_eq cell.service "$(field /usr/bin/cell-segv .unit)" "the record has the unit"
