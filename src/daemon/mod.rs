@@ -15,6 +15,7 @@ mod import;
 mod inspect;
 mod listener;
 mod local_users;
+mod lock;
 mod maintenance;
 mod module_queue;
 mod modules;

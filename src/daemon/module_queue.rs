@@ -1,6 +1,6 @@
 //! Whose modules are copied, and who waits.
 
-use super::shared::lock;
+use super::lock::lock;
 use crate::crash::Principal;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;

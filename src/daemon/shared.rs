@@ -2,6 +2,7 @@
 
 use super::host_packages::HostPackages;
 use super::local_users::OwnProcesses;
+pub(super) use super::lock::lock;
 use super::module_queue::ModuleQueue;
 use super::record_builder::{Host, RecordBuilder};
 use super::shutdown::Shutdown;
@@ -24,7 +25,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, SystemTime};
 use tokio::sync::{Notify, Semaphore};
 
@@ -295,9 +296,4 @@ fn open_directory(path: &Path, open: impl FnOnce() -> io::Result<OwnedFd>) -> io
         created => created.map_err(with_path)?,
     }
     open().map_err(with_path)
-}
-
-/// Locks a mutex whose contents no panic can leave half changed.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
