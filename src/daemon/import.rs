@@ -8,9 +8,9 @@ use crate::crash::{CrashId, Record};
 use crate::policy::evict::Attribution;
 use crate::report::ErrorKind;
 use crate::store::{Grant, ImportDir, Layout, ModuleUser, core_file_name, module_file_name};
+use coreward_sys::rename::move_new;
 use coreward_sys::tmpfile;
 use nix::errno::Errno;
-use nix::fcntl::{RenameFlags, renameat2};
 use std::collections::HashSet;
 use std::io;
 use std::os::fd::AsFd;
@@ -97,7 +97,7 @@ fn take_core(shared: &Shared, dir: &ImportDir, id: &CrashId) -> io::Result<Recor
         return Err(io::Error::other(format!("there is no room for its core ({limit})")));
     }
     let name = core_file_name(id);
-    match renameat2(dir.dir(), &name, shared.ledger.dir(), &name, RenameFlags::RENAME_NOREPLACE) {
+    match move_new(dir.dir().as_fd(), shared.ledger.dir().as_fd(), name.as_ref()) {
         Ok(()) => shared.ledger.commit(attribution, bytes, id.clone(), record.time_us, bytes),
         Err(error) => {
             shared.ledger.cancel(&attribution, bytes);

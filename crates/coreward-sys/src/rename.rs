@@ -1,10 +1,10 @@
 //! renameat2(2), called by number: nix and the libc crate have wrappers for glibc only.
 
-use nix::NixPath;
-use nix::errno::Errno;
 use nix::fcntl::{AtFlags, renameat};
 use nix::sys::stat::fstatat;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::path::Path;
 use std::path::Path;
 
 /// Renames `from` to `to`. Unless `replace` is set, an existing `to` is left as it is.
@@ -14,6 +14,15 @@ use std::path::Path;
 /// without replacing; otherwise the error of rename(2).
 pub fn rename<From: ?Sized + NixPath, To: ?Sized + NixPath>(from: &From, to: &To, replace: bool) -> nix::Result<()> {
     renameat2(libc::AT_FDCWD, from, to, if replace { 0 } else { libc::RENAME_NOREPLACE })
+}
+
+/// Moves `name` from one directory to another, unless that has the name already.
+///
+/// # Errors
+/// As [`rename`].
+pub fn move_new(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &Path) -> nix::Result<()> {
+    let in_dir = |dir: BorrowedFd<'_>| Path::new("/proc/self/fd").join(dir.as_raw_fd().to_string()).join(name);
+    rename(&in_dir(from), &in_dir(to), false)
 }
 
 /// Renames `from` to `to` in `dir`, unless there is a `to`. Where the file system cannot do that in one step (FUSE, NFS), it looks first.

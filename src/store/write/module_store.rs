@@ -12,10 +12,11 @@ use crate::store::format;
 use crate::store::module_dir::{build_id_of_name, module_file_name, open_module_in};
 use crate::store::pin;
 use coreward_sys::file_system::Space;
+use coreward_sys::rename::move_new;
 use coreward_sys::{tmpfile, xattr};
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, RenameFlags, renameat2};
+use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use nix::unistd::{Uid, UnlinkatFlags, unlinkat};
 use std::collections::{HashMap, HashSet};
@@ -253,7 +254,7 @@ impl ModuleStore {
         if !self.reserve(user, bytes) {
             return Err(io::ErrorKind::StorageFull.into());
         }
-        let moved = renameat2(from, &name, &self.dir, &name, RenameFlags::RENAME_NOREPLACE);
+        let moved = move_new(from.as_fd(), self.dir.as_fd(), name.as_ref());
         let mut state = self.state();
         state.reserved = state.reserved.saturating_sub(bytes);
         moved?;
