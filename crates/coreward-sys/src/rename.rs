@@ -3,8 +3,6 @@
 use nix::fcntl::{AtFlags, renameat};
 use nix::sys::stat::fstatat;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::os::fd::{AsRawFd, BorrowedFd};
-use std::path::Path;
 use std::path::Path;
 
 /// Renames `from` to `to`. Unless `replace` is set, an existing `to` is left as it is.
