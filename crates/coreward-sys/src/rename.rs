@@ -1,5 +1,7 @@
 //! renameat2(2), called by number: nix and the libc crate have wrappers for glibc only.
 
+use nix::NixPath;
+use nix::errno::Errno;
 use nix::fcntl::{AtFlags, renameat};
 use nix::sys::stat::fstatat;
 use std::os::fd::{AsRawFd, BorrowedFd};
