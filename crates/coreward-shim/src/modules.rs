@@ -99,7 +99,8 @@ mod tests {
     use std::io::{Read, Write};
     use std::os::fd::AsRawFd;
     use std::os::unix::fs::MetadataExt;
-    use std::process::{Command, Stdio};
+    use std::path::Path;
+    use std::process::{Child, Command, Stdio};
 
     /// The mappings of a process, and the files that are opened for their first addresses.
     fn open_all_of(pid: u32) -> (Vec<Mapping>, Vec<u64>, Vec<OwnedFd>) {
@@ -112,18 +113,24 @@ mod tests {
         (mappings, reply.addresses(), files)
     }
 
+    /// The program `path` when it sleeps: it is started before its file is mapped, and before its dynamic linker maps the libraries.
+    fn sleeping(path: &Path) -> Child {
+        let process = Command::new(path).arg("60").stdin(Stdio::null()).spawn().unwrap();
+        let wchan = format!("/proc/{}/wchan", process.id());
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !std::fs::read_to_string(&wchan).is_ok_and(|at| at.contains("nanosleep")) {
+            assert!(Instant::now() < deadline, "{} does not sleep", path.display());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        process
+    }
+
     #[test]
     fn the_files_of_a_program_and_its_libraries_are_opened_also_when_they_have_no_name_any_more() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("program");
         assert!(Command::new("cp").arg("/bin/sleep").arg(&path).status().unwrap().success());
-        let mut process = Command::new(&path).arg("60").stdin(Stdio::null()).spawn().unwrap();
-        // Its dynamic linker has mapped the libraries when it sleeps.
-        let is_asleep =
-            |pid| std::fs::read_to_string(format!("/proc/{pid}/wchan")).is_ok_and(|at| at.contains("nanosleep"));
-        while !is_asleep(process.id()) {
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        let mut process = sleeping(&path);
         let expected = std::fs::metadata(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
         let (mappings, addresses, files) = open_all_of(process.id());
@@ -153,7 +160,7 @@ mod tests {
         program.write_all(&std::fs::read("/bin/sleep").unwrap()).unwrap();
         assert!(!is_sealed(&program.try_clone().unwrap().into()));
         let path = format!("/proc/{}/fd/{}", std::process::id(), program.as_raw_fd());
-        let mut process = Command::new(path).arg("60").stdin(Stdio::null()).spawn().unwrap();
+        let mut process = sleeping(path.as_ref());
         let inode = program.metadata().unwrap().ino();
         let (mappings, addresses, _) = open_all_of(process.id());
         process.kill().unwrap();
