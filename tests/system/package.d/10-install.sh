@@ -50,6 +50,9 @@ exposure() { # UNIT
 assert_eq 0.4 "$(exposure coreward.service)" "systemd-analyze security of coreward.service"
 assert_eq 0.7 "$(exposure coreward-register.service)" "systemd-analyze security of coreward-register.service"
 assert_eq 0.4 "$(exposure coreward-query.service)" "systemd-analyze security of coreward-query.service"
+assert_eq 0.9 "$(exposure coreward-reregister.service)" "systemd-analyze security of coreward-reregister.service"
+assert_eq 0.9 "$(exposure coreward-event.service)" "systemd-analyze security of coreward-event.service"
+assert_eq 1.3 "$(exposure coreward-event@x.service)" "systemd-analyze security of coreward-event@.service"
 unfiltered=$(grep -L '^Seccomp:[[:space:]]*2$' /proc/"$(systemctl show -P MainPID coreward.service)"/task/*/status)
 assert_eq "" "$unfiltered" "all threads of the daemon are filtered"
 assert_eq "" "$(journalctl -u coreward.service --grep 'system calls are restricted by its unit only' -q --no-pager)" "the daemon could restrict itself"

@@ -118,6 +118,21 @@ check "a new bug is told of" eventually 30 grep --quiet '"alertname": "NewSignat
 check "the end of the alert is told of" eventually 120 is_told ProcessCrashedShort resolved /usr/bin/alert-box
 check "the crash was told of as long as it is news" not is_told ProcessCrashed resolved /usr/bin/alert-box
 
+step "from the alert to the named stack"
+# The container is gone. What is known is what the message says: its labels, and the command in its description.
+rm -r --one-file-system /tmp/alertbox
+begun=$(date +%s%N)
+command=$(jq -r .annotations.description <<<"$first" | grep -o 'coreward list .* --executable [^ ]*')
+bash -c "$command" >/tmp/story.txt
+id=$(grep -oE '\b[0-9a-f]{16}\b' /tmp/story.txt | tail -n 1)
+check "the command of the alert shows the crash" grep --quiet alert-box /tmp/story.txt
+coreward info "$id" >>/tmp/story.txt
+check "coreward info names the functions" grep --quiet --perl-regexp '#0 .*innermost' /tmp/story.txt
+coreward debug "$id" -- -batch -ex bt >>/tmp/story.txt 2>&1
+check "and gdb, though the container is gone" grep --quiet --perl-regexp '#2 .*outermost' /tmp/story.txt
+note <<<"alert $delay s after the crash; its three commands together $((($(date +%s%N) - begun) / 1000000)) ms"
+cp /tmp/story.txt /run/vm/out/
+
 step "somebody takes core_pattern away"
 old_pattern=$(cat /proc/sys/kernel/core_pattern)
 echo "|/bin/true %P" >/proc/sys/kernel/core_pattern

@@ -7,11 +7,11 @@ export PATH=$PATH:/usr/sbin:/sbin
 source "$(dirname "$0")/apt.sh"
 
 # The tools that the scenarios call, busybox for the initrd and for containers, and
-# libcap2-bin for programs with file capabilities. Not systemd-coredump, whose
+# libcap2-bin for programs with file capabilities, exim4 to be mailed to. Not systemd-coredump, whose
 # package conflicts with coreward. The kernel is installed later.
 packages=(
     systemd-sysv udev dbus systemd-container procps curl jq zstd acl attr libcap2-bin
-    gcc libc6-dev gdb python3 busybox-static prometheus prometheus-alertmanager
+    gcc libc6-dev gdb python3 busybox-static prometheus prometheus-alertmanager exim4-daemon-light
 )
 
 main() { # SUITE DIR INIT
@@ -80,7 +80,7 @@ finish_root() { # ROOT
     rm -f "$root"/etc/apt/sources.list "$root"/etc/apt/sources.list.d/* \
         "$root"/etc/apt/apt.conf.d/99mmdebstrap "$root"/etc/dpkg/dpkg.cfg.d/99mmdebstrap
     rm -f "$root"/etc/systemd/system/timers.target.wants/*
-    rm -f "$root"/etc/systemd/system/multi-user.target.wants/prometheus*
+    rm -f "$root"/etc/systemd/system/multi-user.target.wants/{prometheus,exim4}* "$root"/etc/rc[2-5].d/S*exim4
     for unit in getty.target systemd-tmpfiles-clean.timer e2scrub_reap.service; do
         ln -sf /dev/null "$root/etc/systemd/system/$unit"
     done
