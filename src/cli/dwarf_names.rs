@@ -2,11 +2,13 @@
 //! missing on the stack because they jumped to the next one (tail calls). Both are shown as gdb shows them.
 
 use crate::crash::demangle;
+use crate::crash::text::cut;
 use gimli::{
     AttributeValue, DW_AT_GNU_tail_call, DW_AT_abstract_origin, DW_AT_call_origin, DW_AT_call_return_pc,
     DW_AT_call_tail_call, DW_AT_linkage_name, DW_AT_low_pc, DW_AT_name, DW_AT_specification, DW_TAG_GNU_call_site,
     DW_TAG_call_site, DebugInfoOffset, DwTag, Dwarf, EndianSlice, RunTimeEndian, Unit, UnitOffset, UnitRef,
 };
+use std::borrow::Cow;
 use std::rc::Rc;
 
 type Section<'a> = EndianSlice<'a, RunTimeEndian>;
@@ -14,6 +16,8 @@ type Entry<'a> = gimli::DebuggingInformationEntry<Section<'a>>;
 
 /// How often an entry may refer to another one for its name.
 const MAX_REFERENCES: usize = 8;
+/// The most scopes that a name begins with.
+const MAX_SCOPES: usize = 32;
 /// The most functions that a call may have jumped through.
 const MAX_CHAIN: usize = 32;
 /// The most calls that are followed in search of such a chain.
@@ -56,8 +60,13 @@ impl<'d, 'a> Place<'d, 'a> {
         None
     }
 
-    fn text(&self, value: AttributeValue<Section<'a>>) -> Option<String> {
-        Some(self.unit().attr_string(value).ok()?.to_string_lossy().into_owned())
+    fn text(&self, value: AttributeValue<Section<'a>>) -> Option<Cow<'a, str>> {
+        Some(self.unit().attr_string(value).ok()?.to_string_lossy())
+    }
+
+    /// The name in the entry itself, of at most `limit` bytes.
+    fn own_name(&self, limit: usize) -> Option<String> {
+        Some(cut(&self.text(self.entry()?.attr_value(DW_AT_name)?)?, limit).to_owned())
     }
 }
 
@@ -78,10 +87,10 @@ fn name_of(mut place: Place<'_, '_>, limit: usize, depth: usize) -> Option<Strin
         match origin {
             Some(origin) => place = place.follow(origin)?,
             None => {
-                let name = place.text(entry.attr_value(DW_AT_name)?)?;
+                let name = place.own_name(limit)?;
                 let mut scopes = scopes(&place, &name, limit, depth);
                 scopes.push(name);
-                return Some(scopes.join("::"));
+                return Some(cut(&scopes.join("::"), limit).to_owned());
             }
         }
     }
@@ -91,9 +100,18 @@ fn name_of(mut place: Place<'_, '_>, limit: usize, depth: usize) -> Option<Strin
 /// The namespaces, classes and functions that an entry named `name` is in, the outermost first.
 fn scopes(place: &Place<'_, '_>, name: &str, limit: usize, depth: usize) -> Vec<String> {
     let mut scopes = Vec::new();
-    for (offset, tag) in ancestors(place).unwrap_or_default() {
-        let scope = Place { offset, ..place.clone() };
-        let own_name = || scope.text(scope.entry()?.attr_value(DW_AT_name)?);
+    let mut ancestors = ancestors(place).unwrap_or_default();
+    ancestors.drain(..ancestors.len().saturating_sub(MAX_SCOPES));
+    // The name of a function has the scopes that it is in.
+    if let Some(innermost) = ancestors.iter().rposition(|(_, tag)| *tag == gimli::DW_TAG_subprogram)
+        && depth < MAX_REFERENCES
+    {
+        if let Some((offset, _)) = ancestors.drain(..=innermost).next_back() {
+            scopes.extend(name_of(Place { offset, ..place.clone() }, limit, depth + 1));
+        }
+    }
+    for (offset, tag) in ancestors {
+        let own_name = || Place { offset, ..place.clone() }.own_name(limit);
         match tag {
             gimli::DW_TAG_namespace => scopes.push(own_name().unwrap_or_else(|| "(anonymous namespace)".to_owned())),
             gimli::DW_TAG_class_type
@@ -102,11 +120,6 @@ fn scopes(place: &Place<'_, '_>, name: &str, limit: usize, depth: usize) -> Vec<
             | gimli::DW_TAG_enumeration_type => {
                 let unnamed = if name.starts_with("operator()") { "{lambda}" } else { "{unnamed}" };
                 scopes.push(own_name().unwrap_or_else(|| unnamed.to_owned()));
-            }
-            gimli::DW_TAG_subprogram if depth < MAX_REFERENCES => {
-                // Its name has the scopes that it is in.
-                scopes.clear();
-                scopes.extend(name_of(scope, limit, depth + 1));
             }
             _ => {}
         }

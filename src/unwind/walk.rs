@@ -3,6 +3,7 @@
 
 use super::arch::{Arch, caller_registers, follows_call, frame_pointer, interrupted_by_signal};
 use super::cfi;
+use super::leaf::is_leaf;
 use super::modules::ModuleTable;
 use super::page_cache::PageCache;
 use super::signal_frame::SignalReturn;
@@ -127,7 +128,7 @@ impl<'a, 'p> StackWalker<'a, 'p> {
                 _ => {}
             }
         }
-        self.caller_by_frame_pointer(state).or_else(|| self.scan(state))
+        self.caller_of_leaf(state).or_else(|| self.caller_by_frame_pointer(state)).or_else(|| self.scan(state))
     }
 
     /// Whether the unwind tables cover the frame's function. If so, `arch` knows it afterwards.
@@ -165,6 +166,20 @@ impl<'a, 'p> StackWalker<'a, 'p> {
         let registers = caller_registers(registers, return_address, sp, frame_pointer(registers))?;
         let caller = FrameState { registers, is_return_address: true, trust: FrameTrust::CallFrameInfo };
         self.is_after_call(registers).then_some(caller)
+    }
+
+    /// The caller of a function without a frame of its own.
+    fn caller_of_leaf(&mut self, state: FrameState) -> Option<FrameState> {
+        // What called a function has a frame. Go's sigpanic is not called, but has the faulting instruction as its return address.
+        if state.trust == FrameTrust::Scan || state.is_return_address && self.is_after_call(state.registers) {
+            return None;
+        }
+        let (sp, word_len) = (state.registers.stack_pointer(), state.registers.word_len());
+        let return_address = self.pages.read_word(sp, word_len)?;
+        let pointer = frame_pointer(state.registers);
+        let registers = caller_registers(state.registers, return_address, sp.checked_add(word_len)?, pointer)?;
+        let is_caller = self.is_after_call(registers) && is_leaf(state.registers, return_address, self.pages);
+        is_caller.then_some(FrameState { registers, is_return_address: true, trust: FrameTrust::CallFrameInfo })
     }
 
     fn caller_by_frame_pointer(&mut self, state: FrameState) -> Option<FrameState> {
