@@ -2,8 +2,8 @@
 //! found by names in the DWARF, is not followed.
 
 use super::debug_files;
-use super::dwarf_names::{self, CodeFunction, qualified_name};
-use super::function_addresses::FunctionAddresses;
+use super::dwarf_names::{CodeFunction, Functions, qualified_name};
+use super::function_addresses::{FunctionAddresses, functions};
 use crate::crash::demangle;
 use crate::crash::text::{self, cut};
 use crate::elf::{FoundFunction, find_functions_in_file};
@@ -13,7 +13,7 @@ use object::{CompressionFormat, Object, ObjectSection, ReadCache, ReadRef};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::cell::{OnceCell, RefCell};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Cursor, ErrorKind, Read, Seek, SeekFrom};
 use std::path::Path;
@@ -38,10 +38,44 @@ pub(super) struct Call {
     pub(super) callee: u64,
 }
 
+/// A way from a call to a function of another module.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Exit {
+    /// The functions on the way, which jumped to the next one, the innermost first.
+    pub(super) functions: Vec<Function>,
+    /// The function of the other module, as the linker names it.
+    pub(super) name: String,
+}
+
+/// A way from a function that another module called.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub(super) struct Entry {
+    /// The function that was called, as the linker names it.
+    pub(super) name: String,
+    /// An address in the function of the innermost frame.
+    pub(super) callee: u64,
+}
+
+/// What is asked of the files of one build. All addresses are as in the headers.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Questions {
+    /// Addresses whose functions are looked up.
+    pub(super) offsets: Vec<u64>,
+    /// Calls within the module.
+    pub(super) calls: Vec<Call>,
+    /// Addresses in calls of functions of other modules.
+    pub(super) exits: Vec<u64>,
+    /// Addresses in functions that other modules called.
+    pub(super) callees: Vec<u64>,
+    pub(super) entries: Vec<Entry>,
+}
+
 /// The longest name that is shown, in bytes. C++ templates can make a name several KiB long.
 pub(super) const MAX_NAME: usize = 500;
 /// The longest name in a symbol table that is read, in bytes. It is demangled before it is cut.
 const MAX_MANGLED: usize = 16 << 10;
+/// The most names of one function.
+const MAX_NAMES: usize = 64;
 /// The most functions of one frame.
 pub(super) const MAX_INLINED: usize = 32;
 /// Most bytes that are read of one file, or made of one section of it.
@@ -119,6 +153,7 @@ pub(super) struct Found {
     pub(super) functions: Vec<Vec<Function>>,
     /// The functions that are not on the stack between caller and callee of each call, the innermost first.
     pub(super) tail_calls: Vec<Vec<Function>>,
+    pub(super) outer: OuterCalls,
     /// The name of a file with the DWARF, if no file has any.
     pub(super) debug_link: Option<String>,
     /// Whether no file has any DWARF.
@@ -127,6 +162,17 @@ pub(super) struct Found {
     pub(super) lacks_supplement: Option<Supplement>,
     /// Whether there is DWARF that is damaged, or too large.
     pub(super) is_damaged: bool,
+}
+
+/// What was found about calls between modules.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct OuterCalls {
+    /// The ways from each of the exits.
+    pub(super) exits: Vec<Vec<Exit>>,
+    /// All names of the function that each of the callees is in, as the linker has them.
+    pub(super) callee_names: Vec<Vec<String>>,
+    /// The functions that are not on the stack from each of the entries to its callee, the innermost first; `None` if no way leads there.
+    pub(super) entries: Vec<Option<Vec<Function>>>,
 }
 
 type ElfObject<'a> = object::File<'a, &'a ReadCache<Source>>;
@@ -140,17 +186,12 @@ struct Image<'a> {
     dwarf: Option<Context<Section<'a>>>,
     /// The functions of the symbol table by address, as far as they were looked up.
     symbols: RefCell<HashMap<u64, Option<FoundFunction>>>,
-    addresses: OnceCell<FunctionAddresses>,
+    addresses: OnceCell<FunctionAddresses<'a>>,
 }
 
-/// Looks up the functions at `offsets`, and between those of `calls`. The `files` are those of one build: the program, and its debug
-/// symbols. The build-id of `supplement` was not yet compared with what the DWARF asks for.
-pub(super) fn find_functions(
-    files: &[ElfBytes],
-    supplement: Option<&ElfBytes>,
-    offsets: &[u64],
-    calls: &[Call],
-) -> Found {
+/// Answers the questions. The `files` are those of one build: the program, and its debug symbols. The build-id of `supplement` was not yet compared with what the DWARF asks for.
+pub(super) fn find_functions(files: &[ElfBytes], supplement: Option<&ElfBytes>, questions: &Questions) -> Found {
+    let Questions { offsets, calls, exits, callees, entries } = questions;
     let objects: Vec<(&ElfBytes, ElfObject<'_>)> =
         files.iter().filter_map(|file| Some((file, object::File::parse(&file.0).ok()?))).collect();
     let has_dwarf = |object: &ElfObject<'_>| object.section_by_name(".debug_info").is_some();
@@ -189,14 +230,21 @@ pub(super) fn find_functions(
         })
         .collect();
     let described: Vec<Described> = offsets.iter().map(|offset| described(&images, *offset)).collect();
-    let callees = calls.iter().map(|call| call.callee).filter(|callee| start_in_dwarf(&images, *callee).is_none());
+    let called = calls.iter().map(|call| call.callee).chain(callees.iter().copied());
+    let called = called.chain(entries.iter().map(|entry| entry.callee));
+    let called = called.filter(|callee| start_in_dwarf(&images, *callee).is_none());
     let unnamed = offsets.iter().zip(&described).filter(|(_, described)| described.functions.is_empty());
     // A table is read once for all of them.
-    let unnamed: BTreeSet<u64> = unnamed.map(|(offset, _)| *offset).chain(callees).collect();
+    let unnamed: BTreeSet<u64> = unnamed.map(|(offset, _)| *offset).chain(called).collect();
     images.iter().for_each(|image| image.look_up_symbols(unnamed.iter().copied().collect()));
     let functions = offsets.iter().zip(described).map(|(offset, described)| described.or_symbol(&images, *offset));
     found.functions = functions.collect();
     found.tail_calls = calls.iter().map(|call| tail_calls(&images, *call)).collect();
+    found.outer = OuterCalls {
+        exits: exits.iter().map(|caller| outer_exits(&images, *caller)).collect(),
+        callee_names: names_of(&images, callees),
+        entries: entries.iter().map(|entry| way_from(&images, entry)).collect(),
+    };
     found
 }
 
@@ -204,14 +252,63 @@ fn start_in_dwarf(images: &[Image<'_>], address: u64) -> Option<u64> {
     images.iter().find_map(|image| Some(image.function_at(address)?.start()))
 }
 
+/// Where the function begins that `address` is in.
+fn start_of(images: &[Image<'_>], address: u64) -> Option<u64> {
+    let symbol = || images.iter().filter_map(|image| image.symbol(address)).map(|symbol| symbol.start).max();
+    start_in_dwarf(images, address).or_else(symbol)
+}
+
 fn tail_calls(images: &[Image<'_>], call: Call) -> Vec<Function> {
+    let Some(callee) = start_of(images, call.callee) else { return Vec::new() };
     let address_of = |name: &str| images.iter().find_map(|image| image.addresses().of(name));
-    let symbol = || images.iter().filter_map(|image| image.symbol(call.callee)).map(|symbol| symbol.start).max();
-    let Some(callee) = start_in_dwarf(images, call.callee).or_else(symbol) else { return Vec::new() };
-    let addresses =
-        images.iter().map(|image| image.tail_calls(call, callee, &address_of)).find(|calls| !calls.is_empty());
-    let functions = addresses.unwrap_or_default().into_iter().flat_map(|behind| functions_at(images, behind - 1));
+    let calls =
+        images.iter().map(|image| image.functions(&address_of, |functions| functions.tail_calls(call.caller, callee)));
+    tail_callers(images, calls.into_iter().find(|calls| !calls.is_empty()).unwrap_or_default())
+}
+
+/// The functions with the calls that end at these addresses.
+fn tail_callers(images: &[Image<'_>], calls: Vec<u64>) -> Vec<Function> {
+    let functions = calls.into_iter().flat_map(|behind| functions_at(images, behind.wrapping_sub(1)));
     functions.map(|function| Function { is_tail: true, ..function }).collect()
+}
+
+fn outer_exits(images: &[Image<'_>], caller: u64) -> Vec<Exit> {
+    let address_of = |name: &str| images.iter().find_map(|image| image.addresses().of(name));
+    let exits = images.iter().map(|image| image.functions(&address_of, |functions| functions.exits(caller)));
+    let exits = exits.into_iter().find(|exits| !exits.is_empty()).unwrap_or_default();
+    let exits = exits.into_iter().filter(|(_, name)| name.len() <= MAX_MANGLED);
+    exits.map(|(calls, name)| Exit { functions: tail_callers(images, calls), name }).collect()
+}
+
+fn way_from(images: &[Image<'_>], entry: &Entry) -> Option<Vec<Function>> {
+    let address_of = |name: &str| images.iter().find_map(|image| image.addresses().of(name));
+    let (start, callee) = (address_of(&entry.name)?, start_of(images, entry.callee)?);
+    if start == callee {
+        return Some(Vec::new());
+    }
+    let mut ways =
+        images.iter().map(|image| image.functions(&address_of, |functions| functions.tail_calls_from(start, callee)));
+    ways.find_map(|calls| calls).map(|calls| tail_callers(images, calls))
+}
+
+/// All names of the functions that these addresses are in.
+fn names_of(images: &[Image<'_>], addresses: &[u64]) -> Vec<Vec<String>> {
+    let starts: Vec<Option<u64>> = addresses.iter().map(|address| start_of(images, *address)).collect();
+    let wanted: HashSet<u64> = starts.iter().flatten().copied().collect();
+    let mut names: HashMap<u64, BTreeSet<&[u8]>> = HashMap::new();
+    if !wanted.is_empty() {
+        for (address, name) in
+            images.iter().flat_map(|image| functions(image.object, |address| wanted.contains(&address)))
+        {
+            let names = names.entry(address).or_default();
+            if names.len() < MAX_NAMES {
+                names.insert(name);
+            }
+        }
+    }
+    let text = |name: &&[u8]| String::from_utf8(name.to_vec()).ok().filter(|name| name.len() <= MAX_MANGLED);
+    let of = |start: &u64| names.get(start).into_iter().flatten().filter_map(text).collect();
+    starts.iter().map(|start| start.as_ref().map(of).unwrap_or_default()).collect()
 }
 
 /// What DWARF tells of an address.
@@ -306,7 +403,7 @@ impl<'a> Image<'a> {
         (functions, line)
     }
 
-    fn addresses(&self) -> &FunctionAddresses {
+    fn addresses(&self) -> &FunctionAddresses<'a> {
         self.addresses.get_or_init(|| FunctionAddresses::read(self.object))
     }
 
@@ -339,11 +436,13 @@ impl<'a> Image<'a> {
         CodeFunction::new(complete(dwarf.find_dwarf_and_unit(address))?, die?)
     }
 
-    /// The addresses behind the calls of [`tail_calls`], the innermost first. The function of the callee starts at `callee`.
-    fn tail_calls(&self, call: Call, callee: u64, address_of: &dyn Fn(&str) -> Option<u64>) -> Vec<u64> {
-        let Some(caller) = self.function_at(call.caller) else { return Vec::new() };
-        let function_at = |address| self.function_at(address);
-        dwarf_names::tail_calls(&caller, call.caller.wrapping_add(1), callee, &function_at, address_of)
+    /// What `find` finds by the call sites of this file.
+    fn functions<T>(
+        &self,
+        address_of: &dyn Fn(&str) -> Option<u64>,
+        find: impl FnOnce(&Functions<'_, '_, 'a>) -> T,
+    ) -> T {
+        find(&Functions { at: &|address| self.function_at(address), address_of })
     }
 }
 
@@ -425,14 +524,25 @@ pub fn names_in_debug_data(files: Vec<Vec<u8>>, supplement: Option<Vec<u8>>, off
     let build_ids: Vec<Option<String>> = files.iter().map(ElfBytes::build_id).collect();
     let supplement = supplement.map(ElfBytes::of_memory);
     let [callee, caller] = offsets;
-    let found = find_functions(&files, supplement.as_ref(), &offsets, &[Call { caller, callee }]);
+    let build_id = build_ids.iter().flatten().next().cloned().unwrap_or_default();
+    let mut questions = Questions {
+        offsets: offsets.to_vec(),
+        calls: vec![Call { caller, callee }],
+        exits: vec![caller],
+        callees: vec![callee],
+        entries: Vec::new(),
+    };
+    let outer = find_functions(&files, supplement.as_ref(), &questions).outer;
+    let names = outer.exits.into_iter().flatten().map(|exit| exit.name).chain(outer.callee_names.into_iter().flatten());
+    questions.entries = names.map(|name| Entry { name, callee: caller }).collect();
+    let found = find_functions(&files, supplement.as_ref(), &questions);
+    assert_eq!(found.outer.entries.len(), questions.entries.len());
     let program = Path::new("/opt/program");
     for path in found.debug_link.iter().flat_map(|name| debug_files::linked(program, name)) {
         let dirs = ["/opt", "/opt/.debug", "/usr/lib/debug/opt"].map(Path::new);
         assert!(dirs.into_iter().any(|dir| path.parent() == Some(dir)), "{}", path.display());
     }
     if let Some(wanted) = &found.lacks_supplement {
-        let build_id = build_ids.into_iter().flatten().next().unwrap_or_default();
         let paths = debug_files::supplements(program, true, &build_id, wanted);
         assert!(paths.len() <= 6 && paths.iter().all(|path| path.is_absolute()), "{paths:?}");
     }
@@ -454,7 +564,11 @@ mod tests {
     use super::*;
 
     fn find(file: &[u8], address: u64) -> Vec<Vec<Function>> {
-        find_functions(&[ElfBytes::of_memory(file.to_vec())], None, &[address], &[]).functions
+        find_functions(&[ElfBytes::of_memory(file.to_vec())], None, &at(address)).functions
+    }
+
+    fn at(address: u64) -> Questions {
+        Questions { offsets: vec![address], ..Questions::default() }
     }
 
     #[test]
@@ -464,7 +578,7 @@ mod tests {
         let first = maps.lines().find(|line| line.ends_with(exe.to_str().unwrap())).unwrap();
         // A position-independent program is linked at 0.
         let bias = u64::from_str_radix(first.split('-').next().unwrap(), 16).unwrap();
-        let find_functions = find_functions as fn(&[ElfBytes], Option<&ElfBytes>, &[u64], &[Call]) -> Found;
+        let find_functions = find_functions as fn(&[ElfBytes], Option<&ElfBytes>, &Questions) -> Found;
         let address = find_functions as usize as u64 - bias;
         let mut file = std::fs::read(&exe).unwrap();
         let found = find(&file, address);
@@ -472,7 +586,7 @@ mod tests {
         assert!(function.name.ends_with("find_functions"), "{found:?}");
         assert!(function.source.as_ref().unwrap().starts_with("elf_symbols.rs:"), "{found:?}");
         let on_disk = ElfBytes::of_file(File::open(&exe).unwrap());
-        assert_eq!(find_functions(&[on_disk], None, &[address], &[]).functions, found);
+        assert_eq!(find_functions(&[on_disk], None, &at(address)).functions, found);
         file.truncate(1 << 20);
         assert_eq!(find(&file, address), [[]; 1]);
     }

@@ -192,16 +192,18 @@ impl<'a, 'p> StackWalker<'a, 'p> {
         let return_address = self.pages.read_word(frame_pointer.checked_add(word_len)?, word_len)?;
         let sp = frame_pointer.checked_add(2 * word_len)?;
         let registers = caller_registers(state.registers, return_address, sp, callers_pointer)?;
+        let caller = FrameState { registers, is_return_address: true, trust: FrameTrust::FramePointer };
         // Go's sigpanic makes a fault look like a call, and then no call instruction precedes the return address. Accept it if
-        // the next frame of the chain is valid.
+        // the next frame of the chain is valid, or that of a function without a frame.
         let next_is_valid = |walker: &mut Self| {
             let next_return = walker.pages.read_word(callers_pointer.checked_add(word_len)?, word_len)?;
             let is_further_up = callers_pointer > frame_pointer && stack.contains(&callers_pointer);
             Some(is_further_up && walker.is_return_address(registers, next_return))
         };
         let is_valid = self.is_after_call(registers)
-            || (self.modules.is_code(return_address) && next_is_valid(self) == Some(true));
-        is_valid.then_some(FrameState { registers, is_return_address: true, trust: FrameTrust::FramePointer })
+            || (self.modules.is_code(return_address)
+                && (next_is_valid(self) == Some(true) || self.caller_of_leaf(caller).is_some()));
+        is_valid.then_some(caller)
     }
 
     /// The first word up the stack that is a return address. One whose own caller can be unwound as well is preferred.
