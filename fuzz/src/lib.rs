@@ -156,3 +156,16 @@ pub fn analyze(headers: &[u8], memory: &dyn ReadMemory) -> Option<(String, Vec<F
     let signature = compute_signature(&input, &input);
     Some((signature.id, crashed.frames))
 }
+
+/// Splits an input into two addresses, the files of a module and a file that these refer to. First come the addresses, the inner frame's and its
+/// caller's, eight bytes each; then the lengths of the module and of its debug file, four bytes each, all little-endian; then the files.
+pub fn parse_debug_data(bytes: &[u8]) -> Option<([u64; 2], Vec<Vec<u8>>, Option<Vec<u8>>)> {
+    let (words, rest) = bytes.split_first_chunk::<16>()?;
+    let (lengths, rest) = rest.split_first_chunk::<8>()?;
+    let words = u128::from_le_bytes(*words);
+    let lengths = u64::from_le_bytes(*lengths);
+    let (module, rest) = rest.split_at_checked(usize::try_from(lengths & 0xffff_ffff).ok()?)?;
+    let (debug, supplement) = rest.split_at_checked(usize::try_from(lengths >> 32).ok()?)?;
+    let files = [module, debug].into_iter().filter(|file| !file.is_empty()).map(<[u8]>::to_vec).collect();
+    Some(([words as u64, (words >> 64) as u64], files, Some(supplement.to_vec()).filter(|file| !file.is_empty())))
+}

@@ -1,7 +1,7 @@
 //! The process that reads symbols. Symbol tables and DWARF are large formats, and whoever ran the crashed program may have
 //! written them, so a process of its own parses them: it has no privileges, can open nothing, and may be killed.
 
-use super::elf_symbols::{Call, ElfBytes, Found, Function, Supplement, find_functions};
+use super::elf_symbols::{ElfBytes, Found, Function, OuterCalls, Questions, Supplement, find_functions};
 use super::foreign_file::{Owners, Refusal, open_foreign};
 use super::privileges::Account;
 use super::{debug_files, debuginfod};
@@ -43,8 +43,7 @@ pub(super) struct ModuleRequest {
     /// As in records ([`crate::crash::text`]).
     pub(super) path: String,
     pub(super) build_id: String,
-    pub(super) offsets: Vec<u64>,
-    pub(super) calls: Vec<Call>,
+    pub(super) questions: Questions,
     /// The name of its debug file, as an earlier answer told.
     pub(super) debug_link: Option<String>,
     /// The file that its DWARF refers to, as an earlier answer told.
@@ -68,6 +67,7 @@ pub(super) struct Answer {
     pub(super) functions: Result<Vec<Vec<Function>>, NotRead>,
     /// The rest is that of [`Found`].
     pub(super) tail_calls: Vec<Vec<Function>>,
+    pub(super) outer: OuterCalls,
     pub(super) debug_link: Option<String>,
     pub(super) lacks_dwarf: bool,
     pub(super) lacks_supplement: Option<Supplement>,
@@ -167,8 +167,9 @@ fn run() -> io::Result<()> {
             Ok(mut found) => (Ok(std::mem::take(&mut found.functions)), found),
             Err(why) => (Err(why), Found { lacks_dwarf: true, ..Found::default() }),
         };
-        let Found { tail_calls, debug_link, lacks_dwarf, lacks_supplement, is_damaged, .. } = found;
-        let answer = Answer { module, functions, tail_calls, debug_link, lacks_dwarf, lacks_supplement, is_damaged };
+        let Found { tail_calls, outer, debug_link, lacks_dwarf, lacks_supplement, is_damaged, .. } = found;
+        let answer =
+            Answer { module, functions, tail_calls, outer, debug_link, lacks_dwarf, lacks_supplement, is_damaged };
         write_message(&mut out, &Message::Answer(answer))?;
     }
     Ok(())
@@ -220,7 +221,7 @@ fn read_module(module: &ModuleRequest, candidates: Candidates) -> Result<Found, 
             let wanted = module.supplement.as_ref();
             let is_wanted = |file: &ElfBytes| file.build_id().as_ref() == wanted.map(|wanted| &wanted.build_id);
             let supplement = supplement.into_iter().map(ElfBytes::of_file).find(is_wanted);
-            Ok(find_functions(&files, supplement.as_ref(), &module.offsets, &module.calls))
+            Ok(find_functions(&files, supplement.as_ref(), &module.questions))
         }
     }
 }
