@@ -6,7 +6,7 @@ use crate::crash::auxv::Auxv;
 use crate::crash::text::{from_bytes, to_hexadecimal};
 use crate::crash::{
     AccountFacts, ArgumentList, CoreReport, CrashId, CrashKey, Decision, InterpreterStack, NoCore, Origin, PidPin,
-    Principal, Record, Signature, Symbol, Warning, cgroup, signal,
+    Principal, Record, RuntimeReport, Signature, Symbol, Warning, cgroup, signal,
 };
 use crate::elf::ProcessNotes;
 use crate::policy::access::{self, AccessFacts};
@@ -167,6 +167,7 @@ impl RecordBuilder {
             stack: Vec::new(),
             other_threads: Vec::new(),
             interpreter: None,
+            runtime_report: None,
             modules: Vec::new(),
             siginfo: None,
             failure: None,
@@ -330,6 +331,24 @@ impl RecordBuilder {
     pub(super) fn set_interpreter(&mut self, stack: Option<InterpreterStack>) {
         self.record.interpreter = stack;
         self.bound();
+    }
+
+    /// Adds the report that the runtime wrote itself.
+    pub(super) fn set_runtime_report(&mut self, report: RuntimeReport) {
+        self.record.runtime_report = Some(report);
+        self.bound();
+    }
+
+    /// Says how many bytes of the runtime's report are kept.
+    pub(super) fn set_report_kept(&mut self, kept: u64) {
+        if let Some(report) = &mut self.record.runtime_report {
+            report.kept = kept;
+        }
+    }
+
+    /// The record so far.
+    pub(super) fn record(&self) -> &Record {
+        &self.record
     }
 
     /// Addresses in the functions of the frames: a return address may already be in the next one.

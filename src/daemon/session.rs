@@ -124,7 +124,7 @@ impl Session {
             Admission::RecordOnly(_, reason) => self.release_without_core(builder, reason, core, handles).await?,
             Admission::Core(decision) => {
                 let stream = if let CoreEvidence::Ready(stream) = &core { Some(stream) } else { None };
-                complete(shared, source, &mut builder, &mut handles, stream, config.modules).await?;
+                complete(shared, source, offer, &mut builder, &mut handles, stream, config.modules).await?;
                 let unnamed = unnamed_frames(&builder, &handles.modules);
                 let files = std::mem::take(&mut handles.modules);
                 modules = Some(ModuleFiles { policy: config.modules, files });

@@ -12,7 +12,7 @@ use crate::elf::{self, CoreLayout, LoadSegment, MappedFile};
 use crate::unwind::ReadMemory;
 use object::elf::PF_X;
 use std::fs::File;
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Read};
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -91,6 +91,11 @@ impl MemoryServer {
             Request::FileNames(modules) => {
                 let files: Vec<File> = fds.into_iter().map(File::from).collect();
                 Answer::Names(names::find_in_files(&modules, &files, self.saved.as_ref()))
+            }
+            Request::CopyBeginning { limit } => {
+                let mut files = fds.into_iter().map(File::from);
+                let (from, to) = files.next().zip(files.next()).ok_or(ErrorKind::InvalidData)?;
+                Answer::Copied(io::copy(&mut from.take(limit), &mut &to).ok())
             }
             Request::Interpreter { failed, code } => {
                 let stack = self.layout.as_deref().and_then(|layout| {

@@ -228,6 +228,20 @@ impl Reader {
         self.ask(&Request::FileNames(modules), &fds, deadline, Answer::into_names)
     }
 
+    /// Copies the first bytes of a file that the process wrote, at most `limit`, to a file in memory. `None`: it cannot be read.
+    ///
+    /// # Errors
+    /// The reader has ended, or is late.
+    pub fn copy_beginning(&mut self, from: &OwnedFd, limit: u64, deadline: Instant) -> io::Result<Option<File>> {
+        let to = sparse_io::create_memfd("coreward-file")?;
+        let fds = [from.as_fd(), to.as_fd()];
+        let copied = self.ask(&Request::CopyBeginning { limit }, &fds, deadline, |answer| match answer {
+            Answer::Copied(copied) => Ok(copied),
+            _ => Err(Answer::mismatch()),
+        })?;
+        Ok(copied.map(|_| to))
+    }
+
     /// Reads the stack of an interpreted program, of the thread with the id `failed`, which is the one that was dumped unless it is said. `code` are
     /// addresses in the functions of that thread's native frames.
     ///

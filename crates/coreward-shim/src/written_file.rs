@@ -208,18 +208,16 @@ impl Search<'_> {
     }
 }
 
-/// Whether a name is what `pattern` says, in which a `*` stands for any text.
+/// Whether a name is what `pattern` says, in which a `*` between dots stands for any text without a dot.
 fn matches(name: &[u8], pattern: &[u8]) -> bool {
-    let mut parts = pattern.split(|byte| *byte == b'*');
-    let Some(mut rest) = parts.next().and_then(|first| name.strip_prefix(first)) else { return false };
-    let Some(last) = parts.next_back() else { return rest.is_empty() };
-    for part in parts {
-        let Some(at) = (0..=rest.len()).find(|at| rest.get(*at..).is_some_and(|rest| rest.starts_with(part))) else {
-            return false;
-        };
-        rest = rest.get(at + part.len()..).unwrap_or_default();
+    let (mut name, mut pattern) = (name.split(|byte| *byte == b'.'), pattern.split(|byte| *byte == b'.'));
+    loop {
+        match (name.next(), pattern.next()) {
+            (None, None) => return true,
+            (Some(part), Some(wanted)) if wanted == b"*" || part == wanted => {}
+            _ => return false,
+        }
     }
-    rest.ends_with(last)
 }
 
 #[cfg(test)]
@@ -329,12 +327,15 @@ mod tests {
         }
         process.write("report.3.70.0.001.json", "of another process", USER);
         let newest = "report.2.7.0.002.json";
-        assert_eq!(process.open(&["report.*.7.*.json"]), found(newest, newest));
+        assert_eq!(process.open(&["report.*.7.*.*.json"]), found(newest, newest));
         let below = process.dir.path().display().to_string();
-        assert_eq!(process.open(&[&format!("{below}/report.*.7.*.json")]), found(&format!("{below}/{newest}"), newest));
-        assert_eq!(process.open(&["*.xml"]), Err(Errno::ENOENT));
-        assert!(matches(b"aXbYc", b"a*b*c") && matches(b"abc", b"a*b*c") && matches(b"", b"*"));
-        assert!(!matches(b"ac", b"a*b*c") && !matches(b"aba", b"aba*ba") && !matches(b"x", b""));
+        assert_eq!(
+            process.open(&[&format!("{below}/report.*.7.*.*.json")]),
+            found(&format!("{below}/{newest}"), newest)
+        );
+        assert_eq!(process.open(&["*.*.xml"]), Err(Errno::ENOENT));
+        assert!(matches(b"a.X.c", b"a.*.c") && matches(b"a..c", b"a.*.c") && matches(b"x", b"*"));
+        assert!(!matches(b"a.X.Y.c", b"a.*.c") && !matches(b"a.c", b"a.*.c") && !matches(b"aX", b"a*"));
     }
 
     #[test]
