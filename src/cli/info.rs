@@ -10,8 +10,8 @@ use super::titles::Titles;
 use super::{explanations, human, json, lookup, module_packages, time};
 use crate::crash::text::printable;
 use crate::crash::{
-    Audience, CoreOutcome, Fault, InterpreterStack, Keep, Level, Origin, PidPin, Record, SigInfo, Signature,
-    Truncation, signal,
+    Audience, CoreOutcome, Fault, InterpreterStack, Keep, Level, Origin, PidPin, Record, RuntimeReport, SigInfo,
+    Signature, Truncation, signal,
 };
 use crate::store::Listed;
 use clap::Args;
@@ -151,6 +151,7 @@ pub(super) fn lines(listed: &Listed, context: &CrashContext) -> Vec<(&'static st
         ("Executable", executable(record)),
         ("Package", module_packages::line(record, &context.packages)),
         ("Interpreter", record.interpreter.as_ref().map(interpreter)),
+        ("Runtime Report", record.runtime_report.as_ref().map(|report| runtime_report(record, report))),
         ("Parent", parent(record)),
         ("Namespaces", namespaces(record)),
         ("Control Group", text(&cgroup.path)),
@@ -262,6 +263,20 @@ fn interpreter(stack: &InterpreterStack) -> String {
     let name = printable(format!("{} {}", stack.title(), stack.version).trim_end());
     let missing = |reason: &String| format!("{name}; frames of the program are missing: {}", printable(reason));
     stack.incomplete.as_ref().map(missing).unwrap_or(name)
+}
+
+/// Where the runtime's own report was, and how it is read now.
+fn runtime_report(record: &Record, report: &RuntimeReport) -> String {
+    let (runtime, path, size) = (report.title(), printable(&report.path), human::size(report.bytes));
+    let how = match report.kept {
+        0 => "not kept".to_owned(),
+        kept => {
+            let part =
+                if kept < report.bytes { format!("the first {} are kept; ", human::size(kept)) } else { String::new() };
+            format!("{part}show it with: coreward export --runtime-report {}", record.id)
+        }
+    };
+    format!("{path}, written by {runtime} ({size}; {how})")
 }
 
 /// The process that started it.
