@@ -409,8 +409,14 @@ mod tests {
     #[test]
     fn the_other_threads_stand_behind_the_crashed_one() {
         let mut listed = listed(7);
-        let frame =
-            |address| Frame { address, module: None, offset: 0, trust: FrameTrust::CallFrameInfo, symbol: None };
+        let frame = |address| Frame {
+            address,
+            module: None,
+            offset: 0,
+            trust: FrameTrust::CallFrameInfo,
+            symbol: None,
+            compiler: None,
+        };
         listed.record.stack = vec![frame(0x1000)];
         let threads = |tids: Vec<u32>, count| ThreadStacks { count, tids, frames: vec![frame(0x2000), frame(0x3000)] };
         listed.record.other_threads =
@@ -443,7 +449,8 @@ mod tests {
             ),
             (12, FrameTrust::Scan, vec![function("app::run", None)]),
         ] {
-            let frame = Frame { address: 0x55d0_0001_2345, module: None, offset: 0x2345, trust, symbol: None };
+            let frame =
+                Frame { address: 0x55d0_0001_2345, module: None, offset: 0x2345, trust, symbol: None, compiler: None };
             let (interpreted, place) = (&[] as &[_], Some("server+0x2345".to_owned()));
             let lines = FrameLines { number, frame: &frame, interpreted, functions, place, compiler: None };
             write_frame(&lines, &mut out).unwrap();

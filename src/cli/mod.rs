@@ -45,7 +45,6 @@ mod remove;
 mod report;
 mod report_page;
 mod root_file;
-mod run_time_code;
 mod selftest;
 mod selftest_canary;
 mod shim_check;

@@ -135,6 +135,8 @@ impl Record {
         let report =
             self.runtime_report.iter().map(|report| FRAME + (report.runtime.len() + report.path.len()) * ESCAPED);
         let symbols: usize = self.frames().filter_map(|frame| frame.symbol.as_ref()).map(Symbol::json_length).sum();
+        let compilers = self.frames().filter_map(|frame| frame.compiler.as_ref());
+        let compilers: usize = compilers.map(|name| 32 + name.len() * ESCAPED).sum();
         /// Two names of mappings, every byte of which may be escaped, the instruction and its registers.
         const FAULT: usize = 2 * Fault::MAX_NAME * ESCAPED + Fault::MAX_INSTRUCTION * ESCAPED + 2048;
         let fault = if self.fault.is_some() { FAULT } else { 0 };
@@ -146,6 +148,7 @@ impl Record {
             + modules
             + (self.stack.len() + threads + failure) * FRAME
             + symbols
+            + compilers
     }
 
     /// Leaves out outer frames of the interpreted program, as many as it takes.
@@ -345,6 +348,7 @@ mod tests {
             offset: u64::MAX,
             trust: FrameTrust::CallFrameInfo,
             symbol: None,
+            compiler: None,
         }
     }
 

@@ -18,6 +18,7 @@ mod maps;
 mod plumbing;
 mod principal;
 mod record;
+mod run_time_code;
 mod runtime_report;
 pub mod signal;
 mod signature;

@@ -5,7 +5,7 @@ use super::crash_source::{CrashSource, ProcessDetails};
 use super::evidence::CoreInput;
 use super::inspect::ask_reader;
 use super::modules::missing_modules;
-use super::naming::{files_with_names, name_from_hosts_files, name_from_memory};
+use super::naming::{add_compilers, files_with_names, name_from_hosts_files, name_from_memory};
 use super::process_handles::ProcessHandles;
 use super::record_builder::RecordBuilder;
 use super::runtime_report::open_report;
@@ -66,6 +66,7 @@ pub(super) async fn complete(
         };
         builder.set_other_threads(threads.map(Option::unwrap_or_default));
     }
+    add_compilers(shared, source, offer, builder, handles).await?;
     open_report(shared, source, offer, builder, handles).await?;
     let missing = missing_modules(shared, modules, builder);
     add_names(shared, source, builder, handles, stream.and_then(|stream| stream.headers.clone()), missing).await

@@ -15,6 +15,8 @@ pub(super) struct ProcessHandles {
     pub(super) memory: ProcessMemory,
     /// Mapped files, each with the first address of its module.
     pub(super) modules: Vec<(u64, OwnedFd)>,
+    /// The map of the code that the process compiled at run time.
+    pub(super) perf_map: Option<OwnedFd>,
     /// The report that the runtime wrote itself.
     pub(super) runtime_report: Option<OwnedFd>,
     /// The place that the crash has among those that are read and captured.

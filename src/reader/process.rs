@@ -228,6 +228,33 @@ impl Reader {
         self.ask(&Request::FileNames(modules), &fds, deadline, Answer::into_names)
     }
 
+    /// The lines of `/proc/PID/maps` of the mappings that have these addresses, in their order. `None` where there is none.
+    ///
+    /// # Errors
+    /// The reader has ended, or is late.
+    pub fn mappings(&mut self, addresses: Vec<u64>, deadline: Instant) -> io::Result<Vec<Option<String>>> {
+        /// A path has at most a page.
+        const MAX_LINE: usize = 8192;
+        let expected = addresses.len();
+        self.ask(&Request::Mappings(addresses), &[], deadline, |answer| match answer {
+            Answer::Mappings(lines)
+                if lines.len() == expected && lines.iter().flatten().all(|line| line.len() <= MAX_LINE) =>
+            {
+                Ok(lines)
+            }
+            _ => Err(Answer::mismatch()),
+        })
+    }
+
+    /// Looks up the names of functions that were compiled at run time, in the perf map that the process wrote: those at these addresses, in
+    /// their order.
+    ///
+    /// # Errors
+    /// The reader has ended, or is late.
+    pub fn perf_map_names(&mut self, addresses: Vec<u64>, map: &OwnedFd, deadline: Instant) -> io::Result<Names> {
+        self.ask(&Request::PerfMap(addresses), &[map.as_fd()], deadline, Answer::into_names)
+    }
+
     /// Copies the first bytes of a file that the process wrote, at most `limit`, to a file in memory. `None`: it cannot be read.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 //! code they are in.
 
 use crate::testbed::{RunToEnd, TestBed, coreward, eventually, run_tool, source, text};
-use coreward::crash::{Record, RuntimeReport};
+use coreward::crash::{Frame, Record, RuntimeReport};
 use coreward::store::Listed;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, chown, symlink};
@@ -320,4 +320,66 @@ fn no_report_is_looked_for_where_a_user_serves_the_files() {
         assert!(record.core.is_stored() && record.runtime_report.is_none(), "{:?}", record.runtime_report);
         assert!(record.held_us < 2_000_000, "held for {} us", record.held_us);
     }
+}
+
+/// The frames of the thread that failed which are in code of this compiler.
+fn compiled<'a>(record: &'a Record, compiler: &str) -> Vec<&'a Frame> {
+    let frames: Vec<&Frame> = record.stack.iter().filter(|frame| frame.compiler.as_deref() == Some(compiler)).collect();
+    assert!(!frames.is_empty(), "no frame of {compiler}: {:#?}", record.stack);
+    assert!(frames.iter().all(|frame| frame.module.is_none()));
+    frames
+}
+
+/// The entry in the journal for the last crash.
+fn message(at: &Runtimes) -> String {
+    let entries = at.bed.journal();
+    String::from_utf8_lossy(entries.last().expect("an entry")).into_owned()
+}
+
+#[test]
+fn frames_in_compiled_code_say_whose_it_is() {
+    let at = Runtimes::new();
+    let cases = [
+        ("HotSpot", at.java(&[])),
+        ("LuaJIT", at.command("luajit", &[source("crash.lua").to_str().unwrap()])),
+        ("V8", at.command("node", &["--no-turbo-inlining", source("crash.js").to_str().unwrap()])),
+    ];
+    for (compiler, command) in cases {
+        let record = at.crash(command).record;
+        compiled(&record, compiler);
+        let shown = format!("(compiled at run time: {compiler})");
+        let info = text(&coreward(&at.bed, &["info", record.id.as_str()]));
+        assert!(info.contains(&shown), "{info}");
+        let message = message(&at);
+        assert!(message.contains(&shown), "{message}");
+    }
+}
+
+#[test]
+fn compiled_functions_have_the_names_of_the_map_that_their_process_wrote() {
+    let at = Runtimes::new();
+    let program = source("crash.js");
+    let arguments = ["--perf-basic-prof", "--no-turbo-inlining", program.to_str().unwrap()];
+    let record = at.crash(at.command("node", &arguments)).record;
+    let map = Path::new("/tmp").join(format!("perf-{}.map", record.key.pid));
+    let frames = compiled(&record, "V8");
+    let names: Vec<&str> = frames.iter().filter_map(|frame| Some(frame.symbol.as_ref()?.name.as_str())).collect();
+    for function in ["crashHere", "callsIt"] {
+        assert!(names.iter().any(|name| name.contains(function)), "{function}: {names:#?}\n{:#?}", record.stack);
+    }
+    for shown in [text(&coreward(&at.bed, &["info", record.id.as_str()])), message(&at)] {
+        assert!(shown.contains("crashHere") && shown.contains("callsIt"), "{shown}");
+    }
+    // Another user's map is none.
+    fs::remove_file(&map).unwrap();
+    let mut child = at.command("luajit", &["-e", "while true do end"]).spawn().unwrap();
+    let planted = Path::new("/tmp").join(format!("perf-{}.map", child.id()));
+    fs::write(&planted, "0 ffffffffffffffff planted\n").unwrap();
+    chown(&planted, Some(USER + 1), Some(USER + 1)).unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    run_tool("kill", &["-SEGV", &child.id().to_string()]);
+    child.wait().unwrap();
+    let record = at.bed.wait_for(2).pop().unwrap().record;
+    fs::remove_file(&planted).unwrap();
+    assert!(compiled(&record, "LuaJIT").iter().all(|frame| frame.symbol.is_none()), "{:#?}", record.stack);
 }

@@ -62,7 +62,14 @@ fn the_page_of_a_crash_has_what_info_has() {
     const HOSTILE: &str = "</b><script>alert(1)</script>\n\u{1b}[31m\u{202e}\"'&";
     let mut record = records().into_iter().find(|record| record.failure.is_some()).unwrap();
     let symbol = |name: &str| Some(Symbol { name: name.to_owned(), offset: 4 });
-    let frame = |address, symbol| Frame { address, module: None, offset: 0, trust: FrameTrust::CallFrameInfo, symbol };
+    let frame = |address, symbol| Frame {
+        address,
+        module: None,
+        offset: 0,
+        trust: FrameTrust::CallFrameInfo,
+        symbol,
+        compiler: None,
+    };
     record.maps = format!("7000-8000 r-xp 00000000 00:00 0 [anon:v8 {HOSTILE}]\n").replace("\n\u{1b}", "\u{1b}");
     record.stack = vec![
         Frame { trust: FrameTrust::Context, ..frame(0x1000, symbol("vm_exec")) },
