@@ -272,6 +272,51 @@ mod tests {
         assert!(matches!(read_record(&mut Cursor::new(garbage)), Err(FormatError::Json(_))));
     }
 
+    /// A file with these frames, and its length.
+    fn file_of(frames: &[(&[u8], u32)]) -> (File, u64) {
+        let lengths: Vec<(u32, u32)> = frames.iter().map(|(frame, content)| (field(frame.len()), *content)).collect();
+        let mut bytes: Vec<u8> = frames.iter().flat_map(|(frame, _)| frame.iter().copied()).collect();
+        bytes.extend(seek_table(&lengths));
+        let mut file = tempfile::tempfile().unwrap();
+        io::Write::write_all(&mut file, &bytes).unwrap();
+        (file, bytes.len() as u64)
+    }
+
+    #[test]
+    fn the_report_of_a_runtime_is_the_last_frame() {
+        let (data, report) = (zstd::bulk::compress(b"core", 1).unwrap(), report_frame(b"# SIGSEGV").unwrap());
+        let (file, length) = file_of(&[(&data, 4), (&report, 0)]);
+        assert_eq!(read_report(&file, 0..length).unwrap().unwrap(), b"# SIGSEGV");
+        let mut core = Vec::new();
+        zstd::stream::read::Decoder::new(FileRange::new(&file, 0..length)).unwrap().read_to_end(&mut core).unwrap();
+        assert_eq!(core, b"core", "whoever does not know it reads the core");
+        for frames in [&[(&data[..], 4)][..], &[(&trim_mark(), 0)], &[(&skippable(PADDING_FRAME, 8), 0)], &[]] {
+            let (file, length) = file_of(frames);
+            assert_eq!(read_report(&file, 0..length).ok().flatten(), None, "{frames:?}");
+        }
+    }
+
+    #[test]
+    fn a_damaged_end_has_no_report_and_a_bomb_is_cut() {
+        let report = report_frame(&vec![0; 64 << 20]).unwrap();
+        let (file, length) = file_of(&[(&report, 0)]);
+        assert_eq!(read_report(&file, 0..length).unwrap().unwrap().len() as u64, RuntimeReport::MAX_KEPT);
+        let mut bytes = Vec::new();
+        FileRange::new(&file, 0..length).read_to_end(&mut bytes).unwrap();
+        for at in report.len()..bytes.len() {
+            for value in [0, 0x7f, 0xff] {
+                let mut damaged = tempfile::tempfile().unwrap();
+                let mut changed = bytes.clone();
+                changed[at] = value;
+                io::Write::write_all(&mut damaged, &changed).unwrap();
+                let _ = read_report(&damaged, 0..length);
+            }
+        }
+        for range in [0..0, 0..8, 0..length - 1, 0..length + 1, length - 20..length, u64::MAX - 4..u64::MAX] {
+            assert!(read_report(&file, range.clone()).is_err(), "{range:?}");
+        }
+    }
+
     fn record_head(length: u32) -> Vec<u8> {
         [&RECORD_FRAME.to_le_bytes()[..], &length.to_le_bytes(), RECORD_TAG].concat()
     }

@@ -2,7 +2,9 @@
 
 use crate::machine::records;
 use crate::{Machine, assert_output, one_field_a_line};
-use coreward::crash::{Frame, FrameTrust, InterpreterFrame, InterpreterStack, Record, Symbol, ThreadStacks};
+use coreward::crash::{
+    Frame, FrameTrust, InterpreterFrame, InterpreterStack, Record, RuntimeReport, Symbol, ThreadStacks,
+};
 
 #[test]
 fn list() {
@@ -95,6 +97,9 @@ fn the_page_of_a_crash_has_what_info_has() {
         loops: vec![0],
         incomplete: None,
     });
+    record.stack[3].compiler = Some(HOSTILE.to_owned());
+    let (runtime, path) = (HOSTILE.to_owned(), format!("/srv/{HOSTILE}.log"));
+    record.runtime_report = Some(RuntimeReport { runtime, path, bytes: 58_058, kept: 4096 });
     let page = page_of(&record);
     assert!(!page.contains("<script>") && !page.contains(['\u{1b}', '\u{202e}']), "{page}");
     assert_output("page_all_stacks", &page);

@@ -1,23 +1,27 @@
-// Is killed by SIGSEGV while functions run that V8 has compiled: node --no-turbo-inlining crash.js
+// Aborts below functions that V8 has compiled: node --no-turbo-inlining crash.js
 
 "use strict";
 
-function crashHere(count) {
+function crashHere(count, then) {
     let sum = 0;
     for (let i = 0; i < count; i++) {
         sum = (sum + i * 3) | 0;
     }
-    return sum;
+    return then(sum);
 }
 
-function callsIt(count) {
-    return crashHere(count) + 1;
+function callsIt(count, then) {
+    return crashHere(count, then) + 1;
 }
 
-for (let i = 0; i < 20000; i++) {
-    callsIt(100);
+// So many that the compiled call takes any.
+const functions = [(sum) => sum, (sum) => -sum, (sum) => sum + 1, (sum) => sum + 2, (sum) => sum * 2, (sum) => sum * 3];
+for (let i = 0; i < 60000; i++) {
+    callsIt(100, functions[i % functions.length]);
 }
-require("child_process").spawn("sh", ["-c", `sleep 0.5; kill -SEGV ${process.pid}`], { stdio: "ignore" });
-for (;;) {
-    callsIt(1 << 28);
+// The compiler works in another thread.
+const begun = Date.now();
+while (Date.now() < begun + 300) {
+    callsIt(100, functions[Date.now() % functions.length]);
 }
+callsIt(100, process.abort);

@@ -10,6 +10,6 @@ local function store_many(address, count)
 end
 
 for _ = 1, 200 do
-    store_many(there, 100)
+    store_many(ffi.cast("int *", there), 100)
 end
 store_many(ffi.cast("int *", 8), 100)

@@ -40,6 +40,8 @@ pub(super) fn reply(dir: &ProcDir, offer: &Offer, paths: Vec<Vec<u8>>) -> (Reply
             paths.iter().find_map(|path| search.open(path).ok()).ok_or(Errno::ENOENT)
         })
     });
+    // A change of rights to files also changes whether this process may be dumped (`commit_creds`, kernel/cred.c).
+    let _ = nix::sys::prctl::set_dumpable(false);
     match opened {
         Ok((path, file)) => (Reply::of_written_file(&path), vec![file]),
         Err(errno) => (Reply { errno: (errno as i32).cast_unsigned(), ..Reply::default() }, Vec::new()),
