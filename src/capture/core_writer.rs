@@ -3,7 +3,7 @@
 use super::chunk::{self, CHUNK_LEN};
 use super::error::{CaptureError, StopReason, is_disk_full};
 use crate::crash::{CrashId, Truncation};
-use crate::store::{CoreFile, Grant, QuotaHandle};
+use crate::store::{CoreFile, Grant, QuotaHandle, format};
 use std::sync::Arc;
 
 /// The limits of one core, in bytes.
@@ -117,6 +117,15 @@ impl CoreWriter {
             Err(error) if is_disk_full(&error) => Err(StopReason::Truncated(Truncation::DiskFull)),
             Err(error) => Err(StopReason::Failed(CaptureError::Write(error))),
         }
+    }
+
+    /// Reserves room for the runtime's report, and adds it, as the last thing. `false`: there is no room for it, and the file is unchanged.
+    pub fn add_report(&mut self, report: &[u8]) -> bool {
+        let Ok(frame) = format::report_frame(report) else { return false };
+        let length = self.file_len() + frame.len() as u64;
+        let missing = length.saturating_sub(self.reservation.bytes);
+        let has_room = length <= self.limits.external_size_max && (missing == 0 || self.reservation.grow(missing));
+        has_room && self.file.add_report(&frame).is_ok()
     }
 }
 

@@ -92,6 +92,12 @@ fn write_to(
     writer.add("report.txt", &info::report(root, caller, listed)?)?;
     writer.add("open.sh", OPEN_SH.as_bytes())?;
     writer.add("modules.tsv", &module_table(record, plan))?;
+    // It is in the core's file as well. Where that is damaged, the rest of the bundle is of use all the same.
+    if let Some(of_record) = &record.runtime_report
+        && let Ok(Some(report)) = core.runtime_report()
+    {
+        writer.add(of_record.file_name(), &report)?;
+    }
     let (stored_core, core_length) = core.compressed();
     let (sources, bytes) = sources(root, caller, plan);
     let bar = progress(bytes.saturating_add(core_length));
@@ -168,13 +174,17 @@ fn readme(record: &Record) -> String {
         .chars()
         .filter(|letter| !letter.is_control())
         .collect::<String>();
+    let report = record.runtime_report.as_ref().filter(|report| report.kept > 0);
+    let report =
+        report.map(|report| format!("{:<13} what the runtime wrote itself when it failed\n", report.file_name()));
+    let report = report.unwrap_or_default();
     format!(
         "This is crash {id} of {program}, as Coreward recorded it.\n\n\
          Open it in gdb:               coreward debug THE-TAR-FILE\n\
          Put it into the catalog:      coreward import THE-TAR-FILE\n\
          Without Coreward:             tar xf THE-TAR-FILE && sh crash-{id}/open.sh\n\n\
          report.txt    what `coreward info` showed\n\
-         record.json   the record (coreward(1) describes it)\n\
+         {report}record.json   the record (coreward(1) describes it)\n\
          core.zst      the core, a zstd file\n\
          modules/      the program and its libraries by build-id, zstd files\n\
          modules.tsv   their paths in the process, the program first\n\

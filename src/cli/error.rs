@@ -103,6 +103,8 @@ pub(super) enum ExportError {
     Terminal,
     #[error("a page is not written to a terminal: name a file (-o report.html) or redirect standard output")]
     TerminalPage,
+    #[error("no report of a runtime is kept with this core: see `coreward info`")]
+    NoRuntimeReport,
     #[error("signals cannot be blocked: {0}")]
     Interrupts(io::Error),
 }

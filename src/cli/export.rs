@@ -8,6 +8,7 @@ use super::interrupt::Interrupts;
 use super::lookup;
 use super::privileges::{become_owner, run_as_owner};
 use super::unpack::CoreReader;
+use crate::crash::text::printable;
 use clap::{ArgGroup, Args};
 use coreward_wire::paths::Root;
 use nix::unistd::Uid;
@@ -20,6 +21,7 @@ use std::process::ExitCode;
 #[derive(Args, Debug)]
 #[group(skip)]
 #[command(group = ArgGroup::new("file").args(["output", "bundle"]))]
+#[command(group = ArgGroup::new("what").args(["compressed", "bundle", "runtime_report"]))]
 pub(super) struct ExportOptions {
     #[command(flatten)]
     crash: CrashSelector,
@@ -35,8 +37,13 @@ pub(super) struct ExportOptions {
     ///
     /// `coreward debug FILE` opens it on any machine, and `coreward import FILE` puts it into the catalog there. The README in it says
     /// how gdb opens it without Coreward.
-    #[arg(long, value_name = "FILE", conflicts_with = "compressed")]
+    #[arg(long, value_name = "FILE")]
     bundle: Option<PathBuf>,
+    /// Write the report that the runtime wrote itself: HotSpot's hs_err file, or the diagnostic report of Node.js
+    ///
+    /// `info` says whether there is one. At most its first MiB is kept with the core.
+    #[arg(long)]
+    runtime_report: bool,
     /// Replace FILE if it exists
     #[arg(long, short = 'f', requires = "file")]
     force: bool,
@@ -57,6 +64,19 @@ pub(super) fn run(
         return Ok(ExitCode::SUCCESS);
     }
     let output = options.output.as_deref().filter(|path| *path != Path::new("-"));
+    if options.runtime_report && output.is_none() {
+        become_owner(root)?;
+        let report = runtime_report(&open_core(root, options)?)?;
+        if io::stdout().is_terminal() {
+            // The crashed process may have written anything into it.
+            for line in String::from_utf8_lossy(&report).lines() {
+                writeln!(out, "{}", printable(line))?;
+            }
+        } else {
+            out.write_all(&report)?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
     if output.is_none() && io::stdout().is_terminal() {
         return Err(ExportError::Terminal.into());
     }
@@ -85,7 +105,11 @@ fn open_core(root: &Root, options: &ExportOptions) -> Result<CoreReader, CliErro
     Ok(CoreReader::open(root, &lookup::find_core(root, options.crash.name.as_deref())?)?)
 }
 
-/// Writes the core to `file`, which messages call `path`.
+fn runtime_report(core: &CoreReader) -> Result<Vec<u8>, CliError> {
+    Ok(core.runtime_report()?.ok_or(ExportError::NoRuntimeReport)?)
+}
+
+/// Writes the core to `file`, which messages call `path`, or what else the options say.
 fn write_to_file(
     core: &CoreReader,
     mut file: &File,
@@ -93,6 +117,10 @@ fn write_to_file(
     options: &ExportOptions,
     interrupts: &Interrupts,
 ) -> Result<(), CliError> {
+    if options.runtime_report {
+        let written = file.write_all(&runtime_report(core)?);
+        return Ok(written.map_err(|error| UnpackError::Write { to: path.to_owned(), error })?);
+    }
     if !options.compressed {
         return core.unpack_to(file, path, Some(interrupts));
     }

@@ -10,8 +10,8 @@ use super::titles::Titles;
 use super::{explanations, human, json, lookup, module_packages, time};
 use crate::crash::text::printable;
 use crate::crash::{
-    Audience, CoreOutcome, Fault, InterpreterStack, Keep, Level, Origin, PidPin, Record, SigInfo, Signature,
-    Truncation, signal,
+    Audience, CoreOutcome, Fault, InterpreterStack, Keep, Level, Origin, PidPin, Record, RuntimeReport, SigInfo,
+    Signature, Truncation, signal,
 };
 use crate::store::Listed;
 use clap::Args;
@@ -151,6 +151,7 @@ pub(super) fn lines(listed: &Listed, context: &CrashContext) -> Vec<(&'static st
         ("Executable", executable(record)),
         ("Package", module_packages::line(record, &context.packages)),
         ("Interpreter", record.interpreter.as_ref().map(interpreter)),
+        ("Runtime Report", record.runtime_report.as_ref().map(|report| runtime_report(record, report))),
         ("Parent", parent(record)),
         ("Namespaces", namespaces(record)),
         ("Control Group", text(&cgroup.path)),
@@ -262,6 +263,20 @@ fn interpreter(stack: &InterpreterStack) -> String {
     let name = printable(format!("{} {}", stack.title(), stack.version).trim_end());
     let missing = |reason: &String| format!("{name}; frames of the program are missing: {}", printable(reason));
     stack.incomplete.as_ref().map(missing).unwrap_or(name)
+}
+
+/// Where the runtime's own report was, and how it is read now.
+fn runtime_report(record: &Record, report: &RuntimeReport) -> String {
+    let (runtime, path, size) = (report.title(), printable(&report.path), human::size(report.bytes));
+    let how = match report.kept {
+        0 => "not kept".to_owned(),
+        kept => {
+            let part =
+                if kept < report.bytes { format!("the first {} are kept; ", human::size(kept)) } else { String::new() };
+            format!("{part}show it with: coreward export --runtime-report {}", record.id)
+        }
+    };
+    format!("{path}, written by {runtime} ({size}; {how})")
 }
 
 /// The process that started it.
@@ -394,8 +409,14 @@ mod tests {
     #[test]
     fn the_other_threads_stand_behind_the_crashed_one() {
         let mut listed = listed(7);
-        let frame =
-            |address| Frame { address, module: None, offset: 0, trust: FrameTrust::CallFrameInfo, symbol: None };
+        let frame = |address| Frame {
+            address,
+            module: None,
+            offset: 0,
+            trust: FrameTrust::CallFrameInfo,
+            symbol: None,
+            compiler: None,
+        };
         listed.record.stack = vec![frame(0x1000)];
         let threads = |tids: Vec<u32>, count| ThreadStacks { count, tids, frames: vec![frame(0x2000), frame(0x3000)] };
         listed.record.other_threads =
@@ -428,7 +449,8 @@ mod tests {
             ),
             (12, FrameTrust::Scan, vec![function("app::run", None)]),
         ] {
-            let frame = Frame { address: 0x55d0_0001_2345, module: None, offset: 0x2345, trust, symbol: None };
+            let frame =
+                Frame { address: 0x55d0_0001_2345, module: None, offset: 0x2345, trust, symbol: None, compiler: None };
             let (interpreted, place) = (&[] as &[_], Some("server+0x2345".to_owned()));
             let lines = FrameLines { number, frame: &frame, interpreted, functions, place, compiler: None };
             write_frame(&lines, &mut out).unwrap();

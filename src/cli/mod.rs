@@ -46,7 +46,6 @@ mod remove;
 mod report;
 mod report_page;
 mod root_file;
-mod run_time_code;
 mod selftest;
 mod selftest_canary;
 mod shim_check;

@@ -133,8 +133,14 @@ mod tests {
             module(&library, 3, "00", None),
             module("/srv/lib.so", 4, "bb", None),
         ];
-        let frame =
-            |number| Frame { address: 1, module: Some(number), offset: 1, trust: FrameTrust::Context, symbol: None };
+        let frame = |number| Frame {
+            address: 1,
+            module: Some(number),
+            offset: 1,
+            trust: FrameTrust::Context,
+            symbol: None,
+            compiler: None,
+        };
         crash.stack = vec![frame(3), frame(1), frame(2), frame(0)];
         let found = look_up(&Root::new(dir.path()), &crash);
         let expected = [("segv", "1.0", Source::Note), ("libc6", "2.36-9", Source::Dpkg)];

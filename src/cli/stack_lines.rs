@@ -1,7 +1,6 @@
 //! The frames of a stack as `info` and the page of `report` show them.
 
 use super::elf_symbols::Function;
-use super::run_time_code::compiler_of;
 use super::symbols::{self, Symbols};
 use crate::crash::text::printable;
 use crate::crash::{Frame, FrameTrust, InterpreterFrame, Record, StackTrace};
@@ -38,7 +37,8 @@ pub(super) fn frame_lines<'a>(
             place: module.map(|module| module.place(frame)),
             compiler: match module {
                 Some(_) => None,
-                None => compiler_of(record, frame.address).as_deref().map(printable),
+                // Records of earlier versions do not say it.
+                None => frame.compiler.clone().or_else(|| record.compiler_of(frame.address)).as_deref().map(printable),
             },
         }
     })

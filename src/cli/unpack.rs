@@ -3,7 +3,7 @@
 use super::error::{CliError, UnpackError};
 use super::explanations;
 use super::interrupt::Interrupts;
-use crate::store::{Bundle, FileRange, Layout, Listed, core_file_name};
+use crate::store::{Bundle, FileRange, Layout, Listed, core_file_name, format};
 use coreward_sys::openat;
 use coreward_wire::paths::Root;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -69,6 +69,12 @@ impl CoreReader {
     /// The stored core, compressed, and its length in bytes.
     pub(super) fn compressed(&self) -> (FileRange<'_>, u64) {
         (FileRange::new(&self.file, self.range.clone()), self.range.end - self.range.start)
+    }
+
+    /// The report that the runtime of the process wrote itself; `None`: the file has none.
+    pub(super) fn runtime_report(&self) -> Result<Option<Vec<u8>>, UnpackError> {
+        let damaged = |error| UnpackError::Damaged { path: self.path.clone(), error };
+        format::read_report(&self.file, self.range.clone()).map_err(damaged)
     }
 
     /// Decompresses the core into `to`, which messages call `name`. Blocks of zeros become holes.

@@ -132,17 +132,23 @@ impl Record {
                 + (stack.runtime.len() + stack.version.len() + reason + stack.loops.len() * 2) * ESCAPED
                 + stack.frames.iter().map(frame).sum::<usize>()
         });
+        let report =
+            self.runtime_report.iter().map(|report| FRAME + (report.runtime.len() + report.path.len()) * ESCAPED);
         let symbols: usize = self.frames().filter_map(|frame| frame.symbol.as_ref()).map(Symbol::json_length).sum();
+        let compilers = self.frames().filter_map(|frame| frame.compiler.as_ref());
+        let compilers: usize = compilers.map(|name| 32 + name.len() * ESCAPED).sum();
         /// Two names of mappings, every byte of which may be escaped, the instruction and its registers.
         const FAULT: usize = 2 * Fault::MAX_NAME * ESCAPED + Fault::MAX_INSTRUCTION * ESCAPED + 2048;
         let fault = if self.fault.is_some() { FAULT } else { 0 };
         FIELDS
             + interpreter.sum::<usize>()
+            + report.sum::<usize>()
             + fault
             + (texts + warnings) * ESCAPED
             + modules
             + (self.stack.len() + threads + failure) * FRAME
             + symbols
+            + compilers
     }
 
     /// Leaves out outer frames of the interpreted program, as many as it takes.
@@ -215,8 +221,10 @@ impl Record {
             let own = [&mut stack.runtime, &mut stack.version].into_iter().chain(&mut stack.incomplete);
             own.chain(stack.frames.iter_mut().flat_map(|frame| [&mut frame.function, &mut frame.file]))
         });
+        let report = self.runtime_report.iter_mut().flat_map(|report| [&mut report.runtime, &mut report.path]);
         let all = texts
             .into_iter()
+            .chain(report)
             .chain(failure)
             .chain(interpreter)
             .chain(names.into_iter().flatten())
@@ -340,6 +348,7 @@ mod tests {
             offset: u64::MAX,
             trust: FrameTrust::CallFrameInfo,
             symbol: None,
+            compiler: None,
         }
     }
 

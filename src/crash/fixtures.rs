@@ -54,6 +54,7 @@ pub(crate) fn record(pid: u32) -> Record {
         stack: Vec::new(),
         other_threads: Vec::new(),
         interpreter: None,
+        runtime_report: None,
         modules: Vec::new(),
         siginfo: None,
         failure: None,

@@ -4,8 +4,8 @@ use super::cgroup::CgroupInfo;
 use super::ids;
 use super::principal::{AccountFacts, Party, Principal};
 use super::{
-    ArgumentList, CrashId, CrashKey, Decision, Failure, Fault, Frame, InterpreterStack, Module, SigInfo, Signature,
-    SignatureKey, ThreadStacks,
+    ArgumentList, CrashId, CrashKey, Decision, Failure, Fault, Frame, InterpreterStack, Module, RuntimeReport, SigInfo,
+    Signature, SignatureKey, ThreadStacks,
 };
 use nix::unistd::{Gid, Pid, Uid};
 use serde::{Deserialize, Serialize};
@@ -135,6 +135,9 @@ pub struct Record {
     /// The stack of the interpreted program, of the same thread as `stack`. `None` if no interpreter was found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interpreter: Option<InterpreterStack>,
+    /// The report that the runtime wrote itself. `None` if none was found, and if no core was to be kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime_report: Option<RuntimeReport>,
     /// The mapped ELF files; empty in records of duplicates.
     #[serde(default)]
     pub modules: Vec<Module>,
@@ -354,6 +357,7 @@ impl Record {
         self.stack.clear();
         self.other_threads.clear();
         self.interpreter = None;
+        self.runtime_report = None;
         self.modules.clear();
         self.fault = None;
         if let Some(failure) = &mut self.failure {

@@ -95,6 +95,21 @@ pub struct Frame {
     /// duplicates and of earlier versions. The signature does not depend on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub symbol: Option<Symbol>,
+    /// Who compiled the code there at run time: the compiler of a runtime, or the name that the process gave to the memory. `None` if it is in a
+    /// module, and where it is not certain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compiler: Option<String>,
+}
+
+impl Frame {
+    /// An address in the function of this frame, in the process: a return address may already be in the next one.
+    #[must_use]
+    pub fn code_address(&self) -> u64 {
+        match self.trust {
+            FrameTrust::Context => self.address,
+            FrameTrust::CallFrameInfo | FrameTrust::FramePointer | FrameTrust::Scan => self.address.wrapping_sub(1),
+        }
+    }
 }
 
 /// A function, and where in it an address is.

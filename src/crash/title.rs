@@ -48,11 +48,15 @@ impl Record {
         }
     }
 
-    /// A frame with its module and function; `None` if it has neither.
+    /// A frame with its module and function, or in code of a known compiler; `None` if nothing of that is known.
     fn named<'a>(&'a self, frame: &'a Frame) -> Option<NamedFrame<'a>> {
         let module = frame.module.and_then(|number| self.modules.get(number as usize));
         let function = frame.symbol.as_ref().map(Symbol::short_name);
-        (module.is_some() || function.is_some()).then_some(NamedFrame { frame, module, function })
+        (module.is_some() || function.is_some() || frame.compiler.is_some()).then_some(NamedFrame {
+            frame,
+            module,
+            function,
+        })
     }
 }
 
@@ -76,7 +80,10 @@ impl fmt::Display for NamedFrame<'_> {
         match (&self.function, self.module) {
             (Some(name), _) => f.write_str(&printable(&shortened(name))),
             (None, Some(module)) => f.write_str(&module.place(self.frame)),
-            (None, None) => write!(f, "{:#x}", self.frame.address),
+            (None, None) => match &self.frame.compiler {
+                Some(compiler) => write!(f, "code compiled by {}", printable(compiler)),
+                None => write!(f, "{:#x}", self.frame.address),
+            },
         }
     }
 }

@@ -11,6 +11,7 @@ use super::naming::{UnnamedFrames, name_from_files};
 use super::process_handles::{CheckpointHandles, ProcessHandles};
 use super::process_memory::ProcessMemory;
 use super::record_builder::{RecordBuilder, principal_of};
+use super::runtime_report::read_report;
 use super::shared::Shared;
 use crate::capture::{
     self, CaptureCheckpoint, CaptureError, CapturedCore, CheckpointFiles, CoreLimits, CoreStream, CoreWriter,
@@ -167,7 +168,7 @@ pub(super) async fn capture(
         // What the spool has is a core already: there is no process to copy.
         handles.memory = ProcessMemory::default();
     }
-    let place = handles.place.take();
+    let (place, report) = (handles.place.take(), handles.runtime_report.take());
     let outcome = match (core, &place) {
         (CoreEvidence::Ready(stream), Some(_)) => run_capture(source, context, stream, handles).await,
         (CoreEvidence::Unreadable(failure), _) => Err(failure),
@@ -191,6 +192,7 @@ pub(super) async fn capture(
     let (checkpoint, files) = save_checkpoint(&builder, &outcome);
     source.release_and_confirm(checkpoint, files).await?;
     // The next one may be copied while this one is compressed: the place is given back when the names have been read.
+    let report = read_report(shared, readers.clone(), place.clone(), report);
     let names = name_from_files(shared, readers, place, unnamed);
     let principal = builder.attribution().principal;
     let captured = async {
@@ -200,9 +202,9 @@ pub(super) async fn capture(
             Err(failure) => Err(failure),
         }
     };
-    let (captured, names) = tokio::join!(captured, names);
+    let (captured, names, report) = tokio::join!(captured, names, report);
     names.add_to(&mut builder);
-    publish_or_explain(shared, offer, builder, captured, begun).await
+    publish_or_explain(shared, offer, builder, captured.map(|core| (core, report)), begun).await
 }
 
 /// Goes on where an earlier daemon ended after it had released the process.
@@ -233,7 +235,8 @@ pub(super) async fn resume(
         Ok(snapshot) => finalize(shared, source, &builder.attribution().principal, snapshot).await,
         Err(failure) => Err(failure),
     };
-    publish_or_explain(shared, offer, builder, captured, begun).await
+    // The report of the runtime was not kept by the shim.
+    publish_or_explain(shared, offer, builder, captured.map(|core| (core, Vec::new())), begun).await
 }
 
 fn limits(config: &CrashConfig, builder: &RecordBuilder) -> CoreLimits {
@@ -371,17 +374,17 @@ async fn finalize(
     keep_alive_during(source, finalize).await
 }
 
-/// Publishes a captured core and finishes the record with it, or with the reason why there is none.
+/// Publishes a captured core, with the runtime's report, and finishes the record with it, or with the reason why there is none.
 async fn publish_or_explain(
     shared: &Arc<Shared>,
     offer: &Offer,
     builder: RecordBuilder,
-    captured: Result<CapturedCore, CaptureError>,
+    captured: Result<(CapturedCore, Vec<u8>), CaptureError>,
     begun: Instant,
 ) -> Result<Record, SessionError> {
     match captured {
-        Ok(core) => {
-            let record = publish(shared, offer, builder, core).await;
+        Ok((core, report)) => {
+            let record = publish(shared, offer, builder, core, report).await;
             if record.core.is_stored() {
                 shared.metrics.capture.observe(begun.elapsed().as_secs_f64());
             }
@@ -393,20 +396,29 @@ async fn publish_or_explain(
 }
 
 /// The file may be on a volume that hangs: a thread of its own gives access to it, links it and accounts for it.
-async fn publish(shared: &Arc<Shared>, offer: &Offer, mut builder: RecordBuilder, core: CapturedCore) -> Record {
-    let CapturedCore { writer, expected_len, truncation, staging, notes } = core;
-    let CoreWriter { file, reservation, .. } = writer;
+async fn publish(
+    shared: &Arc<Shared>,
+    offer: &Offer,
+    mut builder: RecordBuilder,
+    core: CapturedCore,
+    report: Vec<u8>,
+) -> Record {
+    let CapturedCore { mut writer, expected_len, truncation, staging, notes } = core;
     if let Some(notes) = notes.filter(|_| offer.pid.is_none()) {
         builder.complete_from_notes(notes);
     }
-    let (content, stored) = (file.content(), file.final_length());
     let truncated = truncation.or(offer.cut.then_some(Truncation::Spool));
-    let report = CoreReport { outcome: CoreOutcome::Stored, bytes: content, expected: expected_len, stored, truncated };
     let unpublished = builder.clone();
     let heartbeat = shared.health.register(&format!("the file of process {}", builder.pid()));
     let (ledger, root, readers) = (Arc::clone(&shared.ledger), shared.root.clone(), Arc::clone(shared));
     let publish = move || {
         heartbeat.tick();
+        if !report.is_empty() && writer.add_report(&report) {
+            builder.set_report_kept(report.len() as u64);
+        }
+        let CoreWriter { file, reservation, .. } = writer;
+        let (bytes, stored) = (file.content(), file.final_length());
+        let report = CoreReport { outcome: CoreOutcome::Stored, bytes, expected: expected_len, stored, truncated };
         if let Some(uid) = builder.reader().filter(|uid| local_users::may_be_person(&root, *uid)) {
             let granted = local_users::check(&root, uid, builder.gid());
             let granted = granted.and_then(|()| file.grant_read(uid).map_err(|error| error.to_string()));
@@ -428,8 +440,8 @@ async fn publish(shared: &Arc<Shared>, offer: &Offer, mut builder: RecordBuilder
     };
     match run_fallible(publish, CaptureError::Write).await {
         Ok(record) => {
-            shared.metrics.captured_bytes.inc_by(content);
-            shared.metrics.written_bytes.inc_by(stored);
+            shared.metrics.captured_bytes.inc_by(record.core.bytes);
+            shared.metrics.written_bytes.inc_by(record.core.stored);
             record
         }
         Err(failure) => finish_without_core(shared, unpublished, &failure),

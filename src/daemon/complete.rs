@@ -5,14 +5,16 @@ use super::crash_source::{CrashSource, ProcessDetails};
 use super::evidence::CoreInput;
 use super::inspect::ask_reader;
 use super::modules::missing_modules;
-use super::naming::{files_with_names, name_from_hosts_files, name_from_memory};
+use super::naming::{add_compilers, files_with_names, name_from_hosts_files, name_from_memory};
 use super::process_handles::ProcessHandles;
 use super::record_builder::RecordBuilder;
+use super::runtime_report::open_report;
 use super::shared::Shared;
 use crate::capture::Headers;
 use crate::crash::Warning;
 use crate::policy::modules::ModulePolicy;
 use crate::reader::Reader;
+use coreward_wire::Offer;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,6 +28,7 @@ const READ_TIMEOUT: Duration = Duration::from_millis(500);
 pub(super) async fn complete(
     shared: &Arc<Shared>,
     source: &mut CrashSource,
+    offer: &Offer,
     builder: &mut RecordBuilder,
     handles: &mut ProcessHandles,
     stream: Option<&CoreInput>,
@@ -63,6 +66,8 @@ pub(super) async fn complete(
         };
         builder.set_other_threads(threads.map(Option::unwrap_or_default));
     }
+    add_compilers(shared, source, offer, builder, handles).await?;
+    open_report(shared, source, offer, builder, handles).await?;
     let missing = missing_modules(shared, modules, builder);
     add_names(shared, source, builder, handles, stream.and_then(|stream| stream.headers.clone()), missing).await
 }

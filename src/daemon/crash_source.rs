@@ -81,6 +81,20 @@ impl CrashSource {
         Ok(opened.into_iter().zip(fds).collect())
     }
 
+    /// Requests the first of these files that the process may have written itself, open for reading, and its path. `offer` is that of the shim.
+    pub(super) async fn request_written_file(
+        &mut self,
+        offer: &Offer,
+        paths: Vec<Vec<u8>>,
+    ) -> Result<Option<(Vec<u8>, OwnedFd)>, ConnectionError> {
+        let Self::Shim(connection, _) = self else { return Ok(None) };
+        if !offer.opens_written_files || paths.is_empty() {
+            return Ok(None);
+        }
+        let Ok((reply, fds)) = connection.request(Request::WrittenFile(paths)).await? else { return Ok(None) };
+        Ok(fds.into_iter().next().map(|file| (reply.data, file)))
+    }
+
     async fn request_fd(&mut self, request: Request) -> Result<Option<OwnedFd>, ConnectionError> {
         match self {
             Self::Shim(connection, _) => connection.request_fd(request).await,

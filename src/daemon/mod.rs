@@ -26,6 +26,7 @@ mod process_memory;
 mod program;
 mod record_builder;
 mod registration_watch;
+mod runtime_report;
 mod session;
 mod shared;
 mod shutdown;

@@ -2,6 +2,8 @@
 //! the shim opens then, and which are read when the process has gone. A duplicate in a storm has no frames to name.
 
 use super::blocking::run_blocking;
+use super::connection::ConnectionError;
+use super::crash_source::CrashSource;
 use super::inspect::ask_reader;
 use super::process_handles::ProcessHandles;
 use super::record_builder::RecordBuilder;
@@ -9,6 +11,7 @@ use super::shared::Shared;
 use crate::capture::Headers;
 use crate::crash::Warning;
 use crate::reader::{ModuleFrames, Names, Place, Reader, ReaderScope};
+use coreward_wire::Offer;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -31,18 +34,21 @@ pub(super) struct UnnamedFrames {
     /// Each with its file, unless a saved core is read.
     frames: Vec<ModuleFrames>,
     files: Vec<OwnedFd>,
+    /// Addresses in code that was compiled at run time, and the map of that.
+    compiled: Option<(Vec<u64>, OwnedFd)>,
 }
 
 impl UnnamedFrames {
     /// Whether there are none.
     pub(super) fn is_empty(&self) -> bool {
-        self.frames.is_empty()
+        self.frames.is_empty() && self.compiled.is_none()
     }
 
     /// Bytes that the record may get longer.
     pub(super) fn room(&self) -> usize {
         let places: usize = self.frames.iter().map(|module| module.offsets.len()).sum();
-        (places * ROOM_OF_NAME).min(MAX_ROOM)
+        let compiled = self.compiled.as_ref().map_or(0, |(addresses, _)| addresses.len());
+        ((places + compiled) * ROOM_OF_NAME).min(MAX_ROOM)
     }
 }
 
@@ -66,6 +72,36 @@ pub(super) async fn name_from_memory(
     }
 }
 
+/// Adds who compiled the code of frames that are in no file. Where there is any, opens the map of it that the process may have written.
+///
+/// # Errors
+/// The connection to the shim broke.
+pub(super) async fn add_compilers(
+    shared: &Arc<Shared>,
+    source: &mut CrashSource,
+    offer: &Offer,
+    builder: &mut RecordBuilder,
+    handles: &mut ProcessHandles,
+) -> Result<(), ConnectionError> {
+    let addresses = builder.addresses_without_module();
+    if addresses.is_empty() || !handles.memory.has_memory() {
+        return Ok(());
+    }
+    let asked = addresses.clone();
+    let ask = move |reader: &mut Reader| reader.mappings(asked, Instant::now() + MEMORY_TIMEOUT);
+    let Some(lines) = ask_reader(shared, handles, ask).await else {
+        builder.warn(Warning::NamesTimedOut);
+        return Ok(());
+    };
+    if !builder.set_compilers(&addresses, &lines) || builder.record().privileged {
+        return Ok(());
+    }
+    let record = builder.record();
+    let map = format!("/tmp/perf-{}.map", record.pid_inside().unwrap_or(record.key.pid));
+    handles.perf_map = source.request_written_file(offer, vec![map.into_bytes()]).await?.map(|(_, file)| file);
+    Ok(())
+}
+
 /// The mapped files in which names are that memory does not have, by the first addresses of their modules.
 pub(super) fn files_with_names(builder: &RecordBuilder) -> Vec<u64> {
     // The kernel's vDSO is no file.
@@ -73,15 +109,21 @@ pub(super) fn files_with_names(builder: &RecordBuilder) -> Vec<u64> {
     builder.unnamed_frames().iter().filter(has_file).map(|module| module.start).collect()
 }
 
-/// The frames that files may name, with these files: `opened` are some, each with the first address of its module.
-pub(super) fn unnamed_frames(builder: &RecordBuilder, opened: &[(u64, OwnedFd)]) -> UnnamedFrames {
+/// The frames that files may name, with these files: `opened` are some, each with the first address of its module, and `perf_map` is the map of
+/// the code that was compiled at run time.
+pub(super) fn unnamed_frames(
+    builder: &RecordBuilder,
+    opened: &[(u64, OwnedFd)],
+    perf_map: Option<OwnedFd>,
+) -> UnnamedFrames {
     let files: HashMap<u64, &OwnedFd> = opened.iter().map(|(start, file)| (*start, file)).collect();
     let with_file = |module: ModuleFrames| {
         let file = files.get(&module.start)?.try_clone().ok()?;
         Some((module, file))
     };
     let (frames, files) = builder.unnamed_frames().into_iter().filter_map(with_file).unzip();
-    UnnamedFrames { frames, files }
+    let compiled = perf_map.map(|map| (builder.addresses_without_module(), map));
+    UnnamedFrames { frames, files, compiled }
 }
 
 /// Names frames as far as their files can. `scope` says which readers may read these files, and `place` whether one may.
@@ -91,20 +133,19 @@ pub(super) async fn name_from_files(
     place: Option<Arc<Place>>,
     unnamed: UnnamedFrames,
 ) -> FileNames {
-    let (UnnamedFrames { frames, files }, room) = (&unnamed, unnamed.room());
-    let Some((scope, place)) = scope.zip(place).filter(|_| !frames.is_empty() && frames.len() == files.len()) else {
+    let room = unnamed.room();
+    let Some((scope, place)) = scope.zip(place).filter(|_| !unnamed.is_empty()) else {
         return FileNames::default();
     };
     let shared = Arc::clone(shared);
     let read = move || {
         let mut names = Names::new();
-        let read = read_files(&shared, scope, &place, &unnamed, &mut names);
-        (unnamed.frames, names, read.is_err())
+        let mut compiled = Names::new();
+        let read = read_files(&shared, scope, &place, &unnamed, &mut names, &mut compiled);
+        let addresses = unnamed.compiled.map(|(addresses, _)| addresses).unwrap_or_default();
+        FileNames { frames: unnamed.frames, names, addresses, compiled, room, is_late: read.is_err() }
     };
-    match run_blocking(read).await {
-        Ok((frames, names, is_late)) => FileNames { frames, names, room, is_late },
-        Err(_) => FileNames::default(),
-    }
+    run_blocking(read).await.unwrap_or_default()
 }
 
 /// Names that files have.
@@ -112,6 +153,10 @@ pub(super) async fn name_from_files(
 pub(super) struct FileNames {
     frames: Vec<ModuleFrames>,
     names: Names,
+    /// Addresses in code that was compiled at run time.
+    addresses: Vec<u64>,
+    /// Their names, in one list.
+    compiled: Names,
     room: usize,
     is_late: bool,
 }
@@ -119,7 +164,10 @@ pub(super) struct FileNames {
 impl FileNames {
     /// Adds them to the record.
     pub(super) fn add_to(self, builder: &mut RecordBuilder) {
-        let Self { frames, names, room, is_late } = self;
+        let Self { frames, names, addresses, compiled, room, is_late } = self;
+        // The record has room for both: each frame is in one of them.
+        builder.set_compiled_names(&addresses, compiled, room / 2);
+        let room = if addresses.is_empty() { room } else { room / 2 };
         builder.set_names(&frames, names, room);
         if is_late {
             builder.warn(Warning::NamesTimedOut);
@@ -135,6 +183,7 @@ fn read_files(
     place: &Place,
     unnamed: &UnnamedFrames,
     names: &mut Names,
+    compiled: &mut Names,
 ) -> io::Result<()> {
     let deadline = Instant::now() + FILES_TIMEOUT;
     place.may_read().map_err(|_| io::ErrorKind::WouldBlock)?;
@@ -146,6 +195,15 @@ fn read_files(
                 names.resize(number * Reader::MAX_FILES, Vec::new());
                 names.extend(more);
             }
+            Err(error) => {
+                place.add_killed(reader.pidfd());
+                return Err(error);
+            }
+        }
+    }
+    if let Some((addresses, map)) = &unnamed.compiled {
+        match reader.perf_map_names(addresses.clone(), map, deadline) {
+            Ok(found) => *compiled = found,
             Err(error) => {
                 place.add_killed(reader.pidfd());
                 return Err(error);

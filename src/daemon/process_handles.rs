@@ -15,6 +15,10 @@ pub(super) struct ProcessHandles {
     pub(super) memory: ProcessMemory,
     /// Mapped files, each with the first address of its module.
     pub(super) modules: Vec<(u64, OwnedFd)>,
+    /// The map of the code that the process compiled at run time.
+    pub(super) perf_map: Option<OwnedFd>,
+    /// The report that the runtime wrote itself.
+    pub(super) runtime_report: Option<OwnedFd>,
     /// The place that the crash has among those that are read and captured.
     pub(super) place: Option<Arc<Place>>,
     /// The beginning of the core, which an earlier daemon had the shim take out of the pipe.

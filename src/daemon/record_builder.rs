@@ -3,10 +3,10 @@
 use super::evidence::Evidence;
 use super::subordinate_ids::SubordinateIds;
 use crate::crash::auxv::Auxv;
-use crate::crash::text::{from_bytes, to_hexadecimal};
+use crate::crash::text::{cut, from_bytes, to_hexadecimal};
 use crate::crash::{
-    AccountFacts, ArgumentList, CoreReport, CrashId, CrashKey, Decision, InterpreterStack, NoCore, Origin, PidPin,
-    Principal, Record, Signature, Symbol, Warning, cgroup, signal,
+    AccountFacts, ArgumentList, CoreReport, CrashId, CrashKey, Decision, Frame, InterpreterStack, MapsLine, NoCore,
+    Origin, PidPin, Principal, Record, RuntimeReport, Signature, Symbol, Warning, cgroup, signal,
 };
 use crate::elf::ProcessNotes;
 use crate::policy::access::{self, AccessFacts};
@@ -42,6 +42,9 @@ pub(super) struct Host {
     /// Whose subordinate uids are whose.
     pub(super) subordinate_ids: SubordinateIds,
 }
+
+/// Longest name of a compiler, in bytes: the kernel's names of memory have at most 80 (ANON_VMA_NAME_MAX_LEN).
+const MAX_COMPILER: usize = 80;
 
 /// Identifies Coreward to sd_id128_get_machine_app_specific(3). Never changed: records of one machine would have two ids.
 const APPLICATION: Id128 =
@@ -167,6 +170,7 @@ impl RecordBuilder {
             stack: Vec::new(),
             other_threads: Vec::new(),
             interpreter: None,
+            runtime_report: None,
             modules: Vec::new(),
             siginfo: None,
             failure: None,
@@ -332,10 +336,76 @@ impl RecordBuilder {
         self.bound();
     }
 
+    /// Addresses in the functions of all frames that are in no module.
+    pub(super) fn addresses_without_module(&self) -> Vec<u64> {
+        /// As many as a stack has frames.
+        const MAX_ADDRESSES: usize = 256;
+        let frames = self.record.frames().filter(|frame| frame.module.is_none());
+        let addresses: BTreeSet<u64> = frames.map(Frame::code_address).collect();
+        addresses.into_iter().take(MAX_ADDRESSES).collect()
+    }
+
+    /// Adds who compiled the code at these addresses, by the lines of `/proc/PID/maps` that they are in. Whether any is in code that no file has.
+    pub(super) fn set_compilers(&mut self, addresses: &[u64], lines: &[Option<String>]) -> bool {
+        let mappings: Vec<(u64, MapsLine<'_>)> = addresses
+            .iter()
+            .zip(lines)
+            .filter_map(|(address, line)| Some((*address, MapsLine::parse(line.as_deref()?)?)))
+            .filter(|(_, mapping)| mapping.is_run_time_code())
+            .collect();
+        let modules = &self.record.modules;
+        let compilers: HashMap<u64, String> = mappings
+            .iter()
+            .filter_map(|(address, mapping)| {
+                Some((*address, cut(&mapping.compiler(modules)?, MAX_COMPILER).to_owned()))
+            })
+            .collect();
+        for frame in self.record.frames_mut().filter(|frame| frame.module.is_none()) {
+            frame.compiler = compilers.get(&frame.code_address()).cloned();
+        }
+        self.bound();
+        !mappings.is_empty()
+    }
+
+    /// Adds the names of functions that were found at these addresses in the map of the code that the process compiled, as long as the record does
+    /// not get longer by more than `room` bytes.
+    pub(super) fn set_compiled_names(&mut self, addresses: &[u64], names: Names, mut room: usize) {
+        let named = addresses.iter().copied().zip(names.into_iter().flatten());
+        let found: HashMap<u64, Symbol> = named.filter_map(|(address, symbol)| Some((address, symbol?))).collect();
+        for frame in self.record.frames_mut().filter(|frame| frame.module.is_none() && frame.symbol.is_none()) {
+            let symbol = found.get(&frame.code_address());
+            if let Some((symbol, rest)) =
+                symbol.and_then(|symbol| Some((symbol, room.checked_sub(symbol.json_length())?)))
+            {
+                room = rest;
+                frame.symbol = Some(symbol.clone());
+            }
+        }
+        self.bound();
+    }
+
+    /// Adds the report that the runtime wrote itself.
+    pub(super) fn set_runtime_report(&mut self, report: RuntimeReport) {
+        self.record.runtime_report = Some(report);
+        self.bound();
+    }
+
+    /// Says how many bytes of the runtime's report are kept.
+    pub(super) fn set_report_kept(&mut self, kept: u64) {
+        if let Some(report) = &mut self.record.runtime_report {
+            report.kept = kept;
+        }
+    }
+
+    /// The record so far.
+    pub(super) fn record(&self) -> &Record {
+        &self.record
+    }
+
     /// Addresses in the functions of the frames: a return address may already be in the next one.
     pub(super) fn code_addresses(&self) -> Vec<u64> {
         let Record { stack, modules, .. } = &*self.record;
-        let address = |frame: &crate::crash::Frame| {
+        let address = |frame: &Frame| {
             let module = frame.module.and_then(|number| modules.get(number as usize));
             module.map_or(frame.address, |module| module.bias.wrapping_add(frame.offset))
         };

@@ -124,8 +124,8 @@ impl Session {
             Admission::RecordOnly(_, reason) => self.release_without_core(builder, reason, core, handles).await?,
             Admission::Core(decision) => {
                 let stream = if let CoreEvidence::Ready(stream) = &core { Some(stream) } else { None };
-                complete(shared, source, &mut builder, &mut handles, stream, config.modules).await?;
-                let unnamed = unnamed_frames(&builder, &handles.modules);
+                complete(shared, source, offer, &mut builder, &mut handles, stream, config.modules).await?;
+                let unnamed = unnamed_frames(&builder, &handles.modules, handles.perf_map.take());
                 let files = std::mem::take(&mut handles.modules);
                 modules = Some(ModuleFiles { policy: config.modules, files });
                 let stacks_only = decision.keep == Keep::Stacks;
@@ -156,7 +156,7 @@ impl Session {
                 builder.omit_tables();
                 let headers = if let CoreEvidence::Ready(stream) = &core { stream.headers.clone() } else { None };
                 add_names(&self.shared, &mut self.source, &mut builder, &mut handles, headers, Vec::new()).await?;
-                unnamed = unnamed_frames(&builder, &handles.modules);
+                unnamed = unnamed_frames(&builder, &handles.modules, None);
             }
         }
         builder.set_held(held(&self.offer, &self.source));

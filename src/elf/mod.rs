@@ -14,6 +14,7 @@ mod link_map;
 mod notes;
 mod partial;
 mod pclntab;
+mod perf_map;
 mod process_notes;
 mod summary;
 mod symbol_table;
@@ -34,6 +35,7 @@ pub use layout::{
 pub use link_map::{LoadedLibrary, link_map_ranges, loaded_libraries};
 pub use partial::{PartialHeaders, StoredRange, partial_headers};
 pub use pclntab::GoFunctions;
+pub use perf_map::find_in_perf_map;
 pub use process_notes::{ProcessNotes, process_notes};
 pub use summary::{CoreSummary, ElfError, MAX_HEADERS, segment_end, summarize};
 pub use symbol_table::FoundFunction;

@@ -8,11 +8,12 @@ use super::protocol::{Answer, ProcessFile, Request};
 use super::saved_core::SavedCore;
 use super::stack::{interpreter_stack, unwind_crashed_thread, unwind_other_threads};
 use crate::capture::{CapturePlan, Holes, LiveFiles, LiveMemory, MountLists, StagingFiles};
+use crate::crash::MapsLine;
 use crate::elf::{self, CoreLayout, LoadSegment, MappedFile};
 use crate::unwind::ReadMemory;
 use object::elf::PF_X;
 use std::fs::File;
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Read};
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -92,6 +93,16 @@ impl MemoryServer {
                 let files: Vec<File> = fds.into_iter().map(File::from).collect();
                 Answer::Names(names::find_in_files(&modules, &files, self.saved.as_ref()))
             }
+            Request::Mappings(addresses) => Answer::Mappings(self.mappings(&addresses)),
+            Request::PerfMap(addresses) => {
+                let map = fds.into_iter().next().map(File::from).ok_or(ErrorKind::InvalidData)?;
+                Answer::Names(vec![names::find_in_perf_map(&addresses, map)])
+            }
+            Request::CopyBeginning { limit } => {
+                let mut files = fds.into_iter().map(File::from);
+                let (from, to) = files.next().zip(files.next()).ok_or(ErrorKind::InvalidData)?;
+                Answer::Copied(io::copy(&mut from.take(limit), &mut &to).ok())
+            }
             Request::Interpreter { failed, code } => {
                 let stack = self.layout.as_deref().and_then(|layout| {
                     self.with_memory(layout, |memory| interpreter_stack(layout, memory, failed, &code))
@@ -117,6 +128,22 @@ impl MemoryServer {
             }
         };
         Ok(Some(answer))
+    }
+
+    /// The lines of the mappings that have these addresses.
+    fn mappings(&self, addresses: &[u64]) -> Vec<Option<String>> {
+        let mut lines = vec![None; addresses.len()];
+        if let Some(memory) = &self.memory {
+            memory.for_each_mapping(|line| {
+                let Some(mapping) = MapsLine::parse(line) else { return };
+                for (address, found) in addresses.iter().zip(&mut lines) {
+                    if (mapping.start..mapping.end).contains(address) {
+                        *found = Some(line.to_owned());
+                    }
+                }
+            });
+        }
+        lines
     }
 
     /// Calls `read` with the memory of the process, whose core has this layout.

@@ -7,6 +7,7 @@ use crate::elf;
 use crate::unwind::{self, ReadMemory};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
+use std::io::BufReader;
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
@@ -61,6 +62,11 @@ pub(super) fn find_in_files(modules: &[ModuleFrames], files: &[File], saved: Opt
         })
     };
     modules.iter().enumerate().take_while(|_| goes_on()).map(names).collect()
+}
+
+/// Looks up the names of code that was compiled at run time, in the map of it that the process wrote.
+pub(super) fn find_in_perf_map(addresses: &[u64], map: File) -> Vec<Option<Symbol>> {
+    elf::find_in_perf_map(BufReader::new(map), addresses, until(FILES_TIMEOUT)).unwrap_or_default()
 }
 
 /// Whether the file is still the build that was mapped. Who copies a new version over the old one changes what is mapped as well.

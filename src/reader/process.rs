@@ -228,6 +228,47 @@ impl Reader {
         self.ask(&Request::FileNames(modules), &fds, deadline, Answer::into_names)
     }
 
+    /// The lines of `/proc/PID/maps` of the mappings that have these addresses, in their order. `None` where there is none.
+    ///
+    /// # Errors
+    /// The reader has ended, or is late.
+    pub fn mappings(&mut self, addresses: Vec<u64>, deadline: Instant) -> io::Result<Vec<Option<String>>> {
+        /// A path has at most a page.
+        const MAX_LINE: usize = 8192;
+        let expected = addresses.len();
+        self.ask(&Request::Mappings(addresses), &[], deadline, |answer| match answer {
+            Answer::Mappings(lines)
+                if lines.len() == expected && lines.iter().flatten().all(|line| line.len() <= MAX_LINE) =>
+            {
+                Ok(lines)
+            }
+            _ => Err(Answer::mismatch()),
+        })
+    }
+
+    /// Looks up the names of functions that were compiled at run time, in the perf map that the process wrote: those at these addresses, in
+    /// their order.
+    ///
+    /// # Errors
+    /// The reader has ended, or is late.
+    pub fn perf_map_names(&mut self, addresses: Vec<u64>, map: &OwnedFd, deadline: Instant) -> io::Result<Names> {
+        self.ask(&Request::PerfMap(addresses), &[map.as_fd()], deadline, Answer::into_names)
+    }
+
+    /// Copies the first bytes of a file that the process wrote, at most `limit`, to a file in memory. `None`: it cannot be read.
+    ///
+    /// # Errors
+    /// The reader has ended, or is late.
+    pub fn copy_beginning(&mut self, from: &OwnedFd, limit: u64, deadline: Instant) -> io::Result<Option<File>> {
+        let to = sparse_io::create_memfd("coreward-file")?;
+        let fds = [from.as_fd(), to.as_fd()];
+        let copied = self.ask(&Request::CopyBeginning { limit }, &fds, deadline, |answer| match answer {
+            Answer::Copied(copied) => Ok(copied),
+            _ => Err(Answer::mismatch()),
+        })?;
+        Ok(copied.map(|_| to))
+    }
+
     /// Reads the stack of an interpreted program, of the thread with the id `failed`, which is the one that was dumped unless it is said. `code` are
     /// addresses in the functions of that thread's native frames.
     ///

@@ -69,6 +69,12 @@ pub(super) enum Request {
     MemoryNames(Vec<ModuleFrames>),
     /// Answered with [`Answer::Names`], as far as the modules' files have them, which come with it; a reader of a saved core has them.
     FileNames(Vec<ModuleFrames>),
+    /// Answered with [`Answer::Mappings`]: those that have these addresses.
+    Mappings(Vec<u64>),
+    /// Answered with [`Answer::Names`]: one list, of the functions at these addresses, as the perf map has them that comes with it.
+    PerfMap(Vec<u64>),
+    /// Answered with [`Answer::Copied`]: the first bytes of the first file that comes with it, at most so many, are written to the second.
+    CopyBeginning { limit: u64 },
     /// Answered with [`Answer::Interpreter`]; the thread with this id failed, and these are addresses in the functions of its native frames.
     Interpreter { failed: Option<u32>, code: Vec<u64> },
     /// Answered with [`Answer::Plan`]; with it comes the list of holes, if there is one.
@@ -103,6 +109,10 @@ pub(super) enum Answer {
     Stack(Option<Box<CrashedStack>>),
     OtherThreads(Option<OtherThreads>),
     Names(Names),
+    /// Lines of `/proc/PID/maps`, in the order of the addresses.
+    Mappings(Vec<Option<String>>),
+    /// Bytes that were copied; `None`: the file cannot be read.
+    Copied(Option<u64>),
     /// `None`: there is no interpreter, or the thread is none of its.
     Interpreter(Option<InterpreterStack>),
     /// `None`: it cannot be read.

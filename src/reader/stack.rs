@@ -263,6 +263,7 @@ mod tests {
             offset: number,
             trust: FrameTrust::CallFrameInfo,
             symbol: None,
+            compiler: None,
         };
         (0..count as u64).map(frame).collect()
     }

@@ -246,9 +246,13 @@ fn push_stack(text: &mut String, stack: &StackTrace<'_>, modules: &[Module]) {
             let _ = write!(text, "\n{line}");
         }
         let module = frame.module.and_then(|number| modules.get(number as usize));
-        let path = module.map_or_else(|| "n/a".to_owned(), |module| printable(&module.path));
         let name = frame.symbol.as_ref().map_or_else(|| "n/a".to_owned(), Symbol::shown);
-        let _ = write!(text, "\n#{number:<2} {:#018x} {name} ({path} + {:#x})", frame.address, frame.offset);
+        let place = match (module, &frame.compiler) {
+            (Some(module), _) => format!("{} + {:#x}", printable(&module.path), frame.offset),
+            (None, Some(compiler)) => format!("compiled at run time: {}", printable(compiler)),
+            (None, None) => format!("n/a + {:#x}", frame.offset),
+        };
+        let _ = write!(text, "\n#{number:<2} {:#018x} {name} ({place})", frame.address);
         if text.len() > MAX_MESSAGE - LEAST_CUT {
             text.push_str("\n...");
             return;

@@ -8,16 +8,20 @@
 //! zstd frame                   the rest of the first FRAME_LEN bytes of the core, with a checksum
 //! zstd frame                   the next FRAME_LEN bytes
 //! ...
+//! skippable frame 0x184D2A59   "CWREPORT", the report that the runtime wrote itself, as a zstd frame; only if there is one
 //! skippable frame 0x184D2A5E   seek table
 //! ```
 //!
 //! The frames are those of RFC 8878. The seek table is that of zstd's "seekable format" (contrib/seekable_format in the
 //! zstd sources); it lists the record as a frame without content, so that offsets count from the start of the file.
 
-use crate::crash::Record;
+use super::file_range::FileRange;
+use crate::crash::{Record, RuntimeReport};
 use serde::Deserialize;
 use std::collections::HashSet;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::fs::File;
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
+use std::ops::Range;
 use thiserror::Error;
 
 /// Uncompressed length of a data frame in bytes. Longer frames compress only slightly better (4 MiB: 3%), but make seeking
@@ -30,9 +34,11 @@ pub const HEADER_ROOM: usize = 128;
 
 const RECORD_FRAME: u32 = 0x184D_2A57;
 const PADDING_FRAME: u32 = 0x184D_2A58;
+const REPORT_FRAME: u32 = 0x184D_2A59;
 const SEEK_FRAME: u32 = 0x184D_2A5E;
 const SEEK_FOOTER: u32 = 0x8F92_EAB1;
 const RECORD_TAG: &[u8; 8] = b"CWRECORD";
+const REPORT_TAG: &[u8; 8] = b"CWREPORT";
 /// Upper limit on the bytes of a record; a longer one means that this is not a core file.
 const MAX_RECORD: usize = 4 << 20;
 
@@ -99,6 +105,62 @@ pub fn header_frame(header: &[u8]) -> Result<(Vec<u8>, usize), FormatError> {
     frame.extend(skippable(PADDING_FRAME, HEADER_ROOM - length - 8));
     frame.resize(HEADER_ROOM, 0);
     Ok((frame, length))
+}
+
+/// The runtime's report as a frame.
+///
+/// # Errors
+/// There is no memory to compress it.
+pub fn report_frame(report: &[u8]) -> io::Result<Vec<u8>> {
+    let compressed = zstd::bulk::Compressor::new(zstd::DEFAULT_COMPRESSION_LEVEL).and_then(|mut compressor| {
+        compressor.set_parameter(zstd::zstd_safe::CParameter::ChecksumFlag(true))?;
+        compressor.compress(report)
+    })?;
+    let mut frame = skippable(REPORT_FRAME, REPORT_TAG.len() + compressed.len());
+    frame.extend_from_slice(REPORT_TAG);
+    frame.extend(compressed);
+    Ok(frame)
+}
+
+/// Reads the runtime's report, at most [`RuntimeReport::MAX_KEPT`] bytes, from the core file that is this range of `file`. `None`: it has none.
+///
+/// # Errors
+/// The file cannot be read, or its end is damaged.
+pub fn read_report(file: &File, range: Range<u64>) -> io::Result<Option<Vec<u8>>> {
+    /// The number of frames, a descriptor of a byte, and the magic number.
+    const FOOTER: u64 = 9;
+    const ENTRY: u64 = 8;
+    let damaged = || io::Error::from(ErrorKind::InvalidData);
+    let before = |at: u64, length: u64| at.checked_sub(length).filter(|at| *at >= range.start).ok_or_else(damaged);
+    let at = before(range.end, FOOTER)?;
+    let footer: [u8; FOOTER as usize] = read_array(file, at)?;
+    let [n0, n1, n2, n3, _, magic @ ..] = footer;
+    if u32::from_le_bytes(magic) != SEEK_FOOTER {
+        return Err(damaged());
+    }
+    let frames = u64::from(u32::from_le_bytes([n0, n1, n2, n3]));
+    let table = before(at, frames * ENTRY + ENTRY)?;
+    let Ok(last) = before(at, ENTRY) else { return Ok(None) };
+    let [l0, l1, l2, l3, content @ ..] = read_array::<{ ENTRY as usize }>(file, last)?;
+    let length = u64::from(u32::from_le_bytes([l0, l1, l2, l3]));
+    if frames == 0 || length < 16 || content != [0; 4] {
+        return Ok(None);
+    }
+    let frame = before(table, length)?;
+    let [m0, m1, m2, m3, _, _, _, _, tag @ ..] = read_array::<16>(file, frame)?;
+    if u32::from_le_bytes([m0, m1, m2, m3]) != REPORT_FRAME || tag != *REPORT_TAG {
+        return Ok(None);
+    }
+    let mut report = Vec::new();
+    let compressed = FileRange::new(file, frame + 16..table);
+    zstd::stream::read::Decoder::new(compressed)?.take(RuntimeReport::MAX_KEPT).read_to_end(&mut report)?;
+    Ok(Some(report))
+}
+
+fn read_array<const LENGTH: usize>(file: &File, at: u64) -> io::Result<[u8; LENGTH]> {
+    let mut bytes = [0; LENGTH];
+    FileRange::new(file, at..at.saturating_add(LENGTH as u64)).read_exact(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// A frame without content that ends the frames holding the core's bytes in order. The program headers of a trimmed core say
@@ -208,6 +270,51 @@ mod tests {
         let mut garbage = record_head(16);
         garbage.extend_from_slice(b"{nonsens");
         assert!(matches!(read_record(&mut Cursor::new(garbage)), Err(FormatError::Json(_))));
+    }
+
+    /// A file with these frames, and its length.
+    fn file_of(frames: &[(&[u8], u32)]) -> (File, u64) {
+        let lengths: Vec<(u32, u32)> = frames.iter().map(|(frame, content)| (field(frame.len()), *content)).collect();
+        let mut bytes: Vec<u8> = frames.iter().flat_map(|(frame, _)| frame.iter().copied()).collect();
+        bytes.extend(seek_table(&lengths));
+        let mut file = tempfile::tempfile().unwrap();
+        io::Write::write_all(&mut file, &bytes).unwrap();
+        (file, bytes.len() as u64)
+    }
+
+    #[test]
+    fn the_report_of_a_runtime_is_the_last_frame() {
+        let (data, report) = (zstd::bulk::compress(b"core", 1).unwrap(), report_frame(b"# SIGSEGV").unwrap());
+        let (file, length) = file_of(&[(&data, 4), (&report, 0)]);
+        assert_eq!(read_report(&file, 0..length).unwrap().unwrap(), b"# SIGSEGV");
+        let mut core = Vec::new();
+        zstd::stream::read::Decoder::new(FileRange::new(&file, 0..length)).unwrap().read_to_end(&mut core).unwrap();
+        assert_eq!(core, b"core", "whoever does not know it reads the core");
+        for frames in [&[(&data[..], 4)][..], &[(&trim_mark(), 0)], &[(&skippable(PADDING_FRAME, 8), 0)], &[]] {
+            let (file, length) = file_of(frames);
+            assert_eq!(read_report(&file, 0..length).ok().flatten(), None, "{frames:?}");
+        }
+    }
+
+    #[test]
+    fn a_damaged_end_has_no_report_and_a_bomb_is_cut() {
+        let report = report_frame(&vec![0; 64 << 20]).unwrap();
+        let (file, length) = file_of(&[(&report, 0)]);
+        assert_eq!(read_report(&file, 0..length).unwrap().unwrap().len() as u64, RuntimeReport::MAX_KEPT);
+        let mut bytes = Vec::new();
+        FileRange::new(&file, 0..length).read_to_end(&mut bytes).unwrap();
+        for at in report.len()..bytes.len() {
+            for value in [0, 0x7f, 0xff] {
+                let mut damaged = tempfile::tempfile().unwrap();
+                let mut changed = bytes.clone();
+                changed[at] = value;
+                io::Write::write_all(&mut damaged, &changed).unwrap();
+                let _ = read_report(&damaged, 0..length);
+            }
+        }
+        for range in [0..0, 0..8, 0..length - 1, 0..length + 1, length - 20..length, u64::MAX - 4..u64::MAX] {
+            assert!(read_report(&file, range.clone()).is_err(), "{range:?}");
+        }
     }
 
     fn record_head(length: u32) -> Vec<u8> {

@@ -106,7 +106,14 @@ impl<'a, 'p> StackWalker<'a, 'p> {
         let module = self.modules.number_at(self.pages, code_address);
         let bias = module.and_then(|number| self.modules.get(number)).map(|loaded| loaded.module.bias);
         let offset = bias.map_or(0, |bias| code_address.wrapping_sub(bias));
-        Frame { address: state.registers.instruction_pointer(), module, offset, trust: state.trust, symbol: None }
+        Frame {
+            address: state.registers.instruction_pointer(),
+            module,
+            offset,
+            trust: state.trust,
+            symbol: None,
+            compiler: None,
+        }
     }
 
     fn caller(&mut self, state: FrameState) -> Option<FrameState> {

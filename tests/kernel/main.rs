@@ -35,6 +35,7 @@ mod no_file;
 mod pid_reuse;
 mod query;
 mod registration;
+mod runtimes;
 mod scrapers;
 mod session;
 mod signature;

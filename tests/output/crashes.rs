@@ -2,7 +2,9 @@
 
 use crate::machine::records;
 use crate::{Machine, assert_output, one_field_a_line};
-use coreward::crash::{Frame, FrameTrust, InterpreterFrame, InterpreterStack, Record, Symbol, ThreadStacks};
+use coreward::crash::{
+    Frame, FrameTrust, InterpreterFrame, InterpreterStack, Record, RuntimeReport, Symbol, ThreadStacks,
+};
 
 #[test]
 fn list() {
@@ -62,7 +64,14 @@ fn the_page_of_a_crash_has_what_info_has() {
     const HOSTILE: &str = "</b><script>alert(1)</script>\n\u{1b}[31m\u{202e}\"'&";
     let mut record = records().into_iter().find(|record| record.failure.is_some()).unwrap();
     let symbol = |name: &str| Some(Symbol { name: name.to_owned(), offset: 4 });
-    let frame = |address, symbol| Frame { address, module: None, offset: 0, trust: FrameTrust::CallFrameInfo, symbol };
+    let frame = |address, symbol| Frame {
+        address,
+        module: None,
+        offset: 0,
+        trust: FrameTrust::CallFrameInfo,
+        symbol,
+        compiler: None,
+    };
     record.maps = format!("7000-8000 r-xp 00000000 00:00 0 [anon:v8 {HOSTILE}]\n").replace("\n\u{1b}", "\u{1b}");
     record.stack = vec![
         Frame { trust: FrameTrust::Context, ..frame(0x1000, symbol("vm_exec")) },
@@ -88,6 +97,9 @@ fn the_page_of_a_crash_has_what_info_has() {
         loops: vec![0],
         incomplete: None,
     });
+    record.stack[3].compiler = Some(HOSTILE.to_owned());
+    let (runtime, path) = (HOSTILE.to_owned(), format!("/srv/{HOSTILE}.log"));
+    record.runtime_report = Some(RuntimeReport { runtime, path, bytes: 58_058, kept: 4096 });
     let page = page_of(&record);
     assert!(!page.contains("<script>") && !page.contains(['\u{1b}', '\u{202e}']), "{page}");
     assert_output("page_all_stacks", &page);

@@ -37,7 +37,7 @@ pub(super) fn parse(arguments: &[OsString]) -> Args {
         root = Root::new(dir);
         arguments = rest;
     }
-    let mut offer = Offer { attempt: 1, ..Offer::default() };
+    let mut offer = Offer { attempt: 1, opens_written_files: true, ..Offer::default() };
     let mut warnings = Vec::new();
     // A kernel without `%F` leaves the last argument empty, or omits it.
     let ([pid, tid, uid, gid, signal, time, limit, dumpable, hostname, rest @ ..], ..=EXPECTED) =

@@ -46,6 +46,7 @@ mod requests;
 mod spool;
 mod status;
 mod warning;
+mod written_file;
 
 use args::Args;
 use coreward_sys::exit_trace::ExitTrace;

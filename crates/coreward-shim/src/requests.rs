@@ -5,6 +5,7 @@ use super::details;
 use super::executable;
 use super::modules;
 use super::warning::ShimWarning;
+use super::written_file;
 use coreward_sys::pipe;
 use coreward_wire::{FdKind, Reply, Request};
 use nix::errno::Errno;
@@ -29,6 +30,7 @@ pub(super) fn reply_to(request: Request, crash: &mut Crash) -> (Reply, Vec<Owned
         (None, _) => Err(Errno::ESRCH),
         (Some(dir), Request::Details { holes, thread }) => return details::reply(dir, &mut crash.offer, holes, thread),
         (Some(dir), Request::Modules(addresses)) => return modules::reply(dir, &crash.offer, addresses),
+        (Some(dir), Request::WrittenFile(paths)) => return written_file::reply(dir, &crash.offer, paths),
     };
     match opened {
         Ok(fd) => (Reply::default(), vec![fd]),

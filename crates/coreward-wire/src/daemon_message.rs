@@ -17,10 +17,13 @@ const QUIET: u16 = 9;
 const HOLES: u16 = 10;
 const THREAD: u16 = 11;
 const ADDRESSES: u16 = 12;
+const PATH: u16 = 13;
 const USER: u16 = 20;
 
 /// Most modules that are asked for at a time.
 pub const MAX_MODULES: usize = MAX_FDS;
+/// Most paths in a [`Request::WrittenFile`].
+pub const MAX_PATHS: usize = 8;
 
 /// What the daemon may ask the shim to open or look up.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +47,13 @@ pub enum Request {
     /// reply has descriptors of those that could be opened, and their addresses in the same order ([`Reply::addresses`]). At most
     /// [`MAX_MODULES`].
     Modules(Vec<u64>),
+    /// The first of these files that the crashed process may have written itself, open for reading: its user's, changed since it was started, on
+    /// a file system of this machine. Paths are relative to the working directory of the process or absolute below its root directory, and no
+    /// symbolic link is followed; a `*` between dots of the last component stands for any text without a dot, and the newest of such files is meant. The data of the reply is
+    /// the path of the file. At most [`MAX_PATHS`].
+    ///
+    /// Only for a shim that offers to answer it ([`super::Offer::opens_written_files`]).
+    WrittenFile(Vec<Vec<u8>>),
 }
 
 impl Request {
@@ -55,13 +65,32 @@ impl Request {
             Self::Head(_) => 4,
             Self::Details { .. } => 5,
             Self::Modules(_) => 6,
+            Self::WrittenFile(_) => 7,
         }
     }
 
-    fn from_number(number: u64, bytes: u64, holes: bool, thread: u32, addresses: Vec<u64>) -> Option<Self> {
-        let all = [Self::Exe, Self::Core, Self::Head(bytes), Self::Details { holes, thread }, Self::Modules(addresses)];
+    fn from_number(number: u64, fields: RequestFields) -> Option<Self> {
+        let RequestFields { bytes, holes, thread, addresses, paths } = fields;
+        let all = [
+            Self::Exe,
+            Self::Core,
+            Self::Head(bytes),
+            Self::Details { holes, thread },
+            Self::Modules(addresses),
+            Self::WrittenFile(paths),
+        ];
         all.into_iter().find(|request| request.number() == number)
     }
+}
+
+/// The fields of all requests.
+#[derive(Default)]
+struct RequestFields {
+    bytes: u64,
+    holes: bool,
+    thread: u32,
+    addresses: Vec<u64>,
+    paths: Vec<Vec<u8>>,
 }
 
 /// A message from the daemon to the shim.
@@ -121,6 +150,11 @@ impl DaemonMessage {
                         writer.number(HOLES, u64::from(*holes)).number(THREAD, u64::from(*thread))
                     }
                     Request::Modules(addresses) => writer.bytes(ADDRESSES, &encode_addresses(addresses)),
+                    Request::WrittenFile(paths) => paths
+                        .iter()
+                        .filter(|path| path.len() <= MAX_TEXT)
+                        .take(MAX_PATHS)
+                        .fold(writer, |writer, path| writer.bytes(PATH, path)),
                     Request::Core | Request::Exe => writer,
                 };
                 writer.into_message(Kind::Request, 0)
@@ -143,9 +177,9 @@ impl DaemonMessage {
     /// # Errors
     /// A kind that only the shim sends; a field that is cut off, invalid or missing.
     pub fn decode(kind: Kind, payload: &[u8]) -> Result<Self, WireError> {
-        let (mut what, mut bytes, mut journal, mut reason) = (None, 0, Vec::new(), String::new());
-        let (mut checkpoint, mut fds, mut needs_ack, mut holes) = (Vec::new(), Vec::new(), true, false);
-        let (mut user, mut thread, mut addresses) = (None, 0, Vec::new());
+        let (mut what, mut request, mut journal, mut reason) =
+            (None, RequestFields::default(), Vec::new(), String::new());
+        let (mut checkpoint, mut fds, mut needs_ack, mut user) = (Vec::new(), Vec::new(), true, None);
         for field in FieldReader::new(payload) {
             let field = field?;
             match field.tag {
@@ -153,13 +187,14 @@ impl DaemonMessage {
                 JOURNAL => journal = field.value.to_vec(),
                 USER => user = Some(Uid::from_raw(field.number32()?)),
                 REASON => reason = field.text(MAX_TEXT)?,
-                BYTES => bytes = field.number()?,
+                BYTES => request.bytes = field.number()?,
                 CHECKPOINT => checkpoint = field.bytes(MAX_CHECKPOINT),
                 FDS => fds = FdKind::from_field(&field)?,
                 QUIET => needs_ack = !field.flag()?,
-                HOLES => holes = field.flag()?,
-                THREAD => thread = field.number32()?,
-                ADDRESSES => addresses = decode_addresses(field.value),
+                HOLES => request.holes = field.flag()?,
+                THREAD => request.thread = field.number32()?,
+                ADDRESSES => request.addresses = decode_addresses(field.value),
+                PATH if request.paths.len() < MAX_PATHS => request.paths.push(field.bytes(MAX_TEXT)),
                 _ => {}
             }
         }
@@ -168,7 +203,7 @@ impl DaemonMessage {
             Kind::Busy => Ok(Self::Busy),
             Kind::Request => {
                 let (number, invalid) = what.ok_or(WireError::Missing(WHAT))?;
-                Request::from_number(number, bytes, holes, thread, addresses).map(Self::Request).ok_or(invalid)
+                Request::from_number(number, request).map(Self::Request).ok_or(invalid)
             }
             Kind::Release => Ok(Self::Release { checkpoint, fds, needs_ack }),
             Kind::Done => Ok(Self::Done { journal, user }),
@@ -211,6 +246,12 @@ impl Reply {
     #[must_use]
     pub fn addresses(&self) -> Vec<u64> {
         decode_addresses(&self.data)
+    }
+
+    /// The reply to [`Request::WrittenFile`]: the file with this path is opened.
+    #[must_use]
+    pub fn of_written_file(path: &[u8]) -> Self {
+        Self { data: truncated(path, 2 * MAX_TEXT).to_vec(), ..Self::default() }
     }
 
     /// Encodes the message with its header, for a message that carries `fds` descriptors.

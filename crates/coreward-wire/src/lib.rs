@@ -39,7 +39,7 @@ mod tests;
 mod wire_error;
 
 pub use credentials::Credentials;
-pub use daemon_message::{DaemonMessage, MAX_MODULES, Reply, Request, released_message};
+pub use daemon_message::{DaemonMessage, MAX_MODULES, MAX_PATHS, Reply, Request, released_message};
 pub use details::{Details, MAX_OPEN_FDS, MAX_TABLE};
 pub use header::{HEADER_LEN, Header, Kind, take_message};
 pub use offer::{FdKind, MAX_TEXT, Namespaces, Offer, PidPin};

@@ -194,6 +194,8 @@ pub struct Offer {
     /// Where the command line and the environment are in memory (fields 48 to 51 of `/proc/PID/stat`): what the kernel reads for
     /// `/proc/PID/cmdline`. Empty if unknown.
     pub arguments: Range<u64>,
+    /// The shim answers [`super::Request::WrittenFile`]. Earlier ones do not know it, and end the connection.
+    pub opens_written_files: bool,
     /// The shim's warnings: what could not be read or opened, and why.
     pub warnings: Vec<String>,
     /// Texts that the shim reads only on request ([`super::Request::Details`]), or when it saves the crash in the spool.
@@ -236,6 +238,7 @@ const LOGIN_UID: u16 = 40;
 const EXE_DELETED: u16 = 60;
 const THREAD_NAME: u16 = 70;
 const PIN: u16 = 71;
+const OPENS_WRITTEN_FILES: u16 = 75;
 
 impl Offer {
     /// Encodes the message with its header, for descriptors of these kinds in this order.
@@ -260,6 +263,7 @@ impl Offer {
             .optional_number(PIN, self.pin.map(PidPin::number))
             .number(START_TIME, self.start_time)
             .number(NAMESPACES, self.namespaces.bits())
+            .number(OPENS_WRITTEN_FILES, u64::from(self.opens_written_files))
             .number(ARGUMENTS_BEGIN, self.arguments.start)
             .number(ARGUMENTS_END, self.arguments.end);
         let texts = [
@@ -318,6 +322,7 @@ impl Offer {
                 ROOT => offer.root = field.bytes(MAX_TEXT),
                 CGROUP => offer.cgroup = field.bytes(MAX_TEXT),
                 NAMESPACES => offer.namespaces = Namespaces::from_bits(field.number()?),
+                OPENS_WRITTEN_FILES => offer.opens_written_files = field.flag()?,
                 ARGUMENTS_BEGIN => offer.arguments.start = field.number()?,
                 ARGUMENTS_END => offer.arguments.end = field.number()?,
                 CREDENTIALS if offer.credentials.len() < MAX_THREADS => {

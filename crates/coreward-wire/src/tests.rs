@@ -24,13 +24,13 @@ fn offers() -> impl Strategy<Value = Offer> {
     let text = || prop::collection::vec(any::<u8>(), 0..200);
     let numbers =
         (any::<u32>(), prop::option::of(0..=i32::MAX), prop::option::of(any::<u32>()), any::<u64>(), any::<u64>());
-    let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
     let numbers = (numbers, prop::collection::vec(credentials(), 0..=2));
     (numbers, flags, "[0-9a-f]{32}", text(), text(), text(), text(), text(), prop::collection::vec("\\PC{0,40}", 0..5))
         .prop_map(
             |(
                 ((attempt, pid, signal, time, start_time), credentials),
-                (released, cut, pid_ns, user_ns),
+                (released, cut, pid_ns, user_ns, opens_written_files),
                 boot_id,
                 hostname,
                 exe,
@@ -52,6 +52,7 @@ fn offers() -> impl Strategy<Value = Offer> {
                 exe,
                 cgroup,
                 credentials,
+                opens_written_files,
                 namespaces: Namespaces { pid: pid_ns, user: user_ns, ..Namespaces::default() },
                 details: Details { cwd, limits, ..Details::default() },
                 warnings,
@@ -146,6 +147,8 @@ fn daemon_messages_and_replies_arrive_as_they_were_sent() {
         DaemonMessage::Request(Request::Head(123_456)),
         DaemonMessage::Request(Request::Modules(vec![0x5555_0000_0000, 0x7fff_f000_0000])),
         DaemonMessage::Request(Request::Modules(Vec::new())),
+        DaemonMessage::Request(Request::WrittenFile(vec![b"/tmp/perf-7.map".to_vec(), b"report.*.json".to_vec()])),
+        DaemonMessage::Request(Request::WrittenFile(vec![vec![b'x'; MAX_TEXT]; MAX_PATHS])),
         DaemonMessage::Release { checkpoint: Vec::new(), fds: Vec::new(), needs_ack: false },
         DaemonMessage::Release {
             checkpoint: vec![7; MAX_CHECKPOINT],

@@ -11,7 +11,14 @@ fn module(path: &str) -> Module {
 /// A frame of the `number`-th module in the function of this name, or in none.
 fn frame(number: u32, name: &str) -> Frame {
     let symbol = (!name.is_empty()).then(|| Symbol::new(name.as_bytes(), 4));
-    Frame { address: 0x1000, module: Some(number), offset: 0x118b, trust: FrameTrust::CallFrameInfo, symbol }
+    Frame {
+        address: 0x1000,
+        module: Some(number),
+        offset: 0x118b,
+        trust: FrameTrust::CallFrameInfo,
+        symbol,
+        compiler: None,
+    }
 }
 
 /// The title of a crash with these frames: module and function of each.

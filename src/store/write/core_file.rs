@@ -22,7 +22,9 @@ pub struct CoreFile {
     header: Vec<u8>,
     /// Compressed and uncompressed lengths of the frames after the header.
     frames: Vec<(u32, u32)>,
-    /// Length of the file in bytes.
+    /// Length of the frame with the runtime's report in bytes, which is behind these frames; 0 if there is none.
+    report: u32,
+    /// Length of the file in bytes, without that.
     length: u64,
     /// Uncompressed bytes in the file.
     content: u64,
@@ -63,6 +65,7 @@ impl CoreFile {
             record_room,
             header: Vec::new(),
             frames: Vec::new(),
+            report: 0,
             length,
             content: 0,
             written_back: length,
@@ -148,7 +151,20 @@ impl CoreFile {
     /// Bytes that publishing will add: the seek table.
     #[must_use]
     pub fn overhead(&self) -> u64 {
-        (self.frames.len() as u64 + 4) * 8 + 17
+        (self.frames.len() as u64 + 5) * 8 + 17 + u64::from(self.report)
+    }
+
+    /// Adds a frame with the runtime's report ([`format::report_frame`]). No frame can be appended or removed after that.
+    ///
+    /// # Errors
+    /// The error of pwrite(2); the file is then as it was before.
+    pub fn add_report(&mut self, frame: &[u8]) -> io::Result<()> {
+        if let Err(error) = self.file.write_all_at(frame, self.length) {
+            self.file.set_len(self.length)?;
+            return Err(error);
+        }
+        self.report = field(frame.len());
+        Ok(())
     }
 
     /// Appends a compressed frame that holds `content` uncompressed bytes.
@@ -211,7 +227,8 @@ impl CoreFile {
     /// Length of the file when it is published, in bytes.
     #[must_use]
     pub fn final_length(&self) -> u64 {
-        self.length + format::seek_table_length(self.frames.len() + 3) as u64
+        let frames = self.frames.len() + 3 + usize::from(self.report > 0);
+        self.length + u64::from(self.report) + format::seek_table_length(frames) as u64
     }
 
     /// Lets user `uid` read the file.
@@ -239,7 +256,8 @@ impl CoreFile {
             (field(HEADER_ROOM - header_length), 0),
         ];
         frames.extend_from_slice(&self.frames);
-        self.file.write_all_at(&format::seek_table(&frames), self.length)?;
+        frames.extend((self.report > 0).then_some((self.report, 0)));
+        self.file.write_all_at(&format::seek_table(&frames), self.length + u64::from(self.report))?;
         self.file.write_all_at(&format::record_frame(record, self.record_room)?, 0)?;
         match tmpfile::publish(self.file.as_fd(), dir, &core_file_name(&record.id)) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),

@@ -57,7 +57,7 @@ impl Process {
             general_registers: vec![("rax", self.rax), ("rcx", 0), ("rsp", self.sp), ("rip", pc), ("fs_base", 0x1000)],
             ..CrashNotes::default()
         };
-        let frame = |trust| Frame { address: pc, module: None, offset: 0, trust, symbol: None };
+        let frame = |trust| Frame { address: pc, module: None, offset: 0, trust, symbol: None, compiler: None };
         let caller = if self.is_unwound { FrameTrust::CallFrameInfo } else { FrameTrust::Scan };
         let frames = vec![frame(FrameTrust::Context), frame(caller)];
         let crashed = CrashedThread { frames, registers: Some(registers), ..CrashedThread::default() };

@@ -61,7 +61,8 @@ impl Process {
         let mut layout = CoreLayout::read(&test_headers(&[], &[])).unwrap().with_mappings(loads);
         layout.header[18..20].copy_from_slice(&self.machine.to_le_bytes());
         layout.notes = self.notes.clone();
-        let frame = Frame { address, module: None, offset: 0, trust: FrameTrust::Context, symbol: None };
+        let frame =
+            Frame { address, module: None, offset: 0, trust: FrameTrust::Context, symbol: None, compiler: None };
         ProcessUnwinder::new(&layout, self).anonymous(&[frame], Some(signal))
     }
 }

@@ -22,7 +22,14 @@ fn modules() -> Vec<Module> {
 
 fn frame(module: u32, offset: u64, trust: FrameTrust) -> Frame {
     let shift = 0x10_0000 * u64::from(module + 1);
-    Frame { address: offset + shift, module: (module != NOWHERE).then_some(module), offset, trust, symbol: None }
+    Frame {
+        address: offset + shift,
+        module: (module != NOWHERE).then_some(module),
+        offset,
+        trust,
+        symbol: None,
+        compiler: None,
+    }
 }
 
 fn unwound(places: &[(u32, u64)]) -> Vec<Frame> {
@@ -118,7 +125,8 @@ fn the_level_tells_what_the_signature_is_computed_from() {
 fn a_call_through_a_bad_pointer_is_identified_by_its_caller() {
     let call = |address: u64, caller: u64| {
         let mut frames = unwound(&[(NOWHERE, 0), (EXE, caller), (EXE, 0x50)]);
-        frames[0] = Frame { address, module: None, offset: 0, trust: FrameTrust::Context, symbol: None };
+        frames[0] =
+            Frame { address, module: None, offset: 0, trust: FrameTrust::Context, symbol: None, compiler: None };
         signed(11, &frames, None)
     };
     assert_eq!(call(0, 0x10), call(8, 0x10));
