@@ -89,7 +89,9 @@ async fn serve_connection(stream: UnixStream, shared: &Arc<Shared>) {
         }
         Ok(ShimMessage::Offer(offer, descriptors)) => {
             let age = clock::since_boot().saturating_sub(offer.started);
-            let source = CrashSource::Shim(connection, Some(shared.metrics.count_in_flight(age)));
+            // Nobody is to be alerted of a process that root has stopped.
+            let in_flight = offer.dump.is_none().then(|| shared.metrics.count_in_flight(age));
+            let source = CrashSource::Shim(connection, in_flight);
             if offer.released {
                 source.note_release();
             }

@@ -55,6 +55,7 @@ fn offers() -> impl Strategy<Value = Offer> {
                 namespaces: Namespaces { pid: pid_ns, user: user_ns, ..Namespaces::default() },
                 details: Details { cwd, limits, ..Details::default() },
                 warnings,
+                dump: cut.then(|| b"a reason".to_vec()),
                 ..Offer::default()
             },
         )
@@ -125,7 +126,8 @@ fn the_largest_offer_is_within_the_limit() {
             mountinfo: text.clone(),
             failed_thread: text.clone(),
         },
-        thread_name: text,
+        thread_name: text.clone(),
+        dump: Some(text),
         warnings: vec!["é".repeat(10_000); 100],
         ..Offer::default()
     };
