@@ -58,7 +58,9 @@ pub(super) fn run(
     if let Some(path) = &options.bundle {
         let interrupts = Interrupts::block().map_err(ExportError::Interrupts)?;
         let new = AtomicFile::create(path, options.force)?;
-        run_as_owner(root, Some(&interrupts), || bundle::write(root, caller, &options.crash, new.file(), path, &interrupts))?;
+        run_as_owner(root, Some(&interrupts), || {
+            bundle::write(root, caller, &options.crash, new.file(), path, &interrupts)
+        })?;
         new.finish()?;
         return Ok(ExitCode::SUCCESS);
     }

@@ -198,7 +198,11 @@ fn dump(dump: &Dump) -> String {
 }
 
 fn held(record: &Record) -> String {
-    let from = if record.dump.is_some() { "while it was copied; then it went on" } else { "from the crash to the release of the process" };
+    let from = if record.dump.is_some() {
+        "while it was copied; then it went on"
+    } else {
+        "from the crash to the release of the process"
+    };
     format!("{} {from}", human::duration(record.held_us))
 }
 

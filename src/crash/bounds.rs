@@ -121,7 +121,8 @@ impl Record {
         let arguments: usize = first.iter().chain(last).map(|argument| argument.len() + 1).sum();
         let names = self.failure.iter().map(|failure| failure.thread_name.len() + failure.signal_name.len());
         let reason = self.dump.as_ref().map_or(0, |dump| dump.reason.len());
-        let texts: usize = arguments + names.sum::<usize>() + reason + self.texts().into_iter().map(String::len).sum::<usize>();
+        let texts: usize =
+            arguments + names.sum::<usize>() + reason + self.texts().into_iter().map(String::len).sum::<usize>();
         let warnings: usize = self.warnings.iter().map(|text| text.len() + 4).sum();
         let modules: usize = self.modules.iter().map(|module| 256 + texts_of(module) * ESCAPED).sum();
         let threads: usize = self.other_threads.iter().map(|thread| thread.frames.len() + thread.tids.len() + 1).sum();

@@ -5,8 +5,8 @@ use super::subordinate_ids::SubordinateIds;
 use crate::crash::auxv::Auxv;
 use crate::crash::text::{from_bytes, to_hexadecimal};
 use crate::crash::{
-    AccountFacts, ArgumentList, CoreReport, CrashId, CrashKey, Decision, Dump, InterpreterStack, NoCore, Origin, PidPin,
-    Principal, Record, Signature, Symbol, Warning, cgroup, signal,
+    AccountFacts, ArgumentList, CoreReport, CrashId, CrashKey, Decision, Dump, InterpreterStack, NoCore, Origin,
+    PidPin, Principal, Record, Signature, Symbol, Warning, cgroup, signal,
 };
 use crate::elf::ProcessNotes;
 use crate::policy::access::{self, AccessFacts};
@@ -132,7 +132,10 @@ impl RecordBuilder {
             login_uid: offer.login_uid,
             subuid_owner: offer.uid.and_then(|uid| host.subordinate_ids.owner_of(uid)),
             signal: offer.signal,
-            signal_name: offer.dump.as_ref().map_or_else(|| signal::name(offer.signal), |_| Dump::SIGNAL_NAME.to_owned()),
+            signal_name: offer
+                .dump
+                .as_ref()
+                .map_or_else(|| signal::name(offer.signal), |_| Dump::SIGNAL_NAME.to_owned()),
             comm: from_bytes(&offer.comm),
             thread_name: from_bytes(&offer.thread_name),
             pidfd: offer.pin.map(pid_pin),

@@ -19,8 +19,7 @@ pub(super) fn write(pid: Pid, (frame, image): &(CoreFrame, StoppedImage)) -> io:
     let memory = File::open(format!("/proc/{pid}/mem"))?;
     let (from, to) = pipe2(OFlag::O_CLOEXEC)?;
     let frame = frame.clone();
-    let ranges: Vec<(u64, u64)> =
-        image.segments.iter().map(|segment| (segment.address, segment.stored)).collect();
+    let ranges: Vec<(u64, u64)> = image.segments.iter().map(|segment| (segment.address, segment.stored)).collect();
     // It may wait for memory that does not answer for as long as this process runs.
     thread::Builder::new().name("core pipe".to_owned()).spawn(move || {
         // An error is that nobody reads.

@@ -12,7 +12,9 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum DumpError {
-    #[error("only root may stop and dump a process (sudo coreward dump {0}); `coreward export {0}` writes the core of a crash")]
+    #[error(
+        "only root may stop and dump a process (sudo coreward dump {0}); `coreward export {0}` writes the core of a crash"
+    )]
     NotRoot(Pid),
     #[error("no process {0}; `coreward export {0}` writes the core of a crash")]
     NoProcess(Pid),
@@ -24,15 +26,23 @@ pub enum DumpError {
     KernelThread(Pid),
     #[error("process {0} is being dumped: it has crashed, and `coreward list` will show it")]
     Crashing(Pid),
-    #[error("process 1 is not dumped: if it stands still, nothing is started and no watchdog is served; gcore(1) does it at your own risk")]
+    #[error(
+        "process 1 is not dumped: if it stands still, nothing is started and no watchdog is served; gcore(1) does it at your own risk"
+    )]
     Init,
     #[error("process {0} is this command")]
     Own(Pid),
-    #[error("process {0} belongs to Coreward's daemon, which would have to store its own core while it stands still: use gcore(1)")]
+    #[error(
+        "process {0} belongs to Coreward's daemon, which would have to store its own core while it stands still: use gcore(1)"
+    )]
     Daemon(Pid),
-    #[error("process {pid} is being traced by process {tracer} ({comm}), and can have one tracer only: end that one, or let it write the core (gdb: generate-core-file)")]
+    #[error(
+        "process {pid} is being traced by process {tracer} ({comm}), and can have one tracer only: end that one, or let it write the core (gdb: generate-core-file)"
+    )]
     Traced { pid: Pid, tracer: Pid, comm: String },
-    #[error("process {pid} may not be stopped: {errno} (kernel.yama.ptrace_scope=3, a security module, or a lack of CAP_SYS_PTRACE)")]
+    #[error(
+        "process {pid} may not be stopped: {errno} (kernel.yama.ptrace_scope=3, a security module, or a lack of CAP_SYS_PTRACE)"
+    )]
     NotAllowed { pid: Pid, errno: Errno },
     #[error("process {0} ended or executed another program when it was to be stopped")]
     Ended(Pid),
@@ -42,7 +52,9 @@ pub enum DumpError {
     Blocked { pid: Pid, limit: Duration },
     #[error("{what} of process {pid}: {error}")]
     Read { pid: Pid, what: &'static str, error: io::Error },
-    #[error("process {0} has registers of a kind that is not known here, or more memory than a core of its kind can have")]
+    #[error(
+        "process {0} has registers of a kind that is not known here, or more memory than a core of its kind can have"
+    )]
     Unknown(Pid),
     #[error("no daemon at {socket}: {error}; `systemctl status coreward.socket` tells more", socket = socket.display())]
     NoDaemon { socket: PathBuf, error: io::Error },

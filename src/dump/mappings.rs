@@ -50,7 +50,10 @@ pub(super) fn parse(smaps: &str, filter: u64) -> Mappings {
             }
         } else if let Some(line) = MapsLine::parse(text) {
             // Every kernel since 3.8 ends a mapping with VmFlags; one that does not has none.
-            current.replace(Mapping { line, is_written: false, flags: "" }).iter().for_each(|last| found.push(last, filter));
+            current
+                .replace(Mapping { line, is_written: false, flags: "" })
+                .iter()
+                .for_each(|last| found.push(last, filter));
         }
     }
     current.iter().for_each(|last| found.push(last, filter));
@@ -78,7 +81,8 @@ impl Mapping<'_> {
         let has = |flag: &str| self.flags.split_ascii_whitespace().any(|found| found == flag);
         let whole_if = |wanted: u64| if filter & wanted != 0 { length } else { 0 };
         let is_shared = has("sh");
-        let pages_of_kernel = ["[vdso]", "[vsyscall]", "[vvar]", "[vvar_vclock]", "[sigpage]", "[vectors]", "[uprobes]"];
+        let pages_of_kernel =
+            ["[vdso]", "[vsyscall]", "[vvar]", "[vvar_vclock]", "[sigpage]", "[vectors]", "[uprobes]"];
         if pages_of_kernel.contains(&self.line.name) {
             return length;
         }
@@ -120,7 +124,9 @@ mod tests {
 
     /// A mapping of smaps, as Linux 6.12 has it.
     fn mapping(line: &str, anonymous: u64, flags: &str) -> String {
-        format!("{line}\nSize:                 12 kB\nAnonymous:        {anonymous:>8} kB\nSwap:                  0 kB\nVmFlags: {flags} \n")
+        format!(
+            "{line}\nSize:                 12 kB\nAnonymous:        {anonymous:>8} kB\nSwap:                  0 kB\nVmFlags: {flags} \n"
+        )
     }
 
     #[test]

@@ -55,7 +55,8 @@ mod tests {
         let status = Status::read(nix::unistd::getpid(), None).unwrap();
         assert_eq!(status.pid("Tgid"), Some(nix::unistd::getpid()));
         assert!(status.has_memory() && status.field("VmSiz").is_none());
-        let forged = Status("Name:\ta\\nTgid:\\t1\nState:\tZ (zombie)\nTgid:\t7\nNSpid:\t7\t3\nSigBlk:\t00ff\n".to_owned());
+        let forged =
+            Status("Name:\ta\\nTgid:\\t1\nState:\tZ (zombie)\nTgid:\t7\nNSpid:\t7\t3\nSigBlk:\t00ff\n".to_owned());
         assert_eq!((forged.pid("Tgid"), forged.state()), (Some(Pid::from_raw(7)), Some('Z')));
         assert_eq!((forged.id_inside("NSpid"), forged.signals("SigBlk"), forged.signals("SigPnd")), (Some(3), 255, 0));
     }

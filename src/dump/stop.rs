@@ -256,7 +256,10 @@ fn read(threads: &Threads, pidfd: &OwnedFd, since: Duration) -> Result<Stopped, 
     let before = states.len();
     states.retain(|state| CoreAbi::of_registers(state.registers.len()) == Some(abi));
     if states.len() < before {
-        warnings.push(format!("{} threads run code of another kind than the main thread: their registers are missing", before - states.len()));
+        warnings.push(format!(
+            "{} threads run code of another kind than the main thread: their registers are missing",
+            before - states.len()
+        ));
     }
     let of_tid = |name: &str| format!("/proc/{pid}/task/{tid}/{name}");
     let smaps = fs::read(of_tid("smaps")).map_err(failed("smaps"))?;

@@ -4,9 +4,7 @@
 use super::class::ElfClass;
 use super::crash_notes::MappedFile;
 use crate::crash::text::to_bytes;
-use object::elf::{
-    ELFDATA2LSB, EM_386, EM_AARCH64, EM_ARM, EM_X86_64, ET_CORE, EV_CURRENT, PN_XNUM, PT_LOAD, PT_NOTE,
-};
+use object::elf::{ELFDATA2LSB, EM_386, EM_AARCH64, EM_ARM, EM_X86_64, ET_CORE, EV_CURRENT, PN_XNUM, PT_LOAD, PT_NOTE};
 
 /// The page size of the architectures whose registers are known. Other sizes of arm64 are multiples of it.
 const PAGE: u64 = 4096;
@@ -405,7 +403,10 @@ mod tests {
             assert_eq!(layout.total_len, frame.headers.len() as u64 + 0x4000);
             let loads: Vec<_> = layout.loads.iter().map(|load| (load.address, load.length, load.offset.end)).collect();
             let at = frame.headers.len() as u64;
-            assert_eq!(loads, [(0x1000, 0x2000, at + 0x1000), (0x8000, 0x1000, at + 0x1000), (0x9000, 0x3000, at + 0x4000)]);
+            assert_eq!(
+                loads,
+                [(0x1000, 0x2000, at + 0x1000), (0x8000, 0x1000, at + 0x1000), (0x9000, 0x3000, at + 0x4000)]
+            );
             let notes = &layout.notes;
             assert_eq!((notes.pid, notes.thread_count), (Some(70), 2));
             let threads: Vec<_> = notes.threads.iter().map(|thread| (thread.tid, thread.blocked)).collect();

@@ -74,7 +74,9 @@ impl fmt::Display for SpoolReason {
             Self::DaemonCrashed => f.write_str("it is the daemon that crashed"),
             Self::NoDaemon { socket, error } => write!(f, "no daemon at {}: {error}", socket.display()),
             Self::NotTaken(limit) => write!(f, "no daemon took the crash within {} s", limit.as_secs()),
-            Self::TooManyAttempts { attempts: 1, error } => write!(f, "the daemon took it and did not finish it ({error})"),
+            Self::TooManyAttempts { attempts: 1, error } => {
+                write!(f, "the daemon took it and did not finish it ({error})")
+            }
             Self::TooManyAttempts { attempts, error } => {
                 write!(f, "{attempts} daemons took the crash and none finished it ({error})")
             }
@@ -99,12 +101,7 @@ enum ConnectionEnd {
 }
 
 /// Offers the crash until a daemon has recorded it.
-pub(super) fn deliver(
-    crash: &mut Crash,
-    root: &Root,
-    log: &KernelLog,
-    patience: &Patience,
-) -> Result<(), SpoolReason> {
+pub(super) fn deliver(crash: &mut Crash, root: &Root, log: &KernelLog, patience: &Patience) -> Result<(), SpoolReason> {
     let mut taken_deadline = Instant::now() + patience.taken;
     let mut unreachable_since = None;
     loop {

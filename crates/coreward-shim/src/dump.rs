@@ -71,14 +71,8 @@ pub fn offer_dump(root: &Root, dump: Dump) -> Result<Offer, DumpNotRecorded> {
         Ok(process) => (process, None),
         Err(error) => (CrashedProcess::default(), Some(error)),
     };
-    let mut crash = Crash {
-        offer,
-        warnings,
-        process,
-        core: Some(core),
-        exit_trace: None,
-        on_release: Some(on_release),
-    };
+    let mut crash =
+        Crash { offer, warnings, process, core: Some(core), exit_trace: None, on_release: Some(on_release) };
     let delivered = match error {
         Some(error) => Err(DumpNotRecorded(format!("it has ended, or cannot be opened: {error}"))),
         None => deliver::deliver(&mut crash, root, &KernelLog::new(root), &Patience::OF_DUMP)

@@ -70,15 +70,18 @@ pub fn tally(root: &Root, by: TallyBy, since_us: u64, until_us: u64) -> Result<V
                  UNION ALL SELECT {of_count}, count, 0, first_us, last_us FROM folded WHERE last_us >= ?2 AND first_us <= ?3
              ) GROUP BY name ORDER BY 2 DESC, 5 DESC"
         ))?;
-        let rows = query.query_map(params![RecordedCore::Stored, to_signed(since_us), to_signed(until_us), Dump::SIGNAL_NAME], |row| {
-            Ok(Tally {
-                name: row.get("name")?,
-                count: get_unsigned(row, "crashes")?,
-                cores: get_unsigned(row, "cores")?,
-                first_us: get_unsigned(row, "first_us")?,
-                last_us: get_unsigned(row, "last_us")?,
-            })
-        })?;
+        let rows = query.query_map(
+            params![RecordedCore::Stored, to_signed(since_us), to_signed(until_us), Dump::SIGNAL_NAME],
+            |row| {
+                Ok(Tally {
+                    name: row.get("name")?,
+                    count: get_unsigned(row, "crashes")?,
+                    cores: get_unsigned(row, "cores")?,
+                    first_us: get_unsigned(row, "first_us")?,
+                    last_us: get_unsigned(row, "last_us")?,
+                })
+            },
+        )?;
         rows.collect()
     };
     read().map_err(|error| QueryError::sqlite(&layout.catalog, error))
