@@ -60,6 +60,7 @@ impl CrashFilter {
             matches: (!self.names.is_empty()).then(|| self.names.join("\n")),
             since_us: self.since.map(time::microseconds),
             until_us: self.until.map(time::microseconds),
+            crashes_only: false,
             limit,
             unit: self.unit,
             container: self.container,

@@ -101,6 +101,8 @@ async fn serve_connection(stream: UnixStream, shared: &Arc<Shared>) {
             reject(connection, shared, "the first message is not an offer").await;
         }
         Err(ConnectionError::Wire(error)) => reject(connection, shared, &error.to_string()).await,
+        // `coreward dump` looks whether anybody is there before it stops a process.
+        Err(_) if connection.is_silent_end() => {}
         Err(error) => {
             tracing::warn!("intake: {error}");
             shared.metrics.error(ErrorKind::Connection);

@@ -22,6 +22,8 @@ use std::time::{Duration, Instant};
 
 /// How long the threads may take to stop. One that runs stops within microseconds.
 const STOP_LIMIT: Duration = Duration::from_secs(2);
+/// How long one look for new threads waits for those that were found.
+const PASS: Duration = Duration::from_millis(20);
 /// How often it is looked whether they have.
 const STOP_PAUSE: Duration = Duration::from_micros(200);
 /// How long all of it may take. Two thousand threads with all their registers, and page tables of some hundred GiB, take a second.
@@ -148,7 +150,7 @@ impl Threads {
                 }
                 known.insert(tid);
             }
-            let all = self.wait_until(begun + STOP_LIMIT);
+            let all = self.wait_until((Instant::now() + PASS).min(begun + STOP_LIMIT));
             // Its number may be given to a thread that this process starts later.
             self.traced.retain(|traced| {
                 let has_gone = traced.stop == Stop::Gone;
