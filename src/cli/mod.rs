@@ -72,7 +72,7 @@ mod vacuum;
 mod vetted_sysroot;
 mod watch;
 
-use crate::store::{self, QueryError, count_crashes};
+use crate::store::{self, Filter, QueryError};
 use clap::{CommandFactory, Parser, Subcommand};
 use coreward_wire::paths::Root;
 use error::CliError;
@@ -326,6 +326,12 @@ fn run_verb(root: &Root, caller: Uid, verb: Verb, out: &mut dyn Write) -> Result
     }
 }
 
+/// Whether neither a crash nor a dump has been recorded.
+fn is_empty(root: &Root) -> bool {
+    let any = Filter { limit: Some(1), ..Filter::default() };
+    store::list(root, &any).is_ok_and(|found| found.is_empty())
+}
+
 /// Before the first crash it is no failure that there is none. `empty` is what `--json` shows then.
 fn show_none(
     root: &Root,
@@ -335,7 +341,7 @@ fn show_none(
 ) -> Result<ExitCode, CliError> {
     let is_first = match &error {
         CliError::Query(QueryError::NoCatalog(_) | QueryError::Nothing) => true,
-        CliError::Query(QueryError::NoMatch(_)) => count_crashes(root).is_ok_and(|count| count == 0),
+        CliError::Query(QueryError::NoMatch(_)) => store::may_read_catalog(root) && is_empty(root),
         _ => false,
     };
     if !is_first {
