@@ -10,6 +10,7 @@ pub mod config;
 pub mod confine;
 pub mod crash;
 pub mod daemon;
+pub mod dump;
 pub mod elf;
 pub mod packages;
 pub mod policy;

@@ -1,12 +1,13 @@
 //! Writing a bundle: all that somebody on another machine needs to look at a crash.
 
+use super::crash_selector::CrashSelector;
 use super::error::{CliError, UnpackError};
 use super::foreign_file::{Owners, open_foreign};
-use super::info;
 use super::interrupt::Interrupts;
 use super::module_source::ModuleSource;
 use super::unpack::{CoreReader, progress};
 use super::vetted_sysroot::{ModulePlace, SysrootPlan, SysrootRequest};
+use super::{info, lookup};
 use crate::crash::Record;
 use crate::crash::text::{to_bytes, to_path};
 use crate::store::{self, BundleError, BundleWriter, MAX_MODULE, open_module};
@@ -52,16 +53,16 @@ exec gdb -iex "set auto-load safe-path /usr/share/gdb/auto-load" -iex "set auto-
     -iex "set sysroot $PWD/sysroot" -iex "set solib-search-path ${dirs#:}" "$@" $executable -c core
 "#;
 
-/// Writes a bundle of the crash that `name` means to `file`, which messages call `path`.
+/// Writes a bundle of a crash to `file`, which messages call `path`.
 pub(super) fn write(
     root: &Root,
     caller: Uid,
-    name: Option<&str>,
+    crash: &CrashSelector,
     file: &File,
     path: &Path,
     interrupts: &Interrupts,
 ) -> Result<(), CliError> {
-    let listed = store::find(root, name)?;
+    let listed = lookup::find_core(root, crash)?;
     let core = CoreReader::open(root, &listed)?;
     let record = &listed.record;
     let modules = ModuleSource::Store(root);

@@ -30,7 +30,7 @@ pub(super) struct CrashFilter {
     #[arg(long, value_name = "UNIT", value_parser = text_parser())]
     unit: Option<String>,
     /// Only crashes in this container, given its name, id or a prefix of the id
-    #[arg(long, value_name = "CONTAINER", value_parser = text_parser())]
+    #[arg(long, short = 'M', visible_alias = "machine", value_name = "CONTAINER", value_parser = text_parser())]
     container: Option<String>,
     /// Only crashes in this pod
     #[arg(long, value_name = "UID")]
@@ -44,7 +44,7 @@ pub(super) struct CrashFilter {
     /// Only crashes of this executable: its absolute path, or the name in brackets that the column EXE shows
     #[arg(long, value_name = "PATH", value_parser = text_parser().try_map(program_of))]
     executable: Option<String>,
-    /// Only crashes with this signal: SEGV, SIGSEGV and 11 are the same
+    /// Only crashes with this signal: SEGV, SIGSEGV and 11 are the same; "dump": only dumps of living processes
     #[arg(long, value_name = "SIGNAL", value_parser = human::signal_name_of)]
     signal: Option<String>,
     /// Only crashes with this signature, or with any that begins like this
@@ -60,6 +60,7 @@ impl CrashFilter {
             matches: (!self.names.is_empty()).then(|| self.names.join("\n")),
             since_us: self.since.map(time::microseconds),
             until_us: self.until.map(time::microseconds),
+            crashes_only: false,
             limit,
             unit: self.unit,
             container: self.container,

@@ -7,7 +7,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use std::os::unix::ffi::OsStrExt;
 
 /// One crash, as it is named on the command line.
-#[derive(Args, Debug)]
+#[derive(Args, Debug, Default)]
 pub(super) struct CrashSelector {
     /// Id, PID, executable path, unit, process name, signature, or prefix of an id [default: the newest crash]
     ///
@@ -16,12 +16,22 @@ pub(super) struct CrashSelector {
     /// omitted.
     #[arg(value_name = "MATCH", value_parser = match_parser())]
     pub(super) name: Option<String>,
+    /// Only crashes in this container, given its name, id or a prefix of the id
+    #[arg(long, short = 'M', visible_alias = "machine", value_name = "CONTAINER", value_parser = text_parser())]
+    pub(super) container: Option<String>,
     /// The newest crash is meant anyway; coredumpctl(1) has this option
     #[arg(short = '1', hide = true)]
     newest: bool,
     /// Nothing is said of crashes that do not match; coredumpctl(1) has this option
     #[arg(long, short, hide = true)]
     quiet: bool,
+}
+
+impl CrashSelector {
+    /// The newest crash with this name.
+    pub(super) fn named(name: Option<String>) -> Self {
+        Self { name, ..Self::default() }
+    }
 }
 
 /// Parses a MATCH, in which a field must be one that crashes can be selected by.

@@ -196,7 +196,7 @@ fn unpack_core(
 ) -> Result<Unpacked, CliError> {
     let (record, reader) = match subject {
         Subject::Recorded => {
-            let listed = lookup::find_core(root, options.crash.name.as_deref())?;
+            let listed = lookup::find_core(root, &options.crash)?;
             let reader = CoreReader::open(root, &listed)?;
             (listed.record, reader)
         }

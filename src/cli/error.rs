@@ -3,6 +3,7 @@
 use super::atomic_file::AtomicFileError;
 use super::remedy::{Remedy, shell_word};
 use crate::crash::CrashId;
+use crate::dump::DumpError;
 use crate::query::ClientError;
 use crate::registration::SysctlError;
 use crate::store::{BundleError, QueryError};
@@ -53,6 +54,8 @@ pub(super) enum CliError {
     NoService,
     #[error(transparent)]
     Selftest(#[from] SelftestError),
+    #[error(transparent)]
+    Dump(#[from] DumpError),
     #[error("interrupted")]
     Interrupted(Signal),
 }

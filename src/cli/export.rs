@@ -49,6 +49,13 @@ pub(super) struct ExportOptions {
     force: bool,
 }
 
+impl ExportOptions {
+    /// The core of a crash, to a file or to standard output.
+    pub(super) fn of_crash(crash: CrashSelector, output: Option<PathBuf>) -> Self {
+        Self { crash, output, compressed: false, bundle: None, force: false }
+    }
+}
+
 pub(super) fn run(
     root: &Root,
     caller: Uid,
@@ -58,8 +65,9 @@ pub(super) fn run(
     if let Some(path) = &options.bundle {
         let interrupts = Interrupts::block().map_err(ExportError::Interrupts)?;
         let new = AtomicFile::create(path, options.force)?;
-        let name = options.crash.name.as_deref();
-        run_as_owner(root, Some(&interrupts), || bundle::write(root, caller, name, new.file(), path, &interrupts))?;
+        run_as_owner(root, Some(&interrupts), || {
+            bundle::write(root, caller, &options.crash, new.file(), path, &interrupts)
+        })?;
         new.finish()?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -102,7 +110,7 @@ pub(super) fn run(
 }
 
 fn open_core(root: &Root, options: &ExportOptions) -> Result<CoreReader, CliError> {
-    Ok(CoreReader::open(root, &lookup::find_core(root, options.crash.name.as_deref())?)?)
+    Ok(CoreReader::open(root, &lookup::find_core(root, &options.crash)?)?)
 }
 
 fn runtime_report(core: &CoreReader) -> Result<Vec<u8>, CliError> {

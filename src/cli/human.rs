@@ -1,7 +1,7 @@
 //! Sizes, durations, users and groups in the form that people read and write.
 
-use crate::crash::signal;
 use crate::crash::text::printable;
+use crate::crash::{Dump, signal};
 use nix::unistd::{Gid, Group, Uid, User};
 use std::time::Duration;
 
@@ -70,6 +70,9 @@ pub(super) fn signal_name_of(text: &str) -> Result<String, String> {
     if text == unknown {
         return Ok(unknown);
     }
+    if text == Dump::SIGNAL_NAME {
+        return Ok(text.to_owned());
+    }
     let number = signal::parse(text).ok_or("not a signal: write SEGV, SIGSEGV, 11 or RTMIN+3, for example")?;
     Ok(signal::name(Some(number)))
 }
@@ -83,6 +86,7 @@ mod tests {
         for text in ["segv", "SIGSEGV", "11", "SEGV"] {
             assert_eq!(signal_name_of(text).as_deref(), Ok("SEGV"));
         }
+        assert_eq!(signal_name_of("dump").as_deref(), Ok("dump"));
         assert_eq!(signal_name_of("unknown").as_deref(), Ok("unknown"));
         assert!(signal_name_of("foo").is_err() && signal_name_of("").is_err());
     }

@@ -10,7 +10,7 @@ use super::titles::Titles;
 use super::{explanations, human, json, lookup, module_packages, time};
 use crate::crash::text::printable;
 use crate::crash::{
-    Audience, CoreOutcome, Fault, InterpreterStack, Keep, Level, Origin, PidPin, Record, RuntimeReport, SigInfo,
+    Audience, CoreOutcome, Dump, Fault, InterpreterStack, Keep, Level, Origin, PidPin, Record, RuntimeReport, SigInfo,
     Signature, Truncation, signal,
 };
 use crate::store::Listed;
@@ -43,7 +43,7 @@ pub(super) struct InfoOptions {
 }
 
 pub(super) fn run(root: &Root, caller: Uid, options: &InfoOptions, out: &mut dyn Write) -> Result<ExitCode, CliError> {
-    let listed = lookup::find(root, options.crash.name.as_deref())?;
+    let listed = lookup::find_crash(root, &options.crash)?;
     if options.json {
         json::write(out, &Titles::new(root).with_packages(&listed))?;
     } else {
@@ -133,7 +133,8 @@ pub(super) fn lines(listed: &Listed, context: &CrashContext) -> Vec<(&'static st
         ("TID", thread(record)),
         ("UID", record.uid.map(human::user)),
         ("GID", record.gid.map(human::group)),
-        ("Signal", Some(signal_line(record))),
+        ("Dump", record.dump.as_ref().map(dump)),
+        ("Signal", record.dump.is_none().then(|| signal_line(record))),
         ("Signal Info", record.siginfo.as_ref().map(|info| signal_info(record, info))),
         ("Fault", record.fault_sentence(Audience::Record)),
         ("Instruction", record.fault.as_ref().and_then(instruction)),
@@ -166,7 +167,7 @@ pub(super) fn lines(listed: &Listed, context: &CrashContext) -> Vec<(&'static st
         ("Hostname", text(&record.hostname)),
         ("Boot ID", text(&record.key.boot_id)),
         ("Kernel", text(&record.kernel).map(|kernel| format!("{kernel} ({})", printable(&record.machine)))),
-        ("Held", Some(format!("{} from the crash to the release of the process", human::duration(record.held_us)))),
+        ("Held", Some(held(record))),
         ("Origin", Some(origin(record).to_owned())),
         (
             "Attempt",
@@ -191,6 +192,21 @@ pub(super) fn lines(listed: &Listed, context: &CrashContext) -> Vec<(&'static st
     known.chain(warnings).collect()
 }
 
+/// That nothing crashed, and why it is here.
+fn dump(dump: &Dump) -> String {
+    let why = if dump.reason.is_empty() { String::new() } else { format!(": {}", printable(&dump.reason)) };
+    format!("by root, of a living process, which went on{why}")
+}
+
+fn held(record: &Record) -> String {
+    let from = if record.dump.is_some() {
+        "while it was copied; then it went on"
+    } else {
+        "from the crash to the release of the process"
+    };
+    format!("{} {from}", human::duration(record.held_us))
+}
+
 /// The thread that crashed, unless it is the main thread under the name of the process.
 fn thread(record: &Record) -> Option<String> {
     let name = printable(&record.thread_name);
@@ -203,6 +219,7 @@ fn thread(record: &Record) -> Option<String> {
 fn pinned(record: &Record) -> Option<String> {
     let how = match record.pidfd? {
         PidPin::Kernel => "by a pidfd of the kernel's: the PID cannot have been another process'",
+        PidPin::Shim if record.dump.is_some() => "by a pidfd that was opened before it was stopped",
         PidPin::Shim => "by a pidfd that was opened during the dump, and found to be of the process that is dumped",
     };
     Some(how.to_owned())

@@ -1,10 +1,11 @@
 //! Where verbs find crashes. Root and the members of group adm read the catalog. Others ask coreward-query.service, which knows whose
 //! crashes they are; where it is not there, they see the crashes whose cores they can read.
 
+use super::crash_selector::CrashSelector;
 use super::error::CliError;
 use crate::crash::SignatureKey;
 use crate::query::Client;
-use crate::store::{self, CrashRow, CrashSummary, Filter, Group, Listed, Meaning, Occurrence};
+use crate::store::{self, CrashRow, CrashSummary, Filter, Group, Listed, Meaning, Occurrence, QueryError};
 use coreward_wire::paths::Root;
 use nix::unistd::{Pid, Uid};
 use std::io::ErrorKind;
@@ -31,12 +32,31 @@ pub(super) fn find(root: &Root, name: Option<&str>) -> Result<Listed, CliError> 
     }
 }
 
-/// The same for whoever opens the core: where the service fails, a core that this user can read is there all the same.
-pub(super) fn find_core(root: &Root, name: Option<&str>) -> Result<Listed, CliError> {
-    match find(root, name) {
-        Err(CliError::Service(_)) => Ok(store::find(root, name)?),
-        found => found,
+/// The crash that is named on the command line.
+pub(super) fn find_crash(root: &Root, crash: &CrashSelector) -> Result<Listed, CliError> {
+    match &crash.container {
+        None => find(root, crash.name.as_deref()),
+        Some(_) => newest(crash, list(root, &in_container(crash))?),
     }
+}
+
+/// The same for whoever opens the core: where the service fails, a core that this user can read is there all the same.
+pub(super) fn find_core(root: &Root, crash: &CrashSelector) -> Result<Listed, CliError> {
+    match (find_crash(root, crash), &crash.container) {
+        (Err(CliError::Service(_)), None) => Ok(store::find(root, crash.name.as_deref())?),
+        (Err(CliError::Service(_)), Some(_)) => newest(crash, store::list(root, &in_container(crash))?),
+        (found, _) => found,
+    }
+}
+
+fn in_container(crash: &CrashSelector) -> Filter {
+    let CrashSelector { name, container, .. } = crash;
+    Filter { matches: name.clone(), container: container.clone(), limit: Some(1), ..Filter::default() }
+}
+
+fn newest(crash: &CrashSelector, mut found: Vec<Listed>) -> Result<Listed, CliError> {
+    let wanted = [&crash.name, &crash.container].into_iter().flatten().map(String::as_str).collect::<Vec<_>>();
+    Ok(found.pop().ok_or_else(|| QueryError::NoMatch(wanted.join(" in container ")))?)
 }
 
 /// All signatures with an example each, the most frequent first.

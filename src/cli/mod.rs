@@ -12,6 +12,7 @@ mod debug;
 mod debug_files;
 mod debuginfod;
 mod doctor;
+mod dump;
 mod dwarf_names;
 mod elf_symbols;
 mod error;
@@ -70,11 +71,10 @@ mod vacuum;
 mod vetted_sysroot;
 mod watch;
 
-pub use elf_symbols::names_in_debug_data;
-
-use crate::store::{self, QueryError, count_crashes};
+use crate::store::{self, Filter, QueryError, count_crashes};
 use clap::{CommandFactory, Parser, Subcommand};
 use coreward_wire::paths::Root;
+pub use elf_symbols::names_in_debug_data;
 use error::CliError;
 use message::print_message;
 use nix::unistd::Uid;
@@ -127,8 +127,12 @@ enum Verb {
     /// Show all details of a crash
     Info(info::InfoOptions),
     /// Write the core of a crash to a file
-    #[command(visible_alias = "dump")]
     Export(export::ExportOptions),
+    /// Store the core of a living process, which goes on
+    ///
+    /// The process stands still while it is copied. The dump is listed among the crashes, and is none: it is not counted, and nobody is
+    /// alerted.
+    Dump(dump::DumpOptions),
     /// Open a crash in a debugger
     #[command(visible_alias = "gdb")]
     Debug(debug::DebugOptions),
@@ -188,7 +192,7 @@ enum Verb {
 
 impl Verb {
     /// Whether the verb needs the rights of the state directory's owner and no others. Root's rights are needed for the settings
-    /// of the kernel, and those of the caller for the files that `export`, `debug` and `generate` write and `import` reads; those verbs, and
+    /// of the kernel and for `dump`, and those of the caller for the files that `export`, `debug` and `generate` write and `import` reads; those verbs, and
     /// `status`, which asks systemd first, become the owner when they come to the store.
     fn needs_only_the_store(&self) -> bool {
         match self {
@@ -204,6 +208,7 @@ impl Verb {
             | Self::Rm(_)
             | Self::Vacuum(_) => true,
             Self::Export(_)
+            | Self::Dump(_)
             | Self::Debug(_)
             | Self::Report(_)
             | Self::Import(_)
@@ -295,6 +300,7 @@ fn run_verb(root: &Root, caller: Uid, verb: Verb, out: &mut dyn Write) -> Result
         Verb::Info(options) => info::run(root, caller, &options, out)
             .or_else(|error| show_none(root, error, options.json.then_some("null"), out)),
         Verb::Export(options) => export::run(root, caller, &options, out),
+        Verb::Dump(options) => dump::run(root, caller, options, out),
         Verb::Import(options) => import::run(root, &options, out),
         Verb::Debug(options) => debug::run(root, caller, &options),
         Verb::Groups(options) => {
@@ -320,6 +326,12 @@ fn run_verb(root: &Root, caller: Uid, verb: Verb, out: &mut dyn Write) -> Result
     }
 }
 
+/// Whether neither a crash nor a dump has been recorded.
+fn is_empty(root: &Root) -> bool {
+    let any = Filter { limit: Some(1), ..Filter::default() };
+    store::list(root, &any).is_ok_and(|found| found.is_empty())
+}
+
 /// Before the first crash it is no failure that there is none. `empty` is what `--json` shows then.
 fn show_none(
     root: &Root,
@@ -329,7 +341,7 @@ fn show_none(
 ) -> Result<ExitCode, CliError> {
     let is_first = match &error {
         CliError::Query(QueryError::NoCatalog(_) | QueryError::Nothing) => true,
-        CliError::Query(QueryError::NoMatch(_)) => count_crashes(root).is_ok_and(|count| count == 0),
+        CliError::Query(QueryError::NoMatch(_)) => store::may_read_catalog(root) && is_empty(root),
         _ => false,
     };
     if !is_first {
@@ -367,6 +379,9 @@ mod tests {
             "coreward debug -- -batch",
             "coreward gdb -1 -q 77 -A -batch",
             "coreward dump -1 77 -o core",
+            "coreward dump 77 --reason slow --json",
+            "coreward list -M web --machine web",
+            "coreward info --machine=web nginx",
             "coreward -D /t list --no-pager -l",
             "coreward export -o core --force",
             "coreward list --unit nginx --container 4f5c --signal SIGSEGV --user root --signature s2-12",
@@ -397,6 +412,7 @@ mod tests {
             "coreward vacuum",
             "coreward report 12ab --since -1d",
             "coreward rm",
+            "coreward dump 77 -o core --reason slow",
         ] {
             let error = CommandLine::try_parse_from(line.split(' ')).expect_err(line);
             assert_eq!(error.exit_code(), 2, "{line}");

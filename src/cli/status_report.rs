@@ -167,7 +167,7 @@ fn is_daemon_running(state: &Path) -> Option<bool> {
 }
 
 fn inspect_catalog(root: &Root, status: &mut StatusReport) {
-    let newest = Filter { limit: Some(1), ..Filter::default() };
+    let newest = Filter { crashes_only: true, limit: Some(1), ..Filter::default() };
     let found = store::count_crashes(root).and_then(|count| Ok((count, store::list(root, &newest)?.pop())));
     match found {
         Ok((count, newest)) => {

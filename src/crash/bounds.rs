@@ -120,7 +120,9 @@ impl Record {
         let ArgumentList { first, last, .. } = &self.arguments;
         let arguments: usize = first.iter().chain(last).map(|argument| argument.len() + 1).sum();
         let names = self.failure.iter().map(|failure| failure.thread_name.len() + failure.signal_name.len());
-        let texts: usize = arguments + names.sum::<usize>() + self.texts().into_iter().map(String::len).sum::<usize>();
+        let reason = self.dump.as_ref().map_or(0, |dump| dump.reason.len());
+        let texts: usize =
+            arguments + names.sum::<usize>() + reason + self.texts().into_iter().map(String::len).sum::<usize>();
         let warnings: usize = self.warnings.iter().map(|text| text.len() + 4).sum();
         let modules: usize = self.modules.iter().map(|module| 256 + texts_of(module) * ESCAPED).sum();
         let threads: usize = self.other_threads.iter().map(|thread| thread.frames.len() + thread.tids.len() + 1).sum();
@@ -217,6 +219,7 @@ impl Record {
             self.arguments = ArgumentList::default();
         }
         let failure = self.failure.iter_mut().map(|failure| &mut failure.thread_name);
+        let reason = self.dump.iter_mut().map(|dump| &mut dump.reason);
         let interpreter = self.interpreter.iter_mut().flat_map(|stack| {
             let own = [&mut stack.runtime, &mut stack.version].into_iter().chain(&mut stack.incomplete);
             own.chain(stack.frames.iter_mut().flat_map(|frame| [&mut frame.function, &mut frame.file]))
@@ -226,6 +229,7 @@ impl Record {
             .into_iter()
             .chain(report)
             .chain(failure)
+            .chain(reason)
             .chain(interpreter)
             .chain(names.into_iter().flatten())
             .chain(modules)

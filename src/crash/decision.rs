@@ -56,6 +56,8 @@ pub enum Reason {
     Limit,
     /// There was nothing to capture.
     Gone,
+    /// Root asked for it (`coreward dump`): no limit on storms and rates applies.
+    Requested,
 }
 
 impl Keep {
@@ -100,6 +102,7 @@ impl Reason {
             Self::Configured => "configured",
             Self::Limit => "limit",
             Self::Gone => "gone",
+            Self::Requested => "requested",
         }
     }
 
@@ -122,6 +125,7 @@ impl Reason {
             Self::Configured => "as set by Storage=",
             Self::Limit => "RLIMIT_CORE of the process was 0, and EnforceCoreLimit=yes is set",
             Self::Gone => "there was nothing to capture",
+            Self::Requested => "root asked for it",
         }
     }
 }

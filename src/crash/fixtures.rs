@@ -48,6 +48,7 @@ pub(crate) fn record(pid: u32) -> Record {
         machine: "x86_64".to_owned(),
         machine_id: None,
         origin: Origin::Live,
+        dump: None,
         attempt: 1,
         held_us: 1500,
         signature: None,

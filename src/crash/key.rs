@@ -5,6 +5,7 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fmt;
+use std::time::Duration;
 
 /// The identity of a crash. A process crashes at most once, so boot id, PID and start time identify its crash across machines,
 /// however often it is offered.
@@ -28,15 +29,32 @@ impl CrashKey {
     /// The id: the first 64 bits of the SHA-256 of the key. It is the same for every offer of the crash.
     #[must_use]
     pub fn id(&self) -> CrashId {
+        CrashId::of_hash(self.hash())
+    }
+
+    /// The id of a dump of the process, which was stopped at this time since boot: another one for each dump, and never that of its crash.
+    #[must_use]
+    pub fn dump_id(&self, stopped: Duration) -> CrashId {
+        let mut hash = self.hash();
+        hash.update(b"dump");
+        hash.update(stopped.as_nanos().to_le_bytes());
+        CrashId::of_hash(hash)
+    }
+
+    fn hash(&self) -> Sha256 {
         let mut hash = Sha256::new();
         hash.update(self.boot_id.as_bytes());
         hash.update(self.pid.as_raw().to_le_bytes());
         hash.update(self.start_time.to_le_bytes());
-        CrashId(hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect())
+        hash
     }
 }
 
 impl CrashId {
+    fn of_hash(hash: Sha256) -> Self {
+        Self(hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect())
+    }
+
     /// Parses an id. `None`: `text` is not 16 lower-case hexadecimal digits.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
@@ -73,6 +91,8 @@ mod tests {
         ] {
             assert_ne!(other.id(), key.id());
         }
+        let dumps = [1, 2].map(|nanoseconds| key.dump_id(Duration::from_nanos(nanoseconds)));
+        assert!(dumps[0] != dumps[1] && !dumps.contains(&key.id()));
     }
 
     #[test]

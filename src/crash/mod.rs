@@ -38,7 +38,7 @@ pub use key::{CrashId, CrashKey};
 pub use label::CrashLabel;
 pub use maps::MapsLine;
 pub use principal::{AccountFacts, Party, Principal, PrincipalClass};
-pub use record::{CoreOutcome, CoreReport, NoCore, Origin, PidPin, Record, Truncation, program_of};
+pub use record::{CoreOutcome, CoreReport, Dump, NoCore, Origin, PidPin, Record, Truncation, program_of};
 pub use runtime_report::RuntimeReport;
 pub use signature::{Frame, FrameTrust, Level, Module, SigInfo, Signature, SignatureKey, Symbol, ThreadStacks};
 pub use stack_trace::{StackOwner, StackTrace};

@@ -119,6 +119,10 @@ pub struct Record {
     pub machine_id: Option<String>,
     /// How the crash reached the daemon.
     pub origin: Origin,
+    /// It is no crash but the core of a process that went on, which root asked for. Then there is no signal and no signature, `signal_name` is
+    /// [`Dump::SIGNAL_NAME`], and `tid` is the main thread. `None` for crashes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dump: Option<Dump>,
     /// Number of the offer that was recorded, counted from 1.
     pub attempt: u32,
     /// Time from the start of the shim to the release of the process, in microseconds.
@@ -159,6 +163,19 @@ pub struct Record {
     /// Soft errors, as text.
     #[serde(rename = "trouble")]
     pub warnings: Vec<String>,
+}
+
+/// What is known of a dump of a living process (`coreward dump`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dump {
+    /// Why it was made, as whoever asked for it said; may be empty.
+    #[serde(default)]
+    pub reason: String,
+}
+
+impl Dump {
+    /// What lists, filters and the catalog have in the place of a signal.
+    pub const SIGNAL_NAME: &str = "dump";
 }
 
 /// How it was made sure that a PID stays that of the process that crashed.
@@ -339,13 +356,21 @@ impl Record {
         gid: Option<Gid>,
         comm: Option<Vec<u8>>,
     ) {
-        self.signal = self.signal.or(signal);
-        self.signal_name = super::signal::name(self.signal);
+        if self.dump.is_none() {
+            self.signal = self.signal.or(signal);
+            self.signal_name = super::signal::name(self.signal);
+        }
         self.uid = self.uid.or(uid);
         self.gid = self.gid.or(gid);
         if self.comm.is_empty() {
             self.comm = super::text::from_bytes(&comm.unwrap_or_default());
         }
+    }
+
+    /// Whether it is counted: in metrics, by signature, and as a new bug. Crashes of other machines are not, and neither are dumps.
+    #[must_use]
+    pub fn is_counted(&self) -> bool {
+        self.origin != Origin::Import && self.dump.is_none()
     }
 
     /// Clears the fields that the first records of the same signature have already.

@@ -8,6 +8,8 @@ use std::fmt::{self, Display, Formatter};
 pub enum StackOwner<'a> {
     /// The thread that crashed.
     Crashed(u32),
+    /// The main thread of a process that was dumped and did not crash.
+    Dumped(u32),
     /// The thread that failed, whose handler ended the process.
     Failed(u32),
     /// The handler of the signal, in the thread that failed.
@@ -33,7 +35,8 @@ impl Record {
     pub fn stack_traces(&self) -> impl Iterator<Item = StackTrace<'_>> {
         let tid = self.tid.unwrap_or(self.key.pid).as_raw().unsigned_abs();
         let failure = self.failure.as_ref();
-        let owner = failure.map_or(StackOwner::Crashed(tid), |failure| StackOwner::Failed(failure.tid));
+        let dumped = if self.dump.is_some() { StackOwner::Dumped(tid) } else { StackOwner::Crashed(tid) };
+        let owner = failure.map_or(dumped, |failure| StackOwner::Failed(failure.tid));
         let interpreter = self.interpreter.as_ref().filter(|stack| !stack.frames.is_empty());
         let own = StackTrace { owner, frames: &self.stack, interpreter };
         let own = (!self.stack.is_empty() || interpreter.is_some()).then_some(own);
@@ -59,6 +62,7 @@ impl Display for StackOwner<'_> {
     fn fmt(&self, out: &mut Formatter<'_>) -> fmt::Result {
         match self {
             Self::Crashed(tid) => write!(out, "Stack trace of thread {tid}, which crashed"),
+            Self::Dumped(tid) => write!(out, "Stack trace of thread {tid}"),
             Self::Failed(tid) => write!(out, "Stack trace of thread {tid}, which failed"),
             Self::Handler(tid) => write!(out, "The handler of the signal, in thread {tid}"),
             Self::Others(threads, dumped) => write!(out, "Stack trace of {}{dumped}", thread_names(threads)),

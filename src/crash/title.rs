@@ -16,12 +16,18 @@ const MAX_DEMANGLED: usize = 4096;
 impl Record {
     /// A title for the crash, such as `SIGSEGV in hash_key <- oj.so+0x4f1c`: the first frames of the thread that failed that are neither in a C or C++
     /// runtime library nor plumbing by name, by their functions or else by file and offset. Where all are, it is the first frame, and
-    /// without a stack the program. The signal is that of the failure, as the stack is. Escaped for a terminal.
+    /// without a stack the program. The signal is that of the failure, as the stack is; a dump has none. Escaped for a terminal.
     #[must_use]
     pub fn title(&self) -> String {
         let name = self.failure.as_ref().map_or(&self.signal_name, |failure| &failure.signal_name);
         let is_named = self.signal.is_some() && name.starts_with(|first: char| first.is_ascii_alphabetic());
-        let signal = if is_named { format!("SIG{}", printable(name)) } else { format!("signal {}", printable(name)) };
+        let signal = if self.dump.is_some() {
+            "Dump".to_owned()
+        } else if is_named {
+            format!("SIG{}", printable(name))
+        } else {
+            format!("signal {}", printable(name))
+        };
         let mut first = None;
         let mut places: Vec<String> = Vec::new();
         // Names are read one by one: mostly the first few frames are enough.

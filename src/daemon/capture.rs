@@ -385,7 +385,7 @@ async fn publish_or_explain(
     match captured {
         Ok((core, report)) => {
             let record = publish(shared, offer, builder, core, report).await;
-            if record.core.is_stored() {
+            if record.core.is_stored() && record.dump.is_none() {
                 shared.metrics.capture.observe(begun.elapsed().as_secs_f64());
             }
             Ok(record)
@@ -461,7 +461,10 @@ fn finish_without_core(shared: &Shared, mut builder: RecordBuilder, failure: &Ca
         }
     };
     tracing::error!("no core of process {} ({}): {failure}", builder.pid(), builder.comm());
-    shared.metrics.error(kind);
+    if !builder.is_dump() {
+        // Whoever asked for a dump is told.
+        shared.metrics.error(kind);
+    }
     builder.warn(Warning::CoreNotStored(failure.to_string()));
     builder.finish(CoreReport::none(reason))
 }

@@ -44,11 +44,12 @@ pub(super) struct Connection {
     stream: UnixStream,
     bytes: Vec<u8>,
     fds: VecDeque<OwnedFd>,
+    has_ended: bool,
 }
 
 impl Connection {
     pub(super) fn new(stream: UnixStream) -> Self {
-        Self { stream, bytes: Vec::new(), fds: VecDeque::new() }
+        Self { stream, bytes: Vec::new(), fds: VecDeque::new(), has_ended: false }
     }
 
     /// Receives the next message. Cancel-safe: what has arrived stays in the buffer.
@@ -73,10 +74,16 @@ impl Connection {
                     _ => ConnectionError::Io(error),
                 })?;
             if count == 0 {
+                self.has_ended = true;
                 return Err(ConnectionError::Io(ErrorKind::UnexpectedEof.into()));
             }
             self.fds.extend(fds);
         }
+    }
+
+    /// Whether the peer has gone and left nothing that was not a whole message.
+    pub(super) fn is_silent_end(&self) -> bool {
+        self.has_ended && self.bytes.is_empty()
     }
 
     /// Receives the next message within `limit`.

@@ -14,7 +14,7 @@ const BUSY: Duration = Duration::from_secs(2);
 
 /// The source of a crash. The spool answers every request with "there is none": what it has came with the offer.
 pub(super) enum CrashSource {
-    /// A shim that holds the process. A test crash is not counted in flight.
+    /// A shim that holds the process. Test crashes and dumps are not counted in flight.
     Shim(Connection, Option<InFlight>),
     /// A file of the spool, at the first byte of its core, if it has one.
     Spool(Option<OwnedFd>),

@@ -89,7 +89,9 @@ async fn serve_connection(stream: UnixStream, shared: &Arc<Shared>) {
         }
         Ok(ShimMessage::Offer(offer, descriptors)) => {
             let age = clock::since_boot().saturating_sub(offer.started);
-            let source = CrashSource::Shim(connection, Some(shared.metrics.count_in_flight(age)));
+            // Nobody is to be alerted of a process that root has stopped.
+            let in_flight = offer.dump.is_none().then(|| shared.metrics.count_in_flight(age));
+            let source = CrashSource::Shim(connection, in_flight);
             if offer.released {
                 source.note_release();
             }
@@ -99,6 +101,8 @@ async fn serve_connection(stream: UnixStream, shared: &Arc<Shared>) {
             reject(connection, shared, "the first message is not an offer").await;
         }
         Err(ConnectionError::Wire(error)) => reject(connection, shared, &error.to_string()).await,
+        // `coreward dump` looks whether anybody is there before it stops a process.
+        Err(_) if connection.is_silent_end() => {}
         Err(error) => {
             tracing::warn!("intake: {error}");
             shared.metrics.error(ErrorKind::Connection);

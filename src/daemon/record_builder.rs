@@ -5,8 +5,8 @@ use super::subordinate_ids::SubordinateIds;
 use crate::crash::auxv::Auxv;
 use crate::crash::text::{cut, from_bytes, to_hexadecimal};
 use crate::crash::{
-    AccountFacts, ArgumentList, CoreReport, CrashId, CrashKey, Decision, Frame, InterpreterStack, MapsLine, NoCore,
-    Origin, PidPin, Principal, Record, RuntimeReport, Signature, Symbol, Warning, cgroup, signal,
+    AccountFacts, ArgumentList, CoreReport, CrashId, CrashKey, Decision, Dump, Frame, InterpreterStack, MapsLine,
+    NoCore, Origin, PidPin, Principal, Record, RuntimeReport, Signature, Symbol, Warning, cgroup, signal,
 };
 use crate::elf::ProcessNotes;
 use crate::policy::access::{self, AccessFacts};
@@ -77,7 +77,8 @@ pub(super) fn identify(offer: &Offer) -> CrashIdentity {
         pid: offer.pid.unwrap_or(Pid::from_raw(0)),
         start_time: if offer.start_time > 0 { offer.start_time } else { shim_started },
     };
-    CrashIdentity { id: key.id(), key }
+    let id = if offer.dump.is_some() { key.dump_id(offer.started) } else { key.id() };
+    CrashIdentity { id, key }
 }
 
 /// Who answers for the crash that is offered.
@@ -134,7 +135,10 @@ impl RecordBuilder {
             login_uid: offer.login_uid,
             subuid_owner: offer.uid.and_then(|uid| host.subordinate_ids.owner_of(uid)),
             signal: offer.signal,
-            signal_name: signal::name(offer.signal),
+            signal_name: offer
+                .dump
+                .as_ref()
+                .map_or_else(|| signal::name(offer.signal), |_| Dump::SIGNAL_NAME.to_owned()),
             comm: from_bytes(&offer.comm),
             thread_name: from_bytes(&offer.thread_name),
             pidfd: offer.pin.map(pid_pin),
@@ -164,6 +168,7 @@ impl RecordBuilder {
             machine: host.machine.clone(),
             machine_id: host.machine_id.clone(),
             origin,
+            dump: offer.dump.as_ref().map(|reason| Dump { reason: from_bytes(reason) }),
             attempt: offer.attempt,
             held_us: 0,
             signature: None,
@@ -211,6 +216,10 @@ impl RecordBuilder {
             Some(CrashedStack { frames, modules, siginfo, failure, fault, unsearched, signature }) => {
                 record.stack = frames;
                 record.modules = modules;
+                if record.dump.is_some() {
+                    // Nothing failed, and no bug has its name.
+                    return;
+                }
                 record.siginfo = siginfo;
                 record.failure = failure;
                 record.fault = fault;
@@ -219,6 +228,7 @@ impl RecordBuilder {
                     self.warn(Warning::ThreadsNotSearched(unsearched));
                 }
             }
+            None if record.dump.is_some() => {}
             None => record.signature = Some(signature_without_stack(record)),
         }
     }
@@ -496,6 +506,11 @@ impl RecordBuilder {
     /// Whether the build-id of the executable is known.
     pub(super) fn has_exe_build_id(&self) -> bool {
         self.record.exe_build_id.is_some()
+    }
+
+    /// Whether root asked for it, and nothing crashed.
+    pub(super) fn is_dump(&self) -> bool {
+        self.record.dump.is_some()
     }
 
     /// What the signature does not tell apart.

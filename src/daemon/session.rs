@@ -179,7 +179,12 @@ impl Session {
         let Self { shared, source, .. } = self;
         let recorded = recorded(shared, &record).await;
         let record = Arc::new(record);
-        if let Inserted::Counted(counted) = shared.catalog.insert(Arc::clone(&record)).await? {
+        let inserted = shared.catalog.insert(Arc::clone(&record)).await?;
+        if inserted == Inserted::Dumped {
+            shared.metrics.dump(&record);
+            shared.refresh_metrics();
+        }
+        if let Inserted::Counted(counted) = inserted {
             if counted.new_bug {
                 shared.metrics.new_signature(record.time_us);
                 shared.new_bugs.notify_one();

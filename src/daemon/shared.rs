@@ -184,7 +184,7 @@ impl Shared {
         let bug = attribution.bug();
         let first = !self.ledger.has_bug(&bug);
         let event = StormEvent { bug, principal: attribution.principal, first, variant: builder.variant() };
-        let crash = AdmissionFacts { has_core, core_limit: builder.core_limit(), event };
+        let crash = AdmissionFacts { has_core, core_limit: builder.core_limit(), event, is_dump: builder.is_dump() };
         admission::admit(config, &crash, &mut lock(&self.limiter), clock::since_boot())
     }
 

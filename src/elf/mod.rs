@@ -5,6 +5,7 @@
 #![deny(clippy::indexing_slicing)]
 
 mod class;
+mod core_headers;
 mod crash_notes;
 mod dynamic;
 mod file_symbols;
@@ -20,6 +21,7 @@ mod summary;
 mod symbol_table;
 
 pub use class::ElfClass;
+pub use core_headers::{CoreAbi, CoreFrame, ProcessState, RegisterNote, Segment, StoppedImage, ThreadState};
 pub use crash_notes::{CrashNotes, I386Registers, MappedFile, Registers, SigInfoNote, ThreadNote};
 pub use dynamic::DynamicSymbols;
 pub use file_symbols::{find_functions_in_file, find_in_file};

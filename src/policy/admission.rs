@@ -35,6 +35,8 @@ pub struct AdmissionFacts {
     pub core_limit: u64,
     /// What the limiter counts.
     pub event: StormEvent,
+    /// Root asked for it: it is no part of a storm, and neither limited nor counted.
+    pub is_dump: bool,
 }
 
 /// The outcome.
@@ -71,7 +73,11 @@ pub fn admit(config: &AdmissionConfig, crash: &AdmissionFacts, limiter: &mut Sto
     if config.enforce_core_limit && crash.core_limit == 0 {
         return Admission::record_only(Reason::Limit, NoCore::Limit);
     }
-    let decision = limiter.decide(&config.rules, &crash.event, now);
+    let decision = if crash.is_dump {
+        Decision { keep: Keep::Full, reason: Reason::Requested }
+    } else {
+        limiter.decide(&config.rules, &crash.event, now)
+    };
     match decision.keep {
         Keep::Record => Admission::RecordOnly(decision, turned_away_by(decision.reason)),
         Keep::Full if config.storage == Storage::Stacks => {

@@ -44,6 +44,7 @@ impl Parameters {
             signature: fields.optional("signature")?,
             since_us: fields.optional("since_us")?,
             until_us: fields.optional("until_us")?,
+            crashes_only: false,
             limit: fields.optional("limit")?,
         };
         fields.finish()?;

@@ -8,7 +8,7 @@ use crate::crash::{
     Audience, CoreOutcome, InterpreterStack, Module, PidPin, Record, StackOwner, StackTrace, Symbol, ThreadStacks,
     Truncation, signal,
 };
-use coreward_wire::journal::{IDENTIFIER, MAX_ENTRY, MESSAGE_ID, PRIORITY, push_field};
+use coreward_wire::journal::{DUMP_MESSAGE_ID, DUMP_PRIORITY, IDENTIFIER, MAX_ENTRY, MESSAGE_ID, PRIORITY, push_field};
 use serde_json::{Map, Value};
 use std::fmt::Write;
 use std::path::Path;
@@ -29,8 +29,10 @@ const NO_SIGNAL: u32 = 0;
 #[must_use]
 pub fn entry(record: &Record, core: Option<&Path>) -> Vec<u8> {
     let mut entry = Entry::default();
-    entry.add("MESSAGE_ID", MESSAGE_ID);
-    entry.add("PRIORITY", PRIORITY);
+    let (message_id, priority) =
+        if record.dump.is_some() { (DUMP_MESSAGE_ID, DUMP_PRIORITY) } else { (MESSAGE_ID, PRIORITY) };
+    entry.add("MESSAGE_ID", message_id);
+    entry.add("PRIORITY", priority);
     entry.add("SYSLOG_IDENTIFIER", IDENTIFIER);
     add_mandatory(&mut entry, record);
     entry.add("MESSAGE", &message(record));
@@ -137,6 +139,8 @@ fn add_own(entry: &mut Entry, record: &Record) {
     entry.add("COREWARD_CONTAINER_UNIT", &text(&cgroup.container_unit));
     entry.add("COREWARD_POD", &text(&cgroup.pod));
     entry.add("COREWARD_SIGNATURE", record.signature.as_ref().map_or("", |signature| &signature.id));
+    entry.add("COREWARD_DUMP", if record.dump.is_some() { "1" } else { "" });
+    entry.add("COREWARD_DUMP_REASON", record.dump.as_ref().map_or("", |dump| &dump.reason));
     entry.add("COREWARD_DECISION", record.decision.keep.name());
     entry.add("COREWARD_REASON", record.decision.reason.name());
     entry.add("COREWARD_EXE_BUILD_ID", &text(&record.exe_build_id));
@@ -184,6 +188,10 @@ fn message(record: &Record) -> String {
     let comm = printable(&record.comm);
     let uid = record.uid.map_or_else(|| "unknown".to_owned(), |uid| uid.to_string());
     let what = match record.core.outcome {
+        CoreOutcome::Stored if record.dump.is_some() => "dumped by root".to_owned(),
+        CoreOutcome::None(reason) if record.dump.is_some() => {
+            format!("dumped by root, no core was kept ({})", reason.name())
+        }
         CoreOutcome::Stored => "dumped core".to_owned(),
         CoreOutcome::None(reason) => format!("crashed, no core was kept ({})", reason.name()),
     };
@@ -203,10 +211,14 @@ fn message(record: &Record) -> String {
         .map(|failure| format!("\nFailed: {}", failure.sentence(record.tid)))
         .unwrap_or_default();
     let fault = record.fault_sentence(Audience::Journal).map(|fault| format!("\nFault: {fault}")).unwrap_or_default();
+    let why = match &record.dump {
+        None => format!("Signal {}{meaning}{fault}{failed}", record.signal_name),
+        Some(dump) if dump.reason.is_empty() => "It goes on".to_owned(),
+        Some(dump) => format!("It goes on. Reason: {}", printable(&dump.reason)),
+    };
     let mut text = format!(
-        "Process {} ({comm}) of user {uid} {what}{truncated}: {title}\nSignal {}{meaning}{fault}{failed}\nExecutable: {}\nDetails: coreward info {}",
+        "Process {} ({comm}) of user {uid} {what}{truncated}: {title}\n{why}\nExecutable: {}\nDetails: coreward info {}",
         record.key.pid,
-        record.signal_name,
         printable(&record.program()),
         record.id,
     );
@@ -231,7 +243,7 @@ fn push_stack(text: &mut String, stack: &StackTrace<'_>, modules: &[Module]) {
         return;
     }
     let which = match &stack.owner {
-        StackOwner::Crashed(tid) => format!("thread {tid}"),
+        StackOwner::Crashed(tid) | StackOwner::Dumped(tid) => format!("thread {tid}"),
         StackOwner::Failed(tid) => format!("thread {tid}, which failed"),
         StackOwner::Handler(tid) => format!("the handler of the signal, in thread {tid}"),
         StackOwner::Others(ThreadStacks { count, tids, .. }, dumped) => match tids.first() {

@@ -79,6 +79,7 @@ pub struct Metrics {
     registered_changed: IntGaugeVec,
     /// Crashes that the command caused to see whether they arrive.
     pub test_crashes: IntCounter,
+    dumps: IntCounterVec,
 }
 
 /// The values of the label `kind` of `coreward_errors_total`.
@@ -272,6 +273,11 @@ impl Metrics {
                 "coreward_test_crashes_total",
                 "Crashes that `coreward status` or `coreward register` caused and that arrived; they are counted nowhere else.",
             )?,
+            dumps: factory.counters(
+                "coreward_dumps_total",
+                "Dumps of living processes that root asked for (`coreward dump`); they are counted nowhere else.",
+                &["core"],
+            )?,
             registry: registry.clone(),
             moving: Arc::default(),
         };
@@ -350,11 +356,7 @@ impl Metrics {
 
     /// Counts a crash whose row in the catalog is durable in all other metrics.
     pub fn crash(&self, record: &Record) {
-        let (core, reason) = match record.core.outcome {
-            CoreOutcome::Stored if record.core.truncated.is_some() => ("truncated", ""),
-            CoreOutcome::Stored => ("stored", ""),
-            CoreOutcome::None(reason) => ("none", reason.name()),
-        };
+        let (core, reason) = outcome(record);
         let origin = match record.origin {
             crate::crash::Origin::Live => "live",
             crate::crash::Origin::Spool => "spool",
@@ -369,6 +371,11 @@ impl Metrics {
         for label in self.labelled().count(record, Instant::now()) {
             self.count_overflow(label);
         }
+    }
+
+    /// Counts a dump whose row in the catalog is durable.
+    pub fn dump(&self, record: &Record) {
+        self.dumps.with_label_values(&[outcome(record).0]).inc();
     }
 
     pub(super) fn count_overflow(&self, label: &str) {
@@ -413,6 +420,15 @@ impl Metrics {
         families.extend(labelled);
         families.sort_by(|a, b| a.name().cmp(b.name()));
         families
+    }
+}
+
+/// What became of the core, and why there is none.
+fn outcome(record: &Record) -> (&'static str, &'static str) {
+    match record.core.outcome {
+        CoreOutcome::Stored if record.core.truncated.is_some() => ("truncated", ""),
+        CoreOutcome::Stored => ("stored", ""),
+        CoreOutcome::None(reason) => ("none", reason.name()),
     }
 }
 

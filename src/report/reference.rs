@@ -98,7 +98,7 @@ fn full_metrics() -> Metrics {
         records.push(Record { core, ..whole.clone() });
     }
     for keep in variants() {
-        for reason in variants() {
+        for reason in variants().into_iter().filter(|reason| *reason != Reason::Requested) {
             records.push(Record { decision: Decision { keep, reason }, ..whole.clone() });
         }
     }
@@ -113,6 +113,7 @@ fn full_metrics() -> Metrics {
         };
         metrics.count(&Counted { raised, left: None, new_bug: false });
         metrics.crash(&record);
+        metrics.dump(&record);
     }
     metrics
 }

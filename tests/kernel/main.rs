@@ -17,6 +17,7 @@ mod daemon_failure;
 mod debug_symbols;
 mod disk;
 mod doctor;
+mod dump;
 mod events;
 mod faults;
 mod fidelity;

@@ -3,7 +3,7 @@
 use crate::machine::records;
 use crate::{Machine, assert_output, one_field_a_line};
 use coreward::crash::{
-    Frame, FrameTrust, InterpreterFrame, InterpreterStack, Record, RuntimeReport, Symbol, ThreadStacks,
+    Dump, Frame, FrameTrust, InterpreterFrame, InterpreterStack, Reason, Record, RuntimeReport, Symbol, ThreadStacks,
 };
 
 #[test]
@@ -45,6 +45,19 @@ fn info() {
         assert_output(&format!("info_{name}"), &machine.coreward(&["info", record.id.as_str()]));
     }
     assert_output("info_json", &one_field_a_line(&machine.coreward(&["info", "1f00c0de00000001", "--json"])));
+}
+
+#[test]
+fn a_dump_is_told_from_a_crash() {
+    let mut record = records().remove(0);
+    record.dump = Some(Dump { reason: "slow\n  Storage: none\u{1b}[31m".to_owned() });
+    (record.signal, record.signal_name) = (None, Dump::SIGNAL_NAME.to_owned());
+    (record.signature, record.siginfo, record.failure, record.fault) = (None, None, None, None);
+    record.decision.reason = Reason::Requested;
+    let machine = Machine::with_crash(&record);
+    assert_output("list_of_a_dump", &machine.coreward(&["list", "--signal", "dump"]));
+    assert_output("info_of_a_dump", &machine.coreward(&["info"]));
+    assert_output("groups_without_a_dump", &machine.coreward(&["groups"]));
 }
 
 /// The page of a crash as text: its elements on lines of their own, without its style and what differs from machine to machine.

@@ -16,6 +16,8 @@ pub(super) struct Crash {
     pub(super) core: Option<OwnedFd>,
     /// Keeps the process if the kernel stops writing the core before it is released. `None` where that is impossible.
     pub(super) exit_trace: Option<ExitTrace>,
+    /// Lets a process go on that was stopped to be dumped.
+    pub(super) on_release: Option<Box<dyn FnOnce()>>,
 }
 
 impl Crash {
@@ -32,6 +34,9 @@ impl Crash {
         self.offer.released = true;
         if let Some(trace) = &self.exit_trace {
             trace.release();
+        }
+        if let Some(on_release) = self.on_release.take() {
+            on_release();
         }
     }
 

@@ -16,16 +16,36 @@ use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// How long the shim waits for `Taken`. A daemon answers within milliseconds, and systemd starts one within a second or two. A
-/// service that waits for its restart should not wait longer for a collector that is not there.
-const TAKEN_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long the shim tries to connect. systemd holds the socket while a daemon starts, restarts or is upgraded; it is missing
-/// only for a moment while a package is replaced, or for good.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
+/// How long a daemon is waited for, and how many.
+pub(super) struct Patience {
+    /// How long to wait for `Taken`.
+    taken: Duration,
+    /// How long to try to connect.
+    connect: Duration,
+    /// How often a process that is held is offered.
+    attempts: u32,
+}
+
+impl Patience {
+    /// A daemon answers within milliseconds, and systemd starts one within a second or two. A service that waits for its restart should not
+    /// wait longer for a collector that is not there. systemd holds the socket while a daemon starts, restarts or is upgraded; it is missing
+    /// only for a moment while a package is replaced, or for good. From the third attempt on the daemon stores the core without parsing it; if
+    /// that kills it as well, more attempts will not help.
+    pub(super) const OF_CRASH: Self =
+        Self { taken: Duration::from_secs(15), connect: Duration::from_secs(4), attempts: MAX_ATTEMPTS };
+    /// A living process has better things to do than to wait for the next daemon: whoever asked can ask again.
+    pub(super) const OF_DUMP: Self =
+        Self { taken: Duration::from_secs(5), connect: Duration::from_secs(1), attempts: 1 };
+
+    /// Once the process is released, nobody waits, and the next daemon may finish what this one has read.
+    fn attempts_of(&self, offer: &Offer) -> u32 {
+        if offer.released { MAX_ATTEMPTS } else { self.attempts }
+    }
+}
+
 /// How long a daemon that has taken the crash may be silent. It sends `Busy` every two seconds, so it hangs if it does not.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(20);
-/// How often a crash is offered. From the third attempt on the daemon stores the core without parsing it; if that kills it as
-/// well, more attempts will not help.
+/// How often a crash is offered.
 const MAX_ATTEMPTS: u32 = 5;
 /// How long the shim waits for a journal whose queue is full. It holds no process at that point.
 const JOURNAL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -38,10 +58,10 @@ pub(super) enum SpoolReason {
     DaemonCrashed,
     /// The intake socket could not be connected to, or nobody answered.
     NoDaemon { socket: PathBuf, error: io::Error },
-    /// A connection was made and stayed, but the offer was not taken in time.
-    NotTaken,
+    /// A connection was made and stayed, but the offer was not taken within this time.
+    NotTaken(Duration),
     /// Every attempt was taken, and every connection broke before the crash was recorded.
-    TooManyAttempts { error: io::Error },
+    TooManyAttempts { attempts: u32, error: io::Error },
     /// [`DaemonMessage::Rejected`].
     Rejected { reason: String },
     /// [`DaemonMessage::Unavailable`].
@@ -53,9 +73,12 @@ impl fmt::Display for SpoolReason {
         match self {
             Self::DaemonCrashed => f.write_str("it is the daemon that crashed"),
             Self::NoDaemon { socket, error } => write!(f, "no daemon at {}: {error}", socket.display()),
-            Self::NotTaken => write!(f, "no daemon took the crash within {} s", TAKEN_TIMEOUT.as_secs()),
-            Self::TooManyAttempts { error } => {
-                write!(f, "{MAX_ATTEMPTS} daemons took the crash and none finished it ({error})")
+            Self::NotTaken(limit) => write!(f, "no daemon took the crash within {} s", limit.as_secs()),
+            Self::TooManyAttempts { attempts: 1, error } => {
+                write!(f, "the daemon took it and did not finish it ({error})")
+            }
+            Self::TooManyAttempts { attempts, error } => {
+                write!(f, "{attempts} daemons took the crash and none finished it ({error})")
             }
             Self::Rejected { reason } => write!(f, "the daemon cannot read the offer: {reason}"),
             Self::Unavailable { reason } => write!(f, "the daemon cannot record the crash now: {reason}"),
@@ -67,6 +90,8 @@ impl fmt::Display for SpoolReason {
 enum ConnectionEnd {
     /// The daemon recorded the crash.
     Recorded,
+    /// The deadline for `Taken` has passed.
+    NotTaken,
     /// No other attempt would help.
     GiveUp(SpoolReason),
     /// The daemon disappeared after it had taken the crash: the next daemon may record it.
@@ -76,27 +101,28 @@ enum ConnectionEnd {
 }
 
 /// Offers the crash until a daemon has recorded it.
-pub(super) fn deliver(crash: &mut Crash, root: &Root, log: &KernelLog) -> Result<(), SpoolReason> {
-    let mut taken_deadline = Instant::now() + TAKEN_TIMEOUT;
+pub(super) fn deliver(crash: &mut Crash, root: &Root, log: &KernelLog, patience: &Patience) -> Result<(), SpoolReason> {
+    let mut taken_deadline = Instant::now() + patience.taken;
     let mut unreachable_since = None;
     loop {
         match offer_once(crash, root, log, taken_deadline) {
             ConnectionEnd::Recorded => return Ok(()),
+            ConnectionEnd::NotTaken => return Err(SpoolReason::NotTaken(patience.taken)),
             ConnectionEnd::GiveUp(reason) => return Err(reason),
-            ConnectionEnd::Broken(error) if crash.offer.attempt >= MAX_ATTEMPTS => {
-                return Err(SpoolReason::TooManyAttempts { error });
+            ConnectionEnd::Broken(error) if crash.offer.attempt >= patience.attempts_of(&crash.offer) => {
+                return Err(SpoolReason::TooManyAttempts { attempts: crash.offer.attempt, error });
             }
             ConnectionEnd::Broken(_) => {
                 crash.offer.attempt += 1;
                 unreachable_since = None;
-                taken_deadline = Instant::now() + TAKEN_TIMEOUT;
+                taken_deadline = Instant::now() + patience.taken;
             }
             ConnectionEnd::Unreachable(error) => {
                 let since: Instant = *unreachable_since.get_or_insert_with(Instant::now);
                 // Waiting gives nobody the right to connect, and nobody creates the socket soon if the daemon does not run either.
                 let is_denied = error.kind() == ErrorKind::PermissionDenied;
                 let is_futile = is_denied || error.kind() == ErrorKind::NotFound && is_stopped(root);
-                if is_futile || since.elapsed() >= CONNECT_TIMEOUT || Instant::now() >= taken_deadline {
+                if is_futile || since.elapsed() >= patience.connect || Instant::now() >= taken_deadline {
                     return Err(SpoolReason::NoDaemon { socket: root.intake_socket(), error });
                 }
             }
@@ -129,7 +155,7 @@ fn offer_once(crash: &mut Crash, root: &Root, log: &KernelLog, taken_deadline: I
         let (message, fds) = match connection.receive(deadline) {
             Ok(received) => received,
             Err(error) if error.kind() == ErrorKind::TimedOut && !taken => {
-                return ConnectionEnd::GiveUp(SpoolReason::NotTaken);
+                return ConnectionEnd::NotTaken;
             }
             // Nobody has begun to work on the crash: during a shutdown systemd closes every connection.
             Err(error) if !taken => return ConnectionEnd::Unreachable(error),
@@ -151,7 +177,7 @@ fn offer_once(crash: &mut Crash, root: &Root, log: &KernelLog, taken_deadline: I
             }
             DaemonMessage::Done { journal, user } => {
                 crash.release();
-                send_to_journal(&journal, owner(&crash.offer, user), root, log);
+                send_to_journal(&journal, &crash.offer, user, root, log);
                 return ConnectionEnd::Recorded;
             }
             DaemonMessage::Rejected { reason } => return ConnectionEnd::GiveUp(SpoolReason::Rejected { reason }),
@@ -178,11 +204,15 @@ fn owner(offer: &Offer, user: Option<Uid>) -> Option<(Uid, Gid)> {
 /// Sends the daemon's entry to the journal: under the name of the user whose process crashed, so that journald puts it into that
 /// user's journal (`SplitMode=uid`, journald.conf(5)), or else as root: for root's processes and those of services, `journalctl -u`
 /// and `systemctl status` of systemd before 257 accept no other (`add_matches_for_unit` in systemd's src/shared/logs-show.c).
-fn send_to_journal(entry: &[u8], user: Option<(Uid, Gid)>, root: &Root, log: &KernelLog) {
+fn send_to_journal(entry: &[u8], offer: &Offer, user: Option<Uid>, root: &Root, log: &KernelLog) {
     if entry.is_empty() {
         return;
     }
-    if !journal::is_about_a_crash(entry) {
+    // What root did is in root's journal.
+    let user = owner(offer, user).filter(|_| offer.dump.is_none());
+    let is_allowed =
+        if offer.dump.is_some() { journal::is_about_a_dump(entry) } else { journal::is_about_a_crash(entry) };
+    if !is_allowed {
         log.log("the daemon wanted to send a journal entry that is not about a crash: not sent");
         return;
     }

@@ -24,6 +24,8 @@
 //! of the crashed process. It writes to the spool, the journal's socket and the kernel's
 //! log only.
 //!
+//! The command `coreward dump` offers the core of a living process in the same way ([`offer_dump`]): that is no part of the program.
+//!
 //! It links `coreward-wire`, `coreward-sys`, `nix` and `libc` (through `nix`), and nothing else.
 
 #![forbid(unsafe_code)]
@@ -34,6 +36,7 @@ mod connection;
 mod crash;
 mod deliver;
 mod details;
+mod dump;
 mod executable;
 mod holes;
 mod kernel_log;
@@ -48,13 +51,15 @@ mod status;
 mod warning;
 mod written_file;
 
+pub use dump::{Dump, DumpNotRecorded, offer_dump};
+
 use args::Args;
 use coreward_sys::exit_trace::ExitTrace;
 use coreward_sys::{clock, pipe};
 use coreward_wire::Offer;
 use coreward_wire::paths::Root;
 use crash::Crash;
-use deliver::SpoolReason;
+use deliver::{Patience, SpoolReason};
 use kernel_log::KernelLog;
 use nix::sys::stat::stat;
 use nix::unistd::Uid;
@@ -103,11 +108,11 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> u8 {
         eprintln!("coreward-shim: this process is not being dumped; only the kernel starts this program.");
         return 2;
     }
-    let mut crash = Crash { offer, warnings, process, core: Some(core), exit_trace };
+    let mut crash = Crash { offer, warnings, process, core: Some(core), exit_trace, on_release: None };
     let delivered = if is_daemon_crash(&crash.offer, &root, daemon_uid(&root)) {
         Err(SpoolReason::DaemonCrashed)
     } else {
-        deliver::deliver(&mut crash, &root, &log)
+        deliver::deliver(&mut crash, &root, &log, &Patience::OF_CRASH)
     };
     match delivered {
         Ok(()) => 0,

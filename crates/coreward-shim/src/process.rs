@@ -12,6 +12,7 @@ use coreward_sys::pidfd;
 use coreward_wire::{FdKind, MAX_TEXT, Namespaces, Offer, PidPin};
 use nix::errno::Errno;
 use nix::fcntl::AT_FDCWD;
+use nix::sys::stat::fstat;
 use nix::unistd::{Pid, Uid, getppid};
 use std::fs::File;
 use std::io::{self, Seek};
@@ -62,6 +63,36 @@ impl CrashedProcess {
                 Self::default()
             }
         }
+    }
+
+    /// Opens a living process, whose threads are stopped, and completes the offer with what `/proc` has about it.
+    pub(super) fn open_stopped(
+        pid: Pid,
+        pidfd: OwnedFd,
+        offer: &mut Offer,
+        warnings: &mut Vec<ShimWarning>,
+    ) -> io::Result<Self> {
+        offer.boot_id = boot_id();
+        let dir = ProcDir::open(pid, offer.tid)?;
+        let mut fds = dir.open_files(&OFFERED, warnings);
+        read_identity(offer, &dir, warnings);
+        fds.extend(mounts::open_of_host(offer, warnings));
+        let threads = read_threads(&dir, offer);
+        // As above: its PID cannot have been reused since the pidfd was opened.
+        if !pidfd::is_alive(pidfd.as_fd()) {
+            return Err(Errno::ESRCH.into());
+        }
+        if let Some(ThreadStatus { credentials, .. }) = threads.first() {
+            (offer.uid, offer.gid) = (Some(credentials.uids[0]), Some(credentials.gids[0]));
+        }
+        offer.credentials = threads.into_iter().map(|thread| thread.credentials).collect();
+        // Files of a process that may not be dumped belong to root (`task_dump_owner`, fs/proc/base.c). A process of root's is root's anyway.
+        let mem = fds.iter().find(|(kind, _)| *kind == FdKind::Mem).and_then(|(_, mem)| fstat(mem).ok());
+        let is_users = mem.zip(offer.uid).is_some_and(|(stat, uid)| stat.st_uid == uid.as_raw());
+        offer.dumpable = is_users.then_some(1);
+        offer.pin = Some(PidPin::ByShim);
+        fds.push((FdKind::Pidfd, pidfd));
+        Ok(Self { dir: Some(dir), fds })
     }
 
     /// Leaves the offer as it is if the process is not certainly the one that crashed.

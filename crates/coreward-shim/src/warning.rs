@@ -28,6 +28,8 @@ pub(super) enum ShimWarning {
     ProcessEnded,
     /// The process with this PID is not, or no longer, one that is being dumped and has the ids of the one that crashed.
     PidReused,
+    /// What could not be learnt of a process that was stopped to be dumped.
+    Dumped(String),
 }
 
 impl fmt::Display for ShimWarning {
@@ -47,6 +49,7 @@ impl fmt::Display for ShimWarning {
             Self::ExecutableNotLocal => f.write_str(
                 "did not open exe: it is on FUSE, a network file system or an unknown mount, which may not answer",
             ),
+            Self::Dumped(what) => f.write_str(what),
             Self::MalformedStat => f.write_str("cannot parse stat: it has no comm or no start time"),
             Self::ProcessEnded => f.write_str(
                 "the process ended while its core was being written: it was killed, or something interrupted the kernel",

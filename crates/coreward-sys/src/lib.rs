@@ -21,6 +21,7 @@ pub mod peer;
 pub mod pidfd;
 pub mod pipe;
 pub mod procmap;
+pub mod ptrace;
 pub mod rename;
 pub mod sparse_io;
 pub mod tmpfile;

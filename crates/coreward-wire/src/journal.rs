@@ -8,6 +8,10 @@ pub const MAX_ENTRY: usize = 48 * 1024;
 pub const MESSAGE_ID: &str = "fc2e22bc6ee647b6b90729ab34a250b1";
 /// `LOG_CRIT` (syslog(3)).
 pub const PRIORITY: &str = "2";
+/// Coreward's own kind of entry for a process that root had dumped, and that goes on: whoever is alerted of [`MESSAGE_ID`] is not alerted of it.
+pub const DUMP_MESSAGE_ID: &str = "6c4e1f0a52d94f7e9b1f7f0c3de8a417";
+/// `LOG_NOTICE`.
+pub const DUMP_PRIORITY: &str = "5";
 /// `SYSLOG_IDENTIFIER` of every entry.
 pub const IDENTIFIER: &str = "coreward";
 
@@ -48,6 +52,16 @@ pub fn fields(entry: &[u8]) -> impl Iterator<Item = Option<(&[u8], &[u8])>> {
 /// [`MESSAGE_ID`], [`PRIORITY`] and [`IDENTIFIER`] with exactly these values.
 #[must_use]
 pub fn is_about_a_crash(entry: &[u8]) -> bool {
+    is_of_kind(entry, MESSAGE_ID, PRIORITY)
+}
+
+/// Whether `entry` is about a process that was dumped and goes on, under the same rules.
+#[must_use]
+pub fn is_about_a_dump(entry: &[u8]) -> bool {
+    is_of_kind(entry, DUMP_MESSAGE_ID, DUMP_PRIORITY)
+}
+
+fn is_of_kind(entry: &[u8], message_id: &str, priority: &str) -> bool {
     if entry.len() > MAX_ENTRY {
         return false;
     }
@@ -56,8 +70,8 @@ pub fn is_about_a_crash(entry: &[u8]) -> bool {
         let Some((name, value)) = field else { return false };
         let is_valid_name = name.iter().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || *byte == b'_');
         let is_allowed = match name {
-            b"MESSAGE_ID" => value == MESSAGE_ID.as_bytes(),
-            b"PRIORITY" => value == PRIORITY.as_bytes(),
+            b"MESSAGE_ID" => value == message_id.as_bytes(),
+            b"PRIORITY" => value == priority.as_bytes(),
             b"SYSLOG_IDENTIFIER" => value == IDENTIFIER.as_bytes(),
             b"MESSAGE" => true,
             _ => name.starts_with(b"COREDUMP_") || name.starts_with(b"COREWARD_"),

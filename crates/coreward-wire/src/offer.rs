@@ -202,6 +202,9 @@ pub struct Offer {
     pub details: Details,
     /// The checkpoint of an earlier daemon ([`super::DaemonMessage::Release`]). Empty if there is none.
     pub checkpoint: Vec<u8>,
+    /// It is no crash: root asked for the core of a process that goes on, for this reason, which may be empty. `started` is when the process
+    /// was stopped, and what is said of the thread that crashed is true of the main thread.
+    pub dump: Option<Vec<u8>>,
 }
 
 /// Longest text field in bytes (PATH_MAX). Longer texts are truncated.
@@ -239,6 +242,7 @@ const EXE_DELETED: u16 = 60;
 const THREAD_NAME: u16 = 70;
 const PIN: u16 = 71;
 const OPENS_WRITTEN_FILES: u16 = 75;
+const DUMP: u16 = 72;
 
 impl Offer {
     /// Encodes the message with its header, for descriptors of these kinds in this order.
@@ -281,6 +285,9 @@ impl Offer {
             writer = writer.bytes(CREDENTIALS, &credentials.to_bytes());
         }
         writer = self.details.write_to(writer, &self.warnings);
+        if let Some(reason) = &self.dump {
+            writer = writer.bytes(DUMP, truncated(reason, MAX_TEXT));
+        }
         if !self.checkpoint.is_empty() {
             writer = writer.bytes(CHECKPOINT, truncated(&self.checkpoint, MAX_CHECKPOINT));
         }
@@ -328,6 +335,7 @@ impl Offer {
                 CREDENTIALS if offer.credentials.len() < MAX_THREADS => {
                     offer.credentials.push(Credentials::from_field(&field)?);
                 }
+                DUMP => offer.dump = Some(field.bytes(MAX_TEXT)),
                 CHECKPOINT => offer.checkpoint = field.bytes(MAX_CHECKPOINT),
                 _ => offer.details.read_field(&field, &mut offer.warnings)?,
             }

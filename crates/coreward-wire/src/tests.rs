@@ -56,6 +56,7 @@ fn offers() -> impl Strategy<Value = Offer> {
                 namespaces: Namespaces { pid: pid_ns, user: user_ns, ..Namespaces::default() },
                 details: Details { cwd, limits, ..Details::default() },
                 warnings,
+                dump: cut.then(|| b"a reason".to_vec()),
                 ..Offer::default()
             },
         )
@@ -126,7 +127,8 @@ fn the_largest_offer_is_within_the_limit() {
             mountinfo: text.clone(),
             failed_thread: text.clone(),
         },
-        thread_name: text,
+        thread_name: text.clone(),
+        dump: Some(text),
         warnings: vec!["é".repeat(10_000); 100],
         ..Offer::default()
     };

@@ -22,7 +22,7 @@ fn bug(signature: &str) -> BugKey {
 fn facts() -> AdmissionFacts {
     let principal = Principal::Unit("a.service".to_owned());
     let event = StormEvent { bug: bug("s1-a"), principal, first: false, variant: None };
-    AdmissionFacts { has_core: true, core_limit: u64::MAX, event }
+    AdmissionFacts { has_core: true, core_limit: u64::MAX, event, is_dump: false }
 }
 
 fn admit_once(config: &AdmissionConfig, crash: &AdmissionFacts) -> Admission {
@@ -88,7 +88,7 @@ proptest! {
             let storage = [Storage::None, Storage::Stacks, Storage::External][storage];
             let config = AdmissionConfig { storage, enforce_core_limit, rules: RULES };
             let event = StormEvent { bug: bug(&signature.to_string()), ..facts().event };
-            let crash = AdmissionFacts { has_core, core_limit, event };
+            let crash = AdmissionFacts { has_core, core_limit, event, is_dump: false };
             let admission = admit(&config, &crash, &mut limiter, now);
             let keep = admission.decision().keep;
             prop_assert_eq!(matches!(admission, Admission::Core(_)), keep > Keep::Record);
@@ -106,4 +106,22 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_dump_is_limited_by_storage_alone_and_fills_no_bucket() {
+    let mut limiter = StormPolicy::default();
+    let dump = AdmissionFacts { is_dump: true, ..facts() };
+    let mut admitted = |config: &AdmissionConfig, facts: &AdmissionFacts| {
+        admit(config, facts, &mut limiter, Duration::from_secs(1)).decision()
+    };
+    for _ in 0..10 {
+        assert_eq!(admitted(&CONFIG, &dump), Decision { keep: Keep::Full, reason: Reason::Requested });
+    }
+    // The first crash after that is the first of its window.
+    assert_eq!(admitted(&CONFIG, &facts()).keep, Keep::Full);
+    let stacks = AdmissionConfig { storage: Storage::Stacks, ..CONFIG };
+    assert_eq!(admitted(&stacks, &dump).keep, Keep::Stacks);
+    let none = AdmissionConfig { storage: Storage::None, ..CONFIG };
+    assert_eq!(admitted(&none, &dump), Decision { keep: Keep::Record, reason: Reason::Configured });
 }

@@ -1,7 +1,7 @@
 //! Selecting crashes, by SQL in the catalog or by their records.
 
 use super::journal_match;
-use crate::crash::Record;
+use crate::crash::{Dump, Record};
 use crate::store::columns::to_signed;
 use nix::unistd::Uid;
 use rusqlite::ToSql;
@@ -40,6 +40,8 @@ pub struct Filter {
     pub since_us: Option<u64>,
     /// The latest time, microseconds since 1970.
     pub until_us: Option<u64>,
+    /// No dumps of living processes.
+    pub crashes_only: bool,
     /// The most crashes; the newest are listed.
     pub limit: Option<usize>,
 }
@@ -74,6 +76,7 @@ impl Filter {
             && holds(&self.executable, &|path| record.program() == *path)
             && holds(&self.signal, &|name| record.signal_name == *name)
             && holds(&self.signature, &|prefix| has_signature(record, prefix))
+            && !(self.crashes_only && record.dump.is_some())
             && self.uid.is_none_or(|uid| record.uid == Some(uid))
             && self.since_us.is_none_or(|since| record.time_us >= since)
             && self.until_us.is_none_or(|until| record.time_us <= until)
@@ -206,6 +209,9 @@ impl WhereClause {
             for (condition, values) in journal_match::conditions(text) {
                 clause.and_each(&condition, values);
             }
+        }
+        if filter.crashes_only {
+            clause.and("signal_name != ?", Dump::SIGNAL_NAME);
         }
         let numbers = [
             ("uid = ?", filter.uid.map(|uid| u64::from(uid.as_raw()))),

@@ -5,7 +5,7 @@ use super::error::QueryError;
 use super::filter::{Filter, Meaning, NAMED_BEFORE, WhereClause};
 use super::listed::Listed;
 use super::query::list_catalog;
-use crate::crash::{Keep, SignatureKey};
+use crate::crash::{Dump, Keep, SignatureKey};
 use crate::store::Layout;
 use crate::store::columns::{RecordedCore, get_unsigned};
 use coreward_wire::paths::Root;
@@ -100,12 +100,12 @@ pub(super) fn count_by_signature(db: &Connection, limit: usize) -> rusqlite::Res
              max(signal_name) AS signal_name, max(program) AS program
          FROM (
              SELECT signature, 1 AS count, core = ?1 AS has_core, time_us AS first_us, time_us AS last_us, signal_name, program
-             FROM crashes
+             FROM crashes WHERE signal_name != ?2
              UNION ALL SELECT signature, count, 0, first_us, last_us, signal_name, program FROM folded
          ) GROUP BY signature ORDER BY 2 DESC, 5 DESC LIMIT {}",
         i64::try_from(limit).unwrap_or(i64::MAX)
     ))?;
-    let rows = query.query_map([RecordedCore::Stored], |row| {
+    let rows = query.query_map(params![RecordedCore::Stored, Dump::SIGNAL_NAME], |row| {
         Ok(Group {
             signature: row.get("signature")?,
             count: get_unsigned(row, "crashes")?,

@@ -4,7 +4,7 @@ use super::connection::{open, open_if_allowed};
 use super::error::QueryError;
 use super::filter::{Filter, Meaning, WhereClause};
 use super::listed::Listed;
-use crate::crash::Record;
+use crate::crash::{Dump, Record};
 use crate::store::Layout;
 use crate::store::columns::{RecordedCore, get_unsigned, to_signed};
 use crate::store::core_dir::{crash_of_file, open_core};
@@ -57,14 +57,15 @@ pub fn may_read_catalog(root: &Root) -> bool {
     !matches!(open_if_allowed(&Layout::new(root)), Ok(None))
 }
 
-/// The number of crashes in the catalog.
+/// The number of crashes in the catalog, without dumps of living processes.
 ///
 /// # Errors
 /// As [`list`].
 pub fn count_crashes(root: &Root) -> Result<u64, QueryError> {
     let layout = Layout::new(root);
     let db = open(&layout.catalog)?;
-    db.query_one("SELECT count(*) FROM crashes", [], |row| get_unsigned(row, 0))
+    let query = "SELECT count(*) FROM crashes WHERE signal_name != ?1";
+    db.query_one(query, [Dump::SIGNAL_NAME], |row| get_unsigned(row, 0))
         .map_err(|error| QueryError::sqlite(&layout.catalog, error))
 }
 

@@ -2,6 +2,7 @@
 
 use super::connection::open;
 use super::error::QueryError;
+use crate::crash::Dump;
 use crate::store::Layout;
 use crate::store::columns::{RecordedCore, get_unsigned, to_signed};
 use coreward_wire::paths::Root;
@@ -65,19 +66,22 @@ pub fn tally(root: &Root, by: TallyBy, since_us: u64, until_us: u64) -> Result<V
         let mut query = db.prepare(&format!(
             "SELECT name, sum(count) AS crashes, sum(has_core) AS cores, min(first_us) AS first_us, max(last_us) AS last_us FROM (
                  SELECT {of_row} AS name, 1 AS count, core = ?1 AS has_core, time_us AS first_us, time_us AS last_us FROM crashes
-                 WHERE time_us BETWEEN ?2 AND ?3
+                 WHERE time_us BETWEEN ?2 AND ?3 AND signal_name != ?4
                  UNION ALL SELECT {of_count}, count, 0, first_us, last_us FROM folded WHERE last_us >= ?2 AND first_us <= ?3
              ) GROUP BY name ORDER BY 2 DESC, 5 DESC"
         ))?;
-        let rows = query.query_map(params![RecordedCore::Stored, to_signed(since_us), to_signed(until_us)], |row| {
-            Ok(Tally {
-                name: row.get("name")?,
-                count: get_unsigned(row, "crashes")?,
-                cores: get_unsigned(row, "cores")?,
-                first_us: get_unsigned(row, "first_us")?,
-                last_us: get_unsigned(row, "last_us")?,
-            })
-        })?;
+        let rows = query.query_map(
+            params![RecordedCore::Stored, to_signed(since_us), to_signed(until_us), Dump::SIGNAL_NAME],
+            |row| {
+                Ok(Tally {
+                    name: row.get("name")?,
+                    count: get_unsigned(row, "crashes")?,
+                    cores: get_unsigned(row, "cores")?,
+                    first_us: get_unsigned(row, "first_us")?,
+                    last_us: get_unsigned(row, "last_us")?,
+                })
+            },
+        )?;
         rows.collect()
     };
     read().map_err(|error| QueryError::sqlite(&layout.catalog, error))

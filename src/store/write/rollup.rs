@@ -4,7 +4,7 @@
 
 use super::charges::{self, Surplus};
 use super::error::CatalogError;
-use crate::crash::{CrashId, Record, SignatureKey};
+use crate::crash::{CrashId, Dump, Record, SignatureKey};
 use crate::store::columns::{RecordedCore, to_signed};
 use rusqlite::{Connection, OptionalExtension, Transaction, named_params, params};
 use std::collections::HashSet;
@@ -113,9 +113,11 @@ fn roll_up(db: &Transaction<'_>, signature: &SignatureKey, principal: &str, now:
         "INSERT INTO folded (signature, hostname, unit, container, from_us, span_us, program, signal_name, count, first_us, last_us)
          SELECT signature, hostname, coalesce(unit, ''), coalesce(container, ''), time_us - time_us % {HOUR_US}, {HOUR_US},
                 max(program), max(signal_name), count(*), min(time_us), max(time_us)
-         {surplus} GROUP BY 1, 2, 3, 4, 5
+         {surplus} AND signal_name != '{}' GROUP BY 1, 2, 3, 4, 5
          ON CONFLICT DO UPDATE SET count = count + excluded.count, first_us = min(first_us, excluded.first_us),
-             last_us = max(last_us, excluded.last_us)"
+             last_us = max(last_us, excluded.last_us)",
+        // Dumps are no crashes.
+        Dump::SIGNAL_NAME
     ))?
     .execute(values)?;
     db.prepare_cached(&format!("DELETE {surplus}"))?.execute(values)?;

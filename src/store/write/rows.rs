@@ -15,6 +15,8 @@ pub enum Inserted {
     Counted(Counted),
     /// It is new, and was not counted: it happened on another machine.
     Imported,
+    /// It is new, and was not counted: it is the dump of a process that went on.
+    Dumped,
     /// It is in the catalog already.
     Known,
 }
@@ -28,6 +30,9 @@ pub(super) fn insert(db: &Transaction<'_>, record: &Record) -> Result<Inserted, 
     let Some(seq) = add_row(db, record, core)? else { return Ok(Inserted::Known) };
     if record.origin == Origin::Import {
         return Ok(Inserted::Imported);
+    }
+    if record.dump.is_some() {
+        return Ok(Inserted::Dumped);
     }
     let mut counted = counters::count(db, record)?;
     counted.new_bug = is_new_bug(db, record, seq)?;

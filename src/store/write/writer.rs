@@ -12,7 +12,7 @@ use super::recovery::{self, Recovered};
 use super::rollup::{self, Retention};
 use super::rows::{self, Inserted};
 use super::schema;
-use crate::crash::{CrashId, Origin, Principal, Record};
+use crate::crash::{CrashId, Dump, Origin, Principal, Record};
 use crate::policy::evict::BugKey;
 use crate::store::columns::{RecordedCore, to_signed};
 use crate::store::layout::{catalog_journal, is_journal_long};
@@ -340,10 +340,10 @@ fn recent_cores(db: &Connection) -> Result<Vec<RecentCore>, CatalogError> {
     let since_us = to_signed(now_us()).saturating_sub(RECENT_US);
     let mut query = db.prepare(&format!(
         "SELECT {} FROM crashes JOIN charges USING (seq)
-         WHERE time_us >= ?1 AND core != ?2 ORDER BY time_us LIMIT ?3",
+         WHERE time_us >= ?1 AND core != ?2 AND signal_name != ?4 ORDER BY time_us LIMIT ?3",
         charges::COLUMNS
     ))?;
-    let recent = query.query_map(params![since_us, RecordedCore::None, MAX_RECENT], |row| {
+    let recent = query.query_map(params![since_us, RecordedCore::None, MAX_RECENT, Dump::SIGNAL_NAME], |row| {
         let Charge { attribution, time_us } = Charge::read(row)?;
         Ok(RecentCore { time_us, bug: attribution.bug(), principal: attribution.principal })
     })?;

@@ -48,6 +48,7 @@ fn compiler(name: &str, path: &Path) -> Command {
         "bugs-go" => go(path, &[]),
         "bugs-go-stripped" => go(path, &["-ldflags=-s -w"]),
         "bugs-go-pie-stripped" => go(path, &["-ldflags=-s -w", "-buildmode=pie"]),
+        "living-static" => compile("gcc", &["-g", "-O1", "-pthread", "-static-pie"], "living.c"),
         "names-unstripped" => compile("gcc", &["-O1", "-pthread", "-rdynamic"], "names.c"),
         "names-stripped" => compile("gcc", &["-s", "-O1", "-pthread", "-rdynamic"], "names.c"),
         "names-static" => compile("gcc", &["-O1", "-pthread", "-static-pie"], "names.c"),
