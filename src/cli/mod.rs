@@ -4,6 +4,7 @@
 mod atomic_file;
 mod bundle;
 mod complete;
+mod crash_columns;
 mod crash_context;
 mod crash_filter;
 mod crash_selector;
@@ -27,6 +28,7 @@ mod human;
 mod import;
 mod info;
 mod interrupt;
+mod io_advice;
 mod json;
 mod list;
 mod lookup;
@@ -49,6 +51,7 @@ mod run_time_code;
 mod selftest;
 mod selftest_canary;
 mod shim_check;
+mod similar;
 mod stack_lines;
 mod state_volume;
 mod status;
@@ -71,7 +74,7 @@ mod vacuum;
 mod vetted_sysroot;
 mod watch;
 
-use crate::store::{self, QueryError, count_crashes};
+use crate::store::QueryError;
 use clap::{CommandFactory, Parser, Subcommand};
 use coreward_wire::paths::Root;
 use error::CliError;
@@ -240,7 +243,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             arguments.iter().skip(2).map(|argument| argument.to_string_lossy().into_owned()).collect();
         return selftest_canary::main(&rest);
     }
-    let arguments = CommandLine::parse_from(arguments);
+    let arguments = CommandLine::parse_from(json::understand_modes(arguments));
     let mut out = BufWriter::new(io::stdout().lock());
     let ended = run(arguments, &mut out).and_then(|code| Ok(out.flush().map(|()| code)?));
     match ended {
@@ -328,7 +331,7 @@ fn show_none(
 ) -> Result<ExitCode, CliError> {
     let is_first = match &error {
         CliError::Query(QueryError::NoCatalog(_) | QueryError::Nothing) => true,
-        CliError::Query(QueryError::NoMatch(_)) => count_crashes(root).is_ok_and(|count| count == 0),
+        CliError::NoMatch { .. } => lookup::is_nothing_recorded(root),
         _ => false,
     };
     if !is_first {
@@ -337,11 +340,7 @@ fn show_none(
     if let Some(empty) = empty {
         writeln!(out, "{empty}")?;
     }
-    print_message(if store::may_read_catalog(root) {
-        "No crash has been recorded yet; `coreward status` shows whether crashes are being collected."
-    } else {
-        "No crash of yours has been recorded; root and group adm see the crashes of all users."
-    });
+    print_message(lookup::nothing_recorded(root));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -372,6 +371,10 @@ mod tests {
             "coreward groups s2-12 --json",
             "coreward list COREDUMP_UNIT=nginx.service COREDUMP_SIGNAL=11 nginx -1 -r -q",
             "coreward list -F COREDUMP_EXE,pid",
+            "coreward list -o id,Exe,COREDUMP_CMDLINE --all",
+            "coreward watch --fields time,function",
+            "coreward groups -o count,NAME",
+            "coreward top -o name",
             "coreward info COREDUMP_PID=7",
             "coreward watch nginx --json -n 3",
             "coreward top --by user --since -7d -n 3",
@@ -391,6 +394,10 @@ mod tests {
             "coreward list --since soon",
             "coreward list -n many",
             "coreward list COREDUMP_NONE=1",
+            "coreward list -b",
+            "coreward list --file x.journal",
+            "coreward info -S today",
+            "coreward dump --image=x.raw",
             "coreward selftest --signal TERM",
             "coreward frobnicate",
             "coreward vacuum",

@@ -39,4 +39,5 @@ pub use principal::{AccountFacts, Party, Principal, PrincipalClass};
 pub use record::{CoreOutcome, CoreReport, NoCore, Origin, PidPin, Record, Truncation, program_of};
 pub use signature::{Frame, FrameTrust, Level, Module, SigInfo, Signature, SignatureKey, Symbol, ThreadStacks};
 pub use stack_trace::{StackOwner, StackTrace};
+pub use title::title_of;
 pub use warning::Warning;

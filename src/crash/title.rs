@@ -14,14 +14,24 @@ const MAX_NAME: usize = 80;
 const MAX_DEMANGLED: usize = 4096;
 
 impl Record {
-    /// A title for the crash, such as `SIGSEGV in hash_key <- oj.so+0x4f1c`: the first frames of the thread that failed that are neither in a C or C++
-    /// runtime library nor plumbing by name, by their functions or else by file and offset. Where all are, it is the first frame, and
-    /// without a stack the program. The signal is that of the failure, as the stack is. Escaped for a terminal.
+    /// A title for the crash, such as `SIGSEGV in hash_key <- oj.so+0x4f1c`: the signal and [`Self::functions`], or the program where there are none.
+    /// The signal is that of the failure, as the stack is. Escaped for a terminal.
     #[must_use]
     pub fn title(&self) -> String {
         let name = self.failure.as_ref().map_or(&self.signal_name, |failure| &failure.signal_name);
-        let is_named = self.signal.is_some() && name.starts_with(|first: char| first.is_ascii_alphabetic());
-        let signal = if is_named { format!("SIG{}", printable(name)) } else { format!("signal {}", printable(name)) };
+        let functions = self.functions();
+        if functions.is_empty() {
+            title_of(name, self.signal.is_some(), &printable(&self.program()))
+        } else {
+            title_of(name, self.signal.is_some(), &functions)
+        }
+    }
+
+    /// The functions that a title names, such as `hash_key <- oj.so+0x4f1c`: the first frames of the thread that failed that are neither in a C or
+    /// C++ runtime library nor plumbing by name, by their functions or else by file and offset. Where all are, it is the first frame;
+    /// empty without a stack. Escaped for a terminal.
+    #[must_use]
+    pub fn functions(&self) -> String {
         let mut first = None;
         let mut places: Vec<String> = Vec::new();
         // Names are read one by one: mostly the first few frames are enough.
@@ -42,10 +52,7 @@ impl Record {
         if places.is_empty() {
             places.extend(first);
         }
-        match places.as_slice() {
-            [] => format!("{signal} in {}", printable(&self.program())),
-            places => format!("{signal} in {}", places.join(" <- ")),
-        }
+        places.join(" <- ")
     }
 
     /// A frame with its module and function; `None` if it has neither.
@@ -54,6 +61,14 @@ impl Record {
         let function = frame.symbol.as_ref().map(Symbol::short_name);
         (module.is_some() || function.is_some()).then_some(NamedFrame { frame, module, function })
     }
+}
+
+/// A title with the name of a signal, and whether its number is known. `place` is escaped.
+#[must_use]
+pub fn title_of(signal_name: &str, is_known: bool, place: &str) -> String {
+    let is_named = is_known && signal_name.starts_with(|first: char| first.is_ascii_alphabetic());
+    let signal = printable(signal_name);
+    if is_named { format!("SIG{signal} in {place}") } else { format!("signal {signal} in {place}") }
 }
 
 /// A frame as a title shows it.

@@ -21,6 +21,9 @@ fn list() {
         ("list_reverse", &["list", "--reverse", "-n", "3", "--no-legend"]),
         ("list_field", &["list", "-F", "COREDUMP_EXE"]),
         ("list_several_fields", &["list", "-F", "id,COREDUMP_SIGNAL_NAME,COREDUMP_UNIT,core.stored"]),
+        ("list_columns", &["list", "-o", "id,sig,function,COREDUMP_CMDLINE,core.stored", "-n", "3"]),
+        ("list_titles", &["list", "--fields", "Title,SIGNATURE", "--no-legend"]),
+        ("list_title_field", &["list", "-F", "COREWARD_TITLE", "-n", "3"]),
         ("list_quiet", &["list", "-q", "no-such-program"]),
     ] {
         assert_output(name, &machine.coreward(arguments));
@@ -98,6 +101,7 @@ fn the_page_of_a_crash_has_what_info_has() {
 fn groups() {
     let machine = Machine::with_crashes();
     assert_output("groups", &machine.coreward(&["groups"]));
+    assert_output("groups_columns", &machine.coreward(&["groups", "-o", "name,count"]));
     assert_output("groups_of_one", &machine.coreward(&["groups", "s1-4d5e"]));
     assert_output("groups_json", &one_field_a_line(&machine.coreward(&["groups", "--json"])));
     assert_output("groups_of_one_json", &one_field_a_line(&machine.coreward(&["groups", "s1-4d5e", "--json"])));
@@ -109,6 +113,8 @@ fn top() {
     let time = ["--since", "2026-01-01", "--until", "2027-01-01"];
     assert_output("top", &machine.coreward(&[["top", "-n", "3"].as_slice(), &time].concat()));
     assert_output("top_by_user", &machine.coreward(&[["top", "--by", "user"].as_slice(), &time].concat()));
+    let columns = ["--by", "unit", "-o", "name,count", "--no-legend"];
+    assert_output("top_columns", &machine.coreward(&[["top"].as_slice(), &time, &columns].concat()));
     assert_output("top_json", &one_field_a_line(&machine.coreward(&[["top", "--json"].as_slice(), &time].concat())));
 }
 
