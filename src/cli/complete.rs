@@ -127,6 +127,7 @@ pub(super) fn for_fish(script: &str) -> String {
          complete -c coreward -n \"__fish_seen_subcommand_from {verbs}\" -f -a \"(coreward complete match 2>/dev/null)\"\n\
          complete -c coreward -n \"__fish_seen_subcommand_from list watch\" -l unit -x -a \"(coreward complete unit 2>/dev/null)\"\n\
          complete -c coreward -n \"__fish_seen_subcommand_from list watch\" -s o -l fields -x -a \"(__fish_complete_list , 'coreward complete column 2>/dev/null')\"\n\
+         complete -c coreward -n \"__fish_seen_subcommand_from completions\" -f -a \"bash elvish fish powershell zsh\"\n\
          complete -c coreward -n \"__fish_seen_subcommand_from list\" -s F -l field -x -a \"(__fish_complete_list , 'coreward complete field 2>/dev/null')\"\n"
     )
 }

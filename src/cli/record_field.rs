@@ -178,6 +178,8 @@ pub(super) fn value(json: &Value, field: &str) -> String {
         {
             format!("SIG{}", printable(name))
         }
+        // It is escaped.
+        Some(Value::String(text)) if path == "title" => text.clone(),
         Some(Value::String(text)) => printable(text),
         None | Some(Value::Null) => String::new(),
         Some(other) => printable(&other.to_string()),

@@ -54,7 +54,7 @@ const EXPECTED: [(&str, &[&str]); 17] = [
     ("coreward watch -o sig", &["sig", "signature", "..."]),
     ("coreward list -F COREDUMP_CM", &["COREDUMP_CMDLINE"]),
     ("coreward groups -o cou", &["count"]),
-    ("coreward completions fi", &["fish"]),
+    ("coreward completions fis", &["fish"]),
 ];
 
 /// Compares what a shell offers, which `strip` makes comparable.
@@ -66,6 +66,17 @@ fn assert_offers(shell: &str, line: &str, expected: &[&str], mut offered: Vec<St
         assert!(some.iter().all(|word| offered.iter().any(|offer| offer == word)), "{shell}: {line}: {offered:?}");
     } else {
         assert_eq!(offered, expected, "{shell}: {line}");
+    }
+}
+
+#[test]
+fn what_help_hides_is_not_offered() {
+    let shells = Shells::new();
+    for name in ["coreward.bash", "_coreward", "coreward.fish"] {
+        let script = std::fs::read_to_string(shells.dir.path().join(name)).unwrap();
+        for hidden in ["run-hooks", "dispatch-events", "unregister", "--image", "-l image", "--boot", "-l boot"] {
+            assert!(!script.contains(hidden), "{name}: {hidden}");
+        }
     }
 }
 
@@ -119,7 +130,7 @@ compadd() {
         return
     fi
     builtin compadd -A found "\$@"
-    print -rl -- \$found >>$dir/offered
+    (( \$#found )) && print -rl -- \$found >>$dir/offered
     builtin compadd "\$@"
 }
 done_now() { : >$dir/done }

@@ -58,8 +58,8 @@ fn functions_are_listed_where_there_is_room() {
     assert!(!narrow.contains("FUNCTION") && !narrow.contains("cache::get"), "{narrow}");
     let wide = shown_in(180, &machine, "list nginx", &plain);
     assert!(wide.contains("FUNCTION") && wide.contains("ngx_http_handler <- cache::get"), "{wide}");
-    let cut = shown_in(150, &machine, "list nginx", &plain);
-    assert!(cut.contains("FUNCTION") && cut.contains('…') && widest(&cut) <= 150, "{cut}");
+    let cut = shown_in(140, &machine, "list nginx", &plain);
+    assert!(cut.contains("FUNCTION") && cut.contains('…') && widest(&cut) <= 140, "{cut}");
     for arguments in ["list nginx --full", "list nginx -o id,function"] {
         let asked = shown(&machine, arguments, &plain);
         assert!(asked.contains("ngx_http_handler <- cache::get"), "{asked}");
