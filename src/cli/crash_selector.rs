@@ -24,9 +24,11 @@ pub(super) struct CrashSelector {
     quiet: bool,
     #[command(flatten)]
     foreign: ForeignOptions,
-    #[arg(long, short = 'S', hide = true, allow_hyphen_values = true, value_parser = refuse(TIME_OF_LIST))]
+    #[arg(value_name = "MATCH", hide = true, value_parser = refuse("this verb is about one crash: `coreward list` takes several matches and shows the ids"))]
+    others: Vec<String>,
+    #[arg(long, short = 'S', hide = true, value_name = "TIME", allow_hyphen_values = true, value_parser = refuse(TIME_OF_LIST))]
     since: Option<String>,
-    #[arg(long, short = 'U', hide = true, allow_hyphen_values = true, value_parser = refuse(TIME_OF_LIST))]
+    #[arg(long, short = 'U', hide = true, value_name = "TIME", allow_hyphen_values = true, value_parser = refuse(TIME_OF_LIST))]
     until: Option<String>,
 }
 
@@ -37,9 +39,9 @@ const TIME_OF_LIST: &str = "only `coreward list` selects by time: give one of th
 pub(super) struct ForeignOptions {
     #[arg(long, hide = true)]
     all: bool,
-    #[arg(long = "file", id = "journal_file", hide = true, value_parser = refuse(FILE))]
+    #[arg(long = "file", id = "journal_file", value_name = "GLOB", hide = true, value_parser = refuse(FILE))]
     file: Option<String>,
-    #[arg(long, hide = true, value_parser = refuse(IMAGE))]
+    #[arg(long, value_name = "PATH", hide = true, value_parser = refuse(IMAGE))]
     image: Option<String>,
     #[arg(long, short, hide = true, num_args = 0..=1, default_missing_value = "", allow_hyphen_values = true, value_parser = refuse(BOOT))]
     boot: Option<String>,

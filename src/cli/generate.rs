@@ -41,7 +41,7 @@ const SHELLS: [Shell; 3] = [Shell::Bash, Shell::Zsh, Shell::Fish];
 /// Prints a script for the `command` that the program defines.
 pub(super) fn completions(
     options: &CompletionsOptions,
-    command: Command,
+    command: &Command,
     out: &mut dyn Write,
 ) -> Result<ExitCode, CliError> {
     out.write_all(&script(options.shell, command))?;
@@ -56,7 +56,7 @@ pub(super) fn run(options: GenerateOptions, command: &Command) -> Result<ExitCod
         GeneratedFiles::Man => write(&dir, "coreward.1", &man::page(command)?)?,
         GeneratedFiles::Completions => {
             for shell in SHELLS {
-                write(&dir, file_name(shell), &script(shell, command.clone()))?;
+                write(&dir, file_name(shell), &script(shell, command))?;
             }
         }
     }
@@ -68,8 +68,8 @@ fn write(dir: &Path, name: &str, content: &[u8]) -> Result<(), CliError> {
     fs::write(&path, content).map_err(|error| CliError::File { path, error })
 }
 
-fn script(shell: Shell, command: Command) -> Vec<u8> {
-    let mut command = visible(&command);
+fn script(shell: Shell, command: &Command) -> Vec<u8> {
+    let mut command = visible(command);
     // Into memory, because clap_complete panics if its output cannot be written.
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut command, "coreward", &mut script);

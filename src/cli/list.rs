@@ -42,7 +42,7 @@ pub(super) struct ListOptions {
     field: Vec<String>,
     /// Say nothing if there is no crash
     #[arg(long, short)]
-    quiet: bool,
+    pub(super) quiet: bool,
     /// Omit the line with the names of the columns
     #[arg(long)]
     no_legend: bool,

@@ -290,17 +290,17 @@ fn run(arguments: CommandLine, out: &mut dyn Write) -> Result<ExitCode, CliError
 fn run_verb(root: &Root, caller: Uid, verb: Verb, out: &mut dyn Write) -> Result<ExitCode, CliError> {
     match verb {
         Verb::List(options) => {
-            let empty = options.json.then_some("[]");
-            list::run(root, caller, options, out).or_else(|error| show_none(root, error, empty, out))
+            let (empty, quiet) = (options.json.then_some("[]"), options.quiet);
+            list::run(root, caller, options, out).or_else(|error| show_none(root, error, empty, quiet, out))
         }
         Verb::Watch(options) => watch::run(root, options, out),
         Verb::Info(options) => info::run(root, caller, &options, out)
-            .or_else(|error| show_none(root, error, options.json.then_some("null"), out)),
+            .or_else(|error| show_none(root, error, options.json.then_some("null"), false, out)),
         Verb::Export(options) => export::run(root, caller, &options, out),
         Verb::Import(options) => import::run(root, &options, out),
         Verb::Debug(options) => debug::run(root, caller, &options),
         Verb::Groups(options) => {
-            groups::run(root, &options, out).or_else(|error| show_none(root, error, options.json.then_some("[]"), out))
+            groups::run(root, &options, out).or_else(|error| show_none(root, error, options.json.then_some("[]"), false, out))
         }
         Verb::Top(options) => top::run(root, &options, out),
         Verb::Report(options) => report::run(root, caller, &options, out),
@@ -316,7 +316,7 @@ fn run_verb(root: &Root, caller: Uid, verb: Verb, out: &mut dyn Write) -> Result
         Verb::Unregister(options) => register::unregister(root, &options, out),
         Verb::DispatchEvents(options) => hooks::dispatch(root, &options),
         Verb::RunHooks(options) => hooks::run(root, &options),
-        Verb::Completions(options) => generate::completions(&options, CommandLine::command(), out),
+        Verb::Completions(options) => generate::completions(&options, &CommandLine::command(), out),
         Verb::Complete(options) => complete::run(root, &options, out),
         Verb::Generate(options) => generate::run(options, &CommandLine::command()),
     }
@@ -327,6 +327,7 @@ fn show_none(
     root: &Root,
     error: CliError,
     empty: Option<&'static str>,
+    quiet: bool,
     out: &mut dyn Write,
 ) -> Result<ExitCode, CliError> {
     let is_first = match &error {
@@ -340,7 +341,9 @@ fn show_none(
     if let Some(empty) = empty {
         writeln!(out, "{empty}")?;
     }
-    print_message(lookup::nothing_recorded(root));
+    if !quiet {
+        print_message(lookup::nothing_recorded(root));
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -397,6 +400,7 @@ mod tests {
             "coreward list -b",
             "coreward list --file x.journal",
             "coreward info -S today",
+            "coreward info COREDUMP_PID=1 COREDUMP_EXE=/x",
             "coreward dump --image=x.raw",
             "coreward selftest --signal TERM",
             "coreward frobnicate",

@@ -93,7 +93,7 @@ pub(super) fn run(root: &Root, options: WatchOptions, out: &mut dyn Write) -> Re
 /// Where new crashes come from.
 enum Source {
     /// The catalog, or the cores that this user can read.
-    Store(Follower, Changes),
+    Store(Box<Follower>, Changes),
     Service(Box<ServiceFollower>),
 }
 
@@ -103,7 +103,7 @@ impl Source {
             Some(client) => Ok(Self::Service(Box::new(ServiceFollower::start(root, filter, client)?))),
             None => {
                 let changes = Changes::of(root);
-                Ok(Self::Store(Follower::start(root, filter.clone())?, changes))
+                Ok(Self::Store(Box::new(Follower::start(root, filter.clone())?), changes))
             }
         }
     }
@@ -153,7 +153,7 @@ impl ServiceFollower {
             self.heard_us = time::now_us();
             return Ok(Vec::new());
         }
-        let mut found = match self.subscription.next() {
+        let mut found = match self.subscription.receive() {
             Ok(crashes) => self.records_of(&crashes)?,
             // It was upgraded, or somebody stopped it: its socket starts it again.
             Err(ClientError::Io(error)) => self.subscribe_again(error)?,

@@ -167,7 +167,7 @@ impl Client {
         self.call("Subscribe", &json!({ "filter": filter }), true)?;
         let mut subscription = Subscription(self);
         // The first reply says that it has begun.
-        subscription.next()?;
+        subscription.receive()?;
         Ok(subscription)
     }
 
@@ -237,7 +237,7 @@ impl Subscription {
     ///
     /// # Errors
     /// The service has ended, or does not answer as expected.
-    pub fn next(&mut self) -> Result<Vec<CrashSummary>, ClientError> {
+    pub fn receive(&mut self) -> Result<Vec<CrashSummary>, ClientError> {
         let (reply, continues): (Replied<CrashSummary>, bool) = self.0.receive()?;
         if continues { Ok(reply.crashes) } else { Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()) }
     }

@@ -45,6 +45,7 @@ fn info() {
     ]) {
         assert_output(&format!("info_{name}"), &machine.coreward(&["info", record.id.as_str()]));
     }
+    assert_output("info_json_pretty", &machine.coreward(&["info", "2e00c0de00000004", "--json=pretty"]));
     assert_output("info_json", &one_field_a_line(&machine.coreward(&["info", "1f00c0de00000001", "--json"])));
 }
 
@@ -150,6 +151,8 @@ fn nothing_to_show() {
     for (name, arguments) in [
         ("list", ["list"].as_slice()),
         ("list_json", &["list", "--json"]),
+        ("list_json_pretty", &["list", "--json=pretty"]),
+        ("list_quiet", &["list", "--quiet"]),
         ("info", &["info"]),
         ("groups", &["groups"]),
         ("usage", &["usage"]),
@@ -159,6 +162,15 @@ fn nothing_to_show() {
     let machine = Machine::with_crashes();
     for (name, arguments) in [
         ("no_match", ["info", "no-such-program"].as_slice()),
+        ("similar_unit", &["info", "ngnix"]),
+        ("similar_field", &["info", "COREDUMP_UNIT=nginx.servce"]),
+        ("similar_program", &["rm", "/usr/sbin/ngins"]),
+        ("similar_id", &["export", "1f00c0de00000009", "-o", "core"]),
+        ("no_directory", &["export", "1f00c0de00000001", "-o", "/no/such/directory/core"]),
+        ("no_core_missing", &["export", "2e00c0de00000007", "-o", "core"]),
+        ("no_core_gone", &["rm", "2e00c0de00000004"]),
+        ("no_bundle", &["debug", "tests/output/records.json"]),
+        ("no_debugger", &["debug", "1f00c0de00000001", "--debugger", "no-such-debugger"]),
         ("ambiguous", &["info", "2e0"]),
         ("no_core_storm", &["export", "1f00c0de00000002", "-o", "core"]),
         ("no_core_evicted", &["export", "2e00c0de00000006", "-o", "core"]),
