@@ -1,5 +1,6 @@
 //! Writing a file that gets its name only when it is complete.
 
+use super::io_advice::WithAdvice;
 use coreward_sys::rename::rename;
 use nix::errno::Errno;
 use nix::unistd::mkstemp;
@@ -18,7 +19,7 @@ pub(super) enum AtomicFileError {
     #[error("{0} already exists and is not a regular file: name another file, or omit -o and redirect standard output")]
     NotAFile(PathBuf),
     /// A system call failed.
-    #[error("{path}: {error}")]
+    #[error("{path}: {}", WithAdvice(.error))]
     Io { path: PathBuf, error: io::Error },
 }
 

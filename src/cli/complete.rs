@@ -1,11 +1,13 @@
 //! `coreward complete`: what completion scripts offer for a crash or a unit.
 
+use super::crash_columns::CrashColumn;
 use super::error::CliError;
-use super::time;
-use crate::store::{self, CrashRow, Filter};
+use super::{lookup, record_field, time};
+use crate::store::{CrashRow, Filter};
 use clap::{Args, ValueEnum};
 use coreward_wire::paths::Root;
 use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -23,6 +25,10 @@ enum What {
     Match,
     /// Units
     Unit,
+    /// Columns of lists
+    Column,
+    /// Fields of records
+    Field,
 }
 
 /// Crashes that are looked at, the newest: a completion must be fast.
@@ -32,6 +38,11 @@ const MAX_IDS: usize = 20;
 
 /// Writes a word a line, for an id followed by a tab and what crashed. Says nothing where there is nothing to offer.
 pub(super) fn run(root: &Root, options: &CompleteOptions, out: &mut dyn Write) -> Result<ExitCode, CliError> {
+    match options.what {
+        What::Column => return write(CrashColumn::names(), out),
+        What::Field => return write(record_field::names(), out),
+        What::Match | What::Unit => {}
+    }
     let (mut ids, mut units, mut programs) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
     let filter = Filter { limit: Some(MAX_ROWS), ..Filter::default() };
     let mut add = |row: &CrashRow<'_>| {
@@ -42,13 +53,16 @@ pub(super) fn run(root: &Root, options: &CompleteOptions, out: &mut dyn Write) -
         units.extend(Some(row.unit).filter(|unit| is_plain(unit)).map(str::to_owned));
         programs.extend(Some(row.program).filter(|program| is_plain(program)).map(str::to_owned));
     };
-    if store::for_each_row(root, &filter, &mut add).is_err() {
+    if lookup::for_each_row(root, &filter, &mut add).is_err() {
         return Ok(ExitCode::SUCCESS);
     }
-    let words = match options.what {
-        What::Unit => units.into_iter().collect(),
-        What::Match => ids.into_iter().rev().take(MAX_IDS).chain(units).chain(programs).collect::<Vec<_>>(),
-    };
+    if options.what == What::Unit {
+        return write(units, out);
+    }
+    write(ids.into_iter().rev().take(MAX_IDS).chain(units).chain(programs), out)
+}
+
+fn write(words: impl IntoIterator<Item: Display>, out: &mut dyn Write) -> Result<ExitCode, CliError> {
     for word in words {
         writeln!(out, "{word}")?;
     }
@@ -63,23 +77,39 @@ fn is_plain(word: &str) -> bool {
 /// Verbs whose argument is a MATCH.
 const VERBS: [&str; 11] = ["list", "watch", "info", "export", "dump", "debug", "gdb", "report", "pin", "unpin", "rm"];
 
-/// Lets the script that clap wrote for bash ask [`run`]. The words are compared and not expanded.
+/// Lets the script that clap wrote for bash ask [`run`]. The words are compared and not expanded. Bash splits words at `=`, `@` and `:`
+/// (COMP_WORDBREAKS): what stands before the last of those is put together here, and cut off again from what is offered.
 pub(super) fn for_bash(script: &str) -> String {
     let verbs = VERBS.join("|");
     format!(
         r#"{script}
-# Ids, units and executables of crashes.
+# Ids, units and executables of crashes, columns and fields.
 _coreward_with_crashes() {{
-    local current=${{COMP_WORDS[COMP_CWORD]}} before=${{COMP_WORDS[COMP_CWORD - 1]}} what= word rest
-    if [[ $before == --unit ]]; then
-        what=unit
-    elif [[ $COMP_CWORD -gt 1 && $current != -* ]]; then
-        case ${{COMP_WORDS[1]}} in {verbs}) [[ $before == --* ]] || what=match ;; esac
+    local line=${{COMP_LINE:0:COMP_POINT}} last=${{COMP_WORDS[COMP_CWORD]}} verb=${{COMP_WORDS[1]}}
+    local current=${{line##*[[:space:]]}} before what= word rest kept list=
+    [[ $last == [=:@] ]] && last=
+    before=${{line%"$current"}}
+    before=${{before%"${{before##*[![:space:]]}}"}}
+    before=${{before##*[[:space:]]}}
+    if [[ $current == --*=* ]]; then
+        before=${{current%%=*}} current=${{current#*=}}
+    fi
+    case $verb,$before in
+        *,--unit) what=unit ;;
+        list,-o | list,--fields | watch,-o | watch,--fields) what=column ;;
+        list,-F | list,--field) what=field ;;
+        *,--*) ;;
+        *) [[ $COMP_CWORD -gt 1 && $current != -* ]] && case $verb in {verbs}) what=match ;; esac ;;
+    esac
+    if [[ $what == column || $what == field ]] && [[ $current == *,* ]]; then
+        list=${{current%,*}},
     fi
     COMPREPLY=()
     if [[ $what ]]; then
+        kept=${{current%"$last"}}
         while IFS=$'\t' read -r word rest; do
-            [[ $word == "$current"* ]] && COMPREPLY+=("$word")
+            word=$list$word
+            [[ $word == "$current"* ]] && COMPREPLY+=("${{word#"$kept"}}")
         done < <(coreward complete "$what" 2>/dev/null)
     fi
     [[ ${{#COMPREPLY[@]}} -gt 0 ]] || _coreward "$@"
@@ -93,13 +123,16 @@ complete -F _coreward_with_crashes -o bashdefault -o default coreward
 pub(super) fn for_fish(script: &str) -> String {
     let verbs = VERBS.join(" ");
     format!(
-        "{script}\n# Ids, units and executables of crashes.\n\
+        "{script}\n# Ids, units and executables of crashes, columns and fields.\n\
          complete -c coreward -n \"__fish_seen_subcommand_from {verbs}\" -f -a \"(coreward complete match 2>/dev/null)\"\n\
-         complete -c coreward -l unit -x -a \"(coreward complete unit 2>/dev/null)\"\n"
+         complete -c coreward -n \"__fish_seen_subcommand_from list watch\" -l unit -x -a \"(coreward complete unit 2>/dev/null)\"\n\
+         complete -c coreward -n \"__fish_seen_subcommand_from list watch\" -s o -l fields -x -a \"(__fish_complete_list , 'coreward complete column 2>/dev/null')\"\n\
+         complete -c coreward -n \"__fish_seen_subcommand_from completions\" -f -a \"bash elvish fish powershell zsh\"\n\
+         complete -c coreward -n \"__fish_seen_subcommand_from list\" -s F -l field -x -a \"(__fish_complete_list , 'coreward complete field 2>/dev/null')\"\n"
     )
 }
 
-/// The same for zsh: the arguments that are a MATCH, and `--unit`, have actions of their own.
+/// The same for zsh: the arguments that are a MATCH, `--unit`, and lists of columns and fields have actions of their own.
 pub(super) fn for_zsh(script: &str) -> String {
     let lines = script.lines().map(|line| {
         let action = match line.trim_start() {
@@ -108,13 +141,22 @@ pub(super) fn for_zsh(script: &str) -> String {
             }
             argument if argument.starts_with("'*:names -- ") => "_coreward_match",
             argument if argument.starts_with("'--unit=") => "_coreward_unit",
+            argument if argument.contains(":COLUMN,...:_default'") => "_coreward_column",
+            argument if argument.contains(":FIELD,...:_default'") => "_coreward_field",
+            // Of a list of fixed words as well, each word is completed.
+            argument if argument.contains(":COLUMN,...:(") => {
+                let list = line.replace(":COLUMN,...:(", ":COLUMN,...:_values -s , column ");
+                return format!("{}\n", list.replace(")' \\", "' \\"));
+            }
             _ => return format!("{line}\n"),
         };
         format!("{}\n", line.replace(":_default'", &format!(":{action}'")))
     });
     let script: String = lines.collect();
     let functions = "_coreward_match() {\n    compadd -- ${(f)\"$(coreward complete match 2>/dev/null | cut -f 1)\"}\n}\n\
-                     _coreward_unit() {\n    compadd -- ${(f)\"$(coreward complete unit 2>/dev/null)\"}\n}\n\n_coreward() {";
+                     _coreward_unit() {\n    compadd -- ${(f)\"$(coreward complete unit 2>/dev/null)\"}\n}\n\
+                     _coreward_column() {\n    _values -s , column ${(f)\"$(coreward complete column 2>/dev/null)\"}\n}\n\
+                     _coreward_field() {\n    _values -s , field ${(f)\"$(coreward complete field 2>/dev/null)\"}\n}\n\n_coreward() {";
     script.replacen("_coreward() {", functions, 1)
 }
 

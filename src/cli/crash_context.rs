@@ -61,7 +61,8 @@ fn settings(root: &Root, record: &Record) -> Option<String> {
     }
 }
 
-fn newest_with_core(root: &Root, record: &Record) -> Option<String> {
+/// The newest crash of the same signature that has a core.
+pub(super) fn newest_with_core(root: &Root, record: &Record) -> Option<String> {
     let signature = Some(record.signature_key().as_str().to_owned());
     let mut newest = None;
     let mut visit = |row: &store::CrashRow<'_>| {

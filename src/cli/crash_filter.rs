@@ -1,10 +1,10 @@
 //! The options that select crashes, which `list` and `watch` share.
 
-use super::crash_selector::{match_parser, text_parser};
+use super::crash_selector::{ForeignOptions, match_parser, text_parser};
 use super::{human, time};
 use crate::store::Filter;
-use clap::Args;
 use clap::builder::TypedValueParser;
+use clap::{Args, ValueHint};
 use jiff::Timestamp;
 use nix::unistd::Uid;
 
@@ -39,10 +39,10 @@ pub(super) struct CrashFilter {
     #[arg(long, value_name = "NAME", value_parser = text_parser())]
     host: Option<String>,
     /// Only crashes of this user's processes
-    #[arg(long, value_name = "USER", value_parser = human::uid_of)]
+    #[arg(long, value_name = "USER", value_parser = human::uid_of, value_hint = ValueHint::Username)]
     user: Option<Uid>,
     /// Only crashes of this executable: its absolute path, or the name in brackets that the column EXE shows
-    #[arg(long, value_name = "PATH", value_parser = text_parser().try_map(program_of))]
+    #[arg(long, value_name = "PATH", value_parser = text_parser().try_map(program_of), value_hint = ValueHint::FilePath)]
     executable: Option<String>,
     /// Only crashes with this signal: SEGV, SIGSEGV and 11 are the same; "dump": only dumps of living processes
     #[arg(long, value_name = "SIGNAL", value_parser = human::signal_name_of)]
@@ -50,6 +50,8 @@ pub(super) struct CrashFilter {
     /// Only crashes with this signature, or with any that begins like this
     #[arg(long, value_name = "SIGNATURE")]
     signature: Option<String>,
+    #[command(flatten)]
+    foreign: ForeignOptions,
 }
 
 impl CrashFilter {

@@ -25,6 +25,38 @@ pub(super) struct CrashSelector {
     /// Nothing is said of crashes that do not match; coredumpctl(1) has this option
     #[arg(long, short, hide = true)]
     quiet: bool,
+    #[command(flatten)]
+    foreign: ForeignOptions,
+    #[arg(value_name = "MATCH", hide = true, value_parser = refuse("this verb is about one crash: `coreward list` takes several matches and shows the ids"))]
+    others: Vec<String>,
+    #[arg(long, short = 'S', hide = true, value_name = "TIME", allow_hyphen_values = true, value_parser = refuse(TIME_OF_LIST))]
+    since: Option<String>,
+    #[arg(long, short = 'U', hide = true, value_name = "TIME", allow_hyphen_values = true, value_parser = refuse(TIME_OF_LIST))]
+    until: Option<String>,
+}
+
+const TIME_OF_LIST: &str = "only `coreward list` selects by time: give one of the ids that it shows";
+
+/// Options that users of coredumpctl(1) and journalctl(1) type, and that have no use here: the catalog has all crashes.
+#[derive(Args, Debug, Default)]
+pub(super) struct ForeignOptions {
+    #[arg(long, hide = true)]
+    all: bool,
+    #[arg(long = "file", id = "journal_file", value_name = "GLOB", hide = true, value_parser = refuse(FILE))]
+    file: Option<String>,
+    #[arg(long, value_name = "PATH", hide = true, value_parser = refuse(IMAGE))]
+    image: Option<String>,
+    #[arg(long, short, hide = true, num_args = 0..=1, default_missing_value = "", allow_hyphen_values = true, value_parser = refuse(BOOT))]
+    boot: Option<String>,
+}
+
+const FILE: &str = "crashes are in Coreward's catalog and not in files of the journal: --root DIR reads the catalog of another machine";
+const IMAGE: &str = "mount the image (systemd-dissect --mount), and name its root directory with --root";
+const BOOT: &str = "crashes are selected by time: `coreward list --since \"$(uptime -s)\"` shows those since the boot";
+
+/// A parser that explains why there is no such option.
+fn refuse(why: &'static str) -> impl Fn(&str) -> Result<String, &'static str> + Clone {
+    move |_| Err(why)
 }
 
 impl CrashSelector {

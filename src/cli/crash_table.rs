@@ -1,12 +1,17 @@
 //! The table that `coreward list` prints.
 
+use super::crash_columns::CrashColumn;
 use super::error::CliError;
 use super::table::Table;
 use super::terminal::Style;
-use super::{explanations, human, lookup, time};
-use crate::crash::text::push_printable;
+use super::titles::Titles;
+use super::{explanations, human, lookup, record_field, time};
+use crate::crash::signal;
+use crate::crash::text::{printable, push_printable};
+use crate::crash::title_of;
 use crate::store::{self, CrashRow, Filter, Listed};
 use coreward_wire::paths::Root;
+use serde_json::Value;
 use std::io::{self, Write};
 use std::panic::resume_unwind;
 use std::thread;
@@ -14,21 +19,48 @@ use std::thread;
 /// Crashes from which on two threads are faster.
 const LONG: u64 = 10_000;
 
-const HEADER: [&str; 11] = ["TIME", "PID", "UID", "SIG", "CORE", "SIZE", "ID", "EXE", "UNIT", "CONTAINER", "HOST"];
-/// What most values fit into.
-const STREAM_WIDTHS: [usize; 11] = [19, 7, 5, 4, 9, 6, 16, 28, 24, 12, 0];
-const CONTAINER: usize = 9;
-const HOST: usize = 10;
+/// The columns that are shown, and whether somebody asked for them.
+#[derive(Clone, Debug)]
+pub(super) struct ShownColumns {
+    columns: Vec<CrashColumn>,
+    /// Otherwise columns that tell nothing are left out.
+    chosen: bool,
+}
+
+impl ShownColumns {
+    /// The chosen columns, or the usual ones.
+    pub(super) fn new(chosen: Option<Vec<CrashColumn>>) -> Self {
+        Self { chosen: chosen.is_some(), columns: chosen.unwrap_or_else(CrashColumn::by_default) }
+    }
+
+    fn need_records(&self) -> bool {
+        self.columns.iter().any(|column| matches!(column, CrashColumn::Field(_)))
+    }
+
+    fn position(&self, wanted: &CrashColumn) -> Option<usize> {
+        self.columns.iter().position(|column| column == wanted)
+    }
+}
 
 /// The crashes that `filter` selects, the oldest first.
 pub(super) struct CrashTable<'a>(Vec<TablePart<'a>>);
 
 impl<'a> CrashTable<'a> {
     /// Reads the crashes. `here` is the name of this host.
-    pub(super) fn read(root: &Root, filter: &Filter, here: &'a str) -> Result<Self, CliError> {
+    pub(super) fn read(root: &Root, filter: &Filter, here: &'a str, shown: &'a ShownColumns) -> Result<Self, CliError> {
+        // Without the catalog and the service, records are all there is.
+        if shown.need_records() || lookup::is_incomplete(root) {
+            let mut part = TablePart::new(here, shown);
+            let mut titles = Titles::new(root);
+            for listed in lookup::list(root, filter)? {
+                part.push_listed(&listed, &mut titles)?;
+            }
+            return Ok(Self(vec![part]));
+        }
         let read = |filter: &Filter| -> Result<TablePart<'a>, CliError> {
-            let mut part = TablePart::new(here);
-            lookup::for_each_row(root, filter, &mut |row| part.push(row))?;
+            let mut part = TablePart::new(here, shown);
+            let mut titles = Titles::new(root);
+            lookup::for_each_row(root, filter, &mut |row| part.push(row, None, &mut titles))?;
             Ok(part)
         };
         let middle = if filter.limit.is_none() { store::median_time(root, LONG)? } else { None };
@@ -43,17 +75,24 @@ impl<'a> CrashTable<'a> {
     }
 
     /// The rows of crashes that are shown as they are recorded: of the columns nothing is known in advance.
-    pub(super) fn stream(crashes: &[Listed], here: &'a str) -> Self {
-        let mut part = TablePart::new(here);
+    pub(super) fn stream(
+        crashes: &[Listed],
+        here: &'a str,
+        shown: &'a ShownColumns,
+        titles: &mut Titles<'_>,
+    ) -> io::Result<Self> {
+        let mut part = TablePart::new(here, shown);
         for listed in crashes {
-            part.push(&CrashRow::of_listed(listed, &listed.record.program()));
+            part.push_listed(listed, titles)?;
         }
-        part.table.widen(&STREAM_WIDTHS);
-        Self(vec![part])
+        let widths: Vec<usize> = shown.columns.iter().map(usual_width).collect();
+        part.table.widen(&widths);
+        Ok(Self(vec![part]))
     }
 
     /// Writes the rows of [`Self::stream`] with all columns.
-    pub(super) fn write_stream(self, out: &mut dyn Write, with_header: bool) -> io::Result<()> {
+    pub(super) fn write_stream(mut self, out: &mut dyn Write, with_header: bool) -> io::Result<()> {
+        self.0.iter_mut().for_each(TablePart::set_optional);
         self.0.iter().try_for_each(|part| part.table.write(out, with_header))
     }
 
@@ -67,53 +106,139 @@ impl<'a> CrashTable<'a> {
         self.0.iter().all(|part| part.table.is_empty())
     }
 
-    pub(super) fn write(self, out: &mut dyn Write, with_header: bool) -> io::Result<()> {
-        let any_container = self.0.iter().any(|part| part.any_container);
-        let any_other_host = self.0.iter().any(|part| part.any_other_host);
-        let mut tables: Vec<Table> = self.0.into_iter().map(|part| part.table).collect();
-        for (column, is_shown) in [(CONTAINER, any_container), (HOST, any_other_host)] {
-            if !is_shown {
-                tables.iter_mut().for_each(|table| table.hide_column(column));
+    pub(super) fn write(mut self, out: &mut dyn Write, with_header: bool) -> io::Result<()> {
+        let any = |is_of_interest: fn(&TablePart<'a>) -> bool| self.0.iter().any(is_of_interest);
+        let of_interest = [
+            (CrashColumn::Container, any(|part| part.any_container)),
+            (CrashColumn::Host, any(|part| part.any_other_host)),
+            (CrashColumn::Function, any(|part| part.any_function)),
+        ];
+        for part in &mut self.0 {
+            part.set_optional();
+            for (column, is_shown) in &of_interest {
+                if let Some(column) = part.shown.position(column).filter(|_| !is_shown && !part.shown.chosen) {
+                    part.table.hide_column(column);
+                }
             }
         }
+        let tables: Vec<Table> = self.0.into_iter().map(|part| part.table).collect();
         Table::write_joined(&tables, out, with_header)
     }
 }
 
-/// Some rows of the table. CONTAINER and HOST are shown only if a row of any part has a value of interest there.
+/// What most values of a column fit into.
+fn usual_width(column: &CrashColumn) -> usize {
+    match column {
+        CrashColumn::Time => 19,
+        CrashColumn::Pid => 7,
+        CrashColumn::Uid => 5,
+        CrashColumn::Signal => 4,
+        CrashColumn::Core => 9,
+        CrashColumn::Size => 6,
+        CrashColumn::Id => 16,
+        CrashColumn::Exe => 28,
+        CrashColumn::Unit => 24,
+        CrashColumn::Container | CrashColumn::Host => 12,
+        CrashColumn::Signature => 27,
+        CrashColumn::Function | CrashColumn::Title | CrashColumn::Field(_) => 0,
+    }
+}
+
+/// Some rows of the table. Unless they are asked for, CONTAINER, HOST and FUNCTION are shown only if a row of any part has a value of interest
+/// there.
 struct TablePart<'a> {
     table: Table,
     /// The name of this host.
     here: &'a str,
+    shown: &'a ShownColumns,
     times: time::Short,
     any_container: bool,
     any_other_host: bool,
+    any_function: bool,
 }
 
 impl<'a> TablePart<'a> {
-    fn new(here: &'a str) -> Self {
-        let mut table = Table::new(&HEADER);
+    fn new(here: &'a str, shown: &'a ShownColumns) -> Self {
+        let header: Vec<&str> = shown.columns.iter().map(CrashColumn::header).collect();
+        let mut table = Table::new(&header);
         table.set_style(style);
-        Self { table, here, times: time::Short::default(), any_container: false, any_other_host: false }
+        Self {
+            table,
+            here,
+            shown,
+            times: time::Short::default(),
+            any_container: false,
+            any_other_host: false,
+            any_function: false,
+        }
     }
 
-    fn push(&mut self, row: &CrashRow<'_>) {
+    /// FUNCTION is the widest column, and the last.
+    fn set_optional(&mut self) {
+        if let Some(column) = self.shown.position(&CrashColumn::Function).filter(|_| !self.shown.chosen) {
+            self.table.set_optional(column);
+        }
+    }
+
+    fn push_listed(&mut self, listed: &Listed, titles: &mut Titles<'_>) -> io::Result<()> {
+        let json = self.shown.need_records().then(|| record_field::json_of(listed, titles)).transpose()?;
+        let program = listed.record.program();
+        self.push(&CrashRow::of_listed(listed, &program), Some((listed, json.as_ref())), titles);
+        Ok(())
+    }
+
+    /// Adds a crash, with its record if that was read.
+    fn push(&mut self, row: &CrashRow<'_>, record: Option<(&Listed, Option<&Value>)>, titles: &mut Titles<'_>) {
         self.any_container |= !row.container.is_empty();
         self.any_other_host |= !row.hostname.is_empty() && row.hostname != self.here;
-        let (table, mut digits) = (&mut self.table, itoa::Buffer::new());
-        table.push_cell(|cell| self.times.push(cell, row.time_us));
-        table.push_cell(|cell| cell.push_str(digits.format(row.pid.as_raw())));
-        table.push_cell(|cell| cell.push_str(row.uid.map_or("", |uid| digits.format(uid.as_raw()))));
-        table.push_cell(|cell| push_printable(cell, row.signal_name));
-        table.push_cell(|cell| explanations::push_core_state(cell, row.core_state, row.stacks_only, row.no_core));
-        table.push_cell(|cell| {
-            if row.core_state.is_present() {
-                cell.push_str(&human::size(row.stored));
-            }
-        });
-        for text in [row.id, row.program, row.unit, short_container(row.container), row.hostname] {
-            table.push_cell(|cell| push_printable(cell, text));
+        let mut digits = itoa::Buffer::new();
+        for column in &self.shown.columns {
+            let (times, any_function) = (&mut self.times, &mut self.any_function);
+            self.table.push_cell(|cell| match column {
+                CrashColumn::Time => times.push(cell, row.time_us),
+                CrashColumn::Pid => cell.push_str(digits.format(row.pid.as_raw())),
+                CrashColumn::Uid => cell.push_str(row.uid.map_or("", |uid| digits.format(uid.as_raw()))),
+                CrashColumn::Signal => push_printable(cell, row.signal_name),
+                CrashColumn::Core => explanations::push_core_state(cell, row.core_state, row.stacks_only, row.no_core),
+                CrashColumn::Size => {
+                    if row.core_state.is_present() {
+                        cell.push_str(&human::size(row.stored));
+                    }
+                }
+                CrashColumn::Id => push_printable(cell, row.id),
+                CrashColumn::Exe => push_printable(cell, row.program),
+                CrashColumn::Unit => push_printable(cell, row.unit),
+                CrashColumn::Container => push_printable(cell, short_container(row.container)),
+                CrashColumn::Host => push_printable(cell, row.hostname),
+                CrashColumn::Function => {
+                    let begin = cell.len();
+                    match record {
+                        Some((listed, _)) => cell.push_str(&titles.functions_of(&listed.record)),
+                        None => cell.push_str(titles.functions_of_signature(row.signature)),
+                    }
+                    *any_function |= cell.len() > begin;
+                }
+                CrashColumn::Title => match record {
+                    Some((listed, _)) => cell.push_str(&titles.of(&listed.record)),
+                    None => push_title(cell, row, titles.of_signature(row.signature)),
+                },
+                CrashColumn::Signature => push_printable(cell, row.signature),
+                CrashColumn::Field(field) => {
+                    let json = record.and_then(|(_, json)| json);
+                    cell.push_str(&json.map(|json| record_field::value(json, field)).unwrap_or_default());
+                }
+            });
         }
+    }
+}
+
+/// The title of a crash, given that of its signature, which is empty if no crash of it has a stack.
+fn push_title(cell: &mut String, row: &CrashRow<'_>, known: &str) {
+    if known.is_empty() {
+        let is_known = row.signal_name != signal::name(None);
+        cell.push_str(&title_of(row.signal_name, is_known, &printable(row.program)));
+    } else {
+        cell.push_str(known);
     }
 }
 
@@ -143,9 +268,10 @@ mod tests {
 
     /// The cells of these crashes, line by line, the header first.
     fn lines(crashes: &[Listed]) -> Vec<Vec<String>> {
-        let mut part = TablePart::new("here");
+        let (shown, root) = (ShownColumns::new(None), Root::new("/nowhere"));
+        let mut part = TablePart::new("here", &shown);
         for listed in crashes {
-            part.push(&CrashRow::of_listed(listed, &listed.record.program()));
+            part.push_listed(listed, &mut Titles::new(&root)).unwrap();
         }
         let mut out = Vec::new();
         CrashTable(vec![part]).write(&mut out, true).unwrap();
@@ -179,13 +305,14 @@ mod tests {
 
     #[test]
     fn columns_that_tell_nothing_are_left_out() {
-        assert_eq!(lines(&[listed(7)])[0], HEADER[..CONTAINER]);
+        let header: Vec<String> = CrashColumn::by_default().iter().map(|column| column.header().to_owned()).collect();
+        assert_eq!(lines(&[listed(7)])[0], header[..9]);
         let mut other = listed(8);
         other.record.time_us -= 1;
         other.record.cgroup.container = Some("4f5c".repeat(16));
         other.record.hostname = "pod-1".to_owned();
         let shown = lines(&[other, listed(7)]);
-        assert_eq!(shown[0], HEADER);
+        assert_eq!(shown[0], header[..11]);
         assert_eq!(shown[1][1], "8");
         assert_eq!(
             (&shown[1][9..], &shown[2][9..]),
@@ -198,12 +325,14 @@ mod tests {
 
     #[test]
     fn two_parts_are_written_as_one_table() {
-        let (mut first, mut second) = (TablePart::new("here"), TablePart::new("here"));
+        let (shown, root) = (ShownColumns::new(None), Root::new("/nowhere"));
+        let titles = &mut Titles::new(&root);
+        let (mut first, mut second) = (TablePart::new("here", &shown), TablePart::new("here", &shown));
         let mut other = listed(8);
         other.record.cgroup.container = Some("web".to_owned());
         other.record.exe = "/usr/bin/with-a-longer-name".to_owned();
-        first.push(&CrashRow::of_listed(&listed(7), "/bin/a"));
-        second.push(&CrashRow::of_listed(&other, &other.record.program()));
+        first.push(&CrashRow::of_listed(&listed(7), "/bin/a"), None, titles);
+        second.push_listed(&other, titles).unwrap();
         let mut out = Vec::new();
         CrashTable(vec![first, second]).write(&mut out, true).unwrap();
         let out = String::from_utf8(out).unwrap();
@@ -216,9 +345,10 @@ mod tests {
     #[test]
     fn ids_are_shown_whatever_they_are() {
         let one = listed(7);
-        let mut part = TablePart::new("here");
+        let (shown, root) = (ShownColumns::new(None), Root::new("/nowhere"));
+        let mut part = TablePart::new("here", &shown);
         for id in ["0123456789abcdef", "short", "", "0123456789abcde\n", "fedcba9876543210"] {
-            part.push(&CrashRow { id, ..CrashRow::of_listed(&one, "/bin/a") });
+            part.push(&CrashRow { id, ..CrashRow::of_listed(&one, "/bin/a") }, None, &mut Titles::new(&root));
         }
         let mut out = Vec::new();
         CrashTable(vec![part]).write(&mut out, true).unwrap();

@@ -38,9 +38,11 @@ struct Diagnosis<'a> {
     checks: &'a [Finding],
 }
 
-/// The units beside those of `status`; those that are not installed are left out.
+/// The units beside those of `status` that should be active; those that are not installed are left out.
 const OTHER_UNITS: [&str; 4] =
-    ["coreward-metrics.socket", "coreward-event.path", "coreward-reregister.path", "coreward-query.socket"];
+    ["coreward-metrics.socket", "coreward-event.path", "coreward-reregister.path", "coreward-delete.socket"];
+/// Services that those start when there is something to do, and that end afterwards.
+const STARTED_UNITS: [&str; 3] = ["coreward-query.service", "coreward-event.service", "coreward-reregister.service"];
 /// A crash this far in the future was recorded under another time.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
 /// How long an event may wait until its unit starts.
@@ -49,7 +51,7 @@ const EVENT_WAITS: Duration = Duration::from_secs(300);
 pub(super) fn run(root: &Root, options: &DoctorOptions, out: &mut dyn Write) -> Result<ExitCode, CliError> {
     let is_root = geteuid().is_root();
     // The machine is looked at as the caller: `inspect` becomes the owner of the state directory.
-    let others = units::query(root, &OTHER_UNITS);
+    let others = units::query(root, &[OTHER_UNITS.as_slice(), &STARTED_UNITS].concat());
     let machine = machine_checks::all(root);
     let status = inspect(root, &Sysctl::kernel(), !options.no_test)?;
     let mut findings = collection(root, &status, others.as_deref().unwrap_or_default());
@@ -100,6 +102,10 @@ fn collection(root: &Root, status: &StatusReport, others: &[Unit]) -> Vec<Findin
         findings.push(own_unit(status, unit));
     }
     for unit in others.iter().filter(|unit| unit.load != "not-found") {
+        if STARTED_UNITS.contains(&unit.name.as_str()) {
+            findings.push(started_unit(unit));
+            continue;
+        }
         findings.push(match (unit.active.as_str(), unit.enabled.as_str()) {
             ("active", "disabled") => {
                 let text = format!("{} is active, but not at the next boot", unit.name);
@@ -117,6 +123,22 @@ fn collection(root: &Root, status: &StatusReport, others: &[Unit]) -> Vec<Findin
         (Some(why), None) => Finding::skipped("test crash", format!("not tried: {why}")),
     });
     findings
+}
+
+/// A service that is started when it is needed.
+fn started_unit(unit: &Unit) -> Finding {
+    let name = &unit.name;
+    if unit.load == "masked" {
+        return Finding::warning("unit", format!("{name} is masked"), &Remedy::new(format!("systemctl unmask {name}")));
+    }
+    match unit.active.as_str() {
+        "failed" => {
+            let remedy = Remedy::to("see why", format!("journalctl -u {name} -n 20; systemctl reset-failed {name}"));
+            Finding::warning("unit", format!("{name} has failed"), &remedy)
+        }
+        "inactive" => Finding::ok("unit", format!("{name} is inactive: it is started when it is needed")),
+        active => Finding::ok("unit", format!("{name} is {active} ({})", unit.sub)),
+    }
 }
 
 fn kernel(status: &StatusReport) -> Vec<Finding> {
@@ -314,5 +336,54 @@ fn clock_of_crashes(status: &StatusReport) -> Finding {
             Finding::warning("times of crashes", text, &Remedy::new("timedatectl set-ntp true"))
         }
         None => Finding::ok("times of crashes", "none is in the future"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Units that are not looked at, and why.
+    const EXEMPT: [(&str, &str); 1] = [(
+        "coreward-event@.service",
+        "a template; an instance fails with the operator's programs, and the journal says so",
+    )];
+
+    #[test]
+    fn every_unit_of_the_package_is_looked_at() {
+        let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/systemd");
+        let is_unit =
+            |name: &String| [".service", ".socket", ".path", ".timer"].iter().any(|kind| name.ends_with(kind));
+        let names = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
+        let files = names.filter(|entry| entry.file_type().unwrap().is_file());
+        let mut units: Vec<String> =
+            files.map(|entry| entry.file_name().into_string().unwrap()).filter(is_unit).collect();
+        let mut known: Vec<&str> = units::NAMES.into_iter().chain(OTHER_UNITS).chain(STARTED_UNITS).collect();
+        known.extend(EXEMPT.map(|(name, _)| name));
+        units.sort_unstable();
+        known.sort_unstable();
+        assert_eq!(units, known);
+    }
+
+    #[test]
+    fn a_service_that_waits_to_be_started_is_fine_unless_it_has_failed() {
+        let unit = |load: &str, active: &str| {
+            let text = |text: &str| text.to_owned();
+            let finding = started_unit(&Unit {
+                name: text("coreward-query.service"),
+                load: text(load),
+                active: text(active),
+                sub: text("dead"),
+                enabled: text("static"),
+                text: String::new(),
+                restarts: 0,
+            });
+            (finding.state, finding.line())
+        };
+        assert_eq!(unit("loaded", "inactive").0, State::Ok);
+        let (state, line) = unit("loaded", "failed");
+        assert!(state == State::Warning && line.contains("journalctl -u coreward-query.service"), "{line}");
+        let (state, line) = unit("masked", "inactive");
+        assert!(state == State::Warning && line.contains("systemctl unmask"), "{line}");
     }
 }

@@ -1,6 +1,7 @@
 //! Why a verb fails. A message names the path or the value, and what to do where something can be done.
 
 use super::atomic_file::AtomicFileError;
+use super::io_advice::WithAdvice;
 use super::remedy::{Remedy, shell_word};
 use crate::crash::CrashId;
 use crate::dump::DumpError;
@@ -18,11 +19,13 @@ use thiserror::Error;
 /// Why a verb fails.
 #[derive(Debug, Error)]
 pub(super) enum CliError {
-    #[error("standard output: {0}")]
+    #[error("standard output: {}", WithAdvice(.0))]
     Output(#[from] io::Error),
     #[error(transparent)]
     Query(#[from] QueryError),
-    #[error("{path}: {error}")]
+    #[error("no crash matches \"{name}\": {}`coreward list` shows what there is", suggestion(.similar))]
+    NoMatch { name: String, similar: Vec<String> },
+    #[error("{path}: {}", WithAdvice(.error))]
     File { path: PathBuf, error: io::Error },
     #[error(transparent)]
     Export(#[from] ExportError),
@@ -46,10 +49,10 @@ pub(super) enum CliError {
     Hook(#[from] HookError),
     #[error(transparent)]
     Import(#[from] ImportFileError),
-    #[error(transparent)]
+    #[error("{0}{advice}", advice = service_advice(.0))]
     Service(ClientError),
     #[error(
-        "only root and group adm may read the catalog, and coreward-query.socket, which shows users their own crashes, is not active"
+        "only root and group adm may read the catalog, and coreward-query.socket, which shows users their own crashes, is not active: run this as root, or have it started (systemctl start coreward-query.socket)"
     )]
     NoService,
     #[error(transparent)]
@@ -58,6 +61,27 @@ pub(super) enum CliError {
     Dump(#[from] DumpError),
     #[error("interrupted")]
     Interrupted(Signal),
+}
+
+fn service_advice(error: &ClientError) -> &'static str {
+    match error {
+        ClientError::Io(_) => ": see systemctl status coreward-query.socket coreward-query.service",
+        ClientError::Reply(_) => ": are coreward and the service of the same version?",
+        _ => "",
+    }
+}
+
+/// `did you mean a, b or c? `, or nothing.
+fn suggestion(names: &[String]) -> String {
+    match names {
+        [] => String::new(),
+        [one] => format!("did you mean {one}? "),
+        [first @ .., last] => format!("did you mean {} or {last}? ", first.join(", ")),
+    }
+}
+
+fn other_core(id: Option<&String>) -> String {
+    id.map(|id| format!("; crash {id}, of the same bug, has one")).unwrap_or_default()
 }
 
 /// Why no canary is let crash.
@@ -74,13 +98,13 @@ pub(super) enum SelftestError {
 pub(super) enum HookError {
     #[error("the event cannot be read: {0}; it is the record of a crash, as `coreward info --json` shows it")]
     Event(io::Error),
-    #[error("{0}: {1}")]
+    #[error("{0}: {advice}", advice = WithAdvice(.1))]
     Copy(PathBuf, io::Error),
     #[error("systemctl: {0}")]
     Systemctl(io::Error),
     #[error("{0} failed: journalctl -u {0} tells more")]
     Unit(String),
-    #[error("it cannot be run: {0}")]
+    #[error("it cannot be run: {0}: it must be executable, and begin with #! if it is a script")]
     Start(io::Error),
     #[error("it did not end within {} s and was killed", .0.as_secs())]
     Hangs(Duration),
@@ -115,17 +139,26 @@ pub(super) enum ExportError {
 /// Why a core cannot be decompressed.
 #[derive(Debug, Error)]
 pub(super) enum UnpackError {
-    #[error("crash {id} has no core: {why}")]
-    NoCore { id: String, why: &'static str },
-    #[error("{path}: {error}")]
+    #[error("crash {id} has no core: {why}{}", other_core(.other.as_ref()))]
+    NoCore {
+        id: String,
+        why: &'static str,
+        /// The newest crash of the same bug that has one.
+        other: Option<String>,
+    },
+    #[error("{path}: {}", WithAdvice(.error))]
     Open { path: PathBuf, error: io::Error },
-    #[error("{path}: permission denied: only root, group adm and the owner of the process may read this core")]
+    #[error(
+        "{path}: permission denied: only root, group adm and the owner of the process may read this core, and not the owner if the process had more privileges; try sudo"
+    )]
     Denied { path: PathBuf },
     #[error("{path}: damaged: {error}; `zstd -t` tells more")]
     Damaged { path: PathBuf, error: io::Error },
-    #[error("{path}: damaged: it contains {found} bytes of core, its record says {expected}")]
+    #[error(
+        "{path}: damaged: it contains {found} bytes of core, its record says {expected}; `coreward groups` shows whether the bug has other cores"
+    )]
     Length { path: PathBuf, found: u64, expected: u64 },
-    #[error("{to}: {error}")]
+    #[error("{to}: {}", WithAdvice(.error))]
     Write { to: PathBuf, error: io::Error },
 }
 
@@ -134,13 +167,13 @@ pub(super) enum UnpackError {
 pub(super) enum DebugError {
     #[error("{0}: no such program: install it (apt install gdb), or name another debugger with --debugger")]
     NoDebugger(PathBuf),
-    #[error("{path}: {error}")]
+    #[error("{path}: {}", WithAdvice(.error))]
     Start { path: PathBuf, error: io::Error },
     #[error("{dir}: {error}: set TMPDIR to a directory in which the core can be unpacked")]
     Temporary { dir: PathBuf, error: io::Error },
     #[error("{dir}: {error}: the core has {bytes} bytes; set TMPDIR to a directory with room for it")]
     NoRoom { dir: PathBuf, bytes: u64, error: io::Error },
-    #[error("{path}: {error}")]
+    #[error("{path}: {error}; `coreward export --bundle` makes a file that can be opened")]
     Bundle { path: PathBuf, error: BundleError },
     #[error("--sysroot works with gdb only: give {0} its own option for this, after --")]
     Sysroot(PathBuf),
@@ -198,15 +231,17 @@ pub(super) enum RegisterError {
     TooLong(#[from] PatternTooLong),
     #[error("the kernel would start this program for every crash, but {0}: {remedy}", remedy = .0.remedy())]
     Shim(#[from] ShimError),
-    #[error("{0}: {1}")]
+    #[error("{0}: {advice}", advice = WithAdvice(.1))]
     Path(PathBuf, io::Error),
-    #[error("{0}: the previous handler can no longer be started: {1}")]
+    #[error(
+        "{0}: the previous handler can no longer be started: {1}: install its package again, or set another one (sysctl kernel.core_pattern=core)"
+    )]
     Helper(PathBuf, io::Error),
     #[error("\"{0}\": a path in core_pattern must contain neither spaces nor %: choose another path")]
     Unspeakable(String),
-    #[error("{0}: the kernel settings cannot be saved there: {1}")]
+    #[error("{0}: the kernel settings cannot be saved there: {advice}", advice = WithAdvice(.1))]
     Save(PathBuf, io::Error),
-    #[error("a crash that this command caused was not collected: {0}")]
+    #[error("a crash that this command caused was not collected: {0} (`coreward doctor` looks for the cause)")]
     TestCrash(String),
 }
 
@@ -262,9 +297,11 @@ pub(super) enum ChangeError {
         "{path}: {error}; owners delete their cores through coreward-query.socket, which is not active: start it, or run this as root"
     )]
     NoService { path: PathBuf, error: io::Error },
-    #[error("{path}: {error}")]
+    #[error("{path}: {}", WithAdvice(.error))]
     Io { path: PathBuf, error: io::Error },
-    #[error("{path}: this file system has no extended attributes for users, which pins need")]
+    #[error(
+        "{path}: this file system has no extended attributes for users, which pins need: keep a copy of the core (coreward export)"
+    )]
     NoAttributes { path: PathBuf },
     #[error("crash {id} has no core: {why}")]
     NoCore { id: CrashId, why: &'static str },
@@ -288,7 +325,9 @@ impl ChangeError {
 /// Why root's command does not work as the owner of the state directory.
 #[derive(Debug, Error)]
 pub(super) enum PrivilegeError {
-    #[error("cannot become user {0}, who owns the state directory: {1}")]
+    #[error(
+        "cannot become user {0}, who owns the state directory: {1}: in a container, CAP_SETUID and CAP_SETGID are needed"
+    )]
     Assume(Uid, io::Error),
     #[error("the process that runs as the owner of the state directory failed: {0}")]
     Copy(io::Error),

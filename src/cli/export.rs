@@ -52,7 +52,7 @@ pub(super) struct ExportOptions {
 impl ExportOptions {
     /// The core of a crash, to a file or to standard output.
     pub(super) fn of_crash(crash: CrashSelector, output: Option<PathBuf>) -> Self {
-        Self { crash, output, compressed: false, bundle: None, force: false }
+        Self { crash, output, compressed: false, bundle: None, runtime_report: false, force: false }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::error::CliError;
 use super::{complete, man};
-use clap::{Args, Command, ValueEnum};
+use clap::{Arg, ArgGroup, Args, Command, Id, ValueEnum};
 use clap_complete::Shell;
 use std::fs;
 use std::io::Write;
@@ -41,7 +41,7 @@ const SHELLS: [Shell; 3] = [Shell::Bash, Shell::Zsh, Shell::Fish];
 /// Prints a script for the `command` that the program defines.
 pub(super) fn completions(
     options: &CompletionsOptions,
-    command: Command,
+    command: &Command,
     out: &mut dyn Write,
 ) -> Result<ExitCode, CliError> {
     out.write_all(&script(options.shell, command))?;
@@ -56,7 +56,7 @@ pub(super) fn run(options: GenerateOptions, command: &Command) -> Result<ExitCod
         GeneratedFiles::Man => write(&dir, "coreward.1", &man::page(command)?)?,
         GeneratedFiles::Completions => {
             for shell in SHELLS {
-                write(&dir, file_name(shell), &script(shell, command.clone()))?;
+                write(&dir, file_name(shell), &script(shell, command))?;
             }
         }
     }
@@ -68,7 +68,8 @@ fn write(dir: &Path, name: &str, content: &[u8]) -> Result<(), CliError> {
     fs::write(&path, content).map_err(|error| CliError::File { path, error })
 }
 
-fn script(shell: Shell, mut command: Command) -> Vec<u8> {
+fn script(shell: Shell, command: &Command) -> Vec<u8> {
+    let mut command = visible(command);
     // Into memory, because clap_complete panics if its output cannot be written.
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut command, "coreward", &mut script);
@@ -79,6 +80,26 @@ fn script(shell: Shell, mut command: Command) -> Vec<u8> {
         Shell::Fish => complete::for_fish(&text).into_bytes(),
         _ => script,
     }
+}
+
+/// The command without the verbs and options that are not for people: clap_complete would offer them.
+fn visible(command: &Command) -> Command {
+    let of_verb = |verb: &Command| {
+        let (hidden, shown): (Vec<&Arg>, Vec<&Arg>) = verb.get_arguments().partition(|option| option.is_hide_set());
+        let is_hidden = |id: &Id| hidden.iter().any(|option| option.get_id() == id);
+        // Options refer to groups, which may have no members that do not exist.
+        let groups = verb.get_groups().map(|group| {
+            let members: Vec<Id> = group.get_args().filter(|id| !is_hidden(id)).cloned().collect();
+            ArgGroup::new(group.get_id().clone()).args(members).multiple(true)
+        });
+        let about = verb.get_about().cloned().unwrap_or_default();
+        // clap wants names that live as long as the program, which ends when the scripts are written.
+        let name: &'static str = verb.get_name().to_owned().leak();
+        let aliases: Vec<&'static str> = verb.get_visible_aliases().map(|alias| &*alias.to_owned().leak()).collect();
+        Command::new(name).about(about).visible_aliases(aliases).args(shown).groups(groups)
+    };
+    let verbs = command.get_subcommands().filter(|verb| !verb.is_hide_set()).map(of_verb);
+    Command::new("coreward").version(env!("CARGO_PKG_VERSION")).args(command.get_arguments()).subcommands(verbs)
 }
 
 fn file_name(shell: Shell) -> &'static str {

@@ -3,7 +3,7 @@
 use super::crash_table::short_container;
 use super::error::CliError;
 use super::message::print_message;
-use super::table::Table;
+use super::table::{self, Table};
 use super::{human, json, lookup, time};
 use crate::crash::text::printable;
 use crate::store::{self, Group, Occurrence};
@@ -12,6 +12,8 @@ use coreward_wire::paths::Root;
 use serde::Serialize;
 use std::io::Write;
 use std::process::ExitCode;
+
+const COLUMNS: [&str; 7] = ["count", "cores", "first", "last", "signature", "exe", "name"];
 
 /// Options of `groups`.
 #[derive(Args, Debug)]
@@ -22,6 +24,17 @@ pub(super) struct GroupsOptions {
     /// Show only the N most frequent
     #[arg(long, short = 'n', value_name = "N")]
     limit: Option<usize>,
+    /// Show these columns, in this order
+    #[arg(
+        long,
+        short = 'o',
+        value_name = "COLUMN,...",
+        value_delimiter = ',',
+        ignore_case = true,
+        conflicts_with_all = ["json", "signature"],
+        value_parser = table::column_parser(&COLUMNS)
+    )]
+    fields: Vec<usize>,
     /// Omit the line with the names of the columns
     #[arg(long)]
     no_legend: bool,
@@ -61,7 +74,10 @@ fn list_groups(options: &GroupsOptions, groups: Vec<Group>, out: &mut dyn Write)
         print_message("No crash.");
         return Ok(ExitCode::SUCCESS);
     }
-    let mut table = Table::new(&["COUNT", "CORES", "FIRST", "LAST", "SIGNATURE", "EXE", "NAME"]);
+    let mut table = Table::with_columns(&COLUMNS);
+    if !options.fields.is_empty() {
+        table.show_columns(&options.fields);
+    }
     for TitledGroup { group, title } in &titled {
         table.push_row(&[
             &group.count.to_string(),
@@ -138,7 +154,7 @@ fn list_groups_named_before(
     let signatures = store::signatures_named_before(root, prefix)?;
     let named = groups.iter().filter(|group| signatures.contains(&group.signature));
     match named.cloned().collect::<Vec<Group>>().as_slice() {
-        [] => Err(store::QueryError::NoMatch(prefix.to_owned()).into()),
+        [] => Err(lookup::with_similar_names(root, store::QueryError::NoMatch(prefix.to_owned()).into())),
         [group] => list_occurrences(root, options, groups, group.signature.as_str(), out),
         several => list_groups(options, several.to_vec(), out),
     }

@@ -3,18 +3,79 @@
 
 use crate::crash::text::printable;
 use serde::Serialize;
-use serde_json::ser::{CompactFormatter, Formatter, Serializer};
+use serde_json::ser::{CompactFormatter, Formatter, PrettyFormatter, Serializer};
+use std::ffi::OsString;
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Writes `value` on one line.
+/// Whether each field has a line of its own.
+static PRETTY: AtomicBool = AtomicBool::new(false);
+
+/// Understands `--json=MODE` of systemd's commands (coredumpctl(1)), where the verbs have an option without a value: `short` is what they
+/// write, `pretty` the same over many lines, and `off` as if the option was not there.
+pub(super) fn understand_modes(arguments: Vec<OsString>) -> Vec<OsString> {
+    let own = arguments.iter().position(|argument| argument == "--").unwrap_or(arguments.len());
+    let understand = |(number, argument): (usize, OsString)| match argument.to_str() {
+        Some("--json=pretty") if number < own => {
+            PRETTY.store(true, Ordering::Relaxed);
+            Some("--json".into())
+        }
+        Some("--json=short") if number < own => Some("--json".into()),
+        Some("--json=off") if number < own => None,
+        _ => Some(argument),
+    };
+    arguments.into_iter().enumerate().filter_map(understand).collect()
+}
+
+/// Writes `value` on one line, unless the user asked for many.
 pub(super) fn write(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
-    value.serialize(&mut Serializer::with_formatter(&mut *out, TerminalSafe(CompactFormatter)))?;
+    if PRETTY.load(Ordering::Relaxed) {
+        value.serialize(&mut Serializer::with_formatter(&mut *out, TerminalSafe(PrettyFormatter::new())))?;
+    } else {
+        value.serialize(&mut Serializer::with_formatter(&mut *out, TerminalSafe(CompactFormatter)))?;
+    }
     writeln!(out)
 }
 
-struct TerminalSafe(CompactFormatter);
+struct TerminalSafe<F>(F);
 
-impl Formatter for TerminalSafe {
+impl<F: Formatter> Formatter for TerminalSafe<F> {
+    fn begin_array<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
+        self.0.begin_array(out)
+    }
+
+    fn end_array<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
+        self.0.end_array(out)
+    }
+
+    fn begin_array_value<W: ?Sized + Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
+        self.0.begin_array_value(out, first)
+    }
+
+    fn end_array_value<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
+        self.0.end_array_value(out)
+    }
+
+    fn begin_object<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
+        self.0.begin_object(out)
+    }
+
+    fn end_object<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
+        self.0.end_object(out)
+    }
+
+    fn begin_object_key<W: ?Sized + Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
+        self.0.begin_object_key(out, first)
+    }
+
+    fn begin_object_value<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
+        self.0.begin_object_value(out)
+    }
+
+    fn end_object_value<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
+        self.0.end_object_value(out)
+    }
+
     fn write_string_fragment<W: ?Sized + Write>(&mut self, out: &mut W, fragment: &str) -> io::Result<()> {
         for character in fragment.chars() {
             let mut buffer = [0; 4];

@@ -1,7 +1,8 @@
 //! `coreward list`.
 
+use super::crash_columns::ColumnOptions;
 use super::crash_filter::CrashFilter;
-use super::crash_table::CrashTable;
+use super::crash_table::{CrashTable, ShownColumns};
 use super::error::CliError;
 use super::message::print_message;
 use super::titles::{TitledCrash, Titles};
@@ -27,20 +28,21 @@ pub(super) struct ListOptions {
     /// List the newest crash first
     #[arg(long, short)]
     reverse: bool,
+    #[command(flatten)]
+    columns: ColumnOptions,
     /// Print only this field of each crash, by its name in the journal (COREDUMP_EXE) or in JSON (exe, core.stored); several with tabs
     #[arg(
-        long = "field",
-        alias = "fields",
+        long,
         short = 'F',
-        short_alias = 'o',
         value_name = "FIELD,...",
         value_delimiter = ',',
-        conflicts_with = "json"
+        value_parser = record_field::parser(),
+        conflicts_with_all = ["json", "fields"]
     )]
-    fields: Vec<String>,
+    field: Vec<String>,
     /// Say nothing if there is no crash
     #[arg(long, short)]
-    quiet: bool,
+    pub(super) quiet: bool,
     /// Omit the line with the names of the columns
     #[arg(long)]
     no_legend: bool,
@@ -52,30 +54,31 @@ pub(super) struct ListOptions {
 pub(super) fn run(root: &Root, caller: Uid, options: ListOptions, out: &mut dyn Write) -> Result<ExitCode, CliError> {
     let filter = options.filter.into_filter(options.limit.or(options.newest.then_some(1)));
     if lookup::is_incomplete(root) && !options.quiet {
-        print_message(
-            "Only crashes whose cores you can read are shown: coreward-query.socket, which knows the others, is not active.",
-        );
+        print_message(lookup::INCOMPLETE);
     }
-    if options.json || !options.fields.is_empty() {
+    if options.json || !options.field.is_empty() {
         let mut crashes = lookup::list(root, &filter)?;
         if options.reverse {
             crashes.reverse();
         }
+        let mut titles = Titles::new(root);
         if options.json {
-            let mut titles = Titles::new(root);
             let titled: Vec<TitledCrash<'_>> = crashes.iter().map(|listed| titles.with_title(listed)).collect();
             json::write(out, &titled)?;
         } else {
-            record_field::write(&crashes, &options.fields, out)?;
+            record_field::write(&crashes, &options.field, &mut titles, out)?;
         }
         return Ok(ExitCode::SUCCESS);
     }
     let here = uname().map(|names| names.nodename().to_string_lossy().into_owned()).unwrap_or_default();
-    let mut table = CrashTable::read(root, &filter, &here)?;
+    let shown = ShownColumns::new(options.columns.chosen());
+    let mut table = CrashTable::read(root, &filter, &here, &shown)?;
     if table.is_empty() {
         // Not a failure: "no crash since yesterday" is a good answer. Standard output stays empty for scripts that count lines.
         let whose = if caller.is_root() { "" } else { " (root and group adm see the crashes of all users)" };
-        if !options.quiet {
+        if !options.quiet && lookup::is_nothing_recorded(root) {
+            print_message(lookup::nothing_recorded(root));
+        } else if !options.quiet {
             print_message(&format!("No crash.{whose}"));
         }
         return Ok(ExitCode::SUCCESS);

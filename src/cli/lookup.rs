@@ -3,12 +3,22 @@
 
 use super::crash_selector::CrashSelector;
 use super::error::CliError;
+use super::similar::closest;
 use crate::crash::SignatureKey;
-use crate::query::Client;
-use crate::store::{self, CrashRow, CrashSummary, Filter, Group, Listed, Meaning, Occurrence, QueryError};
+use crate::query::{Client, UsageReply};
+use crate::store::{
+    self, CrashRow, CrashSummary, Filter, Group, Listed, Meaning, Occurrence, QueryError, Tally, TallyBy, TallyCounter,
+    UsageBy,
+};
 use coreward_wire::paths::Root;
 use nix::unistd::{Pid, Uid};
+use std::borrow::Cow;
+use std::collections::{BTreeSet, HashMap};
 use std::io::ErrorKind;
+
+/// Said where [`is_incomplete`].
+pub(super) const INCOMPLETE: &str = "Only crashes whose cores you can read are shown: coreward-query.socket, which knows the others, is not active \
+                                     (root: systemctl start coreward-query.socket).";
 
 /// The crashes that `filter` selects, the oldest first.
 pub(super) fn list(root: &Root, filter: &Filter) -> Result<Vec<Listed>, CliError> {
@@ -26,9 +36,18 @@ pub(super) fn for_each_row(root: &Root, filter: &Filter, visit: &mut dyn FnMut(&
 
 /// The crash that `name` refers to: the newest if several match or there is no name.
 pub(super) fn find(root: &Root, name: Option<&str>) -> Result<Listed, CliError> {
-    match service(root)? {
-        Some(mut service) => Ok(service.get(name)?),
-        None => Ok(store::find(root, name)?),
+    let found = match service(root)? {
+        Some(mut service) => service.get(name).map_err(CliError::from),
+        None => store::find(root, name).map_err(CliError::from),
+    };
+    found.map_err(|error| with_similar_names(root, error))
+}
+
+/// The error with names that may have been meant, if it says that there is no such crash.
+pub(super) fn with_similar_names(root: &Root, error: CliError) -> CliError {
+    match error {
+        CliError::Query(QueryError::NoMatch(name)) => CliError::NoMatch { similar: similar_names(root, &name), name },
+        error => error,
     }
 }
 
@@ -43,7 +62,9 @@ pub(super) fn find_crash(root: &Root, crash: &CrashSelector) -> Result<Listed, C
 /// The same for whoever opens the core: where the service fails, a core that this user can read is there all the same.
 pub(super) fn find_core(root: &Root, crash: &CrashSelector) -> Result<Listed, CliError> {
     match (find_crash(root, crash), &crash.container) {
-        (Err(CliError::Service(_)), None) => Ok(store::find(root, crash.name.as_deref())?),
+        (Err(CliError::Service(_)), None) => {
+            store::find(root, crash.name.as_deref()).map_err(|error| with_similar_names(root, error.into()))
+        }
         (Err(CliError::Service(_)), Some(_)) => newest(crash, store::list(root, &in_container(crash))?),
         (found, _) => found,
     }
@@ -68,6 +89,57 @@ pub(super) fn groups(root: &Root) -> Result<Vec<Group>, CliError> {
     }
 }
 
+/// Where the best-known crash of a signature is found.
+pub(super) enum Examples {
+    Catalog(store::Examples),
+    /// All that the service has.
+    Service(HashMap<SignatureKey, Listed>),
+    /// Nobody can be asked.
+    None,
+}
+
+impl Examples {
+    /// What cannot be read is left out.
+    pub(super) fn open(root: &Root) -> Self {
+        match store::Examples::open(root) {
+            Ok(Some(examples)) => Self::Catalog(examples),
+            Ok(None) => {
+                let service = connect(root).ok().flatten();
+                let groups = service.and_then(|mut service| service.groups().ok());
+                let with_example = |group: Group| Some((group.signature, group.example?));
+                groups.map_or(Self::None, |groups| Self::Service(groups.into_iter().filter_map(with_example).collect()))
+            }
+            Err(_) => Self::None,
+        }
+    }
+
+    /// The best-known crash of a signature: [`Group::example`].
+    pub(super) fn of(&self, signature: &SignatureKey) -> Option<Cow<'_, Listed>> {
+        match self {
+            Self::Catalog(examples) => examples.of(signature).ok().flatten().map(Cow::Owned),
+            Self::Service(examples) => examples.get(signature).map(Cow::Borrowed),
+            Self::None => None,
+        }
+    }
+}
+
+/// The crashes of a time by each of `kinds`, the most frequent first. Without the catalog, those that were rolled up are not known.
+pub(super) fn tally(root: &Root, kinds: &[TallyBy], since_us: u64, until_us: u64) -> Result<Vec<Vec<Tally>>, CliError> {
+    if store::may_read_catalog(root) {
+        let of_kind = |by: &TallyBy| store::tally(root, *by, since_us, until_us);
+        return Ok(kinds.iter().map(of_kind).collect::<Result<_, _>>()?);
+    }
+    let filter = Filter { since_us: Some(since_us), until_us: Some(until_us), ..Filter::default() };
+    let mut counts: Vec<TallyCounter> = kinds.iter().map(|by| TallyCounter::new(*by)).collect();
+    for_each_row(root, &filter, &mut |row| counts.iter_mut().for_each(|counter| counter.count(row)))?;
+    Ok(counts.into_iter().map(TallyCounter::finish).collect())
+}
+
+/// What stored cores take on disk, as the service says it; `None` for whoever may read the catalog, and if the service is not there.
+pub(super) fn usage(root: &Root, by: UsageBy) -> Result<Option<UsageReply>, CliError> {
+    Ok(service(root)?.map(|mut service| service.usage(by)).transpose()?)
+}
+
 /// The crashes of a signature by host, unit, container and hour, the newest first.
 pub(super) fn occurrences(root: &Root, signature: &SignatureKey) -> Result<Vec<Occurrence>, CliError> {
     match service(root)? {
@@ -81,18 +153,48 @@ pub(super) fn is_incomplete(root: &Root) -> bool {
     !store::may_read_catalog(root) && matches!(service(root), Ok(None))
 }
 
+/// Ids, units, programs and signatures of the newest crashes that are spelt much like `name`, escaped.
+fn similar_names(root: &Root, name: &str) -> Vec<String> {
+    const MAX_ROWS: usize = 2000;
+    let mut names = BTreeSet::new();
+    let mut add = |row: &CrashRow<'_>| {
+        let file = row.program.rsplit('/').next().unwrap_or_default();
+        let program = if name.contains('/') { row.program } else { file };
+        names.extend([row.id, row.unit, program, row.signature].map(str::to_owned));
+    };
+    // Without names there is nothing to suggest.
+    let _ = for_each_row(root, &Filter { limit: Some(MAX_ROWS), ..Filter::default() }, &mut add);
+    closest(name, names.iter().map(String::as_str))
+}
+
+/// Whether the catalog can be read, and has neither a crash nor a dump.
+pub(super) fn is_nothing_recorded(root: &Root) -> bool {
+    let any = Filter { limit: Some(1), ..Filter::default() };
+    store::may_read_catalog(root) && store::list(root, &any).is_ok_and(|found| found.is_empty())
+}
+
+/// What to do before the first crash.
+pub(super) fn nothing_recorded(root: &Root) -> &'static str {
+    if store::may_read_catalog(root) {
+        "No crash has been recorded yet; `coreward doctor` checks that crashes arrive."
+    } else {
+        "No crash of yours has been recorded; root and group adm see the crashes of all users."
+    }
+}
+
 /// All crashes that `name` refers to, the oldest first, and how it was understood.
 pub(super) fn find_all(root: &Root, name: &str) -> Result<(Vec<Listed>, Meaning), CliError> {
-    let Some(mut service) = service(root)? else { return Ok(store::find_all(root, name)?) };
+    let no_match = |error: QueryError| with_similar_names(root, error.into());
+    let Some(mut service) = service(root)? else { return store::find_all(root, name).map_err(no_match) };
     let filter = Filter { matches: Some(name.to_owned()), ..Filter::default() };
     let mut found = Vec::new();
     service.list(&filter, true, &mut |crash| found.extend(crash.record.map(|record| *record)))?;
     let meaning = store::meaning_among(&found, name);
-    Ok(store::all_named(name, found, meaning)?)
+    store::all_named(name, found, meaning).map_err(no_match)
 }
 
 /// The service, for whoever may not read the catalog; `None` if it is not there, or not needed.
-fn service(root: &Root) -> Result<Option<Client>, CliError> {
+pub(super) fn service(root: &Root) -> Result<Option<Client>, CliError> {
     if store::may_read_catalog(root) { Ok(None) } else { connect(root) }
 }
 

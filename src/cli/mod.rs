@@ -4,6 +4,7 @@
 mod atomic_file;
 mod bundle;
 mod complete;
+mod crash_columns;
 mod crash_context;
 mod crash_filter;
 mod crash_selector;
@@ -29,6 +30,7 @@ mod human;
 mod import;
 mod info;
 mod interrupt;
+mod io_advice;
 mod json;
 mod list;
 mod lookup;
@@ -50,6 +52,7 @@ mod root_file;
 mod selftest;
 mod selftest_canary;
 mod shim_check;
+mod similar;
 mod stack_lines;
 mod state_volume;
 mod status;
@@ -71,7 +74,7 @@ mod vacuum;
 mod vetted_sysroot;
 mod watch;
 
-use crate::store::{self, Filter, QueryError, count_crashes};
+use crate::store::QueryError;
 use clap::{CommandFactory, Parser, Subcommand};
 use coreward_wire::paths::Root;
 pub use elf_symbols::names_in_debug_data;
@@ -246,7 +249,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             arguments.iter().skip(2).map(|argument| argument.to_string_lossy().into_owned()).collect();
         return selftest_canary::main(&rest);
     }
-    let arguments = CommandLine::parse_from(arguments);
+    let arguments = CommandLine::parse_from(json::understand_modes(arguments));
     let mut out = BufWriter::new(io::stdout().lock());
     let ended = run(arguments, &mut out).and_then(|code| Ok(out.flush().map(|()| code)?));
     match ended {
@@ -293,19 +296,18 @@ fn run(arguments: CommandLine, out: &mut dyn Write) -> Result<ExitCode, CliError
 fn run_verb(root: &Root, caller: Uid, verb: Verb, out: &mut dyn Write) -> Result<ExitCode, CliError> {
     match verb {
         Verb::List(options) => {
-            let empty = options.json.then_some("[]");
-            list::run(root, caller, options, out).or_else(|error| show_none(root, error, empty, out))
+            let (empty, quiet) = (options.json.then_some("[]"), options.quiet);
+            list::run(root, caller, options, out).or_else(|error| show_none(root, error, empty, quiet, out))
         }
         Verb::Watch(options) => watch::run(root, options, out),
         Verb::Info(options) => info::run(root, caller, &options, out)
-            .or_else(|error| show_none(root, error, options.json.then_some("null"), out)),
+            .or_else(|error| show_none(root, error, options.json.then_some("null"), false, out)),
         Verb::Export(options) => export::run(root, caller, &options, out),
         Verb::Dump(options) => dump::run(root, caller, options, out),
         Verb::Import(options) => import::run(root, &options, out),
         Verb::Debug(options) => debug::run(root, caller, &options),
-        Verb::Groups(options) => {
-            groups::run(root, &options, out).or_else(|error| show_none(root, error, options.json.then_some("[]"), out))
-        }
+        Verb::Groups(options) => groups::run(root, &options, out)
+            .or_else(|error| show_none(root, error, options.json.then_some("[]"), false, out)),
         Verb::Top(options) => top::run(root, &options, out),
         Verb::Report(options) => report::run(root, caller, &options, out),
         Verb::Usage(options) => usage::run(root, &options, out),
@@ -320,16 +322,10 @@ fn run_verb(root: &Root, caller: Uid, verb: Verb, out: &mut dyn Write) -> Result
         Verb::Unregister(options) => register::unregister(root, &options, out),
         Verb::DispatchEvents(options) => hooks::dispatch(root, &options),
         Verb::RunHooks(options) => hooks::run(root, &options),
-        Verb::Completions(options) => generate::completions(&options, CommandLine::command(), out),
+        Verb::Completions(options) => generate::completions(&options, &CommandLine::command(), out),
         Verb::Complete(options) => complete::run(root, &options, out),
         Verb::Generate(options) => generate::run(options, &CommandLine::command()),
     }
-}
-
-/// Whether neither a crash nor a dump has been recorded.
-fn is_empty(root: &Root) -> bool {
-    let any = Filter { limit: Some(1), ..Filter::default() };
-    store::list(root, &any).is_ok_and(|found| found.is_empty())
 }
 
 /// Before the first crash it is no failure that there is none. `empty` is what `--json` shows then.
@@ -337,11 +333,12 @@ fn show_none(
     root: &Root,
     error: CliError,
     empty: Option<&'static str>,
+    quiet: bool,
     out: &mut dyn Write,
 ) -> Result<ExitCode, CliError> {
     let is_first = match &error {
         CliError::Query(QueryError::NoCatalog(_) | QueryError::Nothing) => true,
-        CliError::Query(QueryError::NoMatch(_)) => store::may_read_catalog(root) && is_empty(root),
+        CliError::NoMatch { .. } => lookup::is_nothing_recorded(root),
         _ => false,
     };
     if !is_first {
@@ -350,11 +347,9 @@ fn show_none(
     if let Some(empty) = empty {
         writeln!(out, "{empty}")?;
     }
-    print_message(if store::may_read_catalog(root) {
-        "No crash has been recorded yet; `coreward status` shows whether crashes are being collected."
-    } else {
-        "No crash of yours has been recorded; root and group adm see the crashes of all users."
-    });
+    if !quiet {
+        print_message(lookup::nothing_recorded(root));
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -388,6 +383,10 @@ mod tests {
             "coreward groups s2-12 --json",
             "coreward list COREDUMP_UNIT=nginx.service COREDUMP_SIGNAL=11 nginx -1 -r -q",
             "coreward list -F COREDUMP_EXE,pid",
+            "coreward list -o id,Exe,COREDUMP_CMDLINE --all",
+            "coreward watch --fields time,function",
+            "coreward groups -o count,NAME",
+            "coreward top -o name",
             "coreward info COREDUMP_PID=7",
             "coreward watch nginx --json -n 3",
             "coreward top --by user --since -7d -n 3",
@@ -407,6 +406,11 @@ mod tests {
             "coreward list --since soon",
             "coreward list -n many",
             "coreward list COREDUMP_NONE=1",
+            "coreward list -b",
+            "coreward list --file x.journal",
+            "coreward info -S today",
+            "coreward info COREDUMP_PID=1 COREDUMP_EXE=/x",
+            "coreward dump --image=x.raw",
             "coreward selftest --signal TERM",
             "coreward frobnicate",
             "coreward vacuum",

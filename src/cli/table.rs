@@ -2,6 +2,7 @@
 //! can find what is in it. On a terminal wide columns are cut to its width, unless `--full` is given.
 
 use super::terminal::{Style, terminal};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use std::io::{self, Write};
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
@@ -19,11 +20,13 @@ const WRITE_SIZE: usize = 64 << 10;
 /// A table of printable text. Long lists have a million cells, so all cells share one string.
 #[derive(Debug)]
 pub(super) struct Table {
-    header: Vec<&'static str>,
+    header: Vec<String>,
     /// The widest cell of each column, in columns of the terminal.
     widths: Vec<usize>,
-    /// Columns that are not shown.
-    hidden: Vec<usize>,
+    /// The columns that are shown, in this order.
+    shown: Vec<usize>,
+    /// A column that is shown only where a line has room for it.
+    optional: Option<usize>,
     /// The cells, row by row.
     text: String,
     /// Where each cell ends in `text`.
@@ -35,16 +38,23 @@ pub(super) struct Table {
 }
 
 impl Table {
-    pub(super) fn new(header: &[&'static str]) -> Self {
+    pub(super) fn new(header: &[&str]) -> Self {
         Self {
-            header: header.to_vec(),
+            header: header.iter().map(|name| (*name).to_owned()).collect(),
             widths: vec![0; header.len()],
-            hidden: Vec::new(),
+            shown: (0..header.len()).collect(),
+            optional: None,
             text: String::new(),
             ends: Vec::new(),
             backwards: false,
             style: |_, _| Style::Plain,
         }
+    }
+
+    /// A table whose columns users name in small letters.
+    pub(super) fn with_columns(names: &[&str]) -> Self {
+        let header: Vec<String> = names.iter().map(|name| name.to_uppercase()).collect();
+        Self::new(&header.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
     /// Sets how cells look on a terminal.
@@ -70,7 +80,17 @@ impl Table {
 
     /// Leaves a column out of the output.
     pub(super) fn hide_column(&mut self, column: usize) {
-        self.hidden.push(column);
+        self.shown.retain(|shown| *shown != column);
+    }
+
+    /// Shows these columns only, in this order.
+    pub(super) fn show_columns(&mut self, columns: &[usize]) {
+        self.shown = columns.to_vec();
+    }
+
+    /// Leaves a column out where the terminal is too narrow for it, although the others are cut.
+    pub(super) fn set_optional(&mut self, column: usize) {
+        self.optional = Some(column);
     }
 
     /// Adds a row of printable cells.
@@ -104,21 +124,23 @@ impl Table {
     /// Writes tables with the same columns as one.
     pub(super) fn write_joined(tables: &[Self], out: &mut dyn Write, with_header: bool) -> io::Result<()> {
         let Some(first) = tables.first() else { return Ok(()) };
-        let mut shown: Vec<(usize, usize)> = (0..first.header.len())
-            .filter(|column| !first.hidden.contains(column))
-            .map(|column| {
-                let name = if with_header { width(first.header[column]) } else { 0 };
-                (column, tables.iter().fold(name, |widest, table| widest.max(table.widths[column])))
-            })
-            .collect();
+        let with_width = |column: &usize| {
+            let name = if with_header { width(&first.header[*column]) } else { 0 };
+            (*column, tables.iter().fold(name, |widest, table| widest.max(table.widths[*column])))
+        };
+        let mut shown: Vec<(usize, usize)> = first.shown.iter().map(with_width).collect();
         if let Some(width) = terminal().width {
+            drop_optional(&mut shown, first.optional, width);
             fit(&mut shown, width);
         }
         let mut lines = String::with_capacity(2 * WRITE_SIZE);
         if with_header {
             let (begin, end) = Style::Underlined.sequences();
             lines.push_str(begin);
-            push_line(&mut lines, shown.iter().map(|(column, width)| (first.header[*column], *width, Style::Plain)));
+            push_line(
+                &mut lines,
+                shown.iter().map(|(column, width)| (first.header[*column].as_str(), *width, Style::Plain)),
+            );
             lines.insert_str(lines.len() - 1, end);
         }
         let has_colours = terminal().colours;
@@ -128,7 +150,7 @@ impl Table {
                 let row = table.header.len() * if table.backwards { rows - 1 - number } else { number };
                 let cells = shown.iter().map(|(column, width)| {
                     let cell = table.cell(row + column);
-                    let style = if has_colours { (table.style)(table.header[*column], cell) } else { Style::Plain };
+                    let style = if has_colours { (table.style)(&table.header[*column], cell) } else { Style::Plain };
                     (cell, *width, style)
                 });
                 push_line(&mut lines, cells);
@@ -144,6 +166,20 @@ impl Table {
     fn cell(&self, number: usize) -> &str {
         let begin = number.checked_sub(1).map_or(0, |before| self.ends[before]);
         &self.text[begin..self.ends[number]]
+    }
+}
+
+/// Parses one of these names of columns into its number.
+pub(super) fn column_parser(names: &'static [&'static str]) -> impl TypedValueParser<Value = usize> {
+    let number = |text: String| names.iter().position(|name| name.eq_ignore_ascii_case(&text)).unwrap_or_default();
+    PossibleValuesParser::new(names).map(number)
+}
+
+/// Drops the optional column unless all columns fit into `width` once they are cut.
+fn drop_optional(columns: &mut Vec<(usize, usize)>, optional: Option<usize>, width: usize) {
+    let least: usize = columns.iter().map(|(_, width)| width.min(&UNCUT) + GAP).sum();
+    if least > GAP + width {
+        columns.retain(|(column, _)| Some(*column) != optional);
     }
 }
 
@@ -270,5 +306,26 @@ mod tests {
         let mut out = Vec::new();
         table.write(&mut out, true).unwrap();
         assert_eq!(out, b"A  C\n1  3\n");
+    }
+
+    #[test]
+    fn columns_are_shown_in_the_order_that_was_chosen() {
+        let mut table = Table::new(&["A", "B", "C"]);
+        table.push_row(&["1", "22", "3"]);
+        table.show_columns(&[2, 1, 2]);
+        let mut out = Vec::new();
+        table.write(&mut out, true).unwrap();
+        assert_eq!(out, b"C  B   C\n3  22  3\n");
+    }
+
+    #[test]
+    fn an_optional_column_needs_room_beside_the_others() {
+        let shown = |terminal: usize| {
+            let mut columns = vec![(0, 16), (1, 90), (2, 50)];
+            drop_optional(&mut columns, Some(2), terminal);
+            columns.len()
+        };
+        let least = 16 + UNCUT + UNCUT + 2 * GAP;
+        assert_eq!((shown(least), shown(least - 1)), (3, 2));
     }
 }

@@ -2,10 +2,10 @@
 
 use super::error::CliError;
 use super::message::print_message;
-use super::table::Table;
-use super::{human, json, time};
+use super::table::{self, Table};
+use super::{human, json, lookup, time};
 use crate::crash::text::printable;
-use crate::store::{self, QueryError, Tally, TallyBy};
+use crate::store::{QueryError, Tally, TallyBy};
 use clap::{Args, ValueEnum};
 use coreward_wire::paths::Root;
 use jiff::Timestamp;
@@ -30,6 +30,17 @@ pub(super) struct TopOptions {
     /// Show only the N most frequent
     #[arg(long, short = 'n', value_name = "N", default_value_t = 10)]
     limit: usize,
+    /// Show these columns, in this order; the name is what crashes are counted by
+    #[arg(
+        long,
+        short = 'o',
+        value_name = "COLUMN,...",
+        value_delimiter = ',',
+        ignore_case = true,
+        conflicts_with = "json",
+        value_parser = table::column_parser(&COLUMNS)
+    )]
+    fields: Vec<usize>,
     /// Omit the lines that say what is counted
     #[arg(long)]
     no_legend: bool,
@@ -47,6 +58,7 @@ enum By {
     Signature,
 }
 
+const COLUMNS: [&str; 5] = ["count", "cores", "first", "last", "name"];
 const DAY_US: u64 = 86_400_000_000;
 
 /// What `--json` shows.
@@ -109,18 +121,18 @@ pub(super) fn run(root: &Root, options: &TopOptions, out: &mut dyn Write) -> Res
     let until_us = time::microseconds(options.until.unwrap_or_else(Timestamp::now));
     let since_us = options.since.map_or(until_us.saturating_sub(DAY_US), time::microseconds);
     let kinds = options.by.map_or_else(|| By::value_variants().to_vec(), |by| vec![by]);
-    let mut tables = Vec::new();
-    let mut crashes = 0;
-    for by in kinds {
-        let mut tallies = match store::tally(root, by.tally(), since_us, until_us) {
-            // Before the first crash.
-            Err(QueryError::NoCatalog(_)) => Vec::new(),
-            tallies => tallies?,
-        };
-        crashes = tallies.iter().map(|tally| tally.count).sum();
-        tallies.truncate(options.limit);
-        tables.push((by, tallies));
+    if lookup::is_incomplete(root) {
+        print_message(lookup::INCOMPLETE);
     }
+    let wanted: Vec<TallyBy> = kinds.iter().map(|by| by.tally()).collect();
+    let mut counted = match lookup::tally(root, &wanted, since_us, until_us) {
+        // Before the first crash.
+        Err(CliError::Query(QueryError::NoCatalog(_))) => vec![Vec::new(); kinds.len()],
+        counted => counted?,
+    };
+    let crashes = counted.first().into_iter().flatten().map(|tally| tally.count).sum();
+    counted.iter_mut().for_each(|tallies| tallies.truncate(options.limit));
+    let tables: Vec<(By, Vec<Tally>)> = kinds.into_iter().zip(counted).collect();
     if options.json {
         let by = tables.into_iter().map(|(by, tallies)| (by.name(), tallies)).collect();
         json::write(out, &TopReport { since_us, until_us, crashes, by })?;
@@ -136,7 +148,11 @@ pub(super) fn run(root: &Root, options: &TopOptions, out: &mut dyn Write) -> Res
     }
     for (by, tallies) in &tables {
         writeln!(out)?;
-        let mut table = Table::new(&["COUNT", "CORES", "FIRST", "LAST", by.header()]);
+        let [count, cores, first, last, _] = COLUMNS;
+        let mut table = Table::with_columns(&[count, cores, first, last, by.header()]);
+        if !options.fields.is_empty() {
+            table.show_columns(&options.fields);
+        }
         for Tally { name, count, cores, first_us, last_us } in tallies {
             let (first, last) = (time::short(*first_us), time::short(*last_us));
             table.push_row(&[&count.to_string(), &cores.to_string(), &first, &last, &by.shown(name.as_deref())]);

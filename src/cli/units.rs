@@ -35,7 +35,8 @@ pub(super) const REGISTER: &str = "coreward-register.service";
 /// The socket on which users ask.
 pub(super) const QUERY: &str = "coreward-query.socket";
 
-const NAMES: [&str; 4] = [DAEMON, SOCKET, REGISTER, QUERY];
+/// The units that `status` asks for.
+pub(super) const NAMES: [&str; 4] = [DAEMON, SOCKET, REGISTER, QUERY];
 
 impl Unit {
     /// The command that starts it now and at each boot.

@@ -1,5 +1,6 @@
 //! Decompressing a stored core to the core that the kernel wrote.
 
+use super::crash_context::newest_with_core;
 use super::error::{CliError, UnpackError};
 use super::explanations;
 use super::interrupt::Interrupts;
@@ -38,7 +39,8 @@ impl CoreReader {
         let layout = Layout::new(root);
         let path = layout.cores.join(core_file_name(id));
         if let Some(why) = explanations::why_no_core(listed) {
-            return Err(UnpackError::NoCore { id: id.to_string(), why });
+            let other = newest_with_core(root, &listed.record);
+            return Err(UnpackError::NoCore { id: id.to_string(), why, other });
         }
         let opened = layout.open_cores().and_then(|dir| openat::open_file_below(dir.as_fd(), &core_file_name(id)));
         match opened.map(File::from).and_then(|file| Ok((file.metadata()?, file))) {
@@ -48,7 +50,8 @@ impl CoreReader {
             }
             Ok(_) => Err(UnpackError::Open { path, error: io::Error::other("not a regular file") }),
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                Err(UnpackError::NoCore { id: id.to_string(), why: "its file was deleted a moment ago" })
+                let other = newest_with_core(root, &listed.record).filter(|other| other != id.as_str());
+                Err(UnpackError::NoCore { id: id.to_string(), why: "its file was deleted a moment ago", other })
             }
             Err(error) if error.kind() == ErrorKind::PermissionDenied => Err(UnpackError::Denied { path }),
             Err(error) => Err(UnpackError::Open { path, error }),
@@ -60,7 +63,7 @@ impl CoreReader {
         let record = bundle.record();
         let path = path.to_owned();
         let Some((file, range)) = bundle.core() else {
-            return Err(UnpackError::NoCore { id: record.id.to_string(), why: "the bundle has none" });
+            return Err(UnpackError::NoCore { id: record.id.to_string(), why: "the bundle has none", other: None });
         };
         let file = file.try_clone().map_err(|error| UnpackError::Open { path: path.clone(), error })?;
         Ok(Self { file, range, path, bytes: record.core.bytes, _lock: None })

@@ -42,4 +42,5 @@ pub use record::{CoreOutcome, CoreReport, Dump, NoCore, Origin, PidPin, Record, 
 pub use runtime_report::RuntimeReport;
 pub use signature::{Frame, FrameTrust, Level, Module, SigInfo, Signature, SignatureKey, Symbol, ThreadStacks};
 pub use stack_trace::{StackOwner, StackTrace};
+pub use title::title_of;
 pub use warning::Warning;

@@ -3,7 +3,7 @@
 use super::demangle::demangle;
 use super::plumbing::is_plumbing;
 use super::text::printable;
-use super::{Frame, Module, Record, Symbol};
+use super::{Dump, Frame, Module, Record, Symbol};
 use std::fmt;
 
 /// Frames that a title names.
@@ -14,20 +14,21 @@ const MAX_NAME: usize = 80;
 const MAX_DEMANGLED: usize = 4096;
 
 impl Record {
-    /// A title for the crash, such as `SIGSEGV in hash_key <- oj.so+0x4f1c`: the first frames of the thread that failed that are neither in a C or C++
-    /// runtime library nor plumbing by name, by their functions or else by file and offset. Where all are, it is the first frame, and
-    /// without a stack the program. The signal is that of the failure, as the stack is; a dump has none. Escaped for a terminal.
+    /// A title for the crash, such as `SIGSEGV in hash_key <- oj.so+0x4f1c`: the signal and [`Self::functions`], or the program where there are none.
+    /// The signal is that of the failure, as the stack is; a dump has none. Escaped for a terminal.
     #[must_use]
     pub fn title(&self) -> String {
         let name = self.failure.as_ref().map_or(&self.signal_name, |failure| &failure.signal_name);
-        let is_named = self.signal.is_some() && name.starts_with(|first: char| first.is_ascii_alphabetic());
-        let signal = if self.dump.is_some() {
-            "Dump".to_owned()
-        } else if is_named {
-            format!("SIG{}", printable(name))
-        } else {
-            format!("signal {}", printable(name))
-        };
+        let functions = self.functions();
+        let place = if functions.is_empty() { printable(&self.program()) } else { functions };
+        title_of(name, self.signal.is_some(), &place)
+    }
+
+    /// The functions that a title names, such as `hash_key <- oj.so+0x4f1c`: the first frames of the thread that failed that are neither in a C or
+    /// C++ runtime library nor plumbing by name, by their functions or else by file and offset. Where all are, it is the first frame;
+    /// empty without a stack. Escaped for a terminal.
+    #[must_use]
+    pub fn functions(&self) -> String {
         let mut first = None;
         let mut places: Vec<String> = Vec::new();
         // Names are read one by one: mostly the first few frames are enough.
@@ -48,10 +49,7 @@ impl Record {
         if places.is_empty() {
             places.extend(first);
         }
-        match places.as_slice() {
-            [] => format!("{signal} in {}", printable(&self.program())),
-            places => format!("{signal} in {}", places.join(" <- ")),
-        }
+        places.join(" <- ")
     }
 
     /// A frame with its module and function, or in code of a known compiler; `None` if nothing of that is known.
@@ -63,6 +61,20 @@ impl Record {
             module,
             function,
         })
+    }
+}
+
+/// A title with the name of a signal, and whether its number is known. `place` is escaped.
+#[must_use]
+pub fn title_of(signal_name: &str, is_known: bool, place: &str) -> String {
+    let is_named = is_known && signal_name.starts_with(|first: char| first.is_ascii_alphabetic());
+    let signal = printable(signal_name);
+    if signal_name == Dump::SIGNAL_NAME {
+        format!("Dump in {place}")
+    } else if is_named {
+        format!("SIG{signal} in {place}")
+    } else {
+        format!("signal {signal} in {place}")
     }
 }
 

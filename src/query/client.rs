@@ -1,15 +1,16 @@
 //! The command's end of a connection to the service.
 
 use super::connect::connect_within;
-use super::interface::{GroupReply, INTERFACE};
+use super::interface::{GroupReply, INTERFACE, UsageReply};
 use crate::crash::text::printable;
 use crate::crash::{CrashId, SignatureKey};
-use crate::store::{CrashSummary, Filter, Group, Listed, Occurrence, QueryError};
+use crate::store::{CrashSummary, Filter, Group, Listed, Occurrence, QueryError, UsageBy};
 use nix::unistd::Uid;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -100,20 +101,7 @@ impl Client {
         records: bool,
         visit: &mut dyn FnMut(CrashSummary),
     ) -> Result<(), ClientError> {
-        let filter = json!({
-            "match": filter.matches,
-            "unit": filter.unit,
-            "container": filter.container,
-            "pod": filter.pod,
-            "hostname": filter.hostname,
-            "uid": filter.uid.map(Uid::as_raw),
-            "executable": filter.executable,
-            "signal": filter.signal,
-            "signature": filter.signature,
-            "since_us": filter.since_us,
-            "until_us": filter.until_us,
-            "limit": filter.limit,
-        });
+        let filter = filter_json(filter);
         self.call("List", &json!({ "filter": filter, "records": records }), true)?;
         self.for_each(|reply: Replied<CrashSummary>| reply.crashes.into_iter().for_each(&mut *visit))
     }
@@ -159,6 +147,30 @@ impl Client {
         Ok(occurrences)
     }
 
+    /// What stored cores take on disk.
+    ///
+    /// # Errors
+    /// The service does not answer as expected.
+    pub fn usage(&mut self, by: UsageBy) -> Result<UsageReply, ClientError> {
+        self.call("Usage", &json!({ "by": by }), false)?;
+        let mut usage = UsageReply::default();
+        self.for_each(|reply| usage = reply)?;
+        Ok(usage)
+    }
+
+    /// Asks for the crashes that are recorded from now on. The filter's limit does not count.
+    ///
+    /// # Errors
+    /// The service does not answer as expected.
+    pub fn subscribe(mut self, filter: &Filter) -> Result<Subscription, ClientError> {
+        let filter = filter_json(&Filter { limit: None, ..filter.clone() });
+        self.call("Subscribe", &json!({ "filter": filter }), true)?;
+        let mut subscription = Subscription(self);
+        // The first reply says that it has begun.
+        subscription.receive()?;
+        Ok(subscription)
+    }
+
     /// Deletes the core of a crash; returns the bytes that it took.
     ///
     /// # Errors
@@ -187,21 +199,72 @@ impl Client {
     /// Receives the replies to a call.
     fn for_each<T: DeserializeOwned>(&mut self, mut visit: impl FnMut(T)) -> Result<(), ClientError> {
         loop {
-            let mut bytes = Vec::new();
-            (&mut self.stream).take(MAX_REPLY).read_until(0, &mut bytes)?;
-            if bytes.pop() != Some(0) {
-                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
-            }
-            let reply: Reply = serde_json::from_slice(&bytes)?;
-            if let Some(error) = reply.error {
-                return Err(error_of(error, reply.parameters));
-            }
-            visit(serde_json::from_value(reply.parameters)?);
-            if !reply.continues {
+            let (reply, continues) = self.receive()?;
+            visit(reply);
+            if !continues {
                 return Ok(());
             }
         }
     }
+
+    /// Receives one reply, and whether another one follows.
+    fn receive<T: DeserializeOwned>(&mut self) -> Result<(T, bool), ClientError> {
+        let mut bytes = Vec::new();
+        (&mut self.stream).take(MAX_REPLY).read_until(0, &mut bytes)?;
+        if bytes.pop() != Some(0) {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
+        let reply: Reply = serde_json::from_slice(&bytes)?;
+        if let Some(error) = reply.error {
+            return Err(error_of(error, reply.parameters));
+        }
+        Ok((serde_json::from_value(reply.parameters)?, reply.continues))
+    }
+}
+
+/// Crashes as they are recorded.
+#[derive(Debug)]
+pub struct Subscription(Client);
+
+impl Subscription {
+    /// Whether the next crashes are here already: there is nothing to wait for.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        !self.0.stream.buffer().is_empty()
+    }
+
+    /// Receives the next crashes. Waits for them, but not for ever: call it when [`Self::is_ready`], or when the socket can be read.
+    ///
+    /// # Errors
+    /// The service has ended, or does not answer as expected.
+    pub fn receive(&mut self) -> Result<Vec<CrashSummary>, ClientError> {
+        let (reply, continues): (Replied<CrashSummary>, bool) = self.0.receive()?;
+        if continues { Ok(reply.crashes) } else { Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()) }
+    }
+}
+
+impl AsFd for Subscription {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.stream.get_ref().as_fd()
+    }
+}
+
+/// The interface's name for each condition.
+fn filter_json(filter: &Filter) -> Value {
+    json!({
+        "match": filter.matches,
+        "unit": filter.unit,
+        "container": filter.container,
+        "pod": filter.pod,
+        "hostname": filter.hostname,
+        "uid": filter.uid.map(Uid::as_raw),
+        "executable": filter.executable,
+        "signal": filter.signal,
+        "signature": filter.signature,
+        "since_us": filter.since_us,
+        "until_us": filter.until_us,
+        "limit": filter.limit,
+    })
 }
 
 fn error_of(error: String, parameters: Value) -> ClientError {

@@ -1,6 +1,6 @@
 //! The interfaces that the service has.
 
-use crate::store::{Group, Listed};
+use crate::store::{Group, Listed, UsageShare};
 use serde::{Deserialize, Serialize};
 
 /// The interface about crashes.
@@ -48,4 +48,15 @@ pub struct GroupReply {
     /// [`Group::example`], where it was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub example: Option<Box<Listed>>,
+}
+
+/// What stored cores take on disk, as [`INTERFACE`] has it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct UsageReply {
+    /// All stored cores.
+    pub cores: u64,
+    /// What they take, in bytes.
+    pub bytes: u64,
+    /// What they have in common, the largest share first.
+    pub shares: Vec<UsageShare>,
 }

@@ -18,9 +18,9 @@ mod server;
 mod service;
 mod session;
 
-pub use client::{Client, ClientError};
+pub use client::{Client, ClientError, Subscription};
 pub use deletion::{Deletion, DeletionError, DeletionRequest};
-pub use interface::{GroupReply, INTERFACE, description};
+pub use interface::{GroupReply, INTERFACE, UsageReply, description};
 pub use message::{Call, MAX_CALL, MessageError};
 pub use parameters::filter_of;
 pub use peer::Peer;

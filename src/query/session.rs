@@ -4,7 +4,7 @@ use super::connection_limits::ConnectionPermit;
 use super::deletion::DeletionRequest;
 use super::error::MethodError;
 use super::frames::{FrameError, Frames};
-use super::interface::{GroupReply, INTERFACE, SERVICE, description};
+use super::interface::{GroupReply, INTERFACE, SERVICE, UsageReply, description};
 use super::message::{self, Call};
 use super::parameters::Parameters;
 use super::peer::Peer;
@@ -223,7 +223,7 @@ impl Session {
         let shares = self.read(move |view| view.usage(by.unwrap_or(UsageBy::Unit))).await?.unwrap_or_default();
         let cores: u64 = shares.iter().map(|share| share.cores).sum();
         let bytes: u64 = shares.iter().map(|share| share.bytes).sum();
-        self.reply(json!({ "cores": cores, "bytes": bytes, "shares": shares }), false).await
+        self.reply(UsageReply { cores, bytes, shares }, false).await
     }
 
     async fn subscribe(&mut self, mut parameters: Parameters, more: bool) -> Result<(), Failure> {

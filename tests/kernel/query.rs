@@ -99,7 +99,11 @@ fn sorted<const N: usize>(crashes: [&Listed; N]) -> Vec<String> {
 }
 
 /// The command, run by a user who can reach it.
-fn coreward(bed: &TestBed, (uid, group): Who, arguments: &[&str]) -> Output {
+fn coreward(bed: &TestBed, who: Who, arguments: &[&str]) -> Output {
+    command(bed, who).args(arguments).output().unwrap()
+}
+
+fn command(bed: &TestBed, (uid, group): Who) -> Command {
     let exe = bed.path("coreward");
     if !exe.exists() {
         std::fs::copy(env!("CARGO_BIN_EXE_coreward"), &exe).unwrap();
@@ -107,7 +111,8 @@ fn coreward(bed: &TestBed, (uid, group): Who, arguments: &[&str]) -> Output {
     let mut command = Command::new("setpriv");
     command.args([format!("--reuid={uid}"), format!("--regid={uid}")]);
     command.arg(group.map_or("--clear-groups".to_owned(), |group| format!("--groups={group}")));
-    command.arg(exe).arg("--root").arg(bed.root.path()).args(arguments).output().unwrap()
+    command.arg(exe).arg("--root").arg(bed.root.path());
+    command
 }
 
 fn shown(output: &Output) -> String {
@@ -248,6 +253,131 @@ fn the_command_shows_a_user_the_same_and_works_without_the_service() {
     assert!(!groups.status.success() && shown(&groups).contains("coreward-query.socket"), "{groups:?}");
     let removed = coreward(&bed, user, &["rm", alice.id().as_str()]);
     assert!(!removed.status.success() && shown(&removed).contains("coreward-query.socket"), "{removed:?}");
+}
+
+#[test]
+fn users_count_their_own_crashes_and_what_their_own_cores_take() {
+    let bed = bed();
+    let _daemon = bed.daemon();
+    let Crashes { alice, bob, .. } = Crashes::cause(&bed);
+    let service = QueryService::start(&bed);
+    let json = |who, arguments: &[&str]| -> Value {
+        let output = coreward(&bed, who, arguments);
+        assert!(output.status.success(), "{output:?}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let counts = |top: &Value, by: &str| -> Vec<(Value, u64)> {
+        let tallies = top["by"][by].as_array().unwrap().iter();
+        tallies.map(|tally| (tally["name"].clone(), tally["count"].as_u64().unwrap())).collect()
+    };
+    let hers = json((ALICE, None), &["top", "--json"]);
+    assert_eq!(hers["crashes"], 2);
+    assert_eq!(counts(&hers, "user"), [(json!("1234"), 2)]);
+    assert_eq!(hers["by"]["user"][0]["cores"], 1);
+    assert_eq!(counts(&hers, "executable").len(), 2);
+    let his = json((BOB, None), &["top", "--json"]);
+    assert_eq!((counts(&his, "user"), &his["crashes"]), (vec![(json!("1235"), 1)], &json!(1)));
+    assert_eq!(json((NOBODY, None), &["top", "--json"])["crashes"], 0);
+    assert_eq!(json((BOB, Some(ADM)), &["top", "--json"])["crashes"], 5);
+    assert_eq!(json((ALICE, None), &["top", "--json", "--until", "-1h"])["crashes"], 0);
+
+    for (who, own) in [((ALICE, None), &alice), ((BOB, None), &bob)] {
+        for by in ["unit", "user", "executable", "signature"] {
+            let usage = json(who, &["usage", "--json", "--by", by]);
+            assert_eq!((&usage["cores"], &usage["bytes"]), (&json!(1), &json!(own.record.core.stored)), "{usage}");
+            let holders = usage["holders"].as_array().unwrap();
+            assert_eq!((holders.len(), &holders[0]["bytes"]), (1, &usage["bytes"]), "{usage}");
+            assert_eq!((&usage["pinned_bytes"], holders[0].get("is_limited")), (&Value::Null, None));
+        }
+        let executable = json(who, &["usage", "--json", "--by", "executable"]);
+        assert_eq!(executable["holders"][0]["name"], own.record.exe);
+    }
+    assert_eq!(json((NOBODY, None), &["usage", "--json"])["cores"], 0);
+    assert_eq!(json((BOB, Some(ADM)), &["usage", "--json"])["cores"], 4);
+    // The core is there, and cannot be read: the service knows of it all the same.
+    let core = alice.core_file.as_ref().unwrap();
+    let mode = std::fs::metadata(core).unwrap().permissions();
+    std::fs::set_permissions(core, std::os::unix::fs::PermissionsExt::from_mode(0o400)).unwrap();
+    assert_eq!(json((ALICE, None), &["usage", "--json"])["cores"], 1);
+    std::fs::set_permissions(core, mode).unwrap();
+
+    // FUNCTION is that of crashes which the user may see; the listing has it over the service too.
+    let list = shown(&coreward(&bed, (ALICE, None), &["list", "-o", "pid,function,COREDUMP_COMM", "--no-legend"]));
+    assert_eq!(list.lines().count(), 2, "{list}");
+    assert!(list.contains(&format!("{}  ", alice.record.key.pid)) && list.contains("nocore"), "{list}");
+    let complete = shown(&coreward(&bed, (ALICE, None), &["complete", "match"]));
+    assert!(complete.contains("nocore") && !complete.contains(bob.id().as_str()), "{complete}");
+
+    // Without the service a user is told what is missing.
+    drop(service);
+    std::fs::remove_file(bed.root.query_socket()).unwrap();
+    let top = coreward(&bed, (ALICE, None), &["top", "--by", "user"]);
+    assert!(shown(&top).contains("1 crash from") && shown(&top).contains("coreward-query.socket"), "{top:?}");
+    let usage = coreward(&bed, (ALICE, None), &["usage"]);
+    assert!(shown(&usage).contains(" in 1 core ") && shown(&usage).contains("coreward-query.socket"), "{usage:?}");
+}
+
+/// A running `coreward watch`; dropped, it ends.
+struct UsersWatch {
+    child: Child,
+    lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
+}
+
+impl UsersWatch {
+    /// Returns when it has begun.
+    fn start(bed: &TestBed, who: Who, arguments: &[&str]) -> Self {
+        let mut child = command(bed, who).arg("watch").args(arguments).stdout(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut watch = Self { child, lines };
+        assert!(watch.line().starts_with("ID"));
+        watch
+    }
+
+    #[track_caller]
+    fn line(&mut self) -> String {
+        self.lines.next().expect("another line").unwrap().trim_end().to_owned()
+    }
+}
+
+impl Drop for UsersWatch {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn users_watch_their_own_crashes_also_while_the_service_restarts() {
+    let bed = bed();
+    let _daemon = bed.daemon();
+    let plain = copy(&bed, "plain", 0o755, 0);
+    as_user(ALICE, &plain).run_to_end();
+    bed.wait_for(1);
+    let service = QueryService::start(&bed);
+    let columns = ["-o", "id"];
+    let mut hers = UsersWatch::start(&bed, (ALICE, None), &columns);
+    let mut his = UsersWatch::start(&bed, (BOB, None), &columns);
+    let mut none = UsersWatch::start(&bed, (ALICE, None), &[columns.as_slice(), &["nocore"]].concat());
+    let crash = |who: u32, program: &Path, count: usize| -> String {
+        as_user(who, program).run_to_end();
+        bed.wait_for(count).pop().unwrap().id().to_string()
+    };
+    let bobs = crash(BOB, &plain, 2);
+    let alices = crash(ALICE, &plain, 3);
+    let without_core = crash(ALICE, &copy(&bed, "nocore", 0o755, 0), 4);
+    let bobs_last = crash(BOB, &plain, 5);
+    assert_eq!([hers.line(), hers.line()], [alices, without_core.clone()]);
+    assert_eq!([his.line(), his.line()], [bobs, bobs_last]);
+    assert_eq!(none.line(), without_core);
+
+    drop(service);
+    std::fs::remove_file(bed.root.query_socket()).unwrap();
+    let in_between = crash(ALICE, &plain, 6);
+    let _service = QueryService::start(&bed);
+    assert_eq!(hers.line(), in_between);
+    let bobs_newest = crash(BOB, &plain, 7);
+    let newest = crash(ALICE, &plain, 8);
+    assert_eq!((his.line(), hers.line()), (bobs_newest, newest), "once each");
 }
 
 #[test]

@@ -23,6 +23,9 @@ fn list() {
         ("list_reverse", &["list", "--reverse", "-n", "3", "--no-legend"]),
         ("list_field", &["list", "-F", "COREDUMP_EXE"]),
         ("list_several_fields", &["list", "-F", "id,COREDUMP_SIGNAL_NAME,COREDUMP_UNIT,core.stored"]),
+        ("list_columns", &["list", "-o", "id,sig,function,COREDUMP_CMDLINE,core.stored", "-n", "3"]),
+        ("list_titles", &["list", "--fields", "Title,SIGNATURE", "--no-legend"]),
+        ("list_title_field", &["list", "-F", "COREWARD_TITLE", "-n", "3"]),
         ("list_quiet", &["list", "-q", "no-such-program"]),
     ] {
         assert_output(name, &machine.coreward(arguments));
@@ -44,6 +47,7 @@ fn info() {
     ]) {
         assert_output(&format!("info_{name}"), &machine.coreward(&["info", record.id.as_str()]));
     }
+    assert_output("info_json_pretty", &machine.coreward(&["info", "2e00c0de00000004", "--json=pretty"]));
     assert_output("info_json", &one_field_a_line(&machine.coreward(&["info", "1f00c0de00000001", "--json"])));
 }
 
@@ -123,6 +127,7 @@ fn the_page_of_a_crash_has_what_info_has() {
 fn groups() {
     let machine = Machine::with_crashes();
     assert_output("groups", &machine.coreward(&["groups"]));
+    assert_output("groups_columns", &machine.coreward(&["groups", "-o", "name,count"]));
     assert_output("groups_of_one", &machine.coreward(&["groups", "s1-4d5e"]));
     assert_output("groups_json", &one_field_a_line(&machine.coreward(&["groups", "--json"])));
     assert_output("groups_of_one_json", &one_field_a_line(&machine.coreward(&["groups", "s1-4d5e", "--json"])));
@@ -134,6 +139,8 @@ fn top() {
     let time = ["--since", "2026-01-01", "--until", "2027-01-01"];
     assert_output("top", &machine.coreward(&[["top", "-n", "3"].as_slice(), &time].concat()));
     assert_output("top_by_user", &machine.coreward(&[["top", "--by", "user"].as_slice(), &time].concat()));
+    let columns = ["--by", "unit", "-o", "name,count", "--no-legend"];
+    assert_output("top_columns", &machine.coreward(&[["top"].as_slice(), &time, &columns].concat()));
     assert_output("top_json", &one_field_a_line(&machine.coreward(&[["top", "--json"].as_slice(), &time].concat())));
 }
 
@@ -169,6 +176,8 @@ fn nothing_to_show() {
     for (name, arguments) in [
         ("list", ["list"].as_slice()),
         ("list_json", &["list", "--json"]),
+        ("list_json_pretty", &["list", "--json=pretty"]),
+        ("list_quiet", &["list", "--quiet"]),
         ("info", &["info"]),
         ("groups", &["groups"]),
         ("usage", &["usage"]),
@@ -178,6 +187,15 @@ fn nothing_to_show() {
     let machine = Machine::with_crashes();
     for (name, arguments) in [
         ("no_match", ["info", "no-such-program"].as_slice()),
+        ("similar_unit", &["info", "ngnix"]),
+        ("similar_field", &["info", "COREDUMP_UNIT=nginx.servce"]),
+        ("similar_program", &["rm", "/usr/sbin/ngins"]),
+        ("similar_id", &["export", "1f00c0de00000009", "-o", "core"]),
+        ("no_directory", &["export", "1f00c0de00000001", "-o", "/no/such/directory/core"]),
+        ("no_core_missing", &["export", "2e00c0de00000007", "-o", "core"]),
+        ("no_core_gone", &["rm", "2e00c0de00000004"]),
+        ("no_bundle", &["debug", "tests/output/records.json"]),
+        ("no_debugger", &["debug", "1f00c0de00000001", "--debugger", "no-such-debugger"]),
         ("ambiguous", &["info", "2e0"]),
         ("no_core_storm", &["export", "1f00c0de00000002", "-o", "core"]),
         ("no_core_evicted", &["export", "2e00c0de00000006", "-o", "core"]),

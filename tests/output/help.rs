@@ -1,6 +1,6 @@
 //! `--help` of the programs and of each verb.
 
-use crate::{Machine, assert_output, run, transcript};
+use crate::{assert_output, run, transcript};
 
 const COREWARD: &str = env!("CARGO_BIN_EXE_coreward");
 const COREWARDD: &str = env!("CARGO_BIN_EXE_corewardd");
@@ -70,32 +70,6 @@ fn verbs() {
 }
 
 #[test]
-fn bash_completes_crashes_and_units_but_nothing_that_a_shell_would_expand() {
-    let machine = Machine::with_crashes();
-    let dir = tempfile::tempdir().unwrap();
-    let command = dir.path().join("coreward");
-    let text = format!("#!/bin/sh\nexec {COREWARD} --root {} \"$@\"\n", machine.root().path().display());
-    std::fs::write(&command, text).unwrap();
-    std::fs::set_permissions(&command, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    let complete = |words: &str| {
-        let script = format!(
-            "PATH={}:/usr/bin:/bin; source <(coreward completions bash); COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
-             _coreward_with_crashes coreward \"${{COMP_WORDS[COMP_CWORD]}}\" \"${{COMP_WORDS[COMP_CWORD - 1]}}\"
-             printf '%s\\n' \"${{COMPREPLY[@]}}\"",
-            dir.path().display()
-        );
-        let output = run("bash", &["-c", &script]);
-        String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect::<Vec<_>>()
-    };
-    assert_eq!(complete("coreward info 1f00c0de00000002"), ["1f00c0de00000002"]);
-    let all = complete("coreward info ''");
-    assert!(all.contains(&"nginx.service".to_owned()) && all.contains(&"/usr/sbin/nginx".to_owned()), "{all:?}");
-    assert!(!all.iter().any(|word| word.contains(['\\', ' ', '('])), "{all:?}");
-    assert_eq!(complete("coreward list --unit ngi"), ["nginx.service"]);
-    assert_eq!(complete("coreward selft"), ["selftest"]);
-}
-
-#[test]
 fn wrong_command_lines() {
     for (name, arguments) in [
         ("no_verb", [].as_slice()),
@@ -105,6 +79,15 @@ fn wrong_command_lines() {
         ("signal", &["list", "--signal=foo"]),
         ("executable", &["list", "--executable", "nginx"]),
         ("field", &["list", "COREDUMP_NONE=1"]),
+        ("column", &["list", "-o", "id,colour"]),
+        ("column_of_groups", &["groups", "-o", "unit"]),
+        ("field_to_print", &["list", "-F", "COREDUMP_NONE"]),
+        ("similar_verb", &["lst"]),
+        ("boot", &["list", "-b"]),
+        ("journal_file", &["dump", "--file", "x.journal"]),
+        ("image", &["list", "--image=x.raw"]),
+        ("time_of_one", &["info", "-S", "-1h"]),
+        ("several", &["info", "COREDUMP_PID=1", "COREDUMP_EXE=/x"]),
         ("selftest_signal", &["selftest", "--signal", "TERM"]),
         ("vacuum", &["vacuum"]),
         ("size", &["vacuum", "--max-use", "lots"]),

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
+mod completion;
 mod crashes;
 mod help;
 mod machine;

@@ -7,8 +7,12 @@ use std::process::{Command, Stdio};
 
 /// What a terminal of 100 columns shows of `coreward ARGUMENTS`, with these variables in addition.
 fn shown(machine: &Machine, arguments: &str, variables: &[(&str, &str)]) -> String {
+    shown_in(100, machine, arguments, variables)
+}
+
+fn shown_in(columns: usize, machine: &Machine, arguments: &str, variables: &[(&str, &str)]) -> String {
     let line = format!(
-        "stty cols 100 rows 40; exec {} --root {} {arguments}",
+        "stty cols {columns} rows 40; exec {} --root {} {arguments}",
         env!("CARGO_BIN_EXE_coreward"),
         machine.root().path().display()
     );
@@ -44,6 +48,22 @@ fn tables_have_colours_and_fit_the_width() {
     }
     let overridden = [("SYSTEMD_PAGER", ""), ("SYSTEMD_COLORS", "1"), ("NO_COLOR", "1")];
     assert!(shown(&machine, "list", &overridden).contains('\x1b'));
+}
+
+#[test]
+fn functions_are_listed_where_there_is_room() {
+    let machine = Machine::with_crashes();
+    let plain = [("SYSTEMD_PAGER", ""), ("NO_COLOR", "1")];
+    let narrow = shown(&machine, "list nginx", &plain);
+    assert!(!narrow.contains("FUNCTION") && !narrow.contains("cache::get"), "{narrow}");
+    let wide = shown_in(180, &machine, "list nginx", &plain);
+    assert!(wide.contains("FUNCTION") && wide.contains("ngx_http_handler <- cache::get"), "{wide}");
+    let cut = shown_in(140, &machine, "list nginx", &plain);
+    assert!(cut.contains("FUNCTION") && cut.contains('…') && widest(&cut) <= 140, "{cut}");
+    for arguments in ["list nginx --full", "list nginx -o id,function"] {
+        let asked = shown(&machine, arguments, &plain);
+        assert!(asked.contains("ngx_http_handler <- cache::get"), "{asked}");
+    }
 }
 
 #[test]

@@ -10,10 +10,12 @@ pub enum QueryError {
     #[error("{0}: there is no catalog: has coreward.service ever run? (systemctl status coreward.socket)")]
     NoCatalog(PathBuf),
     /// Something else is in the place of the catalog.
-    #[error("{0}: not a regular file, not opened")]
+    #[error(
+        "{0}: not a regular file, not opened: move it away, and coreward.service makes a new catalog (systemctl restart coreward.service)"
+    )]
     NotAFile(PathBuf),
     /// An error of SQLite.
-    #[error("{path}: {error}")]
+    #[error("{path}: {error} (`coreward doctor` names a remedy)")]
     Sqlite {
         /// The catalog.
         path: PathBuf,
@@ -21,7 +23,7 @@ pub enum QueryError {
         error: rusqlite::Error,
     },
     /// A record that cannot be parsed.
-    #[error("crash {id}: the record cannot be parsed: {error}")]
+    #[error("crash {id}: the record cannot be parsed: {error}: was it written by a newer version of Coreward?")]
     Record {
         /// The crash.
         id: String,

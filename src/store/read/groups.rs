@@ -66,14 +66,29 @@ pub fn groups(root: &Root) -> Result<Vec<Group>, QueryError> {
     Ok(groups)
 }
 
-/// The most informative crash of a signature: the newest that has a stack, of those with a core if there are any.
-///
-/// # Errors
-/// There is no catalog, or it cannot be read.
-pub fn example(root: &Root, signature: &SignatureKey) -> Result<Option<Listed>, QueryError> {
-    let layout = Layout::new(root);
-    let Some(db) = open_if_allowed(&layout)? else { return Ok(None) };
-    example_in(&db, &layout, signature)
+/// Looks up the most informative crash of one signature after the other: [`Group::example`].
+pub struct Examples {
+    db: Connection,
+    layout: Layout,
+}
+
+impl Examples {
+    /// Opens the catalog; `None` if this user may not read it.
+    ///
+    /// # Errors
+    /// There is no catalog, or it cannot be read.
+    pub fn open(root: &Root) -> Result<Option<Self>, QueryError> {
+        let layout = Layout::new(root);
+        Ok(open_if_allowed(&layout)?.map(|db| Self { db, layout }))
+    }
+
+    /// The example of a signature.
+    ///
+    /// # Errors
+    /// The catalog cannot be read.
+    pub fn of(&self, signature: &SignatureKey) -> Result<Option<Listed>, QueryError> {
+        example_in(&self.db, &self.layout, signature)
+    }
 }
 
 /// The signatures of crashes that had a name which begins with `prefix` by the rules of the version before. Those that have been rolled up are not

@@ -1,6 +1,7 @@
 //! Crashes counted by what they have in common. Those that were rolled up are counted as well.
 
 use super::connection::open;
+use super::crash_row::CrashRow;
 use super::error::QueryError;
 use crate::crash::Dump;
 use crate::store::Layout;
@@ -8,6 +9,8 @@ use crate::store::columns::{RecordedCore, get_unsigned, to_signed};
 use coreward_wire::paths::Root;
 use rusqlite::params;
 use serde::Serialize;
+use std::cmp::Reverse;
+use std::collections::HashMap;
 
 /// What crashes can have in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,4 +88,49 @@ pub fn tally(root: &Root, by: TallyBy, since_us: u64, until_us: u64) -> Result<V
         rows.collect()
     };
     read().map_err(|error| QueryError::sqlite(&layout.catalog, error))
+}
+
+/// Counts rows as [`tally`] counts the catalog, for those who may not read it.
+pub struct TallyCounter {
+    by: TallyBy,
+    tallies: HashMap<Option<String>, Tally>,
+}
+
+impl TallyCounter {
+    /// Nothing is counted yet.
+    #[must_use]
+    pub fn new(by: TallyBy) -> Self {
+        Self { by, tallies: HashMap::new() }
+    }
+
+    /// Counts a crash.
+    pub fn count(&mut self, row: &CrashRow<'_>) {
+        let known = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+        let name = match self.by {
+            TallyBy::Unit => known(row.unit).or_else(|| Some(format!("container {}", known(row.container)?))),
+            TallyBy::Executable => known(row.program),
+            TallyBy::User => row.uid.map(|uid| uid.to_string()),
+            TallyBy::Signature => known(row.signature),
+        };
+        let new = |name: &Option<String>| Tally {
+            name: name.clone(),
+            count: 0,
+            cores: 0,
+            first_us: row.time_us,
+            last_us: row.time_us,
+        };
+        let tally = self.tallies.entry(name).or_insert_with_key(new);
+        tally.count += 1;
+        tally.cores += u64::from(row.core_state.is_present());
+        tally.first_us = tally.first_us.min(row.time_us);
+        tally.last_us = tally.last_us.max(row.time_us);
+    }
+
+    /// What was counted, the most frequent first.
+    #[must_use]
+    pub fn finish(self) -> Vec<Tally> {
+        let mut tallies: Vec<Tally> = self.tallies.into_values().collect();
+        tallies.sort_by_key(|tally| Reverse((tally.count, tally.last_us)));
+        tallies
+    }
 }

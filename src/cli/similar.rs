@@ -1,0 +1,45 @@
+//! Names that somebody may have meant.
+
+use crate::crash::text::printable;
+
+/// Names that are suggested.
+const MAX_NAMES: usize = 3;
+
+/// Those of the known names that are spelt much like `name`, the closest first, escaped.
+pub(super) fn closest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Vec<String> {
+    // ".service" may be omitted. Of a field, the value is what is misspelt.
+    let name = name.split_once('=').map_or(name, |(_, value)| value);
+    let distance = |known: &str| {
+        let short = known.strip_suffix(".service").filter(|_| !name.ends_with(".service")).unwrap_or(known);
+        strsim::damerau_levenshtein(name, short)
+    };
+    // A third of the letters, as in the suggestions of cargo and git. Numbers are all alike.
+    let tolerated = name.chars().count() / 3;
+    let is_number = name.bytes().all(|byte| byte.is_ascii_digit());
+    let mut near: Vec<(usize, &str)> = known
+        .filter(|known| !known.is_empty() && *known != name && !is_number)
+        .map(|known| (distance(known), known))
+        .filter(|(distance, _)| *distance <= tolerated)
+        .collect();
+    near.sort_unstable();
+    near.into_iter().take(MAX_NAMES).map(|(_, name)| printable(name)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_spelt_much_alike_is_suggested() {
+        let near =
+            |name: &str| closest(name, ["", "nginx.service", "1f00c0de00000001", "postgres", "a\nb"].into_iter());
+        assert_eq!(near("ngnix"), ["nginx.service"]);
+        assert_eq!(near("ngnix.service"), ["nginx.service"]);
+        assert_eq!(near("postgers"), ["postgres"]);
+        assert_eq!(near("COREDUMP_COMM=postgrse"), ["postgres"]);
+        assert_eq!(near("1f00c0de00000002"), ["1f00c0de00000001"]);
+        assert_eq!(near("a b"), ["a\\nb"]);
+        assert_eq!(near("apache2"), [] as [String; 0]);
+        assert_eq!(near("4"), [] as [String; 0]);
+    }
+}
