@@ -611,14 +611,16 @@ mod tests {
         }
         let (last, lambda, apply) = (
             "app::(anonymous namespace)::last",
-            "_start::{lambda(int)#1}::operator()",
+            "_start::{lambda}::operator()",
             "app::apply<_start()::<lambda(int)> >",
         );
         let tail_call = [vec![last], vec![lambda, apply], vec!["app::second"]];
         for name in ["tail-call", "zstd", "dwarf4", "debug-file", "dwz"] {
             assert_eq!(names_in_seed(name), tail_call, "{name}");
         }
-        assert_eq!(names_in_seed("lacks-dwz"), tail_call);
+        // Its names are in the file that is missing, so the symbols' are left.
+        let [inner, ..] = names_in_seed("lacks-dwz");
+        assert!(inner.len() == 1 && inner[0].starts_with(last), "{inner:?}");
         assert_eq!(names_in_seed("debug-link"), [[""; 0]; 3]);
     }
 
