@@ -118,6 +118,10 @@ fn the_report_of_hotspot_is_kept_with_the_core() {
     );
     fs::remove_file(&file).unwrap();
     assert_eq!(at.exported(record), written);
+    // The fault is what the report is about, and not the abort that followed.
+    let failure = record.failure.as_ref().expect("a fault");
+    assert_eq!((failure.signal_name.as_str(), failure.address), ("SEGV", Some(8)));
+    assert!(record.title().starts_with("SIGSEGV in code compiled by HotSpot"), "{}", record.title());
     // What is charged to the quota is the whole file.
     assert_eq!(listed.core_file.as_ref().unwrap().metadata().unwrap().size(), record.core.stored);
     run_tool("zstd", &["-tq", listed.core_file.as_ref().unwrap().to_str().unwrap()]);
