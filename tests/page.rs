@@ -54,6 +54,7 @@ fn records() -> Vec<Record> {
                     trust: FrameTrust::CallFrameInfo,
                     symbol: (depth % 3 == 1)
                         .then(|| Symbol { name: "_ZN8requests6handleEv".to_owned(), offset: depth }),
+                    compiler: None,
                 })
                 .collect();
             record
