@@ -55,6 +55,7 @@ fn records() -> Vec<Record> {
                     compiler: None,
                     symbol: (depth % 3 == 1)
                         .then(|| Symbol { name: "_ZN8requests6handleEv".to_owned(), offset: depth }),
+                    compiler: None,
                 })
                 .collect();
             record

@@ -13,7 +13,6 @@ use crate::crash::{Record, RuntimeReport};
 use crate::reader::{Place, Reader, ReaderScope};
 use coreward_wire::{MAX_PATHS, Offer};
 use nix::sys::stat::fstat;
-use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -200,15 +199,15 @@ pub(super) async fn read_report(
 fn copy_report(shared: &Shared, scope: ReaderScope, place: &Place, file: &OwnedFd) -> io::Result<Vec<u8>> {
     place.may_read().map_err(|_| io::ErrorKind::WouldBlock)?;
     let mut reader = shared.readers.take(&scope)?;
-    let copied = match reader.copy_beginning(file, RuntimeReport::MAX_KEPT, Instant::now() + READ_TIMEOUT) {
-        Ok(copied) => copied.map(File::from).ok_or(io::ErrorKind::InvalidData)?,
+    let mut copied = match reader.copy_beginning(file, RuntimeReport::MAX_KEPT, Instant::now() + READ_TIMEOUT) {
+        Ok(copied) => copied.ok_or(io::ErrorKind::InvalidData)?,
         Err(error) => {
             place.add_killed(reader.pidfd());
             return Err(error);
         }
     };
     shared.readers.give_back(scope, reader);
-    let (mut copied, mut report) = (copied, Vec::new());
+    let mut report = Vec::new();
     copied.rewind()?;
     copied.take(RuntimeReport::MAX_KEPT).read_to_end(&mut report)?;
     Ok(report)

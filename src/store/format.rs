@@ -128,20 +128,20 @@ pub fn report_frame(report: &[u8]) -> io::Result<Vec<u8>> {
 /// The file cannot be read, or its end is damaged.
 pub fn read_report(file: &File, range: Range<u64>) -> io::Result<Option<Vec<u8>>> {
     /// The number of frames, a descriptor of a byte, and the magic number.
-    const FOOTER: u64 = 9;
-    const ENTRY: u64 = 8;
+    const FOOTER: usize = 9;
+    const ENTRY: usize = 8;
     let damaged = || io::Error::from(ErrorKind::InvalidData);
     let before = |at: u64, length: u64| at.checked_sub(length).filter(|at| *at >= range.start).ok_or_else(damaged);
-    let at = before(range.end, FOOTER)?;
-    let footer: [u8; FOOTER as usize] = read_array(file, at)?;
+    let at = before(range.end, FOOTER as u64)?;
+    let footer: [u8; FOOTER] = read_array(file, at)?;
     let [n0, n1, n2, n3, _, magic @ ..] = footer;
     if u32::from_le_bytes(magic) != SEEK_FOOTER {
         return Err(damaged());
     }
     let frames = u64::from(u32::from_le_bytes([n0, n1, n2, n3]));
-    let table = before(at, frames * ENTRY + ENTRY)?;
-    let Ok(last) = before(at, ENTRY) else { return Ok(None) };
-    let [l0, l1, l2, l3, content @ ..] = read_array::<{ ENTRY as usize }>(file, last)?;
+    let table = before(at, (frames + 1) * ENTRY as u64)?;
+    let Ok(last) = before(at, ENTRY as u64) else { return Ok(None) };
+    let [l0, l1, l2, l3, content @ ..] = read_array::<ENTRY>(file, last)?;
     let length = u64::from(u32::from_le_bytes([l0, l1, l2, l3]));
     if frames == 0 || length < 16 || content != [0; 4] {
         return Ok(None);

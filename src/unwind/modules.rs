@@ -2,7 +2,7 @@
 
 use super::page_cache::PageCache;
 use crate::crash::Module;
-use crate::elf::{self, CoreLayout, ElfClass, LoadSegment, MappedImage};
+use crate::elf::{self, CoreLayout, ElfClass, LoadSegment, MappedFile, MappedImage};
 use object::elf::{ELFDATA2MSB, ET_DYN, ET_EXEC, PF_W};
 use std::collections::HashMap;
 use std::ops::Range;
@@ -20,6 +20,16 @@ struct FileSpan {
     /// The end of its first part.
     first_end: u64,
     path: String,
+}
+
+impl FileSpan {
+    /// Whether `file`, the next mapping of a file, is a further part of this one. A part that is mapped a second time elsewhere is none: V8 has a
+    /// copy of its own code near that which it compiles.
+    fn is_continued_by(&self, file: &MappedFile) -> bool {
+        /// No linker leaves more between two parts, in bytes.
+        const MAX_GAP: u64 = 1 << 30;
+        self.path == file.path && file.offset != 0 && file.start.saturating_sub(self.range.end) <= MAX_GAP
+    }
 }
 
 /// The modules of a process.
@@ -45,7 +55,7 @@ impl<'a> ModuleTable<'a> {
         let mut spans: Vec<FileSpan> = Vec::new();
         for file in &layout.notes.files {
             match spans.last_mut() {
-                Some(span) if span.path == file.path && file.offset != 0 => span.range.end = file.end,
+                Some(span) if span.is_continued_by(file) => span.range.end = file.end,
                 _ => {
                     let (range, first_end) = (file.start..file.end, file.end);
                     spans.push(FileSpan { range, first_end, path: file.path.clone() });
@@ -184,4 +194,25 @@ fn read_module(pages: &mut PageCache<'_>, span: &FileSpan, image: MappedImage) -
         end: span.range.end,
     };
     LoadedModule { module, eh_frame_hdr: image.eh_frame_hdr }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_that_is_mapped_again_far_away_is_not_of_the_module() {
+        let span = FileSpan { range: 0x40_0000..0x60_0000, first_end: 0x50_0000, path: "/usr/bin/node".to_owned() };
+        let part = |path: &str, start: u64, offset: u64| MappedFile {
+            start,
+            end: start + 0x1000,
+            offset,
+            path: path.to_owned(),
+        };
+        assert!(span.is_continued_by(&part("/usr/bin/node", 0x60_0000, 0x20_0000)));
+        assert!(span.is_continued_by(&part("/usr/bin/node", 0x80_0000, 0x20_0000)), "after what is aligned or empty");
+        assert!(!span.is_continued_by(&part("/usr/bin/node", 0x7f2a_4760_0000, 0x14c_4000)));
+        assert!(!span.is_continued_by(&part("/usr/bin/node", 0x60_0000, 0)), "loaded again");
+        assert!(!span.is_continued_by(&part("/usr/lib/x.so", 0x60_0000, 0x20_0000)));
+    }
 }

@@ -81,7 +81,11 @@ pub(super) fn interruption(
     // The handler runs with the signal blocked, unless it unblocked it or asked for SA_NODEFER.
     let newly_blocked = blocked_before_the_end(thread.blocked) & !saved.blocked;
     let may_be = |signal: u32| newly_blocked == 0 || newly_blocked & mask(signal) != 0;
-    let info = siginfo(pages, saved.siginfo).filter(|info| may_be(info.signal));
+    let unblocked = |info: &Interruption| {
+        let is_reported = |(signals, _): (&[Signal], _)| signals.iter().any(|signal| *signal as u32 == info.signal);
+        unblocks_faults(newly_blocked) && info.code.is_some_and(|code| code > 0) && saved.trap.is_some_and(is_reported)
+    };
+    let info = siginfo(pages, saved.siginfo).filter(|info| may_be(info.signal) || unblocked(info));
     if let Some(Sent { signal, to_itself }) = saved.sent {
         let is_blocked = |signal: u32| newly_blocked & mask(signal) != 0;
         let is_certain = to_itself && (newly_blocked == 0 || is_blocked(signal));
@@ -117,6 +121,16 @@ fn blocked_before_the_end(blocked: u64) -> u64 {
     } else {
         blocked
     }
+}
+
+/// Whether a handler that runs with these signals blocked has unblocked those that the processor raises, as HotSpot's does
+/// (`PosixSignals::unblock_program_error_signals`): a fault in the handler would not reach it otherwise.
+fn unblocks_faults(blocked: u64) -> bool {
+    /// It blocks all others.
+    const MOST: u32 = 48;
+    let raised =
+        [SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP].into_iter().fold(0, |all, signal| all | mask(signal as u32));
+    blocked.count_ones() >= MOST && blocked & raised == 0
 }
 
 /// The bit of a signal in a mask.

@@ -58,6 +58,12 @@ fn where_all_is_plumbing_the_first_frame_is_named_and_without_a_stack_the_progra
     assert_eq!(title(&[]), "SIGSEGV in /usr/bin/segv");
     let mut jump = record(1);
     jump.stack = vec![Frame { module: None, ..frame(0, "") }];
+    let mut compiled = jump.clone();
+    compiled.stack[0].compiler = Some("Lua\u{1b}JIT".to_owned());
+    compiled
+        .stack
+        .push(Frame { symbol: Some(Symbol::new(b"JS:*store /srv/a.js:3:1", 0)), ..compiled.stack[0].clone() });
+    assert_eq!(compiled.title(), "SIGSEGV in code compiled by Lua\\u{1b}JIT <- JS:*store /srv/a.js:3:1");
     assert_eq!(jump.title(), "SIGSEGV in /usr/bin/segv");
     jump.signal = None;
     jump.signal_name = "unknown".to_owned();

@@ -95,6 +95,16 @@ fn a_siginfo_says_what_interrupted_the_thread() {
         found(SIGSEGV, Some(1), Some(0x1234)),
         "and then a fault of the handler, which unblocks it"
     );
+    let raised = [SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP].into_iter().fold(0, |all, signal| all | bit(signal));
+    let hotspots = !raised & !bit(SIGABRT);
+    assert_eq!(
+        memory.x86(hotspots),
+        found(SIGSEGV, Some(1), Some(0x1234)),
+        "faults are unblocked for the handler itself"
+    );
+    assert_eq!(memory.x86(bit(SIGSYS) | bit(SIGABRT)), None, "two other signals are blocked");
+    memory.siginfo(304, 8, 1, 0x1234);
+    assert_eq!(memory.x86(hotspots), found(SIGSYS, None, None), "not what the processor reported");
     memory.siginfo(304, 10, 0, 77);
     let interruption = memory.x86(bit(Signal::SIGUSR1)).unwrap();
     assert!(interruption.signal == 10 && !is_fault(10, Some(11)), "{interruption:?}");
