@@ -60,7 +60,9 @@ fn has_other_threads(pid: Pid) -> bool {
 
 /// Who traces the process, if somebody does.
 fn traced(pid: Pid, status: &Status) -> Option<DumpError> {
-    let tracer = status.pid("TracerPid").filter(|tracer| tracer.as_raw() != 0)?;
+    let thread = status.pid("TracerPid").filter(|tracer| tracer.as_raw() != 0)?;
+    // One thread of a debugger traces.
+    let tracer = Status::read(thread, None).ok().and_then(|status| status.pid("Tgid")).unwrap_or(thread);
     let comm = std::fs::read(format!("/proc/{tracer}/comm")).unwrap_or_default();
     let comm = printable(String::from_utf8_lossy(&comm).trim_end());
     Some(DumpError::Traced { pid, tracer, comm })

@@ -111,7 +111,10 @@ fn told(exe: &Path, core: &Path) -> Vec<String> {
     let ask = |commands: &[&str]| {
         let said = gdb(exe, core, &[&["echo BEGIN\\n"][..], commands].concat());
         let (_, said) = said.split_once("BEGIN\n").unwrap();
-        let is_said = |line: &&str| !line.is_empty() && !line.starts_with("warning:") && !line.contains("No such file");
+        let is_mask = |line: &str| line.starts_with('k') && line.as_bytes().get(1).is_some_and(u8::is_ascii_digit);
+        let is_said = |line: &&str| {
+            !(line.is_empty() || line.starts_with("warning:") || line.contains("No such file") || is_mask(line))
+        };
         said.lines().filter(is_said).map(str::to_owned).collect::<Vec<_>>()
     };
     let mut told = vec![ask(&["info auxv"]).join("\n"), ask(&["info proc mappings"]).join("\n")];
@@ -151,6 +154,8 @@ fn gdb_says_the_same_of_a_dump_as_of_its_own_core_and_a_stopped_process_stays_st
     for name in ["living", "living-i386"] {
         let exe = program(name);
         let mut living = Living::start(Command::new(&exe).args(["5", "2"]));
+        // The main thread waits for a line.
+        eventually(Duration::from_secs(5), || living.state() == 'S');
         kill(living.pid, Signal::SIGSTOP).unwrap();
         eventually(Duration::from_secs(5), || living.state() == 'T');
         let listed = dumped(&bed, living.pid);
@@ -382,7 +387,7 @@ fn a_dump_that_may_not_be_stored_says_why() {
 #[test]
 fn storms_rates_and_the_limit_on_cores_do_not_stop_a_dump() {
     let bed = TestBed::new();
-    bed.configure("[Coreward]\nStormBurst=1\nStormStacks=0\nUnitBurst=1\nTotalBurst=1\nEnforceCoreLimit=yes\n");
+    bed.configure("[Coreward]\nStormBurst=1\nStormStacks=0\nUnitBurst=2\nTotalBurst=2\nEnforceCoreLimit=yes\n");
     let _daemon = bed.daemon();
     let exe = program("living");
     let mut living = Living::start(Command::new("sh").args(["-c", "ulimit -c 0; exec \"$0\""]).arg(&exe));
@@ -392,7 +397,7 @@ fn storms_rates_and_the_limit_on_cores_do_not_stop_a_dump() {
     living.assert_unharmed();
     drop(living);
     // They took nobody's place.
-    let mut crashing = Living::start(&mut Command::new(&exe));
+    let mut crashing = Living::start(Command::new("sh").args(["-c", "ulimit -c unlimited; exec \"$0\""]).arg(&exe));
     crashing.tell("crash");
     let crashes = bed.wait_for(5);
     assert_eq!(crashes[4].record.core.outcome, CoreOutcome::Stored, "{:?}", crashes[4].record.decision);
