@@ -214,13 +214,13 @@ impl<'a> TablePart<'a> {
                     let begin = cell.len();
                     match record {
                         Some((listed, _)) => cell.push_str(&titles.functions_of(&listed.record)),
-                        None => cell.push_str(titles.functions_of_signature(row.signature)),
+                        None => cell.push_str(&titles.of_row(row.signature).functions),
                     }
                     *any_function |= cell.len() > begin;
                 }
                 CrashColumn::Title => match record {
                     Some((listed, _)) => cell.push_str(&titles.of(&listed.record)),
-                    None => push_title(cell, row, titles.of_signature(row.signature)),
+                    None => push_title(cell, row, &titles.of_row(row.signature).title),
                 },
                 CrashColumn::Signature => push_printable(cell, row.signature),
                 CrashColumn::Field(field) => {

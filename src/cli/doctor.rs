@@ -344,13 +344,16 @@ mod tests {
     use super::*;
 
     /// Units that are not looked at, and why.
-    const EXEMPT: [(&str, &str); 1] =
-        [("coreward-event@.service", "a template; an instance fails with the operator's programs, and the journal says so")];
+    const EXEMPT: [(&str, &str); 1] = [(
+        "coreward-event@.service",
+        "a template; an instance fails with the operator's programs, and the journal says so",
+    )];
 
     #[test]
     fn every_unit_of_the_package_is_looked_at() {
         let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/systemd");
-        let is_unit = |name: &String| [".service", ".socket", ".path", ".timer"].iter().any(|kind| name.ends_with(kind));
+        let is_unit =
+            |name: &String| [".service", ".socket", ".path", ".timer"].iter().any(|kind| name.ends_with(kind));
         let names = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
         let files = names.filter(|entry| entry.file_type().unwrap().is_file());
         let mut units: Vec<String> =

@@ -143,11 +143,15 @@ pub(super) enum UnpackError {
     },
     #[error("{path}: {}", WithAdvice(.error))]
     Open { path: PathBuf, error: io::Error },
-    #[error("{path}: permission denied: only root, group adm and the owner of the process may read this core, and not the owner if the process had more privileges; try sudo")]
+    #[error(
+        "{path}: permission denied: only root, group adm and the owner of the process may read this core, and not the owner if the process had more privileges; try sudo"
+    )]
     Denied { path: PathBuf },
     #[error("{path}: damaged: {error}; `zstd -t` tells more")]
     Damaged { path: PathBuf, error: io::Error },
-    #[error("{path}: damaged: it contains {found} bytes of core, its record says {expected}; `coreward groups` shows whether the bug has other cores")]
+    #[error(
+        "{path}: damaged: it contains {found} bytes of core, its record says {expected}; `coreward groups` shows whether the bug has other cores"
+    )]
     Length { path: PathBuf, found: u64, expected: u64 },
     #[error("{to}: {}", WithAdvice(.error))]
     Write { to: PathBuf, error: io::Error },
@@ -224,7 +228,9 @@ pub(super) enum RegisterError {
     Shim(#[from] ShimError),
     #[error("{0}: {advice}", advice = WithAdvice(.1))]
     Path(PathBuf, io::Error),
-    #[error("{0}: the previous handler can no longer be started: {1}: install its package again, or set another one (sysctl kernel.core_pattern=core)")]
+    #[error(
+        "{0}: the previous handler can no longer be started: {1}: install its package again, or set another one (sysctl kernel.core_pattern=core)"
+    )]
     Helper(PathBuf, io::Error),
     #[error("\"{0}\": a path in core_pattern must contain neither spaces nor %: choose another path")]
     Unspeakable(String),
@@ -288,7 +294,9 @@ pub(super) enum ChangeError {
     NoService { path: PathBuf, error: io::Error },
     #[error("{path}: {}", WithAdvice(.error))]
     Io { path: PathBuf, error: io::Error },
-    #[error("{path}: this file system has no extended attributes for users, which pins need: keep a copy of the core (coreward export)")]
+    #[error(
+        "{path}: this file system has no extended attributes for users, which pins need: keep a copy of the core (coreward export)"
+    )]
     NoAttributes { path: PathBuf },
     #[error("crash {id} has no core: {why}")]
     NoCore { id: CrashId, why: &'static str },
@@ -312,7 +320,9 @@ impl ChangeError {
 /// Why root's command does not work as the owner of the state directory.
 #[derive(Debug, Error)]
 pub(super) enum PrivilegeError {
-    #[error("cannot become user {0}, who owns the state directory: {1}: in a container, CAP_SETUID and CAP_SETGID are needed")]
+    #[error(
+        "cannot become user {0}, who owns the state directory: {1}: in a container, CAP_SETUID and CAP_SETGID are needed"
+    )]
     Assume(Uid, io::Error),
     #[error("the process that runs as the owner of the state directory failed: {0}")]
     Copy(io::Error),

@@ -95,8 +95,7 @@ fn visible(command: &Command) -> Command {
         let about = verb.get_about().cloned().unwrap_or_default();
         // clap wants names that live as long as the program, which ends when the scripts are written.
         let name: &'static str = verb.get_name().to_owned().leak();
-        let aliases: Vec<&'static str> =
-            verb.get_visible_aliases().map(|alias| &*alias.to_owned().leak()).collect();
+        let aliases: Vec<&'static str> = verb.get_visible_aliases().map(|alias| &*alias.to_owned().leak()).collect();
         Command::new(name).about(about).visible_aliases(aliases).args(shown).groups(groups)
     };
     let verbs = command.get_subcommands().filter(|verb| !verb.is_hide_set()).map(of_verb);

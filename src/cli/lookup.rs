@@ -45,9 +45,7 @@ pub(super) fn find(root: &Root, name: Option<&str>) -> Result<Listed, CliError> 
 /// The error with names that may have been meant, if it says that there is no such crash.
 pub(super) fn with_similar_names(root: &Root, error: CliError) -> CliError {
     match error {
-        CliError::Query(QueryError::NoMatch(name)) => {
-            CliError::NoMatch { similar: similar_names(root, &name), name }
-        }
+        CliError::Query(QueryError::NoMatch(name)) => CliError::NoMatch { similar: similar_names(root, &name), name },
         error => error,
     }
 }
@@ -55,7 +53,9 @@ pub(super) fn with_similar_names(root: &Root, error: CliError) -> CliError {
 /// The same for whoever opens the core: where the service fails, a core that this user can read is there all the same.
 pub(super) fn find_core(root: &Root, name: Option<&str>) -> Result<Listed, CliError> {
     match find(root, name) {
-        Err(CliError::Service(_)) => Ok(store::find(root, name).map_err(|error| with_similar_names(root, error.into()))?),
+        Err(CliError::Service(_)) => {
+            Ok(store::find(root, name).map_err(|error| with_similar_names(root, error.into()))?)
+        }
         found => found,
     }
 }
@@ -90,6 +90,14 @@ impl Examples {
                 groups.map_or(Self::None, |groups| Self::Service(groups.into_iter().filter_map(with_example).collect()))
             }
             Err(_) => Self::None,
+        }
+    }
+
+    /// A crash of a signature that has a stack, for long lists: the first one, which is found fast.
+    pub(super) fn any_of(&self, signature: &SignatureKey) -> Option<Cow<'_, Listed>> {
+        match self {
+            Self::Catalog(examples) => examples.first_of(signature).ok().flatten().map(Cow::Owned),
+            _ => self.of(signature),
         }
     }
 

@@ -299,9 +299,8 @@ fn run_verb(root: &Root, caller: Uid, verb: Verb, out: &mut dyn Write) -> Result
         Verb::Export(options) => export::run(root, caller, &options, out),
         Verb::Import(options) => import::run(root, &options, out),
         Verb::Debug(options) => debug::run(root, caller, &options),
-        Verb::Groups(options) => {
-            groups::run(root, &options, out).or_else(|error| show_none(root, error, options.json.then_some("[]"), false, out))
-        }
+        Verb::Groups(options) => groups::run(root, &options, out)
+            .or_else(|error| show_none(root, error, options.json.then_some("[]"), false, out)),
         Verb::Top(options) => top::run(root, &options, out),
         Verb::Report(options) => report::run(root, caller, &options, out),
         Verb::Usage(options) => usage::run(root, &options, out),

@@ -136,13 +136,18 @@ pub(super) fn is_known(name: &str) -> bool {
 
 /// Parses the name of a field.
 pub(super) fn parser() -> impl TypedValueParser<Value = String> {
-    StringValueParser::new().try_map(|name| if is_known(&name) { Ok(name) } else { Err(format!("no such field. {}", known())) })
+    StringValueParser::new()
+        .try_map(|name| if is_known(&name) { Ok(name) } else { Err(format!("no such field. {}", known())) })
 }
 
 /// A sentence that names all fields.
 pub(super) fn known() -> String {
     let journal: Vec<&str> = JOURNAL.into_iter().map(|(name, _)| name).collect();
-    format!("Fields, as in the journal: {}; as in JSON, with dots for what is within them (core.stored): {}", journal.join(", "), JSON.join(", "))
+    format!(
+        "Fields, as in the journal: {}; as in JSON, with dots for what is within them (core.stored): {}",
+        journal.join(", "),
+        JSON.join(", ")
+    )
 }
 
 /// A crash in JSON.

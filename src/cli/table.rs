@@ -137,7 +137,10 @@ impl Table {
         if with_header {
             let (begin, end) = Style::Underlined.sequences();
             lines.push_str(begin);
-            push_line(&mut lines, shown.iter().map(|(column, width)| (first.header[*column].as_str(), *width, Style::Plain)));
+            push_line(
+                &mut lines,
+                shown.iter().map(|(column, width)| (first.header[*column].as_str(), *width, Style::Plain)),
+            );
             lines.insert_str(lines.len() - 1, end);
         }
         let has_colours = terminal().colours;

@@ -180,7 +180,8 @@ fn fish_completes_verbs_options_crashes_and_columns() {
     let shells = Shells::new();
     let home = shells.dir.path().to_str().unwrap();
     let variables = ["HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"].map(|name| format!("{name}={home}"));
-    let fish: Vec<&str> = ["env"].into_iter().chain(variables.iter().map(String::as_str)).chain(["fish", "-c"]).collect();
+    let fish: Vec<&str> =
+        ["env"].into_iter().chain(variables.iter().map(String::as_str)).chain(["fish", "-c"]).collect();
     // A word, and after a tab what it is.
     let ask = |line: &str| -> Vec<String> {
         let offered = shells.ask(&fish, FISH, line).into_iter();

@@ -10,7 +10,9 @@ pub enum QueryError {
     #[error("{0}: there is no catalog: has coreward.service ever run? (systemctl status coreward.socket)")]
     NoCatalog(PathBuf),
     /// Something else is in the place of the catalog.
-    #[error("{0}: not a regular file, not opened: move it away, and coreward.service makes a new catalog (systemctl restart coreward.service)")]
+    #[error(
+        "{0}: not a regular file, not opened: move it away, and coreward.service makes a new catalog (systemctl restart coreward.service)"
+    )]
     NotAFile(PathBuf),
     /// An error of SQLite.
     #[error("{path}: {error} (`coreward doctor` names a remedy)")]
