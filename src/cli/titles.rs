@@ -98,10 +98,8 @@ impl<'a> Titles<'a> {
 impl KnownBug {
     fn of(example: Option<Cow<'_, Listed>>) -> Self {
         let example = example.filter(|example| !example.record.stack.is_empty());
-        let said = |example: Cow<'_, Listed>| Self {
-            title: example.record.title(),
-            functions: example.record.functions(),
-        };
+        let said =
+            |example: Cow<'_, Listed>| Self { title: example.record.title(), functions: example.record.functions() };
         example.map(said).unwrap_or_default()
     }
 }

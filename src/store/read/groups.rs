@@ -96,9 +96,9 @@ impl Examples {
     /// The catalog cannot be read.
     pub fn first_of(&self, signature: &SignatureKey) -> Result<Option<Listed>, QueryError> {
         let read = || -> rusqlite::Result<Option<String>> {
-            let mut query = self
-                .db
-                .prepare_cached("SELECT id FROM crashes WHERE signature = ?1 AND keep != ?2 ORDER BY time_us LIMIT 1")?;
+            let mut query = self.db.prepare_cached(
+                "SELECT id FROM crashes WHERE signature = ?1 AND keep != ?2 ORDER BY time_us LIMIT 1",
+            )?;
             query.query_row(params![signature, Keep::Record.name()], |row| row.get("id")).optional()
         };
         let id = read().map_err(|error| QueryError::sqlite(&self.layout.catalog, error))?;
