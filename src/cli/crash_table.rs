@@ -8,7 +8,7 @@ use super::titles::Titles;
 use super::{explanations, human, lookup, record_field, time};
 use crate::crash::signal;
 use crate::crash::text::{printable, push_printable};
-use crate::crash::title_of;
+use crate::crash::{Dump, title_of};
 use crate::store::{self, CrashRow, Filter, Listed};
 use coreward_wire::paths::Root;
 use serde_json::Value;
@@ -214,13 +214,16 @@ impl<'a> TablePart<'a> {
                     let begin = cell.len();
                     match record {
                         Some((listed, _)) => cell.push_str(&titles.functions_of(&listed.record)),
-                        None => cell.push_str(titles.functions_of_signature(row.signature)),
+                        // The stack of another dump is no news of this one.
+                        None if row.signal_name == Dump::SIGNAL_NAME => {}
+                        None => cell.push_str(&titles.of_row(row.signature).functions),
                     }
                     *any_function |= cell.len() > begin;
                 }
                 CrashColumn::Title => match record {
                     Some((listed, _)) => cell.push_str(&titles.of(&listed.record)),
-                    None => push_title(cell, row, titles.of_signature(row.signature)),
+                    None if row.signal_name == Dump::SIGNAL_NAME => push_title(cell, row, ""),
+                    None => push_title(cell, row, &titles.of_row(row.signature).title),
                 },
                 CrashColumn::Signature => push_printable(cell, row.signature),
                 CrashColumn::Field(field) => {

@@ -113,6 +113,14 @@ impl Examples {
         }
     }
 
+    /// A crash of a signature that has a stack, for long lists: the first one, which is found fast.
+    pub(super) fn any_of(&self, signature: &SignatureKey) -> Option<Cow<'_, Listed>> {
+        match self {
+            Self::Catalog(examples) => examples.first_of(signature).ok().flatten().map(Cow::Owned),
+            _ => self.of(signature),
+        }
+    }
+
     /// The best-known crash of a signature: [`Group::example`].
     pub(super) fn of(&self, signature: &SignatureKey) -> Option<Cow<'_, Listed>> {
         match self {

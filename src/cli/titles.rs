@@ -6,6 +6,7 @@ use crate::crash::{Record, SignatureKey};
 use crate::store::Listed;
 use coreward_wire::paths::Root;
 use serde::Serialize;
+use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::collections::HashMap;
 
@@ -26,24 +27,29 @@ pub(super) struct Titles<'a> {
     /// Opened for the first crash that needs it.
     examples: OnceCell<Examples>,
     by_signature: HashMap<String, KnownBug>,
+    /// For rows, whose own stack is not known.
+    of_rows: HashMap<String, KnownBug>,
 }
 
-/// What the best-known crash of a signature says; empty if there is none with a stack.
+/// What a crash with a stack says about its signature; empty if there is none.
 #[derive(Default)]
-struct KnownBug {
-    title: String,
-    functions: String,
+pub(super) struct KnownBug {
+    pub(super) title: String,
+    pub(super) functions: String,
 }
+
+/// Signatures of rows that are looked up, each of which takes some 50 us. Nobody reads a list of more bugs.
+const MAX_BUGS: usize = 2000;
 
 impl<'a> Titles<'a> {
     pub(super) fn new(root: &'a Root) -> Self {
-        Self { root, examples: OnceCell::new(), by_signature: HashMap::new() }
+        Self { root, examples: OnceCell::new(), by_signature: HashMap::new(), of_rows: HashMap::new() }
     }
 
     /// The title of a crash.
     pub(super) fn of(&mut self, record: &Record) -> String {
         if record.stack.is_empty() {
-            let known = self.known(record.signature_key().as_str());
+            let known = self.best_known(record);
             if !known.title.is_empty() {
                 return known.title.clone();
             }
@@ -53,33 +59,29 @@ impl<'a> Titles<'a> {
 
     /// The functions of a crash that its title names; empty if none is known.
     pub(super) fn functions_of(&mut self, record: &Record) -> String {
-        if record.stack.is_empty() {
-            self.functions_of_signature(record.signature_key().as_str()).to_owned()
-        } else {
-            record.functions()
-        }
+        if record.stack.is_empty() { self.best_known(record).functions.clone() } else { record.functions() }
     }
 
-    /// The title of the crashes of a signature; empty if none has a stack.
-    pub(super) fn of_signature(&mut self, signature: &str) -> &str {
-        &self.known(signature).title
-    }
-
-    /// The functions in it.
-    pub(super) fn functions_of_signature(&mut self, signature: &str) -> &str {
-        &self.known(signature).functions
-    }
-
-    fn known(&mut self, signature: &str) -> &KnownBug {
+    /// What is known of the bug with this signature.
+    pub(super) fn of_row(&mut self, signature: &str) -> &KnownBug {
+        static UNKNOWN: KnownBug = KnownBug { title: String::new(), functions: String::new() };
         // An entry would copy the name for each crash of a long list.
-        if !self.by_signature.contains_key(signature) {
+        if !self.of_rows.contains_key(signature) {
+            if self.of_rows.len() >= MAX_BUGS {
+                return &UNKNOWN;
+            }
             let examples = self.examples.get_or_init(|| Examples::open(self.root));
-            let example = examples.of(&SignatureKey::new(signature)).filter(|example| !example.record.stack.is_empty());
-            let bug = example
-                .map(|example| KnownBug { title: example.record.title(), functions: example.record.functions() });
-            self.by_signature.insert(signature.to_owned(), bug.unwrap_or_default());
+            let bug = KnownBug::of(examples.any_of(&SignatureKey::new(signature)));
+            self.of_rows.insert(signature.to_owned(), bug);
         }
-        &self.by_signature[signature]
+        &self.of_rows[signature]
+    }
+
+    fn best_known(&mut self, record: &Record) -> &KnownBug {
+        let signature = record.signature_key();
+        let examples = self.examples.get_or_init(|| Examples::open(self.root));
+        let look_up = || KnownBug::of(examples.of(&signature));
+        self.by_signature.entry(signature.as_str().to_owned()).or_insert_with(look_up)
     }
 
     /// The crash with its title.
@@ -90,5 +92,14 @@ impl<'a> Titles<'a> {
     /// The crash with its title and its packages.
     pub(super) fn with_packages<'b>(&mut self, listed: &'b Listed) -> TitledCrash<'b> {
         TitledCrash { packages: module_packages::look_up(self.root, &listed.record), ..self.with_title(listed) }
+    }
+}
+
+impl KnownBug {
+    fn of(example: Option<Cow<'_, Listed>>) -> Self {
+        let example = example.filter(|example| !example.record.stack.is_empty());
+        let said =
+            |example: Cow<'_, Listed>| Self { title: example.record.title(), functions: example.record.functions() };
+        example.map(said).unwrap_or_default()
     }
 }

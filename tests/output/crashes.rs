@@ -194,8 +194,6 @@ fn nothing_to_show() {
         ("no_directory", &["export", "1f00c0de00000001", "-o", "/no/such/directory/core"]),
         ("no_core_missing", &["export", "2e00c0de00000007", "-o", "core"]),
         ("no_core_gone", &["rm", "2e00c0de00000004"]),
-        ("no_bundle", &["debug", "tests/output/records.json"]),
-        ("no_debugger", &["debug", "1f00c0de00000001", "--debugger", "no-such-debugger"]),
         ("ambiguous", &["info", "2e0"]),
         ("no_core_storm", &["export", "1f00c0de00000002", "-o", "core"]),
         ("no_core_evicted", &["export", "2e00c0de00000006", "-o", "core"]),

@@ -89,6 +89,21 @@ impl Examples {
     pub fn of(&self, signature: &SignatureKey) -> Result<Option<Listed>, QueryError> {
         example_in(&self.db, &self.layout, signature)
     }
+
+    /// The first crash of a signature that has a stack. In a storm it is found at once, while [`Self::of`] reads a row for each crash.
+    ///
+    /// # Errors
+    /// The catalog cannot be read.
+    pub fn first_of(&self, signature: &SignatureKey) -> Result<Option<Listed>, QueryError> {
+        let read = || -> rusqlite::Result<Option<String>> {
+            let mut query = self.db.prepare_cached(
+                "SELECT id FROM crashes WHERE signature = ?1 AND keep != ?2 ORDER BY time_us LIMIT 1",
+            )?;
+            query.query_row(params![signature, Keep::Record.name()], |row| row.get("id")).optional()
+        };
+        let id = read().map_err(|error| QueryError::sqlite(&self.layout.catalog, error))?;
+        id.map_or(Ok(None), |id| crash_in(&self.db, &self.layout, id))
+    }
 }
 
 /// The signatures of crashes that had a name which begins with `prefix` by the rules of the version before. Those that have been rolled up are not
@@ -142,7 +157,11 @@ pub(super) fn example_in(
     signature: &SignatureKey,
 ) -> Result<Option<Listed>, QueryError> {
     let id = example_id(db, signature).map_err(|error| QueryError::sqlite(&layout.catalog, error))?;
-    let Some(id) = id else { return Ok(None) };
+    id.map_or(Ok(None), |id| crash_in(db, layout, id))
+}
+
+/// The crash with this id.
+fn crash_in(db: &Connection, layout: &Layout, id: String) -> Result<Option<Listed>, QueryError> {
     let filter = Filter { matches: Some(id), ..Filter::default() };
     Ok(list_catalog(db, layout, 1, &WhereClause::new(&filter, Some(Meaning::Id)))?.pop())
 }

@@ -31,6 +31,9 @@ for unit in coreward.socket coreward-metrics.socket coreward-query.socket corewa
     check "$unit is active" systemctl is-active "$unit"
     check "$unit is enabled" systemctl is-enabled "$unit"
 done
+for script in bash-completion/completions/coreward zsh/vendor-completions/_coreward fish/vendor_completions.d/coreward.fish; do
+    check "$script is installed" test -s "/usr/share/$script"
+done
 # The daemon is started by its socket and may not have been needed yet, but it must not have failed.
 assert_eq success "$(systemctl show -P Result coreward.service)" "coreward.service has not failed"
 check "the daemon starts and reports that it is ready" systemctl start coreward.service
