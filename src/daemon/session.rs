@@ -130,7 +130,8 @@ impl Session {
                 modules = Some(ModuleFiles { policy: config.modules, files });
                 let stacks_only = decision.keep == Keep::Stacks;
                 let admitted = AdmittedCrash { builder, config, stacks_only, core, handles, unnamed };
-                capture::capture(shared, source, offer, admitted).await?
+                // Apart from the session, which would else be as large for the many crashes that keep no core.
+                Box::pin(capture::capture(shared, source, offer, admitted)).await?
             }
         };
         self.commit(record, modules).await
