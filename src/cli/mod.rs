@@ -71,7 +71,7 @@ mod vacuum;
 mod vetted_sysroot;
 mod watch;
 
-pub use elf_symbols::names_in_debug_data;
+pub use symbol_reader::names_in_debug_data;
 
 use crate::store::{self, QueryError, count_crashes};
 use clap::{CommandFactory, Parser, Subcommand};
