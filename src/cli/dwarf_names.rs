@@ -107,10 +107,9 @@ fn scopes(place: &Place<'_, '_>, name: &str, limit: usize, depth: usize) -> Vec<
     // The name of a function has the scopes that it is in.
     if let Some(innermost) = ancestors.iter().rposition(|(_, tag)| *tag == gimli::DW_TAG_subprogram)
         && depth < MAX_REFERENCES
+        && let Some((offset, _)) = ancestors.drain(..=innermost).next_back()
     {
-        if let Some((offset, _)) = ancestors.drain(..=innermost).next_back() {
-            scopes.extend(name_of(Place { offset, ..place.clone() }, limit, depth + 1));
-        }
+        scopes.extend(name_of(Place { offset, ..place.clone() }, limit, depth + 1));
     }
     for (offset, tag) in ancestors {
         let own_name = || Place { offset, ..place.clone() }.own_name(limit);

@@ -74,10 +74,11 @@ mod vacuum;
 mod vetted_sysroot;
 mod watch;
 
+pub use symbol_reader::names_in_debug_data;
+
 use crate::store::QueryError;
 use clap::{CommandFactory, Parser, Subcommand};
 use coreward_wire::paths::Root;
-pub use elf_symbols::names_in_debug_data;
 use error::CliError;
 use message::print_message;
 use nix::unistd::Uid;

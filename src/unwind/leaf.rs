@@ -58,6 +58,7 @@ fn keeps_stack_pointer(bits: u32, code: &[u8]) -> bool {
 }
 
 #[cfg(test)]
+#[expect(clippy::indexing_slicing, reason = "a test may panic")]
 mod tests {
     use super::*;
     use crate::unwind::ReadMemory;

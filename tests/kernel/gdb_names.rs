@@ -197,11 +197,19 @@ fn names_in_gdb(exe: &Path, core: &Path) -> Vec<Option<String>> {
     let output = gdb.arg(exe).arg(core).output().unwrap();
     let shown = String::from_utf8_lossy(&output.stdout).into_owned();
     let (_, trace) = shown.split_once("BACKTRACE\n").unwrap_or_else(|| panic!("{output:?}"));
-    trace.lines().filter_map(name_in_gdb).collect()
+    trace.lines().filter_map(name_in_gdb).map(known).collect()
+}
+
+/// What gdb shows in place of the name of a function.
+const UNNAMED: &str = "??";
+
+/// `None` for a function that has no name.
+fn known(name: String) -> Option<String> {
+    Some(name).filter(|name| name != UNNAMED)
 }
 
 /// `#1  0x000055 in NAME (...) at FILE:LINE`, with `()` for a function without arguments. `None` if the line is no function's.
-fn name_in_gdb(line: &str) -> Option<Option<String>> {
+fn name_in_gdb(line: &str) -> Option<String> {
     let (_, frame) = line.strip_prefix('#')?.split_once(' ')?;
     let frame = frame.trim_start();
     let frame = match frame.strip_prefix("0x") {
@@ -210,7 +218,7 @@ fn name_in_gdb(line: &str) -> Option<Option<String>> {
     };
     let ends = [" (...)", " ()"].map(|arguments| frame.rfind(arguments));
     let name = &frame[..ends.into_iter().flatten().max()?];
-    Some((name != "??").then(|| name.to_owned()))
+    Some(name.to_owned())
 }
 
 /// The functions of the crashed thread in the output of `info`, with the handler of its signal, the innermost first; `None` for a
@@ -223,7 +231,7 @@ fn names_in_info(info: &str) -> Vec<Vec<Option<String>>> {
         let of_one_frame = |left: &&str, right: &&str| left.split(' ').next() == right.split(' ').next();
         let frames = lines.chunk_by(of_one_frame);
         let names: Vec<Vec<Option<String>>> =
-            frames.map(|lines| lines.iter().filter_map(|line| name_in_info(line)).collect()).collect();
+            frames.map(|lines| lines.iter().filter_map(|line| name_in_info(line)).map(known).collect()).collect();
         if title.starts_with("The handler of the signal") {
             stacks.insert(0, names);
         } else if title.starts_with("Stack trace of") && stacks.is_empty() {
@@ -235,17 +243,17 @@ fn names_in_info(info: &str) -> Vec<Vec<Option<String>>> {
 
 /// `#1  0x000055 NAME (FILE:LINE) inlined in MODULE+OFFSET (a guess)`; a frame without a name is only a module. `None` if the line is no
 /// frame's.
-fn name_in_info(line: &str) -> Option<Option<String>> {
+fn name_in_info(line: &str) -> Option<String> {
     let (_, frame) = line.strip_prefix('#')?.split_once(" 0x")?;
     let (_, frame) = frame.split_once(' ')?;
     let frame = frame.strip_suffix(" (a guess)").unwrap_or(frame);
-    let Some((frame, _)) = frame.rsplit_once(" in ") else { return Some(None) };
+    let Some((frame, _)) = frame.rsplit_once(" in ") else { return Some(UNNAMED.to_owned()) };
     let frame = [" inlined", " tail call"].iter().find_map(|how| frame.strip_suffix(how)).unwrap_or(frame);
     let name = match frame.rsplit_once(" (") {
         Some((name, source)) if source.ends_with(')') && source.contains(':') && !source.contains("::") => name,
         _ => frame,
     };
-    Some(Some(name.to_owned()))
+    Some(name.to_owned())
 }
 
 /// What makes no difference: spaces in templates, the version of a symbol, parameters, which gdb shows where there is no DWARF, and the
@@ -440,16 +448,16 @@ fn names_are_those_of_gdb() {
 
 #[test]
 fn lines_of_both_are_read() {
-    let gdb = |frame: &str| name_in_gdb(frame).unwrap().unwrap();
+    let gdb = |frame: &str| name_in_gdb(frame).unwrap();
     assert_eq!(gdb("#1  0x0000 in (anonymous namespace)::f (...) at x.cc:3"), "(anonymous namespace)::f");
     assert_eq!(gdb("#0  main () at x.c:3"), "main");
-    assert_eq!(name_in_gdb("#0  0x00 in ?? ()"), Some(None));
+    assert_eq!(gdb("#0  0x00 in ?? ()"), UNNAMED);
     assert_eq!(name_in_gdb("#0  <signal handler called>"), None);
     let line = |text: &str| name_in_info(&format!("#1  0x0000000000000001 {text}")).unwrap();
-    assert_eq!(line("f (x.c:3) inlined in p+0x3").unwrap(), "f");
-    assert_eq!(line("f (x.c:3) tail call in p+0x3").unwrap(), "f");
-    assert_eq!(line("(anonymous namespace)::f in p+0x3 (a guess)").unwrap(), "(anonymous namespace)::f");
-    assert_eq!(line("p+0x3"), None);
+    assert_eq!(line("f (x.c:3) inlined in p+0x3"), "f");
+    assert_eq!(line("f (x.c:3) tail call in p+0x3"), "f");
+    assert_eq!(line("(anonymous namespace)::f in p+0x3 (a guess)"), "(anonymous namespace)::f");
+    assert_eq!(line("p+0x3"), UNNAMED);
     assert_eq!(name_in_info("Stack trace of thread 7"), None);
     assert_eq!(
         without_parameters("int apply<main::{lambda(int)#1}>(main::{lambda(int)#1})"),
@@ -464,7 +472,7 @@ fn lines_of_both_are_read() {
 #[test]
 fn differences_are_found_in_both_directions() {
     let names = |text: &str| -> Vec<Option<String>> {
-        text.split_whitespace().map(|name| Some(name.to_owned()).filter(|name| name != "?")).collect()
+        text.split_whitespace().map(|name| known(name.replace('?', UNNAMED))).collect()
     };
     let compare = |gdb: &str, shown: &str| {
         let frames: Vec<_> = shown.split('|').map(names).collect();
