@@ -201,9 +201,16 @@ fn the_report_of_node_is_kept_with_the_core() {
 #[test]
 fn a_duplicate_in_a_storm_and_a_crash_without_a_core_have_no_report() {
     let at = Runtimes::with("StormBurst=1\nStormStacks=0\n");
-    let first = at.crash(at.node(&["--report-on-fatalerror"])).record;
-    assert!(report(&first).kept > 0);
-    let second = at.crash(at.node(&["--report-on-fatalerror"])).record;
+    let crash = || {
+        at.crash_of_a_pretender(|pid| {
+            let path = at.home.join(format!("report.20260101.000000.{pid}.0.001.json"));
+            fs::write(&path, "own").unwrap();
+            chown(path, Some(USER), Some(USER)).unwrap();
+        })
+        .record
+    };
+    let (first, second) = (crash(), crash());
+    assert_eq!(report(&first).kept, 3);
     assert!(!second.core.is_stored() && second.runtime_report.is_none(), "{:?}", second.core);
     assert_eq!(first.signature, second.signature);
 }
