@@ -133,7 +133,7 @@ fn the_report_of_hotspot_is_kept_with_the_core() {
     );
     let json = text(&coreward(&at.bed, &["info", "--json", record.id.as_str()]));
     assert!(json.contains("\"runtime_report\"") && json.contains("\"hotspot\""), "{json}");
-    // As a file, and from a bundle, with tar and as an import.
+    // As a file, and from a bundle, with tar and in another catalog.
     let (to, bundle) = (at.bed.path("report.log"), at.bed.path("bundle.tar"));
     let id = record.id.as_str();
     text(&coreward(&at.bed, &["export", "--runtime-report", "-o", to.to_str().unwrap(), id]));
@@ -144,6 +144,15 @@ fn the_report_of_hotspot_is_kept_with_the_core() {
     assert_eq!(unpacked.stdout, written);
     text(&coreward(&at.bed, &["rm", id]));
     assert!(!coreward(&at.bed, &["export", "--runtime-report", id]).status.success(), "it is gone with its core");
+    let kept = fs::read(&bundle).unwrap();
+    drop(at);
+    let elsewhere = TestBed::new();
+    let _daemon = elsewhere.daemon();
+    let copy = elsewhere.path("copy.tar");
+    fs::write(&copy, kept).unwrap();
+    text(&coreward(&elsewhere, &["import", copy.to_str().unwrap()]));
+    elsewhere.wait_for(1);
+    assert_eq!(coreward(&elsewhere, &["export", "--runtime-report", id]).stdout, written);
 }
 
 #[test]
