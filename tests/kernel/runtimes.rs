@@ -133,7 +133,7 @@ fn the_report_of_hotspot_is_kept_with_the_core() {
     );
     let json = text(&coreward(&at.bed, &["info", "--json", record.id.as_str()]));
     assert!(json.contains("\"runtime_report\"") && json.contains("\"hotspot\""), "{json}");
-    // As a file, and from a bundle, with tar and as an import.
+    // As a file, and from a bundle, with tar and in another catalog.
     let (to, bundle) = (at.bed.path("report.log"), at.bed.path("bundle.tar"));
     let id = record.id.as_str();
     text(&coreward(&at.bed, &["export", "--runtime-report", "-o", to.to_str().unwrap(), id]));
@@ -144,6 +144,15 @@ fn the_report_of_hotspot_is_kept_with_the_core() {
     assert_eq!(unpacked.stdout, written);
     text(&coreward(&at.bed, &["rm", id]));
     assert!(!coreward(&at.bed, &["export", "--runtime-report", id]).status.success(), "it is gone with its core");
+    let kept = fs::read(&bundle).unwrap();
+    drop(at);
+    let elsewhere = TestBed::new();
+    let _daemon = elsewhere.daemon();
+    let copy = elsewhere.path("copy.tar");
+    fs::write(&copy, kept).unwrap();
+    text(&coreward(&elsewhere, &["import", copy.to_str().unwrap()]));
+    elsewhere.wait_for(1);
+    assert_eq!(coreward(&elsewhere, &["export", "--runtime-report", id]).stdout, written);
 }
 
 #[test]
@@ -201,9 +210,16 @@ fn the_report_of_node_is_kept_with_the_core() {
 #[test]
 fn a_duplicate_in_a_storm_and_a_crash_without_a_core_have_no_report() {
     let at = Runtimes::with("StormBurst=1\nStormStacks=0\n");
-    let first = at.crash(at.node(&["--report-on-fatalerror"])).record;
-    assert!(report(&first).kept > 0);
-    let second = at.crash(at.node(&["--report-on-fatalerror"])).record;
+    let crash = || {
+        at.crash_of_a_pretender(|pid| {
+            let path = at.home.join(format!("report.20260101.000000.{pid}.0.001.json"));
+            fs::write(&path, "own").unwrap();
+            chown(path, Some(USER), Some(USER)).unwrap();
+        })
+        .record
+    };
+    let (first, second) = (crash(), crash());
+    assert_eq!(report(&first).kept, 3);
     assert!(!second.core.is_stored() && second.runtime_report.is_none(), "{:?}", second.core);
     assert_eq!(first.signature, second.signature);
 }

@@ -49,8 +49,8 @@ pub enum Request {
     Modules(Vec<u64>),
     /// The first of these files that the crashed process may have written itself, open for reading: its user's, changed since it was started, on
     /// a file system of this machine. Paths are relative to the working directory of the process or absolute below its root directory, and no
-    /// symbolic link is followed; a `*` between dots of the last component stands for any text without a dot, and the newest of such files is meant. The data of the reply is
-    /// the path of the file. At most [`MAX_PATHS`].
+    /// symbolic link is followed; a `*` between dots of the last component stands for any text without a dot, and the newest of such files is
+    /// meant. The data of the reply is the path of the file. At most [`MAX_PATHS`].
     ///
     /// Only for a shim that offers to answer it ([`super::Offer::opens_written_files`]).
     WrittenFile(Vec<Vec<u8>>),
