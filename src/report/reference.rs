@@ -4,7 +4,7 @@
 
 use super::metrics::{ErrorKind, Metrics};
 use crate::crash::fixtures::record;
-use crate::crash::{CoreReport, CrashLabel, Decision, Record};
+use crate::crash::{CoreReport, CrashLabel, Decision, Reason, Record};
 use crate::store::{Counted, CrashCount};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
