@@ -126,7 +126,7 @@ fn the_manual_describes_every_state_and_every_reason() {
     let truncation = all!(Truncation: EndedEarly Stalled ProcessSizeMax ExternalSizeMax CoreLimit Quota DiskFull MaxHold
         Stacks Resumed Spool);
     let reason = all!(Reason: Unlimited First NewWindow Burst Variant StacksBurst Storm UnitRate UserRate TotalRate Configured Limit
-        Gone);
+        Gone Requested);
     let keep = all!(Keep: Record Stacks Full);
     // What `coreward list` calls the states.
     let states = ["stored", "stacks", "truncated", "none:", "evicted", "removed", "missing"].map(str::to_owned);

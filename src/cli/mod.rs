@@ -376,7 +376,7 @@ mod tests {
             "coreward gdb -1 -q 77 -A -batch",
             "coreward dump -1 77 -o core",
             "coreward dump 77 --reason slow --json",
-            "coreward list -M web --machine web",
+            "coreward list -M web",
             "coreward info --machine=web nginx",
             "coreward -D /t list --no-pager -l",
             "coreward export -o core --force",

@@ -11,6 +11,7 @@ const VERBS: [&str; 24] = [
     "watch",
     "info",
     "export",
+    "dump",
     "debug",
     "import",
     "groups",
