@@ -52,7 +52,6 @@ fn records() -> Vec<Record> {
                     module: Some(u32::from(depth % 3 == 1)),
                     offset: bug * 64 + depth * 16,
                     trust: FrameTrust::CallFrameInfo,
-                    compiler: None,
                     symbol: (depth % 3 == 1)
                         .then(|| Symbol { name: "_ZN8requests6handleEv".to_owned(), offset: depth }),
                     compiler: None,
