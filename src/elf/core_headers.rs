@@ -397,7 +397,7 @@ mod tests {
         for registers in [216, 68, 272] {
             let image = image(registers);
             let frame = image.frame().unwrap();
-            assert!(frame.headers.len() % 4096 == 0 && frame.trailer.is_empty());
+            assert!(frame.headers.len().is_multiple_of(4096) && frame.trailer.is_empty());
             let layout = CoreLayout::read(&frame.headers).unwrap();
             assert_eq!(layout.class, image.abi.class);
             assert_eq!(layout.total_len, frame.headers.len() as u64 + 0x4000);

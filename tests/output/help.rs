@@ -6,7 +6,7 @@ const COREWARD: &str = env!("CARGO_BIN_EXE_coreward");
 const COREWARDD: &str = env!("CARGO_BIN_EXE_corewardd");
 const QUERY: &str = env!("CARGO_BIN_EXE_coreward-query");
 /// In the order of `coreward --help`; the help of the last six is for units and packages.
-const VERBS: [&str; 24] = [
+const VERBS: [&str; 25] = [
     "list",
     "watch",
     "info",
