@@ -163,6 +163,17 @@ pub(super) fn follows_call(registers: Registers, address: u64, pages: &mut PageC
     }
 }
 
+/// Where the direct call that ends at `address` leads; `None` if there is none, or not on x86.
+pub(super) fn call_target(registers: Registers, address: u64, pages: &mut PageCache<'_>) -> Option<u64> {
+    let [0xe8, distance @ ..] = *pages.read(address.checked_sub(5)?, 5)?.first_chunk::<5>()? else { return None };
+    let target = address.wrapping_add_signed(i32::from_le_bytes(distance).into());
+    match registers {
+        Registers::X86_64 { .. } => Some(target),
+        Registers::I386(_) => Some(target & u64::from(u32::MAX)),
+        Registers::Aarch64 { .. } => None,
+    }
+}
+
 /// Whether the last `length` bytes of x86_64 code are a call r/m64: opcode 0xff /2, ModRM byte, SIB byte and displacement (Intel
 /// SDM, volume 2).
 fn is_indirect_call(code: &[u8], length: usize) -> bool {

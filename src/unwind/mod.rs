@@ -10,6 +10,7 @@ mod cfi;
 mod failure;
 mod fault;
 mod i386;
+mod leaf;
 mod modules;
 mod no_file;
 mod page_cache;

@@ -3,6 +3,7 @@
 
 use super::arch::{Arch, caller_registers, follows_call, frame_pointer, interrupted_by_signal};
 use super::cfi;
+use super::leaf::is_leaf;
 use super::modules::ModuleTable;
 use super::page_cache::PageCache;
 use super::signal_frame::SignalReturn;
@@ -127,7 +128,7 @@ impl<'a, 'p> StackWalker<'a, 'p> {
                 _ => {}
             }
         }
-        self.caller_by_frame_pointer(state).or_else(|| self.scan(state))
+        self.caller_of_leaf(state).or_else(|| self.caller_by_frame_pointer(state)).or_else(|| self.scan(state))
     }
 
     /// Whether the unwind tables cover the frame's function. If so, `arch` knows it afterwards.
@@ -167,6 +168,20 @@ impl<'a, 'p> StackWalker<'a, 'p> {
         self.is_after_call(registers).then_some(caller)
     }
 
+    /// The caller of a function without a frame of its own.
+    fn caller_of_leaf(&mut self, state: FrameState) -> Option<FrameState> {
+        // What called a function has a frame. Go's sigpanic is not called, but has the faulting instruction as its return address.
+        if state.trust == FrameTrust::Scan || state.is_return_address && self.is_after_call(state.registers) {
+            return None;
+        }
+        let (sp, word_len) = (state.registers.stack_pointer(), state.registers.word_len());
+        let return_address = self.pages.read_word(sp, word_len)?;
+        let pointer = frame_pointer(state.registers);
+        let registers = caller_registers(state.registers, return_address, sp.checked_add(word_len)?, pointer)?;
+        let is_caller = self.is_after_call(registers) && is_leaf(state.registers, return_address, self.pages);
+        is_caller.then_some(FrameState { registers, is_return_address: true, trust: FrameTrust::CallFrameInfo })
+    }
+
     fn caller_by_frame_pointer(&mut self, state: FrameState) -> Option<FrameState> {
         let (frame_pointer, word_len) = (frame_pointer(state.registers), state.registers.word_len());
         let stack = self.modules.stack_from(state.registers.stack_pointer())?;
@@ -177,16 +192,18 @@ impl<'a, 'p> StackWalker<'a, 'p> {
         let return_address = self.pages.read_word(frame_pointer.checked_add(word_len)?, word_len)?;
         let sp = frame_pointer.checked_add(2 * word_len)?;
         let registers = caller_registers(state.registers, return_address, sp, callers_pointer)?;
+        let caller = FrameState { registers, is_return_address: true, trust: FrameTrust::FramePointer };
         // Go's sigpanic makes a fault look like a call, and then no call instruction precedes the return address. Accept it if
-        // the next frame of the chain is valid.
+        // the next frame of the chain is valid, or that of a function without a frame.
         let next_is_valid = |walker: &mut Self| {
             let next_return = walker.pages.read_word(callers_pointer.checked_add(word_len)?, word_len)?;
             let is_further_up = callers_pointer > frame_pointer && stack.contains(&callers_pointer);
             Some(is_further_up && walker.is_return_address(registers, next_return))
         };
         let is_valid = self.is_after_call(registers)
-            || (self.modules.is_code(return_address) && next_is_valid(self) == Some(true));
-        is_valid.then_some(FrameState { registers, is_return_address: true, trust: FrameTrust::FramePointer })
+            || (self.modules.is_code(return_address)
+                && (next_is_valid(self) == Some(true) || self.caller_of_leaf(caller).is_some()));
+        is_valid.then_some(caller)
     }
 
     /// The first word up the stack that is a return address. One whose own caller can be unwound as well is preferred.
