@@ -7,7 +7,7 @@ use super::privileges::become_owner;
 use super::unpack::{CoreReader, progress};
 use crate::crash::{CrashId, Record};
 use crate::elf::{BEGINNING, build_id_of_file};
-use crate::store::{self, Bundle, FileRange, ImportDir, Layout, MAX_MODULE, core_file_name, format, unpack_module};
+use crate::store::{self, Bundle, FileRange, ImportDir, Layout, core_file_name, format};
 use clap::Args;
 use coreward_wire::paths::Root;
 use std::fs::File;
@@ -20,8 +20,6 @@ use std::time::{Duration, Instant};
 const TIMEOUT: Duration = Duration::from_secs(20);
 /// How often the command looks whether it has.
 const INTERVAL: Duration = Duration::from_millis(100);
-/// What a module may expand to for each of its compressed bytes, as in `module_source.rs`.
-const MAX_EXPANSION: u64 = 100;
 
 /// Options of `import`.
 #[derive(Args, Debug)]
@@ -124,10 +122,8 @@ fn is_known(root: &Root, id: &CrashId) -> bool {
 fn add_modules(dir: &ImportDir, bundle: &Bundle) -> io::Result<()> {
     let named = bundle.record().modules.iter().filter_map(|module| module.build_id.as_deref());
     for build_id in named.filter(|build_id| bundle.has_module(build_id)) {
-        let Some((module, length)) = bundle.module(build_id) else { continue };
-        let limit = length.saturating_mul(MAX_EXPANSION).saturating_add(1 << 20).min(MAX_MODULE);
         let mut beginning = Beginning(Vec::new());
-        let is_whole = unpack_module(module, &mut beginning, limit).is_ok();
+        let is_whole = bundle.unpack_module(build_id, &mut beginning).is_some_and(|unpacked| unpacked.is_ok());
         if is_whole
             && build_id_of_file(&beginning.0).as_deref() == Some(build_id)
             && let Some((mut module, length)) = bundle.module(build_id)

@@ -3,7 +3,7 @@
 use super::error::CliError;
 use super::privileges::run_as_owner;
 use crate::elf::read_build_id;
-use crate::store::{Bundle, MAX_MODULE, open_module, unpack_module};
+use crate::store::{Bundle, MAX_MODULE, open_module};
 use coreward_wire::paths::Root;
 use indicatif::{ProgressBar, ProgressStyle};
 use nix::errno::Errno;
@@ -11,9 +11,6 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-
-/// What a module of a bundle may expand to for each of its compressed bytes. Programs shrink to a third, and seldom to a twentieth.
-const MAX_EXPANSION: u64 = 100;
 
 /// The modules that are at hand.
 #[derive(Clone, Copy)]
@@ -76,9 +73,8 @@ impl ModuleSource<'_> {
                 module.unpack_to(&mut out, MAX_MODULE)?;
             }
             Self::Bundle(bundle) => {
-                let Some((module, length)) = bundle.module(build_id) else { return Ok(false) };
-                let limit = length.saturating_mul(MAX_EXPANSION).saturating_add(1 << 20).min(MAX_MODULE);
-                unpack_module(module, &mut out, limit)?;
+                let Some(unpacked) = bundle.unpack_module(build_id, &mut out) else { return Ok(false) };
+                unpacked?;
             }
         }
         out.flush()?;

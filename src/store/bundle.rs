@@ -14,7 +14,7 @@
 //! Anybody may have made it. Nothing in it is unpacked under a name that it has there: members are ranges of the file.
 
 use super::file_range::FileRange;
-use super::module_dir::{build_id_of_name, module_file_name};
+use super::module_dir::{MAX_MODULE, build_id_of_name, module_file_name, unpack_module};
 use crate::crash::{CrashId, Record};
 use std::collections::HashMap;
 use std::fs::File;
@@ -27,6 +27,8 @@ use thiserror::Error;
 
 /// Members beyond this number are none of Coreward's.
 const MAX_MEMBERS: usize = 2048;
+/// What a module may expand to for each of its compressed bytes. Programs shrink to a third, and seldom to a twentieth.
+const MAX_EXPANSION: u64 = 100;
 /// Longest record, in bytes.
 const MAX_RECORD: u64 = 4 << 20;
 /// Where the magic number of a tar archive is, and the number (tar(5)).
@@ -146,6 +148,16 @@ impl Bundle {
     pub fn module(&self, build_id: &str) -> Option<(FileRange<'_>, u64)> {
         let range = self.modules.get(build_id)?;
         Some((FileRange::new(&self.file, range.clone()), range.end - range.start))
+    }
+
+    /// Decompresses a module, and returns its length in bytes; `None` if the bundle does not have it.
+    ///
+    /// # Errors
+    /// If the module is damaged, expands to more than any program does, or cannot be written.
+    pub fn unpack_module(&self, build_id: &str, out: &mut dyn Write) -> Option<io::Result<u64>> {
+        let (module, length) = self.module(build_id)?;
+        let limit = length.saturating_mul(MAX_EXPANSION).saturating_add(1 << 20).min(MAX_MODULE);
+        Some(unpack_module(module, out, limit))
     }
 }
 
