@@ -156,3 +156,30 @@ pub fn analyze(headers: &[u8], memory: &dyn ReadMemory) -> Option<(String, Vec<F
     let signature = compute_signature(&input, &input);
     Some((signature.id, crashed.frames))
 }
+
+/// The files of a module, and what is asked about them.
+pub struct DebugData {
+    /// The addresses of a frame and of its caller.
+    pub offsets: [u64; 2],
+    /// The module and its debug file, as far as they are there.
+    pub files: Vec<Vec<u8>>,
+    /// The file that these refer to.
+    pub supplement: Option<Vec<u8>>,
+}
+
+/// Splits an input. First come the addresses, eight bytes each; then the lengths of the module and of its debug file, four bytes each, all
+/// little-endian; then the files.
+pub fn parse_debug_data(bytes: &[u8]) -> Option<DebugData> {
+    let (callee, rest) = bytes.split_first_chunk()?;
+    let (caller, rest) = rest.split_first_chunk()?;
+    let (module, rest) = rest.split_first_chunk()?;
+    let (debug, rest) = rest.split_first_chunk()?;
+    let length = |bytes: &[u8; 4]| usize::try_from(u32::from_le_bytes(*bytes)).ok();
+    let (module, rest) = rest.split_at_checked(length(module)?)?;
+    let (debug, supplement) = rest.split_at_checked(length(debug)?)?;
+    Some(DebugData {
+        offsets: [callee, caller].map(|word| u64::from_le_bytes(*word)),
+        files: [module, debug].into_iter().filter(|file| !file.is_empty()).map(<[u8]>::to_vec).collect(),
+        supplement: Some(supplement.to_vec()).filter(|file| !file.is_empty()),
+    })
+}

@@ -2,11 +2,13 @@
 //! missing on the stack because they jumped to the next one (tail calls). Both are shown as gdb shows them.
 
 use crate::crash::demangle;
+use crate::crash::text::cut;
 use gimli::{
     AttributeValue, DW_AT_GNU_tail_call, DW_AT_abstract_origin, DW_AT_call_origin, DW_AT_call_return_pc,
     DW_AT_call_tail_call, DW_AT_linkage_name, DW_AT_low_pc, DW_AT_name, DW_AT_specification, DW_TAG_GNU_call_site,
     DW_TAG_call_site, DebugInfoOffset, DwTag, Dwarf, EndianSlice, RunTimeEndian, Unit, UnitOffset, UnitRef,
 };
+use std::borrow::Cow;
 use std::rc::Rc;
 
 type Section<'a> = EndianSlice<'a, RunTimeEndian>;
@@ -14,10 +16,14 @@ type Entry<'a> = gimli::DebuggingInformationEntry<Section<'a>>;
 
 /// How often an entry may refer to another one for its name.
 const MAX_REFERENCES: usize = 8;
+/// The most scopes that a name begins with.
+const MAX_SCOPES: usize = 32;
 /// The most functions that a call may have jumped through.
 const MAX_CHAIN: usize = 32;
 /// The most calls that are followed in search of such a chain.
 const MAX_STEPS: usize = 2000;
+/// The most ways by which a call may lead into other modules.
+const MAX_EXITS: usize = 8;
 
 /// An entry of DWARF, in the unit that has it.
 #[derive(Clone)]
@@ -56,8 +62,13 @@ impl<'d, 'a> Place<'d, 'a> {
         None
     }
 
-    fn text(&self, value: AttributeValue<Section<'a>>) -> Option<String> {
-        Some(self.unit().attr_string(value).ok()?.to_string_lossy().into_owned())
+    fn text(&self, value: AttributeValue<Section<'a>>) -> Option<Cow<'a, str>> {
+        Some(self.unit().attr_string(value).ok()?.to_string_lossy())
+    }
+
+    /// The name in the entry itself, of at most `limit` bytes.
+    fn own_name(&self, limit: usize) -> Option<String> {
+        Some(cut(&self.text(self.entry()?.attr_value(DW_AT_name)?)?, limit).to_owned())
     }
 }
 
@@ -78,10 +89,10 @@ fn name_of(mut place: Place<'_, '_>, limit: usize, depth: usize) -> Option<Strin
         match origin {
             Some(origin) => place = place.follow(origin)?,
             None => {
-                let name = place.text(entry.attr_value(DW_AT_name)?)?;
+                let name = place.own_name(limit)?;
                 let mut scopes = scopes(&place, &name, limit, depth);
                 scopes.push(name);
-                return Some(scopes.join("::"));
+                return Some(cut(&scopes.join("::"), limit).to_owned());
             }
         }
     }
@@ -91,9 +102,17 @@ fn name_of(mut place: Place<'_, '_>, limit: usize, depth: usize) -> Option<Strin
 /// The namespaces, classes and functions that an entry named `name` is in, the outermost first.
 fn scopes(place: &Place<'_, '_>, name: &str, limit: usize, depth: usize) -> Vec<String> {
     let mut scopes = Vec::new();
-    for (offset, tag) in ancestors(place).unwrap_or_default() {
-        let scope = Place { offset, ..place.clone() };
-        let own_name = || scope.text(scope.entry()?.attr_value(DW_AT_name)?);
+    let mut ancestors = ancestors(place).unwrap_or_default();
+    ancestors.drain(..ancestors.len().saturating_sub(MAX_SCOPES));
+    // The name of a function has the scopes that it is in.
+    if let Some(innermost) = ancestors.iter().rposition(|(_, tag)| *tag == gimli::DW_TAG_subprogram)
+        && depth < MAX_REFERENCES
+        && let Some((offset, _)) = ancestors.drain(..=innermost).next_back()
+    {
+        scopes.extend(name_of(Place { offset, ..place.clone() }, limit, depth + 1));
+    }
+    for (offset, tag) in ancestors {
+        let own_name = || Place { offset, ..place.clone() }.own_name(limit);
         match tag {
             gimli::DW_TAG_namespace => scopes.push(own_name().unwrap_or_else(|| "(anonymous namespace)".to_owned())),
             gimli::DW_TAG_class_type
@@ -102,11 +121,6 @@ fn scopes(place: &Place<'_, '_>, name: &str, limit: usize, depth: usize) -> Vec<
             | gimli::DW_TAG_enumeration_type => {
                 let unnamed = if name.starts_with("operator()") { "{lambda}" } else { "{unnamed}" };
                 scopes.push(own_name().unwrap_or_else(|| unnamed.to_owned()));
-            }
-            gimli::DW_TAG_subprogram if depth < MAX_REFERENCES => {
-                // Its name has the scopes that it is in.
-                scopes.clear();
-                scopes.extend(name_of(scope, limit, depth + 1));
             }
             _ => {}
         }
@@ -141,13 +155,22 @@ pub(super) struct CodeFunction<'d, 'a> {
     start: u64,
 }
 
+/// A function that is called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Target {
+    /// It begins at this address.
+    Inner(u64),
+    /// The file has no function of this name, so that it is in another module.
+    Outer(String),
+}
+
 /// A call in a function.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct CallSite {
     /// The address behind it.
     return_address: u64,
-    /// The first address of the function that is called, if that is known.
-    target: Option<u64>,
+    /// The function that is called, if that is known.
+    target: Option<Target>,
     /// Whether it is a jump: the function that is called returns to the caller of this one.
     is_tail: bool,
 }
@@ -204,10 +227,10 @@ fn start_of(place: &Place<'_, '_>) -> Option<u64> {
     Some(unit.die_ranges(&entry).ok()?.next().ok()??.begin)
 }
 
-/// The first address of a function that is called.
-fn target_of(place: &Place<'_, '_>, address_of: &dyn Fn(&str) -> Option<u64>) -> Option<u64> {
+/// The function that is called.
+fn target_of(place: &Place<'_, '_>, address_of: &dyn Fn(&str) -> Option<u64>) -> Option<Target> {
     if let Some(start) = start_of(place) {
-        return Some(start);
+        return Some(Target::Inner(start));
     }
     // A declaration, or the abstract description of a function that was inlined elsewhere: the symbol table has the address.
     let mut place = place.clone();
@@ -215,7 +238,10 @@ fn target_of(place: &Place<'_, '_>, address_of: &dyn Fn(&str) -> Option<u64>) ->
         let entry = place.entry()?;
         let name = entry.attr_value(DW_AT_linkage_name).or_else(|| entry.attr_value(DW_AT_name));
         match (name, entry.attr_value(DW_AT_abstract_origin).or_else(|| entry.attr_value(DW_AT_specification))) {
-            (Some(name), _) => return address_of(&place.text(name)?),
+            (Some(name), _) => {
+                let name = place.text(name)?;
+                return Some(address_of(&name).map_or_else(|| Target::Outer(name.into_owned()), Target::Inner));
+            }
             (None, Some(origin)) => place = place.follow(origin)?,
             (None, None) => return None,
         }
@@ -223,55 +249,105 @@ fn target_of(place: &Place<'_, '_>, address_of: &dyn Fn(&str) -> Option<u64>) ->
     None
 }
 
-/// The calls by which the function that starts at `callee` was reached from the call in `caller` that returns to `return_address`, other than that call itself: the
-/// functions that have them are not on the stack any more. The innermost is the first, by the address behind the call. This is gdb's way
-/// (`call_site_find_chain`): where several ways are possible, only what they have in common at their ends is returned.
-pub(super) fn tail_calls<'d, 'a>(
-    caller: &CodeFunction<'d, 'a>,
-    return_address: u64,
-    callee: u64,
-    function_at: &dyn Fn(u64) -> Option<CodeFunction<'d, 'a>>,
-    address_of: &dyn Fn(&str) -> Option<u64>,
-) -> Vec<u64> {
-    let calls = caller.calls(address_of).unwrap_or_default();
-    let Some(first) = calls.iter().find(|call| call.return_address == return_address) else { return Vec::new() };
-    let Some(target) = first.target.filter(|target| *target != callee) else { return Vec::new() };
-    let tail_calls_of = |start: u64| {
-        let calls = function_at(start).filter(|function| function.start == start)?.calls(address_of)?;
-        Some(calls.into_iter().filter(|call| call.is_tail).collect::<Vec<_>>())
-    };
-    let mut common: Option<Common> = None;
-    // The calls of the chain, and of each function on it the calls that were not followed yet.
-    let mut chain: Vec<u64> = Vec::new();
-    let mut open = vec![tail_calls_of(target).unwrap_or_default()];
-    let mut steps = 0;
-    while let Some(calls) = open.last_mut() {
-        steps += 1;
-        if steps > MAX_STEPS {
-            return Vec::new();
-        }
-        if calls.is_empty() {
-            open.pop();
-            chain.pop();
-            continue;
-        }
-        let call = calls.remove(0);
-        if chain.contains(&call.return_address) || chain.len() == MAX_CHAIN {
-            continue;
-        }
-        let Some(target) = call.target else { continue };
-        chain.push(call.return_address);
-        if target == callee {
-            match &mut common {
-                Some(common) => common.add(&chain),
-                none => *none = Some(Common { chain: chain.clone(), prefix: chain.len(), suffix: chain.len() }),
-            }
-            chain.pop();
-        } else {
-            open.push(tail_calls_of(target).unwrap_or_default());
-        }
+/// The functions of a file, as they are found for tail calls.
+pub(super) struct Functions<'f, 'd, 'a> {
+    /// The function that contains an address.
+    pub(super) at: &'f dyn Fn(u64) -> Option<CodeFunction<'d, 'a>>,
+    /// The address of a function that a unit only declares, by its name.
+    pub(super) address_of: &'f dyn Fn(&str) -> Option<u64>,
+}
+
+impl Functions<'_, '_, '_> {
+    /// The function that is called by the call in the function at `caller`, an address in the call.
+    fn target(&self, caller: u64) -> Option<Target> {
+        let calls = (self.at)(caller)?.calls(self.address_of)?;
+        calls.into_iter().find(|call| call.return_address == caller.wrapping_add(1))?.target
     }
-    common.map(Common::calls).unwrap_or_default()
+
+    /// The tail calls of the function that begins at `start`.
+    fn tail_calls_of(&self, start: u64) -> Vec<CallSite> {
+        let function = (self.at)(start).filter(|function| function.start == start);
+        let calls = function.and_then(|function| function.calls(self.address_of)).unwrap_or_default();
+        calls.into_iter().filter(|call| call.is_tail).collect()
+    }
+
+    /// The chains of tail calls from a function to those that are an end, each by the addresses behind its calls, from the first on. `None` if there
+    /// are too many to follow.
+    fn chains(&self, from: Target, is_end: &dyn Fn(&Target) -> bool) -> Option<Vec<(Vec<u64>, Target)>> {
+        if is_end(&from) {
+            return Some(vec![(Vec::new(), from)]);
+        }
+        let tail_calls_of = |target: &Target| match target {
+            Target::Inner(start) => self.tail_calls_of(*start),
+            Target::Outer(_) => Vec::new(),
+        };
+        let mut found = Vec::new();
+        // The calls of the chain, and of each function on it the calls that were not followed yet.
+        let mut chain: Vec<u64> = Vec::new();
+        let mut open = vec![tail_calls_of(&from)];
+        let mut steps = 0;
+        while let Some(calls) = open.last_mut() {
+            steps += 1;
+            if steps > MAX_STEPS {
+                return None;
+            }
+            if calls.is_empty() {
+                open.pop();
+                chain.pop();
+                continue;
+            }
+            let call = calls.remove(0);
+            if chain.contains(&call.return_address) || chain.len() == MAX_CHAIN {
+                continue;
+            }
+            let Some(target) = call.target else { continue };
+            chain.push(call.return_address);
+            if is_end(&target) {
+                found.push((chain.clone(), target));
+                chain.pop();
+            } else {
+                open.push(tail_calls_of(&target));
+            }
+        }
+        Some(found)
+    }
+
+    /// The calls by which the function that starts at `callee` was reached from the call at `caller`, an address in it, other than that call itself:
+    /// the functions that have them are not on the stack any more. The innermost is the first, by the address behind the call. This is gdb's way
+    /// (`call_site_find_chain`): where several ways are possible, only what they have in common at their ends is returned.
+    pub(super) fn tail_calls(&self, caller: u64, callee: u64) -> Vec<u64> {
+        let target = self.target(caller).filter(|target| *target != Target::Inner(callee));
+        target.and_then(|target| self.between(target, callee)).unwrap_or_default()
+    }
+
+    /// The same for the way from the function that begins at `start`; `None` if there is no way.
+    pub(super) fn tail_calls_from(&self, start: u64, callee: u64) -> Option<Vec<u64>> {
+        self.between(Target::Inner(start), callee)
+    }
+
+    fn between(&self, from: Target, callee: u64) -> Option<Vec<u64>> {
+        let chains = self.chains(from, &|target| *target == Target::Inner(callee))?;
+        let mut chains = chains.into_iter().map(|(chain, _)| chain);
+        let mut common = Common::new(chains.next()?);
+        chains.for_each(|chain| common.add(&chain));
+        Some(common.calls())
+    }
+
+    /// The ways from the call at `caller`, an address in it, to functions of other modules, by their names: the calls of each, the innermost
+    /// first, as for [`Self::tail_calls`]. None if there are more than [`MAX_EXITS`].
+    pub(super) fn exits(&self, caller: u64) -> Vec<(Vec<u64>, String)> {
+        let chains =
+            self.target(caller).and_then(|target| self.chains(target, &|target| matches!(target, Target::Outer(_))));
+        let chains = chains.filter(|chains| chains.len() <= MAX_EXITS).unwrap_or_default();
+        let exit = |(mut chain, target): (Vec<u64>, Target)| {
+            chain.reverse();
+            match target {
+                Target::Outer(name) => Some((chain, name)),
+                Target::Inner(_) => None,
+            }
+        };
+        chains.into_iter().filter_map(exit).collect()
+    }
 }
 
 /// What several chains have in common.
@@ -283,6 +359,10 @@ struct Common {
 }
 
 impl Common {
+    fn new(chain: Vec<u64>) -> Self {
+        Self { prefix: chain.len(), suffix: chain.len(), chain }
+    }
+
     fn add(&mut self, other: &[u64]) {
         let same = |left: &mut dyn Iterator<Item = &u64>, right: &mut dyn Iterator<Item = &u64>| {
             left.zip(right).take_while(|(left, right)| left == right).count()
@@ -308,7 +388,7 @@ mod tests {
     #[test]
     fn of_several_chains_the_common_ends_remain() {
         let common = |chains: &[&[u64]]| {
-            let mut common = Common { chain: chains[0].to_vec(), prefix: chains[0].len(), suffix: chains[0].len() };
+            let mut common = Common::new(chains[0].to_vec());
             chains[1..].iter().for_each(|chain| common.add(chain));
             common.calls()
         };

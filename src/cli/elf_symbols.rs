@@ -1,17 +1,18 @@
-//! Function names from ELF files: DWARF (addr2line), else the symbol table. Nothing is opened here: split DWARF, whose files are
+//! Function names from ELF files: DWARF (addr2line), else the symbol table ([`find_functions_in_file`]). Nothing is opened here: split DWARF, whose files are
 //! found by names in the DWARF, is not followed.
 
-use super::dwarf_names::{self, CodeFunction, qualified_name};
-use super::symbol_table::CodeSymbols;
+use super::dwarf_names::{CodeFunction, Functions, qualified_name};
+use super::function_addresses::{FunctionAddresses, functions};
 use crate::crash::demangle;
-use crate::crash::text::cut;
-use crate::elf::decompress_debugdata;
+use crate::crash::text::{self, cut};
+use crate::elf::{FoundFunction, find_functions_in_file};
 use addr2line::{Context, LookupContinuation, LookupResult};
 use gimli::{AbbreviationsCacheStrategy, DwLang, DwarfSections, EndianSlice, RunTimeEndian, SectionId};
-use object::{CompressionFormat, Object, ObjectSection, ReadCache};
+use object::{CompressionFormat, Object, ObjectSection, ReadCache, ReadRef};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Cursor, ErrorKind, Read, Seek, SeekFrom};
 
@@ -35,12 +36,52 @@ pub(super) struct Call {
     pub(super) callee: u64,
 }
 
+/// A way from a call to a function of another module.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Exit {
+    /// The functions on the way, which jumped to the next one, the innermost first.
+    pub(super) functions: Vec<Function>,
+    /// The function of the other module, as the linker names it.
+    pub(super) name: String,
+}
+
+/// A way from a function that another module called.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub(super) struct Entry {
+    /// The function that was called, as the linker names it.
+    pub(super) name: String,
+    /// An address in the function of the innermost frame.
+    pub(super) callee: u64,
+}
+
+/// What is asked of the files of one build. All addresses are as in the headers.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Questions {
+    /// Addresses whose functions are looked up.
+    pub(super) offsets: Vec<u64>,
+    /// Calls within the module.
+    pub(super) calls: Vec<Call>,
+    /// Addresses in calls of functions of other modules.
+    pub(super) exits: Vec<u64>,
+    /// Addresses in functions that other modules called.
+    pub(super) callees: Vec<u64>,
+    pub(super) entries: Vec<Entry>,
+}
+
 /// The longest name that is shown, in bytes. C++ templates can make a name several KiB long.
 pub(super) const MAX_NAME: usize = 500;
+/// The longest name in a symbol table that is read, in bytes. It is demangled before it is cut.
+const MAX_MANGLED: usize = 16 << 10;
+/// The most names of one function.
+const MAX_NAMES: usize = 64;
 /// The most functions of one frame.
 pub(super) const MAX_INLINED: usize = 32;
 /// Most bytes that are read of one file, or made of one section of it.
 const MAX_READ: u64 = 1 << 30;
+/// What a section may expand to for each of its compressed bytes, beyond [`EXPANDED`]. Debug information shrinks to a third, and seldom to a tenth.
+const MAX_EXPANSION: u64 = 100;
+/// What any section may expand to, in bytes.
+const EXPANDED: u64 = 1 << 20;
 
 /// An ELF file of which only those parts are read that are needed.
 pub(super) struct ElfBytes(ReadCache<Source>);
@@ -63,7 +104,12 @@ impl ElfBytes {
     /// The GNU build-id, in hexadecimal.
     pub(super) fn build_id(&self) -> Option<String> {
         let id = object::File::parse(&self.0).ok()?.build_id().ok()??.to_vec();
-        Some(crate::crash::text::to_hexadecimal(&id))
+        Some(text::to_hexadecimal(&id))
+    }
+
+    /// Bytes at an offset; `None` if any of them are not there.
+    fn read(&self, offset: u64, length: usize) -> Option<Vec<u8>> {
+        (&self.0).read_bytes_at(offset, length as u64).ok().map(<[u8]>::to_vec)
     }
 }
 
@@ -105,6 +151,7 @@ pub(super) struct Found {
     pub(super) functions: Vec<Vec<Function>>,
     /// The functions that are not on the stack between caller and callee of each call, the innermost first.
     pub(super) tail_calls: Vec<Vec<Function>>,
+    pub(super) outer: OuterCalls,
     /// The name of a file with the DWARF, if no file has any.
     pub(super) debug_link: Option<String>,
     /// Whether no file has any DWARF.
@@ -115,42 +162,46 @@ pub(super) struct Found {
     pub(super) is_damaged: bool,
 }
 
+/// What was found about calls between modules.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct OuterCalls {
+    /// The ways from each of the exits.
+    pub(super) exits: Vec<Vec<Exit>>,
+    /// All names of the function that each of the callees is in, as the linker has them.
+    pub(super) callee_names: Vec<Vec<String>>,
+    /// The functions that are not on the stack from each of the entries to its callee, the innermost first; `None` if no way leads there.
+    pub(super) entries: Vec<Option<Vec<Function>>>,
+}
+
 type ElfObject<'a> = object::File<'a, &'a ReadCache<Source>>;
 type Sections<'a> = DwarfSections<Cow<'a, [u8]>>;
 type Section<'a> = EndianSlice<'a, RunTimeEndian>;
 
 /// The names in one file.
 struct Image<'a> {
+    bytes: &'a ElfBytes,
     object: &'a ElfObject<'a>,
     dwarf: Option<Context<Section<'a>>>,
-    symbols: OnceCell<CodeSymbols>,
+    /// The functions of the symbol table by address, as far as they were looked up.
+    symbols: RefCell<HashMap<u64, Option<FoundFunction>>>,
+    addresses: OnceCell<FunctionAddresses<'a>>,
 }
 
-/// Looks up the functions at `offsets`, and between those of `calls`. The `files` are those of one build: the program, and its debug symbols. The build-id of
-/// `supplement` was not yet compared with what the DWARF asks for.
-pub(super) fn find_functions(
-    files: &[ElfBytes],
-    supplement: Option<&ElfBytes>,
-    offsets: &[u64],
-    calls: &[Call],
-) -> Found {
-    let objects: Vec<ElfObject<'_>> = files.iter().filter_map(|file| object::File::parse(&file.0).ok()).collect();
+/// Answers the questions. The `files` are those of one build: the program, and its debug symbols. The build-id of `supplement` was not yet compared with what the DWARF asks for.
+pub(super) fn find_functions(files: &[ElfBytes], supplement: Option<&ElfBytes>, questions: &Questions) -> Found {
+    let Questions { offsets, calls, exits, callees, entries } = questions;
+    let objects: Vec<(&ElfBytes, ElfObject<'_>)> =
+        files.iter().filter_map(|file| Some((file, object::File::parse(&file.0).ok()?))).collect();
     let has_dwarf = |object: &ElfObject<'_>| object.section_by_name(".debug_info").is_some();
-    let lacks_dwarf = !objects.iter().any(has_dwarf);
+    let lacks_dwarf = !objects.iter().any(|(_, object)| has_dwarf(object));
     let mut found = Found { lacks_dwarf, ..Found::default() };
     if lacks_dwarf {
-        found.debug_link = objects.iter().find_map(debug_link);
+        found.debug_link = objects.iter().find_map(|(_, object)| debug_link(object));
     }
-    // Without DWARF, and without a symbol table of its own, a program may have one that is compressed.
-    let is_stripped = lacks_dwarf && objects.iter().all(|object| object.symbols().next().is_none());
-    let embedded: Vec<ElfBytes> =
-        if is_stripped { objects.iter().filter_map(mini_debug_info).collect() } else { Vec::new() };
-    let objects: Vec<ElfObject<'_>> =
-        objects.into_iter().chain(embedded.iter().filter_map(|file| object::File::parse(&file.0).ok())).collect();
     let supplement = supplement.and_then(|file| Some((file.build_id()?, object::File::parse(&file.0).ok()?)));
     let supplement = supplement.as_ref().and_then(|(build_id, object)| Some((build_id, load_sections(object)?)));
     let mut dwarf: Vec<Option<(Sections<'_>, bool)>> = Vec::new();
-    for object in &objects {
+    for (_, object) in &objects {
         let wanted = has_dwarf(object).then(|| supplement_of(object)).flatten();
         let has_supplement = match (&wanted, &supplement) {
             (Some(wanted), Some((build_id, _))) => wanted.build_id == **build_id,
@@ -166,45 +217,132 @@ pub(super) fn find_functions(
     let images: Vec<Image<'_>> = objects
         .iter()
         .zip(&dwarf)
-        .map(|(object, dwarf)| {
+        .map(|((bytes, object), dwarf)| {
             let dwarf = dwarf.as_ref().and_then(|(sections, has_supplement)| {
                 let supplement = supplement.as_ref().filter(|_| *has_supplement).map(|(_, sections)| sections);
                 let context = context(object, sections, supplement);
                 found.is_damaged |= context.is_none();
                 context
             });
-            Image { object, dwarf, symbols: OnceCell::new() }
+            Image { bytes, object, dwarf, symbols: RefCell::default(), addresses: OnceCell::new() }
         })
         .collect();
-    found.functions = offsets.iter().map(|offset| functions_at(&images, *offset)).collect();
+    let described: Vec<Described> = offsets.iter().map(|offset| described(&images, *offset)).collect();
+    let called = calls.iter().map(|call| call.callee).chain(callees.iter().copied());
+    let called = called.chain(entries.iter().map(|entry| entry.callee));
+    let called = called.filter(|callee| start_in_dwarf(&images, *callee).is_none());
+    let unnamed = offsets.iter().zip(&described).filter(|(_, described)| described.functions.is_empty());
+    // A table is read once for all of them.
+    let unnamed: BTreeSet<u64> = unnamed.map(|(offset, _)| *offset).chain(called).collect();
+    images.iter().for_each(|image| image.look_up_symbols(unnamed.iter().copied().collect()));
+    let functions = offsets.iter().zip(described).map(|(offset, described)| described.or_symbol(&images, *offset));
+    found.functions = functions.collect();
     found.tail_calls = calls.iter().map(|call| tail_calls(&images, *call)).collect();
+    found.outer = OuterCalls {
+        exits: exits.iter().map(|caller| outer_exits(&images, *caller)).collect(),
+        callee_names: names_of(&images, callees),
+        entries: entries.iter().map(|entry| way_from(&images, entry)).collect(),
+    };
     found
 }
 
+fn start_in_dwarf(images: &[Image<'_>], address: u64) -> Option<u64> {
+    images.iter().find_map(|image| Some(image.function_at(address)?.start()))
+}
+
+/// Where the function begins that `address` is in.
+fn start_of(images: &[Image<'_>], address: u64) -> Option<u64> {
+    let symbol = || images.iter().filter_map(|image| image.symbol(address)).map(|symbol| symbol.start).max();
+    start_in_dwarf(images, address).or_else(symbol)
+}
+
 fn tail_calls(images: &[Image<'_>], call: Call) -> Vec<Function> {
-    let address_of = |name: &str| images.iter().find_map(|image| image.symbols().address_of(image.object, name));
-    let described = images.iter().find_map(|image| Some(image.function_at(call.callee)?.start()));
-    let symbol = || images.iter().filter_map(|image| image.symbol(call.callee)).map(|(address, _)| address).max();
-    let Some(callee) = described.or_else(symbol) else { return Vec::new() };
-    let addresses =
-        images.iter().map(|image| image.tail_calls(call, callee, &address_of)).find(|calls| !calls.is_empty());
-    let functions = addresses.unwrap_or_default().into_iter().flat_map(|behind| functions_at(images, behind - 1));
+    let Some(callee) = start_of(images, call.callee) else { return Vec::new() };
+    let address_of = |name: &str| images.iter().find_map(|image| image.addresses().of(name));
+    let calls =
+        images.iter().map(|image| image.functions(&address_of, |functions| functions.tail_calls(call.caller, callee)));
+    tail_callers(images, calls.into_iter().find(|calls| !calls.is_empty()).unwrap_or_default())
+}
+
+/// The functions with the calls that end at these addresses.
+fn tail_callers(images: &[Image<'_>], calls: Vec<u64>) -> Vec<Function> {
+    let functions = calls.into_iter().flat_map(|behind| functions_at(images, behind.wrapping_sub(1)));
     functions.map(|function| Function { is_tail: true, ..function }).collect()
 }
 
-fn functions_at(images: &[Image<'_>], offset: u64) -> Vec<Function> {
+fn outer_exits(images: &[Image<'_>], caller: u64) -> Vec<Exit> {
+    let address_of = |name: &str| images.iter().find_map(|image| image.addresses().of(name));
+    let exits = images.iter().map(|image| image.functions(&address_of, |functions| functions.exits(caller)));
+    let exits = exits.into_iter().find(|exits| !exits.is_empty()).unwrap_or_default();
+    let exits = exits.into_iter().filter(|(_, name)| name.len() <= MAX_MANGLED);
+    exits.map(|(calls, name)| Exit { functions: tail_callers(images, calls), name }).collect()
+}
+
+fn way_from(images: &[Image<'_>], entry: &Entry) -> Option<Vec<Function>> {
+    let address_of = |name: &str| images.iter().find_map(|image| image.addresses().of(name));
+    let (start, callee) = (address_of(&entry.name)?, start_of(images, entry.callee)?);
+    if start == callee {
+        return Some(Vec::new());
+    }
+    let mut ways =
+        images.iter().map(|image| image.functions(&address_of, |functions| functions.tail_calls_from(start, callee)));
+    ways.find_map(|calls| calls).map(|calls| tail_callers(images, calls))
+}
+
+/// All names of the functions that these addresses are in.
+fn names_of(images: &[Image<'_>], addresses: &[u64]) -> Vec<Vec<String>> {
+    let starts: Vec<Option<u64>> = addresses.iter().map(|address| start_of(images, *address)).collect();
+    let wanted: HashSet<u64> = starts.iter().flatten().copied().collect();
+    let mut names: HashMap<u64, BTreeSet<&[u8]>> = HashMap::new();
+    if !wanted.is_empty() {
+        for (address, name) in
+            images.iter().flat_map(|image| functions(image.object, |address| wanted.contains(&address)))
+        {
+            let names = names.entry(address).or_default();
+            if names.len() < MAX_NAMES {
+                names.insert(name);
+            }
+        }
+    }
+    let text = |name: &&[u8]| String::from_utf8(name.to_vec()).ok().filter(|name| name.len() <= MAX_MANGLED);
+    let of = |start: &u64| names.get(start).into_iter().flatten().filter_map(text).collect();
+    starts.iter().map(|start| start.as_ref().map(of).unwrap_or_default()).collect()
+}
+
+/// What DWARF tells of an address.
+struct Described {
+    functions: Vec<Function>,
+    /// Its line, if that is known without any function.
+    source: Option<String>,
+}
+
+fn described(images: &[Image<'_>], offset: u64) -> Described {
     let mut source = None;
     for image in images {
         let (functions, place) = image.inlined_functions(offset);
         if !functions.is_empty() {
-            return functions;
+            return Described { functions, source: None };
         }
         source = source.or(place);
     }
-    // The closest symbol of all files, of the first file if they have the same.
-    let symbols = images.iter().filter_map(|image| image.symbol(offset)).rev();
-    let closest = symbols.max_by_key(|(address, _)| *address);
-    closest.map(|(_, name)| Function { name, source, is_tail: false }).into_iter().collect()
+    Described { functions: Vec::new(), source }
+}
+
+impl Described {
+    /// The functions, else the closest symbol of all files, of the first file if they have the same.
+    fn or_symbol(self, images: &[Image<'_>], offset: u64) -> Vec<Function> {
+        let Self { functions, source } = self;
+        if !functions.is_empty() {
+            return functions;
+        }
+        let closest = images.iter().filter_map(|image| image.symbol(offset)).rev().max_by_key(|symbol| symbol.start);
+        let name = closest.map(|symbol| demangle(&text::from_bytes(&symbol.name), MAX_NAME));
+        name.map(|name| Function { name, source, is_tail: false }).into_iter().collect()
+    }
+}
+
+fn functions_at(images: &[Image<'_>], offset: u64) -> Vec<Function> {
+    described(images, offset).or_symbol(images, offset)
 }
 
 fn context<'a>(
@@ -263,8 +401,26 @@ impl<'a> Image<'a> {
         (functions, line)
     }
 
-    fn symbols(&self) -> &CodeSymbols {
-        self.symbols.get_or_init(|| CodeSymbols::read(self.object))
+    fn addresses(&self) -> &FunctionAddresses<'a> {
+        self.addresses.get_or_init(|| FunctionAddresses::read(self.object))
+    }
+
+    /// Looks up these addresses in the symbol table, for [`Self::symbol`].
+    fn look_up_symbols(&self, addresses: Vec<u64>) {
+        if !addresses.is_empty() {
+            let read = |offset, length| self.bytes.read(offset, length);
+            let found = find_functions_in_file(&addresses, MAX_MANGLED, read);
+            self.symbols.borrow_mut().extend(addresses.into_iter().zip(found));
+        }
+    }
+
+    /// The symbol that contains the address.
+    fn symbol(&self, address: u64) -> Option<FoundFunction> {
+        let known = self.symbols.borrow().get(&address).cloned();
+        known.unwrap_or_else(|| {
+            self.look_up_symbols(vec![address]);
+            self.symbols.borrow().get(&address).cloned().flatten()
+        })
     }
 
     fn function_at(&self, address: u64) -> Option<CodeFunction<'_, 'a>> {
@@ -278,17 +434,13 @@ impl<'a> Image<'a> {
         CodeFunction::new(complete(dwarf.find_dwarf_and_unit(address))?, die?)
     }
 
-    /// The addresses behind the calls of [`tail_calls`], the innermost first. The function of the callee starts at `callee`.
-    fn tail_calls(&self, call: Call, callee: u64, address_of: &dyn Fn(&str) -> Option<u64>) -> Vec<u64> {
-        let Some(caller) = self.function_at(call.caller) else { return Vec::new() };
-        let function_at = |address| self.function_at(address);
-        dwarf_names::tail_calls(&caller, call.caller.wrapping_add(1), callee, &function_at, address_of)
-    }
-
-    /// The symbol that contains the address, and its address.
-    fn symbol(&self, offset: u64) -> Option<(u64, String)> {
-        let symbol = self.symbols().containing(offset)?;
-        Some((symbol.address, demangle(symbol.name(self.object)?, MAX_NAME)))
+    /// What `find` finds by the call sites of this file.
+    fn functions<T>(
+        &self,
+        address_of: &dyn Fn(&str) -> Option<u64>,
+        find: impl FnOnce(&Functions<'_, '_, 'a>) -> T,
+    ) -> T {
+        find(&Functions { at: &|address| self.function_at(address), address_of })
     }
 }
 
@@ -324,16 +476,18 @@ fn load_sections<'a>(object: &ElfObject<'a>) -> Option<Sections<'a>> {
     DwarfSections::load(|id| load(id).ok_or(())).ok()
 }
 
-/// The content of a section. How long it says that it is does not count: memory is taken only for what is there.
+/// The content of a section. How long it says that it is does not count: memory is taken only for what is there, and no more than a compiler's
+/// output can need.
 fn uncompressed<'data>(section: &impl ObjectSection<'data>) -> Option<Cow<'data, [u8]>> {
     let compressed = section.compressed_data().ok()?;
+    let limit = (compressed.data.len() as u64).saturating_mul(MAX_EXPANSION).saturating_add(EXPANDED).min(MAX_READ);
     match compressed.format {
         CompressionFormat::None => Some(Cow::Borrowed(compressed.data)),
         CompressionFormat::Zstandard => {
             let decoder = zstd::stream::read::Decoder::with_buffer(compressed.data).ok()?;
-            read_up_to(decoder, MAX_READ).map(Cow::Owned)
+            read_up_to(decoder, limit).map(Cow::Owned)
         }
-        _ if compressed.uncompressed_size <= MAX_READ => compressed.decompress().ok(),
+        _ if compressed.uncompressed_size <= limit => compressed.decompress().ok(),
         _ => None,
     }
 }
@@ -344,24 +498,16 @@ fn read_up_to(from: impl Read, limit: u64) -> Option<Vec<u8>> {
     (content.len() as u64 <= limit).then_some(content)
 }
 
-/// The symbol table that a stripped program has in `.gnu_debugdata`, compressed with xz (gdb's MiniDebugInfo).
-fn mini_debug_info(object: &ElfObject<'_>) -> Option<ElfBytes> {
-    decompress_debugdata(object.section_by_name(".gnu_debugdata")?.data().ok()?.to_vec()).map(ElfBytes::of_memory)
-}
-
 /// The name of the file with the debug symbols, without a directory.
 fn debug_link(object: &ElfObject<'_>) -> Option<String> {
     let (name, _) = object.gnu_debuglink().ok()??;
     let is_name = !name.is_empty() && name != b"." && name != b".." && !name.contains(&b'/');
-    is_name.then(|| crate::crash::text::from_bytes(name))
+    is_name.then(|| text::from_bytes(name))
 }
 
 fn supplement_of(object: &ElfObject<'_>) -> Option<Supplement> {
     let (path, build_id) = object.gnu_debugaltlink().ok()??;
-    Some(Supplement {
-        path: crate::crash::text::from_bytes(path),
-        build_id: crate::crash::text::to_hexadecimal(build_id),
-    })
+    Some(Supplement { path: text::from_bytes(path), build_id: text::to_hexadecimal(build_id) })
 }
 
 #[cfg(test)]
@@ -369,7 +515,11 @@ mod tests {
     use super::*;
 
     fn find(file: &[u8], address: u64) -> Vec<Vec<Function>> {
-        find_functions(&[ElfBytes::of_memory(file.to_vec())], None, &[address], &[]).functions
+        find_functions(&[ElfBytes::of_memory(file.to_vec())], None, &at(address)).functions
+    }
+
+    fn at(address: u64) -> Questions {
+        Questions { offsets: vec![address], ..Questions::default() }
     }
 
     #[test]
@@ -379,7 +529,7 @@ mod tests {
         let first = maps.lines().find(|line| line.ends_with(exe.to_str().unwrap())).unwrap();
         // A position-independent program is linked at 0.
         let bias = u64::from_str_radix(first.split('-').next().unwrap(), 16).unwrap();
-        let find_functions = find_functions as fn(&[ElfBytes], Option<&ElfBytes>, &[u64], &[Call]) -> Found;
+        let find_functions = find_functions as fn(&[ElfBytes], Option<&ElfBytes>, &Questions) -> Found;
         let address = find_functions as usize as u64 - bias;
         let mut file = std::fs::read(&exe).unwrap();
         let found = find(&file, address);
@@ -387,8 +537,15 @@ mod tests {
         assert!(function.name.ends_with("find_functions"), "{found:?}");
         assert!(function.source.as_ref().unwrap().starts_with("elf_symbols.rs:"), "{found:?}");
         let on_disk = ElfBytes::of_file(File::open(&exe).unwrap());
-        assert_eq!(find_functions(&[on_disk], None, &[address], &[]).functions, found);
+        assert_eq!(find_functions(&[on_disk], None, &at(address)).functions, found);
         file.truncate(1 << 20);
         assert_eq!(find(&file, address), [[]; 1]);
+    }
+    /// A section that is compressed much better than any compiler's output.
+    #[test]
+    fn a_section_that_expands_without_end_is_not_read() {
+        let zeros = zstd::encode_all(&vec![0; 16 << 20][..], 1).unwrap();
+        assert!(read_up_to(zstd::stream::read::Decoder::new(&zeros[..]).unwrap(), EXPANDED).is_none());
+        assert!(read_up_to(zstd::stream::read::Decoder::new(&zeros[..]).unwrap(), 16 << 20).is_some());
     }
 }

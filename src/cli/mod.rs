@@ -20,6 +20,7 @@ mod explanations;
 mod export;
 mod finding;
 mod foreign_file;
+mod function_addresses;
 mod generate;
 mod groups;
 mod hooks;
@@ -55,7 +56,6 @@ mod status;
 mod status_report;
 mod status_text;
 mod symbol_reader;
-mod symbol_table;
 mod symbols;
 mod sysctl_backup;
 mod table;
@@ -70,6 +70,8 @@ mod usage;
 mod vacuum;
 mod vetted_sysroot;
 mod watch;
+
+pub use symbol_reader::names_in_debug_data;
 
 use crate::store::{self, QueryError, count_crashes};
 use clap::{CommandFactory, Parser, Subcommand};

@@ -1,7 +1,9 @@
 //! The process that reads symbols. Symbol tables and DWARF are large formats, and whoever ran the crashed program may have
 //! written them, so a process of its own parses them: it has no privileges, can open nothing, and may be killed.
 
-use super::elf_symbols::{Call, ElfBytes, Found, Function, Supplement, find_functions};
+use super::elf_symbols::{
+    Call, ElfBytes, Entry, Found, Function, MAX_INLINED, MAX_NAME, OuterCalls, Questions, Supplement, find_functions,
+};
 use super::foreign_file::{Owners, Refusal, open_foreign};
 use super::privileges::Account;
 use super::{debug_files, debuginfod};
@@ -17,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// The argument that makes the command this process. It is not for users.
@@ -43,8 +45,7 @@ pub(super) struct ModuleRequest {
     /// As in records ([`crate::crash::text`]).
     pub(super) path: String,
     pub(super) build_id: String,
-    pub(super) offsets: Vec<u64>,
-    pub(super) calls: Vec<Call>,
+    pub(super) questions: Questions,
     /// The name of its debug file, as an earlier answer told.
     pub(super) debug_link: Option<String>,
     /// The file that its DWARF refers to, as an earlier answer told.
@@ -68,6 +69,7 @@ pub(super) struct Answer {
     pub(super) functions: Result<Vec<Vec<Function>>, NotRead>,
     /// The rest is that of [`Found`].
     pub(super) tail_calls: Vec<Vec<Function>>,
+    pub(super) outer: OuterCalls,
     pub(super) debug_link: Option<String>,
     pub(super) lacks_dwarf: bool,
     pub(super) lacks_supplement: Option<Supplement>,
@@ -167,8 +169,9 @@ fn run() -> io::Result<()> {
             Ok(mut found) => (Ok(std::mem::take(&mut found.functions)), found),
             Err(why) => (Err(why), Found { lacks_dwarf: true, ..Found::default() }),
         };
-        let Found { tail_calls, debug_link, lacks_dwarf, lacks_supplement, is_damaged, .. } = found;
-        let answer = Answer { module, functions, tail_calls, debug_link, lacks_dwarf, lacks_supplement, is_damaged };
+        let Found { tail_calls, outer, debug_link, lacks_dwarf, lacks_supplement, is_damaged, .. } = found;
+        let answer =
+            Answer { module, functions, tail_calls, outer, debug_link, lacks_dwarf, lacks_supplement, is_damaged };
         write_message(&mut out, &Message::Answer(answer))?;
     }
     Ok(())
@@ -220,7 +223,7 @@ fn read_module(module: &ModuleRequest, candidates: Candidates) -> Result<Found, 
             let wanted = module.supplement.as_ref();
             let is_wanted = |file: &ElfBytes| file.build_id().as_ref() == wanted.map(|wanted| &wanted.build_id);
             let supplement = supplement.into_iter().map(ElfBytes::of_file).find(is_wanted);
-            Ok(find_functions(&files, supplement.as_ref(), &module.offsets, &module.calls))
+            Ok(find_functions(&files, supplement.as_ref(), &module.questions))
         }
     }
 }
@@ -232,4 +235,90 @@ fn read_build(file: File, build_id: &str) -> Result<ElfBytes, NotRead> {
     let file = ElfBytes::of_file(file);
     let found = by_headers.or_else(|| file.build_id());
     if found.as_deref() == Some(build_id) { Ok(file) } else { Err(NotRead::OtherBuild) }
+}
+
+/// Does with files what is done with those of a module of a crash, and returns the names at each of `offsets`, and those between two of them. For
+/// the fuzz target and its seeds.
+///
+/// # Panics
+///
+/// If more is returned, or other paths than those of debug symbols.
+#[must_use]
+pub fn names_in_debug_data(files: Vec<Vec<u8>>, supplement: Option<Vec<u8>>, offsets: [u64; 2]) -> [Vec<String>; 3] {
+    let files: Vec<ElfBytes> = files.into_iter().map(ElfBytes::of_memory).collect();
+    let build_ids: Vec<Option<String>> = files.iter().map(ElfBytes::build_id).collect();
+    let supplement = supplement.map(ElfBytes::of_memory);
+    let [callee, caller] = offsets;
+    let build_id = build_ids.iter().flatten().next().cloned().unwrap_or_default();
+    let mut questions = Questions {
+        offsets: offsets.to_vec(),
+        calls: vec![Call { caller, callee }],
+        exits: vec![caller],
+        callees: vec![callee],
+        entries: Vec::new(),
+    };
+    let outer = find_functions(&files, supplement.as_ref(), &questions).outer;
+    let names = outer.exits.into_iter().flatten().map(|exit| exit.name).chain(outer.callee_names.into_iter().flatten());
+    questions.entries = names.map(|name| Entry { name, callee: caller }).collect();
+    let found = find_functions(&files, supplement.as_ref(), &questions);
+    assert_eq!(found.outer.entries.len(), questions.entries.len());
+    let program = Path::new("/opt/program");
+    for path in found.debug_link.iter().flat_map(|name| debug_files::linked(program, name)) {
+        let dirs = ["/opt", "/opt/.debug", "/usr/lib/debug/opt"].map(Path::new);
+        assert!(dirs.into_iter().any(|dir| path.parent() == Some(dir)), "{}", path.display());
+    }
+    if let Some(wanted) = &found.lacks_supplement {
+        let paths = debug_files::supplements(program, true, &build_id, wanted);
+        assert!(paths.len() <= 6 && paths.iter().all(|path| path.is_absolute()), "{paths:?}");
+    }
+    let [first, second] = <[_; 2]>::try_from(found.functions).expect("as many as there are offsets");
+    let [between] = <[_; 1]>::try_from(found.tail_calls).expect("as many as there are calls");
+    [first, second, between].map(|functions: Vec<Function>| {
+        assert!(functions.len() <= MAX_INLINED * MAX_INLINED, "{}", functions.len());
+        let names = functions.into_iter().map(|function| {
+            let source = function.source.unwrap_or_default();
+            assert!(function.name.len() <= MAX_NAME && source.len() <= MAX_NAME + 11, "{} {source}", function.name);
+            function.name
+        });
+        names.collect()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the files in a seed of the fuzz target give, whose parts are described in `fuzz/src/lib.rs`.
+    fn names_in_seed(name: &str) -> [Vec<String>; 3] {
+        let seed = std::fs::read(format!("{}/fuzz/corpus/debug_data/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+        let word = |at: usize| u64::from_le_bytes(seed[at..at + 8].try_into().unwrap());
+        let length = |at: usize| u32::from_le_bytes(seed[at..at + 4].try_into().unwrap()) as usize;
+        let (module, rest) = seed[24..].split_at(length(16));
+        let (debug, supplement) = rest.split_at(length(20));
+        let files = [module, debug].into_iter().filter(|file| !file.is_empty()).map(<[u8]>::to_vec).collect();
+        let supplement = Some(supplement.to_vec()).filter(|file| !file.is_empty());
+        names_in_debug_data(files, supplement, [word(0), word(8)])
+    }
+
+    #[test]
+    fn names_are_read_from_every_form_of_debug_information() {
+        let inlined =
+            [vec!["app::counter::inlined", "app::counter::read"], vec!["app::(anonymous namespace)::last"], vec![]];
+        for name in ["inlined", "zlib", "lto"] {
+            assert_eq!(names_in_seed(name), inlined, "{name}");
+        }
+        let (last, lambda, apply) = (
+            "app::(anonymous namespace)::last",
+            "_start::{lambda}::operator()",
+            "app::apply<_start()::<lambda(int)> >",
+        );
+        let tail_call = [vec![last], vec![lambda, apply], vec!["app::second"]];
+        for name in ["tail-call", "zstd", "dwarf4", "debug-file", "dwz"] {
+            assert_eq!(names_in_seed(name), tail_call, "{name}");
+        }
+        // Its names are in the file that is missing, so the symbols' are left.
+        let [inner, ..] = names_in_seed("lacks-dwz");
+        assert!(inner.len() == 1 && inner[0].starts_with(last), "{inner:?}");
+        assert_eq!(names_in_seed("debug-link"), [[""; 0]; 3]);
+    }
 }

@@ -3,7 +3,7 @@
 
 use super::debug_files;
 use super::debuginfod::Debuginfod;
-use super::elf_symbols::{Call, Function, MAX_INLINED, MAX_NAME, Supplement};
+use super::elf_symbols::{Call, Entry, Exit, Function, MAX_INLINED, MAX_NAME, OuterCalls, Questions, Supplement};
 use super::foreign_file::Refusal;
 use super::human;
 use super::symbol_reader::{ARGUMENT, Answer, Message, ModuleRequest, NotRead, Request};
@@ -62,14 +62,25 @@ pub(super) struct Symbols {
     functions: HashMap<(u32, u64), Vec<Function>>,
     /// By index of the module, and call.
     tail_calls: HashMap<(u32, Call), Vec<Function>>,
+    /// Between frames of two modules.
+    outer_calls: HashMap<OuterCall, Vec<Function>>,
     /// Why names are missing.
     pub(super) notes: Vec<String>,
+}
+
+/// A call of a function of another module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct OuterCall {
+    /// Index of the module and address in the call.
+    caller: (u32, u64),
+    /// Index of the module and address in the function of the frame before.
+    callee: (u32, u64),
 }
 
 impl Symbols {
     /// Looks up the frames of all stacks of `record`. With `debuginfod`, debug symbols that this machine lacks are fetched.
     pub(super) fn look_up(record: &Record, sources: &Sources<'_>, mut debuginfod: Option<&mut Debuginfod>) -> Self {
-        let (numbers, mut modules) = requests(record);
+        let Requests { numbers, mut modules, outer_calls } = requests(record);
         let mut answers: HashMap<usize, Answer> = HashMap::new();
         let mut symbols = Self::default();
         let mut pending: Vec<usize> = (0..modules.len()).collect();
@@ -83,6 +94,7 @@ impl Symbols {
             }
             pending = again;
         }
+        symbols.outer_calls = outer_tail_calls(sources, &outer_calls, &numbers, &modules, &answers);
         for (index, (number, module)) in numbers.into_iter().zip(&modules).enumerate() {
             let Some(answer) = answers.remove(&index) else {
                 symbols.notes.extend(note(module, None));
@@ -90,11 +102,11 @@ impl Symbols {
             };
             match answer.functions {
                 Ok(functions) => {
-                    let named = module.offsets.iter().zip(functions).map(|(offset, functions)| {
+                    let named = module.questions.offsets.iter().zip(functions).map(|(offset, functions)| {
                         ((number, *offset), functions.iter().take(MAX_INLINED).map(shown).collect())
                     });
                     symbols.functions.extend(named);
-                    let tail_calls = module.calls.iter().zip(answer.tail_calls).map(|(call, functions)| {
+                    let tail_calls = module.questions.calls.iter().zip(answer.tail_calls).map(|(call, functions)| {
                         ((number, *call), functions.iter().take(MAX_INLINED).map(shown).collect())
                     });
                     symbols.tail_calls.extend(tail_calls);
@@ -116,7 +128,10 @@ impl Symbols {
 
     /// The functions that are not on the stack any more between two frames, the innermost first.
     pub(super) fn tail_calls(&self, callee: Option<&Frame>, caller: &Frame) -> &[Function] {
-        let found = callee.and_then(|callee| self.tail_calls.get(&call(callee, caller)?));
+        let found = callee.and_then(|callee| match (call(callee, caller), outer_call(callee, caller)) {
+            (Some(call), _) => self.tail_calls.get(&call),
+            (None, outer) => self.outer_calls.get(&outer?),
+        });
         found.map_or(&[], Vec::as_slice)
     }
 
@@ -131,6 +146,14 @@ impl Symbols {
 fn call(callee: &Frame, caller: &Frame) -> Option<(u32, Call)> {
     let is_certain = caller.trust != FrameTrust::Scan && callee.module == caller.module;
     is_certain.then_some((caller.module?, Call { caller: caller.offset, callee: callee.offset }))
+}
+
+/// The call of a function of another module that two frames are of, if it is certain.
+fn outer_call(callee: &Frame, caller: &Frame) -> Option<OuterCall> {
+    let is_call = matches!(caller.trust, FrameTrust::CallFrameInfo | FrameTrust::FramePointer);
+    let (called, calling) = (callee.module?, caller.module?);
+    let call = OuterCall { caller: (calling, caller.offset), callee: (called, callee.offset) };
+    (is_call && called != calling).then_some(call)
 }
 
 /// The function of a frame as its record names it.
@@ -161,38 +184,117 @@ fn note(module: &ModuleRequest, why: Option<NotRead>) -> Option<String> {
     })
 }
 
-/// The modules of the frames of all stacks, by their number in the record.
-fn requests(record: &Record) -> (Vec<u32>, Vec<ModuleRequest>) {
-    let mut wanted: BTreeMap<u32, (BTreeSet<u64>, BTreeSet<Call>)> = BTreeMap::new();
+/// What is asked about a record.
+struct Requests {
+    /// The modules of the frames of all stacks, by their number in the record.
+    numbers: Vec<u32>,
+    modules: Vec<ModuleRequest>,
+    outer_calls: BTreeSet<OuterCall>,
+}
+
+fn requests(record: &Record) -> Requests {
+    #[derive(Default)]
+    struct Wanted {
+        offsets: BTreeSet<u64>,
+        calls: BTreeSet<Call>,
+        exits: BTreeSet<u64>,
+        callees: BTreeSet<u64>,
+    }
+    let mut wanted: BTreeMap<u32, Wanted> = BTreeMap::new();
+    let mut outer_calls = BTreeSet::new();
     let others = record.other_threads.iter().map(|threads| &threads.frames);
     let handler = record.failure.iter().map(|failure| &failure.handler);
     for stack in iter::once(&record.stack).chain(handler).chain(others) {
         for frame in stack {
             if let Some(number) = frame.module {
-                wanted.entry(number).or_default().0.insert(frame.offset);
+                wanted.entry(number).or_default().offsets.insert(frame.offset);
             }
         }
         for (callee, caller) in stack.iter().zip(stack.iter().skip(1)) {
             if let Some((number, call)) = call(callee, caller) {
-                wanted.entry(number).or_default().1.insert(call);
+                wanted.entry(number).or_default().calls.insert(call);
+            } else if let Some(call) = outer_call(callee, caller) {
+                wanted.entry(call.caller.0).or_default().exits.insert(call.caller.1);
+                wanted.entry(call.callee.0).or_default().callees.insert(call.callee.1);
+                outer_calls.insert(call);
             }
         }
     }
-    let request = |(number, (offsets, calls)): (u32, (BTreeSet<u64>, BTreeSet<Call>))| {
+    let request = |(number, wanted): (u32, Wanted)| {
         let module = record.modules.get(number as usize)?;
-        Some((
-            number,
-            ModuleRequest {
-                path: module.path.clone(),
-                build_id: module.build_id.clone()?,
-                offsets: offsets.into_iter().collect(),
-                calls: calls.into_iter().collect(),
-                debug_link: None,
-                supplement: None,
-            },
-        ))
+        let questions = Questions {
+            offsets: wanted.offsets.into_iter().collect(),
+            calls: wanted.calls.into_iter().collect(),
+            exits: wanted.exits.into_iter().collect(),
+            callees: wanted.callees.into_iter().collect(),
+            entries: Vec::new(),
+        };
+        let (path, build_id) = (module.path.clone(), module.build_id.clone()?);
+        Some((number, ModuleRequest { path, build_id, questions, debug_link: None, supplement: None }))
     };
-    wanted.into_iter().filter_map(request).take(MAX_MODULES).unzip()
+    let (numbers, modules) = wanted.into_iter().filter_map(request).take(MAX_MODULES).unzip();
+    Requests { numbers, modules, outer_calls }
+}
+
+/// The functions that are not on the stack any more between frames of two modules, by what is known of each module; the innermost first.
+/// A module is read once more if the function that was called is not that of the frame.
+fn outer_tail_calls(
+    sources: &Sources<'_>,
+    outer_calls: &BTreeSet<OuterCall>,
+    numbers: &[u32],
+    modules: &[ModuleRequest],
+    answers: &HashMap<usize, Answer>,
+) -> HashMap<OuterCall, Vec<Function>> {
+    let known = |number: u32| -> Option<(usize, &Questions, &OuterCalls)> {
+        let index = numbers.binary_search(&number).ok()?;
+        Some((index, &modules.get(index)?.questions, &answers.get(&index)?.outer))
+    };
+    let exits = |(number, caller): (u32, u64)| {
+        let (_, questions, outer) = known(number)?;
+        outer.exits.get(questions.exits.binary_search(&caller).ok()?)
+    };
+    let names = |(number, callee): (u32, u64)| {
+        let (_, questions, outer) = known(number)?;
+        outer.callee_names.get(questions.callees.binary_search(&callee).ok()?)
+    };
+    let mut found = HashMap::new();
+    let mut open: Vec<(OuterCall, &[Exit])> = Vec::new();
+    let mut entries: BTreeMap<usize, BTreeSet<Entry>> = BTreeMap::new();
+    for call in outer_calls {
+        let (Some(exits), Some(names)) = (exits(call.caller), names(call.callee)) else { continue };
+        let mut direct = exits.iter().filter(|exit| names.contains(&exit.name)).map(|exit| &exit.functions);
+        if let Some(functions) = direct.next() {
+            if direct.all(|other| other == functions) {
+                found.insert(*call, functions.iter().take(MAX_INLINED).map(shown).collect());
+            }
+        } else if let Some((index, ..)) = known(call.callee.0).filter(|_| !exits.is_empty()) {
+            let entry = |exit: &Exit| Entry { name: exit.name.clone(), callee: call.callee.1 };
+            entries.entry(index).or_default().extend(exits.iter().map(entry));
+            open.push((*call, exits));
+        }
+    }
+    let mut again = modules.to_vec();
+    for (index, entries) in &entries {
+        again[*index].questions = Questions { entries: entries.iter().cloned().collect(), ..Questions::default() };
+    }
+    let pending: Vec<usize> = entries.keys().copied().collect();
+    let ways: HashMap<usize, Answer> = read_modules(sources, &again, &pending).into_iter().collect();
+    for (call, exits) in open {
+        let Some((index, ..)) = known(call.callee.0) else { continue };
+        let way = |exit: &Exit| {
+            let questions = &again.get(index)?.questions;
+            let is_it = |entry: &Entry| entry.name == exit.name && entry.callee == call.callee.1;
+            let functions = ways.get(&index)?.outer.entries.get(questions.entries.iter().position(is_it)?)?.as_ref()?;
+            Some([functions.as_slice(), &exit.functions].concat())
+        };
+        let mut ways = exits.iter().filter_map(way);
+        if let Some(functions) = ways.next()
+            && ways.all(|other| other == functions)
+        {
+            found.insert(call, functions.iter().take(MAX_INLINED).map(shown).collect());
+        }
+    }
+    found
 }
 
 /// Adds the files to `module` that its files named and that are there by now. Whether any was added.

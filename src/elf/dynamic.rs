@@ -134,7 +134,7 @@ impl DynamicSymbols {
     ) -> Vec<Option<Symbol>> {
         let linked: Vec<u64> =
             addresses.iter().map(|address| address.wrapping_sub(self.bias) & self.class.max_offset()).collect();
-        let mut search = FunctionSearch::new(&linked);
+        let mut search = FunctionSearch::new(&linked, &[]);
         let length = SymbolEntry::length(self.class) as u64;
         let Range { start: mut next, end } = self.numbers(&mut read).unwrap_or_default();
         while next < end {
@@ -145,9 +145,11 @@ impl DynamicSymbols {
             entries.filter_map(|entry| SymbolEntry::read(self.class, entry)).for_each(|entry| search.add(entry));
             next += count;
         }
-        search.finish(&linked, |offset| {
-            read_name(self.strings.start.checked_add(offset.into())?, self.strings.end, &mut read)
-        })
+        let found = search.finish(&linked, |offset| {
+            let at = self.strings.start.checked_add(offset.into())?;
+            read_name(at, self.strings.end, Symbol::MAX_NAME, &mut read)
+        });
+        linked.iter().zip(found).map(|(address, found)| Some(found?.symbol(*address))).collect()
     }
 
     /// The numbers of the symbols that may be defined. Nothing says how many there are but the hash tables.

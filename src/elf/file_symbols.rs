@@ -3,9 +3,10 @@
 
 use super::class::ElfClass;
 use super::pclntab::GoFunctions;
-use super::symbol_table::{FunctionSearch, SymbolEntry, read_name};
+use super::symbol_table::{CodeSection, FoundFunction, FunctionSearch, SymbolEntry, read_name};
 use crate::crash::Symbol;
-use object::elf::{FileHeader32, FileHeader64, SHF_ALLOC, SHT_DYNSYM, SHT_NOBITS, SHT_SYMTAB};
+use crate::crash::text::to_bytes;
+use object::elf::{FileHeader32, FileHeader64, SHF_ALLOC, SHF_EXECINSTR, SHT_DYNSYM, SHT_NOBITS, SHT_SYMTAB};
 use object::read::elf::{FileHeader, SectionHeader};
 use object::{LittleEndian, ReadRef};
 use std::io::{Cursor, Read};
@@ -43,22 +44,46 @@ struct Section {
     /// The number of another section that belongs to it.
     link: usize,
     is_loaded: bool,
+    is_code: bool,
+}
+
+impl Section {
+    /// Where it is in memory, as in the file's headers.
+    fn addresses(&self) -> Range<u64> {
+        self.address..self.address.saturating_add(self.file.end - self.file.start)
+    }
 }
 
 /// The functions of a file that contain `addresses`, which are those of its program headers; in their order. `read` returns the bytes at an
 /// offset, or `None` if any of them are not there.
-pub fn find_in_file(addresses: &[u64], mut read: impl FnMut(u64, usize) -> Option<Vec<u8>>) -> Vec<Option<Symbol>> {
+pub fn find_in_file(addresses: &[u64], read: impl FnMut(u64, usize) -> Option<Vec<u8>>) -> Vec<Option<Symbol>> {
+    let found = find_functions_in_file(addresses, Symbol::MAX_NAME, read);
+    addresses.iter().zip(found).map(|(address, found)| Some(found?.symbol(*address))).collect()
+}
+
+/// The same with the functions' addresses, and names of about `longest` bytes at most.
+pub fn find_functions_in_file(
+    addresses: &[u64],
+    longest: usize,
+    mut read: impl FnMut(u64, usize) -> Option<Vec<u8>>,
+) -> Vec<Option<FoundFunction>> {
     let mut found = vec![None; addresses.len()];
-    find(addresses, &mut found, &mut read, true);
+    find(addresses, longest, &mut found, &mut read, true);
     found
 }
 
 /// Adds what is not found yet.
-fn find(addresses: &[u64], found: &mut [Option<Symbol>], read: &mut ReadFile<'_>, may_decompress: bool) {
+fn find(
+    addresses: &[u64],
+    longest: usize,
+    found: &mut [Option<FoundFunction>],
+    read: &mut ReadFile<'_>,
+    may_decompress: bool,
+) {
     let Some((class, sections, names)) = read_sections(read) else { return };
     for kind in [SHT_SYMTAB, SHT_DYNSYM] {
         for table in sections.iter().filter(|section| section.kind == kind).take(1) {
-            add(addresses, found, |missing| in_table(class, table, &sections, missing, read));
+            add(addresses, found, |missing| in_table(class, table, &sections, missing, longest, read));
         }
     }
     let mut named = |wanted: &[u8]| {
@@ -80,7 +105,11 @@ fn find(addresses: &[u64], found: &mut [Option<Symbol>], read: &mut ReadFile<'_>
         let functions = GoFunctions::read(table.address..end, text.map(|section| section.address), &mut read_section);
         if let Some(functions) = functions {
             add(addresses, found, |missing| {
-                missing.iter().map(|address| functions.containing(*address, &mut read_section)).collect()
+                let function = |address: &u64| {
+                    let symbol = functions.containing(*address, &mut read_section)?;
+                    Some(FoundFunction { start: address - symbol.offset, name: to_bytes(&symbol.name).into_owned() })
+                };
+                missing.iter().map(function).collect()
             });
         }
     }
@@ -91,18 +120,22 @@ fn find(addresses: &[u64], found: &mut [Option<Symbol>], read: &mut ReadFile<'_>
             let from = usize::try_from(offset).ok()?;
             file.get(from..from.checked_add(length)?).map(<[u8]>::to_vec)
         };
-        find(addresses, found, &mut read, false);
+        find(addresses, longest, found, &mut read, false);
     }
 }
 
 /// Adds what `find` finds of that which is missing, if there is any.
-fn add(addresses: &[u64], found: &mut [Option<Symbol>], find: impl FnOnce(&[u64]) -> Vec<Option<Symbol>>) {
+fn add(
+    addresses: &[u64],
+    found: &mut [Option<FoundFunction>],
+    find: impl FnOnce(&[u64]) -> Vec<Option<FoundFunction>>,
+) {
     let missing: Vec<u64> =
-        addresses.iter().zip(&*found).filter(|(_, symbol)| symbol.is_none()).map(|(address, _)| *address).collect();
+        addresses.iter().zip(&*found).filter(|(_, found)| found.is_none()).map(|(address, _)| *address).collect();
     if !missing.is_empty() {
         let new = find(&missing);
-        for (place, symbol) in found.iter_mut().filter(|symbol| symbol.is_none()).zip(new) {
-            *place = symbol;
+        for (place, function) in found.iter_mut().filter(|found| found.is_none()).zip(new) {
+            *place = function;
         }
     }
 }
@@ -137,9 +170,10 @@ fn read_sections_as<Elf: FileHeader<Endian = LittleEndian>>(
                 kind: header.sh_type(endian),
                 name: header.sh_name(endian).into(),
                 address: header.sh_addr(endian).into(),
-                file: offset..offset.checked_add(length)?,
+                file: offset..offset.saturating_add(length),
                 link: usize::try_from(header.sh_link(endian)).ok()?,
                 is_loaded: flags & u64::from(SHF_ALLOC) != 0,
+                is_code: flags & u64::from(SHF_EXECINSTR) != 0,
             })
         };
         Some(headers.iter().filter_map(section).collect::<Vec<Section>>())
@@ -163,9 +197,12 @@ fn in_table(
     table: &Section,
     sections: &[Section],
     addresses: &[u64],
+    longest: usize,
     read: &mut ReadFile<'_>,
-) -> Vec<Option<Symbol>> {
-    let mut search = FunctionSearch::new(addresses);
+) -> Vec<Option<FoundFunction>> {
+    let code = sections.iter().enumerate().filter(|(_, section)| section.is_code);
+    let code: Vec<CodeSection> = code.map(|(number, section)| (number, section.addresses())).collect();
+    let mut search = FunctionSearch::new(addresses, &code);
     let length = SymbolEntry::length(class) as u64;
     let count = ((table.file.end - table.file.start) / length).min(MAX_SYMBOLS);
     let mut first = 0;
@@ -179,7 +216,7 @@ fn in_table(
         first += CHUNK;
     }
     let strings = sections.get(table.link).map(|section| section.file.clone()).unwrap_or_default();
-    search.finish(addresses, |offset| read_name(strings.start.checked_add(offset.into())?, strings.end, read))
+    search.finish(addresses, |offset| read_name(strings.start.checked_add(offset.into())?, strings.end, longest, read))
 }
 
 /// The file in `.gnu_debugdata`, as far as it can be read.
@@ -193,8 +230,7 @@ fn decompress(data: &Section, read: &mut ReadFile<'_>) -> Option<Vec<u8>> {
 
 /// The file that the content of a section `.gnu_debugdata` is, decompressed as far as it can be read. `None` if there is nothing, or if it is
 /// longer than any linker makes.
-#[must_use]
-pub fn decompress_debugdata(compressed: Vec<u8>) -> Option<Vec<u8>> {
+fn decompress_debugdata(compressed: Vec<u8>) -> Option<Vec<u8>> {
     if compressed.len() as u64 > MAX_COMPRESSED {
         return None;
     }

@@ -21,7 +21,7 @@ mod symbol_table;
 pub use class::ElfClass;
 pub use crash_notes::{CrashNotes, I386Registers, MappedFile, Registers, SigInfoNote, ThreadNote};
 pub use dynamic::DynamicSymbols;
-pub use file_symbols::{decompress_debugdata, find_in_file};
+pub use file_symbols::{find_functions_in_file, find_in_file};
 pub use image::{
     BEGINNING, MappedImage, NoteRange, build_id, build_id_of_file, note_ranges, package_metadata, read_beginning,
     read_build_id, read_image,
@@ -36,3 +36,4 @@ pub use partial::{PartialHeaders, StoredRange, partial_headers};
 pub use pclntab::GoFunctions;
 pub use process_notes::{ProcessNotes, process_notes};
 pub use summary::{CoreSummary, ElfError, MAX_HEADERS, segment_end, summarize};
+pub use symbol_table::FoundFunction;

@@ -143,7 +143,7 @@ impl GoFunctions {
         // The address once more, and the offset of the name.
         let address_len = if self.layout == Layout::Go1_18 { 4 } else { self.word_len };
         let name = u32_at(&read(place.checked_add(address_len)?, 4)?, 0)?;
-        let name = read_name(self.names.checked_add(name.into())?, self.range.end, &mut read)?;
+        let name = read_name(self.names.checked_add(name.into())?, self.range.end, Symbol::MAX_NAME, &mut read)?;
         (!name.is_empty()).then(|| Symbol::new(&name, address - begin))
     }
 

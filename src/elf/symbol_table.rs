@@ -1,10 +1,13 @@
-//! Entries of symbol tables (elf(5)), and which of them contain some addresses.
+//! Entries of symbol tables (elf(5)), and which of them contain some addresses: the one rule by which functions without DWARF have their
+//! names, in records and in `info`.
 
 use super::class::ElfClass;
 use super::notes::{u32_at, u64_at};
 use crate::crash::Symbol;
 use object::LittleEndian;
-use object::elf::{SHN_LORESERVE, SHN_UNDEF, SHN_XINDEX, STB_LOCAL, STT_FUNC, STT_GNU_IFUNC, STT_NOTYPE, Sym32, Sym64};
+use object::elf::{SHN_LORESERVE, SHN_UNDEF, SHN_XINDEX, STT_FUNC, STT_GNU_IFUNC, STT_NOTYPE, Sym32, Sym64};
+use std::cmp::Reverse;
+use std::ops::Range;
 
 /// One entry of a symbol table.
 #[derive(Clone, Copy, Debug)]
@@ -13,8 +16,7 @@ pub(super) struct SymbolEntry {
     pub(super) name: u32,
     /// Type (STT_FUNC and others).
     pub(super) kind: u8,
-    binding: u8,
-    /// Number of the section that it is in.
+    /// Number of the section that it is in; SHN_XINDEX if the number is too large for the entry.
     section: u16,
     /// Address, as in the file's headers.
     pub(super) value: u64,
@@ -39,7 +41,7 @@ impl SymbolEntry {
             ElfClass::Elf64 => (u64_at(bytes, 8)?, u64_at(bytes, 16)?, bytes.get(4..8)?),
         };
         let [info, _, section @ ..] = *rest.first_chunk::<4>()?;
-        Some(Self { name, kind: info & 15, binding: info >> 4, section: u16::from_le_bytes(section), value, size })
+        Some(Self { name, kind: info & 15, section: u16::from_le_bytes(section), value, size })
     }
 
     /// Whether it has an address in the file, and not elsewhere.
@@ -48,11 +50,16 @@ impl SymbolEntry {
     }
 }
 
-/// The string at `at`, as far as a name may be long. It has no end, or one before `end`.
-pub(super) fn read_name(mut at: u64, end: u64, read: &mut dyn FnMut(u64, usize) -> Option<Vec<u8>>) -> Option<Vec<u8>> {
+/// The string at `at`, or its beginning if it is longer than `longest` bytes. It has no end, or one before `end`.
+pub(super) fn read_name(
+    mut at: u64,
+    end: u64,
+    longest: usize,
+    read: &mut dyn FnMut(u64, usize) -> Option<Vec<u8>>,
+) -> Option<Vec<u8>> {
     const AT_ONCE: u64 = 64;
     let mut name = Vec::new();
-    while at < end && name.len() <= Symbol::MAX_NAME {
+    while at < end && name.len() <= longest {
         let part = read(at, usize::try_from((end - at).min(AT_ONCE)).ok()?)?;
         let length = part.iter().position(|byte| *byte == 0);
         name.extend_from_slice(part.get(..length.unwrap_or(part.len()))?);
@@ -64,15 +71,44 @@ pub(super) fn read_name(mut at: u64, end: u64, read: &mut dyn FnMut(u64, usize) 
     Some(name)
 }
 
+/// A function of a symbol table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundFunction {
+    /// Its first address, as in the file's headers.
+    pub start: u64,
+    /// Its name as the compiler wrote it, without the version that a linker may have added.
+    pub name: Vec<u8>,
+}
+
+impl FoundFunction {
+    /// The place of `address`, which is in this function.
+    pub(super) fn symbol(&self, address: u64) -> Symbol {
+        Symbol::new(&self.name, address.wrapping_sub(self.start))
+    }
+}
+
+/// A section with code: its number, and its addresses as in the file's headers.
+pub(super) type CodeSection = (usize, Range<u64>);
+
 /// A search for the functions that contain some addresses. The entries of a table are shown to it one after the other, in any order.
 ///
-/// Symbols of assembly code may have no size. Such a symbol contains an address if it is the last before it, and the next one is of
-/// the same section: without this, what follows `_init` would be in `_init`.
+/// The rules are those of gdb (`lookup_minimal_symbol_by_pc_section`, `elf_symtab_read`), so that both show the same names:
+///
+/// - Functions and labels count, those of the section that the address is in. In a process the sections are not known.
+/// - Of the symbols that contain the address that which begins last is taken.
+/// - A symbol without a size, as those of assembly code, contains an address if it begins after every symbol with a size that begins before
+///   the address. Where the sections are not known the next symbol must be of the same section: without this, what follows `_init` would be
+///   in `_init`.
+/// - Of several names of one address that is taken which is the last in the order of their bytes, that of a function before that of an
+///   indirect function (STT_GNU_IFUNC), whose code is what selects the function. So it is `write` and not `__write`. Whether a name is local,
+///   global or weak makes no difference.
 pub(super) struct FunctionSearch {
     /// The addresses, sorted and different.
     addresses: Vec<u64>,
     /// What was found for each address.
     found: Vec<Found>,
+    /// The sections with code; none if they are not known.
+    code: Vec<CodeSection>,
     /// Comparisons that are left. Ordinary functions do not overlap, so that they need few.
     comparisons: usize,
 }
@@ -89,6 +125,8 @@ struct Found {
     sized_before: Option<u64>,
     /// Where the next symbol begins, and its section.
     next: Option<(u64, u16)>,
+    /// The section that it is in, if the sections are known.
+    section: Option<usize>,
 }
 
 /// Names that an address has.
@@ -115,28 +153,39 @@ impl Names {
         self.entries.first().map(|entry| entry.value)
     }
 
-    /// The name that people know: `write` rather than `__write` or `__GI___libc_write`.
+    /// The name that is shown.
     fn best(&self, mut name_at: impl FnMut(u32) -> Option<Vec<u8>>) -> Option<Vec<u8>> {
-        let names = self.entries.iter().filter_map(|entry| Some((entry.binding, name_at(entry.name)?)));
-        // Symbols such as $x and $d tell code of ARM from data.
-        let names = names.filter(|(_, name)| !name.is_empty() && name.first() != Some(&b'$'));
-        let rank = |(binding, name): &(u8, Vec<u8>)| {
-            let underscores = name.iter().take_while(|byte| **byte == b'_').count();
-            (*binding == STB_LOCAL, underscores, name.len(), name.clone())
-        };
-        names.min_by_key(rank).map(|(_, name)| name)
+        let names = self.entries.iter().filter_map(|entry| Some((entry.kind, name_at(entry.name)?)));
+        let names = names.map(|(kind, name)| (kind, without_version(name))).filter(|(_, name)| is_name(name));
+        // Equal but for the kind, of which gdb takes the plain function.
+        names.min_by_key(|(kind, name)| (*kind == STT_GNU_IFUNC, Reverse(name.clone()))).map(|(_, name)| name)
     }
+}
+
+/// `write` of `write@@GLIBC_2.2.5`.
+fn without_version(mut name: Vec<u8>) -> Vec<u8> {
+    if let Some(at) = name.iter().position(|byte| *byte == b'@').filter(|at| *at > 0) {
+        name.truncate(at);
+    }
+    name
+}
+
+/// Whether it names a function. Symbols such as `$x` and `$d` tell code of ARM from data, and `.L` begins a label of a compiler.
+fn is_name(name: &[u8]) -> bool {
+    !name.is_empty() && !name.starts_with(b"$") && !name.starts_with(b".L")
 }
 
 impl FunctionSearch {
     const MAX_COMPARISONS: usize = 1 << 20;
 
-    /// For these addresses, as in the file's headers.
-    pub(super) fn new(addresses: &[u64]) -> Self {
+    /// For these addresses, as in the file's headers, and the sections with `code`, if any section of the file is known.
+    pub(super) fn new(addresses: &[u64], code: &[CodeSection]) -> Self {
         let mut addresses = addresses.to_vec();
         addresses.sort_unstable();
         addresses.dedup();
-        Self { found: vec![Found::default(); addresses.len()], addresses, comparisons: Self::MAX_COMPARISONS }
+        let section = |address: &u64| code.iter().find(|(_, range)| range.contains(address)).map(|(number, _)| *number);
+        let found = addresses.iter().map(|address| Found { section: section(address), ..Found::default() }).collect();
+        Self { addresses, found, code: code.to_vec(), comparisons: Self::MAX_COMPARISONS }
     }
 
     /// Takes an entry of the table into account.
@@ -150,6 +199,10 @@ impl FunctionSearch {
             && found.next.is_none_or(|(next, _)| entry.value < next)
         {
             found.next = Some((entry.value, entry.section));
+        }
+        let are_known = !self.code.is_empty();
+        if are_known && !self.code.iter().any(|(section, _)| is_of(&entry, *section)) {
+            return;
         }
         if entry.size == 0 {
             if let Some(found) = self.found.get_mut(first) {
@@ -165,7 +218,9 @@ impl FunctionSearch {
                 return;
             }
             self.comparisons -= 1;
-            found.containing.offer(entry);
+            if !are_known || found.section.is_some_and(|section| is_of(&entry, section)) {
+                found.containing.offer(entry);
+            }
         }
     }
 
@@ -174,7 +229,7 @@ impl FunctionSearch {
         mut self,
         addresses: &[u64],
         mut name_at: impl FnMut(u32) -> Option<Vec<u8>>,
-    ) -> Vec<Option<Symbol>> {
+    ) -> Vec<Option<FoundFunction>> {
         let (mut symbols, mut sized) = (Names::default(), None);
         for found in &mut self.found {
             symbols =
@@ -188,22 +243,32 @@ impl FunctionSearch {
             next = found.next.or(next);
             found.next = next;
         }
-        let mut symbol = |address: &u64| {
+        let are_known = !self.code.is_empty();
+        let mut function = |address: &u64| {
             let found = self.found.get(self.addresses.binary_search(address).ok()?)?;
-            let names = found.names()?;
-            Some(Symbol::new(&names.best(&mut name_at)?, address - names.start()?))
+            let names = found.names(are_known)?;
+            Some(FoundFunction { start: names.start()?, name: names.best(&mut name_at)? })
         };
-        addresses.iter().map(&mut symbol).collect()
+        addresses.iter().map(&mut function).collect()
     }
 }
 
+/// Whether a symbol is in this section, as far as the entry tells.
+fn is_of(entry: &SymbolEntry, section: usize) -> bool {
+    entry.section == SHN_XINDEX || usize::from(entry.section) == section
+}
+
 impl Found {
-    fn names(&self) -> Option<&Names> {
+    /// The names of the address; `are_known` says whether the sections are.
+    fn names(&self, are_known: bool) -> Option<&Names> {
         if self.containing.start().is_some() {
             return Some(&self.containing);
         }
         let last = self.unsized_before.entries.first()?;
-        let is_in_section = self.next.is_some_and(|(_, section)| section == last.section);
+        let is_in_section = match self.section {
+            Some(section) => is_of(last, section),
+            None => !are_known && self.next.is_some_and(|(_, section)| section == last.section),
+        };
         (Some(last.value) > self.sized_before && is_in_section).then_some(&self.unsized_before)
     }
 }
@@ -211,18 +276,25 @@ impl Found {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use object::elf::{STB_GLOBAL, STB_WEAK};
+    use object::elf::STT_SECTION;
 
     fn entry(name: u32, value: u64, size: u64) -> SymbolEntry {
-        SymbolEntry { name, kind: STT_FUNC, binding: STB_GLOBAL, section: 12, value, size }
+        SymbolEntry { name, kind: STT_FUNC, section: 12, value, size }
     }
 
+    const NAMES: [&str; 10] =
+        ["zero", "one", "two", "__write", "write@@GLIBC_2.2.5", "__GI_write", "$x", "a_longer_name", ".L5", ""];
+
     fn find(entries: &[SymbolEntry], addresses: &[u64]) -> Vec<Option<(String, u64)>> {
-        let names = ["zero", "one", "two", "__write", "write", "__GI_write", "$x", "a_longer_name"];
-        let mut search = FunctionSearch::new(addresses);
+        find_in(&[], entries, addresses)
+    }
+
+    fn find_in(code: &[CodeSection], entries: &[SymbolEntry], addresses: &[u64]) -> Vec<Option<(String, u64)>> {
+        let mut search = FunctionSearch::new(addresses, code);
         entries.iter().for_each(|entry| search.add(*entry));
-        let found = search.finish(addresses, |offset| Some(names.get(offset as usize)?.as_bytes().to_vec()));
-        found.into_iter().map(|symbol| symbol.map(|symbol| (symbol.name, symbol.offset))).collect()
+        let found = search.finish(addresses, |offset| Some(NAMES.get(offset as usize)?.as_bytes().to_vec()));
+        let symbols = addresses.iter().zip(found).map(|(address, found)| Some(found?.symbol(*address)));
+        symbols.map(|symbol| symbol.map(|symbol| (symbol.name, symbol.offset))).collect()
     }
 
     #[expect(clippy::unnecessary_wraps, reason = "as it is compared")]
@@ -260,19 +332,58 @@ mod tests {
     }
 
     #[test]
-    fn of_several_names_the_plain_one_is_shown() {
-        let local = SymbolEntry { binding: STB_LOCAL, ..entry(1, 0x1000, 0x10) };
-        let weak = SymbolEntry { binding: STB_WEAK, ..entry(4, 0x1000, 0x10) };
-        let mapping = SymbolEntry { kind: STT_NOTYPE, binding: STB_LOCAL, ..entry(6, 0x1000, 0x10) };
-        let table = [entry(5, 0x1000, 0x10), local, entry(3, 0x1000, 0x10), weak, mapping, entry(7, 0x1000, 0x10)];
-        assert_eq!(find(&table, &[0x1001]), [found("write", 1)]);
-        assert_eq!(find(&[mapping], &[0x1001]), [None]);
+    fn where_sections_are_known_a_symbol_reaches_to_the_end_of_its_own() {
+        let code = [(10, 0x900..0x920), (12, 0x1000..0x1040), (14, 0x1040..0x1060)];
+        let init = SymbolEntry { section: 10, ..entry(0, 0x900, 0) };
+        let beyond = SymbolEntry { section: 14, ..entry(1, 0x1040, 0) };
+        let data = SymbolEntry { section: 20, ..entry(7, 0x1010, 0x20) };
+        let table = [entry(2, 0x1000, 0x100), init, beyond, data];
+        let addresses = [0x910, 0x920, 0xfff, 0x1018, 0x1048, 0x1060];
+        let expected = [found("zero", 0x10), None, None, found("two", 0x18), found("one", 8), None];
+        assert_eq!(find_in(&code, &table, &addresses), expected);
+        // The number of the section is in a table of its own.
+        let many = SymbolEntry { section: SHN_XINDEX, ..entry(1, 0x1000, 0x10) };
+        assert_eq!(find_in(&code, &[many], &[0x1001, 0x1041]), [found("one", 1), None]);
+    }
+
+    /// The names of an address in every order of these entries.
+    fn best_of(entries: &[SymbolEntry]) -> Vec<Option<(String, u64)>> {
+        let mut rotated = entries.to_vec();
+        let mut best: Vec<_> = (0..entries.len())
+            .flat_map(|_| {
+                rotated.rotate_left(1);
+                find(&rotated, &[0x1001])
+            })
+            .collect();
+        best.dedup();
+        best
+    }
+
+    #[test]
+    fn of_several_names_gdbs_is_shown() {
+        let named = |name: u32| entry(name, 0x1000, 0x10);
+        // Aliases: the last in the order of bytes, and the binding is not part of an entry at all.
+        assert_eq!(best_of(&[named(5), named(3), named(4), named(7)]), [found("write", 1)]);
+        assert_eq!(best_of(&[named(3), named(5)]), [found("__write", 1)]);
+        // A symbol with a size goes before one without.
+        assert_eq!(best_of(&[entry(4, 0x1000, 0), named(7)]), [found("a_longer_name", 1)]);
+        // Longer and shorter ones that begin together: whichever contains the address.
+        assert_eq!(best_of(&[entry(4, 0x1000, 1), named(7)]), [found("a_longer_name", 1)]);
+        // A function before the code that selects one.
+        let indirect = SymbolEntry { kind: STT_GNU_IFUNC, ..named(4) };
+        assert_eq!(best_of(&[indirect, named(7)]), [found("a_longer_name", 1)]);
+        assert_eq!(best_of(&[indirect]), [found("write", 1)]);
+        // Sections, mapping symbols, labels of the compiler and symbols without a name are no functions.
+        let section = SymbolEntry { kind: STT_SECTION, ..named(0) };
+        let others = [6, 8, 9].map(|name| SymbolEntry { kind: STT_NOTYPE, ..named(name) });
+        assert_eq!(best_of(&[section, others[0], others[1], others[2], named(7)]), [found("a_longer_name", 1)]);
+        assert_eq!(best_of(&[section, others[0], others[1], others[2]]), [None]);
     }
 
     #[test]
     fn functions_that_overlap_everywhere_take_bounded_time() {
         let addresses: Vec<u64> = (0x1000..0x1100).collect();
-        let mut search = FunctionSearch::new(&addresses);
+        let mut search = FunctionSearch::new(&addresses, &[]);
         for _ in 0..100_000 {
             search.add(entry(1, 0x1000, u64::MAX));
         }
