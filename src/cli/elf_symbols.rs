@@ -370,11 +370,16 @@ fn complete<L: LookupContinuation>(mut lookup: LookupResult<L>) -> L::Output {
 }
 
 impl<'a> Image<'a> {
+    /// The DWARF, unless nothing can be at `address`: addr2line counts on to the next one.
+    fn dwarf_at(&self, address: u64) -> Option<&Context<Section<'a>>> {
+        self.dwarf.as_ref().filter(|_| address != u64::MAX)
+    }
+
     /// The functions as DWARF has them, and the line of the address, which may be known without any function.
     fn inlined_functions(&self, offset: u64) -> (Vec<Function>, Option<String>) {
         let mut functions = Vec::new();
         let mut line = None;
-        let Some(dwarf) = &self.dwarf else { return (functions, line) };
+        let Some(dwarf) = self.dwarf_at(offset) else { return (functions, line) };
         let Ok(mut frames) = complete(dwarf.find_frames(offset)) else { return (functions, line) };
         while let Ok(Some(frame)) = frames.next()
             && functions.len() < MAX_INLINED
@@ -424,7 +429,7 @@ impl<'a> Image<'a> {
     }
 
     fn function_at(&self, address: u64) -> Option<CodeFunction<'_, 'a>> {
-        let dwarf = self.dwarf.as_ref()?;
+        let dwarf = self.dwarf_at(address)?;
         let mut frames = complete(dwarf.find_frames(address)).ok()?;
         let mut die = None;
         while let Ok(Some(frame)) = frames.next() {
@@ -538,6 +543,7 @@ mod tests {
         assert!(function.source.as_ref().unwrap().starts_with("elf_symbols.rs:"), "{found:?}");
         let on_disk = ElfBytes::of_file(File::open(&exe).unwrap());
         assert_eq!(find_functions(&[on_disk], None, &at(address)).functions, found);
+        assert_eq!(find(&file, u64::MAX), [[]; 1], "the last address");
         file.truncate(1 << 20);
         assert_eq!(find(&file, address), [[]; 1]);
     }
