@@ -132,14 +132,14 @@ pub(super) fn for_fish(script: &str) -> String {
     )
 }
 
+/// How the lines of clap's script for zsh begin that are about a MATCH.
+const MATCHES: [&str; 4] = ["'::name -- ", "'*::names -- ", "'*:names -- ", "'::process -- "];
+
 /// The same for zsh: the arguments that are a MATCH, `--unit`, and lists of columns and fields have actions of their own.
 pub(super) fn for_zsh(script: &str) -> String {
     let lines = script.lines().map(|line| {
         let action = match line.trim_start() {
-            argument if argument.starts_with("'::name -- ") || argument.starts_with("'*::names -- ") => {
-                "_coreward_match"
-            }
-            argument if argument.starts_with("'*:names -- ") => "_coreward_match",
+            argument if MATCHES.iter().any(|start| argument.starts_with(start)) => "_coreward_match",
             argument if argument.starts_with("'--unit=") => "_coreward_unit",
             argument if argument.contains(":COLUMN,...:_default'") => "_coreward_column",
             argument if argument.contains(":FIELD,...:_default'") => "_coreward_field",

@@ -1,6 +1,6 @@
 //! `coreward dump`: the core of a living process; or of a crash, as `coredumpctl dump` has it.
 
-use super::crash_selector::{CrashSelector, match_parser, text_parser};
+use super::crash_selector::{CrashSelector, ForeignOptions, match_parser, text_parser};
 use super::error::CliError;
 use super::export::{self, ExportOptions};
 use super::message::print_message;
@@ -47,6 +47,8 @@ pub(super) struct DumpOptions {
     /// Nothing is said of crashes that do not match; coredumpctl(1) has this option
     #[arg(long, short, hide = true)]
     quiet: bool,
+    #[command(flatten)]
+    foreign: ForeignOptions,
 }
 
 impl DumpOptions {

@@ -54,7 +54,7 @@ const JOURNAL: [(&str, &str); 41] = [
 ];
 
 /// Fields of JSON. What is within them has a path with dots, such as `core.stored`.
-const JSON: [&str; 66] = [
+const JSON: [&str; 68] = [
     "arguments",
     "arguments_end",
     "arguments_omitted",
@@ -72,6 +72,7 @@ const JSON: [&str; 66] = [
     "core_state",
     "cwd",
     "decision",
+    "dump",
     "dumpable",
     "environ",
     "exe",
@@ -104,6 +105,7 @@ const JSON: [&str; 66] = [
     "pod",
     "privileged",
     "root",
+    "runtime_report",
     "siginfo",
     "signal",
     "signal_name",
