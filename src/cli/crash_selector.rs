@@ -19,9 +19,16 @@ pub(super) struct CrashSelector {
     /// Only crashes in this container, given its name, id or a prefix of the id
     #[arg(long, short = 'M', visible_alias = "machine", value_name = "CONTAINER", value_parser = text_parser())]
     pub(super) container: Option<String>,
+    #[command(flatten)]
+    one: OneCrash,
+}
+
+/// Options that users of coredumpctl(1) type with a verb that is about one crash.
+#[derive(Args, Debug, Default)]
+pub(super) struct OneCrash {
     /// The newest crash is meant anyway; coredumpctl(1) has this option
     #[arg(short = '1', hide = true)]
-    newest: bool,
+    pub(super) newest: bool,
     /// Nothing is said of crashes that do not match; coredumpctl(1) has this option
     #[arg(long, short, hide = true)]
     quiet: bool,

@@ -1,6 +1,6 @@
 //! `coreward dump`: the core of a living process; or of a crash, as `coredumpctl dump` has it.
 
-use super::crash_selector::{CrashSelector, ForeignOptions, match_parser, text_parser};
+use super::crash_selector::{CrashSelector, OneCrash, match_parser, text_parser};
 use super::error::CliError;
 use super::export::{self, ExportOptions};
 use super::message::print_message;
@@ -41,20 +41,14 @@ pub(super) struct DumpOptions {
     /// This is what `coredumpctl dump` does. Without a PID, or with another MATCH than a PID, a crash is meant as well.
     #[arg(long, short = 'o', value_name = "FILE", conflicts_with_all = ["reason", "json"])]
     output: Option<PathBuf>,
-    /// The newest crash is meant; coredumpctl(1) has this option
-    #[arg(short = '1', hide = true)]
-    newest: bool,
-    /// Nothing is said of crashes that do not match; coredumpctl(1) has this option
-    #[arg(long, short, hide = true)]
-    quiet: bool,
     #[command(flatten)]
-    foreign: ForeignOptions,
+    one: OneCrash,
 }
 
 impl DumpOptions {
     /// The living process that is meant; `None`: a crash is meant.
     fn process(&self) -> Option<Pid> {
-        let is_crash = self.output.is_some() || self.newest;
+        let is_crash = self.output.is_some() || self.one.newest;
         let pid = self.process.as_deref().filter(|_| !is_crash)?.parse().ok().filter(|pid: &i32| *pid > 0)?;
         Some(Pid::from_raw(pid))
     }

@@ -40,6 +40,21 @@ assert_eq 41 "$(grep -c '^Thread ' <<<"$stacks")" "gdb shows every thread"
 assert_eq 40 "$(grep -c 'in wait_for_ever ()' <<<"$stacks")" "gdb shows the function in which 39 of them and the main thread wait"
 assert_contains "$stacks" "crash_here ()" "gdb shows the function that crashed"
 
+step "dump of a living process"
+systemd-run --quiet --unit=test-living sleep 1000
+living=$(systemctl show -P MainPID test-living.service)
+before=$(processes)
+check "coreward dump PID" coreward dump "$living" --reason "it hangs"
+check "the process goes on" systemctl is-active --quiet test-living.service
+dump=$(coreward list --signal dump --json | jq -r '.[-1].id')
+assert_eq "it hangs $living test-living.service" "$(coreward info "$dump" --json | jq -r '"\(.dump.reason) \(.pid) \(.unit)"')" "its record says why, and of which unit"
+check "gdb shows where it waits" prints nanosleep coreward debug "$dump" -- -batch -ex bt
+assert_eq "$before" "$(processes)" "it is no crash"
+assert_eq 1 "$(metric coreward_dumps_total core=stored)" "but a dump"
+assert_eq 1 "$(journalctl -q -o json COREWARD_DUMP=1 | wc -l)" "the journal has an entry of it"
+check "an ordinary user may not" not as alice coreward dump "$living"
+systemctl stop test-living.service
+
 step "coredumpctl"
 assert_contains "$(coredumpctl list 2>&1)" "$work/tools " "coredumpctl list shows the crash"
 shown=$(coredumpctl info "$pid" 2>&1)
