@@ -47,8 +47,9 @@ pub(super) fn run(root: &Root, options: &CompleteOptions, out: &mut dyn Write) -
     let filter = Filter { limit: Some(MAX_ROWS), ..Filter::default() };
     let mut add = |row: &CrashRow<'_>| {
         if is_plain(row.id) {
-            let program = if is_plain(row.program) { row.program } else { "" };
-            ids.push(format!("{}\t{} {} {program}", row.id, time::short(row.time_us), row.signal_name));
+            // Another machine's record may have anything as the name of its signal.
+            let [signal, program] = [row.signal_name, row.program].map(|word| if is_plain(word) { word } else { "" });
+            ids.push(format!("{}\t{} {signal} {program}", row.id, time::short(row.time_us)));
         }
         units.extend(Some(row.unit).filter(|unit| is_plain(unit)).map(str::to_owned));
         programs.extend(Some(row.program).filter(|program| is_plain(program)).map(str::to_owned));
@@ -71,7 +72,9 @@ fn write(words: impl IntoIterator<Item: Display>, out: &mut dyn Write) -> Result
 
 /// Whether a shell takes a word as it is: a process may be called `$(reboot)`, and the user only presses the tab key.
 fn is_plain(word: &str) -> bool {
-    !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._:@%+-".contains(&byte))
+    !word.is_empty()
+        && !word.starts_with('-')
+        && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._:@%+-".contains(&byte))
 }
 
 /// Verbs whose argument is a MATCH.

@@ -1,6 +1,7 @@
 //! The columns of tables of crashes, and how users choose them.
 
 use super::record_field;
+use super::similar::{closest, did_you_mean};
 use clap::Args;
 use clap::builder::{StringValueParser, TypedValueParser};
 
@@ -92,9 +93,15 @@ impl ColumnOptions {
 
 fn parser() -> impl TypedValueParser<Value = CrashColumn> {
     StringValueParser::new().try_map(|text| {
-        let columns: Vec<String> = NAMED.iter().map(|(name, _)| name.to_lowercase()).collect();
-        let unknown = || format!("no such column. Columns: {}. {}", columns.join(", "), record_field::known());
-        CrashColumn::parse(&text).ok_or_else(unknown)
+        CrashColumn::parse(&text).ok_or_else(|| {
+            let names: Vec<String> = CrashColumn::names().collect();
+            let columns: Vec<String> = NAMED.iter().map(|(name, _)| name.to_lowercase()).collect();
+            let suggestion = did_you_mean(&closest(&text, names.iter().map(String::as_str)));
+            format!(
+                "no such column: {suggestion}columns are {}, and all fields (`coreward complete column`)",
+                columns.join(", ")
+            )
+        })
     })
 }
 

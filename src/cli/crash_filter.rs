@@ -1,6 +1,6 @@
 //! The options that select crashes, which `list` and `watch` share.
 
-use super::crash_selector::{ForeignOptions, match_parser, text_parser};
+use super::crash_selector::{ForeignOptions, match_parser, name_parser, text_parser};
 use super::{human, time};
 use crate::store::Filter;
 use clap::builder::TypedValueParser;
@@ -30,7 +30,7 @@ pub(super) struct CrashFilter {
     #[arg(long, value_name = "UNIT", value_parser = text_parser())]
     unit: Option<String>,
     /// Only crashes in this container, given its name, id or a prefix of the id
-    #[arg(long, short = 'M', visible_alias = "machine", value_name = "CONTAINER", value_parser = text_parser())]
+    #[arg(long, short = 'M', visible_alias = "machine", value_name = "CONTAINER", value_parser = name_parser())]
     container: Option<String>,
     /// Only crashes in this pod
     #[arg(long, value_name = "UID")]

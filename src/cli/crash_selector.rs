@@ -17,7 +17,7 @@ pub(super) struct CrashSelector {
     #[arg(value_name = "MATCH", value_parser = match_parser())]
     pub(super) name: Option<String>,
     /// Only crashes in this container, given its name, id or a prefix of the id
-    #[arg(long, short = 'M', visible_alias = "machine", value_name = "CONTAINER", value_parser = text_parser())]
+    #[arg(long, short = 'M', visible_alias = "machine", value_name = "CONTAINER", value_parser = name_parser())]
     pub(super) container: Option<String>,
     #[command(flatten)]
     one: OneCrash,
@@ -62,7 +62,7 @@ const IMAGE: &str = "mount the image (systemd-dissect --mount), and name its roo
 const BOOT: &str = "crashes are selected by time: `coreward list --since \"$(uptime -s)\"` shows those since the boot";
 
 /// A parser that explains why there is no such option.
-fn refuse(why: &'static str) -> impl Fn(&str) -> Result<String, &'static str> + Clone {
+pub(super) fn refuse(why: &'static str) -> impl Fn(&str) -> Result<String, &'static str> + Clone {
     move |_| Err(why)
 }
 
@@ -80,6 +80,11 @@ pub(super) fn match_parser() -> impl TypedValueParser<Value = String> {
         _ if text.contains('\n') => Err("no crash has a name with a newline".to_owned()),
         _ => Ok(text),
     })
+}
+
+/// Parses the name of what crashes happened in. An empty one, as of a variable that is not set, would be the beginning of every name.
+pub(super) fn name_parser() -> impl TypedValueParser<Value = String> {
+    text_parser().try_map(|text| if text.is_empty() { Err("a name that is empty") } else { Ok(text) })
 }
 
 /// Parses an argument into text as records have it: it need not be UTF-8.

@@ -33,6 +33,16 @@ impl ShownColumns {
         Self { chosen: chosen.is_some(), columns: chosen.unwrap_or_else(CrashColumn::by_default) }
     }
 
+    /// The same for crashes that are shown one by one: the usual columns without the function. Whether there is room for it would be decided
+    /// anew for each of them.
+    pub(super) fn one_by_one(chosen: Option<Vec<CrashColumn>>) -> Self {
+        let mut shown = Self::new(chosen);
+        if !shown.chosen {
+            shown.columns.retain(|column| *column != CrashColumn::Function);
+        }
+        shown
+    }
+
     fn need_records(&self) -> bool {
         self.columns.iter().any(|column| matches!(column, CrashColumn::Field(_)))
     }
@@ -225,6 +235,7 @@ impl<'a> TablePart<'a> {
                     None if row.signal_name == Dump::SIGNAL_NAME => push_title(cell, row, ""),
                     None => push_title(cell, row, &titles.of_row(row.signature).title),
                 },
+                CrashColumn::Signature if row.signal_name == Dump::SIGNAL_NAME => {}
                 CrashColumn::Signature => push_printable(cell, row.signature),
                 CrashColumn::Field(field) => {
                     let json = record.and_then(|(_, json)| json);

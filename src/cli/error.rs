@@ -3,6 +3,7 @@
 use super::atomic_file::AtomicFileError;
 use super::io_advice::WithAdvice;
 use super::remedy::{Remedy, shell_word};
+use super::similar::did_you_mean;
 use crate::crash::CrashId;
 use crate::dump::DumpError;
 use crate::query::ClientError;
@@ -23,8 +24,13 @@ pub(super) enum CliError {
     Output(#[from] io::Error),
     #[error(transparent)]
     Query(#[from] QueryError),
-    #[error("no crash matches \"{name}\": {}`coreward list` shows what there is", suggestion(.similar))]
+    #[error("no crash matches \"{name}\": {}`coreward list` shows what there is", did_you_mean(.similar))]
     NoMatch { name: String, similar: Vec<String> },
+    #[error(
+        "no crash in container \"{container}\"{}: `coreward list -o id,unit,container` shows what there is",
+        .name.as_ref().map(|name| format!(" matches \"{name}\"")).unwrap_or_default()
+    )]
+    NoMatchInContainer { container: String, name: Option<String> },
     #[error("{path}: {}", WithAdvice(.error))]
     File { path: PathBuf, error: io::Error },
     #[error(transparent)]
@@ -68,15 +74,6 @@ fn service_advice(error: &ClientError) -> &'static str {
         ClientError::Io(_) => ": see systemctl status coreward-query.socket coreward-query.service",
         ClientError::Reply(_) => ": are coreward and the service of the same version?",
         _ => "",
-    }
-}
-
-/// `did you mean a, b or c? `, or nothing.
-fn suggestion(names: &[String]) -> String {
-    match names {
-        [] => String::new(),
-        [one] => format!("did you mean {one}? "),
-        [first @ .., last] => format!("did you mean {} or {last}? ", first.join(", ")),
     }
 }
 

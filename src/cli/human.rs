@@ -70,8 +70,8 @@ pub(super) fn signal_name_of(text: &str) -> Result<String, String> {
     if text == unknown {
         return Ok(unknown);
     }
-    if text == Dump::SIGNAL_NAME {
-        return Ok(text.to_owned());
+    if text.eq_ignore_ascii_case(Dump::SIGNAL_NAME) {
+        return Ok(Dump::SIGNAL_NAME.to_owned());
     }
     let number = signal::parse(text).ok_or("not a signal: write SEGV, SIGSEGV, 11 or RTMIN+3, for example")?;
     Ok(signal::name(Some(number)))
@@ -87,6 +87,7 @@ mod tests {
             assert_eq!(signal_name_of(text).as_deref(), Ok("SEGV"));
         }
         assert_eq!(signal_name_of("dump").as_deref(), Ok("dump"));
+        assert_eq!(signal_name_of("DUMP").as_deref(), Ok("dump"));
         assert_eq!(signal_name_of("unknown").as_deref(), Ok("unknown"));
         assert!(signal_name_of("foo").is_err() && signal_name_of("").is_err());
     }

@@ -5,6 +5,7 @@ use super::crash_selector::CrashSelector;
 use super::error::CliError;
 use super::similar::closest;
 use crate::crash::SignatureKey;
+use crate::crash::text::printable;
 use crate::query::{Client, UsageReply};
 use crate::store::{
     self, CrashRow, CrashSummary, Filter, Group, Listed, Meaning, Occurrence, QueryError, Tally, TallyBy, TallyCounter,
@@ -55,7 +56,7 @@ pub(super) fn with_similar_names(root: &Root, error: CliError) -> CliError {
 pub(super) fn find_crash(root: &Root, crash: &CrashSelector) -> Result<Listed, CliError> {
     match &crash.container {
         None => find(root, crash.name.as_deref()),
-        Some(_) => newest(crash, list(root, &in_container(crash))?),
+        Some(container) => newest(crash, container, list(root, &in_container(crash))?),
     }
 }
 
@@ -65,7 +66,9 @@ pub(super) fn find_core(root: &Root, crash: &CrashSelector) -> Result<Listed, Cl
         (Err(CliError::Service(_)), None) => {
             store::find(root, crash.name.as_deref()).map_err(|error| with_similar_names(root, error.into()))
         }
-        (Err(CliError::Service(_)), Some(_)) => newest(crash, store::list(root, &in_container(crash))?),
+        (Err(CliError::Service(_)), Some(container)) => {
+            newest(crash, container, store::list(root, &in_container(crash))?)
+        }
         (found, _) => found,
     }
 }
@@ -75,9 +78,10 @@ fn in_container(crash: &CrashSelector) -> Filter {
     Filter { matches: name.clone(), container: container.clone(), limit: Some(1), ..Filter::default() }
 }
 
-fn newest(crash: &CrashSelector, mut found: Vec<Listed>) -> Result<Listed, CliError> {
-    let wanted = [&crash.name, &crash.container].into_iter().flatten().map(String::as_str).collect::<Vec<_>>();
-    Ok(found.pop().ok_or_else(|| QueryError::NoMatch(wanted.join(" in container ")))?)
+fn newest(crash: &CrashSelector, container: &str, mut found: Vec<Listed>) -> Result<Listed, CliError> {
+    let no_match =
+        || CliError::NoMatchInContainer { container: printable(container), name: crash.name.as_deref().map(printable) };
+    found.pop().ok_or_else(no_match)
 }
 
 /// All signatures with an example each, the most frequent first.

@@ -132,10 +132,11 @@ enum Verb {
     Info(info::InfoOptions),
     /// Write the core of a crash to a file
     Export(export::ExportOptions),
-    /// Store the core of a living process, which goes on
+    /// Store the core of a living process without ending it
     ///
-    /// The process stands still while it is copied. The dump is listed among the crashes, and is none: it is not counted, and nobody is
-    /// alerted.
+    /// Only root may. All threads are stopped while memory is copied, at most MaxHold=. `coreward list` shows the dump with `dump` in the
+    /// column SIG; it is not counted as a crash, and nobody is alerted. With -o FILE, or anything but a PID, the core of a crash is written, as
+    /// `coredumpctl dump` does; see `coreward export`.
     Dump(dump::DumpOptions),
     /// Open a crash in a debugger
     #[command(visible_alias = "gdb")]

@@ -1,6 +1,7 @@
 //! Single fields of a crash, by the names of the journal's fields or of JSON.
 
 use super::error::CliError;
+use super::similar::{closest, did_you_mean};
 use super::titles::Titles;
 use crate::crash::text::printable;
 use crate::store::Listed;
@@ -9,7 +10,7 @@ use serde_json::Value;
 use std::io::{self, Write};
 
 /// Fields of the journal, and where JSON has them.
-const JOURNAL: [(&str, &str); 41] = [
+const JOURNAL: [(&str, &str); 42] = [
     ("COREDUMP_BOOT_ID", "boot_id"),
     ("COREDUMP_CGROUP", "cgroup"),
     ("COREDUMP_CMDLINE", "cmdline"),
@@ -45,6 +46,7 @@ const JOURNAL: [(&str, &str); 41] = [
     ("COREWARD_CONTAINER_UNIT", "container_unit"),
     ("COREWARD_CORE", "core_state"),
     ("COREWARD_DECISION", "decision.keep"),
+    ("COREWARD_DUMP_REASON", "dump.reason"),
     ("COREWARD_EXE_BUILD_ID", "exe_build_id"),
     ("COREWARD_ID", "id"),
     ("COREWARD_POD", "pod"),
@@ -138,17 +140,14 @@ pub(super) fn is_known(name: &str) -> bool {
 
 /// Parses the name of a field.
 pub(super) fn parser() -> impl TypedValueParser<Value = String> {
-    StringValueParser::new()
-        .try_map(|name| if is_known(&name) { Ok(name) } else { Err(format!("no such field. {}", known())) })
+    StringValueParser::new().try_map(|name| if is_known(&name) { Ok(name) } else { Err(unknown(&name)) })
 }
 
-/// A sentence that names all fields.
-pub(super) fn known() -> String {
-    let journal: Vec<&str> = JOURNAL.into_iter().map(|(name, _)| name).collect();
+fn unknown(name: &str) -> String {
+    let suggestion = did_you_mean(&closest(name, names()));
     format!(
-        "Fields, as in the journal: {}; as in JSON, with dots for what is within them (core.stored): {}",
-        journal.join(", "),
-        JSON.join(", ")
+        "no such field: {suggestion}fields are those of the journal (COREDUMP_EXE) and of JSON, with dots for what is within them (core.stored); \
+         `coreward complete field` lists them"
     )
 }
 

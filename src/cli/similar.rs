@@ -29,6 +29,15 @@ pub(super) fn closest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> V
     near.into_iter().take(MAX_NAMES).map(|(_, name)| printable(name)).collect()
 }
 
+/// `did you mean a, b or c? `, or nothing.
+pub(super) fn did_you_mean(names: &[String]) -> String {
+    match names {
+        [] => String::new(),
+        [one] => format!("did you mean {one}? "),
+        [first @ .., last] => format!("did you mean {} or {last}? ", first.join(", ")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

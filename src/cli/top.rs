@@ -146,8 +146,10 @@ pub(super) fn run(root: &Root, options: &TopOptions, out: &mut dyn Write) -> Res
         let (since, until) = (time::short(since_us), time::short(until_us));
         writeln!(out, "{} from {since} to {until}", human::count(crashes, "crash"))?;
     }
-    for (by, tallies) in &tables {
-        writeln!(out)?;
+    for (number, (by, tallies)) in tables.iter().enumerate() {
+        if number > 0 || !options.no_legend {
+            writeln!(out)?;
+        }
         let [count, cores, first, last, _] = COLUMNS;
         let mut table = Table::with_columns(&[count, cores, first, last, by.header()]);
         if !options.fields.is_empty() {

@@ -55,7 +55,7 @@ const LATE_US: u64 = 60_000_000;
 pub(super) fn run(root: &Root, options: WatchOptions, out: &mut dyn Write) -> Result<ExitCode, CliError> {
     let WatchOptions { filter, limit, columns, no_legend, json } = options;
     let filter = filter.into_filter(None);
-    let shown = ShownColumns::new(columns.chosen());
+    let shown = ShownColumns::one_by_one(columns.chosen());
     let mut output = Output::new(root, json, &shown);
     if lookup::is_incomplete(root) {
         print_message(lookup::INCOMPLETE);
@@ -219,7 +219,7 @@ impl<'a> Output<'a> {
         if !self.json {
             return CrashTable::stream(crashes, &self.here, self.shown, &mut self.titles)?.write_stream(out, false);
         }
-        crashes.iter().try_for_each(|listed| json::write(out, listed))
+        crashes.iter().try_for_each(|listed| json::write(out, &self.titles.with_title(listed)))
     }
 }
 

@@ -2,11 +2,12 @@
 
 use super::{MapsLine, Module, Record};
 
-/// Files that have a compiler of this kind, by the beginning of their name, and what it is called.
-const COMPILERS: [(&str, &str); 10] = [
+/// Files that have a compiler of this kind, by the beginning of their name, and what it is called. Programs are named by the whole of it.
+const COMPILERS: [(&str, &str); 11] = [
     ("libjvm.so", "HotSpot"),
     ("libj9jit", "OpenJ9"),
     ("node", "V8"),
+    ("nodejs", "V8"),
     ("libnode.so", "V8"),
     ("libv8.so", "V8"),
     ("libluajit", "LuaJIT"),
@@ -41,7 +42,9 @@ impl MapsLine<'_> {
             return Some(".NET".to_owned());
         }
         let named = |module: &Module| {
-            let compiler = COMPILERS.iter().find(|(name, _)| module.file_name().starts_with(name));
+            let file = module.file_name();
+            let is_file = |name: &str| if name.starts_with("node") { file == name } else { file.starts_with(name) };
+            let compiler = COMPILERS.iter().find(|(name, _)| is_file(name));
             compiler.map(|(_, compiler)| *compiler)
         };
         let mut compilers: Vec<&str> = modules.iter().filter_map(named).collect();
@@ -89,5 +92,9 @@ mod tests {
         assert_eq!(all(&record)[6..], [name("PHP"), None]);
         record.modules.push(module("/usr/lib/libluajit-5.1.so.2"));
         assert_eq!(all(&record)[1], None, "either of them");
+        record.modules = vec![module("/usr/bin/node_exporter")];
+        assert_eq!(all(&record)[1], None, "a program of another name");
+        record.modules = vec![module("/usr/bin/node")];
+        assert_eq!(all(&record)[1], name("V8"));
     }
 }

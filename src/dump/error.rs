@@ -16,6 +16,10 @@ pub enum DumpError {
         "only root may stop and dump a process (sudo coreward dump {0}); `coreward export {0}` writes the core of a crash"
     )]
     NotRoot(Pid),
+    #[error(
+        "--reason and --json are for a living process: give its PID (coreward dump $(pgrep -o NAME)); `coreward export MATCH` writes the core of a crash"
+    )]
+    NoPid,
     #[error("no process {0}; `coreward export {0}` writes the core of a crash")]
     NoProcess(Pid),
     #[error("{thread} is a thread of process {process}: coreward dump {process}")]
@@ -27,13 +31,13 @@ pub enum DumpError {
     #[error("process {0} is being dumped: it has crashed, and `coreward list` will show it")]
     Crashing(Pid),
     #[error(
-        "process 1 is not dumped: if it stands still, nothing is started and no watchdog is served; gcore(1) does it at your own risk"
+        "process 1 is not dumped: while it is stopped no service is started and no watchdog is answered; gcore(1) does it at your own risk"
     )]
     Init,
     #[error("process {0} is this command")]
     Own(Pid),
     #[error(
-        "process {0} belongs to Coreward's daemon, which would have to store its own core while it stands still: use gcore(1)"
+        "process {0} belongs to Coreward's daemon, which cannot store its own core while it is stopped: use gcore(1)"
     )]
     Daemon(Pid),
     #[error(
@@ -46,7 +50,7 @@ pub enum DumpError {
     NotAllowed { pid: Pid, errno: Errno },
     #[error("process {0} ended or executed another program when it was to be stopped")]
     Ended(Pid),
-    #[error("no thread of process {pid} stopped within {} s: they wait in the kernel and cannot be interrupted (state D in ps(1)); /proc/{pid}/stack says where", limit.as_secs())]
+    #[error("no thread of process {pid} stopped within {} s: all wait in the kernel and cannot be interrupted (state D in ps(1)); /proc/{pid}/stack says where", limit.as_secs())]
     NotStopped { pid: Pid, limit: Duration },
     #[error("process {pid} could not be read within {} s", limit.as_secs())]
     Blocked { pid: Pid, limit: Duration },
@@ -62,6 +66,6 @@ pub enum DumpError {
     Pipe(io::Error),
     #[error("the dump of process {pid} is recorded without a core: {why} (coreward info {id}); the process goes on")]
     NoCore { pid: Pid, why: String, id: String },
-    #[error("process {0} was not dumped: {1}")]
+    #[error("process {0} was not dumped, and goes on: {1}; `systemctl status coreward.service` tells more")]
     NotRecorded(Pid, DumpNotRecorded),
 }

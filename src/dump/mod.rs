@@ -42,6 +42,7 @@ pub fn dump(root: &Root, pid: Pid, reason: Vec<u8>, on_release: impl FnOnce() + 
         stopped: stopped.since,
         hostname: stopped.hostname,
         reason,
+        may_change: stopped.is_partial,
         warnings: stopped.warnings,
         on_release: Box::new(move || {
             drop(hold.take());

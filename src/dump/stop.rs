@@ -13,7 +13,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::unistd::{Pid, gethostname};
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -30,6 +30,9 @@ const STOP_PAUSE: Duration = Duration::from_micros(200);
 const LIMIT: Duration = Duration::from_secs(10);
 /// How long reading the arguments may take: they are memory of the process, which may not answer.
 const ARGUMENTS_LIMIT: Duration = Duration::from_millis(200);
+/// The longest text about the mappings that is read, in bytes: more than 65,530 of them (`vm.max_map_count`) have, if their names are not made
+/// to be long.
+const MAX_SMAPS: u64 = 96 << 20;
 /// The most threads whose missing registers are reported one by one.
 const MAX_NAMED: usize = 8;
 
@@ -58,6 +61,8 @@ pub(super) struct Stopped {
     pub(super) image: (CoreFrame, StoppedImage),
     /// The host name that it sees.
     pub(super) hostname: Vec<u8>,
+    /// A thread was not stopped: it may execute another program meanwhile.
+    pub(super) is_partial: bool,
     /// What could not be learnt.
     pub(super) warnings: Vec<String>,
 }
@@ -129,6 +134,8 @@ impl Threads {
     fn stop_all(&mut self) -> Result<(), DumpError> {
         let begun = Instant::now();
         let mut known = BTreeSet::new();
+        // Whether all had stopped when the list was read: one that had not may have started another since.
+        let mut is_settled = false;
         loop {
             let mut is_new = false;
             for tid in self.list()? {
@@ -141,6 +148,7 @@ impl Threads {
                         let is_foreign = !fs::exists(path).unwrap_or(false);
                         let _ = ptrace::interrupt(tid);
                         self.traced.push(Traced { tid, stop: Stop::NotYet, is_foreign });
+                        known.insert(tid);
                         is_new = true;
                     }
                     Err(Errno::ESRCH) => {}
@@ -148,7 +156,6 @@ impl Threads {
                     // A main thread that has ended stays in the list.
                     Err(_) => {}
                 }
-                known.insert(tid);
             }
             let all = self.wait_until((Instant::now() + PASS).min(begun + STOP_LIMIT));
             // Its number may be given to a thread that this process starts later.
@@ -159,9 +166,10 @@ impl Threads {
                 }
                 !has_gone
             });
-            if !is_new && all || begun.elapsed() >= STOP_LIMIT {
+            if !is_new && is_settled || begun.elapsed() >= STOP_LIMIT {
                 break;
             }
+            is_settled = all;
         }
         let has_stopped = |traced: &Traced| !traced.is_foreign && matches!(traced.stop, Stop::Stopped { .. });
         if self.traced.is_empty() {
@@ -259,12 +267,12 @@ fn read(threads: &Threads, pidfd: &OwnedFd, since: Duration) -> Result<Stopped, 
     states.retain(|state| CoreAbi::of_registers(state.registers.len()) == Some(abi));
     if states.len() < before {
         warnings.push(format!(
-            "{} threads run code of another kind than the main thread: their registers are missing",
+            "threads of another kind than the main thread: {}: their registers are missing",
             before - states.len()
         ));
     }
     let of_tid = |name: &str| format!("/proc/{pid}/task/{tid}/{name}");
-    let smaps = fs::read(of_tid("smaps")).map_err(failed("smaps"))?;
+    let smaps = read_bounded(&of_tid("smaps")).map_err(failed("smaps"))?;
     let filter = fs::read_to_string(format!("/proc/{pid}/coredump_filter")).ok();
     let filter = filter.and_then(|text| u64::from_str_radix(text.trim(), 16).ok()).unwrap_or(DEFAULT_FILTER);
     let mappings = mappings::parse(&from_bytes(&smaps), filter);
@@ -284,17 +292,23 @@ fn read(threads: &Threads, pidfd: &OwnedFd, since: Duration) -> Result<Stopped, 
     if !pidfd::is_alive(pidfd.as_fd()) {
         return Err(DumpError::Ended(pid));
     }
-    Ok(Stopped { since, tid, image: (frame, image), hostname, warnings })
+    Ok(Stopped { since, tid, image: (frame, image), hostname, is_partial: !late.is_empty(), warnings })
+}
+
+/// Reads a file of `/proc` whose length the process determines.
+fn read_bounded(path: &str) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(MAX_SMAPS + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_SMAPS { Err(io::Error::other("it has too many mappings")) } else { Ok(bytes) }
 }
 
 fn not_stopped(late: &[Pid]) -> String {
     let named: Vec<String> = late.iter().take(MAX_NAMED).map(Pid::to_string).collect();
     let more = if late.len() > MAX_NAMED { ", ..." } else { "" };
     format!(
-        "{} threads ({}{more}) did not stop within {} s: they wait in the kernel and cannot be interrupted; their registers are missing",
-        late.len(),
-        named.join(", "),
-        STOP_LIMIT.as_secs()
+        "threads that did not stop within {} s: {}{more} (they wait in the kernel and cannot be interrupted): their registers are missing",
+        STOP_LIMIT.as_secs(),
+        named.join(", ")
     )
 }
 

@@ -5,9 +5,11 @@ use super::status::Status;
 use crate::crash::text::printable;
 use coreward_wire::paths::Root;
 use nix::errno::Errno;
-use nix::unistd::{Pid, getpid};
+use nix::unistd::{Pid, getpid, getppid};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 /// Why there is no pidfd.
 pub(super) fn not_opened(pid: Pid, error: &io::Error) -> DumpError {
@@ -23,13 +25,14 @@ fn thread_of(thread: Pid) -> Option<DumpError> {
     Some(DumpError::Thread { thread, process })
 }
 
-/// Refuses what cannot be dumped, or must not stand still.
+/// Refuses what cannot be dumped, or must not be stopped.
 pub(super) fn check(root: &Root, pid: Pid) -> Result<(), DumpError> {
     let status = Status::read(pid, None).map_err(|_| DumpError::NoProcess(pid))?;
     if let Some(process) = status.pid("Tgid").filter(|process| *process != pid) {
         return Err(DumpError::Thread { thread: pid, process });
     }
-    if pid == getpid() {
+    // The command works in a copy of itself.
+    if pid == getpid() || pid == getppid() {
         return Err(DumpError::Own(pid));
     }
     if pid.as_raw() == 1 {
@@ -46,12 +49,25 @@ pub(super) fn check(root: &Root, pid: Pid) -> Result<(), DumpError> {
     if status.field("CoreDumping") == Some("1") {
         return Err(DumpError::Crashing(pid));
     }
-    let exe = exe.unwrap_or_default();
-    let path = exe.as_os_str().as_bytes();
-    if path.strip_suffix(b" (deleted)").unwrap_or(path) == root.daemon_exe().as_os_str().as_bytes() {
+    if is_daemon(root, pid, &exe.unwrap_or_default()) {
         return Err(DumpError::Daemon(pid));
     }
     traced(pid, &status).map_or(Ok(()), Err)
+}
+
+/// Whether it is the daemon or one of its readers. Any process can have an executable of that path, in mounts of its own; but only root has
+/// the daemon's file, and gives it a new one by an upgrade.
+fn is_daemon(root: &Root, pid: Pid, exe: &Path) -> bool {
+    let path = exe.as_os_str().as_bytes();
+    if let Some(path) = path.strip_suffix(b" (deleted)") {
+        let is_roots = std::fs::metadata(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe.uid() == 0);
+        return is_roots && path == root.daemon_exe().as_os_str().as_bytes();
+    }
+    let file = |path: PathBuf| std::fs::metadata(path).map(|file| (file.dev(), file.ino()));
+    match (file(format!("/proc/{pid}/exe").into()), file(root.daemon_exe())) {
+        (Ok(exe), Ok(daemon)) => exe == daemon,
+        _ => false,
+    }
 }
 
 fn has_other_threads(pid: Pid) -> bool {

@@ -1,4 +1,4 @@
-//! The headers of a core, as the kernel would write them for a process that stands still: ELF header, program headers and notes
+//! The headers of a core, as the kernel would write them for a process that is stopped: ELF header, program headers and notes
 //! (elf_core_dump and fill_note_info in fs/binfmt_elf.c).
 
 use super::class::ElfClass;
@@ -99,7 +99,7 @@ pub struct Segment {
     pub flags: u32,
 }
 
-/// A process that stands still.
+/// A process that is stopped.
 #[derive(Clone, Debug)]
 pub struct StoppedImage {
     /// What its registers are.

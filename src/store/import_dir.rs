@@ -5,7 +5,7 @@ use super::core_dir::{core_file_name, crash_of_file};
 use super::format::{self, FormatError};
 use super::layout::Layout;
 use super::module_dir::{build_id_of_name, module_file_name};
-use crate::crash::{CrashId, Origin, Record};
+use crate::crash::{CrashId, Dump, Origin, Record, signal};
 use coreward_sys::{openat, tmpfile};
 use nix::dir::Dir;
 use nix::errno::Errno;
@@ -162,6 +162,11 @@ impl ImportDir {
         }
         let mut record = format::read_record(&mut file)?;
         record.bound();
+        // Whoever wrote it may have called it anything.
+        record.signal_name = match record.dump {
+            Some(_) => Dump::SIGNAL_NAME.to_owned(),
+            None => signal::name(record.signal),
+        };
         if record.id != *id || record.origin != Origin::Import {
             return Err(ImportError::OtherCrash(record.id));
         }

@@ -1,7 +1,7 @@
 //! Runtimes that report crashes themselves, and compile code: the report is kept with the core, as far as the process wrote it, and frames say whose
 //! code they are in.
 
-use crate::testbed::{RunToEnd, TestBed, coreward, eventually, run_tool, source, text};
+use crate::testbed::{RunToEnd, Served, TestBed, coreward, eventually, run_tool, source, text};
 use coreward::crash::{Frame, Record, RuntimeReport};
 use coreward::store::Listed;
 use std::fs;
@@ -287,23 +287,6 @@ fn of_a_long_report_the_beginning_is_kept() {
     assert!(info.contains("written by Node.js (10.0G; the first 1.0M are kept; show it with: "), "{info}");
 }
 
-/// A directory that a program serves until this is dropped: bindfs(1), a FUSE file system.
-struct Served(PathBuf);
-
-impl Served {
-    fn new(dir: &Path, at: &Path) -> Self {
-        fs::create_dir_all(at).unwrap();
-        run_tool("bindfs", &[dir.to_str().unwrap(), at.to_str().unwrap()]);
-        Self(at.to_owned())
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
-
 #[test]
 fn no_report_is_looked_for_where_a_user_serves_the_files() {
     let at = Runtimes::new();
@@ -313,8 +296,8 @@ fn no_report_is_looked_for_where_a_user_serves_the_files() {
     let served = Served::new(&files, &at.home.join("served"));
     let program = at.home.join("node");
     fs::copy("/bin/sleep", &program).unwrap();
-    let options = format!("--report-directory={}", served.0.display());
-    for (directory, options) in [(&served.0, None), (&at.home, Some(&options))] {
+    let options = format!("--report-directory={}", served.path.display());
+    for (directory, options) in [(&served.path, None), (&at.home, Some(&options))] {
         let before = at.bed.crashes().len();
         let mut command = at.command(program.to_str().unwrap(), &["60"]);
         command.current_dir(directory);
@@ -327,14 +310,11 @@ fn no_report_is_looked_for_where_a_user_serves_the_files() {
         let report = files.join(format!("report.20260101.000000.{}.0.001.json", child.id()));
         fs::write(&report, "own").unwrap();
         chown(&report, Some(USER), Some(USER)).unwrap();
-        // The server answers no more: whoever asks it for anything hangs.
-        let server = Command::new("pgrep").args(["-f", &format!("bindfs .*{}", served.0.display())]).output().unwrap();
-        let server = String::from_utf8(server.stdout).unwrap().trim().to_owned();
-        run_tool("kill", &["-STOP", &server]);
+        served.stop();
         run_tool("kill", &["-SEGV", &child.id().to_string()]);
         child.wait().unwrap();
         eventually(Duration::from_secs(30), || at.bed.crashes().len() > before);
-        run_tool("kill", &["-CONT", &server]);
+        served.go_on();
         let record = at.bed.wait_for(before + 1).pop().unwrap().record;
         assert!(record.core.is_stored() && record.runtime_report.is_none(), "{:?}", record.runtime_report);
         assert!(record.held_us < 2_000_000, "held for {} us", record.held_us);

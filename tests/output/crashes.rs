@@ -3,7 +3,8 @@
 use crate::machine::records;
 use crate::{Machine, assert_output, one_field_a_line};
 use coreward::crash::{
-    Dump, Frame, FrameTrust, InterpreterFrame, InterpreterStack, Reason, Record, RuntimeReport, Symbol, ThreadStacks,
+    Dump, Frame, FrameTrust, InterpreterFrame, InterpreterStack, PidPin, Reason, Record, RuntimeReport, Symbol,
+    ThreadStacks,
 };
 
 #[test]
@@ -58,6 +59,7 @@ fn a_dump_is_told_from_a_crash() {
     (record.signal, record.signal_name) = (None, Dump::SIGNAL_NAME.to_owned());
     (record.signature, record.siginfo, record.failure, record.fault) = (None, None, None, None);
     record.decision.reason = Reason::Requested;
+    (record.dumpable, record.pidfd, record.tid) = (Some(1), Some(PidPin::Shim), Some(record.key.pid));
     let machine = Machine::with_crash(&record);
     assert_output("list_of_a_dump", &machine.coreward(&["list", "--signal", "dump"]));
     assert_output("info_of_a_dump", &machine.coreward(&["info"]));

@@ -73,15 +73,15 @@ impl fmt::Display for SpoolReason {
         match self {
             Self::DaemonCrashed => f.write_str("it is the daemon that crashed"),
             Self::NoDaemon { socket, error } => write!(f, "no daemon at {}: {error}", socket.display()),
-            Self::NotTaken(limit) => write!(f, "no daemon took the crash within {} s", limit.as_secs()),
+            Self::NotTaken(limit) => write!(f, "no daemon took it within {} s", limit.as_secs()),
             Self::TooManyAttempts { attempts: 1, error } => {
                 write!(f, "the daemon took it and did not finish it ({error})")
             }
             Self::TooManyAttempts { attempts, error } => {
-                write!(f, "{attempts} daemons took the crash and none finished it ({error})")
+                write!(f, "{attempts} daemons took it and none finished it ({error})")
             }
             Self::Rejected { reason } => write!(f, "the daemon cannot read the offer: {reason}"),
-            Self::Unavailable { reason } => write!(f, "the daemon cannot record the crash now: {reason}"),
+            Self::Unavailable { reason } => write!(f, "the daemon cannot record it now: {reason}"),
         }
     }
 }

@@ -29,6 +29,8 @@ pub struct Dump {
     pub hostname: Vec<u8>,
     /// Why it is dumped; may be empty.
     pub reason: Vec<u8>,
+    /// A thread goes on, and may execute another program: root alone may read what is stored.
+    pub may_change: bool,
     /// What is to be added to the record's warnings.
     pub warnings: Vec<String>,
     /// Lets the process go on. Called once, whatever happens.
@@ -52,7 +54,7 @@ impl std::error::Error for DumpNotRecorded {}
 /// # Errors
 /// The process has ended, or no daemon records the dump. It is not spooled: whoever asked can ask again.
 pub fn offer_dump(root: &Root, dump: Dump) -> Result<Offer, DumpNotRecorded> {
-    let Dump { pid, tid, pidfd, core, stopped, hostname, reason, warnings, on_release } = dump;
+    let Dump { pid, tid, pidfd, core, stopped, hostname, reason, may_change, warnings, on_release } = dump;
     let mut offer = Offer {
         attempt: 1,
         started: stopped,
@@ -71,6 +73,9 @@ pub fn offer_dump(root: &Root, dump: Dump) -> Result<Offer, DumpNotRecorded> {
         Ok(process) => (process, None),
         Err(error) => (CrashedProcess::default(), Some(error)),
     };
+    if may_change {
+        offer.dumpable = None;
+    }
     let mut crash =
         Crash { offer, warnings, process, core: Some(core), exit_trace: None, on_release: Some(on_release) };
     let delivered = match error {

@@ -242,7 +242,7 @@ const EXE_DELETED: u16 = 60;
 const THREAD_NAME: u16 = 70;
 const PIN: u16 = 71;
 const OPENS_WRITTEN_FILES: u16 = 75;
-const DUMP: u16 = 72;
+const DUMP: u16 = 76;
 
 impl Offer {
     /// Encodes the message with its header, for descriptors of these kinds in this order.

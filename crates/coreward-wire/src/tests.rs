@@ -107,6 +107,27 @@ proptest! {
     }
 }
 
+/// A spooled crash has both in one message, so no field of one may have the tag of another's.
+#[test]
+fn an_offer_and_its_details_have_no_tag_in_common() {
+    let text = |text: &str| text.as_bytes().to_vec();
+    let details = Details {
+        cwd: text("cwd"),
+        status: text("status"),
+        limits: text("limits"),
+        open_fds: text("open_fds"),
+        parent: text("parent"),
+        maps: text("maps"),
+        mountinfo: text("mountinfo"),
+        failed_thread: text("failed_thread"),
+    };
+    let plain = Offer { boot_id: "0".repeat(32), details, ..Offer::default() };
+    for dump in [None, Some(text("reason"))] {
+        let offer = Offer { dump, opens_written_files: true, thread_name: text("name"), ..plain.clone() };
+        assert_eq!(Offer::decode(payload(&offer.encode(&[])).1).unwrap().0, offer);
+    }
+}
+
 #[test]
 fn the_largest_offer_is_within_the_limit() {
     let text = vec![b'x'; 100_000];

@@ -105,6 +105,9 @@ impl TallyCounter {
 
     /// Counts a crash.
     pub fn count(&mut self, row: &CrashRow<'_>) {
+        if row.signal_name == Dump::SIGNAL_NAME {
+            return;
+        }
         let known = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
         let name = match self.by {
             TallyBy::Unit => known(row.unit).or_else(|| Some(format!("container {}", known(row.container)?))),

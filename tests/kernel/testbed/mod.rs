@@ -9,6 +9,7 @@ mod interpreter_roots;
 mod memory_limit;
 mod programs;
 mod query_service;
+mod served;
 mod volume;
 
 pub(crate) use cgroup::{Cgroup, MemoryCgroup};
@@ -19,6 +20,7 @@ pub(crate) use interpreter_roots::{compile_ruby_extension, interpreter_root};
 pub(crate) use memory_limit::MemoryLimit;
 pub(crate) use programs::{program, shim, source};
 pub(crate) use query_service::QueryService;
+pub(crate) use served::Served;
 pub(crate) use volume::Volume;
 
 use core_pattern::CorePattern;
