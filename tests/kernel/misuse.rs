@@ -65,13 +65,14 @@ fn malformed_messages_are_rejected_with_a_reason_and_counted() {
     rejected(&bed, &daemon, &with(8, &(payload - 1).to_le_bytes())[..good.len() - 1], "in the middle of a field");
     rejected(&bed, &daemon, &DaemonMessage::Taken.encode(), "unexpected message");
     rejected(&bed, &daemon, &Offer { boot_id: "x".into(), ..offer() }.encode(&[]), "is missing");
-    // Clients that disconnect, send nothing, or send a part of a message do not disturb a real crash.
+    // Clients that disconnect, send nothing, or send a part of a message do not disturb a real crash. The first are no error: so it is asked whether
+    // the daemon is there.
     drop(connect(&bed));
     let silent = connect(&bed);
     connect(&bed).write_all(&good[..20]).unwrap();
     Command::new(program("segv")).run_to_end();
     bed.wait_for(1);
-    eventually(Duration::from_secs(10), || daemon.metric("coreward_errors_total", "kind=\"connection\"") >= 3.0);
+    eventually(Duration::from_secs(10), || daemon.metric("coreward_errors_total", "kind=\"connection\"") >= 2.0);
     drop(silent);
 }
 

@@ -76,7 +76,7 @@ fn the_log_tells_an_offer_that_cannot_be_read_from_one_that_cannot_be_recorded()
 
     let unavailable = DaemonMessage::Unavailable { reason: "the catalog is closed".to_owned() };
     let log = FakeSystem::new().reply_to_offer(&unavailable);
-    assert!(log.contains("the daemon cannot record the crash now: the catalog is closed; saved as "), "{log}");
+    assert!(log.contains("the daemon cannot record it now: the catalog is closed; saved as "), "{log}");
     assert!(!log.contains("cannot read the offer"), "{log}");
 }
 
@@ -115,5 +115,5 @@ fn connections_that_are_closed_before_the_offer_is_taken_are_no_attempts() {
     let (offer, _) = Offer::decode(&saved[HEADER_LEN..HEADER_LEN + header.payload_len]).unwrap();
     assert_eq!(offer.attempt, 1, "so its core is parsed when it is imported");
     let log = fs::read_to_string(system.dir.path().join("dev/kmsg")).unwrap();
-    assert!(log.contains("no daemon at ") && !log.contains("took the crash"), "{log}");
+    assert!(log.contains("no daemon at ") && !log.contains("took it"), "{log}");
 }
