@@ -321,7 +321,7 @@ fn memory_that_does_not_answer_does_not_keep_the_command() {
     let served = Served::new(&files, &bed.path("served"));
     let page = served.path.join("page");
     let mut python = Command::new("/usr/bin/python3");
-    let mut living = Living::start(python.args(["-c", MAPS_LOW]).arg(&page));
+    let living = Living::start(python.args(["-c", MAPS_LOW]).arg(&page));
     served.stop();
     let begun = Instant::now();
     let output = dump(&bed, living.pid, &[]);
