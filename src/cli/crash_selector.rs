@@ -77,7 +77,7 @@ impl CrashSelector {
 pub(super) fn match_parser() -> impl TypedValueParser<Value = String> {
     text_parser().try_map(|text| match field_of_match(&text) {
         Some(Err(field)) => Err(format!("no crash is selected by {field}: {}", MATCH_FIELDS.join(", "))),
-        _ if text.contains('\n') => Err("no crash has a name with a newline".to_owned()),
+        _ if text.contains('\n') => Err("a MATCH has no newline; --executable of list takes any path".to_owned()),
         _ => Ok(text),
     })
 }

@@ -87,9 +87,10 @@ LoadCredential=chat-url:/etc/coreward/chat-url
 END
 systemctl daemon-reload
 program segv $'mailed\nBcc: root@localhost'
+before=$(processes)
 crash "$exe"
-assert_counted 1 "a new bug" "program=$exe"
-id=$(coreward list "$exe" --json | jq -r '.[0].id')
+check "a new bug" eventually 60 is_count $((before + 1))
+id=$(list_json | jq -r 'last | .id')
 check "is mailed" eventually 30 grep --quiet "coreward info $id" /var/mail/bob
 check "with its title as the subject" grep --quiet --fixed-strings "Subject: [$host] new crash: SIGSEGV in innermost" /var/mail/bob
 assert_eq 0 "$(sed '/^$/q' /var/mail/bob | grep -c '^Bcc')" "and a program that names itself like a header adds none"
