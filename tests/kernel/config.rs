@@ -11,10 +11,9 @@ fn a_bad_key_is_reported_with_file_and_line_and_the_default_applies() {
     bed.configure("[Coreward]\nMaxUse=plenty\nStormBurst=2\nMaxUze=1G\n");
     let daemon = bed.daemon();
     assert_eq!(daemon.metric("coreward_config_problems", ""), 2.0);
-    let log = std::fs::read_to_string(bed.path("log")).unwrap();
     let file = bed.path("etc/coreward/coreward.conf");
-    assert!(log.contains(&format!("{}:2: MaxUse=plenty is not a size", file.display())), "{log}");
-    assert!(log.contains(&format!("{}:4: unknown key MaxUze=", file.display())), "{log}");
+    bed.log_with(&format!("{}:2: MaxUse=plenty is not a size", file.display()));
+    bed.log_with(&format!("{}:4: unknown key MaxUze=", file.display()));
     let status = daemon.wait_for_notification("STATUS=");
     assert!(status.contains("2 lines of the configuration are not in force"), "{status}");
     for _ in 0..3 {

@@ -99,7 +99,7 @@ fn a_file_system_without_owners_permissions_and_holes_is_named_and_leaks_nothing
     // Its core has a hole of gigabytes, for which the volume has no room.
     assert_whole(&bed, &crash(&bed, "memory", "200"));
     for lack in ["no sparse files", "no access lists", "no extended attributes: a pin is a file"] {
-        assert!(log(&bed).contains(lack), "{lack}: {}", log(&bed));
+        bed.log_with(lack);
         assert!(text(&coreward(&bed, &["status", "--no-test"])).contains(lack), "{lack}");
     }
     let daemon = assert_spooled(&bed, daemon);
@@ -117,7 +117,7 @@ fn a_file_system_without_owners_permissions_and_holes_is_named_and_leaks_nothing
     let open = crash(&bed, "abrt", "");
     assert_eq!(open.record.core.outcome, CoreOutcome::None(NoCore::WriteError));
     assert!(open.record.warnings.iter().any(|warning| warning.contains("keeps no permissions")), "{open:?}");
-    assert!(log(&bed).contains("no core is stored, since everybody could read it"), "{}", log(&bed));
+    bed.log_with("no core is stored, since everybody could read it");
     daemon.stop();
 }
 
@@ -126,7 +126,7 @@ fn a_user_whose_core_cannot_be_given_to_them_is_named_in_its_record() {
     let bed = TestBed::new();
     let _volume = Volume::served(&bed, &["--xattr-none"]);
     let daemon = bed.daemon();
-    assert!(log(&bed).contains("no access lists"), "{}", log(&bed));
+    bed.log_with("no access lists");
     fs::create_dir_all(bed.path("etc")).unwrap();
     fs::write(bed.path("etc/passwd"), "somebody:x:1000:1000::/:/bin/sh\n").unwrap();
     let mut as_user = Command::new("setpriv");
@@ -146,7 +146,7 @@ fn in_memory_cores_take_a_part_of_what_the_daemon_may_use_and_never_end_it() {
     let limit = MemoryLimit::on_daemons(&bed, 256 << 20);
     let daemon = bed.daemon();
     let pid = daemon.pid();
-    assert!(log(&bed).contains("stored cores take at most 64 MiB"), "{}", log(&bed));
+    bed.log_with("stored cores take at most 64 MiB");
     for _ in 0..2 {
         let record = crash(&bed, "random", "600").record;
         assert_eq!(record.core.truncated, Some(Truncation::Quota), "{record:?}");

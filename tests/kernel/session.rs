@@ -216,10 +216,10 @@ fn every_log_line_about_a_crash_has_its_id_and_pid() {
     let crashes = bed.wait_for(2);
     let origins = crashes.iter().map(|listed| listed.record.origin);
     assert!(origins.eq([Origin::Spool, Origin::Live]));
-    let log = std::fs::read_to_string(bed.path("log")).unwrap();
     for listed in crashes {
         let pid = listed.record.key.pid;
         let fields = format!("COREWARD_ID={} COREWARD_PID={pid}", listed.id());
+        let log = bed.log_with(&fields);
         let about: Vec<&str> = log.lines().filter(|line| line.contains(&format!("process {pid} "))).collect();
         assert!(!about.is_empty() && about.iter().all(|line| line.ends_with(&fields)), "{log}");
     }

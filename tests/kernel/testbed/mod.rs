@@ -105,6 +105,20 @@ impl TestBed {
         self.root.join(path)
     }
 
+    /// The daemon's log when it has this text: a thread of its own writes it, some time after what it tells of.
+    #[track_caller]
+    pub(crate) fn log_with(&self, text: &str) -> String {
+        let begun = Instant::now();
+        loop {
+            let log = fs::read_to_string(self.path("log")).unwrap_or_default();
+            if log.contains(text) {
+                return log;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(10), "the log has no {text:?}: {log}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// Writes the main configuration file.
     pub(crate) fn configure(&self, text: &str) {
         fs::create_dir_all(self.path("etc/coreward")).expect("etc");
