@@ -2,6 +2,7 @@
 
 use crate::crash::text::printable;
 use crate::crash::{Dump, signal};
+use nix::sys::utsname::uname;
 use nix::unistd::{Gid, Group, Uid, User};
 use std::time::Duration;
 
@@ -61,6 +62,11 @@ pub(super) fn uid_of(text: &str) -> Result<Uid, String> {
     }
     let user = User::from_name(text).ok().flatten();
     user.map(|user| user.uid).ok_or_else(|| "no such user on this machine".to_owned())
+}
+
+/// The name of this host; empty if the kernel does not say it.
+pub(super) fn host_name() -> String {
+    uname().map(|names| names.nodename().to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 /// Parses an argument that is a signal, and returns its name in records.

@@ -6,10 +6,9 @@ use super::crash_table::{CrashTable, ShownColumns};
 use super::error::CliError;
 use super::message::print_message;
 use super::titles::{TitledCrash, Titles};
-use super::{json, lookup, record_field};
+use super::{human, json, lookup, record_field};
 use clap::Args;
 use coreward_wire::paths::Root;
-use nix::sys::utsname::uname;
 use nix::unistd::Uid;
 use std::io::Write;
 use std::process::ExitCode;
@@ -70,7 +69,7 @@ pub(super) fn run(root: &Root, caller: Uid, options: ListOptions, out: &mut dyn 
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let here = uname().map(|names| names.nodename().to_string_lossy().into_owned()).unwrap_or_default();
+    let here = human::host_name();
     let shown = ShownColumns::new(options.columns.chosen());
     let mut table = CrashTable::read(root, &filter, &here, &shown)?;
     if table.is_empty() {

@@ -4,6 +4,7 @@
 use super::finding::{Finding, State};
 use super::remedy::{Remedy, shell_word};
 use super::{hooks, human, metrics_client, units};
+use crate::crash::text::status_field;
 use crate::registration::{SysctlKey, is_ours, sysctl_file, wanted};
 use coreward_wire::paths::Root;
 use std::collections::BTreeMap;
@@ -175,10 +176,8 @@ fn is_weakening(dropin: &Path) -> bool {
 
 /// What `/proc/PID/status` says of a daemon that should have nothing (proc_pid_status(5)).
 fn weaknesses(status: &str) -> Vec<&'static str> {
-    let field = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        line.unwrap_or_default().split_whitespace().next().unwrap_or_default()
-    };
+    let field =
+        |name: &str| status_field(status, name).unwrap_or_default().split_whitespace().next().unwrap_or_default();
     let is_zero = |number: &str| !number.is_empty() && number.bytes().all(|digit| digit == b'0');
     let faults = [
         (is_zero(field("Uid")), "it runs as root"),

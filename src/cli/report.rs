@@ -10,14 +10,13 @@ use super::privileges::{become_owner, run_as_owner};
 use super::report_page::{self, Bar, Bug, Overview, Storage};
 use super::state_volume::StateVolume;
 use super::symbols::{Sources, Symbols};
-use super::{explanations, lookup, time};
+use super::{explanations, human, lookup, time};
 use crate::config;
 use crate::crash::SignatureKey;
 use crate::store::{self, Filter, Group, Layout, Occurrence, QueryError};
 use clap::Args;
 use coreward_wire::paths::Root;
 use jiff::Timestamp;
-use nix::sys::utsname::uname;
 use nix::unistd::Uid;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{self, IsTerminal, Write};
@@ -79,7 +78,7 @@ pub(super) fn run(
 }
 
 fn page(root: &Root, caller: Uid, options: &ReportOptions) -> Result<String, CliError> {
-    let host = uname().map(|names| names.nodename().to_string_lossy().into_owned()).unwrap_or_default();
+    let host = human::host_name();
     if let Some(name) = &options.name {
         let listed = lookup::find(root, Some(name))?;
         let context = CrashContext::look_up(root, &listed);

@@ -6,7 +6,7 @@ use super::crash_table::{CrashTable, ShownColumns};
 use super::error::CliError;
 use super::message::print_message;
 use super::titles::Titles;
-use super::{json, lookup, time};
+use super::{human, json, lookup, time};
 use crate::crash::CrashId;
 use crate::query::{Client, ClientError, Subscription};
 use crate::store::{CrashSummary, Filter, Follower, Listed, QueryError};
@@ -15,7 +15,6 @@ use coreward_wire::paths::Root;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
-use nix::sys::utsname::uname;
 use std::collections::HashSet;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -207,7 +206,7 @@ struct Output<'a> {
 
 impl<'a> Output<'a> {
     fn new(root: &'a Root, json: bool, shown: &'a ShownColumns) -> Self {
-        let here = uname().map(|names| names.nodename().to_string_lossy().into_owned()).unwrap_or_default();
+        let here = human::host_name();
         Self { json, here, shown, titles: Titles::new(root) }
     }
 

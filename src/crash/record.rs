@@ -3,6 +3,7 @@
 use super::cgroup::CgroupInfo;
 use super::ids;
 use super::principal::{AccountFacts, Party, Principal};
+use super::text::status_field;
 use super::{
     ArgumentList, CrashId, CrashKey, Decision, Failure, Fault, Frame, InterpreterStack, Module, RuntimeReport, SigInfo,
     Signature, SignatureKey, ThreadStacks,
@@ -457,20 +458,16 @@ impl Record {
     /// The process that started this one, or took it over (PPid in `/proc/PID/status`, proc_pid_status(5)).
     #[must_use]
     pub fn parent_pid(&self) -> Option<Pid> {
-        let pid = self.status_field("PPid")?.parse().ok().filter(|pid| *pid > 0)?;
+        let pid = status_field(&self.status, "PPid")?.parse().ok().filter(|pid| *pid > 0)?;
         Some(Pid::from_raw(pid))
     }
 
     /// The PID in the process' own PID namespace, if that is not the host's (NSpid, the last number).
     #[must_use]
     pub fn pid_inside(&self) -> Option<Pid> {
-        let mut pids = self.status_field("NSpid")?.split_ascii_whitespace();
+        let mut pids = status_field(&self.status, "NSpid")?.split_ascii_whitespace();
         let (_, inside) = (pids.next()?, pids.next_back()?);
         inside.parse().ok().map(Pid::from_raw)
-    }
-
-    fn status_field(&self, name: &str) -> Option<&str> {
-        self.status.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim()))
     }
 
     /// Whether the process sent the signal to itself with kill(2): a handler that repeats the signal, or a wrapper that repeats its

@@ -1,6 +1,7 @@
 //! The signature, which identifies the bug behind a crash, and the stacks it is made from. docs/signature.md describes how it is
 //! computed.
 
+use super::text::file_name;
 use super::{demangle, text};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -178,7 +179,7 @@ impl Module {
     /// The name of the file, without its directory.
     #[must_use]
     pub fn file_name(&self) -> &str {
-        self.path.rsplit('/').next().unwrap_or(&self.path)
+        file_name(&self.path)
     }
 
     /// Whether it is the vDSO.

@@ -186,32 +186,43 @@ fn read_files(
     compiled: &mut Names,
 ) -> io::Result<()> {
     let deadline = Instant::now() + FILES_TIMEOUT;
+    with_reader(shared, scope, place, |reader| {
+        let chunks = unnamed.frames.chunks(Reader::MAX_FILES).zip(unnamed.files.chunks(Reader::MAX_FILES));
+        for (number, (frames, files)) in chunks.enumerate() {
+            let more = reader.file_names(frames.to_vec(), files, deadline)?;
+            names.resize(number * Reader::MAX_FILES, Vec::new());
+            names.extend(more);
+        }
+        if let Some((addresses, map)) = &unnamed.compiled {
+            *compiled = reader.perf_map_names(addresses.clone(), map, deadline)?;
+        }
+        Ok(())
+    })
+}
+
+/// Lets a reader read files of a crash whose process has gone. One that fails or is late has been killed, and keeps its place until it has ended.
+/// Blocks.
+///
+/// # Errors
+/// No reader may read for this crash now, there is none, or the error of `ask`.
+pub(super) fn with_reader<T>(
+    shared: &Shared,
+    scope: ReaderScope,
+    place: &Place,
+    ask: impl FnOnce(&mut Reader) -> io::Result<T>,
+) -> io::Result<T> {
     place.may_read().map_err(|_| io::ErrorKind::WouldBlock)?;
     let mut reader = shared.readers.take(&scope)?;
-    let chunks = unnamed.frames.chunks(Reader::MAX_FILES).zip(unnamed.files.chunks(Reader::MAX_FILES));
-    for (number, (frames, files)) in chunks.enumerate() {
-        match reader.file_names(frames.to_vec(), files, deadline) {
-            Ok(more) => {
-                names.resize(number * Reader::MAX_FILES, Vec::new());
-                names.extend(more);
-            }
-            Err(error) => {
-                place.add_killed(reader.pidfd());
-                return Err(error);
-            }
+    match ask(&mut reader) {
+        Ok(answer) => {
+            shared.readers.give_back(scope, reader);
+            Ok(answer)
+        }
+        Err(error) => {
+            place.add_killed(reader.pidfd());
+            Err(error)
         }
     }
-    if let Some((addresses, map)) = &unnamed.compiled {
-        match reader.perf_map_names(addresses.clone(), map, deadline) {
-            Ok(found) => *compiled = found,
-            Err(error) => {
-                place.add_killed(reader.pidfd());
-                return Err(error);
-            }
-        }
-    }
-    shared.readers.give_back(scope, reader);
-    Ok(())
 }
 
 /// Names the frames of a crash from the spool as far as the files of this machine can that its process had mapped. Nobody waits.

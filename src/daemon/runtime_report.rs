@@ -5,11 +5,12 @@ use super::blocking::run_blocking;
 use super::connection::ConnectionError;
 use super::crash_source::CrashSource;
 use super::inspect::ask_reader;
+use super::naming::with_reader;
 use super::process_handles::ProcessHandles;
 use super::record_builder::RecordBuilder;
 use super::shared::Shared;
-use crate::crash::text::{from_bytes, to_bytes};
-use crate::crash::{Record, RuntimeReport};
+use crate::crash::text::{file_name, from_bytes, to_bytes};
+use crate::crash::{Module, Record, RuntimeReport};
 use crate::reader::{Place, Reader, ReaderScope};
 use coreward_wire::{MAX_PATHS, Offer};
 use nix::sys::stat::fstat;
@@ -33,7 +34,7 @@ enum Runtime {
 impl Runtime {
     /// That of the process, by its mapped files.
     fn of(record: &Record) -> Option<Self> {
-        let file_names = || record.modules.iter().map(|module| file_name(&module.path));
+        let file_names = || record.modules.iter().map(Module::file_name);
         let has = |start: &str| file_names().any(|name| name.starts_with(start));
         if has("libjvm.so") && !has("libj9") {
             return Some(Self::HotSpot);
@@ -143,10 +144,6 @@ fn words(value: &str) -> Vec<String> {
     words
 }
 
-fn file_name(path: &str) -> &str {
-    path.rsplit('/').next().unwrap_or(path)
-}
-
 /// Finds and opens the report, if the process has a runtime that writes any. A process that may have had more rights than its user chose the path with
 /// them: then none is looked for.
 ///
@@ -197,16 +194,10 @@ pub(super) async fn read_report(
 
 /// Blocks.
 fn copy_report(shared: &Shared, scope: ReaderScope, place: &Place, file: &OwnedFd) -> io::Result<Vec<u8>> {
-    place.may_read().map_err(|_| io::ErrorKind::WouldBlock)?;
-    let mut reader = shared.readers.take(&scope)?;
-    let mut copied = match reader.copy_beginning(file, RuntimeReport::MAX_KEPT, Instant::now() + READ_TIMEOUT) {
-        Ok(copied) => copied.ok_or(io::ErrorKind::InvalidData)?,
-        Err(error) => {
-            place.add_killed(reader.pidfd());
-            return Err(error);
-        }
-    };
-    shared.readers.give_back(scope, reader);
+    let deadline = Instant::now() + READ_TIMEOUT;
+    let copied =
+        with_reader(shared, scope, place, |reader| reader.copy_beginning(file, RuntimeReport::MAX_KEPT, deadline))?;
+    let mut copied = copied.ok_or(io::ErrorKind::InvalidData)?;
     let mut report = Vec::new();
     copied.rewind()?;
     copied.take(RuntimeReport::MAX_KEPT).read_to_end(&mut report)?;
@@ -216,7 +207,7 @@ fn copy_report(shared: &Shared, scope: ReaderScope, place: &Place, file: &OwnedF
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crash::{Module, fixtures};
+    use crate::crash::fixtures;
     use nix::unistd::Pid;
 
     fn record(exe: &str, modules: &[&str], arguments: &[&str]) -> Record {

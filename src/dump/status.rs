@@ -1,5 +1,6 @@
 //! The lines of `/proc/PID/status` (proc_pid_status(5)). The kernel escapes newlines in the name, so a process cannot forge one.
 
+use crate::crash::text::status_field;
 use nix::unistd::Pid;
 use std::io;
 
@@ -18,7 +19,7 @@ impl Status {
     }
 
     pub(super) fn field(&self, name: &str) -> Option<&str> {
-        self.0.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim()))
+        status_field(&self.0, name)
     }
 
     pub(super) fn pid(&self, name: &str) -> Option<Pid> {

@@ -5,7 +5,7 @@ use super::mappings::{self, DEFAULT_FILTER};
 use super::status::Status;
 use super::target;
 use crate::crash::text::from_bytes;
-use crate::elf::{CoreAbi, CoreFrame, ProcessState, RegisterNote, StoppedImage, ThreadState};
+use crate::elf::{CoreAbi, CoreFrame, NT_PRSTATUS, ProcessState, RegisterNote, StoppedImage, ThreadState};
 use coreward_sys::ptrace::{self, Stop};
 use coreward_sys::{clock, pidfd};
 use nix::errno::Errno;
@@ -36,7 +36,6 @@ const MAX_SMAPS: u64 = 96 << 20;
 /// The most threads whose missing registers are reported one by one.
 const MAX_NAMED: usize = 8;
 
-const NT_PRSTATUS: u32 = 1;
 /// Further register sets as the kernel's cores have them (elf.h), with the owner of the note: floating point; then the extended state of x86,
 /// the old form of SSE and the segments of thread-local storage of i386; the thread pointer, system call, SVE and pointer masks of arm64. What
 /// a processor or a kind of program does not have is left out.

@@ -3,16 +3,12 @@
 
 use super::class::ElfClass;
 use super::crash_notes::MappedFile;
+use super::note_types::{NT_AUXV, NT_FILE, NT_PRPSINFO, NT_PRSTATUS, NT_SIGINFO};
 use crate::crash::text::to_bytes;
 use object::elf::{ELFDATA2LSB, EM_386, EM_AARCH64, EM_ARM, EM_X86_64, ET_CORE, EV_CURRENT, PN_XNUM, PT_LOAD, PT_NOTE};
 
 /// The page size of the architectures whose registers are known. Other sizes of arm64 are multiples of it.
 const PAGE: u64 = 4096;
-const NT_PRSTATUS: u32 = 1;
-const NT_PRPSINFO: u32 = 3;
-const NT_AUXV: u32 = 6;
-const NT_SIGINFO: u32 = 0x5349_4749;
-const NT_FILE: u32 = 0x4649_4c45;
 /// Bytes of a name and of the arguments in NT_PRPSINFO, each ended by a zero (struct elf_prpsinfo).
 const COMM: usize = 16;
 const ARGUMENTS: usize = 80;

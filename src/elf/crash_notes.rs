@@ -1,6 +1,7 @@
 //! The notes of a core that describe the crash: registers of the threads, siginfo, mapped files, the vDSO.
 
 use super::class::ElfClass;
+use super::note_types::{NT_AUXV, NT_FILE, NT_PRPSINFO, NT_PRSTATUS, NT_SIGINFO};
 use super::notes::{notes, u32_at, u64_at};
 use crate::crash::MapsLine;
 use crate::crash::text::from_bytes;
@@ -116,11 +117,6 @@ const SI_USER: i32 = 0;
 const SI_QUEUE: i32 = -1;
 const SI_TKILL: i32 = -6;
 
-const NT_PRSTATUS: u32 = 1;
-const NT_PRPSINFO: u32 = 3;
-const NT_AUXV: u32 = 6;
-const NT_SIGINFO: u32 = 0x5349_4749;
-const NT_FILE: u32 = 0x4649_4c45;
 const AT_PHDR: u64 = 3;
 const AT_PHNUM: u64 = 5;
 const AT_SYSINFO_EHDR: u64 = 33;

@@ -12,6 +12,7 @@ mod file_symbols;
 mod image;
 mod layout;
 mod link_map;
+mod note_types;
 mod notes;
 mod partial;
 mod pclntab;
@@ -35,6 +36,7 @@ pub use layout::{
     CoreLayout, HEADER_LEN, LoadSegment, beginning_of_headers, headers_len, notes_range, unknown_machine,
 };
 pub use link_map::{LoadedLibrary, link_map_ranges, loaded_libraries};
+pub use note_types::NT_PRSTATUS;
 pub use partial::{PartialHeaders, StoredRange, partial_headers};
 pub use pclntab::GoFunctions;
 pub use perf_map::find_in_perf_map;

@@ -2,6 +2,7 @@
 
 use super::CoreSummary;
 use super::class::ElfClass;
+use super::note_types::{NT_PRPSINFO, NT_PRSTATUS};
 use super::notes::{notes, u32_at};
 use nix::unistd::{Gid, Uid};
 
@@ -17,9 +18,6 @@ pub struct ProcessNotes {
     /// `pr_fname`.
     pub comm: Option<Vec<u8>>,
 }
-
-const NT_PRSTATUS: u32 = 1;
-const NT_PRPSINFO: u32 = 3;
 
 /// Where struct elf_prpsinfo has pr_uid, pr_gid and pr_fname.
 struct PrpsinfoFields {

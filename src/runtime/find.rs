@@ -76,7 +76,7 @@ pub fn interpreter_stack(
 fn interpreters(layout: &CoreLayout, memory: &mut Memory<'_>) -> Vec<Found> {
     let files = &layout.notes.files;
     let has_name = |path: &str| {
-        let name = path.rsplit('/').next().unwrap_or(path);
+        let name = crate::crash::text::file_name(path);
         FILE_NAMES.iter().any(|interpreter| name.starts_with(interpreter))
     };
     // Ruby maps its library a second time, to be read, when it reports a crash.

@@ -233,7 +233,7 @@ impl ProcessUnwinder<'_> {
         let next = notes.files.partition_point(|file| file.start <= load.address);
         let file = next.checked_sub(1).and_then(|index| notes.files.get(index)).filter(|file| load.address < file.end);
         if let Some(file) = file {
-            let name = file.path.rsplit('/').next().unwrap_or(&file.path);
+            let name = crate::crash::text::file_name(&file.path);
             return Some(crate::crash::text::cut(name, Fault::MAX_NAME).to_owned());
         }
         let range = load.address..load.address + load.length;

@@ -2,6 +2,7 @@
 
 use super::page_cache::PageCache;
 use crate::crash::Module;
+use crate::crash::text::file_name;
 use crate::elf::{self, CoreLayout, ElfClass, LoadSegment, MappedFile, MappedImage};
 use object::elf::{ELFDATA2MSB, ET_DYN, ET_EXEC, PF_W};
 use std::collections::HashMap;
@@ -112,14 +113,14 @@ impl<'a> ModuleTable<'a> {
         let own = self.own_machine(pages).or_else(of_core)?;
         let is_guest = |span: &FileSpan, pages: &mut PageCache<'_>| {
             span.first_end < span.range.end
-                && !base_name(&span.path).contains(".so")
+                && !file_name(&span.path).contains(".so")
                 && machine_of_program(pages, span.range.start).is_some_and(|machine| machine != own)
         };
         let index = (0..self.spans.len().min(MAX_MODULES))
             .find(|index| self.spans.get(*index).is_some_and(|span| is_guest(span, pages)))?;
         let build_id = self.load(pages, index).and_then(|number| self.get(number)?.module.build_id.clone());
         let span = self.spans.get(index)?;
-        let name = || base_name(span.path.strip_suffix(" (deleted)").unwrap_or(&span.path)).to_owned();
+        let name = || file_name(span.path.strip_suffix(" (deleted)").unwrap_or(&span.path)).to_owned();
         Some((build_id.unwrap_or_else(name), span.range.start..span.first_end))
     }
 
@@ -174,10 +175,6 @@ fn machine_of_program(pages: &mut PageCache<'_>, address: u64) -> Option<u16> {
     };
     number(E_TYPE).filter(|kind| EXECUTABLES.contains(kind))?;
     number(E_MACHINE)
-}
-
-fn base_name(path: &str) -> &str {
-    path.rsplit('/').next().unwrap_or(path)
 }
 
 fn read_module(pages: &mut PageCache<'_>, span: &FileSpan, image: MappedImage) -> LoadedModule {
