@@ -52,66 +52,79 @@ pub(super) async fn complete(
             Err(errno) => builder.warn(Warning::ExecutableNotOpened(errno)),
         }
     }
-    add_interpreter(shared, builder, handles, stream).await;
-    if let Some(headers) = stream.and_then(|stream| stream.headers.clone()) {
-        let recorded: Vec<u64> = builder.modules().iter().map(|module| module.start).collect();
-        let failed = builder.failed_thread();
-        let threads = if handles.memory.has_stacks() {
-            let ask = move |reader: &mut Reader| {
-                reader.other_threads(&headers, failed, recorded, Instant::now() + READ_TIMEOUT)
-            };
-            ask_reader(shared, handles, ask).await
-        } else {
-            Some(None)
-        };
-        builder.set_other_threads(threads.map(Option::unwrap_or_default));
-    }
-    add_compilers(shared, source, offer, builder, handles).await?;
-    open_report(shared, source, offer, builder, handles).await?;
     let missing = missing_modules(shared, modules, builder);
-    add_names(shared, source, builder, handles, stream.and_then(|stream| stream.headers.clone()), missing).await
+    add_stacks(shared, source, builder, handles, stream, Some(missing)).await?;
+    add_compilers(shared, source, offer, builder, handles).await?;
+    open_report(shared, source, offer, builder, handles).await
 }
 
-/// Adds the names of functions that memory has, and opens the files that may have the others, together with those that are `missing` in the
-/// module store. They are read when the process has gone.
+/// Adds the stack of the interpreted program and the names of functions that memory has, and opens the files that may have the others. They
+/// are read when the process has gone. Where a core is captured, the stacks of the other threads are added as well, and the files that are
+/// `missing` in the module store are opened.
 ///
 /// # Errors
 /// The connection to the shim broke.
-pub(super) async fn add_names(
+pub(super) async fn add_stacks(
     shared: &Arc<Shared>,
     source: &mut CrashSource,
     builder: &mut RecordBuilder,
     handles: &mut ProcessHandles,
-    headers: Option<Headers>,
-    missing: Vec<u64>,
+    stream: Option<&CoreInput>,
+    missing: Option<Vec<u64>>,
 ) -> Result<(), ConnectionError> {
-    name_from_memory(shared, builder, handles, headers.filter(|_| handles.memory.is_saved())).await;
-    name_from_hosts_files(shared, builder, handles).await;
+    let headers = stream.and_then(|stream| stream.headers.clone());
+    let is_captured = missing.is_some();
+    // What the memory names is not known yet. While a reader finds out, the shim has nothing else to do, so it may as well open a few
+    // files too many.
     let mut wanted = files_with_names(builder);
-    let also: Vec<u64> = missing.into_iter().filter(|address| !wanted.contains(address)).collect();
-    wanted.extend(also);
-    if !wanted.is_empty() {
-        handles.modules = source.request_modules(wanted).await?;
-    }
+    let more: Vec<u64> = missing.into_iter().flatten().filter(|address| !wanted.contains(address)).collect();
+    wanted.extend(more);
+    let read = async {
+        if let Some(headers) = headers.clone().filter(|_| handles.memory.has_stacks()) {
+            add_interpreter(shared, builder, handles, headers).await;
+        }
+        if let Some(headers) = headers.clone().filter(|_| is_captured) {
+            add_other_threads(shared, builder, handles, headers).await;
+        }
+        name_from_memory(shared, builder, handles, headers.filter(|_| handles.memory.is_saved())).await;
+        name_from_hosts_files(shared, builder, handles).await;
+    };
+    let (opened, ()) = tokio::join!(source.request_modules(wanted.clone()), read);
+    handles.modules = opened?;
+    // Those of the other threads.
+    let more: Vec<u64> = files_with_names(builder).into_iter().filter(|address| !wanted.contains(address)).collect();
+    handles.modules.extend(source.request_modules(more).await?);
     Ok(())
 }
 
 /// Adds the stack of the interpreted program, if the process runs one.
-pub(super) async fn add_interpreter(
+async fn add_interpreter(
     shared: &Arc<Shared>,
     builder: &mut RecordBuilder,
     handles: &mut ProcessHandles,
-    stream: Option<&CoreInput>,
+    headers: Headers,
 ) {
-    let Some(headers) = stream.and_then(|stream| stream.headers.clone()).filter(|_| handles.memory.has_stacks()) else {
-        return;
-    };
     let (failed, code) = (builder.failed_thread(), builder.code_addresses());
     let ask = move |reader: &mut Reader| reader.interpreter(&headers, failed, code, Instant::now() + READ_TIMEOUT);
     match ask_reader(shared, handles, ask).await {
         Some(stack) => builder.set_interpreter(stack),
         None => builder.warn(Warning::InterpreterTimedOut),
     }
+}
+
+/// Adds the stacks of the threads that did not crash.
+async fn add_other_threads(
+    shared: &Arc<Shared>,
+    builder: &mut RecordBuilder,
+    handles: &mut ProcessHandles,
+    headers: Headers,
+) {
+    let recorded: Vec<u64> = builder.modules().iter().map(|module| module.start).collect();
+    let failed = builder.failed_thread();
+    let ask =
+        move |reader: &mut Reader| reader.other_threads(&headers, failed, recorded, Instant::now() + READ_TIMEOUT);
+    let threads = if handles.memory.has_stacks() { ask_reader(shared, handles, ask).await } else { Some(None) };
+    builder.set_other_threads(threads.map(Option::unwrap_or_default));
 }
 
 /// Adds what only the shim can still look up, with the holes of a core that is going to be copied. What the spool has is complete.

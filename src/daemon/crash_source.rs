@@ -72,6 +72,9 @@ impl CrashSource {
         mut addresses: Vec<u64>,
     ) -> Result<Vec<(u64, OwnedFd)>, ConnectionError> {
         let Self::Shim(connection, _) = self else { return Ok(Vec::new()) };
+        if addresses.is_empty() {
+            return Ok(Vec::new());
+        }
         addresses.truncate(MAX_MODULES);
         let Ok((reply, fds)) = connection.request(Request::Modules(addresses)).await? else { return Ok(Vec::new()) };
         let opened = reply.addresses();

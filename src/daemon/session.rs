@@ -3,7 +3,7 @@
 use super::blocking::run_blocking;
 use super::capture::{self, AdmittedCrash, held};
 use super::checkpoint::Checkpoint;
-use super::complete::{add_details, add_interpreter, add_names, complete};
+use super::complete::{add_details, add_stacks, complete};
 use super::connection::ConnectionError;
 use super::crash_source::CrashSource;
 use super::error::SessionError;
@@ -153,10 +153,8 @@ impl Session {
             _ => {
                 add_details(&mut self.source, &mut builder, &mut handles, false).await?;
                 let stream = if let CoreEvidence::Ready(stream) = &core { Some(stream) } else { None };
-                add_interpreter(&self.shared, &mut builder, &mut handles, stream).await;
+                add_stacks(&self.shared, &mut self.source, &mut builder, &mut handles, stream, None).await?;
                 builder.omit_tables();
-                let headers = if let CoreEvidence::Ready(stream) = &core { stream.headers.clone() } else { None };
-                add_names(&self.shared, &mut self.source, &mut builder, &mut handles, headers, Vec::new()).await?;
                 unnamed = unnamed_frames(&builder, &handles.modules, None);
             }
         }

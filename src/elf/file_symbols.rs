@@ -26,8 +26,8 @@ const MAX_DECOMPRESSED: u64 = 64 << 20;
 /// The largest dictionary for it; xz(1) takes at most 64 MiB.
 const MAX_DICTIONARY: usize = 64 << 20;
 const BUFFER: usize = 64 << 10;
-/// The longest name of a section that is compared, with its end.
-const MAX_SECTION_NAME: usize = 32;
+/// The longest table of sections' names that is read, in bytes. With a section for each function it may have a megabyte.
+const MAX_SECTION_NAMES: u64 = 4 << 20;
 
 /// Reads bytes at an offset in a file; `None` if any of them are not there.
 type ReadFile<'a> = dyn FnMut(u64, usize) -> Option<Vec<u8>> + 'a;
@@ -51,6 +51,12 @@ impl Section {
     /// Where it is in memory, as in the file's headers.
     fn addresses(&self) -> Range<u64> {
         self.address..self.address.saturating_add(self.file.end - self.file.start)
+    }
+
+    /// Whether it is called so in the table of all `names`.
+    fn is_named(&self, name: &[u8], names: &[u8]) -> bool {
+        let at = usize::try_from(self.name).ok().and_then(|at| names.get(at..));
+        at.and_then(|own| own.strip_prefix(name)).is_some_and(|rest| rest.first() == Some(&0))
     }
 }
 
@@ -86,14 +92,11 @@ fn find(
             add(addresses, found, |missing| in_table(class, table, &sections, missing, longest, read));
         }
     }
-    let mut named = |wanted: &[u8]| {
-        let mut is_wanted = |section: &&Section| {
-            let at = names.start.saturating_add(section.name);
-            let length = usize::try_from(names.end.saturating_sub(at)).unwrap_or(usize::MAX).min(MAX_SECTION_NAME);
-            read(at, length).is_some_and(|name| name.split(|byte| *byte == 0).next() == Some(wanted))
-        };
-        sections.iter().find(&mut is_wanted).cloned()
-    };
+    if found.iter().all(Option::is_some) {
+        return;
+    }
+    let names = read_section_names(&names, read);
+    let named = |wanted: &[u8]| sections.iter().find(|section| section.is_named(wanted, &names));
     let (table, text) = (named(b".gopclntab").or_else(|| named(b".data.rel.ro.gopclntab")), named(b".text"));
     let debug_data = named(b".gnu_debugdata").filter(|_| may_decompress);
     if let Some(table) = table {
@@ -114,7 +117,7 @@ fn find(
         }
     }
     if let Some(data) = debug_data
-        && let Some(file) = decompress(&data, read)
+        && let Some(file) = decompress(data, read)
     {
         let mut read = |offset: u64, length: usize| {
             let from = usize::try_from(offset).ok()?;
@@ -138,6 +141,12 @@ fn add(
             *place = function;
         }
     }
+}
+
+/// The names of all sections, as far as the file has them.
+fn read_section_names(at: &Range<u64>, read: &mut ReadFile<'_>) -> Vec<u8> {
+    let length = usize::try_from((at.end - at.start).min(MAX_SECTION_NAMES)).ok();
+    length.and_then(|length| read(at.start, length)).unwrap_or_default()
 }
 
 /// The class of a file, its sections, and where their names are.

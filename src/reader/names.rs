@@ -56,10 +56,9 @@ pub(super) fn find_in_files(modules: &[ModuleFrames], files: &[File], saved: Opt
             Some(saved) => saved.mapped_file(&module.path),
             None => files.get(number),
         };
-        let file = file.filter(|file| is_build(file, module.build_id.as_deref()));
-        file.map_or_else(Vec::new, |file| {
-            elf::find_in_file(&module.offsets, |at, length| if goes_on() { read(file, at, length) } else { None })
-        })
+        let Some(file) = file.filter(|file| is_build(file, module.build_id.as_deref())) else { return Vec::new() };
+        let size = file.metadata().map_or(0, |metadata| metadata.len());
+        elf::find_in_file(&module.offsets, |at, length| if goes_on() { read(file, size, at, length) } else { None })
     };
     modules.iter().enumerate().take_while(|_| goes_on()).map(names).collect()
 }
@@ -75,11 +74,10 @@ fn is_build(file: &File, build_id: Option<&str>) -> bool {
     build_id.is_none_or(|build_id| found().as_deref() == Some(build_id))
 }
 
-/// Bytes of a file; `None` if it does not have them.
-fn read(file: &File, at: u64, length: usize) -> Option<Vec<u8>> {
+/// Bytes of a file of this size; `None` if it does not have them.
+fn read(file: &File, size: u64, at: u64, length: usize) -> Option<Vec<u8>> {
     // What hostile headers want is not even asked for.
-    let end = at.checked_add(length as u64)?;
-    if end > file.metadata().ok()?.len() {
+    if at.checked_add(length as u64)? > size {
         return None;
     }
     let mut bytes = vec![0; length];

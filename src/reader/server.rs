@@ -7,6 +7,7 @@ use super::module_server::ModuleServer;
 use super::protocol::{Answer, Purpose, Request};
 use crate::capture::kernel_internal;
 use crate::confine::{Missing, ReaderLimits, confine_reader, prepared_filters};
+use crate::unwind::prepare_disassembler;
 use coreward_sys::{fdpass, fork, pidfd};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
@@ -34,6 +35,7 @@ pub(super) fn fork_readers(requests: &OwnedFd, daemon: Pid) -> u8 {
     let _ = prepared_filters();
     // Readers inherit what they could not find out.
     let _ = kernel_internal();
+    prepare_disassembler();
     let maker = getpid();
     loop {
         let mut byte = [0];

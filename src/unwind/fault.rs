@@ -46,6 +46,12 @@ struct Operand {
     access: Option<Access>,
 }
 
+/// Makes the tables of the disassembler, which take a quarter of a millisecond. Processes that are forked from then on have them.
+pub fn prepare_disassembler() {
+    const NOP: [u8; 1] = [0x90];
+    let _ = Decoded::new(&NOP, 0, true, &[]).map(|decoded| decoded.text());
+}
+
 impl ProcessUnwinder<'_> {
     /// The fault of `crashed`, whose signal has this `cause`; `None` if the signal is not one of the processor's or of a filter's.
     pub fn fault(&mut self, crashed: &CrashedThread, cause: Cause) -> Option<Fault> {

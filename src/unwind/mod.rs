@@ -20,7 +20,7 @@ mod symbols;
 mod walk;
 
 pub use failure::{CrashedThread, FailedThread};
-pub use fault::Cause;
+pub use fault::{Cause, prepare_disassembler};
 pub use no_file::Anonymous;
 pub use page_cache::{MAX_PAGES, PageCache, ReadMemory};
 pub use signature::{SignatureInput, VERSION, compute_signature};

@@ -2,7 +2,8 @@
 //! kernel writes this text out of its own memory: reading it does not block.
 
 use nix::errno::Errno;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// File systems without a block device of their own whose files are this machine's.
@@ -125,12 +126,16 @@ impl TrustedFileSystems {
 /// # Errors
 /// The text cannot be read; `ENODATA`: it has no such number.
 pub fn mount_id(file: BorrowedFd<'_>) -> io::Result<u32> {
-    let text = std::fs::read(format!("/proc/self/fdinfo/{}", file.as_raw_fd()))?;
-    parse_mount_id(&text).ok_or_else(|| Errno::ENODATA.into())
+    // The number stands in the third line; what comes after it may be long.
+    let mut text = [0; 128];
+    let length = File::open(format!("/proc/self/fdinfo/{}", file.as_raw_fd()))?.read(&mut text)?;
+    parse_mount_id(&text[..length]).ok_or_else(|| Errno::ENODATA.into())
 }
 
 fn parse_mount_id(fdinfo: &[u8]) -> Option<u32> {
-    let line = fdinfo.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"mnt_id:"))?;
+    // A number that is cut off is another one.
+    let mut lines = fdinfo.split_inclusive(|byte| *byte == b'\n').filter_map(|line| line.strip_suffix(b"\n"));
+    let line = lines.find_map(|line| line.strip_prefix(b"mnt_id:"))?;
     str::from_utf8(line.trim_ascii()).ok()?.parse().ok()
 }
 
