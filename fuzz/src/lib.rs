@@ -153,7 +153,7 @@ pub fn analyze(headers: &[u8], memory: &dyn ReadMemory) -> Option<(String, Vec<F
         build_id: None,
         program: "program",
     };
-    let signature = compute_signature(&input, &input);
+    let signature = compute_signature(&input, None);
     Some((signature.id, crashed.frames))
 }
 

@@ -1,6 +1,7 @@
 //! The identity of a crash.
 
 use super::ids;
+use super::text::hex;
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -51,14 +52,16 @@ impl CrashKey {
 }
 
 impl CrashId {
+    const DIGITS: usize = 16;
+
     fn of_hash(hash: Sha256) -> Self {
-        Self(hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect())
+        Self(hex(&hash.finalize()).chars().take(Self::DIGITS).collect())
     }
 
     /// Parses an id. `None`: `text` is not 16 lower-case hexadecimal digits.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let valid = text.len() == 16 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        let valid = text.len() == Self::DIGITS && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
         valid.then(|| Self(text.to_owned()))
     }
 

@@ -15,6 +15,11 @@ const ESCAPED: u32 = 0x10_ff00;
 /// Bytes from `/proc` as text.
 #[must_use]
 pub fn from_bytes(bytes: &[u8]) -> String {
+    if bytes.is_ascii()
+        && let Ok(text) = str::from_utf8(bytes)
+    {
+        return text.to_owned();
+    }
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
         for character in chunk.valid().chars() {
@@ -42,6 +47,13 @@ pub fn to_bytes(text: &str) -> Cow<'_, [u8]> {
         }
     }
     Cow::Owned(bytes)
+}
+
+/// Bytes as lower-case hexadecimal digits.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    let digit = |value: u8| char::from_digit(value.into(), 16);
+    bytes.iter().flat_map(|byte| [byte >> 4, byte & 0x0f]).filter_map(digit).collect()
 }
 
 /// The path that [`from_bytes`] made `text` of.

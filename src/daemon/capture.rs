@@ -215,13 +215,13 @@ pub(super) async fn resume(
     shared: &Arc<Shared>,
     source: &mut CrashSource,
     offer: &Offer,
-    checkpoint: Checkpoint,
+    checkpoint: Checkpoint<'_>,
     files: CheckpointHandles,
 ) -> Result<Record, SessionError> {
     let begun = Instant::now();
     let Checkpoint { record, reader, core } = checkpoint;
     let report = record.core.clone();
-    let builder = RecordBuilder::resume(record, reader, offer.attempt);
+    let builder = RecordBuilder::resume(record.into_owned(), reader, offer.attempt);
     let Some(core) = core else { return Ok(builder.finish(report)) };
     let CheckpointHandles { file: Some(file), memory: Some(memory), spill } = files else {
         // A shim that saved the crash alone cannot save these.

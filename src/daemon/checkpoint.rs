@@ -8,12 +8,13 @@ use crate::crash::ids;
 use coreward_wire::MAX_CHECKPOINT;
 use nix::unistd::Uid;
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 
 /// A session at the moment of the release.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Checkpoint {
+pub(super) struct Checkpoint<'a> {
     /// The record so far.
-    pub(super) record: Record,
+    pub(super) record: Cow<'a, Record>,
     /// The user who may read the core.
     #[serde(with = "ids::optional")]
     pub(super) reader: Option<Uid>,
@@ -21,15 +22,15 @@ pub(super) struct Checkpoint {
     pub(super) core: Option<CaptureCheckpoint>,
 }
 
-impl Checkpoint {
+impl<'a> Checkpoint<'a> {
     /// A session whose core is not in its file yet.
     pub(super) fn of_capture(builder: &RecordBuilder, core: CaptureCheckpoint) -> Self {
-        Self { record: builder.provisional(), reader: builder.reader(), core: Some(core) }
+        Self { record: Cow::Owned(builder.provisional()), reader: builder.reader(), core: Some(core) }
     }
 
     /// A session that only has to commit its record.
-    pub(super) fn of_record(record: Record) -> Self {
-        Self { record, reader: None, core: None }
+    pub(super) fn of_record(record: &'a Record) -> Self {
+        Self { record: Cow::Borrowed(record), reader: None, core: None }
     }
 
     /// As bytes that a shim keeps. Empty where it would keep no record of this length.
@@ -39,8 +40,9 @@ impl Checkpoint {
             return whole;
         }
         // The longest texts are missed least, and the core has all threads.
-        self.record.shorten();
-        self.record.warnings.truncate(4);
+        let record = self.record.to_mut();
+        record.shorten();
+        record.warnings.truncate(4);
         serde_json::to_vec(&self).ok().filter(|bytes| bytes.len() <= MAX_CHECKPOINT).unwrap_or_default()
     }
 
@@ -61,10 +63,11 @@ mod tests {
 
     #[test]
     fn a_checkpoint_is_never_longer_than_a_shim_keeps() {
-        let mut checkpoint = Checkpoint { record: fixtures::record(1), reader: Some(Uid::from_raw(7)), core: None };
-        checkpoint.record.core = CoreReport::none(NoCore::Storm);
+        let mut checkpoint =
+            Checkpoint { record: Cow::Owned(fixtures::record(1)), reader: Some(Uid::from_raw(7)), core: None };
+        checkpoint.record.to_mut().core = CoreReport::none(NoCore::Storm);
         assert_eq!(Checkpoint::decode(&checkpoint.clone().encode()), Some(checkpoint.clone()));
-        checkpoint.record.open_fds = "\u{1}".repeat(MAX_CHECKPOINT);
+        checkpoint.record.to_mut().open_fds = "\u{1}".repeat(MAX_CHECKPOINT);
         let bytes = checkpoint.clone().encode();
         assert!(!bytes.is_empty() && bytes.len() <= MAX_CHECKPOINT);
         assert_eq!(Checkpoint::decode(&bytes).unwrap().record.id, checkpoint.record.id);

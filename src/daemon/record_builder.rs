@@ -595,7 +595,7 @@ fn signature_without_stack(record: &Record) -> Signature {
         build_id: record.exe_build_id.as_deref(),
         program: &program,
     };
-    unwind::compute_signature(&input, &input)
+    unwind::compute_signature(&input, None)
 }
 
 #[cfg(test)]

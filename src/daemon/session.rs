@@ -160,15 +160,14 @@ impl Session {
         }
         builder.set_held(held(&self.offer, &self.source));
         let (scope, place) = (handles.memory.readers().cloned(), handles.place.clone());
-        let record = builder.clone().finish(CoreReport::none(reason));
+        let unfinished = if unnamed.is_empty() { None } else { Some(builder.clone()) };
+        let record = builder.finish(CoreReport::none(reason));
         // The process ends when nobody has its pipe open any more.
         drop(core);
         handles.close(&self.shared.readers);
         // Nothing is published, so the shim need not confirm it; it keeps the record for the next daemon.
-        self.source.release(Checkpoint::of_record(record.clone()).encode()).await?;
-        if unnamed.is_empty() {
-            return Ok(record);
-        }
+        self.source.release(Checkpoint::of_record(&record).encode()).await?;
+        let Some(mut builder) = unfinished else { return Ok(record) };
         name_from_files(&self.shared, scope, place, unnamed).await.add_to(&mut builder);
         Ok(builder.finish(CoreReport::none(reason)))
     }

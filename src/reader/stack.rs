@@ -4,7 +4,7 @@
 use crate::crash::{Failure, Fault, Frame, InterpreterStack, Module, SigInfo, Signature, ThreadStacks, signal};
 use crate::elf::{self, CoreLayout, ElfClass, Registers};
 use crate::runtime;
-use crate::unwind::{self, Anonymous, Cause, CrashedThread, FailedThread, ProcessUnwinder, ReadMemory, SignatureInput};
+use crate::unwind::{self, Cause, CrashedThread, FailedThread, ProcessUnwinder, ReadMemory, SignatureInput};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -101,22 +101,20 @@ pub fn unwind_crashed_thread(layout: &CoreLayout, memory: &dyn ReadMemory, conte
         program: &context.program,
     };
     // Version 1 had no stacks of 32-bit processes.
-    let unknown = Anonymous::default();
-    let plain = SignatureInput { anonymous: &unknown, ..input };
     let before = match &dumped {
         _ if layout.class == ElfClass::Elf32 => {
-            SignatureInput { signal: context.signal, fault: None, stack_pointer: None, frames: &[], ..plain }
+            Some(SignatureInput { signal: context.signal, fault: None, stack_pointer: None, frames: &[], ..input })
         }
-        Some((frames, registers)) => SignatureInput {
+        Some((frames, registers)) => Some(SignatureInput {
             signal: context.signal,
             fault: of_dumped,
             stack_pointer: Some(registers.stack_pointer()),
             frames,
-            ..plain
-        },
-        None => plain,
+            ..input
+        }),
+        None => None,
     };
-    let signature = unwind::compute_signature(&input, &before);
+    let signature = unwind::compute_signature(&input, before.as_ref());
     frames.truncate(MAX_FRAMES);
     CrashedStack { frames, modules, siginfo, failure, fault, unsearched, signature }
 }
@@ -251,6 +249,7 @@ fn group_by_frames(walked: Vec<(u32, Vec<Frame>)>, modules: &[Module], recorded:
 mod tests {
     use super::*;
     use crate::crash::FrameTrust;
+    use crate::unwind::Anonymous;
 
     fn module(start: u64) -> Module {
         Module { path: format!("/{start}"), build_id: None, package: None, bias: start, start, end: start + 100 }
@@ -298,7 +297,7 @@ mod tests {
             build_id: None,
             program: "test",
         };
-        let signature = unwind::compute_signature(&input, &input);
+        let signature = unwind::compute_signature(&input, None);
         let stack = CrashedStack {
             frames: frames(1, None, MAX_FRAMES),
             modules: Vec::new(),

@@ -3,6 +3,7 @@
 //! The frames of two bugs in there may be the same. What is read here tells them apart as far as it is the same in each run.
 
 use super::ProcessUnwinder;
+use crate::crash::text::hex;
 use crate::crash::{Frame, FrameTrust, Signature};
 use crate::elf::Registers;
 use nix::sys::signal::Signal::SIGTRAP;
@@ -23,6 +24,8 @@ pub struct Anonymous {
     pub variant: String,
 }
 
+/// Hexadecimal digits of the hash in a variant.
+const VARIANT_DIGITS: usize = 16;
 /// Frames without a file that count for the variant.
 const MAX_FRAMES: usize = 5;
 /// Words of the stack that may point to the registers of a guest.
@@ -57,8 +60,11 @@ impl ProcessUnwinder<'_> {
                 hash.update(place.to_le_bytes());
             }
         }
-        let digits = || hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-        let variant = if is_known { digits() } else { Signature::UNKNOWN_VARIANT.to_owned() };
+        let variant = if is_known {
+            hex(&hash.finalize()).chars().take(VARIANT_DIGITS).collect()
+        } else {
+            Signature::UNKNOWN_VARIANT.to_owned()
+        };
         let guest = guest.map(|(name, _)| name);
         Anonymous { instruction, guest, is_guests_signal, variant }
     }

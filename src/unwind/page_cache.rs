@@ -54,30 +54,41 @@ impl<'a> PageCache<'a> {
 
     /// The `length` bytes at `address`; `None` if any of them cannot be read.
     pub fn read(&mut self, address: u64, length: usize) -> Option<Vec<u8>> {
-        let end = address.checked_add(length as u64)?;
         if length > MAX_PAGES * PAGE {
             return None;
         }
-        let mut bytes = Vec::with_capacity(length);
-        let mut at = address;
-        while at < end {
+        let mut bytes = vec![0; length];
+        self.fill(address, &mut bytes)?;
+        Some(bytes)
+    }
+
+    /// Reads bytes at `address` into all of `buffer`; `None` if any of them cannot be read.
+    fn fill(&mut self, address: u64, buffer: &mut [u8]) -> Option<()> {
+        address.checked_add(buffer.len() as u64)?;
+        let (mut at, mut rest) = (address, buffer);
+        while !rest.is_empty() {
             let begin = usize::try_from(at % PAGE as u64).ok()?;
             let page = self.page(at / PAGE as u64)?.get(begin..)?;
-            let part = page.get(..length - bytes.len()).unwrap_or(page);
-            bytes.extend_from_slice(part);
+            let (part, after) = rest.split_at_mut(page.len().min(rest.len()));
+            part.copy_from_slice(page.get(..part.len())?);
             at += part.len() as u64;
+            rest = after;
         }
+        Some(())
+    }
+
+    fn read_array<const LENGTH: usize>(&mut self, address: u64) -> Option<[u8; LENGTH]> {
+        let mut bytes = [0; LENGTH];
+        self.fill(address, &mut bytes)?;
         Some(bytes)
     }
 
     pub(super) fn read_u64(&mut self, address: u64) -> Option<u64> {
-        let bytes = self.read(address, 8)?;
-        Some(u64::from_le_bytes(*bytes.first_chunk()?))
+        self.read_array(address).map(u64::from_le_bytes)
     }
 
     pub(super) fn read_u32(&mut self, address: u64) -> Option<u32> {
-        let bytes = self.read(address, 4)?;
-        Some(u32::from_le_bytes(*bytes.first_chunk()?))
+        self.read_array(address).map(u32::from_le_bytes)
     }
 
     /// The address at `address`, which has `length` bytes: 4 or 8.

@@ -1,6 +1,7 @@
 //! The signature of a crash: equal for crashes of one bug. docs/signature.md specifies it for other tools.
 
 use super::no_file::Anonymous;
+use crate::crash::text::hex;
 use crate::crash::{Frame, FrameTrust, Level, Module, Signature, signal};
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
@@ -47,8 +48,14 @@ const NEAR_STACK: u64 = 1 << 20;
 /// Nothing is mapped below this address (vm.mmap_min_addr).
 const NULL_END: u64 = 65536;
 
+/// Hexadecimal digits of the hash in a name.
+const DIGITS: usize = 20;
+
 /// The token of code that no file has.
 const JIT: &str = "jit";
+
+static NOTHING_KNOWN: Anonymous =
+    Anonymous { instruction: None, guest: None, is_guests_signal: false, variant: String::new() };
 
 /// What a frame contributes to the signature.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,9 +66,11 @@ enum Token {
     Mark(Cow<'static, str>),
 }
 
-/// Computes the signature of a crash. `before` is what version 1 computes it from, which knows nothing of code without a file.
+/// Computes the signature of a crash. `before` is what version 1 computes it from, if that is something else; in any case that version knows
+/// nothing of code without a file.
 #[must_use]
-pub fn compute_signature(input: &SignatureInput<'_>, before: &SignatureInput<'_>) -> Signature {
+pub fn compute_signature(input: &SignatureInput<'_>, before: Option<&SignatureInput<'_>>) -> Signature {
+    let given = input;
     let frames = if input.anonymous.is_guests_signal { &[] } else { input.frames };
     let input = &SignatureInput { frames, ..*input };
     let class = signal_class(input.signal);
@@ -71,14 +80,19 @@ pub fn compute_signature(input: &SignatureInput<'_>, before: &SignatureInput<'_>
     let guest = input.anonymous.guest.as_deref();
     let id = signature_id(VERSION, &class, level, guest, &lines);
     let variant = is_anonymous.then(|| input.anonymous.variant.clone());
-    Signature { id, level, previous: Some(previous_id(before)), variant }
+    let previous = match before {
+        None if !is_anonymous => signature_id(PREVIOUS_VERSION, &class, level, None, &lines),
+        Some(before) => previous_id(before),
+        None => previous_id(given),
+    };
+    Signature { id, level, previous: Some(previous), variant }
 }
 
 /// The id by the rules of version 1, which knew neither failures nor anything of code that no file has. Its frames are those of the thread that was
 /// dumped, whatever handler they are in.
 fn previous_id(before: &SignatureInput<'_>) -> String {
     let class = signal_class(before.signal);
-    let (level, lines) = signature_lines(before, &class);
+    let (level, lines) = signature_lines(&SignatureInput { anonymous: &NOTHING_KNOWN, ..*before }, &class);
     signature_id(PREVIOUS_VERSION, &class, level, None, &lines)
 }
 
@@ -92,7 +106,7 @@ fn signature_id(version: u32, class: &str, level: Level, guest: Option<&str>, li
         hash.update(line);
         hash.update("\n");
     }
-    let digits: String = hash.finalize().iter().take(10).map(|byte| format!("{byte:02x}")).collect();
+    let digits: String = hex(&hash.finalize()).chars().take(DIGITS).collect();
     format!("s{version}-{digits}")
 }
 
@@ -201,10 +215,7 @@ fn frame_token(input: &SignatureInput<'_>, frame: &Frame, is_innermost: bool) ->
         Some(_) => place(input, frame).map_or(mark("wild"), Token::Place),
         None if is_innermost && frame.address < NULL_END => mark("null"),
         None if (input.is_code)(frame.address) => match input.anonymous.instruction.as_ref().filter(|_| is_innermost) {
-            Some(code) => {
-                let digits: String = code.iter().map(|byte| format!("{byte:02x}")).collect();
-                Token::Mark(format!("{JIT} {digits}").into())
-            }
+            Some(code) => Token::Mark(format!("{JIT} {}", hex(code)).into()),
             None => mark(JIT),
         },
         None => mark("wild"),
