@@ -52,8 +52,10 @@ pub fn to_bytes(text: &str) -> Cow<'_, [u8]> {
 /// Bytes as lower-case hexadecimal digits.
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {
+    let mut digits = String::with_capacity(2 * bytes.len());
     let digit = |value: u8| char::from_digit(value.into(), 16);
-    bytes.iter().flat_map(|byte| [byte >> 4, byte & 0x0f]).filter_map(digit).collect()
+    digits.extend(bytes.iter().flat_map(|byte| [byte >> 4, byte & 0x0f]).filter_map(digit));
+    digits
 }
 
 /// The path that [`from_bytes`] made `text` of.

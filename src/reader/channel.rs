@@ -25,6 +25,8 @@ pub(super) const MAX_REQUEST_FDS: usize = 16;
 const MAX_ANSWER_FDS: usize = 1;
 /// Bytes up to this length are copied, so that the message is sent by one call.
 const COPIED: usize = 64 << 10;
+/// Bytes for which there is room at once.
+const USUAL_PART: usize = 8 << 10;
 /// Bytes that are received at a time, at least and at most.
 const RECEIVE: usize = 8 << 10;
 const RECEIVE_MAX: usize = 256 << 10;
@@ -72,15 +74,17 @@ impl<'a> Outgoing<'a> {
     /// The message cannot be written as JSON.
     pub(super) fn add(&mut self, message: &impl Serialize, bytes: &'a [u8], fds: &[BorrowedFd<'a>]) -> io::Result<()> {
         if !matches!(self.parts.last(), Some(Cow::Owned(_))) {
-            self.parts.push(Cow::Owned(Vec::new()));
+            self.parts.push(Cow::Owned(Vec::with_capacity(USUAL_PART)));
         }
         let Some(Cow::Owned(part)) = self.parts.last_mut() else { return Ok(()) };
-        let json = serde_json::to_vec(message)?;
-        for length in [json.len(), bytes.len(), fds.len()] {
+        let begin = part.len();
+        part.extend_from_slice(&[0; HEADER]);
+        serde_json::to_writer(&mut *part, message)?;
+        let (header, json) = part.split_at_mut(begin).1.split_at_mut(HEADER);
+        for (place, length) in header.chunks_exact_mut(4).zip([json.len(), bytes.len(), fds.len()]) {
             let length = u32::try_from(length).map_err(|_| ErrorKind::InvalidInput)?;
-            part.extend_from_slice(&length.to_le_bytes());
+            place.copy_from_slice(&length.to_le_bytes());
         }
-        part.extend_from_slice(&json);
         if bytes.len() <= COPIED {
             part.extend_from_slice(bytes);
         } else {

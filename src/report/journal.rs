@@ -13,6 +13,8 @@ use serde_json::{Map, Value};
 use std::fmt::Write;
 use std::path::Path;
 
+/// Bytes for which an entry has room at once.
+const USUAL_ENTRY: usize = 4096;
 /// The longest value of a field, in bytes. Longer values are cut.
 const MAX_VALUE: usize = 8192;
 /// The longest message with its stacks, in bytes.
@@ -28,7 +30,7 @@ const NO_SIGNAL: u32 = 0;
 /// The entry as a datagram of the journal's native protocol. `core` is the core file, if one was stored.
 #[must_use]
 pub fn entry(record: &Record, core: Option<&Path>) -> Vec<u8> {
-    let mut entry = Entry::default();
+    let mut entry = Entry { bytes: Vec::with_capacity(USUAL_ENTRY) };
     let (message_id, priority) =
         if record.dump.is_some() { (DUMP_MESSAGE_ID, DUMP_PRIORITY) } else { (MESSAGE_ID, PRIORITY) };
     entry.add("MESSAGE_ID", message_id);
@@ -53,7 +55,6 @@ pub fn entry(record: &Record, core: Option<&Path>) -> Vec<u8> {
 }
 
 /// An entry that is never longer than the shim accepts.
-#[derive(Default)]
 struct Entry {
     bytes: Vec<u8>,
 }

@@ -47,9 +47,7 @@ impl PayloadWriter {
     pub(super) fn into_message(self, kind: Kind, fds: usize) -> Vec<u8> {
         // Every caller truncates its fields to limits whose sum is below MAX_PAYLOAD.
         debug_assert!(self.payload.len() <= MAX_PAYLOAD, "{kind:?} of {} bytes", self.payload.len());
-        let mut message = Header { kind, payload_len: self.payload.len(), fds }.encode().to_vec();
-        message.extend_from_slice(&self.payload);
-        message
+        [&Header { kind, payload_len: self.payload.len(), fds }.encode(), self.payload.as_slice()].concat()
     }
 }
 
