@@ -41,6 +41,7 @@ fn records() -> Vec<Record> {
                 path,
                 build_id: Some(format!("{bug:040x}")),
                 package: None,
+                owner: None,
                 bias: 0x1000,
                 start: 0x1000,
                 end: 0x9000,

@@ -2,7 +2,7 @@
 
 use super::foreign_file::{Owners, open_foreign};
 use crate::crash::text::{printable, to_path};
-use crate::crash::{Module, Record};
+use crate::crash::{Module, Package, Record};
 use crate::elf::read_build_id;
 use crate::packages;
 use coreward_wire::paths::Root;
@@ -33,12 +33,13 @@ pub(super) struct ModulePackage {
 pub(super) enum Source {
     /// The module itself said so when it crashed (`.note.package`).
     Note,
-    /// This host's dpkg has a file of this path, which has the same build-id.
+    /// This host's dpkg has it: when it crashed it was this file, or the file that is there now has the same build-id.
     Dpkg,
 }
 
-/// The packages of the executable and of the modules on the stack of the thread that failed, in this order. Where a module does not say it, the
-/// file of this host at its path tells, if it has the same build-id: after an upgrade it has another one, and no package is named.
+/// The packages of the executable and of the modules on the stack of the thread that failed, in this order. Where
+/// neither a module nor the record says it, the file of this host at its path tells, if it has the same build-id: after an upgrade it has another one,
+/// and no package is named.
 pub(super) fn look_up(root: &Root, record: &Record) -> Vec<ModulePackage> {
     let exe = record.modules.iter().find(|module| module.path == record.exe_path());
     let of_frames = record.stack.iter().filter_map(|frame| record.modules.get(frame.module? as usize));
@@ -48,31 +49,28 @@ pub(super) fn look_up(root: &Root, record: &Record) -> Vec<ModulePackage> {
             modules.push(module);
         }
     }
-    let asked: HashSet<&str> =
-        modules.iter().filter(|module| noted(module).is_none()).map(|module| module.path.as_str()).collect();
+    let asked: HashSet<&str> = modules
+        .iter()
+        .filter(|module| module.package_at_crash().is_none())
+        .map(|module| module.path.as_str())
+        .collect();
     let owners = if asked.is_empty() { Default::default() } else { packages::owners(root, &asked) };
     let described = modules.into_iter().filter_map(|module| {
         let file = module.path.clone();
-        if let Some((name, version)) = noted(module) {
-            return Some(ModulePackage { file, name, version, source: Source::Note });
-        }
-        let package = owners.get(&module.path).filter(|_| is_file_of_host(module))?.clone();
-        Some(ModulePackage { file, name: package.name, version: package.version, source: Source::Dpkg })
+        let noted = module.named_package().map(|package| (package, Source::Note));
+        let of_host = || owners.get(&module.path).filter(|_| is_file_of_host(module));
+        let owned = || Some((module.owner.as_ref().or_else(of_host)?.clone(), Source::Dpkg));
+        let (Package { name, version }, source) = noted.or_else(owned)?;
+        Some(ModulePackage { file, name, version, source })
     });
     described.collect()
 }
 
-/// The package of the executable, as that says itself: `nginx 1.26.0-1`.
+/// The package of the executable, as the record has it: `nginx 1.26.0-1`.
 pub(super) fn of_executable(record: &Record) -> Option<String> {
-    let (name, version) = noted(record.modules.iter().find(|module| module.path == record.exe_path())?)?;
+    let exe = record.modules.iter().find(|module| module.path == record.exe_path())?;
+    let Package { name, version } = exe.package_at_crash()?;
     Some(printable(&format!("{name} {version}")).trim_end().to_owned())
-}
-
-/// What the module says of its package (systemd's ELF package metadata).
-fn noted(module: &Module) -> Option<(String, String)> {
-    let package = module.package_metadata()?;
-    let text = |key: &str| package.get(key).and_then(serde_json::Value::as_str).map(str::to_owned);
-    Some((text("name")?, text("version").unwrap_or_default()))
 }
 
 /// Whether the module is the file that this host has at its path. Only root's files are opened: packages have no others.
@@ -122,6 +120,7 @@ mod tests {
             path: path.to_owned(),
             build_id: Some(build_id.to_owned()),
             package: package.map(str::to_owned),
+            owner: None,
             bias: start,
             start,
             end: start + 1,

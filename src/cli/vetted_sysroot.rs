@@ -351,7 +351,7 @@ mod tests {
 
     fn module(path: &str, build_id: Option<&str>, start: u64) -> Module {
         let (build_id, end) = (build_id.map(str::to_owned), start + 0x1000);
-        Module { path: path.to_owned(), build_id, package: None, bias: 0, start, end }
+        Module { path: path.to_owned(), build_id, package: None, owner: None, bias: 0, start, end }
     }
 
     /// A program with a build-id, and the build-id.

@@ -212,8 +212,10 @@ impl Record {
             &mut self.mountinfo,
             &mut self.environ,
         ];
-        let modules =
-            self.modules.iter_mut().flat_map(|module| std::iter::once(&mut module.path).chain(&mut module.package));
+        let modules = self.modules.iter_mut().flat_map(|module| {
+            let owner = module.owner.iter_mut().flat_map(|package| [&mut package.name, &mut package.version]);
+            std::iter::once(&mut module.path).chain(&mut module.package).chain(owner)
+        });
         let arguments_cut = usize::from(json_length(&self.arguments) > longest);
         if arguments_cut > 0 {
             self.arguments = ArgumentList::default();
@@ -266,7 +268,8 @@ impl Record {
 
 fn texts_of(module: &Module) -> usize {
     let optional = |text: &Option<String>| text.as_ref().map_or(0, String::len);
-    module.path.len() + optional(&module.package) + optional(&module.build_id)
+    let owner = module.owner.as_ref().map_or(0, |package| package.name.len() + package.version.len());
+    module.path.len() + optional(&module.package) + optional(&module.build_id) + owner
 }
 
 impl Symbol {
@@ -361,6 +364,7 @@ mod tests {
             path: path.to_owned(),
             build_id: Some("a".repeat(40)),
             package: None,
+            owner: None,
             bias: u64::MAX,
             start: u64::MAX,
             end: u64::MAX,

@@ -1,7 +1,7 @@
 //! The identity of a crash.
 
 use super::ids;
-use super::text::hex;
+use super::text::to_hexadecimal;
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -55,7 +55,7 @@ impl CrashId {
     const DIGITS: usize = 16;
 
     fn of_hash(hash: Sha256) -> Self {
-        Self(hex(&hash.finalize()).chars().take(Self::DIGITS).collect())
+        Self(to_hexadecimal(&hash.finalize()).chars().take(Self::DIGITS).collect())
     }
 
     /// Parses an id. `None`: `text` is not 16 lower-case hexadecimal digits.

@@ -1,6 +1,6 @@
 //! What an operator may have crashes counted by, besides host, program and signal (`MetricLabels=`).
 
-use super::Record;
+use super::{Package, Record};
 
 /// A label of `coreward_crashes_by_total` that is only there where it is asked for: its values may be many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,8 +51,6 @@ impl CrashLabel {
 /// `NAME=VERSION`, as apt(8) has it, or the name alone.
 fn package(record: &Record) -> Option<String> {
     let exe = record.modules.iter().find(|module| module.path == record.exe_path())?;
-    let described = exe.package_metadata()?;
-    let text = |key| described.get(key).and_then(serde_json::Value::as_str);
-    let name = text("name")?;
-    Some(text("version").map_or_else(|| name.to_owned(), |version| format!("{name}={version}")))
+    let Package { name, version } = exe.package_at_crash()?;
+    Some(if version.is_empty() { name } else { format!("{name}={version}") })
 }

@@ -40,7 +40,9 @@ pub use maps::MapsLine;
 pub use principal::{AccountFacts, Party, Principal, PrincipalClass};
 pub use record::{CoreOutcome, CoreReport, Dump, NoCore, Origin, PidPin, Record, Truncation, program_of};
 pub use runtime_report::RuntimeReport;
-pub use signature::{Frame, FrameTrust, Level, Module, SigInfo, Signature, SignatureKey, Symbol, ThreadStacks};
+pub use signature::{
+    Frame, FrameTrust, Level, Module, Package, SigInfo, Signature, SignatureKey, Symbol, ThreadStacks,
+};
 pub use stack_trace::{StackOwner, StackTrace};
 pub use title::title_of;
 pub use warning::Warning;

@@ -133,6 +133,15 @@ pub struct ThreadStacks {
     pub frames: Vec<Frame>,
 }
 
+/// A version of a package of a distribution.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Package {
+    /// Its name.
+    pub name: String,
+    /// Its version; empty if it is not known.
+    pub version: String,
+}
+
 /// A mapped ELF file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Module {
@@ -142,6 +151,9 @@ pub struct Module {
     pub build_id: Option<String>,
     /// Content of `.note.package` (systemd's ELF package metadata), unchanged.
     pub package: Option<String>,
+    /// The package of this host whose file it was when it crashed, where it does not say that itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<Package>,
     /// Load bias: the difference between addresses in the process and addresses in its program headers.
     pub bias: u64,
     /// First address in the process.
@@ -158,6 +170,20 @@ impl Module {
             Ok(serde_json::Value::Object(package)) => Some(package),
             _ => None,
         }
+    }
+
+    /// The package that the module names.
+    #[must_use]
+    pub fn named_package(&self) -> Option<Package> {
+        let package = self.package_metadata()?;
+        let text = |key: &str| package.get(key).and_then(serde_json::Value::as_str).map(str::to_owned);
+        Some(Package { name: text("name")?, version: text("version").unwrap_or_default() })
+    }
+
+    /// The package that it was of when it crashed.
+    #[must_use]
+    pub fn package_at_crash(&self) -> Option<Package> {
+        self.named_package().or_else(|| self.owner.clone())
     }
 }
 

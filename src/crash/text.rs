@@ -36,7 +36,7 @@ pub fn from_bytes(bytes: &[u8]) -> String {
 /// The bytes that [`from_bytes`] made `text` of.
 #[must_use]
 pub fn to_bytes(text: &str) -> Cow<'_, [u8]> {
-    if !text.chars().any(|character| escaped_byte(character).is_some()) {
+    if text.is_ascii() || !text.chars().any(|character| escaped_byte(character).is_some()) {
         return Cow::Borrowed(text.as_bytes());
     }
     let mut bytes = Vec::with_capacity(text.len());
@@ -47,15 +47,6 @@ pub fn to_bytes(text: &str) -> Cow<'_, [u8]> {
         }
     }
     Cow::Owned(bytes)
-}
-
-/// Bytes as lower-case hexadecimal digits.
-#[must_use]
-pub fn hex(bytes: &[u8]) -> String {
-    let mut digits = String::with_capacity(2 * bytes.len());
-    let digit = |value: u8| char::from_digit(value.into(), 16);
-    digits.extend(bytes.iter().flat_map(|byte| [byte >> 4, byte & 0x0f]).filter_map(digit));
-    digits
 }
 
 /// The path that [`from_bytes`] made `text` of.
@@ -111,7 +102,7 @@ fn push_digits(text: &mut String, byte: u8) {
     text.extend([byte >> 4, byte & 15].map(|digit| char::from_digit(u32::from(digit), 16).unwrap_or('0')));
 }
 
-/// Two hexadecimal digits for each byte.
+/// Two lower-case hexadecimal digits for each byte.
 #[must_use]
 pub fn to_hexadecimal(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len() * 2);

@@ -8,6 +8,7 @@ use super::evidence::{CoreEvidence, CoreInput};
 use super::inspect::{may_parse, program};
 use super::local_users;
 use super::naming::{UnnamedFrames, name_from_files};
+use super::owners::find_owners;
 use super::process_handles::{CheckpointHandles, ProcessHandles};
 use super::process_memory::ProcessMemory;
 use super::record_builder::{RecordBuilder, principal_of};
@@ -82,13 +83,13 @@ struct CaptureContext {
 
 impl CaptureContext {
     fn new(shared: &Arc<Shared>, source: &CrashSource, offer: &Offer, admitted: &AdmittedCrash) -> Self {
-        let AdmittedCrash { builder, config, stacks_only, unnamed, .. } = admitted;
+        let AdmittedCrash { builder, config, stacks_only, unnamed, handles, .. } = admitted;
         Self {
             shared: Arc::clone(shared),
             heartbeat: shared.health.register(&format!("the capture of process {}", builder.pid())),
             cancelled: shared.shutdown.abort_token(),
             record: builder.provisional(),
-            room: unnamed.room(),
+            room: unnamed.room() + handles.unowned.room(),
             limits: limits(config, builder),
             level: config.level(),
             stacks_only: *stacks_only,
@@ -169,6 +170,7 @@ pub(super) async fn capture(
         handles.memory = ProcessMemory::default();
     }
     let (place, report) = (handles.place.take(), handles.runtime_report.take());
+    let unowned = std::mem::take(&mut handles.unowned);
     let outcome = match (core, &place) {
         (CoreEvidence::Ready(stream), Some(_)) => run_capture(source, context, stream, handles).await,
         (CoreEvidence::Unreadable(failure), _) => Err(failure),
@@ -202,8 +204,10 @@ pub(super) async fn capture(
             Err(failure) => Err(failure),
         }
     };
-    let (captured, names, report) = tokio::join!(captured, names, report);
+    let owners = find_owners(shared, unowned);
+    let (captured, names, owners, report) = tokio::join!(captured, names, owners, report);
     names.add_to(&mut builder);
+    builder.set_owners(owners);
     publish_or_explain(shared, offer, builder, captured.map(|core| (core, report)), begun).await
 }
 

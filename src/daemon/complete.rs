@@ -5,16 +5,17 @@ use super::crash_source::{CrashSource, ProcessDetails};
 use super::evidence::CoreInput;
 use super::inspect::ask_reader;
 use super::modules::missing_modules;
-use super::naming::{add_compilers, files_with_names, name_from_hosts_files, name_from_memory};
+use super::naming::{add_compilers, files_without_names, name_from_hosts_files, name_from_memory};
+use super::owners::UnownedFiles;
 use super::process_handles::ProcessHandles;
 use super::record_builder::RecordBuilder;
 use super::runtime_report::open_report;
 use super::shared::Shared;
-use crate::capture::Headers;
 use crate::crash::Warning;
 use crate::policy::modules::ModulePolicy;
 use crate::reader::Reader;
 use coreward_wire::Offer;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -52,58 +53,63 @@ pub(super) async fn complete(
             Err(errno) => builder.warn(Warning::ExecutableNotOpened(errno)),
         }
     }
-    let missing = missing_modules(shared, modules, builder);
-    add_stacks(shared, source, builder, handles, stream, Some(missing)).await?;
+    add_interpreter(shared, builder, handles, stream).await;
+    add_other_threads(shared, builder, handles, stream).await;
     add_compilers(shared, source, offer, builder, handles).await?;
-    open_report(shared, source, offer, builder, handles).await
+    open_report(shared, source, offer, builder, handles).await?;
+    let missing = missing_modules(shared, modules, builder);
+    add_names(shared, source, builder, handles, stream, missing).await
 }
 
-/// Adds the stack of the interpreted program and the names of functions that memory has, and opens the files that may have the others. They
-/// are read when the process has gone. Where a core is captured, the stacks of the other threads are added as well, and the files that are
-/// `missing` in the module store are opened.
+/// Adds the names of functions that memory has, and opens the files that may have the others, together with those that are `missing` in the
+/// module store and those of which packages are looked up. They are read when the process has gone.
 ///
 /// # Errors
 /// The connection to the shim broke.
-pub(super) async fn add_stacks(
+pub(super) async fn add_names(
     shared: &Arc<Shared>,
     source: &mut CrashSource,
     builder: &mut RecordBuilder,
     handles: &mut ProcessHandles,
     stream: Option<&CoreInput>,
-    missing: Option<Vec<u64>>,
+    missing: Vec<u64>,
 ) -> Result<(), ConnectionError> {
-    let headers = stream.and_then(|stream| stream.headers.clone());
-    let is_captured = missing.is_some();
-    // What the memory names is not known yet. While a reader finds out, the shim has nothing else to do, so it may as well open a few
-    // files too many.
-    let mut wanted = files_with_names(builder);
-    let more: Vec<u64> = missing.into_iter().flatten().filter(|address| !wanted.contains(address)).collect();
-    wanted.extend(more);
+    let headers = stream.and_then(|stream| stream.headers.clone()).filter(|_| handles.memory.is_saved());
+    // Which names memory has is not known yet. While a reader finds out, the shim has nothing else to do, so it may as well open files that
+    // turn out to be of no use.
+    let mut wanted = files_without_names(builder);
+    wanted.extend(&missing);
+    wanted.extend(builder.exe_start());
     let read = async {
-        if let Some(headers) = headers.clone().filter(|_| handles.memory.has_stacks()) {
-            add_interpreter(shared, builder, handles, headers).await;
-        }
-        if let Some(headers) = headers.clone().filter(|_| is_captured) {
-            add_other_threads(shared, builder, handles, headers).await;
-        }
-        name_from_memory(shared, builder, handles, headers.filter(|_| handles.memory.is_saved())).await;
+        name_from_memory(shared, builder, handles, headers).await;
         name_from_hosts_files(shared, builder, handles).await;
     };
-    let (opened, ()) = tokio::join!(source.request_modules(wanted.clone()), read);
-    handles.modules = opened?;
-    // Those of the other threads.
-    let more: Vec<u64> = files_with_names(builder).into_iter().filter(|address| !wanted.contains(address)).collect();
-    handles.modules.extend(source.request_modules(more).await?);
+    let (opened, ()) = tokio::join!(source.request_modules(without_repeated(wanted)), read);
+    let mut opened = opened?;
+    handles.unowned = UnownedFiles::new(builder, &opened);
+    let unnamed = files_without_names(builder);
+    opened.retain(|(address, _)| unnamed.contains(address) || missing.contains(address));
+    handles.modules = opened;
     Ok(())
 }
 
+/// The values in their order, each once.
+fn without_repeated(mut addresses: Vec<u64>) -> Vec<u64> {
+    let mut seen = HashSet::new();
+    addresses.retain(|address| seen.insert(*address));
+    addresses
+}
+
 /// Adds the stack of the interpreted program, if the process runs one.
-async fn add_interpreter(
+pub(super) async fn add_interpreter(
     shared: &Arc<Shared>,
     builder: &mut RecordBuilder,
     handles: &mut ProcessHandles,
-    headers: Headers,
+    stream: Option<&CoreInput>,
 ) {
+    let Some(headers) = stream.and_then(|stream| stream.headers.clone()).filter(|_| handles.memory.has_stacks()) else {
+        return;
+    };
     let (failed, code) = (builder.failed_thread(), builder.code_addresses());
     let ask = move |reader: &mut Reader| reader.interpreter(&headers, failed, code, Instant::now() + READ_TIMEOUT);
     match ask_reader(shared, handles, ask).await {
@@ -117,8 +123,9 @@ async fn add_other_threads(
     shared: &Arc<Shared>,
     builder: &mut RecordBuilder,
     handles: &mut ProcessHandles,
-    headers: Headers,
+    stream: Option<&CoreInput>,
 ) {
+    let Some(headers) = stream.and_then(|stream| stream.headers.clone()) else { return };
     let recorded: Vec<u64> = builder.modules().iter().map(|module| module.start).collect();
     let failed = builder.failed_thread();
     let ask =

@@ -21,6 +21,7 @@ mod module_queue;
 mod modules;
 mod naming;
 mod notify;
+mod owners;
 mod process_handles;
 mod process_memory;
 mod program;

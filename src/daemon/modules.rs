@@ -33,11 +33,12 @@ pub(super) fn missing_modules(shared: &Shared, policy: ModulePolicy, builder: &R
     let reader = builder.reader().filter(|uid| local_users::may_be_person(&shared.root, *uid));
     // Where the process saw the mounts of the host, a file that was not replaced is the host's. What packages have is known after the
     // first crash.
-    let spared = builder.sees_host_files(policy).then(|| shared.host_packages.known_files()).flatten();
+    let spared = builder.sees_host_files(policy).then(|| shared.host_packages.known_index()).flatten();
     let may_replace = builder.saw_host_files();
     let is_wanted = |module: &&Module| {
         let Some(build_id) = module.build_id.as_deref().filter(|_| !module.path.starts_with('[')) else { return false };
-        !spared.as_ref().is_some_and(|has| has(&module.path)) && !shared.modules.has_for(build_id, reader, may_replace)
+        !spared.as_ref().is_some_and(|packages| packages.has(&module.path))
+            && !shared.modules.has_for(build_id, reader, may_replace)
     };
     builder.modules().iter().filter(is_wanted).map(|module| module.start).collect()
 }
@@ -119,8 +120,8 @@ impl ModuleJob<'_> {
         if !policy.spares_packages(self.record) {
             return vec![None; files.len()];
         }
-        let is_packaged = self.shared.host_packages.files();
-        files.iter().map(|(module, _)| is_packaged(&module.path).then(|| module.path.clone())).collect()
+        let packages = self.shared.host_packages.index();
+        files.iter().map(|(module, _)| packages.has(&module.path).then(|| module.path.clone())).collect()
     }
 
     /// # Errors

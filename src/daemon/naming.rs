@@ -1,5 +1,5 @@
 //! Names of the functions that frames are in. Memory has some of them, and is asked while the process waits; the others are in mapped files, which
-//! the shim opens then, and which are read when the process has gone. A duplicate in a storm has no frames to name.
+//! the shim opens meanwhile, and which are read when the process has gone. A duplicate in a storm has no frames to name.
 
 use super::blocking::run_blocking;
 use super::connection::ConnectionError;
@@ -102,8 +102,8 @@ pub(super) async fn add_compilers(
     Ok(())
 }
 
-/// The mapped files in which names are that memory does not have, by the first addresses of their modules.
-pub(super) fn files_with_names(builder: &RecordBuilder) -> Vec<u64> {
+/// The mapped files of frames that have no name yet, by the first addresses of their modules.
+pub(super) fn files_without_names(builder: &RecordBuilder) -> Vec<u64> {
     // The kernel's vDSO is no file.
     let has_file = |module: &&ModuleFrames| module.path.starts_with('/');
     builder.unnamed_frames().iter().filter(has_file).map(|module| module.start).collect()

@@ -1,5 +1,6 @@
 //! The descriptors that came with an offer, by what they are.
 
+use super::owners::UnownedFiles;
 use super::process_memory::ProcessMemory;
 use crate::reader::{Place, ReaderPool};
 use coreward_wire::{FdKind, Offer};
@@ -15,6 +16,8 @@ pub(super) struct ProcessHandles {
     pub(super) memory: ProcessMemory,
     /// Mapped files, each with the first address of its module.
     pub(super) modules: Vec<(u64, OwnedFd)>,
+    /// Those of which packages are looked up.
+    pub(super) unowned: UnownedFiles,
     /// The map of the code that the process compiled at run time.
     pub(super) perf_map: Option<OwnedFd>,
     /// The report that the runtime wrote itself.

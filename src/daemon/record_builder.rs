@@ -6,7 +6,7 @@ use crate::crash::auxv::Auxv;
 use crate::crash::text::{cut, from_bytes, to_hexadecimal};
 use crate::crash::{
     AccountFacts, ArgumentList, CoreReport, CrashId, CrashKey, Decision, Dump, Frame, InterpreterStack, MapsLine,
-    NoCore, Origin, PidPin, Principal, Record, RuntimeReport, Signature, Symbol, Warning, cgroup, signal,
+    NoCore, Origin, Package, PidPin, Principal, Record, RuntimeReport, Signature, Symbol, Warning, cgroup, signal,
 };
 use crate::elf::ProcessNotes;
 use crate::policy::access::{self, AccessFacts};
@@ -531,6 +531,21 @@ impl RecordBuilder {
     /// Whether the process saw the files of this host.
     pub(super) fn saw_host_files(&self) -> bool {
         saw_host_files(&self.record)
+    }
+
+    /// The first address of the executable.
+    pub(super) fn exe_start(&self) -> Option<u64> {
+        let exe = self.record.modules.iter().find(|module| module.path == self.record.exe_path());
+        exe.map(|module| module.start)
+    }
+
+    /// Adds the packages of modules, each with the first address of its module.
+    pub(super) fn set_owners(&mut self, owners: Vec<(u64, Package)>) {
+        for (start, package) in owners {
+            for module in self.record.modules.iter_mut().filter(|module| module.start == start) {
+                module.owner = Some(package.clone());
+            }
+        }
     }
 
     /// The mapped ELF files.

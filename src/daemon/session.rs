@@ -3,7 +3,7 @@
 use super::blocking::run_blocking;
 use super::capture::{self, AdmittedCrash, held};
 use super::checkpoint::Checkpoint;
-use super::complete::{add_details, add_stacks, complete};
+use super::complete::{add_details, add_interpreter, add_names, complete};
 use super::connection::ConnectionError;
 use super::crash_source::CrashSource;
 use super::error::SessionError;
@@ -12,6 +12,7 @@ use super::inspect::inspect;
 use super::local_users;
 use super::modules::{ModuleFiles, store_modules};
 use super::naming::{UnnamedFrames, name_from_files, unnamed_frames};
+use super::owners::find_owners;
 use super::process_handles::ProcessHandles;
 use super::record_builder::{CrashIdentity, RecordBuilder, crash_time, identify};
 use super::shared::{Shared, lock};
@@ -153,14 +154,16 @@ impl Session {
             _ => {
                 add_details(&mut self.source, &mut builder, &mut handles, false).await?;
                 let stream = if let CoreEvidence::Ready(stream) = &core { Some(stream) } else { None };
-                add_stacks(&self.shared, &mut self.source, &mut builder, &mut handles, stream, None).await?;
                 builder.omit_tables();
+                add_interpreter(&self.shared, &mut builder, &mut handles, stream).await;
+                add_names(&self.shared, &mut self.source, &mut builder, &mut handles, stream, Vec::new()).await?;
                 unnamed = unnamed_frames(&builder, &handles.modules, None);
             }
         }
         builder.set_held(held(&self.offer, &self.source));
         let (scope, place) = (handles.memory.readers().cloned(), handles.place.clone());
-        let unfinished = if unnamed.is_empty() { None } else { Some(builder.clone()) };
+        let unowned = std::mem::take(&mut handles.unowned);
+        let unfinished = if unnamed.is_empty() && unowned.is_empty() { None } else { Some(builder.clone()) };
         let record = builder.finish(CoreReport::none(reason));
         // The process ends when nobody has its pipe open any more.
         drop(core);
@@ -168,7 +171,10 @@ impl Session {
         // Nothing is published, so the shim need not confirm it; it keeps the record for the next daemon.
         self.source.release(Checkpoint::of_record(&record).encode()).await?;
         let Some(mut builder) = unfinished else { return Ok(record) };
-        name_from_files(&self.shared, scope, place, unnamed).await.add_to(&mut builder);
+        let names = name_from_files(&self.shared, scope, place, unnamed);
+        let (names, owners) = tokio::join!(names, find_owners(&self.shared, unowned));
+        names.add_to(&mut builder);
+        builder.set_owners(owners);
         Ok(builder.finish(CoreReport::none(reason)))
     }
 

@@ -143,7 +143,7 @@ fn add(
     }
 }
 
-/// The names of all sections, as far as the file has them.
+/// The names of all sections; none if the file does not have all of them.
 fn read_section_names(at: &Range<u64>, read: &mut ReadFile<'_>) -> Vec<u8> {
     let length = usize::try_from((at.end - at.start).min(MAX_SECTION_NAMES)).ok();
     length.and_then(|length| read(at.start, length)).unwrap_or_default()

@@ -2,7 +2,7 @@
 
 use super::class::ElfClass;
 use super::notes::notes;
-use crate::crash::text::hex;
+use crate::crash::text::to_hexadecimal;
 use object::elf::{
     FileHeader32, FileHeader64, PF_W, PT_DYNAMIC, PT_GNU_EH_FRAME, PT_LOAD, PT_NOTE, PT_PHDR, ProgramHeader32,
     ProgramHeader64,
@@ -197,7 +197,7 @@ pub fn build_id(bytes: &[u8]) -> Option<String> {
     let find = |wanted: u32, owner: &[u8]| {
         notes(bytes).find(|(kind, name, _)| *kind == wanted && *name == owner).map(|(_, _, id)| id)
     };
-    let gnu = find(NT_GNU_BUILD_ID, b"GNU").filter(|id| (4..=64).contains(&id.len())).map(hex);
+    let gnu = find(NT_GNU_BUILD_ID, b"GNU").filter(|id| (4..=64).contains(&id.len())).map(to_hexadecimal);
     gnu.or_else(|| {
         let text = find(NT_GO_BUILD_ID, b"Go\0").or_else(|| find(NT_GO_BUILD_ID, b"Go"))?;
         let is_valid = (4..=128).contains(&text.len()) && text.iter().all(u8::is_ascii_graphic);
@@ -228,7 +228,7 @@ mod tests {
         let file = std::fs::read("/proc/self/exe").unwrap();
         let file = object::File::parse(file.as_slice()).unwrap();
         let expected = object::Object::build_id(&file).unwrap().unwrap();
-        let expected = hex(expected);
+        let expected = to_hexadecimal(expected);
         assert_eq!(found.as_deref(), Some(expected.as_str()));
         let head = std::fs::read("/proc/self/exe").unwrap()[..65536].to_vec();
         assert_eq!(build_id_of_file(&head).as_deref(), Some(expected.as_str()));

@@ -1,20 +1,13 @@
 //! The database of dpkg(1), as its own programs read it.
 
+use crate::crash::Package;
 use coreward_wire::paths::Root;
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-
-/// An installed package.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Package {
-    /// Its name.
-    pub name: String,
-    /// Its version.
-    pub version: String,
-}
+use std::time::SystemTime;
 
 /// Where dpkg keeps its database.
 const DATABASE: &str = "/var/lib/dpkg";
@@ -24,7 +17,6 @@ const MAX_LIST: u64 = 64 << 20;
 /// The packages that have these absolute paths. Files that were diverted (dpkg-divert(1)) are not followed.
 #[must_use]
 pub fn owners(root: &Root, paths: &HashSet<&str>) -> HashMap<String, Package> {
-    let database = root.join(DATABASE);
     let wanted: HashMap<&str, &str> = paths.iter().map(|path| (merged(path), *path)).collect();
     let mut found: HashMap<String, String> = HashMap::new();
     if !wanted.is_empty() {
@@ -35,24 +27,31 @@ pub fn owners(root: &Root, paths: &HashSet<&str>) -> HashMap<String, Package> {
             if found.len() == wanted.len() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
     }
-    let versions =
-        versions(&database.join("status"), &found.values().map(String::as_str).collect()).unwrap_or_default();
-    let described = found.into_iter().filter_map(|(path, package)| {
-        let version = versions.get(&package)?.clone();
-        Some((path, Package { name: package.split(':').next()?.to_owned(), version }))
-    });
-    described.collect()
+    let listed: HashSet<&str> = found.values().map(String::as_str).collect();
+    let installed = read_status(root, |package| listed.contains(package)).unwrap_or_default();
+    found.iter().filter_map(|(path, package)| Some((path.clone(), installed.get(package)?.clone()))).collect()
 }
 
-/// The directory with the list of each package's files. It changes when a package is installed or removed.
-#[must_use]
-pub fn lists_dir(root: &Root) -> PathBuf {
+/// The directory with the list of each package's files.
+fn lists_dir(root: &Root) -> PathBuf {
     root.join(DATABASE).join("info")
+}
+
+fn status_file(root: &Root) -> PathBuf {
+    root.join(DATABASE).join("status")
+}
+
+/// When a package was last installed, upgraded or removed: the times of the lists of files, and of the list of packages, which dpkg writes after
+/// those. `None`: there is no such database.
+#[must_use]
+pub fn last_change(root: &Root) -> Option<(SystemTime, SystemTime)> {
+    let changed = |path: PathBuf| fs::metadata(path).and_then(|metadata| metadata.modified());
+    Some((changed(lists_dir(root)).ok()?, changed(status_file(root)).unwrap_or(SystemTime::UNIX_EPOCH)))
 }
 
 /// Calls `visit` with each package, named as its list is (`libc6:amd64`, or `bash`), and each path in the list. Lists that cannot be read, and such
 /// as are none of dpkg's, are left out.
-pub fn for_each_listed_file(root: &Root, mut visit: impl FnMut(&str, &str) -> ControlFlow<()>) {
+pub(super) fn for_each_listed_file(root: &Root, mut visit: impl FnMut(&str, &str) -> ControlFlow<()>) {
     for entry in fs::read_dir(lists_dir(root)).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let Some(package) = name.to_str().and_then(|name| name.strip_suffix(".list")) else { continue };
@@ -65,8 +64,7 @@ pub fn for_each_listed_file(root: &Root, mut visit: impl FnMut(&str, &str) -> Co
 
 /// The path without `/usr`: `/lib` and `/usr/lib` are one directory on a merged system (and so are `bin` and `sbin`), and lists have the one or
 /// the other.
-#[must_use]
-pub fn merged(path: &str) -> &str {
+pub(super) fn merged(path: &str) -> &str {
     path.strip_prefix("/usr").filter(|rest| rest.starts_with('/')).unwrap_or(path)
 }
 
@@ -77,28 +75,28 @@ fn read_list(path: &Path) -> io::Result<String> {
     fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The versions of these installed packages, which are named as their lists are: `libc6:amd64`, or `bash`.
-fn versions(status: &Path, wanted: &HashSet<&str>) -> io::Result<HashMap<String, String>> {
-    let mut versions = HashMap::new();
+/// The installed packages that are wanted, by the names of their lists: `libc6:amd64`, or `bash`.
+pub(super) fn read_status(root: &Root, wanted: impl Fn(&str) -> bool) -> io::Result<HashMap<String, Package>> {
+    let mut packages = HashMap::new();
     let (mut name, mut architecture, mut is_installed) = (String::new(), String::new(), false);
-    for line in BufReader::new(File::open(status)?).lines() {
+    for line in BufReader::new(File::open(status_file(root))?).lines() {
         let line = line?;
         // The fields are in this order (dpkg(1) writes them so); Version comes last of them.
         match line.split_once(": ") {
             Some(("Package", value)) => (name, architecture, is_installed) = (value.to_owned(), String::new(), false),
             Some(("Status", value)) => is_installed = value.ends_with(" installed") || value.ends_with(" unpacked"),
             Some(("Architecture", value)) => value.clone_into(&mut architecture),
-            Some(("Version", value)) if is_installed => {
+            Some(("Version", version)) if is_installed => {
                 for listed in [format!("{name}:{architecture}"), name.clone()] {
-                    if wanted.contains(listed.as_str()) {
-                        versions.insert(listed, value.to_owned());
+                    if wanted(&listed) {
+                        packages.insert(listed, Package { name: name.clone(), version: version.to_owned() });
                     }
                 }
             }
             _ => {}
         }
     }
-    Ok(versions)
+    Ok(packages)
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! The packages of this host: which of them a file is of.
 
 mod dpkg;
+mod index;
 
-pub use dpkg::{Package, for_each_listed_file, lists_dir, merged, owners};
+pub use dpkg::{last_change, owners};
+pub use index::PackageIndex;

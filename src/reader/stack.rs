@@ -252,7 +252,15 @@ mod tests {
     use crate::unwind::Anonymous;
 
     fn module(start: u64) -> Module {
-        Module { path: format!("/{start}"), build_id: None, package: None, bias: start, start, end: start + 100 }
+        Module {
+            path: format!("/{start}"),
+            build_id: None,
+            package: None,
+            owner: None,
+            bias: start,
+            start,
+            end: start + 100,
+        }
     }
 
     fn frames(address: u64, module: Option<u32>, count: usize) -> Vec<Frame> {

@@ -105,7 +105,6 @@ fn add_mandatory(entry: &mut Entry, record: &Record) {
 
 fn add_process(entry: &mut Entry, record: &Record) {
     let cgroup = &record.cgroup;
-    let text = |text: &Option<String>| text.clone().unwrap_or_default();
     entry.add_number("COREDUMP_TID", record.tid);
     entry.add("COREDUMP_THREAD_NAME", &record.thread_name);
     entry.add("COREDUMP_SIGNAL_NAME", &signal_name(record));
@@ -119,9 +118,9 @@ fn add_process(entry: &mut Entry, record: &Record) {
     entry.add("COREDUMP_BY_PIDFD", if record.pidfd == Some(PidPin::Kernel) { "1" } else { "" });
     entry.add("COREDUMP_CMDLINE", &record.cmdline);
     entry.add("COREDUMP_CGROUP", &cgroup.path);
-    entry.add("COREDUMP_UNIT", &text(&cgroup.unit));
-    entry.add("COREDUMP_USER_UNIT", &text(&cgroup.user_unit));
-    entry.add("COREDUMP_SLICE", &text(&cgroup.slice));
+    entry.add("COREDUMP_UNIT", cgroup.unit.as_deref().unwrap_or_default());
+    entry.add("COREDUMP_USER_UNIT", cgroup.user_unit.as_deref().unwrap_or_default());
+    entry.add("COREDUMP_SLICE", cgroup.slice.as_deref().unwrap_or_default());
     entry.add_number("COREDUMP_SESSION", cgroup.session());
     entry.add_number("COREDUMP_OWNER_UID", cgroup.owner_uid());
     entry.add("COREDUMP_CWD", &record.cwd);
@@ -131,20 +130,19 @@ fn add_process(entry: &mut Entry, record: &Record) {
 /// What no other handler says.
 fn add_own(entry: &mut Entry, record: &Record) {
     let cgroup = &record.cgroup;
-    let text = |text: &Option<String>| text.clone().unwrap_or_default();
     entry.add("COREWARD_ID", record.id.as_str());
     entry.add("COREWARD_TITLE", &record.title());
     entry.add("COREWARD_FAULT", &record.fault_sentence(Audience::Journal).unwrap_or_default());
     entry.add("COREWARD_CORE", outcome(record));
-    entry.add("COREWARD_CONTAINER", &text(&cgroup.container));
-    entry.add("COREWARD_CONTAINER_UNIT", &text(&cgroup.container_unit));
-    entry.add("COREWARD_POD", &text(&cgroup.pod));
+    entry.add("COREWARD_CONTAINER", cgroup.container.as_deref().unwrap_or_default());
+    entry.add("COREWARD_CONTAINER_UNIT", cgroup.container_unit.as_deref().unwrap_or_default());
+    entry.add("COREWARD_POD", cgroup.pod.as_deref().unwrap_or_default());
     entry.add("COREWARD_SIGNATURE", record.signature.as_ref().map_or("", |signature| &signature.id));
     entry.add("COREWARD_DUMP", if record.dump.is_some() { "1" } else { "" });
     entry.add("COREWARD_DUMP_REASON", record.dump.as_ref().map_or("", |dump| &dump.reason));
     entry.add("COREWARD_DECISION", record.decision.keep.name());
     entry.add("COREWARD_REASON", record.decision.reason.name());
-    entry.add("COREWARD_EXE_BUILD_ID", &text(&record.exe_build_id));
+    entry.add("COREWARD_EXE_BUILD_ID", record.exe_build_id.as_deref().unwrap_or_default());
 }
 
 /// What the modules of the process say of their packages (`.note.package`), in the form of systemd-coredump: an object with one for
@@ -152,10 +150,9 @@ fn add_own(entry: &mut Entry, record: &Record) {
 fn add_packages(entry: &mut Entry, record: &Record) {
     let is_exe = |module: &&Module| module.path == record.exe_path();
     let (exe, others): (Vec<&Module>, Vec<&Module>) = record.modules.iter().partition(is_exe);
-    if let Some(package) = exe.first().and_then(|module| module.package_metadata()) {
-        for (name, key) in [("COREDUMP_PACKAGE_NAME", "name"), ("COREDUMP_PACKAGE_VERSION", "version")] {
-            entry.add(name, package.get(key).and_then(Value::as_str).unwrap_or_default());
-        }
+    if let Some(package) = exe.first().and_then(|module| module.package_at_crash()) {
+        entry.add("COREDUMP_PACKAGE_NAME", &package.name);
+        entry.add("COREDUMP_PACKAGE_VERSION", &package.version);
     }
     let mut all = Map::from_iter([("elfType".to_owned(), Value::from("coredump"))]);
     let mut length = 64;

@@ -31,7 +31,10 @@ const LABELS: [(&str, &str); 16] = [
         "origin",
         "How the crash reached the daemon: offered by a shim that held the process, or imported from the spool.",
     ),
-    ("package", "Package of the executable, `NAME=VERSION`, if the executable has it in its `.note.package`."),
+    (
+        "package",
+        "Package of the executable, `NAME=VERSION`: the one that its `.note.package` names, else the one of which dpkg(1) had the file when it crashed.",
+    ),
     (
         "program",
         "Path of the executable in the mount namespace of the process; `[comm]` if the path is unknown, `unknown` if both are.",

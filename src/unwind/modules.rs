@@ -186,6 +186,7 @@ fn read_module(pages: &mut PageCache<'_>, span: &FileSpan, image: MappedImage) -
         path: span.path.strip_suffix(" (deleted)").unwrap_or(&span.path).to_owned(),
         build_id: notes.iter().find_map(|bytes| elf::build_id(bytes)),
         package: notes.iter().find_map(|bytes| elf::package_metadata(bytes)),
+        owner: None,
         bias: image.bias,
         start: span.range.start,
         end: span.range.end,

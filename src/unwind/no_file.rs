@@ -3,7 +3,7 @@
 //! The frames of two bugs in there may be the same. What is read here tells them apart as far as it is the same in each run.
 
 use super::ProcessUnwinder;
-use crate::crash::text::hex;
+use crate::crash::text::to_hexadecimal;
 use crate::crash::{Frame, FrameTrust, Signature};
 use crate::elf::Registers;
 use nix::sys::signal::Signal::SIGTRAP;
@@ -61,7 +61,7 @@ impl ProcessUnwinder<'_> {
             }
         }
         let variant = if is_known {
-            hex(&hash.finalize()).chars().take(VARIANT_DIGITS).collect()
+            to_hexadecimal(&hash.finalize()).chars().take(VARIANT_DIGITS).collect()
         } else {
             Signature::UNKNOWN_VARIANT.to_owned()
         };

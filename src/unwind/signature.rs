@@ -1,7 +1,7 @@
 //! The signature of a crash: equal for crashes of one bug. docs/signature.md specifies it for other tools.
 
 use super::no_file::Anonymous;
-use crate::crash::text::hex;
+use crate::crash::text::to_hexadecimal;
 use crate::crash::{Frame, FrameTrust, Level, Module, Signature, signal};
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
@@ -80,8 +80,10 @@ pub fn compute_signature(input: &SignatureInput<'_>, before: Option<&SignatureIn
     let guest = input.anonymous.guest.as_deref();
     let id = signature_id(VERSION, &class, level, guest, &lines);
     let variant = is_anonymous.then(|| input.anonymous.variant.clone());
+    // What is known of code without a file changes the lines in these two ways.
+    let is_same = given.anonymous.instruction.is_none() && !given.anonymous.is_guests_signal;
     let previous = match before {
-        None if !is_anonymous => signature_id(PREVIOUS_VERSION, &class, level, None, &lines),
+        None if is_same => signature_id(PREVIOUS_VERSION, &class, level, None, &lines),
         Some(before) => previous_id(before),
         None => previous_id(given),
     };
@@ -106,7 +108,7 @@ fn signature_id(version: u32, class: &str, level: Level, guest: Option<&str>, li
         hash.update(line);
         hash.update("\n");
     }
-    let digits: String = hex(&hash.finalize()).chars().take(DIGITS).collect();
+    let digits: String = to_hexadecimal(&hash.finalize()).chars().take(DIGITS).collect();
     format!("s{version}-{digits}")
 }
 
@@ -215,7 +217,7 @@ fn frame_token(input: &SignatureInput<'_>, frame: &Frame, is_innermost: bool) ->
         Some(_) => place(input, frame).map_or(mark("wild"), Token::Place),
         None if is_innermost && frame.address < NULL_END => mark("null"),
         None if (input.is_code)(frame.address) => match input.anonymous.instruction.as_ref().filter(|_| is_innermost) {
-            Some(code) => Token::Mark(format!("{JIT} {}", hex(code)).into()),
+            Some(code) => Token::Mark(format!("{JIT} {}", to_hexadecimal(code)).into()),
             None => mark(JIT),
         },
         None => mark("wild"),

@@ -296,6 +296,61 @@ fn what_a_package_of_the_host_has_is_left_out_and_what_was_replaced_is_not() {
 }
 
 #[test]
+fn a_program_is_of_the_package_that_it_was_of_when_it_crashed() {
+    let bed = TestBed::new();
+    bed.configure("[Coreward]\nStormBurst=0\nMetricLabels=package\n");
+    let database = bed.path("var/lib/dpkg");
+    fs::create_dir_all(database.join("info")).unwrap();
+    let path = bed.path("program");
+    fs::write(database.join("info/app.list"), format!("/.\n{}\n", path.display())).unwrap();
+    let install = |version: &str, from: &str| {
+        // dpkg replaces a file by another one.
+        run_tool("cp", &[program(from).to_str().unwrap(), path.with_extension("new").to_str().unwrap()]);
+        fs::rename(path.with_extension("new"), &path).unwrap();
+        let status = format!("Package: app\nStatus: install ok installed\nArchitecture: amd64\nVersion: {version}\n");
+        fs::write(database.join("status"), status).unwrap();
+    };
+    install("1.2-3", "segv");
+    let daemon = bed.daemon();
+    let owner = |record: &Record| {
+        let module = record.modules.iter().find(|module| module.path == path.display().to_string())?;
+        let package = module.owner.clone()?;
+        Some(format!("{} {}", package.name, package.version))
+    };
+    Command::new(&path).run_to_end();
+    let first = bed.wait_for(1).pop().unwrap().record;
+    assert_eq!(owner(&first).as_deref(), Some("app 1.2-3"));
+    let entry = String::from_utf8_lossy(&bed.journal()[0]).into_owned();
+    assert!(entry.contains("\nCOREDUMP_PACKAGE_NAME=app\nCOREDUMP_PACKAGE_VERSION=1.2-3\n"), "{entry}");
+    assert_eq!(daemon.metric("coreward_crashes_by_total", "package=\"app=1.2-3\""), 1.0, "{}", daemon.scrape());
+
+    install("1.2-4", "abrt");
+    let package = |id: &str| {
+        let info = text(&coreward(&bed, &["info", id]));
+        info.lines().find_map(|line| line.trim_start().strip_prefix("Package: ")).map(str::to_owned)
+    };
+    assert!(
+        package(first.id.as_str()).unwrap().starts_with("app 1.2-3"),
+        "the upgrade changes nothing of what crashed"
+    );
+    bed.configure("[Coreward]\nStorage=none\nStormBurst=0\n");
+    daemon.signal(nix::sys::signal::Signal::SIGHUP);
+    daemon.wait_for_notification("RELOADING=1");
+    daemon.wait_for_notification("READY=1");
+    Command::new(&path).run_to_end();
+    let second = bed.wait_for(2).pop().unwrap().record;
+    assert_eq!(owner(&second).as_deref(), Some("app 1.2-4"), "without a core as well");
+
+    // Another file that a process sees at that path is of no package.
+    let script = format!("mount --bind '{}' '{1}' && exec '{1}'", program("segv").display(), path.display());
+    Command::new("unshare").args(["--mount", "sh", "-c", &script]).run_to_end();
+    let third = bed.wait_for(3).pop().unwrap().record;
+    assert!(third.modules.iter().any(|module| module.path == path.display().to_string()), "{:?}", third.modules);
+    assert_eq!(owner(&third), None);
+    assert_eq!(package(third.id.as_str()), None);
+}
+
+#[test]
 fn modules_none_stores_none_and_a_unit_may_have_its_own_value() {
     let bed = TestBed::new();
     // As the host sees its path.

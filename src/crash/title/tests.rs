@@ -5,7 +5,7 @@ use crate::crash::{Failure, FrameTrust};
 use proptest::prelude::*;
 
 fn module(path: &str) -> Module {
-    Module { path: path.to_owned(), build_id: None, package: None, bias: 0, start: 0, end: 1 << 20 }
+    Module { path: path.to_owned(), build_id: None, package: None, owner: None, bias: 0, start: 0, end: 1 << 20 }
 }
 
 /// A frame of the `number`-th module in the function of this name, or in none.

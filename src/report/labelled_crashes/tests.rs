@@ -157,6 +157,7 @@ fn duplicates_whose_records_lack_the_package_are_counted_with_it() {
         path: record.exe.clone(),
         build_id: record.exe_build_id.clone(),
         package: Some(r#"{"type":"deb","name":"nginx","version":"1.26.3-3"}"#.to_owned()),
+        owner: None,
         bias: 0,
         start: 0,
         end: 1,

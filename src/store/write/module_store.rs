@@ -425,6 +425,7 @@ mod tests {
                 path: "/lib/x".to_owned(),
                 build_id: Some((*build_id).to_owned()),
                 package: None,
+                owner: None,
                 bias: 0,
                 start: 0,
                 end: 0,

@@ -13,6 +13,7 @@ fn modules() -> Vec<Module> {
         path: path.to_owned(),
         build_id: id.map(str::to_owned),
         package: None,
+        owner: None,
         bias: 0,
         start: 0,
         end: 0,
@@ -176,6 +177,28 @@ fn code_without_a_file_is_told_apart_by_its_instruction_and_a_guest_by_its_progr
         assert_eq!(signature.variant.as_deref(), Some("c"));
     }
     assert_eq!(repeated(&native).previous, guest(None).previous, "version 1 knew no guest");
+}
+
+#[test]
+fn version_1_knows_nothing_of_code_without_a_file_whatever_version_2_makes_of_it() {
+    let (jit, one, other) = ((NOWHERE, 0x123), (EXE, 0x10), (EXE, 0x20));
+    let near = Some(0x7fff_0000 - 64);
+    // The first cycle of an overflow may begin with the instruction, which version 1 does not tell from other code.
+    let stacks = [
+        [vec![jit; 9], vec![other; 9]].concat(),
+        [vec![jit], vec![one; 8], vec![jit, one, one]].concat(),
+        [vec![jit], [jit, one].repeat(9), vec![other; 3]].concat(),
+        vec![jit, one, other],
+    ];
+    for places in stacks {
+        let mut frames = unwound(&places);
+        frames[0].trust = FrameTrust::Context;
+        for fault in [None, near] {
+            let known = Anonymous { instruction: Some(vec![0xcc]), variant: "a".to_owned(), ..Anonymous::default() };
+            let previous = signed_with(11, &frames, fault, &known).previous;
+            assert_eq!(previous, signed(11, &frames, fault).previous, "{places:?} {fault:?}");
+        }
+    }
 }
 
 proptest! {
