@@ -13,6 +13,8 @@ pub const MAX_RECORD: usize = 64 << 10;
 const ROOM: usize = 4 << 10;
 /// The longest build ID, in hexadecimal digits: those of linkers have 16, 32 or 40. A part of one would be a wrong one.
 const MAX_BUILD_ID: usize = 128;
+/// Bytes of a control character in JSON.
+const ESCAPED: usize = 6;
 /// The most warnings. The first are the causes of the others.
 const MAX_WARNINGS: usize = 32;
 
@@ -113,32 +115,32 @@ impl Record {
 
     /// No record has a longer JSON than this. Most are far shorter than the limit, which this tells without formatting them.
     fn upper_length(&self) -> usize {
-        /// A control character is six in JSON.
-        const ESCAPED: usize = 6;
         const FIELDS: usize = 4096 + 256;
         const FRAME: usize = 128;
         let ArgumentList { first, last, .. } = &self.arguments;
-        let arguments: usize = first.iter().chain(last).map(|argument| argument.len() + 1).sum();
-        let names = self.failure.iter().map(|failure| failure.thread_name.len() + failure.signal_name.len());
-        let reason = self.dump.as_ref().map_or(0, |dump| dump.reason.len());
-        let texts: usize =
-            arguments + names.sum::<usize>() + reason + self.texts().into_iter().map(String::len).sum::<usize>();
-        let warnings: usize = self.warnings.iter().map(|text| text.len() + 4).sum();
-        let modules: usize = self.modules.iter().map(|module| 256 + texts_of(module) * ESCAPED).sum();
+        let arguments: usize = first.iter().chain(last).map(|argument| upper_text(argument) + 4).sum();
+        let names = self.failure.iter().flat_map(|failure| [&failure.thread_name, &failure.signal_name]);
+        let texts = names.chain(self.dump.iter().map(|dump| &dump.reason)).chain(self.texts());
+        let texts: usize = arguments + texts.map(|text| upper_text(text)).sum::<usize>();
+        let warnings: usize = self.warnings.iter().map(|text| upper_text(text) + 4).sum();
+        let modules: usize = self.modules.iter().map(|module| 256 + upper_texts_of(module)).sum();
         let threads: usize = self.other_threads.iter().map(|thread| thread.frames.len() + thread.tids.len() + 1).sum();
         let failure = self.failure.as_ref().map_or(0, |failure| 2 + failure.handler.len());
         let interpreter = self.interpreter.iter().map(|stack| {
-            let frame = |frame: &InterpreterFrame| FRAME + (frame.function.len() + frame.file.len()) * ESCAPED;
-            let reason = stack.incomplete.as_ref().map_or(0, String::len);
+            let frame = |frame: &InterpreterFrame| FRAME + upper_text(&frame.function) + upper_text(&frame.file);
+            let reason = stack.incomplete.as_deref().map_or(0, upper_text);
             FRAME
-                + (stack.runtime.len() + stack.version.len() + reason + stack.loops.len() * 2) * ESCAPED
+                + upper_text(&stack.runtime)
+                + upper_text(&stack.version)
+                + reason
+                + stack.loops.len() * 12
                 + stack.frames.iter().map(frame).sum::<usize>()
         });
         let report =
-            self.runtime_report.iter().map(|report| FRAME + (report.runtime.len() + report.path.len()) * ESCAPED);
+            self.runtime_report.iter().map(|report| FRAME + upper_text(&report.runtime) + upper_text(&report.path));
         let symbols: usize = self.frames().filter_map(|frame| frame.symbol.as_ref()).map(Symbol::json_length).sum();
         let compilers = self.frames().filter_map(|frame| frame.compiler.as_ref());
-        let compilers: usize = compilers.map(|name| 32 + name.len() * ESCAPED).sum();
+        let compilers: usize = compilers.map(|name| 32 + upper_text(name)).sum();
         /// Two names of mappings, every byte of which may be escaped, the instruction and its registers.
         const FAULT: usize = 2 * Fault::MAX_NAME * ESCAPED + Fault::MAX_INSTRUCTION * ESCAPED + 2048;
         let fault = if self.fault.is_some() { FAULT } else { 0 };
@@ -146,7 +148,8 @@ impl Record {
             + interpreter.sum::<usize>()
             + report.sum::<usize>()
             + fault
-            + (texts + warnings) * ESCAPED
+            + texts
+            + warnings
             + modules
             + (self.stack.len() + threads + failure) * FRAME
             + symbols
@@ -266,10 +269,16 @@ impl Record {
     }
 }
 
-fn texts_of(module: &Module) -> usize {
-    let optional = |text: &Option<String>| text.as_ref().map_or(0, String::len);
-    let owner = module.owner.as_ref().map_or(0, |package| package.name.len() + package.version.len());
-    module.path.len() + optional(&module.package) + optional(&module.build_id) + owner
+fn upper_texts_of(module: &Module) -> usize {
+    let owner = module.owner.iter().flat_map(|package| [&package.name, &package.version]);
+    let texts = [Some(&module.path), module.package.as_ref(), module.build_id.as_ref()].into_iter().flatten();
+    texts.chain(owner).map(|text| upper_text(text)).sum()
+}
+
+/// No JSON of the text is longer, without its quotes.
+fn upper_text(text: &str) -> usize {
+    let escaped = text.bytes().filter(|byte| *byte < b' ' || matches!(byte, b'"' | b'\\')).count();
+    text.len() + escaped * (ESCAPED - 1)
 }
 
 impl Symbol {
