@@ -40,6 +40,19 @@ assert_eq 41 "$(grep -c '^Thread ' <<<"$stacks")" "gdb shows every thread"
 assert_eq 40 "$(grep -c 'in wait_for_ever ()' <<<"$stacks")" "gdb shows the function in which 39 of them and the main thread wait"
 assert_contains "$stacks" "crash_here ()" "gdb shows the function that crashed"
 
+step "the package of a program of Debian's"
+# shellcheck disable=SC2016 # for the inner shell
+crash bash -c 'kill -SEGV $$'
+bash=$(readlink -f /proc/$$/exe)
+assert_counted 1 "a shell that crashes" "program=$bash" signal=SEGV core_exists=true
+id=$(field "$bash" .id)
+version=$(dpkg-query --show --showformat='${Version}' bash)
+# shellcheck disable=SC2016 # for jq
+owner=$(coreward info "$id" --json | jq -r --arg exe "$bash" '.modules[] | select(.path == $exe).owner | "\(.name) \(.version)"')
+assert_eq "bash $version" "$owner" "the record has the package and its version"
+assert_contains "$(coreward info "$id")" "Package: bash $version" "info shows it"
+assert_eq "$version" "$(journalctl -q -o json COREWARD_ID="$id" COREDUMP_PACKAGE_NAME=bash | jq -r .COREDUMP_PACKAGE_VERSION)" "the journal finds it by its package"
+
 step "dump of a living process"
 systemd-run --quiet --unit=test-living sleep 1000
 living=$(systemctl show -P MainPID test-living.service)
