@@ -5,13 +5,14 @@ use super::checkpoint::Checkpoint;
 use super::crash_source::CrashSource;
 use super::error::SessionError;
 use super::evidence::{CoreEvidence, CoreInput};
+use super::identity::principal_of;
 use super::inspect::{may_parse, program};
 use super::local_users;
 use super::naming::{UnnamedFrames, name_from_files};
 use super::owners::find_owners;
 use super::process_handles::{CheckpointHandles, ProcessHandles};
 use super::process_memory::ProcessMemory;
-use super::record_builder::{RecordBuilder, principal_of};
+use super::record_builder::RecordBuilder;
 use super::runtime_report::read_report;
 use super::shared::Shared;
 use crate::capture::{

@@ -11,6 +11,7 @@ mod error;
 mod events;
 mod evidence;
 mod host_packages;
+mod identity;
 mod import;
 mod inspect;
 mod listener;

@@ -1,24 +1,23 @@
 //! Stage 3: a record in the making. Each fact is set here and nowhere else, by the stage that learns it.
 
+mod frame_names;
+
 use super::evidence::Evidence;
-use super::subordinate_ids::SubordinateIds;
+use super::identity::{CrashIdentity, Host};
 use crate::crash::auxv::Auxv;
-use crate::crash::text::{cut, from_bytes, to_hexadecimal};
+use crate::crash::text::{from_bytes, to_hexadecimal};
 use crate::crash::{
-    AccountFacts, ArgumentList, CoreReport, CrashId, CrashKey, Decision, Dump, Frame, InterpreterStack, MapsLine,
-    NoCore, Origin, Package, PidPin, Principal, Record, RuntimeReport, Signature, Symbol, Warning, cgroup, signal,
+    ArgumentList, CoreReport, Decision, Dump, Frame, InterpreterStack, NoCore, Origin, Package, PidPin, Record,
+    RuntimeReport, Signature, Warning, cgroup, signal,
 };
 use crate::elf::ProcessNotes;
 use crate::policy::access::{self, AccessFacts};
 use crate::policy::evict::Attribution;
 use crate::policy::modules::{ModulePolicy, saw_host_files};
-use crate::reader::{CrashedStack, ModuleFrames, Names, OtherThreads};
+use crate::reader::{CrashedStack, OtherThreads};
 use crate::unwind::{self, Anonymous, SignatureInput};
-use coreward_wire::paths::Root;
 use coreward_wire::{Details, MAX_TABLE, Namespaces, Offer};
-use libsystemd::id128::{self, Id128};
 use nix::unistd::{Gid, Pid, Uid};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 /// A record that is not finished.
@@ -28,84 +27,6 @@ pub(super) struct RecordBuilder {
     record: Box<Record>,
     reader: Option<Uid>,
     warnings: Vec<Warning>,
-}
-
-/// What every record says of this machine.
-#[derive(Debug, Default)]
-pub(super) struct Host {
-    /// Release of the kernel.
-    pub(super) kernel: String,
-    /// Architecture, as uname(2) names it.
-    pub(super) machine: String,
-    /// The machine's id, hashed for Coreward alone.
-    pub(super) machine_id: Option<String>,
-    /// Whose subordinate uids are whose.
-    pub(super) subordinate_ids: SubordinateIds,
-}
-
-/// Longest name of a compiler, in bytes: the kernel's names of memory have at most 80 (ANON_VMA_NAME_MAX_LEN).
-const MAX_COMPILER: usize = 80;
-
-/// Identifies Coreward to sd_id128_get_machine_app_specific(3). Never changed: records of one machine would have two ids.
-const APPLICATION: Id128 =
-    Id128::from_bytes([0x9b, 0x35, 0xf0, 0x12, 0x76, 0xc5, 0x1d, 0xfd, 0x81, 0x82, 0x1f, 0xf3, 0x5d, 0x95, 0xe4, 0xb4]);
-
-impl Host {
-    /// This machine.
-    pub(super) fn read(root: &Root) -> Self {
-        let subordinate_ids = SubordinateIds::new(root);
-        let Ok(names) = nix::sys::utsname::uname() else { return Self { subordinate_ids, ..Self::default() } };
-        let text = |name: &std::ffi::OsStr| name.to_string_lossy().into_owned();
-        let machine_id = id128::get_machine_app_specific(&APPLICATION).ok().map(|id| id.lower_hex());
-        Self { kernel: text(names.release()), machine: text(names.machine()), machine_id, subordinate_ids }
-    }
-}
-
-/// Which crash it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct CrashIdentity {
-    pub(super) key: CrashKey,
-    /// The hash of the key.
-    pub(super) id: CrashId,
-}
-
-/// The crash that is offered. Where the start of the process is not known, the start of its shim stands in for it.
-pub(super) fn identify(offer: &Offer) -> CrashIdentity {
-    let shim_started = u64::try_from(offer.started.as_nanos()).unwrap_or(u64::MAX);
-    let key = CrashKey {
-        boot_id: offer.boot_id.clone(),
-        pid: offer.pid.unwrap_or(Pid::from_raw(0)),
-        start_time: if offer.start_time > 0 { offer.start_time } else { shim_started },
-    };
-    let id = if offer.dump.is_some() { key.dump_id(offer.started) } else { key.id() };
-    CrashIdentity { id, key }
-}
-
-/// Who answers for the crash that is offered.
-pub(super) fn principal_of(offer: &Offer, host: &Host) -> Principal {
-    let cgroup = cgroup::parse(&from_bytes(&offer.cgroup));
-    let facts = AccountFacts {
-        cgroup: &cgroup.path,
-        unit: cgroup.unit.as_deref(),
-        in_container: cgroup.container.is_some(),
-        in_namespace: offer.namespaces.pid || offer.namespaces.user,
-        // This makes a difference for the party only.
-        privileged: false,
-        uid: offer.uid,
-        login_uid: offer.login_uid,
-        subuid_owner: offer.uid.and_then(|uid| host.subordinate_ids.owner_of(uid)),
-    };
-    Principal::answering(&facts).0
-}
-
-/// When the dump began, since 1970. `%t` of core_pattern has whole seconds: for a live crash, the age of its shim is more
-/// exact. `now` is the time since 1970, `uptime` the time since boot.
-pub(super) fn crash_time(offer: &Offer, origin: Origin, now: Duration, uptime: Duration) -> Duration {
-    match origin {
-        Origin::Live => now.saturating_sub(uptime.saturating_sub(offer.started)),
-        Origin::Spool | Origin::Import if offer.time > 0 => Duration::from_secs(offer.time),
-        Origin::Spool | Origin::Import => now,
-    }
 }
 
 impl RecordBuilder {
@@ -298,99 +219,9 @@ impl RecordBuilder {
         }
     }
 
-    /// The frames of all threads whose functions have no name yet, by their modules.
-    pub(super) fn unnamed_frames(&self) -> Vec<ModuleFrames> {
-        let mut offsets: BTreeMap<u32, BTreeSet<u64>> = BTreeMap::new();
-        for frame in self.record.frames().filter(|frame| frame.symbol.is_none()) {
-            if let Some(number) = frame.module {
-                offsets.entry(number).or_default().insert(frame.offset);
-            }
-        }
-        let frames = |(number, offsets): (u32, BTreeSet<u64>)| {
-            let module = self.record.modules.get(number as usize)?;
-            Some(ModuleFrames {
-                number,
-                path: module.path.clone(),
-                build_id: module.build_id.clone(),
-                start: module.start,
-                offsets: offsets.into_iter().collect(),
-            })
-        };
-        offsets.into_iter().filter_map(frames).collect()
-    }
-
-    /// Adds the names of functions that were found for these frames, as long as the record does not get longer by more than `room` bytes. The
-    /// crashed thread comes first.
-    pub(super) fn set_names(&mut self, frames: &[ModuleFrames], names: Names, room: usize) {
-        let mut found: HashMap<(u32, u64), Symbol> = HashMap::new();
-        for (module, symbols) in frames.iter().zip(names) {
-            let named = module.offsets.iter().zip(symbols);
-            found.extend(named.filter_map(|(offset, symbol)| Some(((module.number, *offset), symbol?))));
-        }
-        let mut room = room;
-        for frame in self.record.frames_mut().filter(|frame| frame.symbol.is_none()) {
-            let symbol = frame.module.and_then(|number| found.get(&(number, frame.offset)));
-            if let Some((symbol, rest)) =
-                symbol.and_then(|symbol| Some((symbol, room.checked_sub(symbol.json_length())?)))
-            {
-                room = rest;
-                frame.symbol = Some(symbol.clone());
-            }
-        }
-        self.bound();
-    }
-
     /// Adds the stack of the interpreted program; `None`: there is none.
     pub(super) fn set_interpreter(&mut self, stack: Option<InterpreterStack>) {
         self.record.interpreter = stack;
-        self.bound();
-    }
-
-    /// Addresses in the functions of all frames that are in no module.
-    pub(super) fn addresses_without_module(&self) -> Vec<u64> {
-        /// As many as a stack has frames.
-        const MAX_ADDRESSES: usize = 256;
-        let frames = self.record.frames().filter(|frame| frame.module.is_none());
-        let addresses: BTreeSet<u64> = frames.map(Frame::code_address).collect();
-        addresses.into_iter().take(MAX_ADDRESSES).collect()
-    }
-
-    /// Adds who compiled the code at these addresses, by the lines of `/proc/PID/maps` that they are in. Whether any is in code that no file has.
-    pub(super) fn set_compilers(&mut self, addresses: &[u64], lines: &[Option<String>]) -> bool {
-        let mappings: Vec<(u64, MapsLine<'_>)> = addresses
-            .iter()
-            .zip(lines)
-            .filter_map(|(address, line)| Some((*address, MapsLine::parse(line.as_deref()?)?)))
-            .filter(|(_, mapping)| mapping.is_run_time_code())
-            .collect();
-        let modules = &self.record.modules;
-        let compilers: HashMap<u64, String> = mappings
-            .iter()
-            .filter_map(|(address, mapping)| {
-                Some((*address, cut(&mapping.compiler(modules)?, MAX_COMPILER).to_owned()))
-            })
-            .collect();
-        for frame in self.record.frames_mut().filter(|frame| frame.module.is_none()) {
-            frame.compiler = compilers.get(&frame.code_address()).cloned();
-        }
-        self.bound();
-        !mappings.is_empty()
-    }
-
-    /// Adds the names of functions that were found at these addresses in the map of the code that the process compiled, as long as the record does
-    /// not get longer by more than `room` bytes.
-    pub(super) fn set_compiled_names(&mut self, addresses: &[u64], names: Names, mut room: usize) {
-        let named = addresses.iter().copied().zip(names.into_iter().flatten());
-        let found: HashMap<u64, Symbol> = named.filter_map(|(address, symbol)| Some((address, symbol?))).collect();
-        for frame in self.record.frames_mut().filter(|frame| frame.module.is_none() && frame.symbol.is_none()) {
-            let symbol = found.get(&frame.code_address());
-            if let Some((symbol, rest)) =
-                symbol.and_then(|symbol| Some((symbol, room.checked_sub(symbol.json_length())?)))
-            {
-                room = rest;
-                frame.symbol = Some(symbol.clone());
-            }
-        }
         self.bound();
     }
 
@@ -617,6 +448,7 @@ fn signature_without_stack(record: &Record) -> Signature {
 mod tests {
     use super::*;
     use crate::daemon::evidence::ProcessFacts;
+    use crate::daemon::identity::identify;
     use coreward_wire::Credentials;
 
     fn offer() -> Offer {
@@ -676,15 +508,5 @@ mod tests {
         let builder = describe(&offer(), evidence(Vec::new()));
         let record = builder.finish(CoreReport::none(NoCore::Gone));
         assert_eq!(record.signature.map(|signature| signature.level), Some(crate::crash::Level::Program));
-    }
-
-    #[test]
-    fn a_live_crash_is_dated_by_the_age_of_its_shim_and_a_spooled_one_by_the_kernel() {
-        let seconds = Duration::from_secs;
-        let offer = Offer { started: seconds(90), time: 7, ..offer() };
-        assert_eq!(crash_time(&offer, Origin::Live, seconds(1000), seconds(100)), seconds(990));
-        assert_eq!(crash_time(&offer, Origin::Spool, seconds(1000), seconds(100)), seconds(7));
-        let unknown = Offer { time: 0, ..offer };
-        assert_eq!(crash_time(&unknown, Origin::Spool, seconds(1000), seconds(100)), seconds(1000));
     }
 }

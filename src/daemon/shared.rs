@@ -1,10 +1,11 @@
 //! What all sessions share: the store, the limiter, the capture's resources, the configuration in force.
 
 use super::host_packages::HostPackages;
+use super::identity::Host;
 use super::local_users::OwnProcesses;
 pub(super) use super::lock::lock;
 use super::module_queue::ModuleQueue;
-use super::record_builder::{Host, RecordBuilder};
+use super::record_builder::RecordBuilder;
 use super::shutdown::Shutdown;
 use crate::capture::{CaptureResources, CompressorPool, HealthMonitor, LargeCoreLimiter, MemoryBudget};
 use crate::config::{self, CrashConfig, LoadedConfig, THREADS_MAX};
