@@ -55,7 +55,7 @@ fn main() {
         let Some(image) = elf::read_image(file.start, read) else { continue };
         let Some(symbols) = DynamicSymbols::read(&image, layout.class, read) else { continue };
         let found: Vec<u64> = SYMBOLS.iter().map(|name| symbols.find(name, read).map_or(0, |found| found.0)).collect();
-        if [0, 5, 7].iter().any(|number| found[*number] != 0) {
+        if [0, 5, 7, 8].iter().any(|number| found[*number] != 0) {
             let is_data = |load: &&elf::LoadSegment| image.extent.contains(&load.address) && load.flags & 2 != 0;
             let begin = layout.loads.iter().filter(is_data).map(|load| load.address).min().unwrap_or(0);
             let pointer = layout.notes.threads.first().and_then(|thread| thread.thread_pointer).unwrap_or(0);
