@@ -49,12 +49,16 @@ fn main() {
     core.read_exact_at(&mut headers, 0).expect("the core has its headers");
     let layout = CoreLayout::read(&headers).expect("the kernel wrote the core");
     let memory = RecordingMemory { core, layout: &layout, pages: RefCell::default() };
+    let read = |address, length| memory.read(address, length);
+    let mut executable = None;
     let mut found_stack = None;
     for file in layout.notes.files.iter().filter(|file| file.offset == 0) {
-        let read = |address, length| memory.read(address, length);
         let Some(image) = elf::read_image(file.start, read) else { continue };
         let Some(symbols) = DynamicSymbols::read(&image, layout.class, read) else { continue };
-        let found: Vec<u64> = SYMBOLS.iter().map(|name| symbols.find(name, read).map_or(0, |found| found.0)).collect();
+        // Which is mapped first, and whose symbols come first.
+        let executable = executable.get_or_insert_with(|| symbols.clone());
+        let find = |name: &&str| executable.find(name, read).or_else(|| symbols.find(name, read));
+        let found: Vec<u64> = SYMBOLS.iter().map(|name| find(name).map_or(0, |found| found.0)).collect();
         if [0, 5, 7, 8].iter().any(|number| found[*number] != 0) {
             let is_data = |load: &&elf::LoadSegment| image.extent.contains(&load.address) && load.flags & 2 != 0;
             let begin = layout.loads.iter().filter(is_data).map(|load| load.address).min().unwrap_or(0);

@@ -212,7 +212,9 @@ fn php_frames_are_those_of_debug_backtrace() {
 #[track_caller]
 fn assert_php(record: &Record, written: &str, innermost: &str) {
     let stack = stack(record);
-    assert!(stack.runtime == "php" && stack.version.starts_with("8.2."), "{}", stack.version);
+    let mut php = Command::new(interpreter_root("php-zts").join("usr/bin/php"));
+    let version = php.args(["-n", "-r", "echo PHP_VERSION, PHP_ZTS;"]).output().expect("PHP").stdout;
+    assert_eq!((stack.runtime.as_str(), format!("{}1", stack.version).as_bytes()), ("php", version.as_slice()));
     let expected = php_places(written);
     assert!(expected.len() > 7, "{written}");
     assert_eq!(as_debug_backtrace(&stack.frames), expected);
@@ -261,6 +263,12 @@ fn of_two_threads_that_run_php_the_one_that_crashed_is_shown() {
         assert!(!files.iter().any(|file| file.contains("waiting.php")), "{files:?}");
         assert_shown(&bed, &record);
     }
+    // A thread that runs no PHP, in a process that does.
+    let mut command = Command::new(&program);
+    command.arg(source("waiting.php"));
+    let (record, written) = crash(&bed, command);
+    assert_eq!(record.interpreter, None, "{written}");
+    assert!(record.tid != Some(record.key.pid) && !record.stack.is_empty());
 }
 
 #[test]

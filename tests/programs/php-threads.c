@@ -1,5 +1,6 @@
 /* A server that runs PHP in two threads, as FrankenPHP does in many: the first argument is the script of the main thread, the second that of the
-   other one. One of them calls wait_for_ever(), the other crash_in_extension(), which faults when the first has come so far. */
+   other one. One of them calls wait_for_ever(), the other crash_in_extension(), which faults when the first has come so far. Without a second script,
+   the other thread does so without PHP. */
 #include <pthread.h>
 #include <semaphore.h>
 #include <unistd.h>
@@ -12,7 +13,8 @@ ZEND_BEGIN_ARG_INFO_EX(no_arguments, 0, 0, 0)
 ZEND_END_ARG_INFO()
 
 PHP_FUNCTION(wait_for_ever) { sem_post(&is_waiting); for (;;) pause(); }
-PHP_FUNCTION(crash_in_extension) { sem_wait(&is_waiting); *nowhere = 1; }
+static void crash(void) { sem_wait(&is_waiting); *nowhere = 1; }
+PHP_FUNCTION(crash_in_extension) { crash(); }
 
 static const zend_function_entry functions[] = {
     PHP_FE(wait_for_ever, no_arguments) PHP_FE(crash_in_extension, no_arguments) PHP_FE_END
@@ -34,6 +36,7 @@ static void run(const char *path) {
 }
 
 static void *run_in_thread(void *path) {
+    if (!path) crash();
     ts_resource(0);
     if (php_request_startup() == SUCCESS) run(path);
     return NULL;
@@ -41,10 +44,10 @@ static void *run_in_thread(void *path) {
 
 int main(int argc, char **argv) {
     pthread_t other;
-    if (argc != 3 || sem_init(&is_waiting, 0, 0)) return 2;
+    if (argc < 2 || sem_init(&is_waiting, 0, 0)) return 2;
     php_embed_module.startup = start_up;
     if (php_embed_init(argc, argv) != SUCCESS) return 2;
-    if (pthread_create(&other, NULL, run_in_thread, argv[2])) return 2;
+    if (pthread_create(&other, NULL, run_in_thread, argc > 2 ? argv[2] : NULL)) return 2;
     run(argv[1]);
     pthread_join(other, NULL);
     return 2;

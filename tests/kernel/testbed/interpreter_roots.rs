@@ -28,7 +28,7 @@ pub(crate) fn compile_ruby_extension(path: &Path) {
 pub(crate) fn compile_for_php(name: &str, arguments: &[&str], path: &Path) {
     let usr = interpreter_root("php-zts").join("usr");
     let mut compiler = Command::new("gcc");
-    compiler.args(["-O1", "-g", "-o"]).arg(path).arg(source(name)).args(arguments);
+    compiler.args(["-O1", "-g", "-D_GNU_SOURCE", "-o"]).arg(path).arg(source(name)).args(arguments);
     for headers in ["", "main", "TSRM", "Zend"] {
         compiler.arg("-I").arg(usr.join("include/php").join(headers));
     }
