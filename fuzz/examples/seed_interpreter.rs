@@ -66,7 +66,9 @@ fn main() {
             let words = [found, vec![pointer, begin, image.extent.end]].concat();
             // Ruby maps its library a second time to report a crash, and that is not the one.
             memory.pages.borrow_mut().clear();
-            if let Some(stack) = walk_memory(interpreter, &words, &memory) {
+            // A program with copies of a library's variables has no frames.
+            let stack = walk_memory(interpreter, &words, &memory).filter(|stack| !stack.frames.is_empty());
+            if let Some(stack) = stack {
                 found_stack = Some((words, stack));
                 break;
             }
