@@ -49,20 +49,26 @@ fn main() {
     core.read_exact_at(&mut headers, 0).expect("the core has its headers");
     let layout = CoreLayout::read(&headers).expect("the kernel wrote the core");
     let memory = RecordingMemory { core, layout: &layout, pages: RefCell::default() };
+    let read = |address, length| memory.read(address, length);
+    let mut executable = None;
     let mut found_stack = None;
     for file in layout.notes.files.iter().filter(|file| file.offset == 0) {
-        let read = |address, length| memory.read(address, length);
         let Some(image) = elf::read_image(file.start, read) else { continue };
         let Some(symbols) = DynamicSymbols::read(&image, layout.class, read) else { continue };
-        let found: Vec<u64> = SYMBOLS.iter().map(|name| symbols.find(name, read).map_or(0, |found| found.0)).collect();
-        if [0, 5, 7].iter().any(|number| found[*number] != 0) {
+        // Which is mapped first, and whose symbols come first.
+        let executable = executable.get_or_insert_with(|| symbols.clone());
+        let find = |name: &&str| executable.find(name, read).or_else(|| symbols.find(name, read));
+        let found: Vec<u64> = SYMBOLS.iter().map(|name| find(name).map_or(0, |found| found.0)).collect();
+        if [0, 5, 7, 8].iter().any(|number| found[*number] != 0) {
             let is_data = |load: &&elf::LoadSegment| image.extent.contains(&load.address) && load.flags & 2 != 0;
             let begin = layout.loads.iter().filter(is_data).map(|load| load.address).min().unwrap_or(0);
             let pointer = layout.notes.threads.first().and_then(|thread| thread.thread_pointer).unwrap_or(0);
             let words = [found, vec![pointer, begin, image.extent.end]].concat();
             // Ruby maps its library a second time to report a crash, and that is not the one.
             memory.pages.borrow_mut().clear();
-            if let Some(stack) = walk_memory(interpreter, &words, &memory) {
+            // A program with copies of a library's variables has no frames.
+            let stack = walk_memory(interpreter, &words, &memory).filter(|stack| !stack.frames.is_empty());
+            if let Some(stack) = stack {
                 found_stack = Some((words, stack));
                 break;
             }

@@ -50,7 +50,7 @@ pub fn parse_pages(bytes: &[u8]) -> SparseMemory {
 }
 
 /// The symbols that walks of interpreters' stacks look up, in the order in which an input has their addresses.
-pub const SYMBOLS: [&str; 10] = [
+pub const SYMBOLS: [&str; 11] = [
     "_PyRuntime",
     "Py_Version",
     "PyIter_Send",
@@ -61,6 +61,7 @@ pub const SYMBOLS: [&str; 10] = [
     "executor_globals",
     "executor_globals_offset",
     "execute_ex",
+    "executor_globals_id",
 ];
 /// Words before the pages: the addresses of the symbols, 0 for those that there are not, the thread's pointer, and where the variables of the file
 /// begin and end.

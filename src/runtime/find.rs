@@ -17,15 +17,23 @@ const ENTRY_SYMBOLS: [(Interpreter, &str); 4] = [
     (Interpreter::Python, "_PyRuntime"),
     (Interpreter::Ruby, "ruby_version"),
     (Interpreter::Php, "executor_globals"),
-    // Where threads share it.
-    (Interpreter::Php, "executor_globals_offset"),
+    // Built for threads. Not a variable: a program that uses a library's variable may have it instead of the library.
+    (Interpreter::Php, "tsrm_get_ls_cache"),
 ];
 /// The most of a file's variables that is looked at, in bytes.
 const MAX_DATA: u64 = 1 << 20;
 
-impl Symbols for DynamicSymbols {
+/// The symbols of a file, in the order in which the dynamic linker looks for them: the executable has copies of variables that it refers to (copy
+/// relocations, System V ABI), which the library then uses as well.
+struct Scope {
+    executable: Option<DynamicSymbols>,
+    file: DynamicSymbols,
+}
+
+impl Symbols for Scope {
     fn find(&self, name: &str, read: &mut dyn FnMut(u64, usize) -> Option<Vec<u8>>) -> Option<(u64, u64)> {
-        Self::find(self, name, read)
+        let mut of_executable = || self.executable.as_ref()?.find(name, &mut *read);
+        of_executable().or_else(|| self.file.find(name, read))
     }
 }
 
@@ -33,7 +41,7 @@ impl Symbols for DynamicSymbols {
 struct Found {
     interpreter: Interpreter,
     image: MappedImage,
-    symbols: DynamicSymbols,
+    symbols: Scope,
     data: Vec<Range<u64>>,
 }
 
@@ -93,13 +101,27 @@ fn interpreters(layout: &CoreLayout, memory: &mut Memory<'_>) -> Vec<Found> {
     if let Some(executable) = executable.filter(|file| !starts.contains(&file.start)) {
         starts.push(executable.start);
     }
-    starts.into_iter().filter_map(|start| interpreter_at(layout, memory, start)).collect()
+    let mut found = Vec::new();
+    for start in starts {
+        let Some(mut interpreter) = interpreter_at(layout, memory, start) else { continue };
+        if let Some(executable) = executable.filter(|file| file.start != start) {
+            interpreter.symbols.executable = image_at(layout, memory, executable.start).map(|(_, symbols)| symbols);
+        }
+        found.push(interpreter);
+    }
+    found
+}
+
+/// The file that is mapped at `start`, and its symbols.
+fn image_at(layout: &CoreLayout, memory: &mut Memory<'_>, start: u64) -> Option<(MappedImage, DynamicSymbols)> {
+    let image = elf::read_image(start, |address, length| memory.bytes(address, length))?;
+    let symbols = DynamicSymbols::read(&image, layout.class, |address, length| memory.bytes(address, length))?;
+    Some((image, symbols))
 }
 
 /// The interpreter in the file that is mapped at `start`.
 fn interpreter_at(layout: &CoreLayout, memory: &mut Memory<'_>, start: u64) -> Option<Found> {
-    let image = elf::read_image(start, |address, length| memory.bytes(address, length))?;
-    let symbols = DynamicSymbols::read(&image, layout.class, |address, length| memory.bytes(address, length))?;
+    let (image, symbols) = image_at(layout, memory, start)?;
     let mut has = |name: &str| symbols.find(name, |address, length| memory.bytes(address, length)).is_some();
     let interpreter = ENTRY_SYMBOLS.iter().find(|(_, name)| has(name))?.0;
     let mut data = Vec::new();
@@ -116,7 +138,7 @@ fn interpreter_at(layout: &CoreLayout, memory: &mut Memory<'_>, start: u64) -> O
         }
         at = end;
     }
-    Some(Found { interpreter, image, symbols, data })
+    Some(Found { interpreter, image, symbols: Scope { executable: None, file: symbols }, data })
 }
 
 /// The numbers of those of the native frames that are in the interpreter's loop.

@@ -5,6 +5,8 @@ use crate::crash::text::{cut, from_bytes};
 use crate::unwind::{PageCache, ReadMemory};
 
 pub use crate::unwind::MAX_PAGES;
+/// Pages that a search for the interpreter's own data leaves to the walk.
+pub(super) const RESERVED_PAGES: usize = 384;
 /// The longest table of line numbers that is read, in bytes. Python writes some two bytes for an instruction.
 const MAX_TABLE: u64 = 256 << 10;
 

@@ -7,6 +7,7 @@
 mod find;
 mod memory;
 mod php;
+mod php_threads;
 mod python;
 mod python_lines;
 mod python_tables;
@@ -234,12 +235,12 @@ mod tests {
         }
     }
 
-    /// Every symbol is somewhere.
-    struct AllSymbols;
+    /// Every symbol is somewhere, but the one with this name.
+    struct AllSymbolsBut(&'static str);
 
-    impl Symbols for AllSymbols {
+    impl Symbols for AllSymbolsBut {
         fn find(&self, name: &str, _: &mut dyn FnMut(u64, usize) -> Option<Vec<u8>>) -> Option<(u64, u64)> {
-            Some((name.len() as u64 * 4096, 64))
+            (name != self.0).then_some((name.len() as u64 * 4096, 64))
         }
     }
 
@@ -248,15 +249,16 @@ mod tests {
     }
 
     fn walk_repeated(words: &[u64], pointer: u64, data: &Range<u64>) -> Vec<Option<InterpreterStack>> {
-        let walk = |interpreter| {
+        let walk = |(interpreter, missing)| {
             let memory = Repeated { words, reads: Cell::new(0) };
             let data = std::slice::from_ref(data);
-            let process = Process { symbols: &AllSymbols, thread: thread(pointer), data };
+            let process = Process { symbols: &AllSymbolsBut(missing), thread: thread(pointer), data };
             let stack = walk(interpreter, &process, &memory, &|| true);
             assert!(memory.reads.get() <= MAX_PAGES && stack.as_ref().is_none_or(InterpreterStack::is_well_formed));
             stack
         };
-        ALL.into_iter().map(walk).collect()
+        let for_threads = (Interpreter::Php, "executor_globals");
+        ALL.into_iter().map(|interpreter| (interpreter, "")).chain([for_threads]).map(walk).collect()
     }
 
     #[test]
@@ -270,7 +272,7 @@ mod tests {
     #[test]
     fn a_walk_ends_when_there_is_no_time_and_says_so() {
         let memory = Repeated { words: &[u64::from_le_bytes(*b"3.1.2\0\0\0")], reads: Cell::new(0) };
-        let process = Process { symbols: &AllSymbols, thread: thread(1), data: &[] };
+        let process = Process { symbols: &AllSymbolsBut(""), thread: thread(1), data: &[] };
         let left = Cell::new(4_u32);
         let keep_going = || left.replace(left.get().saturating_sub(1)) > 0;
         let stack = walk(Interpreter::Ruby, &process, &memory, &keep_going).unwrap();
@@ -281,7 +283,7 @@ mod tests {
     #[test]
     fn versions_without_tables_are_named() {
         let memory = Repeated { words: &[u64::from_le_bytes(*b"3.9.9\0\0\0")], reads: Cell::new(0) };
-        let process = Process { symbols: &AllSymbols, thread: thread(1), data: &[] };
+        let process = Process { symbols: &AllSymbolsBut(""), thread: thread(1), data: &[] };
         let stack = walk(Interpreter::Ruby, &process, &memory, &|| true).unwrap();
         let reason = Some("this version's memory layout is not known");
         assert_eq!((stack.version.as_str(), stack.incomplete.as_deref()), ("3.9.9", reason));

@@ -1,6 +1,7 @@
-//! The stack of a PHP program, from the memory of PHP 7.4 to 8.4 built without threads.
+//! The stack of a PHP program, from the memory of PHP 7.4 to 8.4; of one that is built for threads (ZTS), on x86-64.
 
 use super::memory::Memory;
+use super::php_threads;
 use super::{Frames, Interpreter, LoopCode, Process, Step, Walk};
 use crate::crash::InterpreterFrame;
 
@@ -45,13 +46,18 @@ const FILE_NAMES: [((u8, u8), u64); 5] = [((8, 4), 168), ((8, 3), 144), ((8, 2),
 /// Newer versions than this may have other offsets.
 const NEWEST: (u8, u8) = (8, 4);
 
-/// The stack of the thread; `None` if it is not the one that runs PHP.
+/// The stack of the thread; `None` if it is not one that runs PHP.
 pub(super) fn walk(memory: &mut Memory<'_>, process: &Process<'_>) -> Option<Walk> {
-    process.thread.is_main.then_some(())?;
-    let Some((globals, _)) = process.symbol(memory, "executor_globals") else {
-        process.symbol(memory, "executor_globals_offset")?;
-        let reason = "this PHP is built for threads (ZTS), of which no stacks are read";
-        return Some(Walk::failed(Interpreter::Php, String::new(), reason));
+    let globals = match process.symbol(memory, "executor_globals") {
+        // Without threads, only the main one runs PHP.
+        Some((globals, _)) => Some(globals).filter(|_| process.thread.is_main)?,
+        None => {
+            let (offset, _) = process.symbol(memory, "executor_globals_offset")?;
+            match php_threads::executor_globals(memory, process, offset) {
+                Ok(globals) => globals?,
+                Err(reason) => return Some(Walk::failed(Interpreter::Php, String::new(), reason)),
+            }
+        }
     };
     let version = version(memory, globals).unwrap_or_default();
     let mut parts = version.split('.').map(|part| part.parse().ok());

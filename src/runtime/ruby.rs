@@ -1,6 +1,6 @@
 //! The stack of a Ruby program, from the memory of CRuby 2.7 to 3.4.
 
-use super::memory::Memory;
+use super::memory::{Memory, RESERVED_PAGES};
 use super::ruby_names::{Names, qualified};
 use super::ruby_tables::{
     BODY_BASE_LABEL, BODY_CODE, BODY_FIRST_LINE, BODY_LABEL, BODY_PATH, BODY_SIZE, EC_FRAME, EC_STACK, EC_STACK_SIZE,
@@ -12,8 +12,6 @@ use crate::crash::InterpreterFrame;
 /// Ractors and threads that are looked at.
 const MAX_RACTORS: usize = 64;
 const MAX_THREADS: usize = 4096;
-/// Pages that the search for the virtual machine may leave to others.
-const RESERVED_PAGES: usize = 384;
 
 /// The stack of the thread; `None` if Ruby does not know it.
 pub(super) fn walk(memory: &mut Memory<'_>, process: &Process<'_>) -> Option<Walk> {

@@ -1,7 +1,9 @@
 //! Stacks of interpreted programs: what the record has is what the interpreter itself says, for several versions of each, in roots of other
 //! releases than this machine's as well.
 
-use crate::testbed::{Daemon, TestBed, compile_ruby_extension, coreward, interpreter_root, source, text};
+use crate::testbed::{
+    Daemon, TestBed, compile_for_php, compile_ruby_extension, coreward, interpreter_root, source, text,
+};
 use coreward::crash::{InterpreterFrame, InterpreterStack, Record};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -204,6 +206,69 @@ fn php_frames_are_those_of_debug_backtrace() {
         assert_placed(stack);
         assert_shown(&bed, &record);
     }
+}
+
+/// Asserts that the stack is that of interpreted.php, with `innermost` in C, and what debug_backtrace() wrote there.
+#[track_caller]
+fn assert_php(record: &Record, written: &str, innermost: &str) {
+    let stack = stack(record);
+    let mut php = Command::new(interpreter_root("php-zts").join("usr/bin/php"));
+    let version = php.args(["-n", "-r", "echo PHP_VERSION, PHP_ZTS;"]).output().expect("PHP").stdout;
+    assert_eq!((stack.runtime.as_str(), format!("{}1", stack.version).as_bytes()), ("php", version.as_slice()));
+    let expected = php_places(written);
+    assert!(expected.len() > 7, "{written}");
+    assert_eq!(as_debug_backtrace(&stack.frames), expected);
+    assert_eq!(stack.frames.first().map(|frame| frame.function.as_str()), Some(innermost));
+    assert_eq!(stack.frames.last().map(|frame| (frame.function.as_str(), frame.entry)), Some(("{main}", true)));
+    assert_placed(stack);
+}
+
+#[test]
+fn php_that_is_built_for_threads_has_the_frames_of_debug_backtrace() {
+    let (bed, _daemon) = started();
+    let place = tempfile::tempdir().expect("a directory");
+    let extension = place.path().join("topics.so");
+    compile_for_php("topics.c", &["-shared", "-fPIC"], &extension);
+    let php = interpreter_root("php-zts").join("usr/bin/php");
+    let command = |arguments: &[&str]| {
+        let mut command = Command::new(&php);
+        command.arg("-n").args(arguments).arg(source("interpreted.php"));
+        command
+    };
+    let (record, written) = crash(&bed, command(&[]));
+    assert_php(&record, &written, "posix_kill");
+    assert_shown(&bed, &record);
+    let (record, written) = crash(&bed, command(&["-d", &format!("extension={}", extension.display())]));
+    assert_php(&record, &written, "crash_in_extension");
+    // The fault is in the extension.
+    let first = record.stack.first().and_then(|frame| frame.module).expect("a module");
+    assert_eq!(record.modules[first as usize].path, extension.display().to_string());
+    assert_shown(&bed, &record);
+}
+
+#[test]
+fn of_two_threads_that_run_php_the_one_that_crashed_is_shown() {
+    let (bed, _daemon) = started();
+    let place = tempfile::tempdir().expect("a directory");
+    let program = place.path().join("php-threads");
+    compile_for_php("php-threads.c", &["-lphp", "-pthread"], &program);
+    for (scripts, is_main) in [(["waiting.php", "interpreted.php"], false), (["interpreted.php", "waiting.php"], true)]
+    {
+        let mut command = Command::new(&program);
+        command.args(scripts.map(source)).env("PHPRC", place.path()).env("PHP_INI_SCAN_DIR", "");
+        let (record, written) = crash(&bed, command);
+        assert_eq!(record.tid == Some(record.key.pid), is_main, "{scripts:?}");
+        assert_php(&record, &written, "crash_in_extension");
+        let files: Vec<&str> = stack(&record).frames.iter().map(|frame| frame.file.as_str()).collect();
+        assert!(!files.iter().any(|file| file.contains("waiting.php")), "{files:?}");
+        assert_shown(&bed, &record);
+    }
+    // A thread that runs no PHP, in a process that does.
+    let mut command = Command::new(&program);
+    command.arg(source("waiting.php"));
+    let (record, written) = crash(&bed, command);
+    assert_eq!(record.interpreter, None, "{written}");
+    assert!(record.tid != Some(record.key.pid) && !record.stack.is_empty());
 }
 
 #[test]

@@ -26,7 +26,10 @@ function fault($a)
 {
     foreach (debug_backtrace() as $frame) {
         $name = ($frame['class'] ?? '') . ($frame['type'] ?? '') . $frame['function'];
-        fprintf(STDERR, "%s\t%s\t%s\n", $name, $frame['file'] ?? '', $frame['line'] ?? '');
+        file_put_contents('php://stderr', "$name\t" . ($frame['file'] ?? '') . "\t" . ($frame['line'] ?? '') . "\n");
+    }
+    if (\function_exists('crash_in_extension')) {
+        \crash_in_extension();
     }
     posix_kill(getmypid(), 11);
 }

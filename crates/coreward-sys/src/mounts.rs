@@ -190,7 +190,7 @@ mod tests {
 
     #[test]
     fn the_root_directory_is_on_a_mount_of_the_list() {
-        let root = std::fs::File::open("/").unwrap();
+        let root = File::open("/").unwrap();
         let id = mount_id(root.as_fd()).unwrap();
         let text = std::fs::read("/proc/self/mountinfo").unwrap();
         assert!(Mounts::new(&text, false).iter().any(|mount| mount.id == id));

@@ -16,7 +16,7 @@ pub(crate) use cgroup::{Cgroup, MemoryCgroup};
 pub(crate) use command::{RunToEnd, coreward, run_tool, text};
 pub(crate) use container::Container;
 pub(crate) use daemon::{Daemon, unsupervised};
-pub(crate) use interpreter_roots::{compile_ruby_extension, interpreter_root};
+pub(crate) use interpreter_roots::{compile_for_php, compile_ruby_extension, interpreter_root};
 pub(crate) use memory_limit::MemoryLimit;
 pub(crate) use programs::{program, shim, source};
 pub(crate) use query_service::QueryService;
