@@ -6,8 +6,9 @@ use super::{lookup, record_field, time};
 use crate::store::{CrashRow, Filter};
 use clap::{Args, ValueEnum};
 use coreward_wire::paths::Root;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
+use std::fs;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -23,6 +24,8 @@ pub(super) struct CompleteOptions {
 enum What {
     /// A MATCH: ids, units and executables
     Match,
+    /// A living process, or a MATCH
+    Process,
     /// Units
     Unit,
     /// Columns of lists
@@ -41,6 +44,7 @@ pub(super) fn run(root: &Root, options: &CompleteOptions, out: &mut dyn Write) -
     match options.what {
         What::Column => return write(CrashColumn::names(), out),
         What::Field => return write(record_field::names(), out),
+        What::Process => _ = write(processes(), out)?,
         What::Match | What::Unit => {}
     }
     let (mut ids, mut units, mut programs) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
@@ -70,6 +74,20 @@ fn write(words: impl IntoIterator<Item: Display>, out: &mut dyn Write) -> Result
     Ok(ExitCode::SUCCESS)
 }
 
+/// The PIDs of all programs, each with a tab and the name of its process.
+fn processes() -> Vec<String> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let process = |entry: fs::DirEntry| {
+        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+        // Threads of the kernel have no command line.
+        fs::read(entry.path().join("cmdline")).ok().filter(|line| !line.is_empty())?;
+        let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+        Some((pid, Some(name.trim_end()).filter(|name| is_plain(name)).unwrap_or_default().to_owned()))
+    };
+    let processes: BTreeMap<u32, String> = entries.filter_map(process).collect();
+    processes.into_iter().map(|(pid, name)| format!("{pid}\t{name}")).collect()
+}
+
 /// Whether a shell takes a word as it is: a process may be called `$(reboot)`, and the user only presses the tab key.
 fn is_plain(word: &str) -> bool {
     !word.is_empty()
@@ -77,8 +95,8 @@ fn is_plain(word: &str) -> bool {
         && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._:@%+-".contains(&byte))
 }
 
-/// Verbs whose argument is a MATCH.
-const VERBS: [&str; 11] = ["list", "watch", "info", "export", "dump", "debug", "gdb", "report", "pin", "unpin", "rm"];
+/// Verbs whose argument is a MATCH. That of `dump` may be a process.
+const VERBS: [&str; 10] = ["list", "watch", "info", "export", "debug", "gdb", "report", "pin", "unpin", "rm"];
 
 /// Lets the script that clap wrote for bash ask [`run`]. The words are compared and not expanded. Bash splits words at `=`, `@` and `:`
 /// (COMP_WORDBREAKS): what stands before the last of those is put together here, and cut off again from what is offered.
@@ -102,7 +120,7 @@ _coreward_with_crashes() {{
         list,-o | list,--fields | watch,-o | watch,--fields) what=column ;;
         list,-F | list,--field) what=field ;;
         *,--*) ;;
-        *) [[ $COMP_CWORD -gt 1 && $current != -* ]] && case $verb in {verbs}) what=match ;; esac ;;
+        *) [[ $COMP_CWORD -gt 1 && $current != -* ]] && case $verb in {verbs}) what=match ;; dump) what=process ;; esac ;;
     esac
     if [[ $what == column || $what == field ]] && [[ $current == *,* ]]; then
         list=${{current%,*}},
@@ -128,6 +146,7 @@ pub(super) fn for_fish(script: &str) -> String {
     format!(
         "{script}\n# Ids, units and executables of crashes, columns and fields.\n\
          complete -c coreward -n \"__fish_seen_subcommand_from {verbs}\" -f -a \"(coreward complete match 2>/dev/null)\"\n\
+         complete -c coreward -n \"__fish_seen_subcommand_from dump\" -f -a \"(coreward complete process 2>/dev/null)\"\n\
          complete -c coreward -n \"__fish_seen_subcommand_from list watch\" -l unit -x -a \"(coreward complete unit 2>/dev/null)\"\n\
          complete -c coreward -n \"__fish_seen_subcommand_from list watch\" -s o -l fields -x -a \"(__fish_complete_list , 'coreward complete column 2>/dev/null')\"\n\
          complete -c coreward -n \"__fish_seen_subcommand_from completions\" -f -a \"bash elvish fish powershell zsh\"\n\
@@ -136,13 +155,14 @@ pub(super) fn for_fish(script: &str) -> String {
 }
 
 /// How the lines of clap's script for zsh begin that are about a MATCH.
-const MATCHES: [&str; 4] = ["'::name -- ", "'*::names -- ", "'*:names -- ", "'::process -- "];
+const MATCHES: [&str; 3] = ["'::name -- ", "'*::names -- ", "'*:names -- "];
 
 /// The same for zsh: the arguments that are a MATCH, `--unit`, and lists of columns and fields have actions of their own.
 pub(super) fn for_zsh(script: &str) -> String {
     let lines = script.lines().map(|line| {
         let action = match line.trim_start() {
             argument if MATCHES.iter().any(|start| argument.starts_with(start)) => "_coreward_match",
+            argument if argument.starts_with("'::process -- ") => "_coreward_process",
             argument if argument.starts_with("'--unit=") => "_coreward_unit",
             argument if argument.contains(":COLUMN,...:_default'") => "_coreward_column",
             argument if argument.contains(":FIELD,...:_default'") => "_coreward_field",
@@ -157,6 +177,7 @@ pub(super) fn for_zsh(script: &str) -> String {
     });
     let script: String = lines.collect();
     let functions = "_coreward_match() {\n    compadd -- ${(f)\"$(coreward complete match 2>/dev/null | cut -f 1)\"}\n}\n\
+                     _coreward_process() {\n    compadd -- ${(f)\"$(coreward complete process 2>/dev/null | cut -f 1)\"}\n}\n\
                      _coreward_unit() {\n    compadd -- ${(f)\"$(coreward complete unit 2>/dev/null)\"}\n}\n\
                      _coreward_column() {\n    _values -s , column ${(f)\"$(coreward complete column 2>/dev/null)\"}\n}\n\
                      _coreward_field() {\n    _values -s , field ${(f)\"$(coreward complete field 2>/dev/null)\"}\n}\n\n_coreward() {";

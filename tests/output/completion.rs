@@ -107,6 +107,8 @@ fn bash_completes_verbs_options_crashes_and_columns() {
         assert_offers("bash", line, expected, ask(line));
     }
     assert_plain("bash", &ask("coreward info "));
+    let own = std::process::id().to_string();
+    assert!(ask(&format!("coreward dump {own}")).contains(&own));
     assert_eq!(ask("coreward list --unit=ngi"), ["nginx.service"]);
     assert_eq!(ask("coreward list -o id,func"), ["id,function"]);
     assert_eq!(ask("coreward list --fields=id,func"), ["id,function"]);
@@ -168,6 +170,8 @@ fn zsh_completes_verbs_options_crashes_and_columns() {
         assert_offers("zsh", line, expected, ask(line));
     }
     assert_plain("zsh", &ask("coreward info "));
+    let own = std::process::id().to_string();
+    assert!(ask(&format!("coreward dump {own}")).contains(&own));
     assert_eq!(ask("coreward list --unit=ngi"), ["nginx.service"]);
     assert_eq!(ask("coreward list -o id,func"), ["function"]);
     assert!(!ask("coreward dump -o ").contains(&"function".to_owned()));
@@ -191,6 +195,8 @@ fn fish_completes_verbs_options_crashes_and_columns() {
         assert_offers("fish", line, expected, ask(line));
     }
     assert_plain("fish", &ask("coreward info "));
+    let own = std::process::id().to_string();
+    assert!(ask(&format!("coreward dump {own}")).contains(&own));
     assert_eq!(ask("coreward list --unit=ngi"), ["--unit=nginx.service"]);
     assert_eq!(ask("coreward list -o id,func"), ["id,function"]);
     assert!(!ask("coreward dump -o ").contains(&"function".to_owned()));
