@@ -226,14 +226,14 @@ impl<'a> TablePart<'a> {
                         Some((listed, _)) => cell.push_str(&titles.functions_of(&listed.record)),
                         // The stack of another dump is no news of this one.
                         None if row.signal_name == Dump::SIGNAL_NAME => {}
-                        None => cell.push_str(&titles.of_row(row.signature).functions),
+                        None => cell.push_str(&titles.of_row(row).functions),
                     }
                     *any_function |= cell.len() > begin;
                 }
                 CrashColumn::Title => match record {
                     Some((listed, _)) => cell.push_str(&titles.of(&listed.record)),
                     None if row.signal_name == Dump::SIGNAL_NAME => push_title(cell, row, ""),
-                    None => push_title(cell, row, &titles.of_row(row.signature).title),
+                    None => push_title(cell, row, &titles.of_row(row).title),
                 },
                 CrashColumn::Signature if row.signal_name == Dump::SIGNAL_NAME => {}
                 CrashColumn::Signature => push_printable(cell, row.signature),

@@ -101,13 +101,16 @@ fn import(root: &Root, path: &Path, source: &Source, out: &mut dyn Write) -> Res
     }
     let end = Instant::now() + TIMEOUT;
     let waiting = layout.import.join(core_file_name(id));
-    while waiting.try_exists().unwrap_or(false) && Instant::now() < end {
+    // The daemon moves a core that it accepts to the others, and then records the crash.
+    let stored = layout.cores.join(core_file_name(id));
+    let is_there = |path: &Path| path.try_exists().unwrap_or(false);
+    while !is_known(root, id) && (is_there(&waiting) || is_there(&stored)) && Instant::now() < end {
         std::thread::sleep(INTERVAL);
     }
     if is_known(root, id) {
         writeln!(out, "Imported crash {id}: coreward debug {id}")?;
         Ok(())
-    } else if waiting.try_exists().unwrap_or(false) {
+    } else if is_there(&waiting) {
         Err(ImportFileError::NoDaemon { id: id.clone(), path: waiting }.into())
     } else {
         Err(ImportFileError::Refused(id.clone()).into())

@@ -8,8 +8,8 @@ use crate::crash::SignatureKey;
 use crate::crash::text::printable;
 use crate::query::{Client, UsageReply};
 use crate::store::{
-    self, CrashRow, CrashSummary, Filter, Group, Listed, Meaning, Occurrence, QueryError, Tally, TallyBy, TallyCounter,
-    UsageBy,
+    self, CrashRow, CrashSummary, Filter, Group, Listed, Meaning, Occurrence, ProcessOwner, QueryError, Tally, TallyBy,
+    TallyCounter, UsageBy,
 };
 use coreward_wire::paths::Root;
 use nix::unistd::{Pid, Uid};
@@ -117,19 +117,23 @@ impl Examples {
         }
     }
 
-    /// A crash of a signature that has a stack, for long lists: the first one, which is found fast.
-    pub(super) fn any_of(&self, signature: &SignatureKey) -> Option<Cow<'_, Listed>> {
+    /// A crash of a signature that has a stack, for long lists: the first one, which is found fast. It is one of the same account: others may
+    /// have called their functions what they like.
+    pub(super) fn any_of(&self, signature: &SignatureKey, owner: ProcessOwner<'_>) -> Option<Cow<'_, Listed>> {
         match self {
-            Self::Catalog(examples) => examples.first_of(signature).ok().flatten().map(Cow::Owned),
-            _ => self.of(signature),
+            Self::Catalog(examples) => examples.first_of(signature, owner).ok().flatten().map(Cow::Owned),
+            _ => self.of(signature, owner),
         }
     }
 
-    /// The best-known crash of a signature: [`Group::example`].
-    pub(super) fn of(&self, signature: &SignatureKey) -> Option<Cow<'_, Listed>> {
+    /// The best-known crash of a signature and the same account.
+    pub(super) fn of(&self, signature: &SignatureKey, owner: ProcessOwner<'_>) -> Option<Cow<'_, Listed>> {
         match self {
-            Self::Catalog(examples) => examples.of(signature).ok().flatten().map(Cow::Owned),
-            Self::Service(examples) => examples.get(signature).map(Cow::Borrowed),
+            Self::Catalog(examples) => examples.of(signature, owner).ok().flatten().map(Cow::Owned),
+            Self::Service(examples) => {
+                let example = examples.get(signature).filter(|example| ProcessOwner::of(&example.record) == owner);
+                example.map(Cow::Borrowed)
+            }
             Self::None => None,
         }
     }

@@ -5,6 +5,7 @@ use crate::crash::text::{printable, to_path};
 use crate::crash::{Module, Package, Record};
 use crate::elf::read_build_id;
 use crate::packages;
+use crate::policy::modules::saw_host_files;
 use coreward_wire::paths::Root;
 use nix::unistd::Uid;
 use serde::Serialize;
@@ -58,7 +59,8 @@ pub(super) fn look_up(root: &Root, record: &Record) -> Vec<ModulePackage> {
     let described = modules.into_iter().filter_map(|module| {
         let file = module.path.clone();
         let noted = module.named_package().map(|package| (package, Source::Note));
-        let of_host = || owners.get(&module.path).filter(|_| is_file_of_host(module));
+        // A build ID is what whoever built the file says, so where the process had mounts of its own, the path has to be the host's.
+        let of_host = || owners.get(&module.path).filter(|_| saw_host_files(record) && is_file_of_host(module));
         let owned = || Some((module.owner.as_ref().or_else(of_host)?.clone(), Source::Dpkg));
         let (Package { name, version }, source) = noted.or_else(owned)?;
         Some(ModulePackage { file, name, version, source })

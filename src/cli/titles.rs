@@ -3,8 +3,9 @@
 use super::lookup::Examples;
 use super::module_packages::{self, ModulePackage};
 use crate::crash::{Record, SignatureKey};
-use crate::store::Listed;
+use crate::store::{CrashRow, Listed, ProcessOwner};
 use coreward_wire::paths::Root;
+use nix::unistd::Uid;
 use serde::Serialize;
 use std::borrow::Cow;
 use std::cell::OnceCell;
@@ -21,15 +22,19 @@ pub(super) struct TitledCrash<'a> {
     packages: Vec<ModulePackage>,
 }
 
-/// Titles of crashes. A duplicate has no stack of its own: its title is that of the best-known crash of its signature.
+/// Titles of crashes. A duplicate has no stack of its own: its title is that of the best-known crash of its signature, of the same account.
 pub(super) struct Titles<'a> {
     root: &'a Root,
     /// Opened for the first crash that needs it.
     examples: OnceCell<Examples>,
-    by_signature: HashMap<String, KnownBug>,
+    of_records: KnownBugs,
     /// For rows, whose own stack is not known.
-    of_rows: HashMap<String, KnownBug>,
+    of_rows: KnownBugs,
 }
+
+/// What is known of signatures, by the accounts whose crashes say it.
+#[derive(Default)]
+struct KnownBugs(HashMap<String, Vec<(Option<Uid>, String, KnownBug)>>);
 
 /// What a crash with a stack says about its signature; empty if there is none.
 #[derive(Default)]
@@ -40,10 +45,12 @@ pub(super) struct KnownBug {
 
 /// Signatures of rows that are looked up, each of which takes some 50 us. Nobody reads a list of more bugs.
 const MAX_BUGS: usize = 2000;
+/// Accounts whose crashes of one signature are looked up.
+const MAX_OWNERS: usize = 64;
 
 impl<'a> Titles<'a> {
     pub(super) fn new(root: &'a Root) -> Self {
-        Self { root, examples: OnceCell::new(), by_signature: HashMap::new(), of_rows: HashMap::new() }
+        Self { root, examples: OnceCell::new(), of_records: KnownBugs::default(), of_rows: KnownBugs::default() }
     }
 
     /// The title of a crash.
@@ -62,26 +69,17 @@ impl<'a> Titles<'a> {
         if record.stack.is_empty() { self.best_known(record).functions.clone() } else { record.functions() }
     }
 
-    /// What is known of the bug with this signature.
-    pub(super) fn of_row(&mut self, signature: &str) -> &KnownBug {
-        static UNKNOWN: KnownBug = KnownBug { title: String::new(), functions: String::new() };
-        // An entry would copy the name for each crash of a long list.
-        if !self.of_rows.contains_key(signature) {
-            if self.of_rows.len() >= MAX_BUGS {
-                return &UNKNOWN;
-            }
-            let examples = self.examples.get_or_init(|| Examples::open(self.root));
-            let bug = KnownBug::of(examples.any_of(&SignatureKey::new(signature)));
-            self.of_rows.insert(signature.to_owned(), bug);
-        }
-        &self.of_rows[signature]
+    /// What is known of the bug of a row.
+    pub(super) fn of_row(&mut self, row: &CrashRow<'_>) -> &KnownBug {
+        let owner = ProcessOwner { uid: row.uid, container: row.container };
+        let examples = self.examples.get_or_init(|| Examples::open(self.root));
+        self.of_rows.of(row.signature, owner, |signature| examples.any_of(signature, owner))
     }
 
     fn best_known(&mut self, record: &Record) -> &KnownBug {
-        let signature = record.signature_key();
+        let owner = ProcessOwner::of(record);
         let examples = self.examples.get_or_init(|| Examples::open(self.root));
-        let look_up = || KnownBug::of(examples.of(&signature));
-        self.by_signature.entry(signature.as_str().to_owned()).or_insert_with(look_up)
+        self.of_records.of(record.signature_key().as_str(), owner, |signature| examples.of(signature, owner))
     }
 
     /// The crash with its title.
@@ -92,6 +90,33 @@ impl<'a> Titles<'a> {
     /// The crash with its title and its packages.
     pub(super) fn with_packages<'b>(&mut self, listed: &'b Listed) -> TitledCrash<'b> {
         TitledCrash { packages: module_packages::look_up(self.root, &listed.record), ..self.with_title(listed) }
+    }
+}
+
+impl KnownBugs {
+    /// What is known of a signature and an account, which is looked up once.
+    fn of<'a>(
+        &mut self,
+        signature: &str,
+        owner: ProcessOwner<'_>,
+        look_up: impl FnOnce(&SignatureKey) -> Option<Cow<'a, Listed>>,
+    ) -> &KnownBug {
+        static UNKNOWN: KnownBug = KnownBug { title: String::new(), functions: String::new() };
+        let is_known = |bugs: &Vec<(Option<Uid>, String, KnownBug)>| {
+            bugs.iter().position(|(uid, container, _)| (*uid, container.as_str()) == (owner.uid, owner.container))
+        };
+        // An entry would copy the name for each crash of a long list.
+        let mut place = self.0.get(signature).and_then(is_known);
+        if place.is_none() {
+            if self.0.len() >= MAX_BUGS || self.0.get(signature).is_some_and(|bugs| bugs.len() >= MAX_OWNERS) {
+                return &UNKNOWN;
+            }
+            let bug = KnownBug::of(look_up(&SignatureKey::new(signature)));
+            let bugs = self.0.entry(signature.to_owned()).or_default();
+            bugs.push((owner.uid, owner.container.to_owned(), bug));
+            place = Some(bugs.len() - 1);
+        }
+        place.and_then(|place| self.0.get(signature)?.get(place)).map_or(&UNKNOWN, |(_, _, bug)| bug)
     }
 }
 

@@ -34,6 +34,8 @@ pub(super) struct UnnamedFrames {
     /// Each with its file, unless a saved core is read.
     frames: Vec<ModuleFrames>,
     files: Vec<OwnedFd>,
+    /// How many there are: a function that calls itself has many at one place.
+    count: usize,
     /// Addresses in code that was compiled at run time, and the map of that.
     compiled: Option<(Vec<u64>, OwnedFd)>,
 }
@@ -46,9 +48,7 @@ impl UnnamedFrames {
 
     /// Bytes that the record may get longer.
     pub(super) fn room(&self) -> usize {
-        let places: usize = self.frames.iter().map(|module| module.offsets.len()).sum();
-        let compiled = self.compiled.as_ref().map_or(0, |(addresses, _)| addresses.len());
-        ((places + compiled) * ROOM_OF_NAME).min(MAX_ROOM)
+        (self.count * ROOM_OF_NAME).min(MAX_ROOM)
     }
 }
 
@@ -123,7 +123,7 @@ pub(super) fn unnamed_frames(
     };
     let (frames, files) = builder.unnamed_frames().into_iter().filter_map(with_file).unzip();
     let compiled = perf_map.map(|map| (builder.addresses_without_module(), map));
-    UnnamedFrames { frames, files, compiled }
+    UnnamedFrames { frames, files, count: builder.unnamed_count(), compiled }
 }
 
 /// Names frames as far as their files can. `scope` says which readers may read these files, and `place` whether one may.

@@ -31,9 +31,9 @@ pub use module_dir::{
 pub use pin::{is_pinned, lock_for_reading, set_pinned};
 pub use read::{
     CatalogView, CoreState, CrashRow, CrashSummary, Examples, Filter, Follower, Group, Listed, MATCH_FIELDS,
-    MAX_GROUPS, Meaning, Occurrence, Page, Position, QueryError, Selection, StoredCore, Tally, TallyBy, TallyCounter,
-    UsageBy, UsageShare, Viewer, all_named, count_crashes, field_of_match, find, find_all, for_each_row, groups,
-    least_valuable, list, mark_removed, may_read_catalog, meaning_among, median_time, occurrences,
+    MAX_GROUPS, Meaning, Occurrence, Page, Position, ProcessOwner, QueryError, Selection, StoredCore, Tally, TallyBy,
+    TallyCounter, UsageBy, UsageShare, Viewer, all_named, count_crashes, field_of_match, find, find_all, for_each_row,
+    groups, least_valuable, list, mark_removed, may_read_catalog, meaning_among, median_time, occurrences,
     signatures_named_before, stored_cores, tally,
 };
 pub use volume::{SHARE_OF_MEMORY, Volume};

@@ -31,6 +31,11 @@ impl RecordBuilder {
         offsets.into_iter().filter_map(frames).collect()
     }
 
+    /// How many frames have no name yet.
+    pub(in crate::daemon) fn unnamed_count(&self) -> usize {
+        self.record.frames().filter(|frame| frame.symbol.is_none()).count()
+    }
+
     /// Adds the names of functions that were found for these frames, as long as the record does not get longer by more than `room` bytes. The
     /// crashed thread comes first.
     pub(in crate::daemon) fn set_names(&mut self, frames: &[ModuleFrames], names: Names, mut room: usize) {

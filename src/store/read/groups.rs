@@ -5,10 +5,11 @@ use super::error::QueryError;
 use super::filter::{Filter, Meaning, NAMED_BEFORE, WhereClause};
 use super::listed::Listed;
 use super::query::list_catalog;
-use crate::crash::{Dump, Keep, SignatureKey};
+use crate::crash::{Dump, Keep, Record, SignatureKey};
 use crate::store::Layout;
 use crate::store::columns::{RecordedCore, get_unsigned};
 use coreward_wire::paths::Root;
+use nix::unistd::Uid;
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 
@@ -29,7 +30,9 @@ pub struct Group {
     pub signal_name: String,
     /// [`crate::crash::Record::program`].
     pub program: String,
-    /// The most informative crash: the newest that has a stack, of those with a core if there are any.
+    /// The most informative crash: the newest that has a stack, of those with a core if there are any. A crash of a system user comes before one of a
+    /// person, and one outside of containers before one inside: anybody can make a program that crashes with this signature and calls its functions
+    /// what they like.
     #[serde(skip)]
     pub example: Option<Listed>,
 }
@@ -66,7 +69,24 @@ pub fn groups(root: &Root) -> Result<Vec<Group>, QueryError> {
     Ok(groups)
 }
 
-/// Looks up the most informative crash of one signature after the other: [`Group::example`].
+/// Who a process ran as: a user, outside of containers (empty) or in one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProcessOwner<'a> {
+    /// Real uid.
+    pub uid: Option<Uid>,
+    /// Container.
+    pub container: &'a str,
+}
+
+impl<'a> ProcessOwner<'a> {
+    /// That of the crashed process.
+    #[must_use]
+    pub fn of(record: &'a Record) -> Self {
+        Self { uid: record.uid, container: record.cgroup.container.as_deref().unwrap_or_default() }
+    }
+}
+
+/// Looks up the most informative crash of one signature after the other, as in [`Group::example`], of those that an account had itself.
 pub struct Examples {
     db: Connection,
     layout: Layout,
@@ -86,20 +106,32 @@ impl Examples {
     ///
     /// # Errors
     /// The catalog cannot be read.
-    pub fn of(&self, signature: &SignatureKey) -> Result<Option<Listed>, QueryError> {
-        example_in(&self.db, &self.layout, signature)
+    pub fn of(&self, signature: &SignatureKey, owner: ProcessOwner<'_>) -> Result<Option<Listed>, QueryError> {
+        self.first(signature, owner, "core = 'stored' DESC, time_us DESC")
     }
 
     /// The first crash of a signature that has a stack. In a storm it is found at once, while [`Self::of`] reads a row for each crash.
     ///
     /// # Errors
     /// The catalog cannot be read.
-    pub fn first_of(&self, signature: &SignatureKey) -> Result<Option<Listed>, QueryError> {
+    pub fn first_of(&self, signature: &SignatureKey, owner: ProcessOwner<'_>) -> Result<Option<Listed>, QueryError> {
+        self.first(signature, owner, "time_us")
+    }
+
+    fn first(
+        &self,
+        signature: &SignatureKey,
+        owner: ProcessOwner<'_>,
+        order: &str,
+    ) -> Result<Option<Listed>, QueryError> {
         let read = || -> rusqlite::Result<Option<String>> {
-            let mut query = self.db.prepare_cached(
-                "SELECT id FROM crashes WHERE signature = ?1 AND keep != ?2 ORDER BY time_us LIMIT 1",
-            )?;
-            query.query_row(params![signature, Keep::Record.name()], |row| row.get("id")).optional()
+            let mut query = self.db.prepare_cached(&format!(
+                "SELECT id FROM crashes
+                 WHERE signature = ?1 AND keep != ?2 AND uid IS ?3 AND coalesce(container, '') = ?4 ORDER BY {order} LIMIT 1"
+            ))?;
+            let uid = owner.uid.map(Uid::as_raw);
+            let values = params![signature, Keep::Record.name(), uid, owner.container];
+            query.query_row(values, |row| row.get("id")).optional()
         };
         let id = read().map_err(|error| QueryError::sqlite(&self.layout.catalog, error))?;
         id.map_or(Ok(None), |id| crash_in(&self.db, &self.layout, id))
@@ -166,12 +198,16 @@ fn crash_in(db: &Connection, layout: &Layout, id: String) -> Result<Option<Liste
     Ok(list_catalog(db, layout, 1, &WhereClause::new(&filter, Some(Meaning::Id)))?.pop())
 }
 
-/// The id of the newest crash of a signature that has a stack, and if possible a core.
+/// The id of [`Group::example`].
 fn example_id(db: &Connection, signature: &SignatureKey) -> rusqlite::Result<Option<String>> {
+    /// Uids of people begin here (login.defs(5), UID_MIN).
+    const PEOPLE: u32 = 1000;
     let mut query = db.prepare_cached(
-        "SELECT id FROM crashes WHERE signature = ?1 AND keep != ?2 ORDER BY core = ?3 DESC, time_us DESC LIMIT 1",
+        "SELECT id FROM crashes WHERE signature = ?1 AND keep != ?2
+         ORDER BY uid IS NULL OR uid >= ?4, container IS NOT NULL, uid != 0, core = ?3 DESC, time_us DESC LIMIT 1",
     )?;
-    query.query_row(params![signature, Keep::Record.name(), RecordedCore::Stored], |row| row.get("id")).optional()
+    let values = params![signature, Keep::Record.name(), RecordedCore::Stored, PEOPLE];
+    query.query_row(values, |row| row.get("id")).optional()
 }
 
 /// The crashes of a signature by host, unit, container and hour, the newest first.

@@ -19,7 +19,7 @@ pub use crash_row::{CrashRow, for_each_row};
 pub use error::QueryError;
 pub use filter::{Filter, Meaning};
 pub use follow::Follower;
-pub use groups::{Examples, Group, Occurrence, groups, occurrences, signatures_named_before};
+pub use groups::{Examples, Group, Occurrence, ProcessOwner, groups, occurrences, signatures_named_before};
 pub use journal_match::{MATCH_FIELDS, field_of_match};
 pub use listed::{CoreState, Listed};
 pub use query::{all_named, count_crashes, find, find_all, list, may_read_catalog, meaning_among, median_time};
