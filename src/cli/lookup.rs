@@ -117,7 +117,7 @@ impl Examples {
         }
     }
 
-    /// A crash of a signature that has a stack, for long lists: the first one, which is found fast. It is one of the same account: others may
+    /// A crash of a signature that has a stack, for long lists: the first one, which is found fast. It is one of the same user and container: others may
     /// have called their functions what they like.
     pub(super) fn any_of(&self, signature: &SignatureKey, owner: ProcessOwner<'_>) -> Option<Cow<'_, Listed>> {
         match self {
@@ -126,7 +126,7 @@ impl Examples {
         }
     }
 
-    /// The best-known crash of a signature and the same account.
+    /// The best-known crash of a signature, of the same user and container.
     pub(super) fn of(&self, signature: &SignatureKey, owner: ProcessOwner<'_>) -> Option<Cow<'_, Listed>> {
         match self {
             Self::Catalog(examples) => examples.of(signature, owner).ok().flatten().map(Cow::Owned),

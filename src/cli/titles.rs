@@ -22,7 +22,7 @@ pub(super) struct TitledCrash<'a> {
     packages: Vec<ModulePackage>,
 }
 
-/// Titles of crashes. A duplicate has no stack of its own: its title is that of the best-known crash of its signature, of the same account.
+/// Titles of crashes. A duplicate has no stack of its own: its title is that of the best-known crash of its signature, of the same user and container.
 pub(super) struct Titles<'a> {
     root: &'a Root,
     /// Opened for the first crash that needs it.
@@ -32,7 +32,7 @@ pub(super) struct Titles<'a> {
     of_rows: KnownBugs,
 }
 
-/// What is known of signatures, by the accounts whose crashes say it.
+/// What is known of signatures, by the users and containers whose crashes say it.
 #[derive(Default)]
 struct KnownBugs(HashMap<String, Vec<(Option<Uid>, String, KnownBug)>>);
 
@@ -45,7 +45,7 @@ pub(super) struct KnownBug {
 
 /// Signatures of rows that are looked up, each of which takes some 50 us. Nobody reads a list of more bugs.
 const MAX_BUGS: usize = 2000;
-/// Accounts whose crashes of one signature are looked up.
+/// Users and containers whose crashes of one signature are looked up.
 const MAX_OWNERS: usize = 64;
 
 impl<'a> Titles<'a> {
@@ -94,7 +94,7 @@ impl<'a> Titles<'a> {
 }
 
 impl KnownBugs {
-    /// What is known of a signature and an account, which is looked up once.
+    /// What is known of a signature from the crashes of one owner, which is looked up once.
     fn of<'a>(
         &mut self,
         signature: &str,

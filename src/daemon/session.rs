@@ -123,7 +123,9 @@ impl Session {
         builder.set_decision(admission.decision());
         let mut modules = None;
         let record = match admission {
-            Admission::RecordOnly(_, reason) => self.release_without_core(builder, reason, core, handles).await?,
+            Admission::RecordOnly { no_core, is_repeated, .. } => {
+                self.release_without_core(builder, no_core, is_repeated, core, handles).await?
+            }
             Admission::Core(decision) => {
                 let stream = if let CoreEvidence::Ready(stream) = &core { Some(stream) } else { None };
                 complete(shared, source, offer, &mut builder, &mut handles, stream, config.modules).await?;
@@ -144,13 +146,14 @@ impl Session {
         &mut self,
         mut builder: RecordBuilder,
         reason: NoCore,
+        is_repeated: bool,
         core: CoreEvidence,
         mut handles: ProcessHandles,
     ) -> Result<Record, ConnectionError> {
         let mut unnamed = UnnamedFrames::default();
         match reason {
             // Ten thousand records with the same texts would only fill the catalog.
-            NoCore::Storm | NoCore::Rate => builder.omit_repeated(),
+            _ if is_repeated => builder.omit_repeated(),
             NoCore::Gone => {}
             _ => {
                 add_details(&mut self.source, &mut builder, &mut handles, false).await?;

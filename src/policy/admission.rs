@@ -45,7 +45,14 @@ pub enum Admission {
     /// A core is captured: the whole of it or the stacks, as the decision says.
     Core(Decision),
     /// Only the record is kept.
-    RecordOnly(Decision, NoCore),
+    RecordOnly {
+        /// What was decided.
+        decision: Decision,
+        /// Why there is no core.
+        no_core: NoCore,
+        /// The record says nothing that others of the same signature do not say as well.
+        is_repeated: bool,
+    },
 }
 
 impl Admission {
@@ -53,12 +60,12 @@ impl Admission {
     #[must_use]
     pub fn decision(self) -> Decision {
         match self {
-            Self::Core(decision) | Self::RecordOnly(decision, _) => decision,
+            Self::Core(decision) | Self::RecordOnly { decision, .. } => decision,
         }
     }
 
     fn record_only(reason: Reason, no_core: NoCore) -> Self {
-        Self::RecordOnly(Decision { keep: Keep::Record, reason }, no_core)
+        Self::RecordOnly { decision: Decision { keep: Keep::Record, reason }, no_core, is_repeated: false }
     }
 }
 
@@ -79,7 +86,11 @@ pub fn admit(config: &AdmissionConfig, crash: &AdmissionFacts, limiter: &mut Sto
         limiter.decide(&config.rules, &crash.event, now)
     };
     match decision.keep {
-        Keep::Record => Admission::RecordOnly(decision, turned_away_by(decision.reason)),
+        Keep::Record => {
+            let no_core = turned_away_by(decision.reason);
+            let is_told = no_core == NoCore::Rate && limiter.tells_stack(&config.rules, &crash.event, now);
+            Admission::RecordOnly { decision, no_core, is_repeated: !is_told }
+        }
         Keep::Full if config.storage == Storage::Stacks => {
             Admission::Core(Decision { keep: Keep::Stacks, reason: Reason::Configured })
         }

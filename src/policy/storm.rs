@@ -90,10 +90,15 @@ pub struct StormPolicy {
     units: Buckets<Principal>,
     users: Buckets<Uid>,
     total: Bucket,
+    /// Records with the stacks of crashes whose cores a rate limit refused.
+    told_of_units: Buckets<Principal>,
+    told: Bucket,
 }
 
-/// The most windows that are remembered. Only a crash whose core is kept opens one, and `TotalBurst=` limits those, so a flood
-/// of signatures cannot push a window out.
+/// How many times as many stacks as cores are kept of new signatures: a stack takes some kilobytes and a few milliseconds.
+const STACKS_PER_CORE: u32 = 8;
+/// The most windows that are remembered. Only a crash whose core or stack is kept opens one, and `TotalBurst=` limits those, so a flood
+/// of signatures hardly pushes a window out.
 const MAX_WINDOWS: usize = 8192;
 /// The most whole cores of a signature that a window keeps for their variants, beyond `StormBurst=`. More would be a storm again: code without
 /// a file may differ in each run.
@@ -121,6 +126,25 @@ impl StormPolicy {
         self.total.take_token(rules.total, now);
         self.count_kept(rules.storm, event, Decision { keep, reason }, now);
         Decision { keep, reason }
+    }
+
+    /// Whether the record of a crash keeps its stack though a rate limit refused its core: the first of a signature of which nothing is known yet.
+    pub fn tells_stack(&mut self, rules: &StormRules, event: &StormEvent, now: Duration) -> bool {
+        let is_open = |window: &Window| now.saturating_sub(window.began) < rules.storm.interval;
+        if !event.first || self.windows.get(&event.bug).is_some_and(is_open) {
+            return false;
+        }
+        let stacks = |rate: Rate| Rate { burst: rate.burst.saturating_mul(STACKS_PER_CORE), ..rate };
+        let (unit, total) = (stacks(rules.unit), stacks(rules.total));
+        let of_unit = self.told_of_units.bucket(&event.principal, now);
+        if !of_unit.has_token(unit, now, 0) || !self.told.has_token(total, now, 0) {
+            return false;
+        }
+        of_unit.take_token(unit, now);
+        self.told.take_token(total, now);
+        self.evict_window(&is_open);
+        self.windows.insert(event.bug.clone(), Window { began: now, ..Window::default() });
+        true
     }
 
     fn decide_by_signature(&self, rule: StormRule, event: &StormEvent, now: Duration) -> (Keep, Reason) {

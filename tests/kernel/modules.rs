@@ -341,8 +341,10 @@ fn a_program_is_of_the_package_that_it_was_of_when_it_crashed() {
     let second = bed.wait_for(2).pop().unwrap().record;
     assert_eq!(owner(&second).as_deref(), Some("app 1.2-4"), "without a core as well");
 
-    // Another file that a process sees at that path is of no package.
-    let script = format!("mount --bind '{}' '{1}' && exec '{1}'", program("segv").display(), path.display());
+    // Another file that a process sees at that path is of no package, though it has the same build ID.
+    let forged = bed.path("forged");
+    run_tool("cp", &[path.to_str().unwrap(), forged.to_str().unwrap()]);
+    let script = format!("mount --bind '{}' '{1}' && exec '{1}'", forged.display(), path.display());
     Command::new("unshare").args(["--mount", "sh", "-c", &script]).run_to_end();
     let third = bed.wait_for(3).pop().unwrap().record;
     assert!(third.modules.iter().any(|module| module.path == path.display().to_string()), "{:?}", third.modules);

@@ -54,6 +54,15 @@ fn copy(bed: &TestBed, name: &str, to: &str) -> PathBuf {
 const STATIC: [&str; 4] = ["static_fault", "static_caller", "exported_caller", "main"];
 
 #[test]
+fn a_function_that_calls_itself_has_its_name_in_all_frames() {
+    let (bed, _daemon) = started();
+    let path = copy(&bed, "bugs", "recursion");
+    let record = crash(&bed, Command::new(&path).arg("14"));
+    let named = names(&record.stack);
+    assert!(named.len() >= 60 && !named.contains(&"?".to_owned()), "{named:?}");
+}
+
+#[test]
 fn static_functions_have_names_in_the_record_the_journal_and_in_info_when_the_file_is_gone() {
     let (bed, _daemon) = started();
     let path = copy(&bed, "names", "names");

@@ -1,6 +1,6 @@
 //! Storms: every crash is counted, a few are stored, and no process is held.
 
-use crate::testbed::{Cgroup, RunToEnd, TestBed, eventually, has_details, has_texts, program};
+use crate::testbed::{Cgroup, RunToEnd, TestBed, coreward, eventually, has_details, has_texts, program, text};
 use coreward::crash::{CoreOutcome, Decision, Keep, NoCore, Reason, Truncation};
 use coreward::store::{Filter, Listed, list};
 use std::os::unix::process::ExitStatusExt;
@@ -137,8 +137,22 @@ fn one_users_flood_of_new_signatures_leaves_room_for_others() {
     );
     assert!(reasons[4..].iter().all(|reason| *reason == Reason::UnitRate), "{reasons:?}");
     assert_eq!(crashes[11].record.core.outcome, CoreOutcome::None(NoCore::Rate));
+    for listed in &crashes {
+        let named = listed.record.stack.iter().filter(|frame| frame.symbol.is_some()).count();
+        assert!(named > 0, "the first of its signature has its stack: {:?}", listed.record);
+    }
+    Command::new("setpriv")
+        .args(["--reuid=65001", "--regid=65001", "--clear-groups"])
+        .arg(program("bugs"))
+        .arg("12")
+        .run_to_end();
+    let again = bed.wait_for(13).pop().unwrap().record;
+    assert!(again.stack.is_empty(), "the second has not");
+    let shown = text(&coreward(&bed, &["list", again.id.as_str()]));
+    let functions = crashes[11].record.functions();
+    assert!(!functions.is_empty() && shown.contains(&functions), "{functions}: {shown}");
     Command::new(program("segv")).run_to_end();
-    assert!(bed.wait_for(13)[12].record.core.is_stored(), "the crash of another user");
+    assert!(bed.wait_for(14)[13].record.core.is_stored(), "the crash of another user");
 }
 
 #[test]

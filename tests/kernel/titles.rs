@@ -1,6 +1,6 @@
 //! Titles of real crashes: they name the bug, and neither the machinery of a language nor a handler. And signatures by their earlier names.
 
-use crate::testbed::{Daemon, RunToEnd, TestBed, coreward, program, text};
+use crate::testbed::{Daemon, RunToEnd, TestBed, coreward, program, run_tool, text};
 use coreward::crash::{Frame, Module, Record, Symbol};
 use object::{Object, ObjectSymbol};
 use std::collections::BTreeSet;
@@ -140,6 +140,55 @@ fn the_command_shows_the_title_where_crashes_are_shown() {
         entry.contains(&format!(" dumped core: {title}\n")) && entry.contains(&format!("COREWARD_TITLE={title}\n")),
         "{entry}"
     );
+}
+
+#[test]
+fn nobody_names_the_functions_in_the_crashes_of_somebody_else() {
+    let (bed, daemon) = started();
+    // One build: the same build ID, and the same signature.
+    let (stripped, forged) = (bed.path("service"), bed.path("forged"));
+    let plain = program("segv");
+    let at = |path: &std::path::Path| path.display().to_string();
+    run_tool("strip", &["-o", &at(&stripped), &at(&plain)]);
+    let names = ["innermost=all_is_well", "middle=known_harmless", "outermost=known_harmless_too"];
+    let renamed: Vec<String> =
+        names.iter().flat_map(|name| ["--redefine-sym".to_owned(), (*name).to_owned()]).collect();
+    let mut arguments: Vec<&str> = renamed.iter().map(String::as_str).collect();
+    let (from, to) = (at(&plain), at(&forged));
+    arguments.extend([from.as_str(), to.as_str()]);
+    run_tool("objcopy", &arguments);
+    let as_user = |path: &std::path::Path| {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65001", "--regid=65001", "--clear-groups"]).arg(path);
+        command.run_to_end();
+    };
+    as_user(&forged);
+    assert!(bed.wait_for(1)[0].record.functions().contains("all_is_well"));
+    crash(&bed, &mut Command::new(&stripped));
+    // Without a stack of its own: its title is that of a crash of the same bug.
+    bed.configure("[Coreward]\nStormBurst=1\nStormStacks=0\n");
+    daemon.signal(nix::sys::signal::Signal::SIGHUP);
+    daemon.wait_for_notification("RELOADING=1");
+    daemon.wait_for_notification("READY=1");
+    for _ in 0..3 {
+        crash(&bed, &mut Command::new(&stripped));
+    }
+    as_user(&forged);
+    let crashes = bed.wait_for(6);
+    let signature = |number: usize| crashes[number].record.signature.as_ref().map(|signature| signature.id.clone());
+    assert!((1..6).all(|number| signature(number) == signature(0)), "{crashes:?}");
+    assert!(crashes[4].record.stack.is_empty(), "a duplicate");
+    let shown = text(&coreward(&bed, &["list", "-o", "uid,function,title"]));
+    let (of_user, of_root): (Vec<&str>, Vec<&str>) =
+        shown.lines().skip(1).partition(|line| line.trim_start().starts_with("65001"));
+    assert_eq!((of_user.len(), of_root.len()), (2, 4), "{shown}");
+    assert!(of_user.iter().all(|line| line.contains("all_is_well")), "{shown}");
+    assert!(of_root.iter().all(|line| line.contains("service+0x") && !line.contains("_well")), "{shown}");
+    let json = text(&coreward(&bed, &["list", "--json"]));
+    let groups = text(&coreward(&bed, &["groups"]));
+    assert!(groups.contains("service+0x") && !groups.contains("all_is_well"), "{groups}");
+    let titles: Vec<&str> = json.split("\"title\":").skip(1).collect();
+    assert_eq!(titles.iter().filter(|title| title.starts_with("\"SIGSEGV in all_is_well")).count(), 2, "{json}");
 }
 
 #[test]

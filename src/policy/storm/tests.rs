@@ -201,3 +201,21 @@ proptest! {
         prop_assert!(all < 2 * RATES.total.burst);
     }
 }
+
+#[test]
+fn the_first_record_of_a_signature_that_a_rate_refused_has_its_stack_and_a_flood_of_them_has_not() {
+    let mut policy = StormPolicy::default();
+    let first = |number: u32| StormEvent { first: true, ..event(&format!("a{number}"), "u", 1) };
+    for number in 0..8 {
+        assert_eq!(policy.decide(&RATES, &first(number), at(1)).keep, Keep::Full);
+    }
+    assert_eq!(policy.decide(&RATES, &first(8), at(1)).reason, Reason::UnitRate);
+    assert!(policy.tells_stack(&RATES, &first(8), at(1)));
+    assert!(!policy.tells_stack(&RATES, &first(8), at(2)), "the second of the same signature");
+    assert!(!policy.tells_stack(&RATES, &first(7), at(2)), "one with a core");
+    assert!(!policy.tells_stack(&RATES, &event("old", "u", 1), at(2)), "one with a core from before");
+    let told = (9..1000).filter(|number| policy.tells_stack(&RATES, &first(*number), at(3))).count();
+    assert!((60..=64).contains(&told), "{told} of a flood of new signatures");
+    let other = StormEvent { first: true, ..event("b", "v", 2) };
+    assert!(policy.tells_stack(&RATES, &other, at(3)), "another unit has as many of its own");
+}

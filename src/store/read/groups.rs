@@ -5,7 +5,7 @@ use super::error::QueryError;
 use super::filter::{Filter, Meaning, NAMED_BEFORE, WhereClause};
 use super::listed::Listed;
 use super::query::list_catalog;
-use crate::crash::{Dump, Keep, Record, SignatureKey};
+use crate::crash::{Dump, Record, SignatureKey};
 use crate::store::Layout;
 use crate::store::columns::{RecordedCore, get_unsigned};
 use coreward_wire::paths::Root;
@@ -86,7 +86,7 @@ impl<'a> ProcessOwner<'a> {
     }
 }
 
-/// Looks up the most informative crash of one signature after the other, as in [`Group::example`], of those that an account had itself.
+/// Looks up the most informative crash of one signature after the other, as in [`Group::example`], of those that one user had in one container.
 pub struct Examples {
     db: Connection,
     layout: Layout,
@@ -124,19 +124,27 @@ impl Examples {
         owner: ProcessOwner<'_>,
         order: &str,
     ) -> Result<Option<Listed>, QueryError> {
-        let read = || -> rusqlite::Result<Option<String>> {
+        let read = |stacks: &str, order: &str| -> rusqlite::Result<Option<String>> {
             let mut query = self.db.prepare_cached(&format!(
                 "SELECT id FROM crashes
-                 WHERE signature = ?1 AND keep != ?2 AND uid IS ?3 AND coalesce(container, '') = ?4 ORDER BY {order} LIMIT 1"
+                 WHERE signature = ?1 AND {stacks} AND uid IS ?2 AND coalesce(container, '') = ?3 ORDER BY {order} LIMIT 1"
             ))?;
-            let uid = owner.uid.map(Uid::as_raw);
-            let values = params![signature, Keep::Record.name(), uid, owner.container];
+            let values = params![signature, owner.uid.map(Uid::as_raw), owner.container];
             query.query_row(values, |row| row.get("id")).optional()
         };
-        let id = read().map_err(|error| QueryError::sqlite(&self.layout.catalog, error))?;
+        let first = || match read(WITH_CORE, order)? {
+            Some(id) => Ok(Some(id)),
+            None => read(WITHOUT_CORE, "time_us"),
+        };
+        let id = first().map_err(|error| QueryError::sqlite(&self.layout.catalog, error))?;
         id.map_or(Ok(None), |id| crash_in(&self.db, &self.layout, id))
     }
 }
+
+/// Crashes that have stacks, with their cores.
+const WITH_CORE: &str = "keep != 'record'";
+/// Crashes that have stacks though no core was kept. Of those that a rate limit refused, the first has one.
+const WITHOUT_CORE: &str = "keep = 'record' AND reason NOT IN ('storm', 'gone')";
 
 /// The signatures of crashes that had a name which begins with `prefix` by the rules of the version before. Those that have been rolled up are not
 /// known.
@@ -202,12 +210,17 @@ fn crash_in(db: &Connection, layout: &Layout, id: String) -> Result<Option<Liste
 fn example_id(db: &Connection, signature: &SignatureKey) -> rusqlite::Result<Option<String>> {
     /// Uids of people begin here (login.defs(5), UID_MIN).
     const PEOPLE: u32 = 1000;
-    let mut query = db.prepare_cached(
-        "SELECT id FROM crashes WHERE signature = ?1 AND keep != ?2
-         ORDER BY uid IS NULL OR uid >= ?4, container IS NOT NULL, uid != 0, core = ?3 DESC, time_us DESC LIMIT 1",
-    )?;
-    let values = params![signature, Keep::Record.name(), RecordedCore::Stored, PEOPLE];
-    query.query_row(values, |row| row.get("id")).optional()
+    const TRUST: &str = "uid IS NULL OR uid >= ?3, container IS NOT NULL, uid != 0";
+    let read = |stacks: &str, order: &str| {
+        let mut query = db.prepare_cached(&format!(
+            "SELECT id FROM crashes WHERE signature = ?1 AND {stacks} ORDER BY {TRUST}, core = ?2 DESC, {order} LIMIT 1"
+        ))?;
+        query.query_row(params![signature, RecordedCore::Stored, PEOPLE], |row| row.get("id")).optional()
+    };
+    match read(WITH_CORE, "time_us DESC")? {
+        Some(id) => Ok(Some(id)),
+        None => read(WITHOUT_CORE, "time_us"),
+    }
 }
 
 /// The crashes of a signature by host, unit, container and hour, the newest first.
