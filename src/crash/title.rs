@@ -3,10 +3,10 @@
 use super::demangle::demangle;
 use super::plumbing::is_plumbing;
 use super::text::printable;
-use super::{Dump, Frame, Module, Record, Symbol};
+use super::{Dump, Frame, InterpreterFrame, Module, Record, Symbol};
 use std::fmt;
 
-/// Frames that a title names.
+/// Frames that a title names, beside that of an interpreted program.
 const FRAMES: usize = 2;
 /// The longest name of a function, in characters. The end of a longer one says more than its beginning.
 const MAX_NAME: usize = 80;
@@ -26,14 +26,20 @@ impl Record {
 
     /// The functions that a title names, such as `hash_key <- oj.so+0x4f1c`: the first frames of the thread that failed that are neither in a C or
     /// C++ runtime library nor plumbing by name, by their functions or else by file and offset. Where all are, it is the first frame;
-    /// empty without a stack. Escaped for a terminal.
+    /// empty without a stack. Where an interpreter runs, its own frames are plumbing as well, and the function that it executes comes last:
+    /// `hash_key <- Cache#fetch (cache.rb:210)`. Escaped for a terminal.
     #[must_use]
     pub fn functions(&self) -> String {
         let mut first = None;
         let mut places: Vec<String> = Vec::new();
+        let interpreted = self.interpreter.as_ref().and_then(|stack| stack.frames.first()).map(InterpreterFrame::place);
+        let loops = self.interpreter.as_ref().and_then(|stack| stack.loops.first()).copied();
+        let loop_at = loops.map_or(usize::MAX, |number| number as usize);
+        let interpreter = self.stack.get(loop_at).and_then(|frame| frame.module);
         // Names are read one by one: mostly the first few frames are enough.
-        for frame in self.stack.iter().filter_map(|frame| self.named(frame)) {
-            if frame.is_plumbing() {
+        for frame in self.stack.iter().take(loop_at).filter_map(|frame| self.named(frame)) {
+            let is_interpreters = interpreter.is_some() && frame.frame.module == interpreter;
+            if is_interpreters || frame.is_plumbing() {
                 first = first.or_else(|| Some(frame.to_string()));
                 continue;
             }
@@ -47,8 +53,10 @@ impl Record {
             }
         }
         if places.is_empty() {
-            places.extend(first);
+            let in_loop = || self.named(self.stack.get(loop_at)?).map(|frame| frame.to_string());
+            places.extend(first.or_else(in_loop));
         }
+        places.extend(interpreted);
         places.join(" <- ")
     }
 
@@ -88,7 +96,8 @@ struct NamedFrame<'a> {
 impl NamedFrame<'_> {
     fn is_plumbing(&self) -> bool {
         let file = self.module.map_or("", Module::file_name);
-        self.module.is_some_and(|module| module.is_runtime() || module.is_vdso())
+        // libffi calls a function for somebody, as ctypes and Fiddle want it.
+        self.module.is_some_and(|module| module.is_runtime() || module.is_vdso() || file.starts_with("libffi.so"))
             || self.function.as_deref().is_some_and(|name| is_plumbing(name, file))
     }
 }
@@ -103,6 +112,15 @@ impl fmt::Display for NamedFrame<'_> {
                 None => write!(f, "{:#x}", self.frame.address),
             },
         }
+    }
+}
+
+impl InterpreterFrame {
+    /// `function (file:line)`, the file without its directory. Escaped for a terminal.
+    fn place(&self) -> String {
+        let file = self.file.rsplit('/').next().unwrap_or_default().to_owned();
+        let function = shortened(&self.function);
+        Self { function, file, ..self.clone() }.shown()
     }
 }
 

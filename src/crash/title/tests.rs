@@ -1,7 +1,7 @@
 use super::*;
 use crate::crash::fixtures::record;
 use crate::crash::plumbing::GROUPS;
-use crate::crash::{Failure, FrameTrust};
+use crate::crash::{Failure, FrameTrust, InterpreterStack};
 use proptest::prelude::*;
 
 fn module(path: &str) -> Module {
@@ -46,6 +46,49 @@ fn the_first_two_frames_that_are_no_plumbing_are_named() {
     assert_eq!(title(&[("[vdso]", "__vdso_clock_gettime"), ("/srv/app", "in_vdso")]), "SIGSEGV in in_vdso");
     assert_eq!(of(&["deep", "deep", "deep", "main"]), "SIGSEGV in deep <- main");
     assert_eq!(of(&["main", "__libc_start_main", "_start"]), "SIGSEGV in main");
+}
+
+#[test]
+fn what_an_interpreter_executes_is_named_and_not_its_own_frames() {
+    let interpreted = |frames: &[(&str, &str)], loops: &[u32], functions: &[&str]| {
+        let mut record = record(1);
+        for (path, name) in frames {
+            let number = record.modules.iter().position(|known| known.path == *path).unwrap_or_else(|| {
+                record.modules.push(module(path));
+                record.modules.len() - 1
+            });
+            record.stack.push(frame(u32::try_from(number).unwrap(), name));
+        }
+        let function = |name: &&str| InterpreterFrame {
+            function: (*name).to_owned(),
+            file: "/srv/app.rb".to_owned(),
+            line: Some(7),
+            entry: true,
+        };
+        record.interpreter = Some(InterpreterStack {
+            runtime: "ruby".to_owned(),
+            version: String::new(),
+            frames: functions.iter().map(function).collect(),
+            loops: loops.to_vec(),
+            incomplete: None,
+        });
+        record.title()
+    };
+    let (ruby, extension) = ("/usr/lib/libruby.so", "/usr/lib/oj.so");
+    let frames =
+        [(extension, "hash_key"), (ruby, "vm_call"), (ruby, "vm_exec"), (extension, "parse"), (ruby, "vm_exec")];
+    assert_eq!(
+        interpreted(&frames, &[2, 4], &["Cache#fetch", "main"]),
+        "SIGSEGV in hash_key <- Cache#fetch (app.rb:7)"
+    );
+    assert_eq!(interpreted(&frames, &[2, 4], &[]), "SIGSEGV in hash_key", "what it executes is not known");
+    assert_eq!(interpreted(&frames, &[], &["run"]), "SIGSEGV in hash_key <- vm_call <- run (app.rb:7)");
+    let called = [(extension, "write"), ("/usr/lib/libffi.so.8.1.2", ""), (extension, "glue"), (ruby, "vm_exec")];
+    assert_eq!(interpreted(&called, &[3], &["run"]), "SIGSEGV in write <- glue <- run (app.rb:7)");
+    // The interpreter's own bugs.
+    assert_eq!(interpreted(&frames[1..3], &[1], &["run"]), "SIGSEGV in vm_call <- run (app.rb:7)");
+    assert_eq!(interpreted(&frames[2..3], &[0], &["run"]), "SIGSEGV in vm_exec <- run (app.rb:7)");
+    assert_eq!(interpreted(&[], &[], &["ru\x1bn"]), r"SIGSEGV in ru\u{1b}n (app.rb:7)");
 }
 
 #[test]
