@@ -44,11 +44,14 @@ impl Cuts {
 impl fmt::Display for Cuts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { texts, threads, modules, frames, names } = self;
-        write!(
-            f,
-            "the record was too long: {texts} texts were cut, the stacks of {threads} other threads, {modules} modules, \
-             {frames} frames and {names} function names left out"
-        )
+        let cut = (*texts > 0).then(|| format!("{texts} texts were cut"));
+        let left_out =
+            [(threads, "other threads"), (modules, "modules"), (frames, "frames"), (names, "function names")];
+        let left_out: Vec<String> =
+            left_out.iter().filter(|(count, _)| **count > 0).map(|(count, what)| format!("{count} {what}")).collect();
+        let left_out = (!left_out.is_empty()).then(|| format!("left out were {}", left_out.join(", ")));
+        let all: Vec<String> = cut.into_iter().chain(left_out).collect();
+        write!(f, "the record was too long: {}", all.join("; "))
     }
 }
 
@@ -501,6 +504,9 @@ mod tests {
         assert!(json_length(&bounded) > 6 << 20);
         let cuts = bounded.bound();
         assert!(json_length(&bounded) <= MAX_RECORD - ROOM && cuts.texts > 0, "{cuts}");
+        assert_eq!(Cuts { texts: 2, ..Cuts::default() }.to_string(), "the record was too long: 2 texts were cut");
+        let cuts = Cuts { threads: 3, names: 5, ..Cuts::default() };
+        assert_eq!(cuts.to_string(), "the record was too long: left out were 3 other threads, 5 function names");
         assert!(!bounded.stack.is_empty());
         assert_eq!(bounded.clone().bound(), Cuts::default(), "once is enough");
     }
