@@ -117,17 +117,17 @@ impl Examples {
         }
     }
 
-    /// A crash of a signature that has a stack, for long lists: the first one, which is found fast. It is one of the same user and container: others may
+    /// A crash of a signature that has a stack, for long lists: the first one, which is found fast. It is one of the same user, in containers or outside: others may
     /// have called their functions what they like.
-    pub(super) fn any_of(&self, signature: &SignatureKey, owner: ProcessOwner<'_>) -> Option<Cow<'_, Listed>> {
+    pub(super) fn any_of(&self, signature: &SignatureKey, owner: ProcessOwner) -> Option<Cow<'_, Listed>> {
         match self {
             Self::Catalog(examples) => examples.first_of(signature, owner).ok().flatten().map(Cow::Owned),
             _ => self.of(signature, owner),
         }
     }
 
-    /// The best-known crash of a signature, of the same user and container.
-    pub(super) fn of(&self, signature: &SignatureKey, owner: ProcessOwner<'_>) -> Option<Cow<'_, Listed>> {
+    /// The best-known crash of a signature, of the same user, in containers or outside.
+    pub(super) fn of(&self, signature: &SignatureKey, owner: ProcessOwner) -> Option<Cow<'_, Listed>> {
         match self {
             Self::Catalog(examples) => examples.of(signature, owner).ok().flatten().map(Cow::Owned),
             Self::Service(examples) => {

@@ -5,7 +5,6 @@ use super::module_packages::{self, ModulePackage};
 use crate::crash::{Record, SignatureKey};
 use crate::store::{CrashRow, Listed, ProcessOwner};
 use coreward_wire::paths::Root;
-use nix::unistd::Uid;
 use serde::Serialize;
 use std::borrow::Cow;
 use std::cell::OnceCell;
@@ -22,7 +21,7 @@ pub(super) struct TitledCrash<'a> {
     packages: Vec<ModulePackage>,
 }
 
-/// Titles of crashes. A duplicate has no stack of its own: its title is that of the best-known crash of its signature, of the same user and container.
+/// Titles of crashes. A duplicate has no stack of its own: its title is that of the best-known crash of its signature, of the same user, in containers or outside.
 pub(super) struct Titles<'a> {
     root: &'a Root,
     /// Opened for the first crash that needs it.
@@ -32,9 +31,12 @@ pub(super) struct Titles<'a> {
     of_rows: KnownBugs,
 }
 
-/// What is known of signatures, by the users and containers whose crashes say it.
-#[derive(Default)]
-struct KnownBugs(HashMap<String, Vec<(Option<Uid>, String, KnownBug)>>);
+/// What is known of signatures, by the users whose crashes say it.
+struct KnownBugs {
+    by_signature: HashMap<String, Vec<(ProcessOwner, KnownBug)>>,
+    /// How many more are looked up.
+    left: usize,
+}
 
 /// What a crash with a stack says about its signature; empty if there is none.
 #[derive(Default)]
@@ -45,12 +47,15 @@ pub(super) struct KnownBug {
 
 /// Signatures of rows that are looked up, each of which takes some 50 us. Nobody reads a list of more bugs.
 const MAX_BUGS: usize = 2000;
-/// Users and containers whose crashes of one signature are looked up.
-const MAX_OWNERS: usize = 64;
 
 impl<'a> Titles<'a> {
     pub(super) fn new(root: &'a Root) -> Self {
-        Self { root, examples: OnceCell::new(), of_records: KnownBugs::default(), of_rows: KnownBugs::default() }
+        Self {
+            root,
+            examples: OnceCell::new(),
+            of_records: KnownBugs::new(usize::MAX),
+            of_rows: KnownBugs::new(MAX_BUGS),
+        }
     }
 
     /// The title of a crash.
@@ -71,7 +76,7 @@ impl<'a> Titles<'a> {
 
     /// What is known of the bug of a row.
     pub(super) fn of_row(&mut self, row: &CrashRow<'_>) -> &KnownBug {
-        let owner = ProcessOwner { uid: row.uid, container: row.container };
+        let owner = ProcessOwner { uid: row.uid, in_container: !row.container.is_empty() };
         let examples = self.examples.get_or_init(|| Examples::open(self.root));
         self.of_rows.of(row.signature, owner, |signature| examples.any_of(signature, owner))
     }
@@ -94,29 +99,32 @@ impl<'a> Titles<'a> {
 }
 
 impl KnownBugs {
+    fn new(most: usize) -> Self {
+        Self { by_signature: HashMap::new(), left: most }
+    }
+
     /// What is known of a signature from the crashes of one owner, which is looked up once.
     fn of<'a>(
         &mut self,
         signature: &str,
-        owner: ProcessOwner<'_>,
+        owner: ProcessOwner,
         look_up: impl FnOnce(&SignatureKey) -> Option<Cow<'a, Listed>>,
     ) -> &KnownBug {
         static UNKNOWN: KnownBug = KnownBug { title: String::new(), functions: String::new() };
-        let is_known = |bugs: &Vec<(Option<Uid>, String, KnownBug)>| {
-            bugs.iter().position(|(uid, container, _)| (*uid, container.as_str()) == (owner.uid, owner.container))
-        };
+        let position = |bugs: &Vec<(ProcessOwner, KnownBug)>| bugs.iter().position(|(known, _)| *known == owner);
         // An entry would copy the name for each crash of a long list.
-        let mut place = self.0.get(signature).and_then(is_known);
+        let mut place = self.by_signature.get(signature).and_then(position);
         if place.is_none() {
-            if self.0.len() >= MAX_BUGS || self.0.get(signature).is_some_and(|bugs| bugs.len() >= MAX_OWNERS) {
+            if self.left == 0 {
                 return &UNKNOWN;
             }
+            self.left -= 1;
             let bug = KnownBug::of(look_up(&SignatureKey::new(signature)));
-            let bugs = self.0.entry(signature.to_owned()).or_default();
-            bugs.push((owner.uid, owner.container.to_owned(), bug));
+            let bugs = self.by_signature.entry(signature.to_owned()).or_default();
+            bugs.push((owner, bug));
             place = Some(bugs.len() - 1);
         }
-        place.and_then(|place| self.0.get(signature)?.get(place)).map_or(&UNKNOWN, |(_, _, bug)| bug)
+        place.and_then(|place| self.by_signature.get(signature)?.get(place)).map_or(&UNKNOWN, |(_, bug)| bug)
     }
 }
 

@@ -30,7 +30,7 @@ impl Record {
     /// `hash_key <- Cache#fetch (cache.rb:210)`. Escaped for a terminal.
     #[must_use]
     pub fn functions(&self) -> String {
-        let mut first = None;
+        let (mut first, mut of_interpreter) = (None, None);
         let mut places: Vec<String> = Vec::new();
         let interpreted = self.interpreter.as_ref().and_then(|stack| stack.frames.first()).map(InterpreterFrame::place);
         let loops = self.interpreter.as_ref().and_then(|stack| stack.loops.first()).copied();
@@ -38,9 +38,12 @@ impl Record {
         let interpreter = self.stack.get(loop_at).and_then(|frame| frame.module);
         // Names are read one by one: mostly the first few frames are enough.
         for frame in self.stack.iter().take(loop_at).filter_map(|frame| self.named(frame)) {
-            let is_interpreters = interpreter.is_some() && frame.frame.module == interpreter;
-            if is_interpreters || frame.is_plumbing() {
+            if frame.is_plumbing() {
                 first = first.or_else(|| Some(frame.to_string()));
+                continue;
+            }
+            if interpreter.is_some() && frame.frame.module == interpreter {
+                of_interpreter = of_interpreter.or_else(|| Some(frame.to_string()));
                 continue;
             }
             let place = frame.to_string();
@@ -53,8 +56,10 @@ impl Record {
             }
         }
         if places.is_empty() {
-            let in_loop = || self.named(self.stack.get(loop_at)?).map(|frame| frame.to_string());
-            places.extend(first.or_else(in_loop));
+            // A bug of the interpreter's own.
+            let in_loop = || self.named(self.stack.get(loop_at)?).filter(|frame| !frame.is_plumbing());
+            let in_loop = || in_loop().map(|frame| frame.to_string());
+            places.extend(of_interpreter.or_else(in_loop).or(first));
         }
         places.extend(interpreted);
         places.join(" <- ")
@@ -118,9 +123,10 @@ impl fmt::Display for NamedFrame<'_> {
 impl InterpreterFrame {
     /// `function (file:line)`, the file without its directory. Escaped for a terminal.
     fn place(&self) -> String {
-        let file = self.file.rsplit('/').next().unwrap_or_default().to_owned();
-        let function = shortened(&self.function);
-        Self { function, file, ..self.clone() }.shown()
+        // What was evaluated is called `(eval at FILE:LINE)` or `<string>`.
+        let is_path = !self.file.starts_with(['(', '<']);
+        let file = self.file.rsplit('/').next().filter(|_| is_path).unwrap_or(&self.file);
+        Self { function: shortened(&self.function), file: shortened(file), ..self.clone() }.shown()
     }
 }
 

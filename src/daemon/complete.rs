@@ -77,9 +77,8 @@ pub(super) async fn add_names(
     let headers = stream.and_then(|stream| stream.headers.clone()).filter(|_| handles.memory.is_saved());
     // Which names memory has is not known yet. While a reader finds out, the shim has nothing else to do, so it may as well open files that
     // turn out to be of no use.
-    let mut wanted = files_without_names(builder);
+    let mut wanted: Vec<u64> = builder.exe_start().into_iter().chain(files_without_names(builder)).collect();
     wanted.extend(&missing);
-    wanted.extend(builder.exe_start());
     let read = async {
         name_from_memory(shared, builder, handles, headers).await;
         name_from_hosts_files(shared, builder, handles).await;

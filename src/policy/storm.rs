@@ -59,6 +59,11 @@ struct Window {
 }
 
 impl Window {
+    /// Which one is forgotten first: without it, one that has cores would open again.
+    fn rank(&self) -> (bool, Duration) {
+        (self.whole + self.stacks > 0, self.began)
+    }
+
     /// Whether a core of this variant is kept though those of the signature are used up.
     fn wants(&self, variant: &str) -> bool {
         self.variants < MAX_VARIANTS && !self.has_seen(variant)
@@ -92,11 +97,15 @@ pub struct StormPolicy {
     total: Bucket,
     /// Records with the stacks of crashes whose cores a rate limit refused.
     told_of_units: Buckets<Principal>,
+    told_of_users: Buckets<Uid>,
     told: Bucket,
 }
 
 /// How many times as many stacks as cores are kept of new signatures: a stack takes some kilobytes and a few milliseconds.
 const STACKS_PER_CORE: u32 = 8;
+/// As many where there is no limit on cores, in this time at least.
+const UNLIMITED_STACKS: u32 = 240;
+const LEAST_INTERVAL: Duration = Duration::from_secs(60);
 /// The most windows that are remembered. Only a crash whose core or stack is kept opens one, and `TotalBurst=` limits those, so a flood
 /// of signatures hardly pushes a window out.
 const MAX_WINDOWS: usize = 8192;
@@ -134,13 +143,25 @@ impl StormPolicy {
         if !event.first || self.windows.get(&event.bug).is_some_and(is_open) {
             return false;
         }
-        let stacks = |rate: Rate| Rate { burst: rate.burst.saturating_mul(STACKS_PER_CORE), ..rate };
-        let (unit, total) = (stacks(rules.unit), stacks(rules.total));
+        // Another limit than that which refused the core may be off.
+        let stacks = |rate: Rate| match rate.burst {
+            0 => Rate { burst: UNLIMITED_STACKS, interval: rate.interval.max(LEAST_INTERVAL) },
+            burst => Rate { burst: burst.saturating_mul(STACKS_PER_CORE), ..rate },
+        };
+        let (unit, user, total) = (stacks(rules.unit), stacks(rules.user), stacks(rules.total));
+        let uid = rate_limited_uid(event);
         let of_unit = self.told_of_units.bucket(&event.principal, now);
-        if !of_unit.has_token(unit, now, 0) || !self.told.has_token(total, now, 0) {
+        let quiet = of_unit.has_token(unit, now, 128);
+        let may = of_unit.has_token(unit, now, 0)
+            && uid.is_none_or(|uid| self.told_of_users.bucket(&uid, now).has_token(user, now, 0))
+            && self.told.has_token(total, now, if quiet { 0 } else { RESERVE });
+        if !may {
             return false;
         }
         of_unit.take_token(unit, now);
+        if let Some(uid) = uid {
+            self.told_of_users.bucket(&uid, now).take_token(user, now);
+        }
         self.told.take_token(total, now);
         self.evict_window(&is_open);
         self.windows.insert(event.bug.clone(), Window { began: now, ..Window::default() });
@@ -203,7 +224,8 @@ impl StormPolicy {
             self.windows.retain(|_, window| is_open(window));
         }
         if self.windows.len() >= MAX_WINDOWS
-            && let Some(oldest) = self.windows.iter().min_by_key(|(_, window)| window.began).map(|(bug, _)| bug.clone())
+            && let Some(oldest) =
+                self.windows.iter().min_by_key(|(_, window)| window.rank()).map(|(bug, _)| bug.clone())
         {
             self.windows.remove(&oldest);
         }

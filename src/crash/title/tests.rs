@@ -86,6 +86,11 @@ fn what_an_interpreter_executes_is_named_and_not_its_own_frames() {
     let called = [(extension, "write"), ("/usr/lib/libffi.so.8.1.2", ""), (extension, "glue"), (ruby, "vm_exec")];
     assert_eq!(interpreted(&called, &[3], &["run"]), "SIGSEGV in write <- glue <- run (app.rb:7)");
     // The interpreter's own bugs.
+    let aborts =
+        [("/usr/lib/libc.so.6", "raise"), ("/usr/lib/libc.so.6", "free"), (ruby, "obj_free"), (ruby, "vm_exec")];
+    assert_eq!(interpreted(&aborts, &[3], &["run"]), "SIGSEGV in obj_free <- run (app.rb:7)");
+    let copies = [("/usr/lib/libc.so.6", "memcpy"), (ruby, "vm_exec")];
+    assert_eq!(interpreted(&copies, &[1], &["run"]), "SIGSEGV in vm_exec <- run (app.rb:7)");
     assert_eq!(interpreted(&frames[1..3], &[1], &["run"]), "SIGSEGV in vm_call <- run (app.rb:7)");
     assert_eq!(interpreted(&frames[2..3], &[0], &["run"]), "SIGSEGV in vm_exec <- run (app.rb:7)");
     assert_eq!(interpreted(&[], &[], &["ru\x1bn"]), r"SIGSEGV in ru\u{1b}n (app.rb:7)");

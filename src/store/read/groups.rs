@@ -5,12 +5,12 @@ use super::error::QueryError;
 use super::filter::{Filter, Meaning, NAMED_BEFORE, WhereClause};
 use super::listed::Listed;
 use super::query::list_catalog;
-use crate::crash::{Dump, Record, SignatureKey};
+use crate::crash::{Dump, Origin, Record, SignatureKey};
 use crate::store::Layout;
 use crate::store::columns::{RecordedCore, get_unsigned};
 use coreward_wire::paths::Root;
 use nix::unistd::Uid;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, params};
 use serde::{Deserialize, Serialize};
 
 /// The crashes of one signature.
@@ -69,24 +69,24 @@ pub fn groups(root: &Root) -> Result<Vec<Group>, QueryError> {
     Ok(groups)
 }
 
-/// Who a process ran as: a user, outside of containers (empty) or in one.
+/// Who a process ran as: a user, outside of containers or in one. Which container does not count: it is another one after each restart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ProcessOwner<'a> {
+pub struct ProcessOwner {
     /// Real uid.
     pub uid: Option<Uid>,
-    /// Container.
-    pub container: &'a str,
+    /// Whether it was in a container.
+    pub in_container: bool,
 }
 
-impl<'a> ProcessOwner<'a> {
+impl ProcessOwner {
     /// That of the crashed process.
     #[must_use]
-    pub fn of(record: &'a Record) -> Self {
-        Self { uid: record.uid, container: record.cgroup.container.as_deref().unwrap_or_default() }
+    pub fn of(record: &Record) -> Self {
+        Self { uid: record.uid, in_container: record.cgroup.container.is_some() }
     }
 }
 
-/// Looks up the most informative crash of one signature after the other, as in [`Group::example`], of those that one user had in one container.
+/// Looks up the most informative crash of one signature after the other, as in [`Group::example`], of those that one user had, in containers or outside.
 pub struct Examples {
     db: Connection,
     layout: Layout,
@@ -106,45 +106,54 @@ impl Examples {
     ///
     /// # Errors
     /// The catalog cannot be read.
-    pub fn of(&self, signature: &SignatureKey, owner: ProcessOwner<'_>) -> Result<Option<Listed>, QueryError> {
-        self.first(signature, owner, "core = 'stored' DESC, time_us DESC")
+    pub fn of(&self, signature: &SignatureKey, owner: ProcessOwner) -> Result<Option<Listed>, QueryError> {
+        self.first(signature, owner, "keep = 'record', core = 'stored' DESC, time_us DESC")
     }
 
-    /// The first crash of a signature that has a stack. In a storm it is found at once, while [`Self::of`] reads a row for each crash.
+    /// A crash of a signature that has a stack, for long lists: mostly the first one.
     ///
     /// # Errors
     /// The catalog cannot be read.
-    pub fn first_of(&self, signature: &SignatureKey, owner: ProcessOwner<'_>) -> Result<Option<Listed>, QueryError> {
+    pub fn first_of(&self, signature: &SignatureKey, owner: ProcessOwner) -> Result<Option<Listed>, QueryError> {
         self.first(signature, owner, "time_us")
     }
 
-    fn first(
-        &self,
-        signature: &SignatureKey,
-        owner: ProcessOwner<'_>,
-        order: &str,
-    ) -> Result<Option<Listed>, QueryError> {
-        let read = |stacks: &str, order: &str| -> rusqlite::Result<Option<String>> {
+    fn first(&self, signature: &SignatureKey, owner: ProcessOwner, order: &str) -> Result<Option<Listed>, QueryError> {
+        let read = || -> rusqlite::Result<Vec<String>> {
             let mut query = self.db.prepare_cached(&format!(
                 "SELECT id FROM crashes
-                 WHERE signature = ?1 AND {stacks} AND uid IS ?2 AND coalesce(container, '') = ?3 ORDER BY {order} LIMIT 1"
+                 WHERE signature = ?1 AND {MAY_HAVE_STACK} AND uid IS ?2 AND (container IS NOT NULL) = ?3
+                 ORDER BY {order} LIMIT {CANDIDATES}"
             ))?;
-            let values = params![signature, owner.uid.map(Uid::as_raw), owner.container];
-            query.query_row(values, |row| row.get("id")).optional()
+            let uid = owner.uid.map(Uid::as_raw);
+            query.query_map(params![signature, uid, owner.in_container], |row| row.get("id"))?.collect()
         };
-        let first = || match read(WITH_CORE, order)? {
-            Some(id) => Ok(Some(id)),
-            None => read(WITHOUT_CORE, "time_us"),
-        };
-        let id = first().map_err(|error| QueryError::sqlite(&self.layout.catalog, error))?;
-        id.map_or(Ok(None), |id| crash_in(&self.db, &self.layout, id))
+        let ids = read().map_err(|error| QueryError::sqlite(&self.layout.catalog, error))?;
+        Ok(candidates(&self.db, &self.layout, ids)?.into_iter().find(is_example))
     }
 }
 
-/// Crashes that have stacks, with their cores.
-const WITH_CORE: &str = "keep != 'record'";
-/// Crashes that have stacks though no core was kept. Of those that a rate limit refused, the first has one.
-const WITHOUT_CORE: &str = "keep = 'record' AND reason NOT IN ('storm', 'gone')";
+/// Crashes whose records may have stacks. A core has one, and so has the record alone, but for duplicates in a storm and processes that are gone.
+const MAY_HAVE_STACK: &str = "(keep != 'record' OR reason NOT IN ('storm', 'gone'))";
+/// Crashes of a signature that are looked at: a stack may be missing all the same, where a rate limit refused the core, or nothing could be read.
+const CANDIDATES: u32 = 8;
+
+/// Whether a crash says something of its signature. What another machine's record says is anybody's.
+fn is_example(listed: &Listed) -> bool {
+    !listed.record.stack.is_empty() && listed.record.origin != Origin::Import
+}
+
+/// The crashes with these ids.
+fn candidates(db: &Connection, layout: &Layout, ids: Vec<String>) -> Result<Vec<Listed>, QueryError> {
+    let mut crashes = Vec::new();
+    for id in ids {
+        crashes.extend(crash_in(db, layout, id)?);
+        if crashes.last().is_some_and(is_example) {
+            break;
+        }
+    }
+    Ok(crashes)
+}
 
 /// The signatures of crashes that had a name which begins with `prefix` by the rules of the version before. Those that have been rolled up are not
 /// known.
@@ -196,8 +205,11 @@ pub(super) fn example_in(
     layout: &Layout,
     signature: &SignatureKey,
 ) -> Result<Option<Listed>, QueryError> {
-    let id = example_id(db, signature).map_err(|error| QueryError::sqlite(&layout.catalog, error))?;
-    id.map_or(Ok(None), |id| crash_in(db, layout, id))
+    let ids = example_ids(db, signature).map_err(|error| QueryError::sqlite(&layout.catalog, error))?;
+    let mut crashes = candidates(db, layout, ids)?;
+    let best = crashes.iter().position(is_example);
+    let best = best.or_else(|| crashes.iter().position(|listed| !listed.record.stack.is_empty()));
+    Ok((!crashes.is_empty()).then(|| crashes.swap_remove(best.unwrap_or(0))))
 }
 
 /// The crash with this id.
@@ -206,21 +218,16 @@ fn crash_in(db: &Connection, layout: &Layout, id: String) -> Result<Option<Liste
     Ok(list_catalog(db, layout, 1, &WhereClause::new(&filter, Some(Meaning::Id)))?.pop())
 }
 
-/// The id of [`Group::example`].
-fn example_id(db: &Connection, signature: &SignatureKey) -> rusqlite::Result<Option<String>> {
+/// The ids of crashes that may be [`Group::example`], the best first.
+fn example_ids(db: &Connection, signature: &SignatureKey) -> rusqlite::Result<Vec<String>> {
     /// Uids of people begin here (login.defs(5), UID_MIN).
     const PEOPLE: u32 = 1000;
-    const TRUST: &str = "uid IS NULL OR uid >= ?3, container IS NOT NULL, uid != 0";
-    let read = |stacks: &str, order: &str| {
-        let mut query = db.prepare_cached(&format!(
-            "SELECT id FROM crashes WHERE signature = ?1 AND {stacks} ORDER BY {TRUST}, core = ?2 DESC, {order} LIMIT 1"
-        ))?;
-        query.query_row(params![signature, RecordedCore::Stored, PEOPLE], |row| row.get("id")).optional()
-    };
-    match read(WITH_CORE, "time_us DESC")? {
-        Some(id) => Ok(Some(id)),
-        None => read(WITHOUT_CORE, "time_us"),
-    }
+    let mut query = db.prepare_cached(&format!(
+        "SELECT id FROM crashes WHERE signature = ?1 AND {MAY_HAVE_STACK}
+         ORDER BY uid IS NULL OR uid >= ?3, container IS NOT NULL, uid != 0, keep = 'record', core = ?2 DESC,
+             CASE keep WHEN 'record' THEN time_us ELSE -time_us END LIMIT {CANDIDATES}"
+    ))?;
+    query.query_map(params![signature, RecordedCore::Stored, PEOPLE], |row| row.get("id"))?.collect()
 }
 
 /// The crashes of a signature by host, unit, container and hour, the newest first.
