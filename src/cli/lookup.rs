@@ -117,8 +117,8 @@ impl Examples {
         }
     }
 
-    /// A crash of a signature that has a stack, for long lists: the first one, which is found fast. It is one of the same user, in containers or outside: others may
-    /// have called their functions what they like.
+    /// A crash of a signature that has a stack, for long lists: the first one, which is found fast. It is one of the same user, in containers or
+    /// outside: others may have called their functions what they like.
     pub(super) fn any_of(&self, signature: &SignatureKey, owner: ProcessOwner) -> Option<Cow<'_, Listed>> {
         match self {
             Self::Catalog(examples) => examples.first_of(signature, owner).ok().flatten().map(Cow::Owned),

@@ -42,7 +42,7 @@ pub(super) enum Source {
 /// neither a module nor the record says it, the file of this host at its path tells, if it has the same build-id: after an upgrade it has another one,
 /// and no package is named.
 pub(super) fn look_up(root: &Root, record: &Record) -> Vec<ModulePackage> {
-    let exe = record.modules.iter().find(|module| module.path == record.exe_path());
+    let exe = record.exe_module();
     let of_frames = record.stack.iter().filter_map(|frame| record.modules.get(frame.module? as usize));
     let mut modules: Vec<&Module> = Vec::new();
     for module in exe.into_iter().chain(of_frames).filter(|module| !module.is_vdso()) {
@@ -70,8 +70,7 @@ pub(super) fn look_up(root: &Root, record: &Record) -> Vec<ModulePackage> {
 
 /// The package of the executable, as the record has it: `nginx 1.26.0-1`.
 pub(super) fn of_executable(record: &Record) -> Option<String> {
-    let exe = record.modules.iter().find(|module| module.path == record.exe_path())?;
-    let Package { name, version } = exe.package_at_crash()?;
+    let Package { name, version } = record.exe_module()?.package_at_crash()?;
     Some(printable(&format!("{name} {version}")).trim_end().to_owned())
 }
 

@@ -21,7 +21,8 @@ pub(super) struct TitledCrash<'a> {
     packages: Vec<ModulePackage>,
 }
 
-/// Titles of crashes. A duplicate has no stack of its own: its title is that of the best-known crash of its signature, of the same user, in containers or outside.
+/// Titles of crashes. A duplicate has no stack of its own: its title is that of the best-known crash of its signature, of the same user, in
+/// containers or outside.
 pub(super) struct Titles<'a> {
     root: &'a Root,
     /// Opened for the first crash that needs it.
@@ -31,7 +32,7 @@ pub(super) struct Titles<'a> {
     of_rows: KnownBugs,
 }
 
-/// What is known of signatures, by the users whose crashes say it.
+/// What the crashes of each user tell about signatures.
 struct KnownBugs {
     by_signature: HashMap<String, Vec<(ProcessOwner, KnownBug)>>,
     /// How many more are looked up.

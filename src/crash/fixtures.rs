@@ -1,8 +1,13 @@
 //! The record of an ordinary crash, which tests modify as they need.
 
 use super::cgroup::CgroupInfo;
-use super::{ArgumentList, CoreOutcome, CoreReport, CrashKey, Decision, Origin, Record};
+use super::{ArgumentList, CoreOutcome, CoreReport, CrashKey, Decision, Module, Origin, Record};
 use nix::unistd::{Gid, Pid, Uid};
+
+/// A file of this name that is mapped nowhere.
+pub(crate) fn module(path: &str) -> Module {
+    Module { path: path.to_owned(), build_id: None, package: None, owner: None, bias: 0, start: 0, end: 0 }
+}
 
 /// The record of a crash of process `pid`, with a stored core.
 pub(crate) fn record(pid: u32) -> Record {

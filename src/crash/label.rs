@@ -50,7 +50,6 @@ impl CrashLabel {
 
 /// `NAME=VERSION`, as apt(8) has it, or the name alone.
 fn package(record: &Record) -> Option<String> {
-    let exe = record.modules.iter().find(|module| module.path == record.exe_path())?;
-    let Package { name, version } = exe.package_at_crash()?;
+    let Package { name, version } = record.exe_module()?.package_at_crash()?;
     Some(if version.is_empty() { name } else { format!("{name}={version}") })
 }

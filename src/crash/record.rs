@@ -480,6 +480,12 @@ impl Record {
         sender.is_some_and(|(pid, _)| i32::try_from(pid) == Ok(own))
     }
 
+    /// The module that the executable is, if it is known.
+    #[must_use]
+    pub fn exe_module(&self) -> Option<&Module> {
+        self.modules.iter().find(|module| module.path == self.exe_path())
+    }
+
     /// The path of the executable, without what the kernel appends if it was deleted.
     #[must_use]
     pub fn exe_path(&self) -> &str {

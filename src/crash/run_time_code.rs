@@ -69,20 +69,11 @@ impl Record {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crash::fixtures::record;
+    use crate::crash::fixtures::{module, record};
 
     #[test]
     fn code_without_a_file_is_its_compilers() {
         let mut record = record(7);
-        let module = |path: &str| Module {
-            path: path.to_owned(),
-            build_id: None,
-            package: None,
-            owner: None,
-            bias: 0,
-            start: 0,
-            end: 0,
-        };
         record.maps = "1000-2000 rwxp 00000000 00:00 0 \n2000-3000 rw-p 00000000 00:00 0 \n\
                        3000-4000 r-xp 00000000 00:00 0 [anon:v8]\n4000-5000 r-xp 00000000 08:01 7   /usr/bin/x\n\
                        5000-6000 r-xs 00000000 00:01 7   /memfd:doublemapper (deleted)\n\

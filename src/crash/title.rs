@@ -2,7 +2,7 @@
 
 use super::demangle::demangle;
 use super::plumbing::is_plumbing;
-use super::text::printable;
+use super::text::{file_name, printable};
 use super::{Dump, Frame, InterpreterFrame, Module, Record, Symbol};
 use std::fmt;
 
@@ -124,8 +124,7 @@ impl InterpreterFrame {
     /// `function (file:line)`, the file without its directory. Escaped for a terminal.
     fn place(&self) -> String {
         // What was evaluated is called `(eval at FILE:LINE)` or `<string>`.
-        let is_path = !self.file.starts_with(['(', '<']);
-        let file = self.file.rsplit('/').next().filter(|_| is_path).unwrap_or(&self.file);
+        let file = if self.file.starts_with(['(', '<']) { &self.file } else { file_name(&self.file) };
         Self { function: shortened(&self.function), file: shortened(file), ..self.clone() }.shown()
     }
 }

@@ -366,8 +366,7 @@ impl RecordBuilder {
 
     /// The first address of the executable.
     pub(super) fn exe_start(&self) -> Option<u64> {
-        let exe = self.record.modules.iter().find(|module| module.path == self.record.exe_path());
-        exe.map(|module| module.start)
+        self.record.exe_module().map(|module| module.start)
     }
 
     /// Adds the packages of modules, each with the first address of its module.

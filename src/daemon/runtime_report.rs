@@ -214,16 +214,7 @@ mod tests {
         let mut record = fixtures::record(77);
         record.exe = exe.to_owned();
         record.arguments.first = arguments.iter().map(|argument| (*argument).to_owned()).collect();
-        let module = |path: &&str| Module {
-            path: (*path).to_owned(),
-            build_id: None,
-            package: None,
-            owner: None,
-            bias: 0,
-            start: 0,
-            end: 0,
-        };
-        record.modules = modules.iter().map(module).collect();
+        record.modules = modules.iter().map(|path| fixtures::module(path)).collect();
         record
     }
 

@@ -88,17 +88,21 @@ impl Window {
     }
 }
 
+/// What each unit and each user has left, and all of them.
+#[derive(Debug, Default)]
+struct RateBuckets {
+    units: Buckets<Principal>,
+    users: Buckets<Uid>,
+    total: Bucket,
+}
+
 /// Recent decisions.
 #[derive(Debug, Default)]
 pub struct StormPolicy {
     windows: HashMap<BugKey, Window>,
-    units: Buckets<Principal>,
-    users: Buckets<Uid>,
-    total: Bucket,
-    /// Records with the stacks of crashes whose cores a rate limit refused.
-    told_of_units: Buckets<Principal>,
-    told_of_users: Buckets<Uid>,
-    told: Bucket,
+    cores: RateBuckets,
+    /// For records with the stacks of crashes whose cores a rate limit refused.
+    stacks: RateBuckets,
 }
 
 /// How many times as many stacks as cores are kept of new signatures: a stack takes some kilobytes and a few milliseconds.
@@ -125,14 +129,9 @@ impl StormPolicy {
         if keep == Keep::Record {
             return Decision { keep, reason };
         }
-        if let Some(reason) = self.exceeded_rate(rules, event, now) {
+        if let Err(reason) = self.cores.take(rules, event, now) {
             return Decision { keep: Keep::Record, reason };
         }
-        self.units.bucket(&event.principal, now).take_token(rules.unit, now);
-        if let Some(uid) = rate_limited_uid(event) {
-            self.users.bucket(&uid, now).take_token(rules.user, now);
-        }
-        self.total.take_token(rules.total, now);
         self.count_kept(rules.storm, event, Decision { keep, reason }, now);
         Decision { keep, reason }
     }
@@ -148,21 +147,10 @@ impl StormPolicy {
             0 => Rate { burst: UNLIMITED_STACKS, interval: rate.interval.max(LEAST_INTERVAL) },
             burst => Rate { burst: burst.saturating_mul(STACKS_PER_CORE), ..rate },
         };
-        let (unit, user, total) = (stacks(rules.unit), stacks(rules.user), stacks(rules.total));
-        let uid = rate_limited_uid(event);
-        let of_unit = self.told_of_units.bucket(&event.principal, now);
-        let quiet = of_unit.has_token(unit, now, 128);
-        let may = of_unit.has_token(unit, now, 0)
-            && uid.is_none_or(|uid| self.told_of_users.bucket(&uid, now).has_token(user, now, 0))
-            && self.told.has_token(total, now, if quiet { 0 } else { RESERVE });
-        if !may {
+        let [unit, user, total] = [rules.unit, rules.user, rules.total].map(stacks);
+        if self.stacks.take(&StormRules { unit, user, total, ..*rules }, event, now).is_err() {
             return false;
         }
-        of_unit.take_token(unit, now);
-        if let Some(uid) = uid {
-            self.told_of_users.bucket(&uid, now).take_token(user, now);
-        }
-        self.told.take_token(total, now);
         self.evict_window(&is_open);
         self.windows.insert(event.bug.clone(), Window { began: now, ..Window::default() });
         true
@@ -183,21 +171,6 @@ impl StormPolicy {
             Some(window) if window.stacks < rule.stacks => (Keep::Stacks, Reason::StacksBurst),
             Some(_) => (Keep::Record, Reason::Storm),
         }
-    }
-
-    /// The rate limit that refuses a core, if any.
-    fn exceeded_rate(&mut self, rules: &StormRules, event: &StormEvent, now: Duration) -> Option<Reason> {
-        if !self.units.bucket(&event.principal, now).has_token(rules.unit, now, 0) {
-            return Some(Reason::UnitRate);
-        }
-        if rate_limited_uid(event).is_some_and(|uid| !self.users.bucket(&uid, now).has_token(rules.user, now, 0)) {
-            return Some(Reason::UserRate);
-        }
-        // The reserve is not for a unit that has used up half of its own bucket, as one that keeps producing new signatures
-        // soon has.
-        let quiet = event.first && self.units.bucket(&event.principal, now).has_token(rules.unit, now, 128);
-        let reserve = if quiet { 0 } else { RESERVE };
-        (!self.total.has_token(rules.total, now, reserve)).then_some(Reason::TotalRate)
     }
 
     fn count_kept(&mut self, rule: StormRule, event: &StormEvent, decision: Decision, now: Duration) {
@@ -229,6 +202,39 @@ impl StormPolicy {
         {
             self.windows.remove(&oldest);
         }
+    }
+}
+
+impl RateBuckets {
+    /// Takes a token for a crash.
+    ///
+    /// # Errors
+    /// The limit that refuses it.
+    fn take(&mut self, rules: &StormRules, event: &StormEvent, now: Duration) -> Result<(), Reason> {
+        if let Some(reason) = self.exceeded(rules, event, now) {
+            return Err(reason);
+        }
+        self.units.bucket(&event.principal, now).take_token(rules.unit, now);
+        if let Some(uid) = rate_limited_uid(event) {
+            self.users.bucket(&uid, now).take_token(rules.user, now);
+        }
+        self.total.take_token(rules.total, now);
+        Ok(())
+    }
+
+    /// The limit that refuses the crash a token, if any.
+    fn exceeded(&mut self, rules: &StormRules, event: &StormEvent, now: Duration) -> Option<Reason> {
+        if !self.units.bucket(&event.principal, now).has_token(rules.unit, now, 0) {
+            return Some(Reason::UnitRate);
+        }
+        if rate_limited_uid(event).is_some_and(|uid| !self.users.bucket(&uid, now).has_token(rules.user, now, 0)) {
+            return Some(Reason::UserRate);
+        }
+        // The reserve is not for a unit that has used up half of its own bucket, as one that keeps producing new signatures
+        // soon has.
+        let quiet = event.first && self.units.bucket(&event.principal, now).has_token(rules.unit, now, 128);
+        let reserve = if quiet { 0 } else { RESERVE };
+        (!self.total.has_token(rules.total, now, reserve)).then_some(Reason::TotalRate)
     }
 }
 

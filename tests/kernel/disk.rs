@@ -126,9 +126,7 @@ fn process_size_max_and_external_size_max_truncate_and_are_reported() {
     assert_eq!(record.core.truncated, Some(Truncation::ProcessSizeMax));
     assert!((4 << 20..=5 << 20).contains(&record.core.bytes), "{:?}", record.core);
     bed.configure("[Coreward]\nExternalSizeMax=4M\n");
-    daemon.signal(nix::sys::signal::Signal::SIGHUP);
-    daemon.wait_for_notification("RELOADING=1");
-    daemon.wait_for_notification("READY=1");
+    daemon.reload();
     Command::new(program("memory")).arg("16").run_to_end();
     let record = bed.wait_for(2)[1].record.clone();
     assert_eq!(record.core.truncated, Some(Truncation::ExternalSizeMax));

@@ -334,9 +334,7 @@ fn a_program_is_of_the_package_that_it_was_of_when_it_crashed() {
         "the upgrade changes nothing of what crashed"
     );
     bed.configure("[Coreward]\nStorage=none\nStormBurst=0\n");
-    daemon.signal(nix::sys::signal::Signal::SIGHUP);
-    daemon.wait_for_notification("RELOADING=1");
-    daemon.wait_for_notification("READY=1");
+    daemon.reload();
     Command::new(&path).run_to_end();
     let second = bed.wait_for(2).pop().unwrap().record;
     assert_eq!(owner(&second).as_deref(), Some("app 1.2-4"), "without a core as well");

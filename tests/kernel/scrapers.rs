@@ -214,9 +214,7 @@ fn labels_on_request_are_counted_in_a_metric_of_their_own() {
     assert!(!daemon.scrape().contains("coreward_crashes_by_total"), "none without MetricLabels=");
 
     bed.configure("[Coreward]\nMetricLabels=container signature\n");
-    daemon.signal(nix::sys::signal::Signal::SIGHUP);
-    daemon.wait_for_notification("RELOADING=1");
-    daemon.wait_for_notification("READY=1");
+    daemon.reload();
     let id = "8d5f0c7a".repeat(8);
     let container = crate::testbed::Cgroup::new(&bed, &format!("system.slice/docker-{id}.scope"));
     container.command(&program("abrt")).run_to_end();
@@ -229,8 +227,6 @@ fn labels_on_request_are_counted_in_a_metric_of_their_own() {
     assert!(!daemon.scrape().contains("unit=\""));
 
     bed.configure("[Coreward]\nMetricLabels=unit cgroup\n");
-    daemon.signal(nix::sys::signal::Signal::SIGHUP);
-    daemon.wait_for_notification("RELOADING=1");
-    daemon.wait_for_notification("READY=1");
+    daemon.reload();
     assert_eq!(daemon.metric("coreward_config_problems", ""), 1.0, "cgroup is none");
 }

@@ -167,9 +167,7 @@ fn nobody_names_the_functions_in_the_crashes_of_somebody_else() {
     crash(&bed, &mut Command::new(&stripped));
     // Without a stack of its own: its title is that of a crash of the same bug.
     bed.configure("[Coreward]\nStormBurst=1\nStormStacks=0\n");
-    daemon.signal(nix::sys::signal::Signal::SIGHUP);
-    daemon.wait_for_notification("RELOADING=1");
-    daemon.wait_for_notification("READY=1");
+    daemon.reload();
     for _ in 0..3 {
         crash(&bed, &mut Command::new(&stripped));
     }

@@ -63,9 +63,7 @@ const MEBIBYTES: &str = "200";
 
 fn reload(bed: &TestBed, daemon: &Daemon, configuration: &str) {
     bed.configure(&format!("[Coreward]\nStormBurst=0\nMaxUse=8G\nKeepFree=0\n{configuration}\n"));
-    daemon.signal(Signal::SIGHUP);
-    daemon.wait_for_notification("RELOADING=1");
-    daemon.wait_for_notification("READY=1");
+    daemon.reload();
 }
 
 fn crash(bed: &TestBed) -> Listed {

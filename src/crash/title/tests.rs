@@ -1,11 +1,11 @@
 use super::*;
-use crate::crash::fixtures::record;
+use crate::crash::fixtures::{self, record};
 use crate::crash::plumbing::GROUPS;
 use crate::crash::{Failure, FrameTrust, InterpreterStack};
 use proptest::prelude::*;
 
 fn module(path: &str) -> Module {
-    Module { path: path.to_owned(), build_id: None, package: None, owner: None, bias: 0, start: 0, end: 1 << 20 }
+    Module { end: 1 << 20, ..fixtures::module(path) }
 }
 
 /// A frame of the `number`-th module in the function of this name, or in none.

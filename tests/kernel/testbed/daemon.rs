@@ -121,6 +121,13 @@ impl Daemon {
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid()), signal).expect("kill");
     }
 
+    /// Has it read its configuration, and waits until it has.
+    pub(crate) fn reload(&self) {
+        self.signal(nix::sys::signal::Signal::SIGHUP);
+        self.wait_for_notification("RELOADING=1");
+        self.wait_for_notification("READY=1");
+    }
+
     /// Stops the daemon with SIGTERM and starts no other; returns its exit status.
     pub(crate) fn stop(mut self) -> Option<i32> {
         self.terminate()
